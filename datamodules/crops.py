@@ -1,0 +1,260 @@
+"""Which window of which image, at which scale: the sampler, the random window, and the data sets that workers run.
+
+Randomness is a pure function of (seed, draw number): nothing depends on workers, ranks, batch sizes or what was drawn before,
+so draw k of a run is the same sample wherever and whenever it is made.
+"""
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler, default_collate
+
+from datamodules import DataError
+from datamodules.labels import IGNORED
+from datamodules.store import Box, Pair, Size, Source
+
+MEAN = (124, 116, 104)  # ImageNet's mean color: what padding shows a network is close to nothing
+ORDER, WINDOW, COLOR = 1, 2, 3  # separate streams of one seed
+Sample = tuple[Tensor, Tensor]  # uint8 (3, h, w), uint8 (h, w)
+Draw = tuple[int, int]  # draw number, index of the image
+
+
+@dataclass(frozen=True)
+class Crop:
+    """`continuous` makes (scales[0], scales[-1]) a range; `jitter` is the strength for brightness, contrast and saturation."""
+
+    size: Size = (1024, 1024)
+    scales: tuple[float, ...] = (1.0,)
+    continuous: bool = False
+    flip: float = 0.5
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", tuple(self.size))
+        object.__setattr__(self, "scales", tuple(self.scales))
+        rules = (
+            (
+                "crop",
+                self.size,
+                "two whole numbers above 0: height, width",
+                len(self.size) == 2 and all(int(n) == n > 0 for n in self.size),
+            ),
+            (
+                "scales",
+                self.scales,
+                "factors above 0 in rising order, such as (0.5, 1.0, 2.0)",
+                bool(self.scales) and min(self.scales) > 0 and list(self.scales) == sorted(self.scales),
+            ),
+            ("flip", self.flip, "a probability from 0 to 1", 0 <= self.flip <= 1),
+            ("jitter", self.jitter, "a strength from 0 to 1", 0 <= self.jitter <= 1),
+        )
+        for name, value, allowed, holds in rules:
+            if not holds:
+                raise DataError(f"{name}={value} is not {allowed}")
+
+
+# --- the random window
+
+
+def draw(seed: int, number: int, stream: int = WINDOW) -> np.random.Generator:
+    return np.random.default_rng((seed, stream, number))
+
+
+class Window(NamedTuple):
+    """A part of the scaled image, and where it stands in the crop when it is smaller than the crop."""
+
+    scaled: Size
+    top: int
+    left: int
+    height: int
+    width: int
+    down: int
+    right: int
+    flip: bool
+
+
+def choose(crop: Crop, size: Size, rng: np.random.Generator) -> Window:
+    """Always four random numbers, whatever the settings: changing one of them leaves the others' draws alone."""
+    at_scale, at_top, at_left, at_flip = rng.random(4)
+    low, high = crop.scales[0], crop.scales[-1]
+    scale = low + at_scale * (high - low) if crop.continuous else crop.scales[int(at_scale * len(crop.scales))]
+    scaled = max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+    (top, height, down), (left, width, right) = (
+        (int(at * max(have - want + 1, 1)), min(have, want), int(at * max(want - have + 1, 1)))
+        for at, have, want in zip((at_top, at_left), scaled, crop.size, strict=True)
+    )
+    return Window(scaled, top, left, height, width, down, right, bool(at_flip < crop.flip))
+
+
+def box_of(window: Window, size: Size) -> Box:
+    """The pixels of the unscaled image that the window touches, one to spare."""
+    (y, x), (fy, fx) = (window.top, window.left), factors(window.scaled, size)
+    return (
+        max(int(y * fy) - 1, 0),
+        max(int(x * fx) - 1, 0),
+        min(int((y + window.height) * fy) + 2, size[0]),
+        min(int((x + window.width) * fx) + 2, size[1]),
+    )
+
+
+def factors(scaled: Size, size: Size) -> tuple[float, float]:
+    return 1 / (scaled[0] / size[0]), 1 / (scaled[1] / size[1])  # twice inverted, as OpenCV's resize does: its last bit decides labels
+
+
+def cut(source: Source, index: int, window: Window) -> Pair:
+    """The window of the scaled image, read and warped alone: what resizing the whole image and cropping would give.
+
+    Bilinear without antialiasing and nearest-index labels, as the papers' code has them (cv2.resize).
+    """
+    size = source.size(index)
+    box = box_of(window, size)
+    image, label = source.window(index, box)
+    rows, columns = nearest(window, size, box)
+    return warp(image, window, size, box), label.take(rows, 0).take(columns, 1)
+
+
+def nearest(window: Window, size: Size, box: Box) -> tuple[np.ndarray, np.ndarray]:
+    fy, fx = factors(window.scaled, size)
+    rows = np.floor(np.arange(window.top, window.top + window.height) * fy).astype(np.intp).clip(max=size[0] - 1)
+    columns = np.floor(np.arange(window.left, window.left + window.width) * fx).astype(np.intp).clip(max=size[1] - 1)
+    return rows - box[0], (columns[::-1] if window.flip else columns) - box[1]
+
+
+def warp(image: np.ndarray, window: Window, size: Size, box: Box) -> np.ndarray:
+    import cv2
+
+    fy, fx = factors(window.scaled, size)
+    across = fx * (window.left + 0.5) - 0.5 - box[1]
+    matrix = np.float64([[fx, 0, across], [0, fy, fy * (window.top + 0.5) - 0.5 - box[0]]])  # crop pixel -> pixel of the box
+    if window.flip:
+        matrix[0, 0], matrix[0, 2] = -fx, across + fx * (window.width - 1)
+    return cv2.warpAffine(
+        image, matrix, (window.width, window.height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+def pad(image: np.ndarray, label: np.ndarray, window: Window, size: Size) -> Pair:
+    """An image smaller than the crop stands at a random place of it, on the mean color and ignored label."""
+    if label.shape == size:
+        return image, label
+    canvas, ignored = np.full((*size, 3), MEAN, np.uint8), np.full(size, IGNORED, np.uint8)
+    place = slice(window.down, window.down + window.height), slice(window.right, window.right + window.width)
+    canvas[place], ignored[place] = image, label
+    return canvas, ignored
+
+
+# --- color jitter: the one place where albumentations is called
+
+
+@cache
+def color_jitter(strength: float) -> Any:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the package index for news when imported
+    try:
+        from albumentations import ColorJitter
+    except ImportError as error:
+        raise DataError(f"jitter={strength} needs albumentations ({error}): pip install albumentations, or set jitter=0") from None
+    return ColorJitter(brightness=strength, contrast=strength, saturation=strength, hue=0.0, p=1.0)
+
+
+def recolor(image: np.ndarray, strength: float, seed: int, number: int) -> np.ndarray:
+    """Seeded per draw: left to itself, albumentations 2.0.8 repeats its draws over workers and epochs."""
+    jitter = color_jitter(strength)
+    jitter.set_random_state(draw(seed, number, COLOR), random.Random(f"{seed}-{number}"))
+    return jitter(image=image)["image"]
+
+
+# --- what workers run
+
+
+def tensors(image: np.ndarray, label: np.ndarray) -> Sample:
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), torch.from_numpy(np.ascontiguousarray(label))
+
+
+class Crops(Dataset[Sample | DataError]):
+    """[(draw number, index)] -> a random crop; an error of the data is returned, for the main process to raise."""
+
+    def __init__(self, source: Source, crop: Crop, seed: int) -> None:
+        self.source, self.crop, self.seed = source, crop, seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, item: Draw) -> Sample | DataError:
+        try:
+            return tensors(*self.sample(*item))
+        except DataError as error:
+            return error
+
+    def sample(self, number: int, index: int) -> Pair:
+        window = choose(self.crop, self.source.size(index), draw(self.seed, number))
+        image, label = cut(self.source, index, window)
+        if self.crop.jitter:
+            image = recolor(image, self.crop.jitter, self.seed, number)
+        return pad(image, label, window, self.crop.size)
+
+
+class Whole(Dataset[Sample | DataError]):
+    """[index] -> the whole image, for validation and test."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample | DataError:
+        try:
+            return tensors(*self.source.window(index))
+        except DataError as error:
+            return error
+
+
+def collate(samples: Sequence[Sample | DataError]) -> Sample | DataError:
+    """(B, 3, h, w) and (B, h, w); or the first error among the samples."""
+    errors = [sample for sample in samples if isinstance(sample, DataError)]
+    return errors[0] if errors else tuple(default_collate(samples))
+
+
+def start_worker(_: int) -> None:
+    """A worker is one thread: OpenCV's and torch's own threads in every worker would fight for the cores."""
+    torch.set_num_threads(1)
+    try:
+        import cv2
+
+        cv2.setNumThreads(0)
+    except ImportError:
+        pass
+
+
+class DrawSampler(Sampler[list[Draw]]):
+    """The batches of one rank: draw k depends on (seed, k) alone, and each global batch is a run of draws that the ranks share out.
+
+    The length counts all batches of the run, also those before `start`: Lightning goes on counting where a checkpoint stopped.
+    """
+
+    def __init__(self, images: int, seed: int, *, batch: int, batches: int, rank: int = 0, world: int = 1, start: int = 0) -> None:
+        self.images, self.seed, self.batch, self.batches = images, seed, batch, batches
+        self.rank, self.world, self.start = rank, world, start
+        self.epoch, self.order = -1, np.arange(0)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        share = self.batch * self.world
+        for first in range(self.start, self.batches * share, share):
+            yield [(number, self.index(number)) for number in range(first + self.rank, first + share, self.world)]
+
+    def index(self, number: int) -> int:
+        """Every image once per epoch, in an order of its own: epochs may end inside a batch."""
+        epoch, place = divmod(number, self.images)
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, draw(self.seed, epoch, ORDER).permutation(self.images)
+        return int(self.order[place])

@@ -1,0 +1,256 @@
+"""The base of every data set: batches of `(image, label)`, uint8 (B, 3, H, W) and uint8 (B, H, W) train ids, 255 ignored."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules import DataError
+from datamodules.crops import Crop, Crops, DrawSampler, Sample, Whole, collate, start_worker
+from datamodules.labels import RGB, LabelSet
+from datamodules.store import Memory, Source
+
+STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+
+
+class SegmentationData(LightningDataModule):
+    """A data set says what it is in the class attributes and reads a split in `source`; the rest is here.
+
+    One run is one epoch of `iterations * accumulate` batches: Trainer(max_epochs=1, max_steps=iterations, use_distributed_sampler=False).
+    `batch` is global: ranks and accumulation share it. A checkpoint resumes bit for bit when it was written at an optimizer step; one from
+    inside an accumulation goes on with the next draw, without the gradients that were lost.
+    """
+
+    labels: LabelSet
+    name: ClassVar[str] = ""  # as people write it
+    layout: ClassVar[str] = ""  # the tree below root, for messages
+    origin: ClassVar[str] = ""  # where to get it
+    environment: ClassVar[str | None] = None  # variable that names root
+    budget: ClassVar[dict[str, Any]] = {}  # recipe fields that replace the paper's
+    caution: ClassVar[str] = ""  # what a result on it does not say
+    hidden: ClassVar[dict[str, str]] = {}  # splits whose labels are not public, and what to do instead
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        crop: Sequence[int] = (1024, 1024),
+        scales: Sequence[float] = (1.0,),
+        continuous: bool = False,
+        flip: float = 0.5,
+        jitter: float = 0.0,
+        batch: int = 8,
+        iterations: int = 1000,
+        accumulate: int = 1,
+        seed: int = 0,
+        workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        for field, value, least in (
+            ("batch", batch, 1),
+            ("iterations", iterations, 1),
+            ("accumulate", accumulate, 1),
+            ("seed", seed, 0),
+            ("workers", workers or 0, 0),
+        ):
+            if int(value) != value or value < least:
+                raise DataError(f"{field}={value} is not a whole number from {least} up: the nearest is {max(round(value), least)}")
+        self.given_root = root
+        self.crop = Crop(crop, scales, continuous, flip, jitter)
+        self.batch, self.iterations, self.accumulate, self.seed, self.workers = batch, iterations, accumulate, seed, workers
+        self.consumed = 0  # draws of all ranks that training was given
+        self.sources: dict[str, Source] = {}
+
+    # --- what a data set brings
+
+    def source(self, split: str) -> Source:
+        """Reads the split's listing; pixels are read when they are asked for."""
+        raise NotImplementedError
+
+    @property
+    def root(self) -> Path:
+        given = self.given_root or (os.environ.get(self.environment) if self.environment else None)
+        if not given:
+            raise DataError(f"{self.name} needs a folder: {self.remedy}")
+        root = Path(given).expanduser()
+        if not root.is_dir():
+            raise DataError(f"{self.name}: there is no folder {root}{near(root)}: {self.remedy}")
+        return root
+
+    @property
+    def remedy(self) -> str:
+        variable = f" or the environment variable {self.environment}" if self.environment else ""
+        return f"give data.root=DIR{variable}, where DIR holds {self.layout}{'; ' if self.origin else ''}{self.origin}"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.labels.names
+
+    @property
+    def palette(self) -> tuple[RGB, ...]:
+        return self.labels.palette
+
+    # --- reading
+
+    def setup(self, stage: str | None = None) -> None:
+        """Makes the stage's sources, once, and looks at their first samples before any training starts."""
+        for split in STAGES.get(stage or "fit", ()):
+            self.open(split)
+
+    def open(self, split: str) -> Source:
+        if split in self.hidden:
+            raise DataError(f"{self.name}'s {split} labels are not public: {self.hidden[split]}")
+        if split not in self.sources:
+            source = self.source(split)
+            check(source)
+            self.sources[split] = source
+        return self.sources[split]
+
+    def train_dataloader(self) -> "Loader":
+        source = self.open("train")
+        sampler = DrawSampler(
+            len(source),
+            self.seed,
+            batch=self.micro_batch,
+            batches=self.iterations * self.accumulate,
+            rank=self.rank,
+            world=self.world,
+            start=self.consumed,
+        )
+        return self.loader(Crops(source, self.crop, self.seed), source, batch_sampler=sampler)
+
+    def val_dataloader(self) -> "Loader":
+        return self.judging("val")
+
+    def test_dataloader(self) -> "Loader":
+        return self.judging("test")
+
+    def judging(self, split: str) -> "Loader":
+        """Each image on exactly one rank, none twice: a share may be one shorter than another's."""
+        source = self.open(split)
+        return self.loader(Whole(source), source, batch_size=1, sampler=range(self.rank, len(source), self.world))
+
+    def loader(self, dataset: Dataset, source: Source, **how: Any) -> "Loader":
+        workers = self.worker_count(source)
+        if workers and isinstance(source, Memory):
+            source.share()
+        return Loader(
+            DataLoader(
+                dataset,
+                num_workers=workers,
+                collate_fn=collate,
+                worker_init_fn=start_worker,
+                persistent_workers=workers > 0,
+                pin_memory=torch.cuda.is_available(),
+                **how,
+            )
+        )
+
+    def worker_count(self, source: Source) -> int:
+        if self.workers is not None:
+            return self.workers
+        return 0 if isinstance(source, Memory) else max(min(cores() // self.neighbors, 8), 1)
+
+    # --- ranks, and where a run stands
+
+    @property
+    def rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def world(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def neighbors(self) -> int:
+        """Ranks on this machine, which share its cores."""
+        return self.trainer.num_devices if self.trainer else 1
+
+    @property
+    def micro_batch(self) -> int:
+        """Images per rank and forward pass."""
+        parts = self.world * self.accumulate
+        if self.batch % parts:
+            below, above = self.batch // parts * parts, (self.batch // parts + 1) * parts
+            raise DataError(
+                f"batch={self.batch} cannot be shared by {self.world} ranks x {self.accumulate} accumulation steps: "
+                f"take {f'{below} or ' if below else ''}{above}, or change accumulate"
+            )
+        return self.batch // parts
+
+    def on_before_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Counts a batch when training takes it: what workers fetched ahead is not yet consumed."""
+        if self.trainer and self.trainer.training:
+            self.consumed += len(batch[0]) * self.world
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"consumed": self.consumed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.consumed = state_dict["consumed"]
+
+
+class Loader:
+    """A DataLoader that raises the data's errors here, as one sentence, and that Lightning may take for resumable: its sampler is."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader, self.dataset = loader, loader.dataset
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for batch in self.loader:
+            if isinstance(batch, DataError):
+                self.close()
+                raise batch
+            yield batch
+
+    def close(self) -> None:
+        """Ends the workers: those left to the garbage collector may take 5 s each to die."""
+        if hasattr(self._iterator, "_shutdown_workers"):
+            self._iterator._shutdown_workers()
+        self._iterator = None
+
+    @property
+    def _iterator(self) -> Any:
+        """Under this name Lightning looks for workers to end."""
+        return self.loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, iterator: Any) -> None:
+        self.loader._iterator = iterator
+
+    def state_dict(self) -> dict[str, int]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """The data module has already moved the sampler's start."""
+
+
+def check(source: Source) -> None:
+    """Reads the first, middle and last sample: wrong ids, sizes and formats are mostly wrong everywhere."""
+    for index in sorted({0, len(source) // 2, len(source) - 1}):
+        source.window(index)
+
+
+def cores() -> int:
+    """The cores this process may use, which in a container or a job are fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def near(folder: Path) -> str:
+    """ " (did you mean ...?)" for a folder of almost that name beside it."""
+    from difflib import get_close_matches
+
+    beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+    match = get_close_matches(folder.name, beside, n=1, cutoff=0.6)
+    return f" (did you mean {folder.parent / match[0]}?)" if match else ""

@@ -1,0 +1,253 @@
+"""Where pixels come from: one small reading interface, and the sources behind it.
+
+A source is asked for windows, never for files, so that another store can read less than a whole picture.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from datamodules import DataError
+from datamodules.labels import LabelSet
+
+Size = tuple[int, int]
+Box = tuple[int, int, int, int]  # top, left, bottom, right
+Pair = tuple[np.ndarray, np.ndarray]  # image uint8 RGB (H, W, 3), label uint8 train ids (H, W)
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+LABELS = (".png",)
+
+
+class Source(Protocol):
+    names: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def size(self, index: int) -> Size: ...
+
+    def label(self, index: int, box: Box | None = None) -> np.ndarray:
+        """The label alone, for those who count classes: no image is decoded."""
+
+    def window(self, index: int, box: Box | None = None) -> Pair: ...
+
+
+def inside(array: np.ndarray, box: Box | None) -> np.ndarray:
+    return array if box is None else array[box[0] : box[2], box[1] : box[3]]
+
+
+# --- arrays in memory
+
+
+class Memory:
+    """Images and labels in one flat tensor each: `share` lets worker processes read them without a copy."""
+
+    def __init__(self, names: Sequence[str], sizes: Sequence[Size]) -> None:
+        self.names, self.sizes = tuple(names), tuple(sizes)
+        self.starts = np.cumsum([0] + [height * width for height, width in sizes]).tolist()
+        self.images = torch.zeros(3 * self.starts[-1], dtype=torch.uint8)
+        self.labels = torch.zeros(self.starts[-1], dtype=torch.uint8)
+
+    @classmethod
+    def of(cls, pairs: Iterable[Pair], names: Sequence[str] | None = None) -> "Memory":
+        pairs = list(pairs)
+        memory = cls(names or [f"{index:06d}" for index in range(len(pairs))], [label.shape for _, label in pairs])
+        for index, (image, label) in enumerate(pairs):
+            memory.put(index, image, label)
+        return memory
+
+    def put(self, index: int, image: np.ndarray, label: np.ndarray) -> None:
+        pixels, ids = self.window(index)
+        if image.shape != pixels.shape or label.shape != ids.shape:
+            raise DataError(f"{self.names[index]}: image {image.shape} and label {label.shape} do not fill {pixels.shape} and {ids.shape}")
+        pixels[:], ids[:] = image, label
+
+    def share(self) -> None:
+        """Moves the pixels to shared memory, once; without it a worker under spawn or forkserver would get its own copy."""
+        needed = self.images.numel() + self.labels.numel()
+        if not self.images.is_shared() and needed > (free := free_shared_memory()):
+            raise DataError(
+                f"the images need {needed >> 20} MB of shared memory and /dev/shm has {free >> 20} MB: "
+                "use data.workers=0, or start the container with a larger --shm-size"
+            )
+        self.images.share_memory_()
+        self.labels.share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def size(self, index: int) -> Size:
+        return self.sizes[index]
+
+    def label(self, index: int, box: Box | None = None) -> np.ndarray:
+        height, width = self.sizes[index]
+        return inside(self.labels[self.starts[index] :][: height * width].view(height, width).numpy(), box)
+
+    def window(self, index: int, box: Box | None = None) -> Pair:
+        height, width = self.sizes[index]
+        image = self.images[3 * self.starts[index] :][: 3 * height * width].view(height, width, 3).numpy()
+        return inside(image, box), self.label(index, box)
+
+
+def free_shared_memory() -> float:
+    try:
+        state = os.statvfs("/dev/shm")
+        return state.f_bavail * state.f_frsize
+    except (AttributeError, OSError):  # not Linux: shared memory has no such limit
+        return float("inf")
+
+
+# --- files
+
+
+class Files:
+    """Image files beside label PNGs; the label's size stands for both, and they must agree."""
+
+    def __init__(
+        self, pairs: Sequence[tuple[Path, Path]], labels: LabelSet, *, names: Sequence[str] | None = None, colored: bool = False
+    ) -> None:
+        self.pairs = [(str(image), str(label)) for image, label in pairs]
+        self.names = tuple(names or (Path(image).stem for image, _ in self.pairs))
+        self.labels, self.colored = labels, colored
+        self.sizes: dict[int, Size] = {}
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def size(self, index: int) -> Size:
+        if index not in self.sizes:
+            path = self.pairs[index][1]
+            self.sizes[index] = png_header(read(path, 32), path).size
+        return self.sizes[index]
+
+    def label(self, index: int, box: Box | None = None) -> np.ndarray:
+        path = self.pairs[index][1]
+        values = read_label(path, self.colored)
+        encode = self.labels.encode if values.ndim == 2 else self.labels.encode_colors
+        return encode(inside(values, box), path)
+
+    def window(self, index: int, box: Box | None = None) -> Pair:
+        path, label_path = self.pairs[index]
+        image, size = read_image(path), self.size(index)
+        if image.shape[:2] != size:
+            raise DataError(
+                f"{path} is {image.shape[0]}x{image.shape[1]} and its label {label_path} is {size[0]}x{size[1]} "
+                "(height x width): save both at one size, without a rotation note (EXIF) in the image"
+            )
+        return inside(image, box), self.label(index, box)
+
+
+class Header(NamedTuple):
+    size: Size
+    depth: int  # bits per channel
+    kind: int  # 0 gray, 2 RGB, 3 palette, 4 gray with alpha, 6 RGBA
+
+
+KINDS = {0: "gray", 2: "an RGB picture", 3: "palette", 4: "gray with alpha", 6: "an RGBA picture"}
+
+
+def png_header(data: bytes, path: str) -> Header:
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 26:
+        raise DataError(f"{path} is not a PNG, or only the beginning of one: labels must be 8-bit PNG files, save or copy it again")
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    return Header((height, width), data[24], data[25])
+
+
+def read(path: str, count: int = -1) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(count)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): restore it or take its pair out of the data") from None
+    if not data:
+        raise DataError(f"{path} is empty: copy it again from where the data set came from")
+    return data
+
+
+def whole(data: bytes) -> bool:
+    """Whether the end of the file is there: some decoders fill what is missing with gray and say nothing."""
+    if data[:4] == b"\x89PNG":
+        return b"IEND" in data[-4096:]
+    return data[:2] != b"\xff\xd8" or b"\xff\xd9" in data[-4096:]
+
+
+def decode(data: bytes, path: str, how: Callable[[np.ndarray], np.ndarray | None]) -> np.ndarray:
+    pixels = how(np.frombuffer(data, np.uint8)) if whole(data) else None
+    if pixels is None:
+        raise DataError(f"{path} is cut short or damaged ({len(data)} bytes): copy it again from where the data set came from")
+    return pixels
+
+
+def read_image(path: str) -> np.ndarray:
+    """Any 8-bit picture as RGB (H, W, 3), turned as its EXIF note says."""
+    import cv2
+
+    data = read(path)
+    if data[:4] == b"\x89PNG":
+        header = png_header(data, path)
+        if header.depth > 8 or header.kind in (4, 6):
+            raise DataError(
+                f"{path} is {KINDS[header.kind]} of {header.depth} bits; images must be 8-bit RGB: convert it, "
+                "for example with PIL's Image.convert('RGB')"
+            )
+    return decode(data, path, lambda buffer: cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB))
+
+
+def read_label(path: str, colored: bool = False) -> np.ndarray:
+    """The numbers in the file (H, W), a palette's indices among them; RGB (H, W, 3) only where `colored` allows it."""
+    import cv2
+
+    data = read(path)
+    header = png_header(data, path)
+    if header.kind == 2 and header.depth == 8 and colored:
+        return decode(data, path, lambda buffer: cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB))
+    if header.kind == 3 or header[1:] == (1, 0):
+        return decode(data, path, indices)
+    if header[1:] != (8, 0):
+        remedy = "give every class its color in classes.yaml, or save ids" if header.kind in (2, 6) else "save ids"
+        raise DataError(
+            f"{path} is {KINDS.get(header.kind, 'unknown')} of {header.depth} bits; "
+            f"a label is one 8-bit channel of ids: {remedy} as 8-bit gray PNG"
+        )
+    return decode(data, path, lambda buffer: cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED))
+
+
+def indices(buffer: np.ndarray) -> np.ndarray | None:
+    """A palette PNG's own numbers, which OpenCV would turn into colors."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    try:
+        return np.asarray(Image.open(BytesIO(buffer.tobytes()))).astype(np.uint8)
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+# --- pairs of files
+
+
+def by_stem(folder: Path, suffixes: Sequence[str], remedy: str) -> dict[str, Path]:
+    """The files of a folder by name without suffix, in sorted order; `remedy` tells what belongs there."""
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}: {remedy}")
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    if not files:
+        raise DataError(f"{folder} holds no {' or '.join(suffixes)} file: {remedy}")
+    found = {path.stem: path for path in files}
+    if len(found) < len(files):
+        twice = next(path for path in files if found[path.stem] != path)
+        raise DataError(f"{twice} and {found[twice.stem].name} share their name: keep one of the two")
+    return found
+
+
+def paired(images: dict[str, Path], labels: dict[str, Path], remedy: str) -> list[tuple[Path, Path]]:
+    """Each image with its label; refuses one that stands alone."""
+    for have, lack, what, other in ((images, labels, "image", "label"), (labels, images, "label", "image")):
+        alone = [path for key, path in have.items() if key not in lack]
+        if alone:
+            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+            raise DataError(f"the {what} {alone[0]}{more} has no {other} of the same name: {remedy}")
+    return [(images[key], labels[key]) for key in images]

@@ -1,0 +1,1 @@
+"""What is run: the only place where networks and data meet."""

@@ -1,0 +1,121 @@
+"""results/catalogue.json: what there is to run, readable without importing torch.
+
+It is generated from the papers' and data sets' own files and holds their hashes: a file that changed is imported again.
+`python -m experiments.catalogue` writes it anew.
+"""
+
+import hashlib
+import inspect
+import json
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import datamodules
+from segmodels.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+FILE = ROOT / "experiments" / "results" / "catalogue.json"
+GIVEN_ELSEWHERE = ("accumulate", "seed")  # arguments of a data set that are not in its group: trainer.accumulate and --seed
+
+
+def catalogue() -> dict[str, Any]:
+    """The catalogue as the files are now; only changed files are imported."""
+    stored = json.loads(FILE.read_text()) if FILE.exists() else {}
+    architectures, data = ROOT / "segmodels" / "architectures", ROOT / "datamodules"
+    papers = {file.stem: hashed(file, ROOT / "segmodels" / "recipe.py") for file in architectures.glob("*.py") if file.stem != "__init__"}
+    sets = {name: hashed(data / f"{name}.py", data / "module.py") for name in datamodules.names()}
+    return {
+        "papers": _refreshed(stored.get("papers", {}), papers, paper_entry),
+        "data": _refreshed(stored.get("data", {}), sets, data_entry),
+    }
+
+
+def hashed(*files: Path) -> str:
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def _refreshed(stored: Mapping[str, dict], hashes: Mapping[str, str], entry: Callable[[str], dict]) -> dict[str, dict]:
+    fresh = {name for name, value in hashes.items() if stored.get(name, {}).get("hash") == value}
+    return {name: stored[name] if name in fresh else {"hash": value} | entry(name) for name, value in sorted(hashes.items())}
+
+
+def paper_entry(name: str) -> dict[str, Any]:
+    from segmodels.paper import paper
+
+    found = paper(name)
+    return {
+        "title": found.title,
+        "arxiv": found.arxiv,
+        "departures": found.departures,
+        "main": found.main,
+        "rows": {row: row_entry(experiment) for row, experiment in found.rows.items()},
+    }
+
+
+def row_entry(experiment: Any) -> dict[str, Any]:
+    module = experiment.build(device="meta")
+    return {
+        "data": experiment.data,
+        "model": plain(experiment.model),
+        "recipe": plain(asdict(experiment.recipe)),
+        "budgets": plain(experiment.budgets),
+        "starts_from": experiment.starts_from,
+        "published": [asdict(figure) for figure in experiment.published],
+        "options": options(experiment.network.__init__, skip=("self", "num_classes")),
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+    }
+
+
+def data_entry(name: str) -> dict[str, Any]:
+    kind = getattr(datamodules, datamodules.names()[name])
+    own = [each for each in reversed(kind.__mro__) if each.__module__.startswith("datamodules") and "__init__" in vars(each)]
+    known = {key: value for each in own for key, value in options(each.__init__, skip=("self",)).items()}
+    elsewhere = {field.name for field in fields(Recipe)} | set(GIVEN_ELSEWHERE)
+    return {
+        "title": (inspect.getdoc(inspect.getmodule(kind)) or name).splitlines()[0],
+        "budget": plain(kind.budget),
+        "options": {key: value for key, value in known.items() if key not in elsewhere},
+    }
+
+
+def options(source: Callable | type, skip: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+    """Name -> kind of value and default, of a dataclass or of a function's arguments."""
+    if is_dataclass(source):
+        hints = get_type_hints(source)
+        return {f.name: kind_of(hints[f.name]) | {"default": plain(None if f.default is MISSING else f.default)} for f in fields(source)}
+    hints, found = get_type_hints(source), {}
+    for name, argument in inspect.signature(source).parameters.items():
+        if name not in skip and argument.kind is not argument.VAR_KEYWORD and name in hints:
+            default = None if argument.default is argument.empty else argument.default
+            found[name] = kind_of(hints[name]) | {"default": plain(default)}
+    return found
+
+
+def kind_of(hint: Any) -> dict[str, Any]:
+    """A type hint as data: {"kind": "int", "length": 2}, {"kind": "text", "choices": [...]}; "optional" where None is allowed."""
+    if get_origin(hint) in (Union, types.UnionType):
+        some = [each for each in get_args(hint) if each is not type(None)]
+        return kind_of(some[0]) | {"optional": True}
+    if get_origin(hint) is Literal:
+        return {"kind": "text", "choices": list(get_args(hint))}
+    if get_origin(hint) is tuple:
+        inside = [each for each in get_args(hint) if each is not Ellipsis]
+        return kind_of(inside[0]) | {"length": 0 if Ellipsis in get_args(hint) else len(inside)}
+    return {"kind": {int: "int", float: "float", bool: "bool"}.get(hint, "text")}
+
+
+def plain(value: Any) -> Any:
+    """As JSON gives it back: tuples are lists, mappings are dicts."""
+    return json.loads(json.dumps(value, default=lambda odd: dict(odd) if isinstance(odd, Mapping) else str(odd)))
+
+
+def written() -> str:
+    return json.dumps(catalogue(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(written())
+    print(f"wrote {FILE.relative_to(ROOT)}")

@@ -1,0 +1,228 @@
+"""Reading the words of a command line: names, values, and where each value came from. Imports no torch, so that it answers at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from experiments.catalogue import catalogue, options
+from segmodels.recipe import Recipe
+
+Origins = dict[str, str]  # "recipe.lr" -> where its value came from
+
+
+class Refused(Exception):
+    """A user's mistake, in one sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How the run uses the machine; nothing here is a paper's."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: str = "auto"
+    nodes: int = 1
+    accumulate: int = 1  # micro-batches per optimizer step; the recipe's batch is their sum over devices
+    channels_last: bool = True
+    compile: bool = False
+    deterministic: bool = False
+    validate_every: int = 0  # steps; 0 is a fifth of the run, at most 4000
+    checkpoint_every: int = 0  # steps; 0 is as often as validating, at most 1000
+    log_every: int = 10
+    max_minutes: float = 0.0
+    pictures: int = 4
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+
+
+SMOKE = {
+    "recipe": {"iterations": 4, "batch": 2, "crop": (64, 128), "warmup": 0},
+    "data": {"height": 64, "width": 128, "train": 8, "val": 4, "test": 4},
+    "trainer": {"pictures": 2, "log_every": 1, "wandb": "disabled"},
+}
+
+
+@dataclass
+class Resolved:
+    """Every value of a run, and where it came from."""
+
+    paper: str
+    row: str
+    data_name: str
+    recipe: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    trainer: dict[str, Any]
+    origins: Origins
+    entry: Mapping[str, Any]  # the row, as the catalogue has it
+    departures: list[str] = field(default_factory=list)
+
+    @property
+    def experiment(self) -> str:
+        return f"{self.paper}/{self.row}"
+
+    def value(self, address: str) -> Any:
+        group, _, name = address.partition(".")
+        return self.groups()[group][name]
+
+    def groups(self) -> dict[str, dict[str, Any]]:
+        return {"recipe": self.recipe, "model": self.model, "data": self.data, "trainer": self.trainer}
+
+
+def resolve(model: str, data: str | None, overrides: Sequence[str], smoke: bool = False) -> Resolved:
+    """The paper's values, then what the data set's budget replaces, then --smoke, then the command line."""
+    known = catalogue()
+    paper, row = named_row(known, model)
+    entry = known["papers"][paper]["rows"][row]
+    data_name = named("data set", data, list(known["data"])) if data else default_data(entry)
+    source = known["data"][data_name]
+    found = Resolved(paper, row, data_name, {}, {}, {}, {}, {}, entry)
+    kinds = {"recipe": options(Recipe), "model": entry["options"], "data": source["options"], "trainer": options(Machine)}
+    for group, kind in kinds.items():
+        update(found, group, {name: each["default"] for name, each in kind.items()}, "default")
+    update(found, "recipe", entry["recipe"], "paper")
+    update(found, "model", entry["model"], "paper")
+    budget = source["budget"] | entry["budgets"].get(data_name, {})
+    update(found, "recipe", budget, f"budget of {data_name}")
+    if smoke:
+        for group, values in SMOKE.items():
+            update(found, group, {name: value for name, value in values.items() if name in kinds[group]}, "--smoke")
+    for word in overrides:
+        group, name, value = override(word, kinds)
+        update(found, group, {name: value}, "command line")
+    check_values(found)
+    found.departures = departures(found, entry)
+    return found
+
+
+def update(found: Resolved, group: str, values: Mapping[str, Any], origin: str) -> None:
+    for name, value in values.items():
+        found.groups()[group][name] = value
+        found.origins[f"{group}.{name}"] = origin
+
+
+def departures(found: Resolved, entry: Mapping[str, Any]) -> list[str]:
+    """Every value of the paper that something else replaced."""
+    papers = {f"recipe.{name}": value for name, value in entry["recipe"].items()}
+    papers |= {f"model.{name}": entry["model"].get(name, each["default"]) for name, each in entry["options"].items()}
+    now = {f"{group}.{name}": value for group in ("recipe", "model") for name, value in found.groups()[group].items()}
+    return [
+        f"{name} {shown(was)} -> {shown(now[name])} ({found.origins[name]})"
+        for name, was in papers.items()
+        if _same(was) != _same(now[name])
+    ]
+
+
+def _same(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def check_values(found: Resolved) -> None:
+    try:
+        Recipe(**found.recipe)
+    except ValueError as problem:
+        raise Refused(str(problem)) from None
+    for name in ("accumulate", "nodes", "log_every"):
+        if found.trainer[name] < 1:
+            raise Refused(f"trainer.{name} is {found.trainer[name]}; it must be at least 1")
+
+
+# --- names
+
+
+def named(kind: str, word: str, known: Sequence[str], prefix: str = "") -> str:
+    """The word itself if it is known; else the sentence with the nearest one."""
+    if word in known:
+        return word
+    near = get_close_matches(word.lower(), known, n=1, cutoff=0.4)
+    guess = f"did you mean {prefix}{near[0]}? " if near else ""
+    raise Refused(f"there is no {kind} {prefix}{word}; {guess}there are {', '.join(known)}")
+
+
+def named_row(known: Mapping[str, Any], address: str) -> tuple[str, str]:
+    paper, _, row = address.partition("/")
+    paper = named("paper", paper, list(known["papers"]))
+    entry = known["papers"][paper]
+    return paper, named("row", row, list(entry["rows"]), f"{paper}/") if row else entry["main"]
+
+
+def default_data(entry: Mapping[str, Any]) -> str:
+    """Cityscapes where its own environment variable says that it is there, else the built-in streets."""
+    return "cityscapes" if os.environ.get("CITYSCAPES_DATASET") else "streets"
+
+
+# --- values
+
+
+def override(word: str, kinds: Mapping[str, Mapping[str, dict]]) -> tuple[str, str, Any]:
+    """ "recipe.lr=0.01" as its group, name and value."""
+    address, equals, text = word.partition("=")
+    group, dot, name = address.partition(".")
+    if not equals or not dot:
+        raise Refused(f"{word} is not understood; write group.name=value, such as recipe.lr=0.01 (groups: {', '.join(kinds)})")
+    group = named("group", group, list(kinds))
+    name = named("field", name, list(kinds[group]), f"{group}.")
+    return group, name, value_of(text, kinds[group][name], address)
+
+
+def value_of(text: str, kind: Mapping[str, Any], address: str) -> Any:
+    if kind.get("optional") and text.lower() in ("none", "null", ""):
+        return None
+    if "length" in kind:
+        parts = [part for part in text.strip("()[]").replace("x", ",").split(",") if part.strip()]
+        if kind["length"] and len(parts) != kind["length"]:
+            raise Refused(f"{address}={text}: it takes {kind['length']} values, such as {shown(kind['default'] or [512, 1024])}")
+        return [_single(part.strip(), kind, address) for part in parts]
+    return _single(text, kind, address)
+
+
+WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def _single(text: str, kind: Mapping[str, Any], address: str) -> Any:
+    if "choices" in kind:
+        return named("choice", text, kind["choices"], f"{address}=")
+    if kind["kind"] == "bool":
+        if text.lower() not in TRUE + FALSE:
+            raise Refused(f"{address}={text}: it takes true or false")
+        return text.lower() in TRUE
+    if kind["kind"] == "text":
+        return text
+    try:
+        return {"int": int, "float": float}[kind["kind"]](text)
+    except ValueError:
+        raise Refused(f"{address}={text}: it takes {WORDS[kind['kind']]}") from None
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "(" + ", ".join(shown(each) for each in value) + ")" if len(value) <= 6 else f"{len(value)} values"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# --- the door
+
+
+def refuse(problem: Exception) -> int:
+    """One sentence on the error stream; the exit code that a shell expects of a usage error."""
+    print(f"error: {problem}", file=sys.stderr)
+    return 2
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one sentence."""
+
+    def error(self, message: str) -> None:
+        if "unrecognized arguments" in message:
+            wrong = message.split(":", 1)[1].split()[0]
+            known = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+            near = get_close_matches(wrong, known, n=1, cutoff=0.5)
+            message = f"there is no option {wrong}; " + (f"did you mean {near[0]}? " if near else "") + f"there are {', '.join(known)}"
+        self.exit(2, f"error: {message}\n")
+
+
+def dataclass_help(kind: type) -> str:
+    return ", ".join(each.name for each in fields(kind))

@@ -1,0 +1,113 @@
+"""Train a paper's network by its recipe, judge it, and leave everything in one run folder.
+
+python experiments/run.py --model bisenet                               the built-in streets: nothing to download
+python experiments/run.py --model bisenet --data cityscapes data.root=DIR
+python experiments/run.py --model bisenet/no_arm recipe.lr=0.01 --seed 1
+python experiments/run.py --resume runs/bisenet-resnet18-streets-s0-...
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments import command_line as words
+from experiments.command_line import Parser, Refused, Resolved
+from experiments.tables import catalogue_table, resolved_table
+
+EPILOG = """\
+overrides   group.name=value, for example  recipe.lr=0.01  recipe.crop=512x1024  model.arm=false  data.root=DIR  trainer.devices=2
+  recipe    how the paper trains: crop, scales, batch, iterations, optimizer, lr, ...
+  model     the network's own options, as its paper varies them
+  data      the data set's: root, workers, ...
+  trainer   the machine's: accelerator, devices, accumulate, compile, validate_every, max_minutes, wandb, ...
+            --model X --show prints every name, its value and where the value came from
+
+fine-tuning on your own images
+  python experiments/run.py --model bisenet --data folder data.root=DIR --init runs/.../checkpoints/best.ckpt
+  DIR holds train/images, train/masks, val/images, val/masks and classes.yaml; see README.md
+"""
+
+
+def parser() -> Parser:
+    made = Parser(
+        prog="run.py", description=__doc__, epilog=EPILOG, allow_abbrev=False, formatter_class=words.argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--model", metavar="PAPER[/ROW]", help="what to train; a paper alone is its main row (see --list)")
+    made.add_argument(
+        "--data",
+        metavar="NAME",
+        help="streets (built in), cityscapes, camvid, folder; default: cityscapes if CITYSCAPES_DATASET is set, else streets",
+    )
+    made.add_argument("--seed", type=int, default=0, help="of weights, data and dropout (default 0)")
+    made.add_argument(
+        "--init",
+        metavar="FROM",
+        help="scratch, imagenet, FILE (a checkpoint; heads of another class count start anew) or released:NAME=FILE",
+    )
+    made.add_argument("--resume", metavar="RUN", type=Path, help="go on with an unfinished run folder, exactly where it stopped")
+    made.add_argument("--smoke", action="store_true", help="a few tiny steps, to see that everything works (seconds)")
+    made.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="where run folders go (default: runs)")
+    made.add_argument("--list", action="store_true", help="what there is: papers, rows, parameters, published and our best mIoU")
+    made.add_argument("--show", action="store_true", help="every resolved value of this run and where it came from; trains nothing")
+    made.add_argument("overrides", nargs="*", metavar="group.name=value", help="any value of the run; see below")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    asked = parser().parse_intermixed_args(arguments)
+    try:
+        if asked.list:
+            return catalogue_table()
+        if asked.resume:
+            return resume(asked)
+        if not asked.model:
+            raise Refused("which model? give --model paper[/row], for example --model bisenet (--list prints them all)")
+        if asked.seed < 0:
+            raise Refused(f"--seed {asked.seed}: a seed is a whole number from 0 up")
+        resolved = words.resolve(asked.model, asked.data, asked.overrides, asked.smoke)
+        if asked.show:
+            return resolved_table(resolved)
+        return start(asked, resolved)
+    except Refused as problem:
+        return words.refuse(problem)
+
+
+def start(asked: Any, resolved: Resolved) -> int:
+    introduce(resolved)
+    from experiments.training import train
+
+    return train(resolved, seed=asked.seed, init=asked.init, folders=asked.runs)
+
+
+def resume(asked: Any) -> int:
+    given = [flag for flag in ("model", "data", "init") if getattr(asked, flag)] + asked.overrides
+    if given or asked.smoke:
+        raise Refused(f"--resume goes on exactly as the run began, so it stands alone; leave out {', '.join(map(str, given)) or '--smoke'}")
+    from experiments.runs import read_config, resolved_from
+
+    config = read_config(asked.resume)
+    if not (asked.resume / "checkpoints" / "last.ckpt").is_file():
+        raise Refused(f"{asked.resume} has no checkpoints/last.ckpt: it stopped before its first checkpoint; start it again")
+    known = words.catalogue()
+    paper, row = words.named_row(known, config["experiment"])
+    resolved = resolved_from(config, known["papers"][paper]["rows"][row])
+    introduce(resolved)
+    from experiments.training import train
+
+    return train(resolved, seed=config["seed"], init="scratch", folders=asked.resume.parent, resumed=asked.resume)
+
+
+def introduce(resolved: Resolved) -> None:
+    """The first lines: what on what, how to use Cityscapes, and what is not the paper's."""
+    if os.environ.get("SEGMODELS_RUN"):  # another device's process, or said before
+        return
+    built_in = " (built-in street scenes; for Cityscapes: --data cityscapes data.root=DIR, or set CITYSCAPES_DATASET=DIR)"
+    print(f"{resolved.experiment} on {resolved.data_name}{built_in if resolved.data_name == 'streets' else ''}")
+    if resolved.departures:
+        print(f"not as in the paper ({len(resolved.departures)}):")
+        print("\n".join(f"  {departure}" for departure in resolved.departures), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""The run folder, which is the truth about a run: config.json, metrics.csv, result.json, checkpoints/, pictures/."""
+
+import csv
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from experiments.command_line import Refused, Resolved
+
+ROOT = Path(__file__).resolve().parents[1]
+SCHEMA = 1
+
+
+def new_folder(runs: Path, resolved: Resolved, seed: int) -> Path:
+    """Decided once: processes that Lightning starts for other devices inherit it."""
+    if given := os.environ.get("SEGMODELS_RUN"):
+        return Path(given)
+    name = f"{resolved.paper}-{resolved.row}-{resolved.data_name}-s{seed}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder, count = runs / name, 1
+    while folder.exists():
+        folder, count = runs / f"{name}-{count}", count + 1
+    for part in ("checkpoints", "pictures"):
+        (folder / part).mkdir(parents=True)
+    return folder
+
+
+@contextmanager
+def inherited(folder: Path) -> Iterator[None]:
+    """Within, processes that are started for other devices find this run's folder."""
+    os.environ["SEGMODELS_RUN"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["SEGMODELS_RUN"]
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Whole or not at all: a reader never meets half a file."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(file)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise Refused(f"{folder} is not a run folder: it has no config.json; give the folder that the run printed")
+    return json.loads(file.read_text())
+
+
+def config(resolved: Resolved, seed: int, init: str | None, start: str, command: list[str]) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "experiment": resolved.experiment,
+        "data_name": resolved.data_name,
+        "seed": seed,
+        "init": init,
+        "starts_from": start,
+        **resolved.groups(),
+        "origins": resolved.origins,
+        "departures": resolved.departures,
+        "command": command,
+        "commit": commit(),
+        "versions": versions(),
+    }
+
+
+def resolved_from(stored: Mapping[str, Any], entry: Mapping[str, Any]) -> Resolved:
+    paper, _, row = stored["experiment"].partition("/")
+    groups = {group: stored[group] for group in ("recipe", "model", "data", "trainer")}
+    return Resolved(paper, row, stored["data_name"], **groups, origins=stored["origins"], entry=entry, departures=stored["departures"])
+
+
+def commit() -> str | None:
+    """The commit that the code stood at, with a plus sign where files differ from it; None outside a checkout."""
+    try:
+        asked = ("git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+")
+        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in (
+        "torch",
+        "lightning",
+        "torchmetrics",
+        "albumentations",
+        "opencv-python-headless",
+        "numpy",
+        "timm",
+        "segmentation-models-pytorch",
+    ):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"CPU, {cores} cores ({processor()})"
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+class Metrics:
+    """metrics.csv: one row per logging event; a new metric becomes a new column, and a resumed run drops what it will log again."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.rows, self.columns = file, [], ["step"]
+        if file.exists():
+            with file.open(newline="") as lines:
+                reader = csv.DictReader(lines)
+                self.columns, self.rows = list(reader.fieldnames or ["step"]), list(reader)
+
+    def drop_after(self, step: int) -> None:
+        self.rows = [row for row in self.rows if int(row["step"]) <= step]
+        self._rewrite()
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        row = {"step": step, **{name: f"{value:.6g}" for name, value in values.items()}}
+        new = [name for name in row if name not in self.columns]
+        self.rows.append(row)
+        if new or not self.file.exists():
+            self.columns += new
+            return self._rewrite()
+        with self.file.open("a", newline="") as lines:
+            csv.DictWriter(lines, self.columns).writerow(row)
+
+    def _rewrite(self) -> None:
+        partial = self.file.with_name(f".{self.file.name}.partial")
+        with partial.open("w", newline="") as lines:
+            writer = csv.DictWriter(lines, self.columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        partial.replace(self.file)

@@ -1,0 +1,38 @@
+"""Semantic-segmentation papers, one readable file each: `papers()`, `experiment("bisenet/resnet18").build(num_classes=19)`."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from segmodels.module import SegmentationModule
+    from segmodels.paper import Experiment, Paper
+
+
+# The imports are inside because torch takes seconds, and the command line's --help must not.
+def papers() -> "dict[str, Paper]":
+    """Every paper by name, each with its rows."""
+    from segmodels import paper
+
+    return paper.papers()
+
+
+def experiment(address: str) -> "Experiment":
+    """The row "paper/row", or the main row of "paper"."""
+    from segmodels import paper
+
+    return paper.experiment(address)
+
+
+def from_released(layout: str, weights: "str | dict[str, Tensor]") -> "SegmentationModule":
+    """An eval-mode module out of an authors' checkpoint, given as a path or a state dict."""
+    from segmodels.released import from_released
+
+    return from_released(layout, weights)
+
+
+def from_checkpoint(path: str) -> "SegmentationModule":
+    """An eval-mode module out of a checkpoint that a run of this project wrote."""
+    from segmodels.checkpoint import from_checkpoint
+
+    return from_checkpoint(path)

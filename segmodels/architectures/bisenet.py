@@ -1,0 +1,314 @@
+"""BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation
+Yu, Wang, Peng, Gao, Yu, Sang. ECCV 2018. arXiv:1808.00897
+
+Segmentation wants detail and context, and a fast network can have both only apart: a shallow, wide Spatial Path keeps
+1/8 of the resolution, a deep, cheap Context Path sees far, and a Feature Fusion Module lets the sum of both select its
+own channels.
+
+    image ─┬─ spatial path: 7x7/2, 3x3/2, 3x3/2, 1x1 ────────────────────────── 128 at 1/8 ─┐
+           └─ backbone ─┬─ 1/16: ARM ──────────────────(+)─ up x2, 3x3 ─ 128 at 1/8 ────────┴─ FFM ─ head ─ logits at 1/8
+                        └─ 1/32: ARM ─(+)─ up x2, 3x3 ──┘ └ auxiliary 2 (1/8)
+                             global pooling ┘    └ auxiliary 1 (1/16)
+
+Departures:
+- The paper does not state the crop, the number of iterations or how ResNet18 is pretrained; these are of the authors' code
+  (768x1536, 80k, ImageNet).
+- The spatial path has a fourth, 1x1 convolution and the context path a 3x3 convolution per level, as in the authors'
+  code; the paper's figure shows neither.
+- Xception39 starts from scratch, as in the authors' code; the paper pretrains it on ImageNet, and no such weights were released.
+- The paper counts 49.0M parameters for ResNet18 and 5.8M for Xception39; the authors' code has 13.2M and 1.8M, as here.
+- The "_speed" and "_accuracy" rows are the authors' later code line, which differs from the paper: OHEM, learning rate 0.01
+  with 10x outside the backbone, decay 5e-4 sparing norms and biases, one more scale.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.module import Batch, SegmentationModule
+from segmodels.paper import Experiment, Published
+from segmodels.parts.backbones.resnet import ResNet
+from segmodels.parts.layers import conv_bn, conv_bn_relu
+from segmodels.parts.losses import cross_entropy, ohem, torchseg_rule
+from segmodels.recipe import Recipe
+from segmodels.released import Released
+
+# --- blocks (section 3)
+
+
+def pooled(x: Tensor) -> Tensor:
+    return x.mean((2, 3), keepdim=True)
+
+
+def resized(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True)
+
+
+class SpatialPath(nn.Sequential):
+    """Three strides and a wide stack: 1/8 of the resolution, 128 channels (section 3.1)."""
+
+    def __init__(self) -> None:
+        super().__init__(conv_bn_relu(3, 64, 7, 2), conv_bn_relu(64, 64, 3, 2), conv_bn_relu(64, 64, 3, 2), conv_bn_relu(64, 128, 1))
+
+
+class AttentionRefinement(nn.Module):
+    """A feature map weighs its own channels by its global average (figure 2b)."""
+
+    def __init__(self, inside: int, gated: bool) -> None:
+        super().__init__()
+        self.conv = conv_bn_relu(inside, 128)
+        self.gate = conv_bn(128, 128, 1) if gated else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x if self.gate is None else x * self.gate(pooled(x)).sigmoid()
+
+
+class FeatureFusion(nn.Module):
+    """Concatenate, balance scales by batch norm, then select channels (figure 2c)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv_bn_relu(256, 256, 1)
+        self.select = nn.Sequential(nn.Conv2d(256, 256, 1, bias=False), nn.ReLU(inplace=True), nn.Conv2d(256, 256, 1, bias=False))
+
+    def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
+        x = self.conv(torch.cat([spatial, context], 1))
+        return x + x * self.select(pooled(x)).sigmoid()
+
+
+class Separable(nn.Sequential):
+    """Depthwise 3x3 without norm, then 1x1 with."""
+
+    def __init__(self, inside: int, outside: int, stride: int = 1, relu: bool = True) -> None:
+        depthwise = nn.Conv2d(inside, inside, 3, stride, 1, groups=inside, bias=False)
+        super().__init__(depthwise, conv_bn_relu(inside, outside, 1) if relu else conv_bn(inside, outside, 1))
+
+
+class XceptionBlock(nn.Module):
+    """Three separable convolutions around a shortcut; the last one widens by 4."""
+
+    def __init__(self, inside: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.shortcut = Separable(inside, width * 4, stride, relu=False) if stride > 1 else nn.Identity()
+        self.residual = nn.Sequential(Separable(inside, width, stride), Separable(width, width), Separable(width, width * 4, relu=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.shortcut(x) + self.residual(x))
+
+
+class Xception39(nn.Module):
+    """image -> features at strides 8, 16, 32 (section 4.1: the lightweight Xception)."""
+
+    channels = (64, 128, 256)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv_bn_relu(3, 8, 3, 2), nn.MaxPool2d(3, 2, 1))
+        stages, inside = [], 8
+        for blocks, width in ((4, 16), (8, 32), (4, 64)):
+            stages.append(nn.Sequential(XceptionBlock(inside, width, 2), *(XceptionBlock(width * 4, width, 1) for _ in range(blocks - 1))))
+            inside = width * 4
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x, features = self.stem(image), []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+class ContextPath(nn.Module):
+    """Backbone, ARMs and global pooling: context at strides 16 and 8 (section 3.2)."""
+
+    def __init__(self, backbone: str, arm: bool, global_pooling: bool) -> None:
+        super().__init__()
+        self.backbone = ResNet(18) if backbone == "resnet18" else Xception39()
+        *_, middle, deep = self.backbone.channels
+        self.pooling = conv_bn_relu(deep, 128, 1) if global_pooling else None
+        self.arms = nn.ModuleList([AttentionRefinement(deep, arm), AttentionRefinement(middle, arm)])
+        self.refines = nn.ModuleList([conv_bn_relu(128, 128), conv_bn_relu(128, 128)])
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        *_, fine, middle, deep = self.backbone(image)
+        context = self.arms[0](deep)
+        if self.pooling is not None:
+            context = context + self.pooling(pooled(deep))
+        at_16 = self.refines[0](resized(context, middle))
+        at_8 = self.refines[1](resized(self.arms[1](middle) + at_16, fine))
+        return at_16, at_8
+
+
+def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
+    return nn.Sequential(conv_bn_relu(inside, width), nn.Conv2d(width, num_classes, 1))
+
+
+# --- network and losses (sections 3.3, 3.4)
+
+
+class BiSeNet(SegmentationModule):
+    """Spatial Path + Context Path -> FFM -> head at 1/8; two auxiliary heads on the context path in training."""
+
+    align_corners = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str = "resnet18",
+        spatial_path: bool = True,
+        arm: bool = True,
+        ffm: bool = True,
+        global_pooling: bool = True,
+        auxiliary_weight: float = 1.0,
+        auxiliary_width: int = 128,
+        ohem_threshold: float = 0.0,
+        label_stride: int = 1,
+    ) -> None:
+        """ffm=False sums the two paths; ohem_threshold=0 trains on every pixel; label_stride=8 supervises at 1/8, as "_speed" does."""
+        super().__init__(num_classes)
+        self.auxiliary_weight, self.ohem_threshold, self.label_stride = auxiliary_weight, ohem_threshold, label_stride
+        self.spatial_path = SpatialPath() if spatial_path else None
+        self.context_path = ContextPath(backbone, arm, global_pooling)
+        self.fusion = FeatureFusion() if ffm and spatial_path else None
+        self.classifier = head(256 if self.fusion is not None else 128, 64, num_classes)
+        wanted = (head(128, auxiliary_width, num_classes) for _ in range(2)) if auxiliary_weight else ()
+        self.auxiliaries = nn.ModuleList(wanted)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        """He by fan-in for everything outside the backbone, as the authors' code does."""
+        backbone = set(self.encoder().modules())
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d) and (layer not in backbone or isinstance(self.encoder(), Xception39)):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+
+    def encoder(self) -> nn.Module:
+        return self.context_path.backbone
+
+    def fused(self, image: Tensor, context: Tensor) -> Tensor:
+        if self.spatial_path is None:
+            return context
+        spatial = self.spatial_path(image)
+        return spatial + context if self.fusion is None else self.fusion(spatial, context)
+
+    def features(self, image: Tensor) -> Tensor:
+        _, context = self.context_path(image)
+        return self.fused(image, context)
+
+    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        contexts = self.context_path(image)
+        heads = {f"auxiliary{n}": head(x) for n, (head, x) in enumerate(zip(self.auxiliaries, contexts), start=1)}
+        return {"main": self.classifier(self.fused(image, contexts[-1])), **heads}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Equation 2: the principal loss and alpha times each auxiliary one."""
+        image, label = batch
+        label = label[:, :: self.label_stride, :: self.label_stride]
+        terms = {name: self.loss(logits, label) for name, logits in self.outputs(image).items()}
+        return {name: loss if name == "main" else self.auxiliary_weight * loss for name, loss in terms.items()}
+
+    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        if not self.ohem_threshold:
+            return cross_entropy(logits, label, align_corners=True, class_weights=self.class_weights)
+        rule = torchseg_rule(threshold=self.ohem_threshold, min_kept=1 / 16)
+        return ohem(logits, label, align_corners=True, rule=rule, class_weights=self.class_weights)
+
+
+# --- experiments (section 4)
+
+PAPER = Recipe(
+    crop=(768, 1536), scales=(0.75, 1.0, 1.5, 1.75, 2.0), batch=16, iterations=80_000, lr=0.025, weight_decay=1e-4,
+    schedule="poly", power=0.9, inference="resized:0.75",
+)  # fmt: skip
+CODE = Recipe(
+    crop=(768, 1536), scales=(0.75, 1.0, 1.25, 1.5, 1.75, 2.0), batch=16, iterations=80_000, lr=0.01, head_lr=10.0, weight_decay=5e-4,
+    decay_norms=False, schedule="poly", power=0.9, inference="resized:0.75",
+)  # fmt: skip
+TABLE = "paper, section 4.3"
+README = "README of the authors' TorchSeg"
+
+
+def published(val: float, test: float | None = None, protocol: str = "resized:0.75", source: str = TABLE) -> tuple[Published, ...]:
+    figures = {"val": val, "test": test}
+    return tuple(Published(miou, "cityscapes", split, protocol, source) for split, miou in figures.items() if miou is not None)
+
+
+MAIN = Experiment(
+    BiSeNet, PAPER, model={"backbone": "resnet18"}, starts_from="resnet18.tv_in1k", published=published(val=74.8, test=74.7),
+)  # fmt: skip
+XCEPTION39 = MAIN.but(model={"backbone": "xception39"}, starts_from=None, published=published(val=69.0, test=68.4))
+
+# The authors' code: "_speed" trains and tests at 3/4 of the size and supervises at 1/8, "_accuracy" crops 1024 and tests sliding.
+SPEED = Experiment(
+    BiSeNet, CODE, model={"backbone": "resnet18", "ohem_threshold": 0.7, "label_stride": 8},
+    starts_from="resnet18.tv_in1k", published=published(val=74.83, source=README),
+)  # fmt: skip
+SLIDING = "slide:1024x1024/854x854"
+SCALES_AND_FLIP = f"multiscale:0.5,0.75,1,1.25,1.5,1.75+flip+{SLIDING}"
+ACCURACY = SPEED.but(
+    recipe={"crop": (1024, 1024), "inference": SLIDING},
+    model={"label_stride": 1, "auxiliary_width": 256},
+    published=published(val=76.21, protocol=SLIDING, source=README) + published(val=78.57, protocol=SCALES_AND_FLIP, source=README),
+)
+LONGER = {"iterations": 140_000}  # Xception39 starts from scratch in the authors' code
+
+EXPERIMENTS = {
+    "resnet18": MAIN,
+    "xception39": XCEPTION39,
+    "resnet18_speed": SPEED,
+    "resnet18_accuracy": ACCURACY,
+    "xception39_speed": SPEED.but(
+        recipe=LONGER | {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)}, model={"backbone": "xception39"}, starts_from=None,
+        published=published(val=68.51, source=README),
+    ),
+    "xception39_accuracy": ACCURACY.but(
+        recipe=LONGER, model={"backbone": "xception39", "auxiliary_width": 128}, starts_from=None,
+        published=published(val=70.1, protocol=SLIDING, source=README) + published(val=72.0, protocol=SCALES_AND_FLIP, source=README),
+    ),
+    # ablations (section 4.2), each without one part of MAIN
+    "no_spatial_path": MAIN.but(model={"spatial_path": False}),
+    "no_arm": MAIN.but(model={"arm": False}),
+    "no_ffm": MAIN.but(model={"ffm": False}),
+    "no_global_pooling": MAIN.but(model={"global_pooling": False}),
+    "no_auxiliary": MAIN.but(model={"auxiliary_weight": 0.0}),
+    "half_auxiliary": MAIN.but(model={"auxiliary_weight": 0.5}),
+}  # fmt: skip
+
+# --- released weights: the authors' TorchSeg (ycszen/TorchSeg), heads.0 and heads.1 being the auxiliary ones
+
+RENAMES = (
+    # Xception39's own
+    (r"^context_path\.conv1\.(conv|bn)\.", r"context_path.stem.0.\1."),
+    (r"^context_path\.layer(\d)\.(\d)\.(?=proj|residual)", lambda m: f"context_path.stages.{int(m[1]) - 1}.{m[2]}."),
+    (r"\.proj\.", ".shortcut."),
+    (r"\.residual_branch\.", ".residual."),
+    (r"(shortcut|residual\.\d)\.conv1\.", r"\1.0."),
+    (r"\.point_wise_cbr\.", ".1."),
+    # the rest
+    (r"^(context_path)\.", r"\1.backbone."),
+    (r"^spatial_path\.conv_7x7\.", "spatial_path.0."),
+    (r"^spatial_path\.conv_3x3_(\d)\.", r"spatial_path.\1."),
+    (r"^spatial_path\.conv_1x1\.", "spatial_path.3."),
+    (r"^global_context\.1\.", "context_path.pooling."),
+    (r"^(arms|refines)\.", r"context_path.\1."),
+    (r"\.conv_3x3\.(conv|bn)\.", r".conv.\1."),
+    (r"\.channel_attention\.1\.(conv|bn)\.", r".gate.\1."),
+    (r"^ffm\.conv_1x1\.", "fusion.conv."),
+    (r"^ffm\.gate\.conv\.", "fusion.select.0."),
+    (r"^ffm\.channel_attention\.2\.conv\.", "fusion.select.2."),
+    (r"^heads\.2\.conv\.", "classifier.0."),
+    (r"^heads\.2\.conv_1x1\.", "classifier.1."),
+    (r"^heads\.(\d)\.conv\.", r"auxiliaries.\1.0."),
+    (r"^heads\.(\d)\.conv_1x1\.", r"auxiliaries.\1.1."),
+    (r"\.conv\.conv\.", ".conv.0."),
+    (r"\.conv\.bn\.", ".conv.1."),
+    (r"\.conv\.(weight|bias)", r".0.\1"),
+    (r"\.bn\.", ".1."),
+)
+RELEASED = {
+    f"bisenet_{short}_torchseg": Released(f"bisenet/{row}", "heads.2.conv_1x1.bias", RENAMES)
+    for short, row in {
+        "r18": "resnet18_accuracy", "r18_speed": "resnet18_speed", "x39": "xception39_accuracy", "x39_speed": "xception39_speed",
+    }.items()
+}  # fmt: skip

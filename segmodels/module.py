@@ -1,0 +1,219 @@
+"""The contract that every paper keeps, and all of training and judging that papers do not differ in."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from segmodels import inference
+from segmodels.metrics import JaccardIndex, scores
+from segmodels.parts import schedules
+from segmodels.parts.pretrained import load_encoder
+from segmodels.parts.resize import computed_in, upsampled_rows
+from segmodels.recipe import Recipe
+
+Batch = tuple[Tensor, Tensor]  # image (B, 3, H, W) uint8, or float when already normalized; label (B, H, W), 255 ignored
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How uint8 RGB becomes what a network was trained on; travels with a row or a released layout, not in the state dict."""
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    order: str = "RGB"
+    scale: float = 255.0  # pixels are divided by it first
+
+
+class SegmentationModule(LightningModule):
+    """features(image) -> (B, C, h, w); classifier -> (B, classes, h, w); losses(batch) -> {"main": ..., "aux": ...}, already weighted.
+
+    A paper writes `features` and `classifier` (or `logits`), and `outputs` and `losses` where it trains more than its main output.
+    All of them take normalized floats; uint8 enters through `forward`, `strips` and `training_step`.
+    """
+
+    align_corners = False  # of the upsampling from logits to the image's size
+    multiple = 1  # heights and widths are padded to a multiple of this
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.recipe = Recipe()
+        self.normalization = Normalization()
+        self.identity: dict[str, Any] = {}  # plain values that a checkpoint needs to build this module again
+        self.seed = 0
+        self.judge = JaccardIndex(num_classes)
+        self.scores: dict[str, Any] = {}  # of the last validation or test
+
+    def adopt(self, recipe: Recipe, normalization: Normalization, identity: dict[str, Any]) -> None:
+        """Take over what the row says; the constructor has only the network's own options."""
+        if recipe.class_weights and len(recipe.class_weights) != self.num_classes:
+            raise ValueError(
+                f"recipe.class_weights has {len(recipe.class_weights)} numbers for {self.num_classes} classes; "
+                "give one per class, or recipe.class_weights=() for none"
+            )
+        self.recipe, self.normalization, self.identity = recipe, normalization, identity
+
+    # --- the network
+
+    def features(self, image: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} computes its logits without one feature map")
+
+    def logits(self, image: Tensor) -> Tensor:
+        """At the network's own resolution, as the authors' code returns them."""
+        return self.classifier(self.features(image))
+
+    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        """One pass: "main" and every training output by the paper's name."""
+        return {"main": self.logits(image)}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        raise TypeError(f"{type(self).__name__} has no losses: it is for inference only")
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits at the image's size, for any height and width."""
+        return self.strips(image).full()
+
+    def strips(self, image: Tensor) -> inference.Strips:
+        """One pass; the logits at the image's size are made a block of rows at a time, when asked for."""
+        height, width = image.shape[-2:]
+        padded = self.padded(self.normalized(image))
+        logits, size = self.logits(padded), tuple(padded.shape[-2:])
+        logits = logits.to(computed_in(logits))  # half precision would tie neighboring classes
+
+        def rows(top: int, bottom: int) -> Tensor:
+            return upsampled_rows(logits, size, top, bottom, self.align_corners)[..., :width]
+
+        return inference.Strips((height, width), rows)
+
+    def normalized(self, image: Tensor) -> Tensor:
+        """uint8 RGB to what the network expects, on the image's device; floats are taken as normalized."""
+        if image.dtype != torch.uint8:
+            return image
+        settings = self.normalization
+        mean, std = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in (settings.mean, settings.std))
+        image = image.flip(1) if settings.order == "BGR" else image
+        return (image.to(mean.dtype) / settings.scale - mean) / std
+
+    def padded(self, image: Tensor) -> Tensor:
+        """Right and bottom, with the mean (zero after normalization), to the size that the network can take."""
+        down, right = (-side % self.multiple for side in image.shape[-2:])
+        return F.pad(image, (0, right, 0, down)) if down or right else image
+
+    # --- training
+
+    @property
+    def class_weights(self) -> Tensor | None:
+        return torch.tensor(self.recipe.class_weights, device=self.device) if self.recipe.class_weights else None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        # Dropout must not depend on what ran before: a resumed run draws the same.
+        torch.manual_seed((self.seed * 1_000_003 + batch_idx) * 4_099 + self.global_rank)
+        image, *rest = batch
+        terms = self.losses((self.normalized(image), *rest))
+        loss = torch.stack([term.float() for term in terms.values()]).sum()
+        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=len(image))
+        self.log_dict({"train/loss": loss.detach(), "lr": self.optimizers().param_groups[0]["lr"]}, batch_size=len(image))
+        return loss
+
+    def after_step(self) -> None:
+        """State outside the gradient (bases, teachers), once per optimizer step."""
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.after_step()
+
+    def encoder(self) -> nn.Module | None:
+        """The part that starts from ImageNet weights and learns at 1x; everything else is a head."""
+        return None
+
+    def load_pretrained(self, source: str) -> str:
+        """ImageNet weights into the backbone, from a file or by a timm name; says in words what was loaded."""
+        return load_encoder(self.encoder(), source)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The backbone at lr, the rest at head_lr times lr; norms and biases without decay where the recipe says so."""
+        encoder = self.encoder()
+        slow = set(encoder.parameters()) if encoder is not None else set()
+        fast = [parameter for parameter in self.parameters() if parameter not in slow]
+        groups = self._split_by_decay(slow and list(encoder.parameters()), 1.0) + self._split_by_decay(fast, self.recipe.head_lr)
+        return [group for group in groups if group["params"]]
+
+    def _split_by_decay(self, parameters: Iterable[nn.Parameter], share: float) -> list[dict[str, Any]]:
+        settings, trained = self.recipe, [each for each in parameters if each.requires_grad]
+        decayed = [each for each in trained if each.ndim > 1 or settings.decay_norms]
+        spared = [each for each in trained if each.ndim <= 1 and not settings.decay_norms]
+        return [
+            {"params": decayed, "lr": settings.lr * share, "weight_decay": settings.weight_decay},
+            {"params": spared, "lr": settings.lr * share, "weight_decay": 0.0},
+        ]
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self._optimizer(self.parameter_groups())
+        scheduler = LambdaLR(optimizer, self._schedule())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
+        if self.recipe.optimizer == "adamw":
+            return AdamW(groups, lr=self.recipe.lr)
+        return SGD(groups, lr=self.recipe.lr, momentum=self.recipe.momentum)
+
+    def _schedule(self) -> schedules.Schedule:
+        settings = self.recipe
+        steps, floor = max(1, settings.iterations - settings.warmup), settings.min_lr / settings.lr
+        if settings.schedule == "poly":
+            decay = schedules.poly(steps, settings.power, floor)
+        else:
+            decay = schedules.cosine(steps, floor) if settings.schedule == "cosine" else schedules.constant()
+        return schedules.warmed_up(decay, settings.warmup, settings.warmup_from, settings.warmup_shape)
+
+    # --- judging
+
+    def label_map(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) to the predicted class of each pixel, uint8 (B, H, W), by the recipe's inference mode."""
+        return inference.mode(self.recipe.inference)(self, image).argmax()
+
+    def on_validation_epoch_start(self) -> None:
+        self.judge.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        image, label = batch
+        self.judge.update(self.label_map(image), label)
+
+    def on_validation_epoch_end(self) -> None:
+        self._conclude("val")
+
+    def on_test_epoch_start(self) -> None:
+        self.judge.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self._conclude("test")
+
+    def _conclude(self, split: str) -> None:
+        """The same keys on every rank; nothing is logged or kept from a sanity check."""
+        miou = self.judge.compute().item()
+        with self.judge.sync_context():
+            confusion = self.judge.confmat.clone()
+        self.judge.reset()
+        if self.trainer.sanity_checking:
+            return
+        self.scores = scores(confusion) | {"miou": miou, "confusion": confusion.tolist(), "step": self.global_step}
+        self.log_dict({f"{split}/mIoU": self.scores["miou"], f"{split}/pixel_accuracy": self.scores["pixel_accuracy"]})
+
+    # --- checkpoints: tensors and plain values only
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["segmodels"] = self.identity | {
+            "num_classes": self.num_classes,
+            "recipe": asdict(self.recipe),
+            "normalization": asdict(self.normalization),
+        }

@@ -1,0 +1,114 @@
+"""A row of a paper's table as an object, and finding them: one file of `architectures` is one paper."""
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segmodels.module import Normalization, SegmentationModule
+from segmodels.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the authors claim: mIoU in percent, on which data and split, under which protocol, and where it is written."""
+
+    miou: float
+    data: str
+    split: str
+    protocol: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A network, its options and its recipe. `name` is "paper/row" once the paper has been found by its folder."""
+
+    network: type[SegmentationModule]
+    recipe: Recipe
+    model: Mapping[str, Any] = field(default_factory=dict)
+    data: str = "cityscapes"
+    published: tuple[Published, ...] = ()
+    starts_from: str | None = None  # the timm name of the ImageNet weights that the backbone starts from
+    normalization: Normalization = Normalization()
+    budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # data set -> recipe fields, over the data set's own
+    name: str = ""
+
+    def but(self, *, recipe: Mapping[str, Any] | None = None, model: Mapping[str, Any] | None = None, **changes: Any) -> "Experiment":
+        """The same row with a small difference; an ablation keeps no published figure unless it is given one."""
+        changes = {"published": (), "name": ""} | changes
+        return replace(self, recipe=replace(self.recipe, **(recipe or {})), model={**self.model, **(model or {})}, **changes)
+
+    def build(self, num_classes: int = 19, device: str | None = None) -> SegmentationModule:
+        """The module, freshly initialised; device="meta" gives its shapes without memory or time."""
+        with torch.device(device) if device else torch.device("cpu"):
+            module = self.network(num_classes=num_classes, **self.model)
+        module.adopt(self.recipe, self.normalization, {"experiment": self.name, "model": dict(self.model)})
+        return module
+
+
+def inference_parameters(experiment: Experiment, num_classes: int = 19) -> int:
+    """Parameters that the logits depend on: what a deployed network holds."""
+    module = experiment.build(num_classes, device="meta").eval()
+    module.logits(torch.empty(1, 3, 256, 512, device="meta")).sum().backward()
+    return sum(each.numel() for each in module.parameters() if each.grad is not None)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What one file of `architectures` says."""
+
+    name: str
+    title: str
+    arxiv: str | None
+    departures: str
+    main: str
+    rows: Mapping[str, Experiment]
+
+
+def papers() -> dict[str, Paper]:
+    """Every paper by name, in alphabetical order."""
+    return {name: paper(name) for name in paper_names()}
+
+
+def paper_names() -> list[str]:
+    return sorted(file.stem for file in (Path(__file__).parent / "architectures").glob("*.py") if file.stem != "__init__")
+
+
+def paper(name: str) -> Paper:
+    """One paper; only its file is imported."""
+    if name not in paper_names():
+        raise ValueError(unknown("paper", name, paper_names()))
+    file = importlib.import_module(f"segmodels.architectures.{name}")
+    text = file.__doc__
+    rows = {row: replace(each, name=f"{name}/{row}") for row, each in file.EXPERIMENTS.items()}
+    return Paper(
+        name=name,
+        title=text.splitlines()[0],
+        arxiv=match.group(1) if (match := re.search(r"arXiv:(\d{4}\.\d{4,5})", text)) else None,
+        departures=text.split("Departures:", 1)[1].strip() if "Departures:" in text else "",
+        main=next(row for row, each in file.EXPERIMENTS.items() if each is file.MAIN),
+        rows=rows,
+    )
+
+
+def experiment(address: str) -> Experiment:
+    """ "paper/row", or "paper" for its main row."""
+    name, _, row = address.partition("/")
+    found = paper(name)
+    row = row or found.main
+    if row not in found.rows:
+        raise ValueError(unknown(f"row of {name}", row, list(found.rows)))
+    return found.rows[row]
+
+
+def unknown(kind: str, word: str, known: list[str]) -> str:
+    """One sentence: what came, the nearest right one, all that is allowed."""
+    near = get_close_matches(word, known, n=1, cutoff=0.5)
+    guess = f"did you mean {near[0]}? " if near else ""
+    return f"no {kind} is called {word}; {guess}there are {', '.join(known)}"

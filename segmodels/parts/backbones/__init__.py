@@ -1,0 +1,1 @@
+"""Encoders that several papers share; each returns its feature maps, finest first."""

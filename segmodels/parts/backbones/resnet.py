@@ -1,0 +1,98 @@
+"""ResNet (He et al., 2015. arXiv:1512.03385) as feature maps of four stages, with torchvision's parameter names.
+
+Stages 3 and 4 can trade stride for dilation (stride 16 or 8 instead of 32), as the dilated networks do.
+"""
+
+from torch import Tensor, nn
+
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions (figure 5, left)."""
+
+    expansion = 1
+
+    def __init__(self, inside: int, width: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, width, 3, stride, dilation, dilation, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, dilation, dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(inside, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return self.relu(y + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 (figure 5, right); the stride is on the 3x3, as in torchvision."""
+
+    expansion = 4
+
+    def __init__(self, inside: int, width: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, dilation, dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, width * 4, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width * 4)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(inside, width * 4, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return self.relu(y + self.downsample(x))
+
+
+def shortcut(inside: int, outside: int, stride: int) -> nn.Module:
+    """Identity where shapes agree, else a 1x1 projection (option B)."""
+    if stride == 1 and inside == outside:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
+
+
+class ResNet(nn.Module):
+    """image -> features at strides 4, 8, 16, 32; with output_stride=8 at 4, 8, 8, 8."""
+
+    def __init__(self, depth: int, output_stride: int = 32) -> None:
+        super().__init__()
+        block = BasicBlock if depth < 50 else Bottleneck
+        self.channels = tuple(width * block.expansion for width in (64, 128, 256, 512))
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        inside, stride, dilation = 64, 4, 1
+        for stage, (blocks, width) in enumerate(zip(DEPTHS[depth], (64, 128, 256, 512)), start=1):
+            step = 1 if stage == 1 else 2
+            first = dilation  # the first block of a dilated stage keeps the dilation of the stage before
+            if stride * step > output_stride:
+                step, dilation = 1, dilation * 2
+            stride *= step
+            layers = [block(inside, width, step, first)]
+            inside = width * block.expansion
+            layers += [block(inside, width, 1, dilation) for _ in range(blocks - 1)]
+            self.add_module(f"layer{stage}", nn.Sequential(*layers))
+        initialize(self)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
+        features = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+def initialize(module: nn.Module) -> None:
+    """He initialization by fan-out for convolutions (section 3.4 of arXiv:1502.01852)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

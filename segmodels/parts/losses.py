@@ -1,0 +1,341 @@
+"""Cross-entropy and hard-example mining that never hold the logits at the label's size.
+
+A loss here is sum(weight * loss) over the pixels of a batch, with weights that carry no gradient. The logits come at the network's own
+resolution and are upsampled a block of rows at a time; a block gives its loss and its gradient and is forgotten:
+
+    logits (B, C, h, w) -> rows of (B, C, H, W) -> log p of the label -> sum(weight * loss), and p - onehot, brought back to (B, C, h, w)
+
+Mining walks twice: first for the map of losses, from which a rule makes the weights, then for the gradient of the pixels that it kept.
+`block` is the number of upsampled logits that exist at a time (by default what was fast); it changes time and memory, not the result.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segmodels.parts.resize import Strip, computed_in, strip
+
+IGNORED = 255
+Amount = int | float  # a whole number counts pixels of the batch on this device; a float is a share of them
+# A rule takes the unweighted loss (B, H, W), the label and the class weight of each pixel (None without class weights), and returns the
+# weights by which the losses are summed. Where the label is ignored, the loss is that of class 0: what such a pixel counts for differs
+# between rules. Whatever weight a rule gives it, it adds neither loss nor gradient.
+Rule = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+# --- losses
+
+
+def cross_entropy(
+    logits: Tensor,
+    label: Tensor,
+    *,
+    align_corners: bool,
+    class_weights: Tensor | None = None,
+    weights: Tensor | None = None,
+    average: str = "valid",
+    block: int | None = None,
+) -> Tensor:
+    """sum(w * l) over sum(w) ("valid": torch's mean) or over all pixels, ignored ones too ("all"); w: class weight times `weights`."""
+    _check(logits, label, weights)
+    if average not in ("valid", "all"):
+        raise ValueError(f"average={average!r} is not known; allowed: 'valid' (divide by the sum of weights), 'all' (by all pixels)")
+    table, gradient = _weight_of_label(logits, class_weights), _room(logits)
+
+    def weigh(at: tuple[slice, slice]) -> Tensor:
+        weight = _look_up(table, label[at])
+        return weight if weights is None else weight * weights[at].detach().to(weight.dtype)
+
+    loss, mass = _walk(logits, label, weigh, gradient, align_corners, block)
+    divisor = _some(mass) if average == "valid" else label.numel()
+    return _connected(logits, loss / divisor, None if gradient is None else gradient.div_(divisor))
+
+
+def ohem(
+    logits: Tensor,
+    label: Tensor,
+    *,
+    align_corners: bool,
+    rule: Rule,
+    class_weights: Tensor | None = None,
+    block: int | None = None,
+) -> Tensor:
+    """Cross-entropy over the hard pixels that `rule` keeps; 0, with a zero gradient, where it keeps none."""
+    _check(logits, label)
+    loss = _pixel_losses(logits, label, align_corners, block)
+    weight = None if class_weights is None else _look_up(_weight_of_label(logits, class_weights), label)
+    with torch.no_grad():
+        kept = rule(loss, label, weight)
+    ignored, gradient = label == IGNORED, _room(logits)
+    kept.masked_fill_(ignored, 0)
+    loss = loss.masked_fill_(ignored, 0).mul_(kept).sum()
+    if gradient is not None:
+        _walk(logits, label, lambda at: kept[at], gradient, align_corners, block)
+    return _connected(logits, loss, gradient)
+
+
+# --- rules of mining: which pixels each code line keeps, and by what it divides
+
+
+def torchseg_rule(threshold: float, min_kept: Amount) -> Rule:
+    """BiSeNet (TorchSeg), SFNet: p <= max(threshold, min_kept-th smallest p); no mining where min_kept is 0 or above the valid pixels."""
+    _check_rule(threshold, min_kept)
+
+    def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
+        count, valid = _pixels(min_kept, label), label != IGNORED
+        p = torch.exp(-loss).masked_fill_(~valid, 1)
+        limit = _kth_smallest(p, count).clamp_(min=threshold if count else 1)  # 1 also where an ignored pixel is the min_kept-th
+        kept = valid & (p <= limit)
+        return _normalized(_weighted(kept, weight, loss))
+
+    return rule
+
+
+def hrnet_rule(threshold: float, min_kept: Amount) -> Rule:
+    """HRNet, OCR, DDRNet, PIDNet: p strictly below max(threshold, the next p after the min_kept smallest); divided by their number."""
+    _check_rule(threshold, min_kept)
+
+    def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
+        kept = _below(loss, label != IGNORED, threshold, max(_pixels(min_kept, label), 1))
+        return _weighted(kept, weight, loss) / kept.sum().clamp(min=1)
+
+    return rule
+
+
+def openseg_rule(threshold: float, min_kept: Amount) -> Rule:
+    """OCNet, ISANet, OCRNet: HRNet's, but the first pixel of the batch always takes part, as class 0 without loss if it is ignored."""
+    _check_rule(threshold, min_kept)
+
+    def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
+        present = label != IGNORED
+        present[0, 0, 0] = True
+        kept = _below(loss, present, threshold, max(_pixels(min_kept, label), 1))
+        return _weighted(kept, weight, loss) / kept.sum().clamp(min=1)
+
+    return rule
+
+
+def mmseg_rule(threshold: float | None, min_kept_per_image: int) -> Rule:
+    """mmseg's OHEMPixelSampler: HRNet's choice, or without threshold the hardest; divided by ALL pixels, or by all class weights."""
+    _check_rule(1 if threshold is None else threshold, min_kept_per_image)
+
+    def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
+        count, valid = min(min_kept_per_image * len(label), label.numel()), label != IGNORED
+        if threshold is None:
+            kept = _hardest(_weighted(loss.masked_fill(~valid, 0), weight, loss), count)
+        else:
+            kept = _below(loss, valid, threshold, count)
+        return _weighted(kept, weight, loss) / (label.numel() if weight is None else _some(weight.sum()))
+
+    return rule
+
+
+def stdc_rule(threshold: float, min_kept: Amount) -> Rule:
+    """STDC: every l above -log(threshold) if they are more than min_kept, else the min_kept largest, ignored pixels filling up as zeros."""
+    _check_rule(threshold, min_kept)
+
+    def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
+        return _above_or_hardest(loss, label, weight, threshold, _pixels(min_kept, label))
+
+    return rule
+
+
+def coincheung_rule(threshold: float, one_in: int = 16) -> Rule:
+    """CoinCheung/BiSeNet: every l above -log(threshold), or the hardest V // one_in of the V VALID pixels where those are fewer."""
+    _check_rule(threshold)
+
+    def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
+        return _above_or_hardest(loss, label, weight, threshold, (label != IGNORED).sum() // one_in)
+
+    return rule
+
+
+def _above_or_hardest(loss: Tensor, label: Tensor, weight: Tensor | None, threshold: float, count: int | Tensor) -> Tensor:
+    loss = _weighted(loss.masked_fill(label == IGNORED, 0), weight, loss)
+    above = loss > -math.log(threshold)
+    kept = torch.where(above.sum() >= count, above, _hardest(loss, count))  # (B, H, W), of the type of the loss
+    return _weighted(_normalized(kept), weight, loss)
+
+
+def _below(loss: Tensor, present: Tensor, threshold: float, count: int) -> Tensor:
+    """p strictly below max(threshold, the p after the `count` smallest), or after all but the largest where there are no more."""
+    p = torch.exp(-loss).masked_fill_(~present, math.inf)
+    limit = _kth_smallest(p, min(count, p.numel() - 1) + 1)
+    largest = p.masked_fill(~present, 0).amax()
+    return present & (p < torch.where(limit.isinf(), largest, limit).clamp_(min=threshold))
+
+
+def _hardest(loss: Tensor, count: int | Tensor) -> Tensor:
+    """1 for each of the `count` largest; losses that tie for the last places share them, so that no order of pixels matters."""
+    limit = _kth_smallest(loss, loss.numel() - count + 1)
+    above, ties = loss > limit, loss == limit
+    return above + ties * ((count - above.sum()).to(loss.dtype) / ties.sum().clamp(min=1))
+
+
+def _kth_smallest(values: Tensor, k: int | Tensor) -> Tensor:
+    """The k-th smallest (from 1, and no more than there are) of numbers >= 0."""
+    if values.is_cpu:
+        return values.flatten().kthvalue(min(max(int(k), 1), values.numel())).values
+    return _kth_smallest_bits(values, k)
+
+
+def _kth_smallest_bits(values: Tensor, k: int | Tensor) -> Tensor:
+    """The same, bit by bit: numbers >= 0 sort as their bits do, and counting asks for no copy, no order and no wait for the device."""
+    kind, bits = (torch.int64, 63) if values.dtype == torch.float64 else (torch.int32, 31)
+    ordered, found = values.contiguous().view(kind), torch.zeros((), dtype=kind, device=values.device)
+    for bit in reversed(range(bits)):
+        higher = found + (1 << bit)
+        below = (ordered < higher).sum()
+        found = torch.where((below < k) & (below < values.numel()), higher, found)
+    return found.view(values.dtype)
+
+
+def _weighted(values: Tensor, weight: Tensor | None, like: Tensor) -> Tensor:
+    return values.to(like.dtype) if weight is None else values * weight
+
+
+def _normalized(weights: Tensor) -> Tensor:
+    return weights / _some(weights.sum())
+
+
+def _some(divisor: Tensor) -> Tensor:
+    """A sum to divide by: where it is 0, so is everything that is divided by it, and 0 is meant, not nan."""
+    return divisor.clamp(min=torch.finfo(divisor.dtype).tiny)
+
+
+def _pixels(min_kept: Amount, label: Tensor) -> int:
+    count = int(min_kept * label.numel()) if isinstance(min_kept, float) else min_kept
+    return min(count, label.numel())
+
+
+# --- the walk over blocks of rows
+
+# Upsampled logits that a block holds: on the CPU it should stay in the cache, elsewhere it should outlast the launch of its kernels.
+_BLOCK = {"cpu": 1 << 19}
+_BLOCK_ELSEWHERE = 1 << 24
+_ROWS = 16  # no fewer at a time: neighboring blocks both widen the source rows at their border
+
+
+def _walk(
+    logits: Tensor,
+    label: Tensor,
+    weigh: Callable[[tuple[slice, slice]], Tensor],
+    gradient: Tensor | None,
+    align_corners: bool,
+    block: int | None,
+) -> tuple[Tensor, Tensor]:
+    """(sum of weight * loss, sum of weight); the gradient of the first is added to `gradient`."""
+    sums = [logits.new_zeros(2, dtype=computed_in(logits))]
+    for images, rows in _blocks(logits, label, align_corners, block):
+        at = images, slice(rows.top, rows.bottom)
+        weight = weigh(at)
+        if weight.is_cpu and not weight.any():  # elsewhere the question would cost more than the block
+            continue
+        part = logits.detach()[images, :, rows.first : rows.last].to(computed_in(logits)).requires_grad_(gradient is not None)
+        full = rows.upsampled(part)
+        log_p, loss, true = _log_p(full.detach(), label[at])
+        loss.masked_fill_(label[at] == IGNORED, 0)
+        sums.append(torch.stack([(loss * weight).sum(), weight.sum()]))
+        if gradient is not None:
+            slope = log_p.exp_().scatter_(1, true, torch.exp(-loss)[:, None] - 1).mul_(weight[:, None])  # (p - onehot) * weight
+            gradient[images, :, rows.first : rows.last] += torch.autograd.grad(full, part, slope)[0]
+    return tuple(torch.stack(sums).sum(0))
+
+
+def _pixel_losses(logits: Tensor, label: Tensor, align_corners: bool, block: int | None) -> Tensor:
+    """(B, H, W): -log p of the label, of class 0 where it is ignored; no gradient."""
+    losses = logits.new_empty(label.shape, dtype=computed_in(logits))
+    for images, rows in _blocks(logits, label, align_corners, block):
+        at = images, slice(rows.top, rows.bottom)
+        part = logits.detach()[images, :, rows.first : rows.last].to(losses.dtype)
+        losses[at] = _log_p(rows.upsampled(part), label[at])[1]
+    return losses
+
+
+def _log_p(full: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities (B, C, rows, W), loss (B, rows, W), and the class (B, 1, rows, W) it is of: 0 where the label is ignored."""
+    true = label.long().masked_fill(label == IGNORED, 0)[:, None]
+    log_p = F.log_softmax(full, dim=1)
+    return log_p, -log_p.gather(1, true)[:, 0], true
+
+
+def _blocks(logits: Tensor, label: Tensor, align_corners: bool, block: int | None) -> Iterator[tuple[slice, Strip]]:
+    """Every pixel of the batch once: a few images, a strip of their rows."""
+    batch, height, width = label.shape
+    row = logits.shape[1] * width
+    block = block or _BLOCK.get(logits.device.type, _BLOCK_ELSEWHERE)
+    images = min(batch, max(1, block // (row * _ROWS)))
+    rows = max(block // (row * images), min(_ROWS, block))
+    for top in range(0, height, rows):
+        piece = strip(logits.shape[-2], (height, width), top, min(top + rows, height), align_corners, computed_in(logits))
+        for first in range(0, batch, images):
+            yield slice(first, first + images), piece
+
+
+# --- the gradient that is known already
+
+
+class _Known(torch.autograd.Function):
+    """Passes a loss on; backward scales the gradient made with it, in float32, so that half precision does not lose its small entries."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, logits: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        ctx.dtype = logits.dtype
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "create_graph=True came, but this loss can be differentiated only once; use F.interpolate and F.cross_entropy"
+            )
+        return (ctx.saved_tensors[0] * upstream).to(ctx.dtype), None, None
+
+
+def _room(logits: Tensor) -> Tensor | None:
+    """Zeros for the gradient, or None where nobody will ask for it."""
+    wanted = torch.is_grad_enabled() and logits.requires_grad
+    return torch.zeros_like(logits, dtype=computed_in(logits), memory_format=torch.contiguous_format) if wanted else None
+
+
+def _connected(logits: Tensor, loss: Tensor, gradient: Tensor | None) -> Tensor:
+    return loss if gradient is None else _Known.apply(logits, loss, gradient)
+
+
+# --- class weights, and questions at the door
+
+
+def _weight_of_label(logits: Tensor, class_weights: Tensor | None) -> Tensor:
+    """(256,): the weight of each label number; 0 for the ignored one."""
+    classes = logits.shape[1]
+    table = logits.new_ones(IGNORED + 1, dtype=computed_in(logits))
+    if class_weights is not None:
+        if class_weights.shape != (classes,):
+            raise ValueError(f"class_weights of shape {tuple(class_weights.shape)} for {classes} classes; allowed: ({classes},)")
+        table[:classes] = class_weights.detach()
+    table[IGNORED] = 0
+    return table
+
+
+def _look_up(table: Tensor, label: Tensor) -> Tensor:
+    return table.index_select(0, label.reshape(-1).long()).view(label.shape)
+
+
+def _check(logits: Tensor, label: Tensor, weights: Tensor | None = None) -> None:
+    if logits.dim() != 4 or label.dim() != 3 or len(logits) != len(label):
+        raise ValueError(f"logits {tuple(logits.shape)} and label {tuple(label.shape)} do not fit; allowed: (B, C, h, w) and (B, H, W)")
+    if label.dtype not in (torch.uint8, torch.int64):
+        raise TypeError(f"a label of {label.dtype}; allowed: torch.uint8 or torch.int64, {IGNORED} where ignored")
+    if weights is not None and weights.shape != label.shape:
+        raise ValueError(f"weights of shape {tuple(weights.shape)} for a label of shape {tuple(label.shape)}; the two must be equal")
+
+
+def _check_rule(threshold: float, min_kept: Amount = 0) -> None:
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold={threshold} is no probability; allowed: 0 < threshold <= 1, such as 0.7")
+    if min_kept < 0 or (isinstance(min_kept, float) and min_kept > 1):
+        raise ValueError(f"min_kept={min_kept}; allowed: a whole number of pixels, such as 100_000, or a float up to 1.0, such as 1 / 16")

@@ -1,0 +1,44 @@
+"""ImageNet weights for a backbone: from a file, or from timm by name. Nothing here runs unless it is asked for."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def load_encoder(encoder: nn.Module | None, source: str) -> str:
+    """Strict but for the classifier, which a backbone does not have; says in words what was loaded."""
+    if encoder is None:
+        raise ValueError("this network has no backbone that ImageNet weights fit; start it from scratch")
+    weights = from_file(source) if Path(source).is_file() else from_timm(source)
+    own = encoder.state_dict()
+    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    reshaped = [name for name in own if name in weights and weights[name].shape != own[name].shape]
+    if missing or reshaped:
+        raise ValueError(f"{source} does not fit this backbone: {len(missing)} tensors missing, {len(reshaped)} of another shape "
+                         f"({', '.join((missing + reshaped)[:3])}, ...)")  # fmt: skip
+    left = sorted(name for name in weights if name not in own)
+    encoder.load_state_dict({name: tensor for name, tensor in weights.items() if name in own}, strict=False)
+    return f"{len(own) - len(missing)} of {len(own)} backbone tensors from {source}" + (
+        f"; left out: {', '.join(left[:4])}" if left else ""
+    )
+
+
+def from_file(path: str) -> dict[str, Tensor]:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    return content.get("state_dict", content)
+
+
+def from_timm(name: str) -> dict[str, Tensor]:
+    """Through timm, which downloads on first use and keeps a cache."""
+    import timm
+
+    if not timm.is_model_pretrained(name):
+        raise ValueError(f"timm has no weights called {name}; give a file, or one of timm.list_pretrained()")
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as problem:  # every network layer below has errors of its own
+        raise ValueError(
+            f"the ImageNet weights {name} cannot be had here ({type(problem).__name__}); with a network they download by themselves, "
+            "without one give --init FILE (the weights saved elsewhere) or --init scratch"
+        ) from problem

@@ -1,0 +1,66 @@
+"""Bilinear upsampling of a strip of rows, for maps that are too large to hold at full size."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Rows `top` to `bottom` of an upsampled map; they are blended from rows `first` to `last` of the small map and from no others."""
+
+    top: int
+    bottom: int
+    first: int
+    last: int
+    upper: Tensor | None  # (bottom - top,): the row above each position, counted from `first`; None where the height does not change
+    lower: Tensor | None
+    share: Tensor | None  # (bottom - top, 1): how much of the lower row
+    width: int
+    align_corners: bool
+
+    def upsampled(self, part: Tensor) -> Tensor:
+        """(B, C, last - first, w) -> (B, C, bottom - top, W); the width comes first, because the small map has fewer rows to widen."""
+        if part.shape[-1] != self.width:
+            size = (part.shape[-2], self.width)
+            part = F.interpolate(part, size, mode="bilinear", align_corners=self.align_corners)
+        if self.upper is None:
+            return part
+        upper, lower, share = (x.to(part.device, non_blocking=True) for x in (self.upper, self.lower, self.share))
+        return part.index_select(2, upper).lerp_(part.index_select(2, lower), share)
+
+
+def strip(height: int, size: tuple[int, int], top: int, bottom: int, align_corners: bool, dtype: torch.dtype = torch.float32) -> Strip:
+    """The strip of a map of that height enlarged (or shrunk) to `size`, to be computed in `dtype`."""
+    if height == size[0]:
+        return Strip(top, bottom, top, bottom, None, None, None, size[1], align_corners)
+    upper, lower, share = _taps(height, size[0], top, bottom, align_corners, dtype)
+    first, last = int(upper[0]), int(lower[-1]) + 1
+    return Strip(top, bottom, first, last, upper - first, lower - first, share[:, None], size[1], align_corners)
+
+
+def upsampled_rows(logits: Tensor, size: tuple[int, int], top: int, bottom: int, align_corners: bool) -> Tensor:
+    """F.interpolate(logits, size, mode="bilinear")[:, :, top:bottom] without the other rows: (B, C, bottom - top, W)."""
+    if not 0 <= top < bottom <= size[0]:
+        raise ValueError(f"rows {top}:{bottom} of a map that is {size[0]} rows high; allowed: 0 <= top < bottom <= {size[0]}")
+    rows = strip(logits.shape[-2], size, top, bottom, align_corners, computed_in(logits))
+    part = logits[:, :, rows.first : rows.last]
+    return rows.upsampled(part.to(computed_in(logits))).to(logits.dtype)
+
+
+def computed_in(tensor: Tensor) -> torch.dtype:
+    """float32 for every shorter type, as F.interpolate itself computes; float64 stays."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _taps(source: int, size: int, top: int, bottom: int, align_corners: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """The two source rows of each output row and the share of the second, rounded as in F.interpolate on maps of more than a few rows."""
+    position = torch.arange(top, bottom, dtype=dtype)
+    if align_corners:
+        position *= torch.tensor(source - 1, dtype=dtype) / max(size - 1, 1)
+    else:
+        position = ((position + 0.5) * (torch.tensor(source, dtype=dtype) / size) - 0.5).clamp_(min=0)
+    upper = position.long().clamp_(max=source - 1)
+    return upper, (upper + 1).clamp_(max=source - 1), position - upper

@@ -1,0 +1,28 @@
+"""Learning rate as a share of its base, by optimizer step."""
+
+import math
+from collections.abc import Callable
+
+Schedule = Callable[[int], float]
+
+
+def poly(steps: int, power: float = 0.9, floor: float = 0.0) -> Schedule:
+    """(1 - k / steps) ** power, never below `floor`; step k runs at the value of k, so no step runs at zero."""
+    return lambda k: max(floor, (1 - min(k, steps) / steps) ** power)
+
+
+def cosine(steps: int, floor: float = 0.0) -> Schedule:
+    return lambda k: floor + (1 - floor) * (1 + math.cos(math.pi * min(k, steps) / steps)) / 2
+
+
+def constant() -> Schedule:
+    return lambda k: 1.0
+
+
+def warmed_up(schedule: Schedule, steps: int, start: float, shape: str = "linear") -> Schedule:
+    """From `start` to 1 in `steps`; `schedule` begins where the warm-up ends."""
+    if steps == 0:
+        return schedule
+    if shape == "geometric":
+        return lambda k: start ** (1 - k / steps) if k < steps else schedule(k - steps)
+    return lambda k: start + (1 - start) * k / steps if k < steps else schedule(k - steps)

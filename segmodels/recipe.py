@@ -1,0 +1,90 @@
+"""What an "implementation details" paragraph says. A field is here because two papers set it differently."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained and judged; sizes are (height, width), `batch` counts images over all devices."""
+
+    # what it sees
+    crop: tuple[int, int] = (1024, 1024)
+    scales: tuple[float, ...] = (1.0,)
+    continuous: bool = False  # draw anywhere between the first and the last scale instead of one of the set
+    flip: float = 0.5
+    jitter: float = 0.0
+    batch: int = 16
+    iterations: int = 80_000
+    # how it learns
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.01
+    head_lr: float = 1.0  # times lr, for everything outside the pretrained backbone
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay_norms: bool = True  # False: norms and biases are not decayed
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    power: float = 0.9
+    min_lr: float = 0.0
+    warmup: int = 0
+    warmup_from: float = 0.0  # share of lr at step 0
+    warmup_shape: Literal["linear", "geometric"] = "linear"
+    class_weights: tuple[float, ...] = ()
+    clip: float = 0.0
+    ema: float = 0.0  # decay of the running average of weights; 0 switches it off
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "auto"] = "32-true"
+    sync_bn: bool = True
+    # how it is judged
+    inference: str = "whole"
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(Recipe).items():
+            if get_origin(hint) is tuple:  # JSON brings lists
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, (allowed, words) in LIMITS.items():
+            if not allowed(getattr(self, name)):
+                raise ValueError(f"recipe.{name} is {getattr(self, name)}; it must be {words}")
+        inference_steps(self.inference)
+
+
+def recipe_from(values: Mapping[str, Any]) -> Recipe:
+    """A recipe out of a stored dict; a name it does not have is an error, a name that is missing keeps its default."""
+    known = {field.name for field in fields(Recipe)}
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"a recipe has no field {', '.join(unknown)}; its fields are {', '.join(sorted(known))}")
+    return Recipe(**values)
+
+
+LIMITS = {
+    "crop": (lambda v: len(v) == 2 and min(v) >= 1, "height x width in pixels, such as 512x1024"),
+    "scales": (lambda v: len(v) >= 1 and min(v) > 0, "one or more positive numbers"),
+    "flip": (lambda v: 0 <= v <= 1, "a probability"),
+    "jitter": (lambda v: 0 <= v <= 1, "between 0 and 1"),
+    "batch": (lambda v: v >= 1, "at least 1"),
+    "iterations": (lambda v: v >= 1, "at least 1"),
+    "lr": (lambda v: v > 0, "above 0"),
+    "warmup": (lambda v: v >= 0, "a number of steps, or 0 for none"),
+    "ema": (lambda v: 0 <= v < 1, "a decay below 1, or 0 for none"),
+    "class_weights": (lambda v: not v or min(v) >= 0, "one number per class, or () for none"),
+}
+
+NUMBER, SIZE = r"\d*\.?\d+", r"\d+x\d+"
+MODES = {
+    "whole": ("", "whole"),
+    "flip": ("", "flip"),
+    "resized": (NUMBER, "resized:0.5"),
+    "slide": (f"{SIZE}(/{SIZE})?", "slide:769x769 or slide:769x769/513x513 (window/stride)"),
+    "multiscale": (f"{NUMBER}(,{NUMBER})*", "multiscale:0.75,1,1.25"),
+}
+
+
+def inference_steps(text: str) -> list[tuple[str, str]]:
+    """ "multiscale:0.75,1+flip+slide:769x769" as (mode, argument) pairs, outermost first."""
+    steps = [tuple(step.partition(":")[::2]) for step in text.split("+")]
+    for name, argument in steps:
+        if name not in MODES or not re.fullmatch(MODES[name][0], argument):
+            allowed = "; ".join(example for _, example in MODES.values())
+            raise ValueError(f"{':'.join(filter(None, (name, argument)))} is no inference mode; there are {allowed}, joined by +")
+    return steps

@@ -1,0 +1,117 @@
+"""The authors' checkpoints: read safely, renamed by the paper's file, loaded strictly."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from segmodels.module import Normalization, SegmentationModule
+
+State = dict[str, Tensor]
+COUNTER = "num_batches_tracked"  # older checkpoints lack them, inference does not read them: they are never loaded
+
+
+@dataclass(frozen=True)
+class Released:
+    """Which row ("paper/row") an authors' checkpoint is, and what its names are here."""
+
+    row: str
+    classes: str  # the tensor, by the authors' name, whose first dimension counts the classes
+    renames: tuple[tuple[str, str | Callable[[re.Match], str]], ...]  # (pattern, replacement), applied in turn to every name
+    drops: tuple[str, ...] = ()  # patterns of tensors that the network has no use for
+    normalization: Normalization = Normalization()
+    convert: Callable[[State], State] | None = None  # where a tensor's meaning differs, not only its name
+
+    def renamed(self, state: State) -> State:
+        kept = {name: tensor for name, tensor in state.items() if not any(re.search(drop, name) for drop in self.drops)}
+        for pattern, replacement in self.renames:
+            kept = {re.sub(pattern, replacement, name): tensor for name, tensor in kept.items()}
+        return self.convert(kept) if self.convert else kept
+
+    def build(self, num_classes: int, device: str | None = None) -> SegmentationModule:
+        from segmodels.paper import experiment  # a paper's file imports this one
+
+        module = experiment(self.row).build(num_classes, device)
+        module.normalization = self.normalization
+        return module
+
+
+def layouts() -> dict[str, Released]:
+    """Every released layout that some paper's file names."""
+    import importlib
+
+    from segmodels.paper import paper_names
+
+    files = [importlib.import_module(f"segmodels.architectures.{name}") for name in paper_names()]
+    return {name: layout for file in files for name, layout in getattr(file, "RELEASED", {}).items()}
+
+
+def from_released(name: str, weights: str | Path | Mapping[str, Tensor]) -> SegmentationModule:
+    """An eval-mode module; the class count is read from the tensors, and nothing may be missing or left over."""
+    from segmodels.paper import unknown
+
+    known = layouts()
+    if name not in known:
+        raise ValueError(unknown("released layout", name, sorted(known)))
+    origin = "the given state" if isinstance(weights, Mapping) else str(weights)
+    state = unwrapped(weights if isinstance(weights, Mapping) else read(weights))
+    layout = known[name]
+    if layout.classes not in state:
+        raise ValueError(f"{origin} is not a {name} checkpoint: it has no {layout.classes}{_nearest(state, known)}")
+    module, renamed = layout.build(len(state[layout.classes])), layout.renamed(state)
+    if problem := misfit(module.state_dict(), renamed):
+        raise ValueError(f"{origin} is not a {name} checkpoint: {problem}{_nearest(state, known)}")
+    module.load_state_dict(renamed, strict=False)  # strict but for the counters, as misfit has seen
+    return module.eval()
+
+
+def read(path: str | Path) -> dict:
+    """A checkpoint's content, tensors and plain values only: a file that would run code is refused."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as problem:
+        if re.search("Unsupported (global|class)", str(problem)):
+            raise ValueError(f"{path} holds more than tensors and plain values, so it is not read; save its state dict alone") from None
+        raise ValueError(f"{path} is not a checkpoint: it is damaged or another kind of file") from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
+    return dict(content)
+
+
+def unwrapped(content: Mapping) -> State:
+    """The state dict inside the usual wrappers, without the prefixes that data-parallel training leaves."""
+    for key in ("state_dict", "model", "model_state", "module"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+    state = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor) and not name.endswith(COUNTER)}
+    for prefix in ("module.", "model."):
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def misfit(expected: State, found: State) -> str:
+    """What keeps `found` from being loaded, in words; empty when nothing does."""
+    missing = [name for name in expected if name not in found and not name.endswith(COUNTER)]
+    extra = [name for name in found if name not in expected]
+    reshaped = [name for name in found if name in expected and found[name].shape != expected[name].shape]
+    problems = {"lacks": missing, "has beyond the network's": extra, "has in another shape": reshaped}
+    return "; ".join(f"it {verb} {len(names)} tensors ({', '.join(names[:2])}, ...)" for verb, names in problems.items() if names)
+
+
+def _nearest(state: State, known: Mapping[str, Released]) -> str:
+    """ ", it looks like X" for the layout that shares most names and shapes, if one shares nearly all."""
+    shares = {}
+    for name, layout in known.items():
+        if layout.classes in state:
+            expected, found = layout.build(len(state[layout.classes]), "meta").state_dict(), layout.renamed(state)
+            expected = {key: tensor for key, tensor in expected.items() if not key.endswith(COUNTER)}
+            same = sum(key in expected and expected[key].shape == tensor.shape for key, tensor in found.items())
+            shares[name] = same / max(len(expected), len(found))
+    best = max(shares, key=shares.get, default=None)
+    return f"; it looks like {best}" if best and shares[best] > 0.9 else "; no known layout fits it"

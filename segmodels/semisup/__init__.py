@@ -1,0 +1,1 @@
+"""One semi-supervised method, one file: a module that holds modules."""

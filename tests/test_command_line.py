@@ -1,0 +1,125 @@
+"""Reading the words: names, values and origins, refused with the nearest right one, and no torch on the way."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import catalogue, command_line, run
+from experiments.command_line import Refused, resolve
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_values_come_from_paper_then_budget_then_smoke_then_command_line() -> None:
+    found = resolve("bisenet", "streets", ["recipe.lr=0.5", "model.arm=no", "recipe.crop=64x96"], smoke=True)
+    origins = {name: found.origins[f"recipe.{name}"] for name in ("power", "jitter", "iterations", "lr", "crop")}
+    assert origins == {
+        "power": "paper",
+        "jitter": "budget of streets",
+        "iterations": "--smoke",
+        "lr": "command line",
+        "crop": "command line",
+    }
+    assert (found.recipe["lr"], found.model["arm"], found.recipe["crop"]) == (0.5, False, [64, 96])
+
+
+def test_what_replaced_a_papers_value_is_a_departure_and_what_did_not_is_none() -> None:
+    assert resolve("bisenet", "cityscapes", []).departures == []
+    found = resolve("bisenet", "cityscapes", ["recipe.lr=0.5", "recipe.power=0.9", "trainer.devices=2"])
+    assert found.departures == ["recipe.lr 0.025 -> 0.5 (command line)"]
+
+
+def test_a_row_may_override_a_data_sets_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = catalogue.catalogue()
+    known["papers"]["bisenet"]["rows"]["resnet18"]["budgets"] = {"streets": {"iterations": 7}}
+    monkeypatch.setattr(command_line, "catalogue", lambda: known)
+    assert resolve("bisenet", "streets", []).recipe["iterations"] == 7
+
+
+def test_the_default_data_set_is_cityscapes_where_its_variable_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve("bisenet", None, []).data_name == "streets"
+    monkeypatch.setenv("CITYSCAPES_DATASET", "somewhere")
+    assert resolve("bisenet", None, []).data_name == "cityscapes"
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "word", "answer"),
+    [
+        ("bisenett", None, "", "no paper bisenett; did you mean bisenet"),
+        ("bisenet/no_ram", None, "", "no row bisenet/no_ram; did you mean bisenet/no_arm"),
+        ("bisenet", "cityscape", "", "no data set cityscape; did you mean cityscapes"),
+        ("bisenet", None, "recpie.lr=1", "no group recpie; did you mean recipe"),
+        ("bisenet", None, "recipe.irations=1", "no field recipe.irations; did you mean recipe.iterations"),
+        ("bisenet", None, "model.amr=true", "no field model.amr; did you mean model.arm"),
+        ("bisenet", None, "data.hieght=64", "no field data.hieght; did you mean data.height"),
+        ("bisenet", None, "recipe.lr=fast", "recipe.lr=fast: it takes a number"),
+        ("bisenet", None, "recipe.batch=2.5", "recipe.batch=2.5: it takes a whole number"),
+        ("bisenet", None, "model.arm=maybe", "model.arm=maybe: it takes true or false"),
+        ("bisenet", None, "recipe.crop=512", "recipe.crop=512: it takes 2 values"),
+        ("bisenet", None, "recipe.optimizer=adam", "did you mean recipe.optimizer=adamw"),
+        ("bisenet", None, "recipe.lr=-1", "recipe.lr is -1.0; it must be above 0"),
+        ("bisenet", None, "recipe.inference=slide:big", "no inference mode; there are whole"),
+        ("bisenet", None, "recipe.lr", "write group.name=value"),
+        ("bisenet", None, "lr=1", "write group.name=value"),
+    ],
+)
+def test_a_wrong_word_is_refused_with_the_right_one(model: str, data: str | None, word: str, answer: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        resolve(model, data, [word] if word else [])
+    assert answer in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--list"], ["--model", "bisenett"], ["--model", "bisenet", "--show"], ["--modle", "bisenet"]]
+)
+def test_questions_are_answered_without_importing_torch(words: list[str]) -> None:
+    code = (
+        "import sys; from experiments import run\ntry:\n run.main(sys.argv[1:])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code, *words], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_refusal_is_one_line_on_the_error_stream_and_exit_code_2(capsys: pytest.CaptureFixture) -> None:
+    assert run.main(["--model", "bisenett"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+
+
+def test_a_wrong_option_names_the_nearest(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run.main(["--modle", "bisenet"])
+    assert ended.value.code == 2
+    assert "did you mean --model" in capsys.readouterr().err
+
+
+def test_show_prints_every_value_and_its_origin(capsys: pytest.CaptureFixture) -> None:
+    assert run.main(["--model", "bisenet/no_arm", "--show", "recipe.lr=0.125"]) == 0
+    printed = capsys.readouterr().out
+    line = next(line for line in printed.splitlines() if line.startswith("recipe.lr "))
+    assert line.split() == ["recipe.lr", "0.125", "command", "line"]
+    assert all(f"recipe.{name}" in printed for name in command_line.Recipe.__dataclass_fields__)
+
+
+def test_list_names_every_row(capsys: pytest.CaptureFixture) -> None:
+    assert run.main(["--list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{paper}/{row}" in printed for paper, entry in catalogue.catalogue()["papers"].items() for row in entry["rows"])
+
+
+@pytest.mark.catalogue
+def test_the_stored_catalogue_is_what_the_files_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = catalogue.FILE.read_text()
+    monkeypatch.setattr(catalogue, "FILE", Path("nowhere"))
+    assert catalogue.written() == stored, "run `python -m experiments.catalogue`"
+
+
+def test_a_changed_paper_is_imported_again_and_an_unchanged_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(catalogue, "hashed", lambda *files: "other" if files[0].stem == "bisenet" else "same")
+    monkeypatch.setattr(catalogue, "paper_entry", lambda name: asked.append(name) or {})
+    stored = {"bisenet": {"hash": "old"}, "unchanged": {"hash": "same"}}
+    catalogue._refreshed(stored, {"bisenet": "other", "unchanged": "same"}, catalogue.paper_entry)
+    assert asked == ["bisenet"]

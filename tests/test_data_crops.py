@@ -1,0 +1,185 @@
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from datamodules import DataError
+from datamodules.crops import Crop, Crops, Draw, DrawSampler, box_of, choose, cut, draw, recolor
+from datamodules.labels import LabelSet
+from datamodules.module import SegmentationData
+from datamodules.store import Memory
+from tests import trees
+
+SETTINGS = {"crop": (24, 40), "scales": (0.5, 2.0), "continuous": True, "jitter": 0.5}
+
+
+class Noise(SegmentationData):
+    """Seven images of noise in memory: what every test of the machinery needs."""
+
+    name = "noise"
+    labels = LabelSet(("a", "b", "c"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), (0, 1, 2))
+
+    def source(self, split: str) -> Memory:
+        count = {"train": 7, "val": 5, "test": 3}[split]
+        return Memory.of([trees.noise((30, 50), (0, 1, 2), seed=k) for k in range(count)])
+
+
+def batches(data: SegmentationData) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    data.setup("fit")
+    return list(data.train_dataloader())
+
+
+def flat(batches: Iterable[list[Draw]]) -> list[Draw]:
+    return [item for batch in batches for item in batch]
+
+
+def resized_then_cropped(image: np.ndarray, label: np.ndarray, crop: Crop, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The slow way: scale everything, then cut."""
+    window = choose(crop, label.shape, rng)
+    whole = cv2.resize(image, window.scaled[::-1], interpolation=cv2.INTER_LINEAR)
+    ids = cv2.resize(label, window.scaled[::-1], interpolation=cv2.INTER_NEAREST)
+    place = slice(window.top, window.top + window.height), slice(window.left, window.left + window.width)
+    image, label = whole[place], ids[place]
+    return (image[:, ::-1], label[:, ::-1]) if window.flip else (image, label)
+
+
+@pytest.mark.parametrize(
+    "scales, continuous, size",
+    [
+        ((0.5, 2.0), True, (100, 140)),
+        ((0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), False, (64, 64)),
+        ((0.05, 0.5), True, (31, 57)),
+        ((2.0, 7.0), True, (90, 33)),
+    ],
+)
+def test_a_window_read_before_scaling_equals_the_crop_of_the_scaled_image(
+    scales: tuple[float, ...], continuous: bool, size: tuple[int, int]
+) -> None:
+    crop = Crop(size, scales, continuous)
+    for number in range(200):
+        height, width = draw(5, number, stream=9).integers(60, 400, 2).tolist()
+        image, label = trees.noise((height, width), tuple(range(19)), seed=number, block=1)
+        ours, ours_label = cut(Memory.of([(image, label)]), 0, choose(crop, label.shape, draw(0, number)))
+        theirs, their_label = resized_then_cropped(image, label, crop, draw(0, number))
+        assert np.array_equal(ours_label, their_label), f"labels differ in draw {number}"
+        assert np.abs(ours.astype(int) - theirs).max() <= 1, f"more than a gray level in draw {number}"
+
+
+def test_a_window_of_a_large_image_reads_only_what_it_shows() -> None:
+    window = choose(Crop((64, 64), (2.0,)), (1024, 2048), draw(0, 0))
+    top, left, bottom, right = box_of(window, (1024, 2048))
+    assert bottom - top <= 32 + 4 and right - left <= 32 + 4
+
+
+def test_all_windows_places_and_flips_are_drawn() -> None:
+    windows = [choose(Crop((8, 20), (1.0,)), (10, 16), draw(3, number)) for number in range(600)]
+    assert {w.top for w in windows} == {0, 1, 2} and {w.left for w in windows} == {0}
+    assert {w.right for w in windows} == {0, 1, 2, 3, 4} and {w.down for w in windows} == {0}
+    assert 240 < sum(w.flip for w in windows) < 360
+
+
+def test_an_image_smaller_than_the_crop_stands_on_mean_color_and_ignored_label() -> None:
+    image, label = trees.noise((10, 12), (0, 1))
+    pixels, ids = Crops(Memory.of([(image, label)]), Crop((16, 20), flip=0.0), seed=0).sample(0, 0)
+    assert pixels.shape == (16, 20, 3) and (ids != 255).sum() == 120
+    assert (pixels[ids == 255] == (124, 116, 104)).all()
+    assert np.array_equal(pixels[ids != 255], image.reshape(-1, 3)) and np.array_equal(ids[ids != 255], label.ravel())
+
+
+def test_jitter_changes_the_picture_and_never_the_padding_or_the_label() -> None:
+    source = Memory.of([trees.noise((10, 12), (0, 1))])
+    plain, label = Crops(source, Crop((16, 20)), seed=0).sample(0, 0)
+    jittered, same = Crops(source, Crop((16, 20), jitter=0.5), seed=0).sample(0, 0)
+    assert np.array_equal(label, same) and np.array_equal(plain[label == 255], jittered[label == 255])
+    assert not np.array_equal(plain[label != 255], jittered[label != 255])
+
+
+def test_jitter_is_a_function_of_seed_and_draw() -> None:
+    image, _ = trees.noise((16, 16), (0,))
+    first = [recolor(image, 0.4, seed, number).tobytes() for seed in (0, 1) for number in (0, 1, 2)]
+    again = [recolor(image, 0.4, seed, number).tobytes() for seed in (0, 1) for number in (0, 1, 2)]
+    assert first == again and len(set(first)) == 6
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_are_the_same_for_any_number_of_workers(workers: int) -> None:
+    alone = batches(Noise(**SETTINGS, batch=4, iterations=5, workers=0))
+    helped = batches(Noise(**SETTINGS, batch=4, iterations=5, workers=workers))
+    assert len(alone) == len(helped) == 5
+    assert all(torch.equal(a, b) for pair, other in zip(alone, helped, strict=True) for a, b in zip(pair, other, strict=True))
+
+
+def test_batches_are_uint8_images_and_train_ids() -> None:
+    image, label = batches(Noise(**SETTINGS, batch=4, iterations=1))[0]
+    assert image.shape == (4, 3, 24, 40) and label.shape == (4, 24, 40)
+    assert image.dtype == label.dtype == torch.uint8 and set(label.unique().tolist()) <= {0, 1, 2, 255}
+
+
+def test_another_seed_draws_other_batches() -> None:
+    first, other = (batches(Noise(**SETTINGS, batch=4, iterations=1, seed=seed))[0] for seed in (0, 1))
+    assert not torch.equal(first[0], other[0])
+
+
+def test_every_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
+    draws = flat(DrawSampler(7, 0, batch=3, batches=14))
+    assert [number for number, _ in draws] == list(range(42))
+    epochs = [[index for _, index in draws[start : start + 7]] for start in range(0, 42, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs) and len({tuple(epoch) for epoch in epochs}) > 3
+
+
+def test_ranks_share_out_each_global_batch_and_draw_what_one_rank_draws() -> None:
+    one = list(DrawSampler(7, 3, batch=6, batches=9))
+    ranks = [list(DrawSampler(7, 3, batch=2, batches=9, rank=rank, world=3)) for rank in range(3)]
+    assert all(sorted(flat(parts)) == whole for whole, *parts in zip(one, *ranks, strict=True))
+
+
+def test_accumulation_takes_the_same_draws_in_smaller_batches() -> None:
+    assert flat(DrawSampler(7, 3, batch=6, batches=4)) == flat(DrawSampler(7, 3, batch=2, batches=12))
+
+
+def test_a_resumed_sampler_yields_only_what_is_left_and_counts_all() -> None:
+    run = DrawSampler(5, 1, batch=2, batches=10, rank=1, world=2)
+    rest = DrawSampler(5, 1, batch=2, batches=10, rank=1, world=2, start=6 * 4)
+    assert list(rest) == list(run)[6:] and len(rest) == len(run) == 10
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"crop": (0, 5)}, "two whole numbers"),
+        ({"crop": (5,)}, "height, width"),
+        ({"scales": ()}, "rising order"),
+        ({"scales": (2.0, 1.0)}, "rising order"),
+        ({"flip": 1.5}, "probability"),
+        ({"jitter": -1}, "strength"),
+        ({"batch": 0}, "nearest is 1"),
+        ({"workers": -2}, "nearest is 0"),
+        ({"seed": -1}, "nearest is 0"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_what_is_allowed(wrong: dict, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        Noise(**wrong)
+
+
+def test_the_package_imports_and_crops_without_albumentations() -> None:
+    code = (
+        "import sys; sys.modules['albumentations'] = None; from datamodules.crops import Crop, Crops; from tests import trees\n"
+        "from datamodules.store import Memory; source = Memory.of([trees.noise((9, 9), (0, 1))])\n"
+        "print(Crops(source, Crop((4, 4)), 0)[0, 0][0].shape); print(Crops(source, Crop((4, 4), jitter=0.1), 0)[0, 0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert "torch.Size([3, 4, 4])" in done.stdout and "pip install albumentations" in done.stdout

@@ -1,0 +1,118 @@
+"""Inference modes against the plain full-size computation that they stand for."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels import inference
+from segmodels.module import SegmentationModule
+
+
+class Small(SegmentationModule):
+    """A network of stride 4 that needs multiples of 8."""
+
+    multiple = 8
+
+    def __init__(self, align_corners: bool = False) -> None:
+        super().__init__(num_classes=5)
+        self.align_corners = align_corners
+        self.classifier = nn.Conv2d(3, 5, 5, 4, 2)
+
+    def features(self, image: Tensor) -> Tensor:
+        return image
+
+
+def image(height: int = 48, width: int = 80) -> Tensor:
+    return torch.randn(1, 3, height, width)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_whole_is_the_plain_upsampled_output(align_corners: bool) -> None:
+    network, x = Small(align_corners), image()
+    plain = F.interpolate(network.logits(x), (48, 80), mode="bilinear", align_corners=align_corners)
+    torch.testing.assert_close(inference.whole(network, x).full(), plain)
+    assert torch.equal(inference.whole(network, x).argmax(block=7), plain.argmax(1).to(torch.uint8))
+
+
+def test_an_odd_size_is_padded_with_the_mean_and_cropped() -> None:
+    network, x = Small(), image(45, 75)
+    padded = F.pad(x, (0, 5, 0, 3))
+    plain = F.interpolate(network.logits(padded), (48, 80), mode="bilinear", align_corners=False)[..., :45, :75]
+    torch.testing.assert_close(network(x), plain)
+
+
+def test_resized_is_the_image_at_another_size_and_its_logits_brought_back() -> None:
+    network, x = Small(), image(64, 96)
+    small = F.interpolate(x, (32, 48), mode="bilinear", align_corners=False)
+    plain = F.interpolate(network(small), (64, 96), mode="bilinear", align_corners=False)
+    strips = inference.resized(0.5)(network, x)
+    torch.testing.assert_close(strips.full(), plain)
+    torch.testing.assert_close(torch.cat([strips.rows(top, top + 16) for top in range(0, 64, 16)], 2), plain)
+
+
+def test_flip_is_the_mean_of_two_softmaxes() -> None:
+    network, x = Small(), image()
+    plain = (network(x).softmax(1) + network(x.flip(-1)).flip(-1).softmax(1)) / 2
+    torch.testing.assert_close(inference.flip()(network, x).full(), plain)
+
+
+def test_flip_of_a_symmetric_network_changes_nothing() -> None:
+    network, x = Small(), image(48, 81)  # an odd width, so that stride 4 samples the mirrored image at the mirrored places
+    with torch.no_grad():
+        weight = network.classifier.weight
+        weight.copy_((weight + weight.flip(-1)) / 2)
+    network.multiple = 1
+    network.align_corners = True
+    torch.testing.assert_close(inference.flip()(network, x).full(), network(x).softmax(1))
+
+
+def test_multiscale_with_flip_averages_each_scale_and_its_mirror_image_alike() -> None:
+    network, x = Small(), image(64, 96)
+    votes = [
+        inference.resized(scale)(network, x.flip(-1) if mirrored else x).full().softmax(1) for scale in (0.5, 1.0) for mirrored in (0, 1)
+    ]
+    plain = sum(vote.flip(-1) if index % 2 else vote for index, vote in enumerate(votes)) / 4
+    # The mean at each scale is rescaled as probabilities, so scale 1, where nothing is rescaled, is compared exactly.
+    torch.testing.assert_close(inference.mode("multiscale:1+flip")(network, x).full(), (votes[2] + votes[3].flip(-1)) / 2)
+    assert (inference.mode("multiscale:0.5,1+flip")(network, x).full() - plain).abs().max() < 0.1
+
+
+def test_slide_with_one_window_is_whole() -> None:
+    network, x = Small(), image()
+    torch.testing.assert_close(inference.slide((48, 80))(network, x).full(), inference.whole(network, x).full())
+    torch.testing.assert_close(inference.slide((100, 100))(network, x).full(), inference.whole(network, x).full())
+
+
+def test_slide_averages_overlapping_windows_as_the_slow_loop_does() -> None:
+    network, x = Small(), image(56, 88)
+    total, count = torch.zeros(1, 5, 56, 88), torch.zeros(56, 88)
+    for top in (0, 20, 24):
+        for left in (0, 24, 48, 56):
+            total[..., top : top + 32, left : left + 32] += network(x[..., top : top + 32, left : left + 32])
+            count[top : top + 32, left : left + 32] += 1
+    strips = inference.slide((32, 32), (20, 24))(network, x)
+    torch.testing.assert_close(strips.full(), total / count)
+    torch.testing.assert_close(torch.cat([strips.rows(top, min(top + 9, 56)) for top in range(0, 56, 9)], 2), total / count)
+
+
+@pytest.mark.parametrize(("side", "window", "step"), [(56, 32, 20), (64, 32, 32), (33, 32, 8), (32, 32, 8), (100, 7, 3)])
+def test_windows_cover_everything_and_end_at_the_border(side: int, window: int, step: int) -> None:
+    tops = inference.starts(side, window, step)
+    assert tops[0] == 0 and tops[-1] == side - window
+    assert sorted(set(tops)) == tops
+    assert all(later - earlier <= step for earlier, later in pairwise(tops))
+
+
+def test_modes_nest_by_name() -> None:
+    network, x = Small(), image(64, 96)
+    named = inference.mode("resized:0.5+flip")(network, x).full()
+    torch.testing.assert_close(named, inference.resized(0.5, inference.flip())(network, x).full())
+
+
+@pytest.mark.parametrize("text", ["", "resized", "resized:x", "slide:769", "whole:3", "multiscale:1;2", "flip+slid:3x3"])
+def test_a_mode_that_does_not_exist_is_refused_with_those_that_do(text: str) -> None:
+    with pytest.raises(ValueError, match=r"no inference mode; there are whole"):
+        inference.mode(text)

@@ -1,0 +1,148 @@
+"""The contract, held by every paper: the main row of each, small, in every run; every row with `-m catalogue`."""
+
+import json
+import re
+from dataclasses import asdict
+
+import pytest
+import torch
+from torch import Tensor
+
+import segmodels
+from segmodels.module import SegmentationModule
+from segmodels.paper import inference_parameters
+from segmodels.parts.losses import cross_entropy
+from segmodels.recipe import recipe_from
+
+PAPERS = segmodels.papers()
+MAIN_ROWS = [f"{name}/{paper.main}" for name, paper in PAPERS.items()]
+OTHER_ROWS = [f"{name}/{row}" for name, paper in PAPERS.items() for row in paper.rows if row != paper.main]
+ROWS = MAIN_ROWS + [pytest.param(row, marks=pytest.mark.catalogue) for row in OTHER_ROWS]
+CLASSES = 5
+
+
+def built(address: str) -> SegmentationModule:
+    return segmodels.experiment(address).build(num_classes=CLASSES)
+
+
+def crops(height: int = 64, width: int = 96) -> tuple[Tensor, Tensor]:
+    """Two images whose classes can be told by color, with an ignored border."""
+    label = torch.randint(CLASSES, (2, height // 16, width // 16)).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    colors = torch.linspace(-2, 2, CLASSES)[label]
+    image = torch.stack([colors, -colors, colors**2], 1) + 0.1 * torch.randn(2, 3, height, width)
+    label[:, :3] = 255
+    return image, label.to(torch.uint8)
+
+
+@pytest.mark.parametrize("address", ROWS)
+def test_logits_come_at_the_image_size_for_odd_sizes_too(address: str) -> None:
+    module = built(address).eval()
+    for height, width in ((64, 96), (75, 101)):
+        with torch.no_grad():
+            logits = module(torch.randint(256, (1, 3, height, width), dtype=torch.uint8))
+        assert logits.shape == (1, CLASSES, height, width)
+        assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("address", ROWS)
+def test_every_parameter_gets_a_gradient(address: str) -> None:
+    module = built(address).train()
+    sum(module.losses(crops()).values()).backward()
+    without = [name for name, parameter in module.named_parameters() if parameter.grad is None]
+    assert not without
+
+
+@pytest.mark.parametrize("address", ROWS)
+def test_outputs_and_losses_carry_the_same_names_and_main_is_the_logits(address: str) -> None:
+    module = built(address).eval()
+    image, label = crops()
+    with torch.no_grad():
+        outputs, terms = module.outputs(image), module.losses((image, label))
+        assert torch.equal(outputs["main"], module.logits(image))
+    assert "main" in terms
+    assert all(term.ndim == 0 for term in terms.values())
+
+
+@pytest.mark.parametrize("address", ROWS)
+def test_crops_without_a_label_give_zero_loss_and_finite_gradients(address: str) -> None:
+    module = built(address).train()
+    image, label = crops()
+    loss = sum(module.losses((image, torch.full_like(label, 255))).values())
+    loss.backward()
+    assert loss.item() == 0
+    assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("address", ROWS)
+def test_training_and_evaluation_return_the_same_kind_of_thing(address: str) -> None:
+    module, image = built(address), crops()[0]
+    with torch.no_grad():
+        assert module.train().logits(image).shape == module.eval().logits(image).shape
+
+
+@pytest.mark.parametrize("address", ROWS)
+def test_two_fixed_crops_are_learned_by_heart(address: str) -> None:
+    module, batch = built(address).train(), crops()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
+    first = cross_entropy(module.logits(batch[0]), batch[1], align_corners=module.align_corners).item()
+    for _ in range(12):
+        optimizer.zero_grad()
+        sum(module.losses(batch).values()).backward()
+        optimizer.step()
+    last = cross_entropy(module.logits(batch[0]), batch[1], align_corners=module.align_corners).item()
+    assert last < 0.5 * first, f"cross-entropy only fell from {first:.2f} to {last:.2f}"
+
+
+@pytest.mark.parametrize("address", ROWS)
+def test_uint8_and_its_normalized_floats_give_the_same_logits(address: str) -> None:
+    module = built(address).eval()
+    image = torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (module.normalization.mean, module.normalization.std))
+    with torch.no_grad():
+        torch.testing.assert_close(module(image), module((image / 255 - mean) / std))
+
+
+@pytest.mark.parametrize("address", ROWS)
+def test_a_recipe_survives_the_way_to_json_and_back(address: str) -> None:
+    recipe = segmodels.experiment(address).recipe
+    assert recipe_from(json.loads(json.dumps(asdict(recipe)))) == recipe
+
+
+@pytest.mark.parametrize("address", ROWS)
+def test_parameter_groups_hold_every_parameter_once(address: str) -> None:
+    module = built(address)
+    grouped = [parameter for group in module.parameter_groups() for parameter in group["params"]]
+    assert len(grouped) == len(set(grouped)) == len(list(module.parameters()))
+
+
+@pytest.mark.parametrize("address", ROWS)
+def test_a_deployed_network_holds_no_more_than_the_trained_one(address: str) -> None:
+    experiment = segmodels.experiment(address)
+    total = sum(parameter.numel() for parameter in experiment.build(device="meta").parameters())
+    assert 0 < inference_parameters(experiment) <= total
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_paper_says_who_wrote_it_and_what_differs(name: str) -> None:
+    paper = PAPERS[name]
+    if name == "smp":  # a library's networks: no paper, nothing published
+        assert all(not row.published for row in paper.rows.values())
+        return
+    assert re.fullmatch(r"\d{4}\.\d{4,5}", paper.arxiv)
+    assert paper.departures
+    assert all(figure.source and 1 < figure.miou < 100 for row in paper.rows.values() for figure in row.published)
+
+
+def test_an_unknown_paper_or_row_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean bisenet"):
+        segmodels.experiment("bisenett")
+    with pytest.raises(ValueError, match="did you mean no_arm"):
+        segmodels.experiment("bisenet/no_amr")
+
+
+def test_an_ablation_is_a_small_difference_and_claims_no_published_figure() -> None:
+    main = segmodels.experiment("bisenet")
+    ablation = main.but(model={"arm": False}, recipe={"lr": 0.5})
+    assert (ablation.model["arm"], ablation.recipe.lr, ablation.published) == (False, 0.5, ())
+    assert main.published
+    assert ablation.recipe.crop == main.recipe.crop

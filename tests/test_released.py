@@ -1,0 +1,116 @@
+"""The authors' checkpoints: their logits under weights made from names alone, their training step, and wrong files told apart."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import segmodels
+from segmodels.released import layouts
+from tests.reference import cases, fill
+
+REFERENCE = Path(__file__).parent / "reference"
+HERE = sorted(file.name.removesuffix(".json.gz") for file in (REFERENCE / "released").glob("*.json.gz"))
+QUICK = ("bisenet_x39_torchseg", "bisenet_r18_speed_torchseg")
+LAYOUTS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.catalogue) for name in HERE]
+
+
+def layout(name: str) -> dict:
+    return json.loads(gzip.decompress((REFERENCE / "released" / f"{name}.json.gz").read_bytes()))
+
+
+def state(name: str) -> dict[str, torch.Tensor]:
+    arrays = fill.fill_layout(layout(name))
+    assert fill.weights_crc(arrays.values()) == layout(name)["weights_crc32"]
+    return {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}
+
+
+def test_every_layout_that_a_paper_names_is_held_against_the_authors_numbers() -> None:
+    assert sorted(layouts()) == HERE
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_released_network_gives_the_authors_logits(name: str) -> None:
+    golden = np.load(REFERENCE / "released" / f"{name}.npz")
+    module = segmodels.from_released(name, state(name))
+    image = torch.from_numpy(fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"])))
+    whole = tuple(golden["main_shape"][-2:]) == tuple(image.shape[-2:])
+    logits = module(image) if whole else module.logits(image)
+    assert tuple(logits.shape) == tuple(golden["main_shape"])
+    logits.sum().backward()
+    assert sum(p.numel() for p in module.parameters() if p.grad is not None) == layout(name)["params_inference"]
+    step = int(golden["stride"])
+    sample = logits.detach().numpy()[:, :, ::step, ::step]
+    limit = max(20 * float(golden["max_abs_diff_vs_float64"]), 2e-5 * float(np.abs(golden["main"]).max()))
+    assert np.abs(sample - golden["main"]).max() <= limit
+
+
+def test_a_wrong_activation_would_be_seen() -> None:
+    """The limit above is sharp: one missing ReLU is hundreds of times beyond it."""
+    name = "bisenet_x39_torchseg"
+    golden = np.load(REFERENCE / "released" / f"{name}.npz")
+    module = segmodels.from_released(name, state(name))
+    module.fusion.conv[2] = torch.nn.Identity()
+    image = torch.from_numpy(fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"])))
+    with torch.no_grad():
+        sample = module(image).numpy()[:, :, :: int(golden["stride"]), :: int(golden["stride"])]
+    assert np.abs(sample - golden["main"]).max() > 2000 * float(golden["max_abs_diff_vs_float64"])
+
+
+def test_one_training_step_of_bisenet_is_the_authors_in_float64() -> None:
+    """Loss terms, gradients and batch-norm statistics: what an evaluation cannot see."""
+    name = "bisenet_r18_torchseg"
+    case = json.loads((REFERENCE / "steps" / "cases.json").read_text())[name]
+    golden = np.load(REFERENCE / "steps" / f"{name}.npz")
+    module = segmodels.from_released(name, state(name)).double().train()
+    made = cases.build({"label": case["inputs"]["label"]})
+    image = torch.from_numpy(fill.make_input(case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"]))).double()
+    terms = module.losses((image, torch.from_numpy(made["label"])))
+    authors = {"auxiliary1": "aux0_x16", "auxiliary2": "aux1_x8", "main": "main"}
+    for ours, theirs in authors.items():
+        assert terms[ours].item() == pytest.approx(case["terms"][theirs], rel=1e-9)
+    sum(terms.values()).backward()
+    released = layouts()[name]
+    for theirs, facts in case["gradients"].items():
+        (ours,) = released.renamed({theirs: torch.empty(0)})
+        gradient = module.get_parameter(ours).grad.flatten()[:: facts["stride"]].numpy()
+        np.testing.assert_allclose(gradient, golden[f"grad/{theirs}/sample"].ravel(), rtol=0, atol=1e-6 * facts["max_abs"])
+
+
+def test_the_usual_wrappers_and_prefixes_are_recognized(tmp_path: Path) -> None:
+    name = "bisenet_x39_torchseg"
+    plain = state(name)
+    wrapped = {"state_dict": {f"module.{key}": value for key, value in plain.items()}, "epoch": 3}
+    torch.save(wrapped, tmp_path / "released.pth")
+    one, two = segmodels.from_released(name, plain), segmodels.from_released(name, str(tmp_path / "released.pth"))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
+
+
+def test_the_class_count_is_read_from_the_tensors() -> None:
+    name = "bisenet_x39_torchseg"
+    given = state(name)
+    for head in range(3):
+        for kind in ("weight", "bias"):
+            given[f"heads.{head}.conv_1x1.{kind}"] = given[f"heads.{head}.conv_1x1.{kind}"][:11]
+    assert segmodels.from_released(name, given).num_classes == 11
+
+
+def test_a_wrong_file_is_told_apart_and_the_nearest_layout_named() -> None:
+    with pytest.raises(ValueError, match="it looks like bisenet_x39"):
+        segmodels.from_released("bisenet_r18_torchseg", state("bisenet_x39_torchseg"))
+    with pytest.raises(ValueError, match="did you mean bisenet_r18_torchseg"):
+        segmodels.from_released("bisenet_r18_torchsegg", {})
+
+
+def test_a_file_that_holds_code_or_nonsense_is_not_read(tmp_path: Path) -> None:
+    torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "code.pth")
+    (tmp_path / "nonsense.pth").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match=r"code\.pth holds more than tensors"):
+        segmodels.from_released("bisenet_x39_torchseg", tmp_path / "code.pth")
+    with pytest.raises(ValueError, match=r"nonsense\.pth is not a checkpoint"):
+        segmodels.from_released("bisenet_x39_torchseg", tmp_path / "nonsense.pth")
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*missing\.pth"):
+        segmodels.from_released("bisenet_x39_torchseg", tmp_path / "missing.pth")
