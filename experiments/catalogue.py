@@ -56,7 +56,9 @@ def paper_entry(name: str) -> dict[str, Any]:
 
 
 def row_entry(experiment: Any) -> dict[str, Any]:
-    module = experiment.build(device="meta")
+    from segmodels.paper import blueprint
+
+    module = blueprint(experiment)
     return {
         "data": experiment.data,
         "model": plain(experiment.model),

@@ -18,13 +18,13 @@ def console() -> Console:
 
 
 def catalogue_table() -> int:
-    """The papers and rows; a published figure is the row's first on its own data."""
+    """The papers and rows; a published figure is the first on the row's own data."""
     known = catalogue()
     table = Table("row", "parameters", "data", "published", "ours", "protocol", box=None, pad_edge=False, header_style="bold")
     for paper, entry in known["papers"].items():
         table.add_row(f"[bold]{entry['title'].split(':')[0]}[/]" + (f" (arXiv:{entry['arxiv']})" if entry["arxiv"] else ""))
         for row, each in entry["rows"].items():
-            first = each["published"][0] if each["published"] else None
+            first = next((figure for figure in each["published"] if figure["data"] == each["data"]), None)
             name = f"  {paper}/{row}" + (" (main)" if row == entry["main"] else "")
             ours = best_of_ours(f"{paper}/{row}", each["data"])
             table.add_row(

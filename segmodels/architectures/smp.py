@@ -1,0 +1,64 @@
+"""SMP: networks of segmentation-models-pytorch as baselines
+Iakubovskii and contributors, the library segmentation_models.pytorch (MIT).
+
+Not a paper: what the most used library gives, trained and judged as everything else here, so that a paper's network can
+be compared with it. Encoders start from scratch (nothing is downloaded); there is no published figure to report against.
+"""
+
+import segmentation_models_pytorch as smp
+from torch import Tensor, nn
+
+from segmodels.module import Batch, SegmentationModule
+from segmodels.paper import Experiment
+from segmodels.parts.losses import cross_entropy
+from segmodels.recipe import Recipe
+
+# --- network and loss
+
+
+class SMP(SegmentationModule):
+    """Any of the library's networks by its own names; logits come at the image's size."""
+
+    multiple = 32
+
+    def __init__(self, num_classes: int, architecture: str = "unet", encoder_name: str = "resnet34") -> None:
+        super().__init__(num_classes)
+        self.network = smp.create_model(architecture, encoder_name, encoder_weights=None, classes=num_classes)
+
+    def encoder(self) -> nn.Module:
+        return self.network.encoder
+
+    def logits(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        image, label = batch
+        logits = self.outputs(image)["main"]
+        return {"main": cross_entropy(logits, label, align_corners=False, class_weights=self.class_weights)}
+
+
+# --- experiments: the recipe that Cityscapes networks are commonly compared with
+
+MAIN = Experiment(
+    SMP,
+    Recipe(
+        crop=(512, 1024), scales=(0.5, 2.0), continuous=True, batch=8, iterations=40_000, lr=0.01, weight_decay=5e-4,
+        schedule="poly", power=0.9, min_lr=1e-4,
+    ),
+    model={"architecture": "unet", "encoder_name": "resnet34"},
+)  # fmt: skip
+
+EXPERIMENTS = {"unet_resnet34": MAIN} | {
+    f"{architecture}_{encoder}": MAIN.but(model={"architecture": architecture, "encoder_name": encoder})
+    for architecture, encoder in (
+        ("unet", "resnet18"),
+        ("unetplusplus", "resnet34"),
+        ("fpn", "resnet34"),
+        ("linknet", "resnet18"),
+        ("pan", "resnet34"),
+        ("pspnet", "resnet34"),
+        ("deeplabv3plus", "resnet50"),
+        ("upernet", "resnet50"),
+        ("segformer", "mit_b0"),
+    )
+}
