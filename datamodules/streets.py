@@ -111,7 +111,7 @@ def scenes(split: str, count: int, size: Size, scene_seed: int = 0) -> Iterator[
     from rich.console import Console
     from rich.progress import track
 
-    from datamodules.streets_scenes import scene
+    from datamodules.scenes import scene
 
     seed, console = len(SPLITS) * scene_seed + SPLITS.index(split), Console(stderr=True)
     for index in track(range(count), f"making {count} {split} scenes", console=console, transient=True, disable=not console.is_terminal):

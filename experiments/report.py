@@ -418,16 +418,29 @@ def text_table(title: str, rows: Sequence[dict], legend: dict[tuple[str, ...], s
     from rich.text import Text
 
     grid = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for head in HEADS:
-        widest = max(len(word) for row in rows for word in cells(row).get(head, "").split() or [""])
-        whole = {"no_wrap": True} if head == "ours" else {"overflow": "fold", "min_width": min(30, widest)}
-        grid.add_column(head, justify="right" if head in RIGHT else "left", **whole)
+    for head, width in widths(rows).items():
+        grid.add_column(head, justify="right" if head in RIGHT else "left", overflow="fold", width=width)
     for row in rows:
         departures = tuple(row["departures"])
         letter = legend.setdefault(departures, letters(len(legend))) if departures else ""
         words = {**cells(row), "departures": f"{len(departures)} ({letter})" if departures else "-"}
         grid.add_row(*(Text(words[head], style=style(head, row)) for head in HEADS))
     return grid
+
+
+def widths(rows: Sequence[dict]) -> dict[str, int]:
+    """What each column needs; while that is too much, the widest gives way, to its longest word first and then to 12."""
+    texts = {head: [head, *(cells(row).get(head, "") for row in rows)] for head in HEADS}
+    room = WIDTH - 2 * len(HEADS)
+    needed = {head: max(map(len, column)) for head, column in texts.items()}
+    words = {head: max(len(word) for text in column for word in text.split() or [""]) for head, column in texts.items()}
+    for least in (words, dict.fromkeys(HEADS, 12)):
+        while sum(needed.values()) > room:
+            wide = [head for head in HEADS if needed[head] > least[head] and head != "ours"]
+            if not wide:
+                break
+            needed[max(wide, key=needed.get)] -= 1
+    return needed
 
 
 def style(head: str, row: dict) -> str:

@@ -9,7 +9,7 @@ import pytest
 from datamodules import Cityscapes, DataError, Streets
 from datamodules import streets as writer
 from datamodules.labels import CITYSCAPES
-from datamodules.streets_scenes import scene
+from datamodules.scenes import scene
 
 SMALL = {"height": 32, "width": 64, "train": 3, "val": 2, "test": 2}
 

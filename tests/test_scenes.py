@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from datamodules.streets_scenes import scene
-from datamodules.streets_textures import Camera, Cutout, Painter, Weather, smooth_noise, textures
+from datamodules.scenes import scene, textures
+from datamodules.scenes.materials import smooth_noise
+from datamodules.scenes.painter import Camera, Cutout, Painter, Weather
 
 ROOT = Path(__file__).parents[1]
 # % of Cityscapes' pixels, from the class weights 1 / ln(1.1 + share) that ERFNet was trained with
@@ -40,7 +41,7 @@ def painter(height: int = 48, width: int = 96) -> Painter:
 
 
 def test_a_scene_is_the_same_in_another_process_and_another_order() -> None:
-    words = "import sys; sys.path.insert(1, 'tests'); from test_streets_scenes import digests; print(digests([4, 0, 2]))"
+    words = "import sys; sys.path.insert(1, 'tests'); from test_scenes import digests; print(digests([4, 0, 2]))"
     other = subprocess.run([sys.executable, "-c", words], cwd=ROOT, capture_output=True, text=True, check=True)
     assert other.stdout.strip() == str({index: digests([0, 1, 2, 3, 4])[index] for index in (4, 0, 2)})
 
@@ -108,7 +109,7 @@ def test_too_small_a_scene_is_refused_with_the_smallest_size() -> None:
 
 
 def test_the_number_of_opencv_threads_is_left_alone() -> None:
-    words = "import cv2; before = cv2.getNumThreads(); from datamodules.streets_scenes import scene; scene(0, 0, 32, 64); "
+    words = "import cv2; before = cv2.getNumThreads(); from datamodules.scenes import scene; scene(0, 0, 32, 64); "
     subprocess.run([sys.executable, "-c", words + "assert cv2.getNumThreads() == before"], cwd=ROOT, check=True)
 
 
