@@ -35,7 +35,7 @@ class SegmentationModule(LightningModule):
     """features(image) -> (B, C, h, w); classifier -> (B, classes, h, w); losses(batch) -> {"main": ..., "aux": ...}, already weighted.
 
     A paper writes `features` and `classifier` (or `logits`), and `outputs` and `losses` where it trains more than its main output.
-    All of them take normalized floats; uint8 enters through `forward`, `strips` and `training_step`.
+    A batch and `module(image)` may hold uint8 RGB or normalized floats; `features`, `logits` and `outputs` take normalized floats.
     """
 
     align_corners = False  # of the upsampling from logits to the image's size
@@ -101,6 +101,11 @@ class SegmentationModule(LightningModule):
         image = image.flip(1) if settings.order == "BGR" else image
         return (image.to(mean.dtype) / settings.scale - mean) / std
 
+    def prepared(self, batch: Batch) -> Batch:
+        """The batch with its image normalized: the first line of every paper's `losses`."""
+        image, *rest = batch
+        return self.normalized(image), *rest
+
     def padded(self, image: Tensor) -> Tensor:
         """Right and bottom, with the mean (zero after normalization), to the size that the network can take."""
         down, right = (-side % self.multiple for side in image.shape[-2:])
@@ -115,11 +120,10 @@ class SegmentationModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Dropout must not depend on what ran before: a resumed run draws the same.
         torch.manual_seed((self.seed * 1_000_003 + batch_idx) * 4_099 + self.global_rank)
-        image, *rest = batch
-        terms = self.losses((self.normalized(image), *rest))
-        loss = torch.stack([term.float() for term in terms.values()]).sum()
-        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=len(image))
-        self.log_dict({"train/loss": loss.detach(), "lr": self.optimizers().param_groups[0]["lr"]}, batch_size=len(image))
+        terms = self.losses(batch)
+        loss = sum(terms.values())
+        numbers = {f"train/{name}": term.detach() for name, term in terms.items()} | {"train/loss": loss.detach()}
+        self.log_dict(numbers | {"lr": self.optimizers().param_groups[0]["lr"]}, batch_size=len(batch[0]))
         return loss
 
     def after_step(self) -> None:

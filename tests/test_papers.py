@@ -94,12 +94,14 @@ def test_two_fixed_crops_are_learned_by_heart(address: str) -> None:
 
 
 @pytest.mark.parametrize("address", ROWS)
-def test_uint8_and_its_normalized_floats_give_the_same_logits(address: str) -> None:
+def test_uint8_and_its_normalized_floats_give_the_same_logits_and_losses(address: str) -> None:
     module = built(address).eval()
     image = torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (module.normalization.mean, module.normalization.std))
+    floats, label = (image / 255 - mean) / std, torch.randint(CLASSES, (1, 64, 64), dtype=torch.uint8)
     with torch.no_grad():
-        torch.testing.assert_close(module(image), module((image / 255 - mean) / std))
+        torch.testing.assert_close(module(image), module(floats))
+        torch.testing.assert_close(module.losses((image, label)), module.losses((floats, label)))
 
 
 @pytest.mark.parametrize("address", ROWS)

@@ -38,7 +38,8 @@ class Tiny(SegmentationModule):
         return self.body(image)
 
     def losses(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        return {"main": cross_entropy(self.logits(batch[0]), batch[1], align_corners=False)}
+        image, label = self.prepared(batch)
+        return {"main": cross_entropy(self.logits(image), label, align_corners=False)}
 
     def after_step(self) -> None:
         self.stepped += 1

@@ -203,7 +203,7 @@ class BiSeNet(SegmentationModule):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Equation 2: the principal loss and alpha times each auxiliary one."""
-        image, label = batch
+        image, label = self.prepared(batch)
         label = label[:, :: self.label_stride, :: self.label_stride]
         terms = {name: self.loss(logits, label) for name, logits in self.outputs(image).items()}
         return {name: loss if name == "main" else self.auxiliary_weight * loss for name, loss in terms.items()}

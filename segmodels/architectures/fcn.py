@@ -56,7 +56,7 @@ class FCN(SegmentationModule):
         return outputs if self.auxiliary is None else outputs | {"auxiliary": self.auxiliary(middle)}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        image, label = batch
+        image, label = self.prepared(batch)
         weights = {"main": 1.0, "auxiliary": self.auxiliary_weight}
         return {
             name: weights[name] * cross_entropy(logits, label, align_corners=False, class_weights=self.class_weights)

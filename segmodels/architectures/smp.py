@@ -32,7 +32,7 @@ class SMP(SegmentationModule):
         return self.network(image)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        image, label = batch
+        image, label = self.prepared(batch)
         logits = self.outputs(image)["main"]
         return {"main": cross_entropy(logits, label, align_corners=False, class_weights=self.class_weights)}
 
