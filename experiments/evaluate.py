@@ -1,11 +1,16 @@
 """Score a trained checkpoint on a data set, in any inference mode.
 
-python experiments/evaluate.py runs/bisenet-...                                    its own data, validation split
-python experiments/evaluate.py runs/bisenet-.../checkpoints/best.ckpt --inference flip
-python experiments/evaluate.py CHECKPOINT --data camvid data.root=DIR --split test
+a run's last checkpoint, on the validation split of its own data
+  python experiments/evaluate.py runs/bisenet-...
+its best checkpoint, averaged with the mirrored image
+  python experiments/evaluate.py runs/.../checkpoints/best.ckpt --inference flip
+any checkpoint, on another split or another copy of the data
+  python experiments/evaluate.py CHECKPOINT --split test data.root=DIR
 """
 
+import os
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,8 @@ EPILOG = """\
 inference modes (joined by +, outermost first)
   whole                        the image as it is
   resized:0.5                  at half size, logits brought back (STDC's Seg50)
-  slide:769x769                windows, two thirds of a window apart; slide:769x769/513x513 gives the stride
+  slide:769x769                windows (height x width), 2/3 of a window apart
+  slide:769x769/513x513        windows 513 apart
   flip                         the mean with the mirrored image
   multiscale:0.75,1,1.25+flip  the mean over scales, each with its mirror image
 """
@@ -31,11 +37,11 @@ def parser() -> Parser:
         formatter_class=words.argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("checkpoint", type=Path, help="a checkpoint, or a run folder (its last checkpoint)")
-    made.add_argument("--data", metavar="NAME", help="default: the data set that the checkpoint was trained on")
+    made.add_argument("--data", metavar="NAME", help="default: what the checkpoint was trained on, with the run's options")
     made.add_argument("--split", choices=("val", "test"), default="val", help="default: val")
     made.add_argument("--inference", metavar="MODE", help="default: the recipe's")
     made.add_argument("--precision", choices=("32-true", "16-mixed", "bf16-mixed"), help="default: what the run was trained in")
-    made.add_argument("--out", metavar="FILE", type=Path, help="where the result goes (default: beside the checkpoint, under a new name)")
+    made.add_argument("--out", metavar="FILE", type=Path, help="a new file (default: evaluation-....json beside the checkpoint)")
     made.add_argument("overrides", nargs="*", metavar="data.name=value", help="options of the data set, such as data.root=DIR")
     return made
 
@@ -44,8 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_intermixed_args(arguments)
     try:
         checkpoint = checkpoint_of(asked.checkpoint)
-        if asked.out and asked.out.exists():
-            raise Refused(f"{asked.out} exists and is not overwritten; give another --out")
+        check_out(asked.out, checkpoint)
         if asked.inference:
             checked_mode(asked.inference)
         from experiments.judging import judge
@@ -56,12 +61,33 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def checkpoint_of(path: Path) -> Path:
-    """The file itself, or a run folder's last checkpoint."""
-    if path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"
-    if not path.is_file():
-        raise Refused(f"there is no checkpoint at {path}; give a .ckpt file or the folder of a run")
-    return path
+    """The file itself, or the last checkpoint of a run's folder or of its checkpoints/."""
+    places = [path, path / "checkpoints" / "last.ckpt", path / "last.ckpt"]
+    if file := next((each for each in places if each.is_file()), None):
+        return file
+    if not path.exists():
+        raise Refused(f"there is no {path}{nearest(path)}; give a .ckpt file or the folder of a run")
+    runs = sorted(path.glob("*/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
+    guess = f" (did you mean {runs[-1].parents[1]}?)" if runs else ""
+    raise Refused(f"{path} holds no checkpoints/last.ckpt{guess}; give a .ckpt file or the folder of a run")
+
+
+def nearest(path: Path) -> str:
+    """ " (did you mean ...?)" for a file or folder of almost that name beside it."""
+    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    match = get_close_matches(path.name, beside, n=1)
+    return f" (did you mean {path.parent / match[0]}?)" if match else ""
+
+
+def check_out(out: Path | None, checkpoint: Path) -> None:
+    """Before the work, that its result can be written."""
+    folder = (out or checkpoint).parent
+    if out and out.exists():
+        raise Refused(f"{out} exists and is not overwritten; give another --out")
+    if not folder.is_dir():
+        raise Refused(f"there is no folder {folder} for {out.name}; make it, or give another --out")
+    if not os.access(folder, os.W_OK):
+        raise Refused(f"{folder} cannot be written to; give --out FILE in another folder")
 
 
 def checked_mode(text: str) -> str:

@@ -5,6 +5,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Trainer
 
 import datamodules
@@ -19,38 +20,79 @@ from segmodels.module import SegmentationModule
 from segmodels.paper import experiment, inference_parameters
 from segmodels.paper import paper as find_paper
 
+STORED = ("data", "classes", "palette", "seed", "departures", "overrides", "smoke")  # what a run's checkpoint says beside its network
+MACHINE = ("root", "workers")  # options of a data set that no score depends on
+
 
 def judge(checkpoint: Path, asked: Any) -> int:
     quiet()
     try:
         with door():
-            module = from_checkpoint(checkpoint)
+            module = trained(checkpoint)
             name = named("data set", asked.data or module.identity["data"], list(catalogue()["data"]))
-            data = open_data(name, data_options(name, asked.overrides), asked.split, checkpoint, module)
-            changes = {"inference": asked.inference, "precision": asked.precision}
-            module.recipe = replace(module.recipe, **{key: value for key, value in changes.items() if value})
+            given = data_options(name, asked.overrides)
+            data = open_data(name, stored_options(checkpoint, module, name) | given, asked.split, checkpoint, module)
+            settle(module, asked.inference, asked.precision)
         result = score(module, data, name, asked.split)
     except (Refused, DataError) as problem:
         return refuse(problem)
+    result["overrides"] = result["overrides"] | {f"data.{key}": given[key] for key in given if key not in MACHINE}
+    result["checkpoint"] = str(checkpoint.relative_to(folder_of(checkpoint)))
     class_table(result)
-    print("\n".join(published_lines(result)))
-    file = asked.out or fresh(checkpoint.parent, f"{name}-{asked.split}-{result['protocol']}")
+    for line in (*published_lines(result), data.caution):
+        print(line) if line else None
+    file = asked.out or fresh(checkpoint.parent, f"{checkpoint.stem}-{name}-{asked.split}-{result['protocol']}")
     runs.write_json(file, result)
     print(f"result       {file}")
     return 0
 
 
+def trained(checkpoint: Path) -> SegmentationModule:
+    """From a run's checkpoint, which also says what it was trained on."""
+    module = from_checkpoint(checkpoint)
+    if lacking := [name for name in STORED if name not in module.identity]:
+        raise Refused(f"{checkpoint} does not say its {', '.join(lacking)}; give a checkpoint that experiments/run.py wrote")
+    return module
+
+
+def folder_of(checkpoint: Path) -> Path:
+    """The run's folder; a checkpoint that was moved away has only the folder that it lies in."""
+    inside = checkpoint.parent.name == "checkpoints" and (checkpoint.parent.parent / "config.json").is_file()
+    return checkpoint.parent.parent if inside else checkpoint.parent
+
+
+def stored_options(checkpoint: Path, module: SegmentationModule, name: str) -> dict[str, Any]:
+    """The run's own options (root, sizes, ...), if it is evaluated on its own data set and its config.json is still beside it."""
+    if name != module.identity["data"]:
+        return {}
+    stored = {key.removeprefix("data."): value for key, value in module.identity["overrides"].items() if key.startswith("data.")}
+    if (folder_of(checkpoint) / "config.json").is_file():
+        config = runs.read_config(folder_of(checkpoint))
+        stored = config["data"] if config.get("experiment") == module.identity["experiment"] else stored
+    known = catalogue()["data"][name]["options"]
+    return {key: value for key, value in stored.items() if key in known}
+
+
 def open_data(name: str, options: dict[str, Any], split: str, checkpoint: Path, module: SegmentationModule) -> Any:
     """The split, opened; its classes must be the checkpoint's."""
     data = getattr(datamodules, datamodules.names()[name])(**options)
-    data.open(split)
-    trained = module.identity.get("classes", [])
-    if list(data.class_names) != list(trained):
+    ours, theirs = list(module.identity["classes"]), list(data.class_names)
+    if ours != theirs:
         raise Refused(
-            f"{checkpoint} tells {len(trained)} classes apart ({', '.join(trained[:3])}, ...) and {name} has {len(data.class_names)} "
-            f"({', '.join(data.class_names[:3])}, ...); evaluate it on the data set it was trained on ({module.identity.get('data')})"
+            f"{checkpoint} tells {len(ours)} classes apart ({', '.join(ours[:3])}, ...) and {name} has {len(theirs)} "
+            f"({', '.join(theirs[:3])}, ...); evaluate it on the data set it was trained on ({module.identity['data']})"
         )
+    data.open(split)
     return data
+
+
+def settle(module: SegmentationModule, inference: str | None, precision: str | None) -> None:
+    """What was asked for over what the run stored; float16 needs a GPU, and a CPU takes bfloat16 instead."""
+    inference, precision = inference or module.recipe.inference, precision or module.recipe.precision
+    if precision == "16-mixed" and not torch.accelerator.is_available():
+        print("16-mixed is not computed on a CPU; bf16-mixed takes its place")
+        precision = "bf16-mixed"
+    module.recipe = replace(module.recipe, inference=inference, precision=precision)
 
 
 def score(module: SegmentationModule, data: Any, name: str, split: str) -> dict[str, Any]:
@@ -58,6 +100,11 @@ def score(module: SegmentationModule, data: Any, name: str, split: str) -> dict[
         precision=module.recipe.precision, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, callbacks=[callbacks.JudgingBar(len(data.open(split)))],
     )  # fmt: skip
+    print(
+        f"{module.identity['experiment']} after {module.identity['iterations']} steps, on {len(data.open(split))} images of {name} {split} "
+        f"({module.recipe.inference}, {module.recipe.precision})",
+        flush=True,
+    )
     (trainer.validate if split == "val" else trainer.test)(module, dataloaders=data.judging(split), verbose=False)
     return result_of(module, data, name, split, module.identity["iterations"])
 

@@ -58,12 +58,14 @@ def save(picture: Image.Image | np.ndarray, file: Path) -> None:
 
 
 def legend(names: Sequence[str], palette: Palette) -> Image.Image:
-    """A column of colors and names."""
-    line = 22
-    sheet = Image.new("RGB", (220, line * len(names) + 8), "white")
+    """Colors and names, in columns of at most 32."""
+    line, rows, text = 22, min(len(names), 32), {"font_size": 13}
+    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    width = 56 + round(max(draw.textlength(name, **text) for name in names))
+    sheet = Image.new("RGB", (width * -(-len(names) // rows), line * rows + 8), "white")
     draw = ImageDraw.Draw(sheet)
     for index, (name, color) in enumerate(zip(names, palette)):
-        top = 4 + index * line
-        draw.rectangle((6, top + 3, 34, top + line - 3), fill=tuple(color))
-        draw.text((42, top + 4), name, fill="black", font_size=13)
+        left, top = index // rows * width, 4 + index % rows * line
+        draw.rectangle((left + 6, top + 3, left + 34, top + line - 3), fill=tuple(color), outline="gray")
+        draw.text((left + 42, top + 4), name, fill="black", **text)
     return sheet

@@ -1,19 +1,21 @@
 """Images in, pictures of labels out."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from rich.console import Console
 from rich.progress import track
 
 from experiments.command_line import Refused, refuse
 from experiments.door import door, quiet
+from experiments.judging import settle, trained
 from experiments.pictures import colored, legend, overlay, save
-from segmodels.checkpoint import from_checkpoint
+from experiments.predict import KINDS
 from segmodels.module import SegmentationModule
 
 
@@ -21,28 +23,53 @@ def predict(checkpoint: Path, targets: Sequence[tuple[Path, Path]], out: Path, i
     quiet()
     try:
         with door():
-            module = from_checkpoint(checkpoint)
-            if inference:
-                module.recipe = replace(module.recipe, inference=inference)
-            for file, _ in targets:  # before the first is written
+            module = trained(checkpoint)
+            settle(module, inference, None)
+            key = legend(module.identity["classes"], module.identity["palette"])
+            for file, _ in shown(targets, "reading"):  # all, before the first is written
                 opened(file)
+            prepare(out, key)
         module.to("cuda" if torch.cuda.is_available() else "cpu")
-        for file, name in track(targets, description="predicting", transient=True, disable=len(targets) < 2):
-            write(out, name, opened(file), label_of(module, opened(file)), module.identity["palette"], strength)
-        save(legend(module.identity["classes"], module.identity["palette"]), out / "legend.png")
+        for file, name in shown(targets, "predicting"):
+            image = opened(file)
+            label = label_of(module, image)
+            with door():
+                write(out, name, image, label, module.identity["palette"], strength)
     except Refused as problem:
         return refuse(problem)
-    print(f"{len(targets)} images: {out}/color, {out}/overlay, {out}/label, {out}/legend.png")
+    print(f"{len(targets)} image{'s' * (len(targets) > 1)}: {', '.join(str(out / name) for name in (*KINDS, 'legend.png'))}")
     return 0
+
+
+def shown(targets: Sequence[tuple[Path, Path]], doing: str) -> Iterable[tuple[Path, Path]]:
+    console = Console(stderr=True)
+    return track(targets, doing, console=console, transient=True, disable=len(targets) < 2 or not console.is_terminal)
 
 
 def opened(file: Path) -> np.ndarray:
     """RGB as the camera meant it: EXIF orientation is applied."""
     try:
-        with Image.open(file) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
+            if image.mode[0] in "IF":  # PIL would cut off what is above 255
+                raise ValueError(f"its pixels have more than 8 bits, mode {image.mode}")
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as problem:
-        raise Refused(f"{file} is not an image that can be read ({problem}); replace or leave it out") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+        why = "its format is not known" if isinstance(problem, UnidentifiedImageError) else problem
+        raise Refused(f"{file} is not an image that can be read ({why}); convert it to 8-bit PNG or JPEG, or leave it out") from None
+
+
+def prepare(out: Path, key: Image.Image) -> None:
+    """The folders, and the legend that all pictures below them share."""
+    file = out / "legend.png"
+    if file.exists() and not np.array_equal(opened(file), np.asarray(key)):
+        raise Refused(f"{file} exists and is of other classes, and is not overwritten; give another --out")
+    try:
+        for kind in KINDS:
+            (out / kind).mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise Refused(f"{problem.filename} cannot be made ({problem.strerror}); give another --out") from None
+    if not file.exists():
+        save(key, file)
 
 
 def label_of(module: SegmentationModule, image: np.ndarray) -> np.ndarray:

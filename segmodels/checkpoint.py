@@ -4,47 +4,63 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.paper import experiment
 from segmodels.recipe import recipe_from
 from segmodels.released import COUNTER, State, misfit, read, unwrapped
 
+REMEDY = "read it with the commit that its run was made at (config.json names it)"
+
 
 def from_checkpoint(path: str | Path) -> SegmentationModule:
-    """An eval-mode module with the weights, recipe and classes that the run stored."""
+    """An eval-mode module with the weights, recipe and classes that the run stored; it computes bit for bit as it did there."""
     content = read(path)
-    identity = content.get("segmodels")
-    if not isinstance(identity, Mapping):
+    identity, weights = content.get("segmodels"), content.get("state_dict")
+    if not isinstance(identity, Mapping) or not isinstance(weights, Mapping):
         raise ValueError(f"{path} was not written by a run of this project; for an authors' checkpoint see segmodels.from_released")
-    row = experiment(identity["experiment"])
-    module = row.network(num_classes=identity["num_classes"], **identity["model"])
-    own = {key: identity[key] for key in identity if key not in ("num_classes", "recipe", "normalization")}
-    own["iterations"] = content["global_step"]
-    module.adopt(recipe_from(identity["recipe"]), Normalization(**identity["normalization"]), own)
-    if problem := misfit(module.state_dict(), content["state_dict"]):
-        raise ValueError(f"{path} does not fit {identity['experiment']} as it is written now: {problem}")
-    module.load_state_dict(content["state_dict"])
+    try:
+        module = built(identity)
+    except (KeyError, TypeError, ValueError) as problem:  # a paper, row, option or field that was renamed or removed since
+        address = identity.get("experiment", "nothing")
+        raise ValueError(f"{path} was trained as {address}, which cannot be built now: {problem}; {REMEDY}") from problem
+    module.identity["iterations"] = content.get("global_step", 0)
+    if problem := misfit(module.state_dict(), weights):
+        raise ValueError(f"{path} does not fit {identity['experiment']} as it is written now: {problem}; {REMEDY}")
+    module.load_state_dict(weights, strict=False)  # strict but for the counters, as misfit has seen
+    if any(tensor.ndim == 4 and not tensor.is_contiguous() for tensor in weights.values()):
+        module.to(memory_format=torch.channels_last)  # as it was trained: another order of summation rounds otherwise
     return module.eval()
+
+
+def built(identity: Mapping[str, Any]) -> SegmentationModule:
+    """The network that a checkpoint describes, without its weights."""
+    module = experiment(identity["experiment"]).network(num_classes=identity["num_classes"], **identity["model"])
+    own = {key: identity[key] for key in identity if key not in ("num_classes", "recipe", "normalization")}
+    module.adopt(recipe_from(identity["recipe"]), Normalization(**identity["normalization"]), own)
+    return module
 
 
 def start_from(module: SegmentationModule, source: str | Path | State, called: str = "") -> str:
     """Load what fits; tensors of another shape (the heads of another class count) start anew. Says in words what happened."""
     content, called = (source, called) if isinstance(source, Mapping) else (read(source), str(source))
-    found, own = unwrapped(content), module.state_dict()
+    found, own = unwrapped(content), {name: each for name, each in module.state_dict().items() if not name.endswith(COUNTER)}
     fitting = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
-    anew = [name for name in own if name not in fitting and not name.endswith(COUNTER)]
-    reshaped = [name for name in anew if name in found]
-    if not fitting or len(anew) - len(reshaped) > len(own) // 2:
+    if len(fitting) < len(own) / 2:
         raise ValueError(
             f"{called} holds another network: only {len(fitting)} of {len(own)} tensors fit {type(module).__name__} "
             f"({_described(content)}); start from a checkpoint of the same model"
         )
     module.load_state_dict(fitting, strict=False)
-    return f"{len(fitting)} of {len(own)} tensors from {called}" + (f"; start anew: {', '.join(_layers(anew))}" if anew else "")
+    rest = {"start anew": [name for name in own if name not in fitting], "left out": [name for name in found if name not in own]}
+    said = [f"{len(fitting)} of {len(own)} tensors from {called}", *(f"{what}: {_layers(names)}" for what, names in rest.items() if names)]
+    return "; ".join(said)
 
 
-def _layers(names: list[str]) -> list[str]:
-    return sorted({name.rsplit(".", 1)[0] for name in names})
+def _layers(names: list[str], most: int = 6) -> str:
+    layers = sorted({name.rsplit(".", 1)[0] for name in names})
+    return ", ".join(layers[:most]) + (f" and {len(layers) - most} more" if len(layers) > most else "")
 
 
 def _described(content: Mapping[str, Any]) -> str:

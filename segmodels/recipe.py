@@ -70,7 +70,8 @@ LIMITS = {
     "class_weights": (lambda v: not v or min(v) >= 0, "one number per class, or () for none"),
 }
 
-NUMBER, SIZE = r"\d*\.?\d+", r"\d+x\d+"
+NUMBER, SIDE = r"(?=[\d.]*[1-9])\d*\.?\d+", r"[1-9]\d*"
+SIZE = f"{SIDE}x{SIDE}"
 MODES = {
     "whole": ("", "whole"),
     "flip": ("", "flip"),
@@ -87,4 +88,8 @@ def inference_steps(text: str) -> list[tuple[str, str]]:
         if name not in MODES or not re.fullmatch(MODES[name][0], argument):
             allowed = "; ".join(example for _, example in MODES.values())
             raise ValueError(f"{':'.join(filter(None, (name, argument)))} is no inference mode; there are {allowed}, joined by +")
+        if name == "slide" and "/" in argument:
+            window, stride = (size.split("x") for size in argument.split("/"))
+            if any(int(step) > int(side) for step, side in zip(stride, window)):
+                raise ValueError(f"slide:{argument} would skip pixels: a stride may not be larger than its window")
     return steps

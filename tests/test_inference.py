@@ -112,7 +112,27 @@ def test_modes_nest_by_name() -> None:
     torch.testing.assert_close(named, inference.resized(0.5, inference.flip())(network, x).full())
 
 
-@pytest.mark.parametrize("text", ["", "resized", "resized:x", "slide:769", "whole:3", "multiscale:1;2", "flip+slid:3x3"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "resized",
+        "resized:x",
+        "resized:0",
+        "resized:0.0",
+        "slide:769",
+        "slide:0x0",
+        "whole:3",
+        "multiscale:1;2",
+        "multiscale:1,0",
+        "flip+slid:3x3",
+    ],
+)
 def test_a_mode_that_does_not_exist_is_refused_with_those_that_do(text: str) -> None:
     with pytest.raises(ValueError, match=r"no inference mode; there are whole"):
         inference.mode(text)
+
+
+def test_a_stride_beyond_its_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="would skip pixels"):
+        inference.mode("slide:32x32/33x32")

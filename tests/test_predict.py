@@ -1,0 +1,334 @@
+"""predict.py: what it writes is the network's label map, in every form and for every kind of picture; what exists is left alone."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
+from experiments import predict
+from experiments.command_line import Refused
+from experiments.pictures import legend
+from experiments.predicting import opened
+from segmodels.inference import mode
+from segmodels.module import SegmentationModule
+from tests.checkpoints import BAD, written
+from tests.test_evaluate import listing
+
+PALETTE = np.array(CITYSCAPES.palette, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SegmentationModule]:
+    file = tmp_path_factory.mktemp("network") / "streets.ckpt"
+    return file, written(file)
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Patches of color, coarse enough that a network sees different things in them."""
+    patches = np.random.default_rng(seed).integers(0, 256, (-(-height // 16), -(-width // 16), 3), dtype=np.uint8)
+    return patches.repeat(16, 0).repeat(16, 1)[:height, :width]
+
+
+def picture(file: Path, pixels: np.ndarray | Image.Image | None = None, **how: object) -> np.ndarray:
+    """Writes it, and says what is in it."""
+    pixels = noise(50, 70) if pixels is None else pixels
+    file.parent.mkdir(parents=True, exist_ok=True)
+    made = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    made.save(file, **how)
+    return np.asarray(made.convert("RGB"))
+
+
+def predicted(module: SegmentationModule, image: np.ndarray, inference: str = "whole") -> np.ndarray:
+    with torch.no_grad():
+        return mode(inference)(module, torch.from_numpy(image.copy()).permute(2, 0, 1)[None]).full().argmax(1)[0].numpy()
+
+
+def read(file: Path) -> np.ndarray:
+    with Image.open(file) as image:
+        return np.asarray(image)
+
+
+def run(*words: object) -> int:
+    return predict.main([str(word) for word in words])
+
+
+# --- what is written
+
+
+def test_an_image_becomes_its_label_map_its_colors_and_an_overlay(network: tuple[Path, SegmentationModule], tmp_path: Path) -> None:
+    file, module = network
+    image, out = picture(tmp_path / "street.png"), tmp_path / "out"
+    assert run(file, tmp_path / "street.png", "--out", out, "--strength", 0.25) == 0
+    label, color, mixed = (read(out / kind / "street.png") for kind in ("label", "color", "overlay"))
+    assert label.dtype == np.uint8 and len(np.unique(label)) > 1
+    assert np.array_equal(label, predicted(module, image))
+    assert np.array_equal(label, module.label_map(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])[0].numpy())
+    for row, column in np.ndindex(label.shape):  # colors decode back through the palette
+        assert CITYSCAPES.palette.index(tuple(color[row, column].tolist())) == label[row, column]
+    assert np.array_equal(mixed, (0.75 * image + 0.25 * PALETTE[label]).astype(np.uint8))
+    files = {str(each.relative_to(out)) for each in out.rglob("*") if each.is_file()}
+    assert files == {"label/street.png", "color/street.png", "overlay/street.png", "legend.png"}
+
+
+@pytest.mark.parametrize(("strength", "shows"), [(0, "image"), (1, "colors")])
+def test_strength_runs_from_the_image_to_the_colors(
+    strength: int, shows: str, network: tuple[Path, SegmentationModule], tmp_path: Path
+) -> None:
+    image = picture(tmp_path / "street.png")
+    assert run(network[0], tmp_path / "street.png", "--out", tmp_path, "--strength", strength) == 0
+    expected = image if shows == "image" else read(tmp_path / "color" / "street.png")
+    assert np.array_equal(read(tmp_path / "overlay" / "street.png"), expected)
+
+
+def test_folders_keep_their_tree_and_every_size_and_name_is_taken(network: tuple[Path, SegmentationModule], tmp_path: Path) -> None:
+    file, module = network
+    sizes = {"a.png": (1, 1), "deep/er/b.bmp": (1, 7), "deep/c d (é).png": (5, 3), "deep/通り.webp": (33, 65), "e.tar.PNG": (101, 67)}
+    images = {name: picture(tmp_path / "in" / name, noise(*size), lossless=True) for name, size in sizes.items()}
+    images["other one.tif"] = picture(tmp_path / "other one.tif", noise(40, 41))
+    picture(tmp_path / "in" / ".hidden.png")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    assert run(file, tmp_path / "in", "--out", tmp_path / "out", tmp_path / "other one.tif") == 0
+    labels = {str(each.relative_to(tmp_path / "out" / "label")) for each in (tmp_path / "out" / "label").rglob("*.*")}
+    assert labels == {str(Path(name).with_suffix(".png")) for name in images}
+    for name, image in images.items():
+        label = read((tmp_path / "out" / "label" / name).with_suffix(".png"))
+        assert label.shape == image.shape[:2]
+        assert np.array_equal(label, predicted(module, image))
+
+
+def test_the_inference_mode_is_the_one_that_was_asked_for(network: tuple[Path, SegmentationModule], tmp_path: Path) -> None:
+    file, module = network
+    image, asked = picture(tmp_path / "street.png"), "multiscale:0.5,1.5+flip"
+    assert run(file, tmp_path / "street.png", "--out", tmp_path, "--inference", asked) == 0
+    assert np.array_equal(read(tmp_path / "label" / "street.png"), predicted(module, image, asked))
+    assert not np.array_equal(predicted(module, image, asked), predicted(module, image))
+
+
+def test_a_network_trained_in_half_precision_predicts_in_it(tmp_path: Path) -> None:
+    module, image = written(tmp_path / "half.ckpt", precision="bf16-mixed"), picture(tmp_path / "street.png", noise(120, 160))
+    assert run(tmp_path / "half.ckpt", tmp_path / "street.png", "--out", tmp_path) == 0
+    with torch.autocast("cpu", torch.bfloat16):
+        half = predicted(module, image)
+    assert not np.array_equal(half, predicted(module, image))
+    assert np.array_equal(read(tmp_path / "label" / "street.png"), half)
+
+
+def test_predictions_are_judged_as_evaluate_judges_them(smoke_run: Path, tmp_path: Path) -> None:
+    from segmodels.checkpoint import from_checkpoint
+
+    image = picture(tmp_path / "street.png", noise(64, 128))
+    assert run(smoke_run, tmp_path / "street.png", "--out", tmp_path) == 0
+    module = from_checkpoint(smoke_run / "checkpoints" / "last.ckpt")
+    with torch.autocast("cpu", torch.bfloat16, enabled=module.recipe.precision == "bf16-mixed"):
+        assert np.array_equal(read(tmp_path / "label" / "street.png"), predicted(module, image))
+
+
+def test_the_legend_shows_each_class_in_its_color() -> None:
+    for names in (CITYSCAPES.names, ("only",), tuple(f"a class with quite a long name, number {index}" for index in range(70))):
+        colors = [(index * 3, 255 - index * 3, 100 + index) for index in range(len(names))]
+        sheet = np.asarray(legend(names, colors))
+        places = [np.argwhere((sheet == color).all(-1)) for color in colors]
+        assert all(len(place) >= 200 for place in places)
+        order = [tuple(place.mean(0)[::-1].round(2)) for place in places]
+        assert order == sorted(order)  # column by column, from above
+        wide = max(int(place[:, 1].max()) for place in places)
+        assert (sheet[:, -2:] == 255).all() and (sheet[:, wide + 4 :] < 128).any()  # names are not cut off
+
+
+# --- kinds of pictures
+
+# what turns a picture upright, by its EXIF note (TIFF 6.0, tag 274)
+TURNS = {
+    1: lambda pixels: pixels, 2: lambda pixels: pixels[:, ::-1], 3: lambda pixels: pixels[::-1, ::-1], 4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1), 6: lambda pixels: np.rot90(pixels, -1), 7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("note", TURNS)
+def test_a_photograph_is_turned_as_its_camera_says(note: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = note
+    picture(tmp_path / "photo.jpg", noise(40, 60), exif=exif)
+    with Image.open(tmp_path / "photo.jpg") as image:
+        stored = np.asarray(image)
+    assert np.array_equal(opened(tmp_path / "photo.jpg"), TURNS[note](stored))
+
+
+def test_a_turned_photograph_is_segmented_upright(network: tuple[Path, SegmentationModule], tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    picture(tmp_path / "photo.jpg", noise(40, 60), exif=exif)
+    assert run(network[0], tmp_path / "photo.jpg", "--out", tmp_path) == 0
+    upright = np.rot90(np.asarray(Image.open(tmp_path / "photo.jpg")), -1)
+    assert np.array_equal(read(tmp_path / "label" / "photo.png"), predicted(network[1], upright))
+
+
+def test_gray_transparent_and_palette_pictures_are_what_a_viewer_shows(tmp_path: Path) -> None:
+    rgb, gray = noise(20, 30), noise(20, 30)[..., 0]
+    alpha = np.full((20, 30, 1), 77, np.uint8)
+    kinds = {
+        "gray": (gray, gray[..., None].repeat(3, 2)),
+        "gray and alpha": (np.dstack([gray, alpha]), gray[..., None].repeat(3, 2)),
+        "rgba": (np.dstack([rgb, alpha]), rgb),
+        "bilevel": (Image.fromarray(gray > 99), np.where(gray > 99, 255, 0)[..., None].repeat(3, 2)),
+    }
+    for name, (pixels, expected) in kinds.items():
+        picture(tmp_path / f"{name}.png", pixels)
+        assert np.array_equal(opened(tmp_path / f"{name}.png"), expected), name
+    indices = np.arange(600, dtype=np.uint8).reshape(20, 30) % 19
+    paletted = Image.fromarray(indices)
+    paletted.putpalette(PALETTE.flatten().tolist())
+    picture(tmp_path / "palette.png", paletted)
+    assert np.array_equal(opened(tmp_path / "palette.png"), PALETTE[indices])
+
+
+# --- what is refused
+
+
+def refused(capsys: pytest.CaptureFixture, folder: Path, *words: object) -> str:
+    """The sentence; nothing may be written or changed on the way to it."""
+    before = listing(folder)
+    assert run(*words) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert printed.out == ""
+    assert listing(folder) == before
+    return printed.err
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_no_checkpoint_is_refused_in_one_sentence(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write, words = BAD[kind]
+    write(tmp_path / "bad.ckpt")
+    picture(tmp_path / "street.png")
+    sentence = refused(capsys, tmp_path, tmp_path / "bad.ckpt", tmp_path / "street.png", "--out", tmp_path / "out")
+    assert str(tmp_path / "bad.ckpt") in sentence and words in sentence
+
+
+def cut(file: Path, share: float = 0.5) -> None:
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+
+
+def bomb(file: Path) -> None:
+    """A header that promises 2.5 billion pixels."""
+    buffer = io.BytesIO()
+    Image.new("L", (1, 1)).save(buffer, "BMP")
+    data = bytearray(buffer.getvalue())
+    data[18:22] = data[22:26] = (50_000).to_bytes(4, "little")
+    file.write_bytes(data)
+
+
+UNREADABLE = {
+    "text.png": lambda file: file.write_text("no image"),
+    "empty.jpg": lambda file: file.touch(),
+    "cut.jpg": lambda file: (picture(file), cut(file)),
+    "cut.png": lambda file: (picture(file), cut(file)),
+    "cut in its header.png": lambda file: (picture(file), cut(file, 0.05)),
+    "deep.png": lambda file: picture(file, Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100)),
+    "float.tif": lambda file: picture(file, Image.fromarray(np.ones((4, 4), np.float32))),
+    "bomb.bmp": bomb,
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_one_unreadable_image_is_named_before_any_is_predicted(
+    name: str, network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    picture(tmp_path / "in" / "a good one.png")
+    UNREADABLE[name](tmp_path / "in" / name)
+    sentence = refused(capsys, tmp_path, network[0], tmp_path / "in", "--out", tmp_path / "out")
+    assert f"{tmp_path / 'in' / name} is not an image that can be read" in sentence and "leave it out" in sentence
+
+
+def test_a_picture_cut_anywhere_is_either_whole_or_refused(tmp_path: Path) -> None:
+    for suffix in ("png", "jpg", "webp", "tif", "bmp"):
+        picture(tmp_path / f"whole.{suffix}", noise(20, 30))
+        data, full = (tmp_path / f"whole.{suffix}").read_bytes(), opened(tmp_path / f"whole.{suffix}")
+        for length in range(0, len(data), 19):
+            (tmp_path / f"cut.{suffix}").write_bytes(data[:length])
+            try:
+                assert np.array_equal(opened(tmp_path / f"cut.{suffix}"), full), f"{suffix} cut to {length} of {len(data)} bytes"
+            except Refused as refusal:
+                assert str(refusal).startswith(str(tmp_path))
+
+
+def test_places_without_images_are_answered_with_what_is_there(
+    network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    picture(tmp_path / "street.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").touch()
+    assert f"{tmp_path / 'empty'} holds no image; images end in .png" in refused(
+        capsys, tmp_path, network[0], tmp_path / "empty", "--out", tmp_path / "out"
+    )
+    sentence = refused(capsys, tmp_path, network[0], tmp_path / "steret.png", "--out", tmp_path / "out")
+    assert f"there is no image or folder {tmp_path / 'steret.png'} (did you mean {tmp_path / 'street.png'}?)" in sentence
+
+
+def test_two_images_of_one_name_are_refused(
+    network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("one/a.png", "two/a.jpg", "two/b.png", "two/b.webp"):
+        picture(tmp_path / name)
+    for words in ([tmp_path / "one", tmp_path / "two" / "a.jpg"], [tmp_path / "two"], [tmp_path / "one" / "a.png"] * 2):
+        sentence = refused(capsys, tmp_path, network[0], *words, "--out", tmp_path / "out")
+        assert "would both become" in sentence and "rename one, or predict them into different folders" in sentence
+
+
+@pytest.mark.parametrize("kind", ["label", "color", "overlay"])
+def test_what_is_there_already_is_not_overwritten(
+    kind: str, network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name)
+    (tmp_path / "out" / kind).mkdir(parents=True)
+    (tmp_path / "out" / kind / "b.png").write_text("mine")
+    sentence = refused(capsys, tmp_path, network[0], tmp_path / "a.png", tmp_path / "b.png", "--out", tmp_path / "out")
+    assert f"{tmp_path / 'out' / kind / 'b.png'} exists and is not overwritten; give another --out" in sentence
+
+
+def test_more_images_join_a_folder_but_not_those_of_other_classes(
+    network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        picture(tmp_path / name)
+    for name in ("a.png", "b.png"):
+        assert run(network[0], tmp_path / name, "--out", tmp_path / "out") == 0
+    capsys.readouterr()
+    written(tmp_path / "camvid.ckpt", labels=CAMVID, data="camvid")
+    sentence = refused(capsys, tmp_path, tmp_path / "camvid.ckpt", tmp_path / "c.png", "--out", tmp_path / "out")
+    assert f"{tmp_path / 'out' / 'legend.png'} exists and is of other classes" in sentence
+
+
+def test_wrong_words_are_refused(network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    picture(tmp_path / "street.png")
+    (tmp_path / "file").touch()
+    answers = {
+        ("--strength", "1.5"): "--strength 1.5: it is the colors' share of the overlay, from 0 to 1",
+        ("--strength", "nan"): "from 0 to 1",
+        ("--inference", "slid:3x3"): "no inference mode; there are whole",
+        ("--out", tmp_path / "file"): "is a file; --out takes a folder",
+        ("--out", tmp_path / "file" / "below"): "cannot be made (Not a directory); give another --out",
+    }
+    for words, answer in answers.items():
+        assert answer in refused(capsys, tmp_path, network[0], tmp_path / "street.png", "--out", tmp_path / "out", *words)
+
+
+def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    picture(tmp_path / "street.png")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    sentence = refused(capsys, tmp_path, tmp_path / "run", tmp_path / "street.png", "--out", tmp_path / "out")
+    assert f"{tmp_path / 'run'} holds no checkpoints/last.ckpt; give a .ckpt file or the folder of a run" in sentence
+
+
+def test_classes_without_a_name_for_every_letter_still_get_a_legend(tmp_path: Path) -> None:
+    labels = LabelSet(("straße", "道路"), ((1, 2, 3), (200, 0, 0)), (0, 1), (255,))
+    written(tmp_path / "two.ckpt", labels=labels, data="folder")
+    picture(tmp_path / "street.png")
+    assert run(tmp_path / "two.ckpt", tmp_path / "street.png", "--out", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "legend.png").is_file()
