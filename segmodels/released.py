@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from segmodels.module import Normalization, SegmentationModule
+from segmodels.module import Normalization
 
 State = dict[str, Tensor]
 COUNTER = "num_batches_tracked"  # older checkpoints lack them, inference does not read them: they are never loaded
@@ -16,9 +16,12 @@ COUNTER = "num_batches_tracked"  # older checkpoints lack them, inference does n
 
 @dataclass(frozen=True)
 class Released:
-    """Which row ("paper/row") an authors' checkpoint is, and what its names are here."""
+    """Which network an authors' checkpoint is, and what its names are here.
 
-    row: str
+    The network is a row ("paper/row"); for a port or a classifier, which have none, whatever makes the module from a class count.
+    """
+
+    network: str | Callable[[int], nn.Module]
     classes: str  # the tensor, by the authors' name, whose first dimension counts the classes
     renames: tuple[tuple[str, str | Callable[[re.Match], str]], ...]  # (pattern, replacement), applied in turn to every name
     drops: tuple[str, ...] = ()  # patterns of tensors that the network has no use for
@@ -31,25 +34,29 @@ class Released:
             kept = {re.sub(pattern, replacement, name): tensor for name, tensor in kept.items()}
         return self.convert(kept) if self.convert else kept
 
-    def build(self, num_classes: int, device: str | None = None) -> SegmentationModule:
+    def build(self, num_classes: int, device: str = "cpu") -> nn.Module:
         from segmodels.paper import experiment  # a paper's file imports this one
 
-        module = experiment(self.row).build(num_classes, device)
+        if isinstance(self.network, str):
+            module = experiment(self.network).build(num_classes, device)
+        else:
+            with torch.device(device):
+                module = self.network(num_classes)
         module.normalization = self.normalization
         return module
 
 
 def layouts() -> dict[str, Released]:
-    """Every released layout that some paper's file names."""
+    """Every released layout that a paper's file or a port names."""
     import importlib
 
-    from segmodels.paper import paper_names
-
-    files = [importlib.import_module(f"segmodels.architectures.{name}") for name in paper_names()]
+    here = Path(__file__).parent
+    names = [f"segmodels.{folder}.{file.stem}" for folder in ("architectures", "ports") for file in sorted((here / folder).glob("*.py"))]
+    files = [importlib.import_module(name) for name in names if not name.endswith("__init__")]
     return {name: layout for file in files for name, layout in getattr(file, "RELEASED", {}).items()}
 
 
-def from_released(name: str, weights: str | Path | Mapping[str, Tensor]) -> SegmentationModule:
+def from_released(name: str, weights: str | Path | Mapping[str, Tensor]) -> nn.Module:
     """An eval-mode module; the class count is read from the tensors, and nothing may be missing or left over."""
     from segmodels.paper import unknown
 
