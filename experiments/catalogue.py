@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import datamodules
-from segmodels.recipe import Recipe
+from segmodels.recipe import Recipe, inference_steps
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "experiments" / "results" / "catalogue.json"
+IMAGES = {"cityscapes": (1024, 2048), "camvid": (720, 960)}  # where all images of a data set have one size
 GIVEN_ELSEWHERE = ("accumulate", "seed")  # arguments of a data set that are not in its group: trainer.accumulate and --seed
 
 
@@ -25,7 +26,8 @@ def catalogue() -> dict[str, Any]:
     """The catalogue as the files are now; only changed files are imported."""
     stored = json.loads(FILE.read_text()) if FILE.exists() else {}
     architectures, data = ROOT / "segmodels" / "architectures", ROOT / "datamodules"
-    papers = {file.stem: hashed(file, ROOT / "segmodels" / "recipe.py") for file in architectures.glob("*.py") if file.stem != "__init__"}
+    read = (ROOT / "segmodels" / "recipe.py", Path(__file__))
+    papers = {file.stem: hashed(file, *read) for file in architectures.glob("*.py") if file.stem != "__init__"}
     sets = {name: hashed(data / f"{name}.py", data / "module.py") for name in datamodules.names()}
     return {
         "papers": _refreshed(stored.get("papers", {}), papers, paper_entry),
@@ -56,9 +58,9 @@ def paper_entry(name: str) -> dict[str, Any]:
 
 
 def row_entry(experiment: Any) -> dict[str, Any]:
-    from segmodels.paper import blueprint
+    from segmodels.paper import blueprint, inference_parameters, macs
 
-    module = blueprint(experiment)
+    module, size = blueprint(experiment), counted_at(experiment)
     return {
         "data": experiment.data,
         "model": plain(experiment.model),
@@ -68,7 +70,17 @@ def row_entry(experiment: Any) -> dict[str, Any]:
         "published": [asdict(figure) for figure in experiment.published],
         "options": options(experiment.network.__init__, skip=("self", "num_classes")),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "inference_parameters": inference_parameters(experiment),
+        "macs": macs(module, size),
+        "macs_size": list(size),
     }
+
+
+def counted_at(experiment: Any) -> tuple[int, int]:
+    """What the network sees of one image: all of it, resized where the row's protocol says so; the crop where images differ in size."""
+    height, width = IMAGES.get(experiment.data, experiment.recipe.crop)
+    scale = next((float(argument) for mode, argument in inference_steps(experiment.recipe.inference) if mode == "resized"), 1.0)
+    return round(height * scale), round(width * scale)
 
 
 def data_entry(name: str) -> dict[str, Any]:

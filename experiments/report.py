@@ -12,6 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
+NO_RESULTS = ("catalogue.json", "fidelity.json")  # what else lies there
 SCHEMA = 1
 WIDTH = 120
 
@@ -135,7 +136,7 @@ def result_files(path: Path) -> list[Path]:
         return [path / "result.json"]
     if is_run(path):
         raise ReportError(f"{path} has no result.json: its run is still going or was stopped; wait for it, or leave it out")
-    files = [*sorted(path.glob("*/result.json")), *sorted(file for file in path.glob("*.json") if file.name != "catalogue.json")]
+    files = [*sorted(path.glob("*/result.json")), *sorted(kept(path))]
     if not files and not stopped_runs([path]):
         raise ReportError(f"{path} holds no results; name a run folder, a folder of runs or a folder of result files")
     return files
@@ -573,7 +574,7 @@ def report(options: argparse.Namespace) -> tuple[list[dict], list[dict], list[Pa
 
 
 def kept(folder: Path) -> list[Path]:
-    return [file for file in folder.glob("*.json") if file.name != "catalogue.json"]
+    return [file for file in folder.glob("*.json") if file.name not in NO_RESULTS]
 
 
 def check_known(name: str, wanted: str, rows: list[dict]) -> None:

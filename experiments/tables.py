@@ -8,19 +8,21 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.command_line import Resolved, catalogue, shown
+from experiments.report import kept
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def console() -> Console:
     made = Console()
-    return made if made.is_terminal else Console(width=140)
+    return made if made.is_terminal else Console(width=160)
 
 
 def catalogue_table() -> int:
     """The papers and rows; a published figure is the first on the row's own data."""
     known = catalogue()
-    table = Table("row", "parameters", "data", "published", "ours", "protocol", box=None, pad_edge=False, header_style="bold")
+    heads = ("row", "parameters", "inference", "MACs", "data", "published", "ours", "protocol")
+    table = Table(*heads, box=None, pad_edge=False, header_style="bold")
     for paper, entry in known["papers"].items():
         table.add_row(f"[bold]{entry['title'].split(':')[0]}[/]" + (f" (arXiv:{entry['arxiv']})" if entry["arxiv"] else ""))
         for row, each in entry["rows"].items():
@@ -28,17 +30,28 @@ def catalogue_table() -> int:
             name = f"  {paper}/{row}" + (" (main)" if row == entry["main"] else "")
             ours = best_of_ours(f"{paper}/{row}", each["data"])
             table.add_row(
-                name, f"{each['parameters'] / 1e6:.2f}M", each["data"], f"{first['miou']:.1f} ({first['split']})" if first else "",
+                name, millions(each["parameters"]), millions(each["inference_parameters"]), macs_shown(each),
+                each["data"], f"{first['miou']:.1f} ({first['split']})" if first else "",
                 f"{ours:.1f}" if ours else "not measured", first["protocol"] if first else "",
             )  # fmt: skip
     console().print(table)
-    print("\ndata sets: " + ", ".join(known["data"]) + "   (mIoU in percent)")
+    print("\ndata sets: " + ", ".join(known["data"]))
+    print("mIoU in percent; parameters while training and at inference; MACs of one image's way to the logits, as height x width")
     return 0
+
+
+def millions(count: int) -> str:
+    return f"{count / 1e6:.2f}M"
+
+
+def macs_shown(entry: dict[str, Any]) -> str:
+    """ "58.3G @ 768x1536": convolutions and matrix products, at what the network sees of one image."""
+    return f"{entry['macs'] / 1e9:.1f}G @ {'x'.join(map(str, entry['macs_size']))}" if entry["macs"] else "not counted"
 
 
 def best_of_ours(experiment: str, data: str) -> float | None:
     """Of finished runs on the row's own data."""
-    found = [json.loads(file.read_text()) for file in RESULTS.glob("*.json") if file.name != "catalogue.json"]
+    found = [json.loads(file.read_text()) for file in kept(RESULTS)]
     scores = [100 * each["miou"] for each in found if each["experiment"] == experiment and each["data"] == data and each.get("finished")]
     return max(scores, default=None)
 

@@ -1,5 +1,6 @@
 """A row of a paper's table as an object, and finding them: one file of `architectures` is one paper."""
 
+import copy
 import importlib
 import re
 from collections.abc import Mapping
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.recipe import Recipe
@@ -62,9 +65,29 @@ def blueprint(experiment: Experiment, num_classes: int = 19) -> SegmentationModu
 
 def inference_parameters(experiment: Experiment, num_classes: int = 19) -> int:
     """Parameters that the logits depend on: what a deployed network holds."""
-    module = blueprint(experiment, num_classes).eval()
-    module.logits(torch.zeros(1, 3, 64, 96, device=next(module.parameters()).device)).sum().backward()
+    module = shapes(blueprint(experiment, num_classes))
+    module.logits(torch.zeros(1, 3, 256, 512, device="meta")).sum().backward()
     return sum(each.numel() for each in module.parameters() if each.grad is not None)
+
+
+def macs(network: Experiment | nn.Module, size: tuple[int, int]) -> int | None:
+    """Multiply-accumulates from one image to the logits, in convolutions and matrix products alone, as torch counts them.
+
+    None for a network that asks for numbers on its way: shapes have none.
+    """
+    module = shapes(blueprint(network) if isinstance(network, Experiment) else network)
+    counter, image = FlopCounterMode(display=False), torch.zeros(1, 3, *size, device="meta")
+    try:
+        with torch.no_grad(), counter:
+            module.logits(module.padded(image)) if isinstance(module, SegmentationModule) else module(image)
+    except RuntimeError:
+        return None
+    return counter.get_total_flops() // 2
+
+
+def shapes(module: nn.Module) -> nn.Module:
+    """A copy for inference without numbers: it computes shapes at no cost."""
+    return copy.deepcopy(module).to("meta").eval()
 
 
 @dataclass(frozen=True)

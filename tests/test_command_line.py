@@ -103,9 +103,11 @@ def test_show_prints_every_value_and_its_origin(capsys: pytest.CaptureFixture) -
     assert all(f"recipe.{name}" in printed for name in command_line.Recipe.__dataclass_fields__)
 
 
-def test_list_names_every_row(capsys: pytest.CaptureFixture) -> None:
+def test_list_names_every_row_with_what_it_costs(capsys: pytest.CaptureFixture) -> None:
     assert run.main(["--list"]) == 0
     printed = capsys.readouterr().out
+    main_row = next(line for line in printed.splitlines() if "bisenet/resnet18 (main)" in line)
+    assert "13.19M      12.89M     58.3G @ 768x1536" in main_row
     assert all(f"{paper}/{row}" in printed for paper, entry in catalogue.catalogue()["papers"].items() for row in entry["rows"])
 
 

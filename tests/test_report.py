@@ -208,7 +208,8 @@ def test_runs_are_found_by_run_by_folder_of_runs_by_folder_of_results_and_by_fil
     kept = tmp_path / "results" / "kept.json"
     kept.parent.mkdir()
     kept.write_text(json.dumps(result()))
-    (kept.parent / "catalogue.json").write_text("{}")
+    for other in ("catalogue.json", "fidelity.json"):
+        (kept.parent / other).write_text("{}")
     for path in (run, run.parent, kept.parent, kept):
         (found,) = read_results([path])
         assert {name: found[name] for name in FIELDS} == result()
