@@ -18,7 +18,7 @@ from segmodels.recipe import Recipe, inference_steps
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "experiments" / "results" / "catalogue.json"
-IMAGES = {"cityscapes": (1024, 2048), "camvid": (720, 960)}  # where all images of a data set have one size
+IMAGES = {"cityscapes": (1024, 2048), "camvid": (360, 480)}  # where all images of a data set have one size
 GIVEN_ELSEWHERE = ("accumulate", "seed")  # arguments of a data set that are not in its group: trainer.accumulate and --seed
 
 

@@ -55,7 +55,7 @@ def test_heads_that_only_training_uses_cost_nothing() -> None:
         ("cityscapes", "resized:0.75", (768, 1536)),
         ("cityscapes", "flip+resized:0.5", (512, 1024)),
         ("cityscapes", "slide:769x769", (1024, 2048)),
-        ("camvid", "whole", (720, 960)),
+        ("camvid", "whole", (360, 480)),
         ("voc", "whole", (768, 1536)),
     ],
 )

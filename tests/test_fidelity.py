@@ -1,0 +1,76 @@
+"""The table of released layouts: what it measures, what makes it fail, and that the stored one is whole and true."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import fidelity
+from segmodels.released import layouts
+
+QUICK = "bisenet_x39_speed_torchseg"
+
+
+def test_a_faithful_layout_passes_and_nothing_is_written(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fidelity, "RESULT", Path("nowhere") / "fidelity.json")
+    assert fidelity.main(["--only", QUICK, "--format", "markdown"]) == 0
+    head, _, row = capsys.readouterr().out.strip().splitlines()
+    assert head.count("|") == row.count("|")
+    assert "| 1,541,963 | 15,616,081,920 @ 768x1536 | equal |" in row
+
+
+@pytest.mark.parametrize("what", ["logits", "parameters", "macs", "load"])
+def test_a_layout_fails_when_anything_differs(what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    built = fidelity.filled
+
+    def other(name: str, layout: dict) -> torch.nn.Module:
+        if what == "load":
+            raise ValueError("it lacks 2 tensors")
+        module = built(name, layout)
+        if what == "logits":
+            module.classifier[-1].bias.data[0] += 1e-3
+        if what == "parameters":
+            module.classifier[-1].bias.requires_grad_(False)
+        if what == "macs":
+            layout["macs_inference"] = int(1.002 * layout["macs_inference"])
+        return module
+
+    monkeypatch.setattr(fidelity, "filled", other)
+    assert fidelity.main(["--only", QUICK]) == 1
+    printed = capsys.readouterr()
+    assert "FAILS" in printed.out
+    assert f"0 of 1 layouts equal the authors'; not {QUICK}" in printed.err
+    assert what != "load" or "it lacks 2 tensors" in printed.out
+
+
+def test_what_is_stored_is_read_back_as_it_was(tmp_path: Path) -> None:
+    found = fidelity.Fidelity("a", "b", "c", 1e-6, None, (1, 2), (None, 3), (4, 5), ok=False, note="why")
+    fidelity.write([found, replace(found, ok=True)], tmp_path / "fidelity.json")
+    assert fidelity.stored(tmp_path / "fidelity.json") == [found, replace(found, ok=True)]
+
+
+def test_a_layout_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture) -> None:
+    assert fidelity.main(["--only", "bisenett"]) == 2
+    assert f"error: no layout's name contains bisenett; there are {sorted(layouts())[0]}" in capsys.readouterr().err
+
+
+def test_the_stored_table_names_every_layout_and_none_fails() -> None:
+    rows = fidelity.stored()
+    assert [each.name for each in rows] == sorted(layouts()), "run `python experiments/fidelity.py`"
+    assert all(each.ok for each in rows)
+
+
+@pytest.mark.catalogue
+@pytest.mark.parametrize("row", fidelity.stored(), ids=lambda row: row.name)
+def test_the_stored_table_is_what_the_networks_compute(row: fidelity.Fidelity) -> None:
+    found = fidelity.fidelity(row.name)
+    assert found.ok
+    assert replace(found, error=row.error) == row  # the last digits of an error are the machine's
+
+
+def test_help_and_the_stored_table_do_not_wait_for_torch() -> None:
+    code = "import sys; from experiments import fidelity; fidelity.main(['--stored']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=fidelity.ROOT)
