@@ -198,7 +198,7 @@ class BiSeNetV2(SegmentationModule):
         """branches: both, detail or semantic; boosters stand after stages 2 (stem) to 5; ohem_threshold=0 trains on every pixel."""
         super().__init__(num_classes)
         if set(boosters) - {2, 3, 4, 5}:
-            raise ValueError(f"boosters={tuple(boosters)}; a booster stands after stage 2, 3, 4 or 5, such as boosters=(4, 5), or () for none")
+            raise ValueError(f"boosters={tuple(boosters)}; one stands after stage 2, 3, 4 or 5: boosters=(4, 5), or () for none")
         self.booster_weight, self.ohem_threshold = booster_weight, ohem_threshold
         width = int(128 * alpha)
         self.detail = DetailBranch(alpha, depth) if branches != "semantic" else None
