@@ -145,6 +145,7 @@ def test_every_parameter_of_a_layout_is_here_but_those_that_no_code_runs(name: s
     unused = sum(int(np.prod(shape)) for key, shape, _ in facts["entries"] if "running" not in key and "tracked" not in key and (
         key.startswith("head.dsn.") or (name == "sfnet_lite_r18" and key.startswith("head.fpn_in.2."))))  # fmt: skip
     module = layouts()[name].build(19, "meta")
+    assert all(parameter.is_meta for parameter in module.parameters())
     assert sum(parameter.numel() for parameter in module.parameters()) == facts["params_total"] - unused == facts["params_inference"]
 
 
@@ -212,3 +213,21 @@ def test_imagenet_weights_of_a_deep_stem_fit_the_backbones_that_start_from_them(
             theirs = timm.create_model(experiment.starts_from, pretrained=False).state_dict()
         ours = experiment.build(device="meta").encoder().state_dict()
         assert all(name in theirs and theirs[name].shape == tensor.shape for name, tensor in ours.items())
+
+
+@pytest.mark.catalogue
+def test_df1_learns_two_crops_by_heart_in_sixty_steps() -> None:
+    """Its finest level is at 1/16, 4 x 6 positions for a crop of 64 x 96: it needs more than the dozen steps that suffice for others."""
+    label = torch.randint(5, (2, 4, 6)).repeat_interleave(16, 1).repeat_interleave(16, 2).to(torch.uint8)
+    colors = torch.linspace(-2, 2, 5)[label.long()]
+    batch = torch.stack([colors, -colors, colors**2], 1) + 0.1 * torch.randn(2, 3, 64, 96), label
+    module = segmodels.experiment("sfnet/df1").build(num_classes=5).train()
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    main = []
+    for _ in range(60):
+        terms = module.losses(batch)
+        main.append(terms["main"].item())
+        optimizer.zero_grad()
+        sum(terms.values()).backward()
+        optimizer.step()
+    assert main[-1] < 0.5 * main[0]

@@ -130,15 +130,15 @@ class FlowAlignment(nn.Module):
 
 
 class GatedDualFlowAlignment(FlowAlignment):
-    """GD-FAM of SFNet-Lite: both maps are displaced, and a gate that sees their channels' mean and maximum mixes them."""
+    """GD-FAM of SFNet-Lite: both maps displaced, mixed by a gate that sees mean and maximum of the fine map and the thinned coarse one."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, flows=2)
         self.gate = nn.Conv2d(4, 1, 3, padding=1, bias=False)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        up, down = self.flows(fine, coarse).chunk(2, 1)
-        thin = resized(self.coarse(coarse), fine)  # the gate sees the coarse map thinned, the fine one as it is
+        thin = resized(self.coarse(coarse), fine)
+        up, down = self.flow(torch.cat([thin, self.fine(fine)], 1)).chunk(2, 1)
         seen = [thin.mean(1, keepdim=True), fine.mean(1, keepdim=True), thin.amax(1, keepdim=True), fine.amax(1, keepdim=True)]
         gate = self.gate(torch.cat(seen, 1)).sigmoid()
         return displaced(coarse, up) * gate + displaced(fine, down) * (1 - gate)
@@ -331,16 +331,17 @@ EXPERIMENTS = {
 RENAMES = (
     (r"^layer0\.0\.", "backbone.conv1."), (r"^layer0\.1\.", "backbone.bn1."), (r"^layer(\d)\.", r"backbone.layer\1."),
     (r"^head\.conv_last\.", "classifier."), (r"^head\.ppm\.", "neck.context."), (r"^head\.fpn_in\.", "neck.laterals."),
-    (r"^head\.fpn_out\.(\d)\.0\.", r"neck.outs.\1."),
-    (r"^head\.fpn_out_align\.", "neck.aligns."), (r"^head\.flow_align_module\.", "neck.align."),
+    (r"^head\.fpn_out\.(\d)\.0\.", r"neck.outs.\1."), (r"^head\.fpn_out_align\.", "neck.aligns."),
+    (r"^head\.flow_align_module\.", "neck.align."),
     (r"\.down_h\.", ".coarse."), (r"\.down_l\.", ".fine."), (r"\.flow_make\.", ".flow."), (r"\.flow_gate\.0\.", ".gate."),
 )  # fmt: skip
 
 
 def released(row: str, *drops: str) -> Released:
-    """A row without its training heads, of which some released checkpoints have weights and some do not."""
+    """A row without its training heads, of which some released checkpoints have weights and some do not; on the device that is set."""
     bare = EXPERIMENTS[row].but(model={"supervision": 0.0}, name=f"sfnet/{row}")
-    return Released(bare.build, "head.conv_last.1.bias", RENAMES, (r"^head\.dsn\.", *drops))
+    network, classes = lambda count: bare.build(count, str(torch.get_default_device())), "head.conv_last.1.bias"
+    return Released(network, classes, RENAMES, (r"^head\.dsn\.", *drops))
 
 
 RELEASED = {
