@@ -283,8 +283,7 @@ class SFNet(SegmentationModule):
 # --- experiments (section 4)
 
 PAPER = Recipe(
-    crop=(1024, 1024), scales=(0.75, 2.0), continuous=True, batch=16, iterations=50_000, lr=0.01, weight_decay=5e-4,
-    schedule="poly", power=0.9,
+    crop=(1024, 1024), scales=(0.75, 2.0), continuous=True, batch=16, iterations=50_000, lr=0.01, weight_decay=5e-4, power=0.9,
 )  # fmt: skip
 EPOCH = 186  # iterations: 2975 images on 8 devices, 2 at a time
 CODE = {"scales": (0.5, 2.0), "jitter": 0.25, "iterations": 300 * EPOCH, "weight_decay": 1e-4, "power": 1.0}
