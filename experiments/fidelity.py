@@ -131,7 +131,7 @@ def cells(found: Fidelity) -> tuple[str, ...]:
     error, limit = ("-" if each is None else f"{each:.1e}" if each else "0" for each in (found.error, found.limit))
     size = "x".join(map(str, found.macs_size))
     verdict = "equal" if found.ok else "FAILS"
-    source = f"{found.source} {found.commit[:7] if len(found.commit) == 40 else found.commit}"
+    source = f"{found.source} {found.commit[:7] if len(found.commit) == 40 else found.commit.split(' (')[0]}"
     return found.name, source, error, limit, pair(*found.parameters), f"{pair(*found.macs)} @ {size}", verdict
 
 

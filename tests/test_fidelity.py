@@ -74,3 +74,9 @@ def test_the_stored_table_is_what_the_networks_compute(row: fidelity.Fidelity) -
 def test_help_and_the_stored_table_do_not_wait_for_torch() -> None:
     code = "import sys; from experiments import fidelity; fidelity.main(['--stored']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=fidelity.ROOT)
+
+
+def test_the_readme_shows_the_stored_table(capsys: pytest.CaptureFixture) -> None:
+    assert fidelity.main(["--stored", "--format", "markdown"]) == 0
+    shown = (fidelity.ROOT / "README.md").read_text().partition("<!-- fidelity -->\n")[2].partition("<!-- /fidelity -->")[0]
+    assert shown == capsys.readouterr().out, "put the output of `python experiments/fidelity.py --stored --format markdown` into README.md"
