@@ -18,6 +18,7 @@ ALLOWED = {
     "segmodels/paper.py": ANY | {"segmodels.module", "segmodels.recipe"},
     "segmodels/released.py": ANY | {"segmodels.module", "segmodels.paper"},
     "segmodels/checkpoint.py": ANY | {"segmodels.module", "segmodels.paper", "segmodels.recipe", "segmodels.released"},
+    "segmodels/deploy.py": ANY | {"segmodels.module"},
     "segmodels/architectures": ANY | {"segmodels.module", "segmodels.paper", "segmodels.recipe", "segmodels.released"},
     "segmodels/ports": ANY | {"segmodels.module", "segmodels.paper", "segmodels.recipe", "segmodels.released", "segmodels.architectures"},
     "datamodules": {"datamodules"},

@@ -1,0 +1,234 @@
+"""Write a network alone to an ONNX file: one image size, no training heads, batch norm inside its convolutions.
+
+    python experiments/export.py runs/bisenet-... --size 512x1024 --out bisenet.onnx
+    python experiments/export.py CHECKPOINT --size 512x1024 --out bisenet.onnx --uint8 --argmax
+    python experiments/export.py --model bisenet/xception39 --size 512x1024 --check     writes nothing
+    python experiments/export.py --model "stdc/*" --check                               several rows
+    python experiments/export.py --check                                                every row of the catalogue
+
+A file is kept only if onnxruntime computes from it what the module computes; it refuses every size but its own. The input "image" is
+1 x 3 x height x width: floats that are normalized already, or with --uint8 the bytes of an RGB image. The output is the logits at the
+image's size, or with --argmax the class of each pixel. Classes and normalization stand in the file's metadata.
+"""
+
+import argparse
+import re
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments import command_line as words
+from experiments.command_line import Parser, Refused
+from experiments.evaluate import check_out, checkpoint_of
+
+if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
+    from torch import Tensor
+
+    from segmodels.module import SegmentationModule
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+LIMIT = 1e-4  # of the largest logit, or of 1 where all are smaller
+CHECKED_AT = (128, 256)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How far the file is from the module, on an image of noise."""
+
+    difference: float  # of a logit; with argmax: the share of pixels of another class
+    limit: float
+    parameters: int
+    refusal: str  # what the file says to another size
+
+    @property
+    def ok(self) -> bool:
+        return self.difference <= self.limit and bool(self.refusal)
+
+
+def parser() -> Parser:
+    made = Parser(prog="export.py", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("checkpoint", type=Path, nargs="?", help="a checkpoint, or a run folder (its last checkpoint)")
+    made.add_argument("--model", metavar="PAPER[/ROW]", help="a row with fresh weights instead; with --check also a pattern")
+    made.add_argument("--size", metavar="HEIGHTxWIDTH", help="the only size that the file will take, such as 512x1024")
+    made.add_argument("--out", metavar="FILE", type=Path, help="a new file, such as bisenet.onnx")
+    made.add_argument("--uint8", action="store_true", help="the input is uint8 RGB, normalized inside")
+    made.add_argument("--argmax", action="store_true", help="the output is the class of each pixel, uint8")
+    made.add_argument("--check", action="store_true", help="export and verify, keep no file; without a model: every row")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    asked = parser().parse_args(arguments)
+    try:
+        check_words(asked)
+        from experiments.door import quiet
+
+        quiet()
+        return check(asked) if asked.check else export(asked)
+    except Refused as problem:
+        return words.refuse(problem)
+
+
+# --- words
+
+
+def check_words(asked: argparse.Namespace) -> None:
+    """Everything that can be refused before torch is there."""
+    if asked.checkpoint and asked.model:
+        raise Refused(f"give {asked.checkpoint} or --model {asked.model}, not both")
+    if not asked.check:
+        if not asked.checkpoint and not asked.model:
+            raise Refused("what is to be exported? give a run or a checkpoint, or --model paper/row for fresh weights")
+        if not asked.size or not asked.out:
+            raise Refused("give --size HEIGHTxWIDTH and --out FILE.onnx, or --check to keep no file")
+        check_out(asked.out, asked.out)
+    if asked.check and asked.out:
+        raise Refused(f"--check keeps no file; leave out --check, which every export includes, or --out {asked.out}")
+    asked.size = size_of(asked.size) if asked.size else CHECKED_AT
+    asked.checkpoint = asked.checkpoint and checkpoint_of(asked.checkpoint)
+    asked.rows = [] if asked.checkpoint else rows_of(asked.model, several=asked.check)
+    if lacking := [name for name in PACKAGES if find_spec(name) is None]:
+        raise Refused(f'exporting needs {", ".join(lacking)}; install the optional packages with: pip install -e ".[export]"')
+
+
+def size_of(text: str) -> tuple[int, int]:
+    if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
+        raise Refused(f"--size {text}: it takes height x width in pixels, such as 512x1024")
+    return int(match[1]), int(match[2])
+
+
+def rows_of(pattern: str | None, several: bool) -> list[str]:
+    known = words.catalogue()
+    addresses = [f"{paper}/{row}" for paper, entry in known["papers"].items() for row in entry["rows"]]
+    found = [each for each in addresses if several and fnmatch(each, pattern or "*")]
+    return found or ["/".join(words.named_row(known, pattern))]
+
+
+# --- one file
+
+
+def export(asked: argparse.Namespace) -> int:
+    module, says = opened(asked)
+    partial = asked.out.with_name(f".{asked.out.name}.partial")
+    try:
+        try:
+            verified = written(module, asked, partial, says)
+        except RuntimeError as problem:  # a size that the network cannot take, an operation that ONNX lacks
+            size, reason = "x".join(map(str, asked.size)), str(problem).strip().splitlines()[0]
+            raise Refused(f"{says['model']} cannot be exported at {size}: {reason}") from problem
+        if not verified.ok:
+            print(f"error: onnxruntime computes something else ({verified.difference:.1e}, limit {verified.limit:.1e})", file=sys.stderr)
+            return 1
+        partial.replace(asked.out)
+    finally:
+        partial.unlink(missing_ok=True)
+    total = sum(each.numel() for each in module.parameters())
+    what = "share of pixels of another class" if asked.argmax else "largest difference of a logit"
+    print(f"{says['model']}: {verified.parameters:,} parameters of {total:,} while training, batch norm folded")
+    print(f"verified     {what} {verified.difference:.1e}, limit {verified.limit:.1e}")
+    print(f"other sizes  {verified.refusal}")
+    print(f"file         {asked.out} ({asked.out.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+def opened(asked: argparse.Namespace) -> tuple["SegmentationModule", dict[str, Any]]:
+    """The module, and what the file will say of it."""
+    from experiments.door import door
+    from segmodels.checkpoint import from_checkpoint
+    from segmodels.paper import experiment
+
+    with door():
+        module = from_checkpoint(asked.checkpoint) if asked.checkpoint else experiment(asked.rows[0]).build().eval()
+    fresh = "" if asked.checkpoint else " (fresh weights, untrained)"
+    return module, {
+        "model": module.identity["experiment"] + fresh,
+        "classes": module.identity.get("classes", []),
+        "input": "uint8 RGB" if asked.uint8 else "normalized floats",
+        "output": "class of each pixel" if asked.argmax else "logits",
+        "normalization": asdict(module.normalization),
+    }
+
+
+def written(module: "SegmentationModule", asked: argparse.Namespace, file: Path, says: dict[str, Any]) -> Verified:
+    from segmodels import deploy
+
+    network = deploy.deployed(module, asked.size, uint8=asked.uint8, argmax=asked.argmax)
+    deploy.write_onnx(network, file, says)
+    return verified(module, deploy.Runtime(file), asked, sum(each.numel() for each in network.parameters()))
+
+
+def verified(module: "SegmentationModule", runtime: Any, asked: argparse.Namespace, parameters: int) -> Verified:
+    import torch
+
+    image = torch.randint(256, (1, 3, *asked.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = image if asked.uint8 else module.normalized(image)
+    with torch.no_grad():
+        logits = module(image)
+    limit, output = LIMIT * max(1.0, logits.abs().max().item()), runtime(image)
+    difference = clear_errors(logits, output, limit) if asked.argmax else (output - logits).abs().max().item()
+    return Verified(difference, 0.0 if asked.argmax else limit, parameters, refusal(runtime, image))
+
+
+def clear_errors(logits: "Tensor", label: "Tensor", limit: float) -> float:
+    """The share of pixels whose class is another than the largest logit's by more than rounding may turn."""
+    chosen = logits.gather(1, label[:, None].long())[:, 0]
+    return (logits.amax(1) - chosen > 2 * limit).float().mean().item()
+
+
+def refusal(runtime: Any, image: "Tensor") -> str:
+    """What the file says to an image of half the height; empty where it takes it."""
+    try:
+        runtime(image[:, :, : max(1, image.shape[2] // 2)])
+    except ValueError as problem:
+        return f"refused: {problem}"
+    return ""
+
+
+# --- many rows
+
+
+def check(asked: argparse.Namespace) -> int:
+    """One line for each; 1 if any fails."""
+    failed = []
+    for name in [str(asked.checkpoint)] if asked.checkpoint else asked.rows:
+        asked.rows = [name]
+        try:
+            found = checked(asked)
+            line = f"difference {found.difference:.1e}, limit {found.limit:.1e}, {found.parameters:,} parameters"
+            ok = found.ok
+        except Refused:
+            raise
+        except Exception as problem:  # one row that fails must not hide the others
+            ok, line = False, f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
+        failed += [] if ok else [name]
+        print(f"{'ok  ' if ok else 'FAIL'} {name}: {line}", flush=True)
+    print(f"{len(failed)} failed" if failed else "all are equal to their modules")
+    return int(bool(failed))
+
+
+def checked(asked: argparse.Namespace) -> Verified:
+    module, says = opened(asked)
+    if not asked.checkpoint:
+        settled(module, asked.size)
+    with tempfile.TemporaryDirectory() as folder:
+        return written(module, asked, Path(folder) / "check.onnx", says)
+
+
+def settled(module: "SegmentationModule", size: tuple[int, int]) -> None:
+    """Running statistics of noise: with those of a fresh network, folding would change nothing."""
+    import torch
+
+    for each in module.modules():
+        if isinstance(each, torch.nn.modules.batchnorm._BatchNorm):
+            each.momentum = 1.0  # one batch settles them
+    with torch.no_grad():
+        module.train().logits(module.padded(torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))))
+    module.eval()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

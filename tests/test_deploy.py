@@ -1,0 +1,226 @@
+"""The network alone: the same numbers without batch norm and training heads, at one size, in torch and in ONNX files."""
+
+import argparse
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from experiments import export
+from segmodels import deploy
+from segmodels.module import SegmentationModule
+from segmodels.paper import experiment
+from tests import checkpoints
+
+ROOT = Path(__file__).resolve().parents[1]
+ROW = checkpoints.ROW
+SIZE = (64, 96)
+onnx = pytest.mark.skipif(any(find_spec(name) is None for name in export.PACKAGES), reason="the extra export is not installed")
+
+
+def settled(address: str = ROW) -> SegmentationModule:
+    module = experiment(address).build(num_classes=5)
+    export.settled(module, SIZE)
+    return module
+
+
+def noise(height: int = SIZE[0], width: int = SIZE[1]) -> Tensor:
+    return torch.randint(256, (1, 3, height, width), dtype=torch.uint8)
+
+
+def close(one: Tensor, other: Tensor) -> bool:
+    return (one - other).abs().max() <= 1e-5 * max(1, other.abs().max())
+
+
+class Small(SegmentationModule):
+    """Convolution and norm in an arrangement of the test's choosing."""
+
+    def __init__(self, arrangement: str) -> None:
+        super().__init__(num_classes=4)
+        self.arrangement = arrangement
+        self.conv, self.classifier = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.norm = nn.BatchNorm2d(4, eps=1e-2, affine=arrangement != "plain", track_running_stats=arrangement != "of the batch")
+        if arrangement != "of the batch":
+            self.norm.running_mean.uniform_(-1, 1)
+            self.norm.running_var.uniform_(0.5, 2)
+
+    def logits(self, image: Tensor) -> Tensor:
+        x = self.conv(image)
+        normed = self.norm(x.relu() if self.arrangement == "apart" else x)
+        if self.arrangement == "twice":
+            normed = self.norm(self.conv(normed[:, :3]))
+        return self.classifier(normed + x if self.arrangement == "shortcut" else normed)
+
+
+# --- in torch
+
+
+@pytest.mark.parametrize("address", [ROW, "smp/unet_resnet34"])
+def test_a_deployed_network_computes_the_same_without_a_batch_norm(address: str) -> None:
+    module = settled(address)
+    network, image = deploy.deployed(module, SIZE), module.normalized(noise())
+    assert not [node for node in network.graph.nodes if node.target is deploy.BATCH_NORM]
+    with torch.no_grad():
+        assert close(network(image), module(image))
+
+
+@pytest.mark.parametrize(
+    ("arrangement", "left"), [("straight", 0), ("plain", 0), ("twice", 0), ("apart", 1), ("shortcut", 1), ("of the batch", 1)]
+)
+def test_a_norm_is_folded_where_it_alone_reads_a_convolution_and_knows_its_statistics(arrangement: str, left: int) -> None:
+    module = Small(arrangement).eval()
+    network, image = deploy.deployed(module, SIZE), torch.randn(1, 3, *SIZE)
+    with torch.no_grad():
+        assert close(network(image), module(image))
+    assert sum(node.target is deploy.BATCH_NORM for node in network.graph.nodes) == left
+
+
+def test_a_deployed_network_holds_the_weights_that_its_logits_need_and_no_others() -> None:
+    module = settled()
+    module.logits(torch.randn(1, 3, *SIZE)).sum().backward()
+    needed = sum(each.numel() for each in module.parameters() if each.grad is not None and each.ndim == 4)
+    held = sum(each.numel() for each in deploy.deployed(module, SIZE).state_dict().values() if each.ndim == 4)
+    assert held == needed < sum(each.numel() for each in module.parameters() if each.ndim == 4)
+
+
+def test_the_module_stays_as_it_was() -> None:
+    module = settled().train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    network = deploy.deployed(module, SIZE)
+    for value in network.state_dict().values():
+        value.zero_()
+    assert module.training
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("size", [(64, 96), (75, 101)])
+def test_normalization_padding_and_argmax_are_inside_where_asked_for(size: tuple[int, int]) -> None:
+    module, image = settled(), noise(*size)
+    with torch.no_grad():
+        label = deploy.deployed(module, size, uint8=True, argmax=True)(image)
+        logits = module(image)
+    assert (label.dtype, tuple(label.shape)) == (torch.uint8, (1, *size))
+    assert (label != logits.argmax(1)).float().mean() < 1e-3
+    assert export.clear_errors(logits, label, 1e-5 * logits.abs().max().item()) == 0
+
+
+def test_another_size_is_refused_by_the_network_itself() -> None:
+    with pytest.raises(AssertionError, match=r"image\.size\(\)\[2\] == 64"):
+        deploy.deployed(Small("straight"), SIZE)(torch.randn(1, 3, 32, 96))
+
+
+# --- ONNX
+
+
+@onnx
+@pytest.mark.parametrize("address", [ROW, "smp/unet_resnet34"])
+def test_a_file_computes_what_the_module_does_and_refuses_other_sizes(address: str, tmp_path: Path) -> None:
+    module, image = settled(address), noise()
+    deploy.write_onnx(deploy.deployed(module, SIZE, uint8=True), tmp_path / "a.onnx", {"classes": ["a", "b"]})
+    runtime = deploy.Runtime(tmp_path / "a.onnx")
+    with torch.no_grad():
+        assert close(runtime(image), module(image))
+    assert runtime.says == {"classes": ["a", "b"]}
+    with pytest.raises(ValueError, match="the file takes an image of 1x3x64x96, not 1x3x64x128"):
+        runtime(noise(64, 128))
+
+
+@onnx
+def test_a_file_holds_no_training_head_and_no_batch_norm(tmp_path: Path) -> None:
+    import onnx
+
+    module = settled()
+    deploy.write_onnx(deploy.deployed(module, SIZE), tmp_path / "a.onnx", {})
+    graph = onnx.load(tmp_path / "a.onnx").graph
+    module.logits(torch.randn(1, 3, *SIZE)).sum().backward()
+    needed = sum(each.numel() for each in module.parameters() if each.grad is not None and each.ndim == 4)
+    assert sum(int(torch.tensor(list(each.dims)).prod()) for each in graph.initializer if len(each.dims) == 4) == needed
+    assert not [node for node in graph.node if node.op_type == "BatchNormalization"]
+    assert [(each.name) for each in (*graph.input, *graph.output)] == ["image", "output"]
+
+
+@onnx
+def test_a_runs_checkpoint_is_exported_with_its_classes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    module = checkpoints.written(tmp_path / "last.ckpt")
+    out = tmp_path / "network.onnx"
+    assert export.main([str(tmp_path), "--size", "64x96", "--out", str(out), "--uint8", "--argmax"]) == 0
+    printed = capsys.readouterr().out
+    assert "other sizes  refused: the file takes an image of 1x3x64x96" in printed
+    runtime, image = deploy.Runtime(out), noise()
+    assert runtime.says["classes"] == module.identity["classes"]
+    assert runtime.says["model"] == ROW
+    with torch.no_grad():
+        assert export.clear_errors(module(image), runtime(image), 1e-5 * module(image).abs().max().item()) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["last.ckpt", "network.onnx"]
+
+
+@onnx
+def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = deploy.folded
+    monkeypatch.setattr(deploy, "folded", lambda *at: (right(*at)[0] * 1.001, right(*at)[1]))
+    assert export.main(["--model", ROW, "--size", "64x96", "--out", str(tmp_path / "a.onnx")]) == 1
+    assert export.main(["--model", ROW, "--size", "64x96", "--check"]) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@onnx
+@pytest.mark.catalogue
+@pytest.mark.parametrize("address", export.rows_of(None, several=True))
+def test_every_row_goes_to_onnx(address: str) -> None:
+    asked = argparse.Namespace(checkpoint=None, rows=[address], size=export.CHECKED_AT, uint8=False, argmax=False)
+    assert export.checked(asked).ok
+
+
+# --- the door
+
+
+def test_classes_that_rounding_may_turn_are_no_errors_and_others_are() -> None:
+    logits = torch.tensor([[1.0, 1.0], [1.0 + 1e-6, 3.0]]).view(1, 2, 1, 2)
+    assert export.clear_errors(logits, torch.tensor([[[0, 1]]]), 1e-5) == 0
+    assert export.clear_errors(logits, torch.tensor([[[0, 0]]]), 1e-5) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ([], "what is to be exported?"),
+        (["--model", "bisenett", "--size", "64x96", "--out", "a.onnx"], "did you mean bisenet"),
+        (["--model", "bisenet/*", "--size", "64x96", "--out", "a.onnx"], "no row bisenet/*"),
+        (["--model", ROW, "--size", "64", "--out", "a.onnx"], "--size 64: it takes height x width"),
+        (["--model", ROW, "--size", "64x96"], "give --size HEIGHTxWIDTH and --out FILE.onnx"),
+        (["--model", ROW, "--size", "64x96", "--out", "nowhere/a.onnx"], "there is no folder nowhere"),
+        (["--model", ROW, "--check", "--out", "a.onnx"], "--check keeps no file"),
+        (["missing.ckpt", "--check"], "there is no missing.ckpt"),
+        (["missing.ckpt", "--model", ROW, "--check"], "not both"),
+    ],
+)
+def test_a_wrong_word_is_one_sentence(given: list[str], answer: str, capsys: pytest.CaptureFixture) -> None:
+    assert export.main(given) == 2
+    said = capsys.readouterr().err
+    assert answer in said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+
+
+def test_missing_packages_are_named_with_the_command_that_installs_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    assert export.main(["--model", ROW, "--check"]) == 2
+    assert 'needs onnx, onnxscript, onnxruntime; install the optional packages with: pip install -e ".[export]"' in capsys.readouterr().err
+
+
+def test_a_pattern_chooses_rows_and_nothing_chooses_them_all() -> None:
+    assert "bisenet/no_arm" in export.rows_of("bisenet/*", several=True)
+    assert not [row for row in export.rows_of("bisenet/*", several=True) if not row.startswith("bisenet/")]
+    assert export.rows_of("bisenet", several=True) == ["bisenet/resnet18"]
+    assert {row.split("/")[0] for row in export.rows_of(None, several=True)} > {"bisenet", "fcn"}
+
+
+def test_words_are_refused_without_waiting_for_torch() -> None:
+    code = "import sys; from experiments import export; export.main(['--model', 'bisenett', '--check']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
