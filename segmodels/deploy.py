@@ -39,7 +39,7 @@ def deployed(module: SegmentationModule, size: tuple[int, int], *, uint8: bool =
 
     It shares no weights with the module, and holds those alone that its output is computed from.
     """
-    image = torch.zeros(1, 3, *size, dtype=torch.uint8 if uint8 else torch.float32)
+    image = torch.zeros(1, 3, *size, dtype=torch.uint8 if uint8 else next(module.parameters()).dtype)
     with torch.no_grad():
         graph = torch.export.export(Deployed(copy.deepcopy(module).cpu().eval(), argmax), (image,)).module()
         fold(graph)

@@ -32,8 +32,9 @@ def noise(height: int = SIZE[0], width: int = SIZE[1]) -> Tensor:
     return torch.randint(256, (1, 3, height, width), dtype=torch.uint8)
 
 
-def close(one: Tensor, other: Tensor) -> bool:
-    return (one - other).abs().max() <= 1e-5 * max(1, other.abs().max())
+def differ(one: Tensor, other: Tensor) -> float:
+    """The largest difference, as a share of the largest value."""
+    return ((one - other).abs().max() / other.abs().max()).item()
 
 
 class Small(SegmentationModule):
@@ -61,11 +62,12 @@ class Small(SegmentationModule):
 
 @pytest.mark.parametrize("address", [ROW, "smp/unet_resnet34"])
 def test_a_deployed_network_computes_the_same_without_a_batch_norm(address: str) -> None:
-    module = settled(address)
-    network, image = deploy.deployed(module, SIZE), module.normalized(noise())
+    """In float64, where rounding hides nothing."""
+    module = settled(address).double()
+    network, image = deploy.deployed(module, SIZE), module.normalized(noise()).double()
     assert not [node for node in network.graph.nodes if node.target is deploy.BATCH_NORM]
     with torch.no_grad():
-        assert close(network(image), module(image))
+        assert differ(network(image), module(image)) < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,7 @@ def test_a_norm_is_folded_where_it_alone_reads_a_convolution_and_knows_its_stati
     module = Small(arrangement).eval()
     network, image = deploy.deployed(module, SIZE), torch.randn(1, 3, *SIZE)
     with torch.no_grad():
-        assert close(network(image), module(image))
+        assert differ(network(image), module(image)) < 1e-6
     assert sum(node.target is deploy.BATCH_NORM for node in network.graph.nodes) == left
 
 
@@ -123,7 +125,7 @@ def test_a_file_computes_what_the_module_does_and_refuses_other_sizes(address: s
     deploy.write_onnx(deploy.deployed(module, SIZE, uint8=True), tmp_path / "a.onnx", {"classes": ["a", "b"]})
     runtime = deploy.Runtime(tmp_path / "a.onnx")
     with torch.no_grad():
-        assert close(runtime(image), module(image))
+        assert differ(runtime(image), module(image)) < export.LIMIT
     assert runtime.says == {"classes": ["a", "b"]}
     with pytest.raises(ValueError, match="the file takes an image of 1x3x64x96, not 1x3x64x128"):
         runtime(noise(64, 128))
