@@ -115,10 +115,11 @@ class SegmentationModule(LightningModule):
     # --- training
 
     def setup(self, stage: str) -> None:
-        """Several devices wait for the gradient of every parameter that asks for one."""
-        if stage == "fit":
-            for name in self.without_gradient:
-                self.get_parameter(name).requires_grad_(False)
+        """Several devices wait for every gradient that is asked for, in networks held inside this one too."""
+        networks = [each for each in self.modules() if isinstance(each, SegmentationModule)] if stage == "fit" else []
+        for network in networks:
+            for name in network.without_gradient:
+                network.get_parameter(name).requires_grad_(False)
 
     @property
     def class_weights(self) -> Tensor | None:

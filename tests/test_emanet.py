@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -263,9 +263,10 @@ class Holder(SegmentationModule):
         self.recipe, self.student, self.teacher = student.recipe, student, copy.deepcopy(student).requires_grad_(False)
 
     def losses(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        terms = self.student.losses(batch)
         with torch.no_grad():
             self.teacher.logits(self.prepared(batch)[0])
-        return self.student.losses(batch)
+        return terms
 
     def parameter_groups(self) -> list[dict]:
         return self.student.parameter_groups()
@@ -296,24 +297,32 @@ def test_a_network_inside_another_module_keeps_its_bases_as_it_does_alone() -> N
     trainer(accumulate_grad_batches=2).fit(holder, batches(4), batches(1))
     assert torch.equal(held.unit.bases, alone.unit.bases) and not torch.equal(held.unit.bases, start)
     assert torch.equal(holder.teacher.unit.bases, start)
+    assert not held.unit.conv1.weight.requires_grad  # devices that train together would wait for its gradient
 
 
+class Saved(Callback):
+    """A checkpoint after two steps, and what the bases were."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_train_batch_end(self, trainer: Trainer, module: EMANet, *_: object) -> None:
+        if trainer.global_step == 2:
+            trainer.save_checkpoint(self.file)
+            self.bases = module.unit.bases.clone()
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended:UserWarning:lightning")
 def test_bases_survive_checkpoint_and_resume_bit_for_bit(tmp_path: Path) -> None:
-    data = batches(4)
-    whole = small()
-    trainer(max_steps=4).fit(whole, data, data)
-    first, resumed = small(), small()
-    half = trainer(max_steps=2)
-    half.fit(first, data, data)
-    half.save_checkpoint(tmp_path / "half.ckpt")
-    assert torch.equal(torch.load(tmp_path / "half.ckpt", weights_only=True)["state_dict"]["unit.bases"], first.unit.bases)
-    trainer(max_steps=2).fit(small(), data, data)  # something else in between
-    resume = trainer(max_steps=4)
+    data, whole, resumed, saved = batches(4), small(), small(), Saved(tmp_path / "half.ckpt")
+    trainer(max_steps=4, callbacks=[saved]).fit(whole, data, data)
+    assert torch.equal(torch.load(saved.file, weights_only=True)["state_dict"]["unit.bases"], saved.bases)
     rest = DataLoader(data.dataset[2:] + data.dataset[:2], batch_size=None)  # the trainer counts on, a plain loader starts anew
-    resume.fit(resumed, rest, data, ckpt_path=tmp_path / "half.ckpt")
+    resume = trainer(max_steps=4)
+    resume.fit(resumed, rest, data, ckpt_path=saved.file)
     assert resume.global_step == 4
     assert torch.equal(resumed.unit.bases, whole.unit.bases)
-    assert not torch.equal(resumed.unit.bases, first.unit.bases)
+    assert not torch.equal(resumed.unit.bases, saved.bases)
 
 
 def test_a_parameter_without_gradient_asks_for_none_in_training_and_stays_as_it_was() -> None:

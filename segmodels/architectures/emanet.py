@@ -232,8 +232,9 @@ PAPER = Recipe(
 )  # fmt: skip
 VOC, CONTEXT, STUFF = "PASCAL VOC 2012", "PASCAL Context", "COCO-Stuff 10k"
 TABLE = "paper, comparison with DeepLab on PASCAL VOC"
+NOTES = "paper, as the notes of this project quote its table"
 README = "README of the authors' EMANet"
-SCALES_AND_FLIP = "several scales and flip"  # which scales is not stated
+SCALES, SCALES_AND_FLIP = "several scales", "several scales and flip"  # which scales is not stated
 
 
 def published(single: float, several: float, source: str = TABLE) -> tuple[Published, ...]:
@@ -243,8 +244,8 @@ def published(single: float, several: float, source: str = TABLE) -> tuple[Publi
 MAIN = Experiment(
     EMANet, PAPER, model={"depth": 50, "channels": 512}, starts_from="resnet50s.gluon_in1k",
     published=(
-        Published(50.5, CONTEXT, "val", "whole", "paper, table of PASCAL Context"),
-        Published(37.6, STUFF, "test", "whole", "paper, table of COCO-Stuff"),
+        Published(50.5, CONTEXT, "val", "whole", NOTES),
+        Published(37.6, STUFF, "test", "whole", NOTES),
     ),
 )  # fmt: skip
 RESNET101 = MAIN.but(
@@ -253,8 +254,8 @@ RESNET101 = MAIN.but(
         *published(80.05, 81.32),
         Published(80.99, VOC, "val", "whole", f"{README}, a later checkpoint"),
         Published(87.7, VOC, "test", SCALES_AND_FLIP, f"{README}, trained on COCO first"),
-        Published(53.1, CONTEXT, "val", "whole", "paper, table of PASCAL Context"),
-        Published(39.9, STUFF, "test", "whole", "paper, table of COCO-Stuff"),
+        Published(53.1, CONTEXT, "val", "whole", NOTES),
+        Published(39.9, STUFF, "test", "whole", NOTES),
     ),
 )  # fmt: skip
 
@@ -270,7 +271,7 @@ EXPERIMENTS = {
     "resnet101_ohem": RESNET101.but(
         model={"ohem_threshold": 0.7},
         published=(
-            Published(81.14, "cityscapes", "val", "whole", README), Published(81.9, "cityscapes", "test", SCALES_AND_FLIP, README),
+            Published(81.14, "cityscapes", "val", "whole", README), Published(81.9, "cityscapes", "test", SCALES, README),
         ),
     ),
     # ablations. The table of iterations is one sweep over MAIN:
@@ -281,7 +282,7 @@ EXPERIMENTS = {
     "bases_128": MAIN.but(model={"bases": 128}),
     "lambda_half": MAIN.but(model={"lambda_": 0.5}),
     "lambda_2": MAIN.but(model={"lambda_": 2.0}),
-    "gaussian_kernel": MAIN.but(model={"kernel": "gaussian", "normalization": "none"}),  # EM of a Gaussian mixture, to the letter
+    "gaussian_kernel": MAIN.but(model={"kernel": "gaussian", "normalization": "none"}),  # EM of a Gaussian mixture
     "inner_kernel": MAIN.but(model={"kernel": "inner"}),
     "fixed_bases": MAIN.but(model={"maintenance": "fixed"}),
     "trained_bases": MAIN.but(model={"maintenance": "backpropagation"}),
