@@ -64,10 +64,10 @@ def blueprint(experiment: Experiment, num_classes: int = 19) -> SegmentationModu
 
 
 def inference_parameters(experiment: Experiment, num_classes: int = 19) -> int:
-    """Parameters that the logits depend on: what a deployed network holds."""
+    """Parameters that the logits depend on, with a gradient or without: what a deployed network holds."""
     module = shapes(blueprint(experiment, num_classes))
     module.logits(torch.zeros(1, 3, 256, 512, device="meta")).sum().backward()
-    return sum(each.numel() for each in module.parameters() if each.grad is not None)
+    return sum(each.numel() for name, each in module.named_parameters() if each.grad is not None or name in module.without_gradient)
 
 
 def macs(network: Experiment | nn.Module, size: tuple[int, int]) -> int | None:
