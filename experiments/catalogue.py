@@ -1,7 +1,7 @@
 """results/catalogue.json: what there is to run, readable without importing torch.
 
 It is generated from the papers' and data sets' own files and holds their hashes: a file that changed is imported again.
-`python -m experiments.catalogue` writes it anew.
+`python -m experiments.catalogue` makes all of it anew.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ IMAGES = {"cityscapes": (1024, 2048), "camvid": (360, 480)}  # where all images 
 GIVEN_ELSEWHERE = ("accumulate", "seed")  # arguments of a data set that are not in its group: trainer.accumulate and --seed
 
 
-def catalogue() -> dict[str, Any]:
-    """The catalogue as the files are now; only changed files are imported."""
-    stored = json.loads(FILE.read_text()) if FILE.exists() else {}
+def catalogue(anew: bool = False) -> dict[str, Any]:
+    """The catalogue as the files are now; only changed papers and data sets are imported, unless everything is made anew."""
+    stored = json.loads(FILE.read_text()) if FILE.exists() and not anew else {}
     architectures, data = ROOT / "segmodels" / "architectures", ROOT / "datamodules"
     read = (ROOT / "segmodels" / "recipe.py", Path(__file__))
     papers = {file.stem: hashed(file, *read) for file in architectures.glob("*.py") if file.stem != "__init__"}
@@ -127,7 +127,8 @@ def plain(value: Any) -> Any:
 
 
 def written() -> str:
-    return json.dumps(catalogue(), indent=1) + "\n"
+    """Made anew: what papers share, such as a backbone, may have changed without a change in their own files."""
+    return json.dumps(catalogue(anew=True), indent=1) + "\n"
 
 
 if __name__ == "__main__":
