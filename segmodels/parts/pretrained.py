@@ -1,16 +1,23 @@
 """ImageNet weights for a backbone: from a file, or from timm by name. Nothing here runs unless it is asked for."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+Rename = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
-def load_encoder(encoder: nn.Module | None, source: str) -> str:
-    """Strict but for the classifier, which a backbone does not have; says in words what was loaded."""
+
+def load_encoder(encoder: nn.Module | None, source: str, rename: Rename | None = None) -> str:
+    """Strict but for the classifier, which a backbone does not have; says in words what was loaded.
+
+    `rename` gives the weights the backbone's own names, where their authors have others.
+    """
     if encoder is None:
         raise ValueError("this network has no backbone that ImageNet weights fit; start it from scratch")
     weights = from_file(source) if Path(source).is_file() else from_timm(source)
+    weights = rename(weights) if rename else weights
     own = encoder.state_dict()
     missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
     reshaped = [name for name in own if name in weights and weights[name].shape != own[name].shape]
