@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import segmodels
-from segmodels.architectures.ddrnet import EXPERIMENTS, FUSIONS, WEIGHTS, Classifier, DDRNet
+from segmodels.architectures.ddrnet import EXPERIMENTS, FUSIONS, Classifier, DDRNet
 from segmodels.paper import inference_parameters
 from segmodels.parts import schedules
+from segmodels.parts.class_weights import CITYSCAPES
 from segmodels.parts.dual_resolution import DAPPM
 from tests import training_step
 from tests.reference import fill
@@ -28,7 +29,7 @@ def image(height: int = 64, width: int = 128) -> Tensor:
 
 def test_one_training_step_is_the_authors_in_float64() -> None:
     module, batch = training_step.prepared("ddrnet23_slim")
-    module.recipe, module.min_kept = replace(module.recipe, class_weights=WEIGHTS), 4096
+    module.recipe, module.min_kept = replace(module.recipe, class_weights=CITYSCAPES), 4096
     terms = module.losses(batch)
     theirs = training_step.stored("ddrnet23_slim")["terms"]
     training_step.assert_terms(terms, {"main": theirs["main_ohem"], "auxiliary": 0.4 * theirs["aux_unweighted"]})
@@ -38,7 +39,8 @@ def test_one_training_step_is_the_authors_in_float64() -> None:
 
 def test_one_training_step_of_mmsegs_is_mmsegs_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     module, batch = training_step.prepared("mmseg_ddrnet23_slim")
-    monkeypatch.setattr(type(module), "class_weights", torch.tensor(WEIGHTS, dtype=torch.float64))  # mmseg makes them in the logits' type
+    # mmseg makes the weights in the type of the logits
+    monkeypatch.setattr(type(module), "class_weights", torch.tensor(CITYSCAPES, dtype=torch.float64))
     terms = module.losses(batch)
     theirs = training_step.stored("mmseg_ddrnet23_slim")["terms"]
     training_step.assert_terms(terms, {"main": theirs["decode.loss_context"], "auxiliary": theirs["decode.loss_spatial"]})

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from segmodels.module import Batch, SegmentationModule
 from segmodels.paper import Experiment, Published
+from segmodels.parts import class_weights
 from segmodels.parts.dual_resolution import AUTHORS, DAPPM, Block, Bottleneck, head, initialize, norm_relu_conv, resized, stage, stem
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import Amount, cross_entropy, hrnet_rule, ohem
@@ -201,16 +202,12 @@ class Classifier(nn.Module):
 
 # --- experiments (section IV)
 
-WEIGHTS = (
-    0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023,
-    0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507,
-)  # fmt: skip
 PAPER = Recipe(
     crop=(1024, 1024), scales=tuple(n / 10 for n in range(5, 22)), batch=12, iterations=119_548, lr=0.01, weight_decay=5e-4,
     schedule="poly", power=0.9,
 )  # fmt: skip  # 484 epochs of 247 batches
 README = "README of the authors' repository"
-SCALES_AND_FLIP = "multiscale:0.5,0.75,1,1.25,1.5,1.75,2+flip"
+SCALES_AND_FLIP = "multiscale+flip (scales not stated)"
 
 
 def published(test: float, val: float | None = None, flipped: float | None = None) -> tuple[Published, ...]:
@@ -220,7 +217,7 @@ def published(test: float, val: float | None = None, flipped: float | None = Non
 
 MAIN = Experiment(
     DDRNet, PAPER, model={"variant": "23_slim"}, published=published(test=77.4, val=77.8),
-    budgets={"cityscapes": {"class_weights": WEIGHTS}},
+    budgets={"cityscapes": {"class_weights": class_weights.CITYSCAPES}},
 )  # fmt: skip
 
 EXPERIMENTS = {
