@@ -6,6 +6,7 @@ so draw k of a run is the same sample wherever and whenever it is made.
 
 import os
 import random
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -223,7 +224,8 @@ def collate(samples: Sequence[Sample | DataError]) -> Sample | DataError:
 
 
 def start_worker(_: int) -> None:
-    """A worker is one thread: OpenCV's and torch's own threads in every worker would fight for the cores."""
+    """A worker is one thread: OpenCV's and torch's own threads in every worker would fight for the cores. Ctrl-C is the main process's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     try:
         import cv2

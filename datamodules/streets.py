@@ -30,7 +30,7 @@ class Streets(SegmentationData):
     name = "streets"
     caution = "streets check that the pipeline learns and judges; a score on them ranks nothing and compares with no paper"
     budget: ClassVar[dict[str, Any]] = {
-        "iterations": 250,
+        "iterations": 300,
         "batch": 8,
         "crop": (192, 384),
         "scales": (0.6, 1.2),

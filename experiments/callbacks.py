@@ -1,19 +1,23 @@
-"""What happens beside training: checkpoints, pictures, progress, numbers on disk and in W&B, a clean stop."""
+"""What happens beside training: checkpoints, a clean stop, numbers on disk and in W&B, pictures, progress."""
 
+import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
+from rich.columns import Columns
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from experiments.pictures import contact_sheet, overlay, save
@@ -22,55 +26,113 @@ from segmodels.module import SegmentationModule
 
 
 class Stopped(Exception):
-    """The user asked the run to stop, and its checkpoint is written."""
+    """The user asked the run to stop by a signal of this number, and its checkpoint is written."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
-class Checkpoints(Callback):
-    """last.ckpt every so many optimizer steps, best.ckpt by validation mIoU; each replaced in one move, never half written."""
+@dataclass(frozen=True)
+class Rhythm:
+    """After how many optimizer steps things happen."""
 
-    def __init__(self, folder: Path, every: int) -> None:
-        self.folder, self.every = folder, every
-        self.best, self.saved_at, self.stopping = -1.0, -1, False
+    steps: int
+    validate: int
+    save: int
+    log: int
+    minutes: float = 0.0  # of this session; 0 is without end
+
+
+class PerStep(Callback):
+    """Calls `on_step` once per optimizer step, however many micro-batches make it up."""
+
+    step = 0
+
+    def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
+        self.step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, module: SegmentationModule, *unused: Any) -> None:
+        if trainer.global_step != self.step:
+            self.step = trainer.global_step
+            self.on_step(trainer, module)
+
+    def on_step(self, trainer: Trainer, module: SegmentationModule) -> None:
+        raise NotImplementedError
+
+
+def in_training(trainer: Trainer) -> bool:
+    """Whether the validation that is going on belongs to a training and is no trial of its first images."""
+    return trainer.state.fn == "fit" and not trainer.sanity_checking
+
+
+# --- checkpoints, and the end of a run
+
+
+class Average(EMAWeightAveraging):
+    """The running average of weights stands in for them from the start of a validation to its end, pictures included."""
+
+    def on_validation_epoch_start(self, trainer: Trainer, module: SegmentationModule) -> None:
+        """Done already, in on_validation_start."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: SegmentationModule) -> None:
+        """Not yet, but in on_validation_end."""
+
+    def on_validation_start(self, trainer: Trainer, module: SegmentationModule) -> None:
+        super().on_validation_epoch_start(trainer, module)
+
+    def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
+        super().on_validation_epoch_end(trainer, module)
+
+
+class Checkpoints(PerStep):
+    """last.ckpt every so many optimizer steps, best.ckpt by validation mIoU; each replaced in one move, never half written.
+
+    A step that is validated is saved after its validation: resumed from before it, Lightning would leave the validation out.
+    """
+
+    def __init__(self, folder: Path, rhythm: Rhythm) -> None:
+        self.folder, self.rhythm = folder, rhythm
+        self.best, self.asked, self.process = -1.0, 0, os.getpid()
+        self.before, self.began = {"seconds": 0.0, "cpu_seconds": 0.0}, (time.perf_counter(), time.process_time())
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, **self.spent()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+        self.before = {name: state_dict[name] for name in self.before}
+
+    def spent(self) -> dict[str, float]:
+        """By all sessions of the run, so far as checkpoints know of them."""
+        now = {"seconds": time.perf_counter() - self.began[0], "cpu_seconds": time.process_time() - self.began[1]}
+        return {name: self.before[name] + value for name, value in now.items()}
 
     def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
-        self.saved_at = trainer.global_step
-        self.previous = {name: signal.signal(name, self._stop) for name in (signal.SIGINT, signal.SIGTERM)}
+        super().on_train_start(trainer, module)
+        self.began = time.perf_counter(), time.process_time()
+        self._listen()  # again: Lightning has put a handler of its own before ours
 
-    def _stop(self, number: int, frame: Any) -> None:
-        if self.stopping:  # asked twice: at once
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        self.stopping = True
-        print("\nstopping after this step (again to stop at once)", file=sys.stderr)
-
-    def restore_signals(self) -> None:
-        for name, handler in getattr(self, "previous", {}).items():
-            signal.signal(name, handler)
-
-    def on_train_batch_end(self, trainer: Trainer, module: SegmentationModule, *unused: Any) -> None:
-        step = trainer.global_step
-        if step == self.saved_at or trainer.fit_loop.epoch_loop._should_accumulate():  # only between optimizer steps
+    def on_step(self, trainer: Trainer, module: SegmentationModule) -> None:
+        late = self.rhythm.minutes and agreed(trainer, time.perf_counter() - self.began[0] > 60 * self.rhythm.minutes)
+        trainer.should_stop = bool(late) or self.step == self.rhythm.steps  # makes Lightning validate this step
+        if trainer.should_stop or self.step % self.rhythm.validate == 0:
             return
-        stop = trainer.strategy.reduce_boolean_decision(self.stopping, all=False) if trainer.world_size > 1 else self.stopping
-        if stop or step % self.every == 0:
+        stop = agreed(trainer, bool(self.asked))
+        if stop or self.step % self.rhythm.save == 0:
             self.write(trainer, "last.ckpt")
         if stop:
-            raise Stopped
+            raise Stopped(self.asked or signal.SIGINT)
 
     def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
-        if trainer.sanity_checking or (not trainer.training and trainer.state.fn != "fit"):
+        if not in_training(trainer):
             return
-        better = module.scores["miou"] > self.best
-        self.best = max(self.best, module.scores["miou"])
+        if module.scores["miou"] > self.best:
+            self.best = module.scores["miou"]
+            self.write(trainer, "best.ckpt")  # before the checkpoint that knows of it
         self.write(trainer, "last.ckpt")
-        if better:
-            self.write(trainer, "best.ckpt")
+        if not trainer.should_stop and agreed(trainer, bool(self.asked)):
+            raise Stopped(self.asked or signal.SIGINT)
 
     def write(self, trainer: Trainer, name: str) -> None:
         """Every rank takes part, since a strategy may gather; rank 0 writes."""
@@ -80,87 +142,59 @@ class Checkpoints(Callback):
             with partial.open("rb") as written:
                 os.fsync(written.fileno())
             partial.replace(self.folder / name)
-        self.saved_at = trainer.global_step
 
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within, Ctrl-C and SIGTERM end the run at its next checkpoint, which is written at once; asked twice, they just end it."""
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._listen()
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
-class Pictures(Callback):
-    """The same few validation images at each validation, as overlays on disk and in W&B; at the end a contact sheet."""
+    def _listen(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
 
-    def __init__(self, folder: Path, count: int, title: str) -> None:
-        self.folder, self.count, self.title = folder, count, title
-
-    @rank_zero_only
-    def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
-        if trainer.sanity_checking or not self.count:
+    def _stop(self, number: int, frame: Any) -> None:
+        if os.getpid() != self.process:  # a worker, which a terminal's Ctrl-C reaches too: the run ends it
             return
-        source, labels = trainer.datamodule.sources["val"], trainer.datamodule.labels
-        chosen = np.linspace(0, len(source) - 1, min(self.count, len(source))).round().astype(int).tolist()
-        rows = [(source.names[index], *predicted(trainer, module, *source.window(index))) for index in chosen]
-        for name, image, guess, _ in rows:
-            save(overlay(image, guess, labels.palette), self.folder / f"val_{Path(name).stem}_{trainer.global_step:06d}.png")
-        title = f"{self.title}, step {trainer.global_step}: mIoU {100 * module.scores['miou']:.1f} %"
-        save(contact_sheet([row[1:] for row in rows], labels.palette, title), self.folder / "contact_sheet.png")
-        self._mirror(trainer, rows, labels.names)
-
-    def _mirror(self, trainer: Trainer, rows: list, names: tuple[str, ...]) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, WandB):
-                logger.log_overlays(rows, names, trainer.global_step)
+        if self.asked:
+            if sys.stdout.isatty():
+                os.write(sys.stdout.fileno(), b"\033[?25h")  # the progress bar hid the cursor
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.asked = number
+        if "LOCAL_RANK" not in os.environ or os.environ["LOCAL_RANK"] == "0":
+            with contextlib.suppress(RuntimeError):  # in the midst of another print
+                print("\nstopping as soon as a checkpoint is written (again to stop at once)", file=sys.stderr, flush=True)
 
 
-def predicted(
-    trainer: Trainer, module: SegmentationModule, image: np.ndarray, label: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(module.device)
-    with torch.no_grad(), trainer.precision_plugin.val_step_context():
-        return image, module.label_map(pixels)[0].cpu().numpy(), label
+def agreed(trainer: Trainer, wish: bool) -> bool:
+    """Whether any device wishes it."""
+    return trainer.strategy.reduce_boolean_decision(wish, all=False) if trainer.world_size > 1 else wish
 
 
-class Numbers(Logger):
-    """metrics.csv, as a Lightning logger."""
-
-    name, version = "csv", None
-
-    def __init__(self, metrics: Metrics) -> None:
-        super().__init__()
-        self.metrics = metrics
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.metrics.add(step or 0, {name: value for name, value in metrics.items() if name != "epoch"})
-
-    def log_hyperparams(self, *unused: Any, **also: Any) -> None:
-        """config.json has them."""
+# --- numbers
 
 
-class WandB(Logger):
-    """A mirror of the run folder; trainer/global_step is the axis, and no call passes W&B's own step."""
-
-    name = "wandb"
+class WandB:
+    """A mirror of the run folder. Its axis is our step, "trainer/global_step": no call passes W&B's own."""
 
     def __init__(self, mode: str, folder: Path, config: Mapping[str, Any]) -> None:
-        super().__init__()
         self.mode, self.folder, self.config, self.run = mode, folder, config, None
 
-    @property
-    def version(self) -> str | None:
-        return self.run.id if self.run else None
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        if self.run is None:
-            self.run = start_wandb(self.mode, self.folder, self.config)
+    def start(self) -> None:
+        self.run = start_wandb(self.mode, self.folder, self.config)
+        if self.run:
             self.run.define_metric("trainer/global_step")
             self.run.define_metric("*", step_metric="trainer/global_step")
-        return self.run
 
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.experiment.log({**{name: value for name, value in metrics.items() if name != "epoch"}, "trainer/global_step": step})
-
-    def log_hyperparams(self, *unused: Any, **also: Any) -> None:
-        """The whole config went in at the start."""
+    def log(self, values: Mapping[str, Any], step: int) -> None:
+        if self.run:
+            self.run.log({**values, "trainer/global_step": step})
 
     def log_overlays(self, rows: list, names: tuple[str, ...], step: int) -> None:
         import wandb
@@ -171,146 +205,238 @@ class WandB(Logger):
             masks = {"prediction": {"mask_data": guess, "class_labels": classes}, "truth": {"mask_data": label, "class_labels": classes}}
             return wandb.Image(image, masks=masks, caption=f"{name}, step {step}")
 
-        self.experiment.log({"val/pictures": [picture(*row) for row in rows], "trainer/global_step": step})
+        if self.run:
+            self.log({"val/pictures": [picture(*row) for row in rows]}, step)
 
     def log_classes(self, names: tuple[str, ...], iou: list[float | None], step: int) -> None:
         import wandb
 
-        table = wandb.Table(columns=["class", "IoU"], data=[[name, value] for name, value in zip(names, iou)])
-        self.experiment.log({"val/IoU": table, "trainer/global_step": step})
+        if self.run:
+            self.log({"val/IoU": wandb.Table(columns=["class", "IoU"], data=[list(pair) for pair in zip(names, iou)])}, step)
 
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        if self.run is not None and status != "success":
-            self.run.finish(exit_code=1)
+    def finish(self, exit_code: int) -> None:
+        if self.run:
+            self.run.finish(exit_code=exit_code)
+
+
+PATIENCE = 20  # seconds that a run waits for W&B before it goes on without
 
 
 def start_wandb(mode: str, folder: Path, config: Mapping[str, Any]) -> Any:
-    """The mode is always explicit; where W&B cannot be reached within 20 seconds the run goes on offline."""
+    """The mode is always explicit, so that nobody is asked anything; without W&B the run goes on, with a sentence."""
     import wandb
 
-    how = {
-        "project": "segmodels", "name": folder.name, "dir": str(folder), "config": dict(config), "group": config["experiment"],
-        "settings": wandb.Settings(console="off", silent=True, init_timeout=20),
-    }  # fmt: skip
-    if mode == "online":
+    wandb.setup(wandb.Settings(silent=True))
+    settings = wandb.Settings(console="off", silent=True, init_timeout=PATIENCE, finish_timeout=6 * PATIENCE)
+    how = {"project": "segmodels", "name": folder.name, "id": config["id"], "resume": "allow", "dir": str(folder), "config": dict(config),
+           "group": config["experiment"], "settings": settings}  # fmt: skip
+    for attempt in dict.fromkeys((mode, "offline")):
         try:
-            return wandb.init(mode="online", **how)
+            return wandb.init(mode=attempt, **how)
         except Exception as problem:
-            print(
-                f"W&B cannot be reached ({type(problem).__name__}): this run is logged offline; upload it later with `wandb sync`",
-                file=sys.stderr,
-            )
-    return wandb.init(mode="offline", **how)
+            then = "logged offline; upload it later with `wandb sync`" if attempt == "online" else "not mirrored in W&B"
+            print(f"W&B is not to be had ({sentence(problem)}): this run is {then}", file=sys.stderr, flush=True)
+            wandb.teardown()  # else the run's id counts as taken
+            shutil.rmtree(folder / "wandb", ignore_errors=True)
+    return None
+
+
+def sentence(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {str(problem).splitlines()[0]}" if str(problem) else type(problem).__name__
+
+
+def wandb_mode() -> str:
+    """What "auto" means: as the environment says, else online where a key is at hand."""
+    said = os.environ.get("WANDB_MODE", "")
+    return said if said in ("online", "offline", "disabled") else "online" if logged_in() else "offline"
 
 
 def logged_in() -> bool:
     """Whether a W&B key is at hand, found without asking anybody."""
     import netrc
 
+    import wandb
+
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
-        hosts = netrc.netrc().hosts
+        hosts = netrc.netrc(os.environ.get("NETRC")).hosts
     except (OSError, netrc.NetrcParseError):
         return False
-    base = os.environ.get("WANDB_BASE_URL", "")
-    return any("wandb" in host or host in base for host in hosts)
+    return any(host in wandb.Settings().base_url or "wandb" in host for host in hosts if host != "default")
 
 
-class Classes(Callback):
-    """IoU per class into metrics.csv and W&B at each validation."""
+class Numbers(PerStep):
+    """Losses, rate and speed every so many steps, and the scores of each validation: into metrics.csv, and mirrored."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
+    def __init__(self, metrics: Metrics, rhythm: Rhythm, mirror: WandB | None) -> None:
+        self.metrics, self.rhythm, self.mirror = metrics, rhythm, mirror
+        self.images, self.since, self.speed = 0, 0.0, 0.0
 
-    @rank_zero_only
-    def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
-        if trainer.sanity_checking:
-            return
-        for logger in trainer.loggers:
-            if isinstance(logger, WandB):
-                logger.log_classes(self.names, module.scores["iou"], trainer.global_step)
-
-
-class Speed(Callback):
-    """Images per second over the last logging interval, counted over all devices, without validation time."""
-
-    def __init__(self) -> None:
-        self.images, self.since, self.rate = 0, None, 0.0
+    def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
+        super().on_train_start(trainer, module)
+        if self.mirror and trainer.is_global_zero:
+            self.mirror.start()
+        self.images, self.since = 0, time.perf_counter()
 
     def on_train_batch_start(self, *unused: Any) -> None:
         self.since = self.since or time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, module: SegmentationModule, outputs: Any, batch: Any, index: int) -> None:
         self.images += len(batch[0]) * trainer.world_size
-        if (index + 1) % trainer.log_every_n_steps == 0:
-            self.rate = self.images / (time.perf_counter() - self.since)
-            module.log("images_per_second", self.rate)
-            self.images, self.since = 0, None
+        super().on_train_batch_end(trainer, module)
 
-    def on_validation_start(self, *unused: Any) -> None:
-        self.images, self.since = 0, None
+    def on_step(self, trainer: Trainer, module: SegmentationModule) -> None:
+        if self.step % self.rhythm.log:
+            return
+        values = logged(trainer, "train/", "lr")
+        self.speed = self.images / (time.perf_counter() - self.since)
+        self.images, self.since = 0, time.perf_counter()
+        self.add(trainer, values | {"images_per_second": self.speed})
+
+    def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
+        if not in_training(trainer):
+            return
+        self.images, self.since = 0, 0.0  # training's clock stands still
+        self.add(trainer, logged(trainer, "val/"))
+        if self.mirror and trainer.is_global_zero:
+            self.mirror.log_classes(trainer.datamodule.class_names, module.scores["iou"], trainer.global_step)
+
+    @rank_zero_only
+    def add(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        self.metrics.add(trainer.global_step, values)
+        if self.mirror:
+            self.mirror.log(values, trainer.global_step)
+
+    @contextlib.contextmanager
+    def mirrored(self) -> Iterator[None]:
+        """Closes the mirror at the end, whatever the end."""
+        code = 1
+        try:
+            yield
+            code = 0
+        finally:
+            if self.mirror:
+                self.mirror.finish(code)
 
 
-class Bar(Callback):
+def logged(trainer: Trainer, *beginnings: str) -> dict[str, float]:
+    """What the module logged under such names, as it is now."""
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(beginnings)}
+
+
+# --- pictures
+
+
+class Pictures(Callback):
+    """The same few validation images at each validation, as overlays on disk and in W&B; at the end a contact sheet."""
+
+    def __init__(self, folder: Path, count: int, title: str, mirror: WandB | None) -> None:
+        self.folder, self.count, self.title, self.mirror = folder, count, title, mirror
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
+        if not in_training(trainer) or not self.count:
+            return
+        source, labels = trainer.datamodule.sources["val"], trainer.datamodule.labels
+        chosen = np.linspace(0, len(source) - 1, min(self.count, len(source))).round().astype(int).tolist()
+        rows = [(source.names[index], *predicted(trainer, module, *source.window(index))) for index in chosen]
+        for name, image, guess, _ in rows:
+            save(overlay(image, guess, labels.palette), self.folder / f"val_{Path(name).stem}_{trainer.global_step:06d}.png")
+        title = f"{self.title}, step {trainer.global_step}: mIoU {100 * module.scores['miou']:.1f} %"
+        save(contact_sheet([row[1:] for row in rows], labels.palette, title), self.folder / "contact_sheet.png")
+        if self.mirror:
+            self.mirror.log_overlays(rows, labels.names, trainer.global_step)
+
+
+def predicted(
+    trainer: Trainer, module: SegmentationModule, image: np.ndarray, label: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(module.device)
+    with torch.no_grad(), trainer.precision_plugin.val_step_context():
+        return image, module.label_map(pixels)[0].cpu().numpy(), label
+
+
+# --- progress
+
+
+class Board(Progress):
+    """A bar, and below it the numbers, which wrap between each other and never within."""
+
+    numbers: tuple[str, ...] = ()
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Columns(self.numbers, padding=(0, 3))
+
+
+class Bar(PerStep):
     """Step, losses, learning rate, mIoU, images per second, time left; plain lines where there is no terminal."""
 
-    def __init__(self, steps: int, speed: Speed) -> None:
-        self.steps, self.speed, self.progress, self.miou, self.shown = steps, speed, None, None, 0.0
+    def __init__(self, rhythm: Rhythm, numbers: Numbers) -> None:
+        self.rhythm, self.numbers, self.board, self.miou, self.said = rhythm, numbers, None, None, 0.0
         self.console = Console()
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
-        self.shown = time.monotonic()
+        super().on_train_start(trainer, module)
+        self.said = time.monotonic()
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-                       TimeRemainingColumn(), TextColumn("{task.fields[words]}"))  # fmt: skip
-            self.progress = Progress(*columns, console=self.console)
-            self.task = self.progress.add_task("training", total=self.steps, completed=trainer.global_step, words="")
-            self.progress.start()
+            columns = (TextColumn("{task.description:18}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+                       TimeRemainingColumn())  # fmt: skip
+            self.board = Board(*columns, console=self.console, speed_estimate_period=600)
+            self.task = self.board.add_task("training", total=self.rhythm.steps, completed=self.step)
+            self.board.start()
 
     @rank_zero_only
-    def on_train_batch_end(self, trainer: Trainer, module: SegmentationModule, *unused: Any) -> None:
-        step = trainer.global_step
-        if self.progress:
-            self.progress.update(self.task, completed=step, words=self._words(trainer), description="training")
-        elif step and (step % max(1, self.steps // 10) == 0 or time.monotonic() - self.shown > 60) and step != getattr(self, "said", None):
-            self.said, self.shown = step, time.monotonic()
-            print(f"step {step}/{self.steps}  {self._words(trainer)}", flush=True)
+    def on_step(self, trainer: Trainer, module: SegmentationModule) -> None:
+        if self.board:
+            self.board.update(self.task, completed=self.step, description="training")
+            if self.step % self.rhythm.log == 0 or not self.board.numbers:
+                self.board.numbers = tuple(self._words(trainer))
+        elif self.step % max(1, self.rhythm.steps // 10) == 0 or time.monotonic() - self.said > 60:
+            self.said = time.monotonic()
+            print(f"step {self.step}/{self.rhythm.steps}  {'  '.join(self._words(trainer))}", flush=True)
 
-    def _words(self, trainer: Trainer) -> str:
-        values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
-        words = [f"{name.removeprefix('train/')} {value:.3f}" for name, value in values.items()]
-        words.append(f"lr {trainer.optimizers[0].param_groups[0]['lr']:.2g}")
-        words += [f"mIoU {100 * self.miou:.1f} %"] if self.miou is not None else []
-        words += [f"{self.speed.rate:.1f} images/s"] if self.speed.rate else []
-        return "  ".join(words)
+    def _words(self, trainer: Trainer) -> Iterator[str]:
+        for name, value in logged(trainer, "train/").items():
+            yield f"{name.removeprefix('train/')} {value:.3f}"
+        yield f"lr {logged(trainer, 'lr')['lr']:.2g}"
+        if self.miou is not None:
+            yield f"mIoU {100 * self.miou:.1f} %"
+        if self.numbers.speed:
+            yield f"{self.numbers.speed:.1f} images/s"
 
     @rank_zero_only
-    def on_validation_start(self, trainer: Trainer, module: SegmentationModule) -> None:
-        if self.progress:
-            self.progress.update(self.task, description="validating")
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: SegmentationModule, outputs: Any, batch: Any, index: int, *unused: Any
+    ) -> None:
+        if self.board:
+            self.board.update(self.task, description=f"validating {index + 1}/{trainer.num_val_batches[0]}")
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
-        if trainer.sanity_checking:
+        if not in_training(trainer):
             return
         self.miou = module.scores["miou"]
-        if not self.progress and trainer.training:
-            print(f"validated at step {trainer.global_step}: mIoU {100 * self.miou:.1f} %", flush=True)
-
-    def close(self) -> None:
-        if self.progress:
-            self.progress.stop()
+        if self.board:
+            self.board.update(self.task, description="training")
+            self.board.numbers = tuple(self._words(trainer))
+        else:
+            print(f"step {self.step}/{self.rhythm.steps}  validation mIoU {100 * self.miou:.1f} %", flush=True)
 
     @rank_zero_only
     def on_train_end(self, *unused: Any) -> None:
-        self.close()
+        self._close()
 
     @rank_zero_only
     def on_exception(self, *unused: Any) -> None:
-        self.close()
+        self._close()
+
+    def _close(self) -> None:
+        if self.board:
+            self.board.stop()
+            self.board = None
 
 
 class JudgingBar(Callback):
@@ -333,5 +459,9 @@ class JudgingBar(Callback):
 
     def on_validation_end(self, *unused: Any) -> None:
         self.progress.stop()
+
+    def on_exception(self, *unused: Any) -> None:
+        if self.progress:
+            self.progress.stop()
 
     on_test_start, on_test_batch_end, on_test_end = on_validation_start, on_validation_batch_end, on_validation_end

@@ -25,5 +25,6 @@ def quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for words in (".*does not have many workers.*", ".*The number of training batches.*", ".*exists and is not empty.*",
-                  ".*`isinstance\\(treespec, LeafSpec\\)`.*", ".*Trying to infer the `batch_size`.*"):  # fmt: skip
+                  ".*`self.log\\('val/.*sync_dist=True.*", ".*`isinstance\\(treespec, LeafSpec\\)`.*",
+                  ".*Trying to infer the `batch_size`.*"):  # fmt: skip
         warnings.filterwarnings("ignore", words)

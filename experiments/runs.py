@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import platform
+import secrets
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,16 +20,28 @@ SCHEMA = 1
 
 
 def new_folder(runs: Path, resolved: Resolved, seed: int) -> Path:
-    """Decided once: processes that Lightning starts for other devices inherit it."""
+    """A name that nothing has yet; decided once, for processes that Lightning starts for other devices inherit it."""
     if given := os.environ.get("SEGMODELS_RUN"):
         return Path(given)
     name = f"{resolved.paper}-{resolved.row}-{resolved.data_name}-s{seed}-{datetime.now():%Y%m%d-%H%M%S}"
     folder, count = runs / name, 1
     while folder.exists():
         folder, count = runs / f"{name}-{count}", count + 1
+    return folder
+
+
+def begin(folder: Path, config: Mapping[str, Any]) -> None:
     for part in ("checkpoints", "pictures"):
         (folder / part).mkdir(parents=True)
-    return folder
+    write_json(folder / "config.json", config)
+
+
+def withdraw(folder: Path) -> bool:
+    """Remove a run that nothing can go on from; whether it was one."""
+    started = any((folder / "checkpoints").glob("*.ckpt"))
+    if not started:
+        shutil.rmtree(folder, ignore_errors=True)
+    return not started
 
 
 @contextmanager
@@ -51,12 +65,26 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise Refused(f"{folder} is not a run folder: it has no config.json; give the folder that the run printed")
-    return json.loads(file.read_text())
+    try:
+        stored = json.loads(file.read_text())
+    except ValueError:
+        raise Refused(f"{file} is damaged; copy it from a backup, or start the run again") from None
+    if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
+        raise Refused(f"{file} was not written by this version of run.py; go on with the checkout that began the run, or start it again")
+    return stored
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The result of a run that has made all its steps."""
+    file = folder / "result.json"
+    result = json.loads(file.read_text()) if file.is_file() else None
+    return result if result and result["iterations"] >= read_config(folder)["recipe"]["iterations"] else None
 
 
 def config(resolved: Resolved, seed: int, init: str | None, start: str, command: list[str]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
+        "id": secrets.token_hex(8),  # of the run in W&B, so that a resumed run goes on there too
         "experiment": resolved.experiment,
         "data_name": resolved.data_name,
         "seed": seed,
@@ -126,14 +154,14 @@ def processor() -> str:
 
 
 class Metrics:
-    """metrics.csv: one row per logging event; a new metric becomes a new column, and a resumed run drops what it will log again."""
+    """metrics.csv: a row for each time that something is logged, by the number of steps done; a new metric becomes a new column."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.rows, self.columns = file, [], ["step"]
         if file.exists():
-            with file.open(newline="") as lines:
-                reader = csv.DictReader(lines)
-                self.columns, self.rows = list(reader.fieldnames or ["step"]), list(reader)
+            whole, _, _ = file.read_text().rpartition("\n")  # a line that was cut off in its midst is none
+            reader = csv.DictReader(whole.splitlines())
+            self.columns, self.rows = list(reader.fieldnames or ["step"]), list(reader)
 
     def drop_after(self, step: int) -> None:
         self.rows = [row for row in self.rows if int(row["step"]) <= step]

@@ -2,43 +2,55 @@
 
 import os
 import sys
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from lightning import Trainer, seed_everything
+from lightning import Callback, Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import datamodules
 from datamodules import DataError
 from experiments import callbacks, runs
-from experiments.command_line import Refused, Resolved, refuse
+from experiments.command_line import Refused, Resolved, departures, refuse
 from experiments.door import door, quiet
 from experiments.judging import result_of
 from experiments.tables import class_table, console, published_lines
 from segmodels.checkpoint import start_from
 from segmodels.module import SegmentationModule
-from segmodels.paper import experiment
+from segmodels.paper import blueprint, experiment
 from segmodels.recipe import Recipe
+from segmodels.released import read
 
 SEEN = ("crop", "scales", "continuous", "flip", "jitter", "batch", "iterations")  # what of a recipe the data module needs
+Kind = TypeVar("Kind", bound=Callback)
 
 
 def train(resolved: Resolved, *, seed: int, init: str | None, folders: Path, resumed: Path | None = None) -> int:
     quiet()
     try:
+        if resumed and runs.finished(resumed):
+            return nothing_left(resumed)
         with door():
+            stored = runs.read_config(resumed) if resumed else None
             data = open_data(resolved, seed)
-            data.setup("fit")
-            settle_precision(resolved)
-            seed_everything(seed, verbose=False)
-            module, start = build(resolved, data, init, seed)
+            module, start = build(resolved, data, stored["init"] if stored else init, seed, new=not stored)
             folder = resumed or runs.new_folder(folders, resolved, seed)
-            trainer = prepare(resolved, seed, start, init, folder, new=resumed is None)
+            config = stored or runs.config(resolved, seed, init, start, sys.argv[1:])
+            trainer = prepare(resolved, data, folder, config, new=not stored)
         with runs.inherited(folder):
-            return fit(trainer, module, data, resolved, folder, resume=resumed is not None)
+            return fit(trainer, module, data, resolved, folder, resume=bool(stored))
     except (Refused, DataError) as problem:
         return refuse(problem)
+    except KeyboardInterrupt:
+        print("stopped before training began; nothing was written", file=sys.stderr)
+        return 130
+
+
+def nothing_left(folder: Path) -> int:
+    result = runs.finished(folder)
+    print(f"{folder} is finished: mIoU {100 * result['miou']:.1f} % after {result['iterations']} steps; there is nothing to go on with")
+    return 0
 
 
 # --- building
@@ -47,13 +59,16 @@ def train(resolved: Resolved, *, seed: int, init: str | None, folders: Path, res
 def open_data(resolved: Resolved, seed: int) -> Any:
     kind = getattr(datamodules, datamodules.names()[resolved.data_name])
     seen = {name: resolved.recipe[name] for name in SEEN}
-    return kind(**resolved.data, **seen, accumulate=resolved.trainer["accumulate"], seed=seed)
+    data = kind(**resolved.data, **seen, accumulate=resolved.trainer["accumulate"], seed=seed)
+    data.setup("fit")
+    return data
 
 
 def settle_precision(resolved: Resolved) -> None:
     """ "auto" is bfloat16 where the hardware computes in it, else float32."""
     if resolved.recipe["precision"] == "auto":
         resolved.recipe["precision"] = "bf16-mixed" if computes_bfloat16(resolved.trainer["accelerator"]) else "32-true"
+        resolved.departures = departures(resolved, resolved.entry)
 
 
 def computes_bfloat16(accelerator: str) -> bool:
@@ -63,12 +78,15 @@ def computes_bfloat16(accelerator: str) -> bool:
     return accelerator in ("auto", "cpu") and info.exists() and any(flag in info.read_text() for flag in ("avx512_bf16", "amx_bf16"))
 
 
-def build(resolved: Resolved, data: Any, init: str | None, seed: int) -> tuple[SegmentationModule, str]:
+def build(resolved: Resolved, data: Any, init: str | None, seed: int, new: bool) -> tuple[SegmentationModule, str]:
+    """The module, and what its weights start from in words; those of a resumed run come from its checkpoint later."""
+    settle_precision(resolved)
+    seed_everything(seed, verbose=False)
     row = experiment(resolved.experiment).but(model=resolved.model)
     module = row.build(num_classes=len(data.class_names))
     module.adopt(Recipe(**resolved.recipe), row.normalization, identity(resolved, data, init, seed))
     module.seed = seed
-    start = initialize(module, init, resolved)
+    start = initialize(module, init, resolved) if new else ""
     if resolved.trainer["channels_last"]:
         module.to(memory_format=torch.channels_last)
     if resolved.trainer["compile"]:
@@ -89,16 +107,24 @@ def identity(resolved: Resolved, data: Any, init: str | None, seed: int) -> dict
         "palette": [list(color) for color in data.palette],
         "seed": seed,
         "departures": resolved.departures,
-        "overrides": {name: value for name, value in changed.items() if name != "data.root"} | ({"init": init} if init else {}),
+        "overrides": {name: value for name, value in changed.items() if name != "data.root"} | start_named(init),
         "smoke": "--smoke" in resolved.origins.values(),
     }
+
+
+def start_named(init: str | None) -> dict[str, str]:
+    """What was asked for by --init, without the folders of this machine."""
+    if init is None:
+        return {}
+    return {"init": init.partition("=")[0] if init.startswith("released:") else Path(init).name}
 
 
 def initialize(module: SegmentationModule, init: str | None, resolved: Resolved) -> str:
     """What the weights start from, in words. Unless told, ImageNet on the row's own data set and nothing elsewhere."""
     starts_from = resolved.entry["starts_from"]
     if init is None:
-        init = "imagenet" if starts_from and resolved.data_name == resolved.entry["data"] else "scratch"
+        as_published = resolved.data_name == resolved.entry["data"] and "--smoke" not in resolved.origins.values()
+        init = "imagenet" if starts_from and as_published else "scratch"
     if init == "scratch":
         return "scratch" + (f" (the paper starts from ImageNet: --init imagenet loads timm's {starts_from})" if starts_from else "")
     if init == "imagenet":
@@ -120,25 +146,45 @@ def released(module: SegmentationModule, word: str) -> str:
     return start_from(module, other.state_dict(), f"{file} ({name})")
 
 
-def prepare(resolved: Resolved, seed: int, start: str, init: str | None, folder: Path, new: bool) -> Trainer:
-    config = runs.config(resolved, seed, init, start, sys.argv[1:])
-    if new and not os.environ.get("SEGMODELS_RUN"):
-        runs.write_json(folder / "config.json", config)
-        print(f"starts from {start}\nrun folder {folder}", flush=True)
-    trainer = make_trainer(resolved, folder, config)
+def prepare(resolved: Resolved, data: Any, folder: Path, config: dict[str, Any], new: bool) -> Trainer:
+    """The trainer; and, once for all devices (their processes find SEGMODELS_RUN set), the run folder as it must be at the start."""
+    try:
+        trainer = make_trainer(resolved, folder, config)
+    except MisconfigurationException as problem:
+        words = " ".join(str(problem).split())
+        raise Refused(f"this machine cannot train so: {words}; see trainer.accelerator and trainer.devices") from None
     check_batch(resolved, trainer.world_size)
+    check_images(len(data.open("val")), trainer.world_size)
+    if not os.environ.get("SEGMODELS_RUN"):
+        begin(folder, config) if new else rewind(folder, trainer)
     return trainer
+
+
+def begin(folder: Path, config: dict[str, Any]) -> None:
+    runs.begin(folder, config)
+    print(f"starts from {config['starts_from']}\nrun folder {folder}", flush=True)
+
+
+def rewind(folder: Path, trainer: Trainer) -> None:
+    """What metrics.csv holds beyond the checkpoint will be logged again."""
+    step = read(folder / "checkpoints" / "last.ckpt")["global_step"]
+    one(trainer, callbacks.Numbers).metrics.drop_after(step)
+    print(f"resuming after step {step}", flush=True)
+
+
+def one(trainer: Trainer, kind: type[Kind]) -> Kind:
+    return next(each for each in trainer.callbacks if isinstance(each, kind))
 
 
 def check_batch(resolved: Resolved, world: int) -> None:
     """Batch norm after global pooling sees one value per image: with one image per device it cannot normalize."""
     parts = world * resolved.trainer["accumulate"]
     synchronized = resolved.recipe["sync_bn"] and world > 1 and torch.cuda.is_available()
-    if resolved.recipe["batch"] // parts != 1 or synchronized:
+    if resolved.recipe["batch"] != parts or synchronized:
         return
-    network = experiment(resolved.experiment).but(model=resolved.model).build(device="meta").train()
+    network = blueprint(experiment(resolved.experiment).but(model=resolved.model)).train()
     try:
-        network.outputs(torch.empty(1, 3, *resolved.recipe["crop"], device="meta"))
+        network.outputs(torch.zeros(1, 3, *resolved.recipe["crop"], device=next(network.parameters()).device))
     except ValueError:
         raise Refused(
             f"{resolved.experiment} normalizes over the batch after global pooling, so it needs at least 2 images per device and step; "
@@ -146,21 +192,15 @@ def check_batch(resolved: Resolved, world: int) -> None:
         ) from None
 
 
+def check_images(count: int, world: int) -> None:
+    """A process without an image to judge would leave the others waiting for it."""
+    if count < world:
+        raise Refused(f"{count} validation images cannot be shared by {world} processes; take trainer.devices={count} or more images")
+
+
 def make_trainer(resolved: Resolved, folder: Path, config: dict[str, Any]) -> Trainer:
     recipe, machine = Recipe(**resolved.recipe), resolved.trainer
-    every = machine["validate_every"] or min(4000, max(1, recipe.iterations // 5))
-    saving = machine["checkpoint_every"] or min(1000, every)
-    speed = callbacks.Speed()
-    watching = [
-        callbacks.Checkpoints(folder / "checkpoints", saving),
-        callbacks.Pictures(folder / "pictures", machine["pictures"], f"{resolved.experiment} on {resolved.data_name}"),
-        speed,
-        callbacks.Bar(recipe.iterations, speed),
-    ]
-    if recipe.ema:
-        from lightning.pytorch.callbacks import EMAWeightAveraging
-
-        watching.insert(0, EMAWeightAveraging(decay=recipe.ema))
+    timing = rhythm(recipe, machine)
     return Trainer(
         accelerator=machine["accelerator"],
         devices=int(machine["devices"]) if machine["devices"].isdecimal() else machine["devices"],
@@ -169,17 +209,15 @@ def make_trainer(resolved: Resolved, folder: Path, config: dict[str, Any]) -> Tr
         precision=recipe.precision,
         max_epochs=1,
         max_steps=recipe.iterations,
-        max_time={"minutes": machine["max_minutes"]} if machine["max_minutes"] else None,
-        val_check_interval=min(every, recipe.iterations) * machine["accumulate"],
+        val_check_interval=min(timing.validate, recipe.iterations) * machine["accumulate"],
         accumulate_grad_batches=machine["accumulate"],
         gradient_clip_val=recipe.clip or None,
         deterministic="warn" if machine["deterministic"] else None,
         sync_batchnorm=recipe.sync_bn and torch.cuda.is_available() and machine["accelerator"] in ("auto", "gpu"),
         use_distributed_sampler=False,
         num_sanity_val_steps=2,
-        log_every_n_steps=machine["log_every"],
-        logger=loggers(machine, folder, config),
-        callbacks=watching,
+        logger=False,
+        callbacks=watchers(resolved, timing, folder, config),
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
@@ -191,50 +229,63 @@ def strategy(machine: dict[str, Any]) -> str:
     return "auto" if machine["devices"] in ("1", "auto") and machine["nodes"] == 1 else "ddp"
 
 
-def loggers(machine: dict[str, Any], folder: Path, config: dict[str, Any]) -> list[Any]:
-    made = [callbacks.Numbers(runs.Metrics(folder / "metrics.csv"))]
-    mode = machine["wandb"]
-    if mode == "auto":
-        mode = "online" if callbacks.logged_in() else "offline"
-    return made if mode == "disabled" else [*made, callbacks.WandB(mode, folder, config)]
+def rhythm(recipe: Recipe, machine: dict[str, Any]) -> callbacks.Rhythm:
+    validate = machine["validate_every"] or min(4000, max(1, recipe.iterations // 5))
+    save = machine["checkpoint_every"] or min(1000, validate)
+    return callbacks.Rhythm(recipe.iterations, validate, save, min(machine["log_every"], recipe.iterations), machine["max_minutes"])
+
+
+def watchers(resolved: Resolved, timing: callbacks.Rhythm, folder: Path, config: dict[str, Any]) -> list[Callback]:
+    """In the order that matters: numbers before the checkpoint that counts on them, pictures while the average stands in."""
+    machine, average = resolved.trainer, resolved.recipe["ema"]
+    mode = callbacks.wandb_mode() if machine["wandb"] == "auto" else machine["wandb"]
+    mirror = None if mode == "disabled" else callbacks.WandB(mode, folder, config)
+    numbers = callbacks.Numbers(runs.Metrics(folder / "metrics.csv"), timing, mirror)
+    title = f"{resolved.experiment} on {resolved.data_name}"
+    return [
+        numbers,
+        callbacks.Pictures(folder / "pictures", machine["pictures"], title, mirror),
+        *([callbacks.Average(decay=average)] if average else []),
+        callbacks.Checkpoints(folder / "checkpoints", timing),
+        callbacks.Bar(timing, numbers),
+    ]
 
 
 # --- running
 
 
 def fit(trainer: Trainer, module: SegmentationModule, data: Any, resolved: Resolved, folder: Path, resume: bool) -> int:
-    last = folder / "checkpoints" / "last.ckpt"
-    if resume:
-        rewind(trainer, last)
-    began, cpu = time.perf_counter(), time.process_time()
+    checkpoints, numbers, last = one(trainer, callbacks.Checkpoints), one(trainer, callbacks.Numbers), folder / "checkpoints" / "last.ckpt"
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
-    except callbacks.Stopped:
-        print(f"stopped at step {trainer.global_step}; go on with\n  python experiments/run.py --resume {folder}")
-        return 130
-    finally:
-        restore_signals(trainer)
-    if module.scores.get("step") != trainer.global_step:
-        trainer.validate(module, datamodule=data, verbose=False)
+        with numbers.mirrored(), checkpoints.listening():
+            trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
+            if module.scores.get("step") != trainer.global_step:  # resumed after its last step
+                trainer.validate(module, datamodule=data, verbose=False)
+    except callbacks.Stopped as stop:
+        say(trainer, f"stopped after step {trainer.global_step}; {go_on(folder)}")
+        return 128 + stop.number
+    except (DataError, torch.OutOfMemoryError) as problem:
+        words = str(problem) if isinstance(problem, DataError) else TOO_LARGE
+        raise Refused(words if withdrawn(trainer, folder) else f"{words}; then {go_on(folder)}") from None
     if trainer.is_global_zero:
-        spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
-        conclude(trainer, module, data, resolved, folder, spent)
+        conclude(trainer, module, data, resolved, folder, checkpoints.spent())
     return 0
 
 
-def rewind(trainer: Trainer, checkpoint: Path) -> None:
-    """What metrics.csv holds beyond the checkpoint will be logged again."""
-    step = torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
-    for logger in trainer.loggers:
-        if isinstance(logger, callbacks.Numbers):
-            logger.metrics.drop_after(step - 1)
-    print(f"resuming at step {step}", flush=True)
+TOO_LARGE = "the device's memory is too small for this: take trainer.accumulate=2 (the same batch in two parts) or a smaller recipe.crop"
 
 
-def restore_signals(trainer: Trainer) -> None:
-    for each in trainer.callbacks:
-        if isinstance(each, callbacks.Checkpoints):
-            each.restore_signals()
+def say(trainer: Trainer, words: str) -> None:
+    if trainer.is_global_zero:
+        print(words, flush=True)
+
+
+def go_on(folder: Path) -> str:
+    return f"go on with: python experiments/run.py --resume {folder}"
+
+
+def withdrawn(trainer: Trainer, folder: Path) -> bool:
+    return trainer.is_global_zero and runs.withdraw(folder)
 
 
 def conclude(trainer: Trainer, module: SegmentationModule, data: Any, resolved: Resolved, folder: Path, spent: dict[str, float]) -> None:
@@ -245,6 +296,8 @@ def conclude(trainer: Trainer, module: SegmentationModule, data: Any, resolved: 
     class_table(result)
     for line in (*published_lines(result), data.caution):
         print(line) if line else None
+    if trainer.global_step < resolved.recipe["iterations"]:
+        print(f"trainer.max_minutes ended it after step {trainer.global_step} of {resolved.recipe['iterations']}; {go_on(folder)}")
     say_where(folder)
 
 

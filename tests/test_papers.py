@@ -81,16 +81,21 @@ def test_training_and_evaluation_return_the_same_kind_of_thing(address: str) -> 
 
 
 @pytest.mark.parametrize("address", ROWS)
-def test_two_fixed_crops_are_learned_by_heart(address: str) -> None:
+def test_two_fixed_crops_are_learned_by_heart_within_sixty_steps(address: str) -> None:
+    """The same for all: AdamW 1e-3, until the main cross-entropy is below half of its start."""
     module, batch = built(address).train(), crops()
-    optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
-    first = cross_entropy(module.logits(batch[0]), batch[1], align_corners=module.align_corners).item()
-    for _ in range(12):
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
+    course = []
+    for step in range(61):
+        if step % 4 == 0:
+            with torch.no_grad():
+                course.append(cross_entropy(module.logits(batch[0]), batch[1], align_corners=module.align_corners).item())
+            if course[-1] < 0.5 * course[0]:
+                return
         optimizer.zero_grad()
         sum(module.losses(batch).values()).backward()
         optimizer.step()
-    last = cross_entropy(module.logits(batch[0]), batch[1], align_corners=module.align_corners).item()
-    assert last < 0.5 * first, f"cross-entropy only fell from {first:.2f} to {last:.2f}"
+    pytest.fail(f"cross-entropy only fell from {course[0]:.2f} to {min(course):.2f}")
 
 
 @pytest.mark.parametrize("address", ROWS)

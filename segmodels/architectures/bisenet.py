@@ -19,6 +19,8 @@ Departures:
 - The paper counts 49.0M parameters for ResNet18 and 5.8M for Xception39; the authors' code has 13.2M and 1.8M, as here.
 - The "_speed" and "_accuracy" rows are the authors' later code line, which differs from the paper: OHEM, learning rate 0.01
   with 10x outside the backbone, decay 5e-4 sparing norms and biases, one more scale.
+- "small_input" sees what "resnet18" sees, at 2/3 of its size; "thin_channels" has half of ResNet18's channels and starts from scratch,
+  since no such weights exist; "no_last_stage" reads both levels of the context path at 1/16.
 """
 
 import torch
@@ -38,10 +40,6 @@ from segmodels.released import Released
 
 def pooled(x: Tensor) -> Tensor:
     return x.mean((2, 3), keepdim=True)
-
-
-def resized(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True)
 
 
 class SpatialPath(nn.Sequential):
@@ -100,15 +98,15 @@ class XceptionBlock(nn.Module):
 class Xception39(nn.Module):
     """image -> features at strides 8, 16, 32 (section 4.1: the lightweight Xception)."""
 
-    channels = (64, 128, 256)
-
-    def __init__(self) -> None:
+    def __init__(self, width: int = 8) -> None:
         super().__init__()
-        self.stem = nn.Sequential(conv_bn_relu(3, 8, 3, 2), nn.MaxPool2d(3, 2, 1))
-        stages, inside = [], 8
-        for blocks, width in ((4, 16), (8, 32), (4, 64)):
-            stages.append(nn.Sequential(XceptionBlock(inside, width, 2), *(XceptionBlock(width * 4, width, 1) for _ in range(blocks - 1))))
-            inside = width * 4
+        self.stem = nn.Sequential(conv_bn_relu(3, width, 3, 2), nn.MaxPool2d(3, 2, 1))
+        self.channels = (8 * width, 16 * width, 32 * width)
+        stages, inside = [], width
+        for blocks, outside in zip((4, 8, 4), self.channels):
+            again = (XceptionBlock(outside, outside // 4, 1) for _ in range(blocks - 1))
+            stages.append(nn.Sequential(XceptionBlock(inside, outside // 4, 2), *again))
+            inside = outside
         self.stages = nn.ModuleList(stages)
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -122,10 +120,15 @@ class Xception39(nn.Module):
 class ContextPath(nn.Module):
     """Backbone, ARMs and global pooling: context at strides 16 and 8 (section 3.2)."""
 
-    def __init__(self, backbone: str, arm: bool, global_pooling: bool) -> None:
+    def __init__(
+        self, backbone: str = "resnet18", arm: bool = True, global_pooling: bool = True, width: float = 1.0, last_stage: bool = True
+    ) -> None:
         super().__init__()
-        self.backbone = ResNet(18) if backbone == "resnet18" else Xception39()
+        self.backbone = ResNet(18, width=int(64 * width)) if backbone == "resnet18" else Xception39(int(8 * width))
         *_, middle, deep = self.backbone.channels
+        if not last_stage:
+            deep = middle
+            drop_last_stage(self.backbone)
         self.pooling = conv_bn_relu(deep, 128, 1) if global_pooling else None
         self.arms = nn.ModuleList([AttentionRefinement(deep, arm), AttentionRefinement(middle, arm)])
         self.refines = nn.ModuleList([conv_bn_relu(128, 128), conv_bn_relu(128, 128)])
@@ -135,9 +138,20 @@ class ContextPath(nn.Module):
         context = self.arms[0](deep)
         if self.pooling is not None:
             context = context + self.pooling(pooled(deep))
-        at_16 = self.refines[0](resized(context, middle))
-        at_8 = self.refines[1](resized(self.arms[1](middle) + at_16, fine))
+        at_16 = self.refines[0](self.resized(context, middle))
+        at_8 = self.refines[1](self.resized(self.arms[1](middle) + at_16, fine))
         return at_16, at_8
+
+    def resized(self, x: Tensor, like: Tensor) -> Tensor:
+        return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True)
+
+
+def drop_last_stage(backbone: nn.Module) -> None:
+    """The deepest features are then those at 1/16, and they come twice."""
+    if isinstance(backbone, Xception39):
+        backbone.stages[-1] = nn.Identity()
+    else:
+        backbone.layer4 = nn.Identity()
 
 
 def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
@@ -164,12 +178,17 @@ class BiSeNet(SegmentationModule):
         auxiliary_width: int = 128,
         ohem_threshold: float = 0.0,
         label_stride: int = 1,
+        backbone_width: float = 1.0,
+        last_stage: bool = True,
     ) -> None:
-        """ffm=False sums the two paths; ohem_threshold=0 trains on every pixel; label_stride=8 supervises at 1/8, as "_speed" does."""
+        """ffm=False sums the two paths; ohem_threshold=0 trains on every pixel; label_stride=8 supervises at 1/8, as "_speed" does.
+
+        backbone_width scales the backbone's channels, last_stage=False ends it at 1/16.
+        """
         super().__init__(num_classes)
         self.auxiliary_weight, self.ohem_threshold, self.label_stride = auxiliary_weight, ohem_threshold, label_stride
         self.spatial_path = SpatialPath() if spatial_path else None
-        self.context_path = ContextPath(backbone, arm, global_pooling)
+        self.context_path = ContextPath(backbone, arm, global_pooling, backbone_width, last_stage)
         self.fusion = FeatureFusion() if ffm and spatial_path else None
         self.classifier = head(256 if self.fusion is not None else 128, 64, num_classes)
         wanted = (head(128, auxiliary_width, num_classes) for _ in range(2)) if auxiliary_weight else ()
@@ -273,6 +292,10 @@ EXPERIMENTS = {
     "no_global_pooling": MAIN.but(model={"global_pooling": False}),
     "no_auxiliary": MAIN.but(model={"auxiliary_weight": 0.0}),
     "half_auxiliary": MAIN.but(model={"auxiliary_weight": 0.5}),
+    # three ways of speeding a network up that the paper argues against (section 1): smaller input, thinner channels, last stage dropped
+    "small_input": MAIN.but(recipe={"crop": (512, 1024), "scales": (0.5, 2 / 3, 1.0, 7 / 6, 4 / 3), "inference": "resized:0.5"}),
+    "thin_channels": MAIN.but(model={"backbone_width": 0.5}, starts_from=None),
+    "no_last_stage": MAIN.but(model={"last_stage": False}),
 }  # fmt: skip
 
 # --- released weights: the authors' TorchSeg (ycszen/TorchSeg), heads.0 and heads.1 being the auxiliary ones

@@ -55,7 +55,6 @@ EXPERIMENTS = {"unet_resnet34": MAIN} | {
         ("unetplusplus", "resnet34"),
         ("fpn", "resnet34"),
         ("linknet", "resnet18"),
-        ("pan", "resnet34"),
         ("pspnet", "resnet34"),
         ("deeplabv3plus", "resnet50"),
         ("upernet", "resnet50"),

@@ -59,18 +59,19 @@ def shortcut(inside: int, outside: int, stride: int) -> nn.Module:
 
 
 class ResNet(nn.Module):
-    """image -> features at strides 4, 8, 16, 32; with output_stride=8 at 4, 8, 8, 8."""
+    """image -> features at strides 4, 8, 16, 32; with output_stride=8 at 4, 8, 8, 8. `width` is that of the first stage."""
 
-    def __init__(self, depth: int, output_stride: int = 32) -> None:
+    def __init__(self, depth: int, output_stride: int = 32, width: int = 64) -> None:
         super().__init__()
         block = BasicBlock if depth < 50 else Bottleneck
-        self.channels = tuple(width * block.expansion for width in (64, 128, 256, 512))
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        widths = (width, 2 * width, 4 * width, 8 * width)
+        self.channels = tuple(each * block.expansion for each in widths)
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        inside, stride, dilation = 64, 4, 1
-        for stage, (blocks, width) in enumerate(zip(DEPTHS[depth], (64, 128, 256, 512)), start=1):
+        inside, stride, dilation = width, 4, 1
+        for stage, (blocks, width) in enumerate(zip(DEPTHS[depth], widths), start=1):
             step = 1 if stage == 1 else 2
             first = dilation  # the first block of a dilated stage keeps the dilation of the stage before
             if stride * step > output_stride:

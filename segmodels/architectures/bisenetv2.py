@@ -1,0 +1,300 @@
+"""BiSeNet V2: Bilateral Network with Guided Aggregation for Real-time Semantic Segmentation
+Yu, Gao, Wang, Yu, Shen, Sang. IJCV 2021. arXiv:2004.02147
+
+Details need wide layers and few, semantics need many and can be narrow: two branches, each built for its own purpose and
+without pretraining. A Guided Aggregation lets each gate the other at its own resolution, and booster heads on the narrow
+branch, dropped after training, teach it what it could not learn alone.
+
+    image ─┬─ Detail Branch: 64 at 1/2, 64 at 1/4, 128 at 1/8 ────────────────────────────┐
+           │                                                                              ├─ BGA ─ head ─ logits at 1/8
+           └─ Semantic Branch: stem 16 at 1/4, GE 32 at 1/8, 64 at 1/16, 128 at 1/32, CE ─┘
+                                  └ booster 2     └ booster 3 └ booster 4  └ booster 5
+
+Departures:
+- The authors released no code. Where the figures show no ReLU (after the depthwise convolutions, the context embedding and the
+  aggregation) there is none here; both widely used re-implementations, which `ports` holds, have one: the row "activated".
+- The paper crops 1024x2048 and halves the crop: here the scales are halved and the crop is 512x1024, which sees the same.
+- The width of the heads could not be read: 1024 for the main one and 128 for the boosters are those of the most used
+  re-implementation. The network then has 24.6 GMACs at 512x1024; the paper counts 21.15.
+- The Semantic Branch alone is enlarged to 1/8 before its head, so that all rows have the same head at the same size; at 1/32 its
+  logits could not tell what is smaller than 32 pixels.
+- OHEM's threshold (0.7) and its least share of pixels (1/16) are those of the authors' code for BiSeNet.
+- lambda narrows the first two stages of the Semantic Branch (their 64 and 128 become 16 and 32), as others read table 1.
+- What the large model's depth d repeats could not be read. Here it is the layers without stride, but for those at 1/2, which
+  comes nearest to the paper's cost: 121.7 GMACs against 118.51.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.module import Batch, SegmentationModule
+from segmodels.paper import Experiment, Published
+from segmodels.parts.layers import conv_bn, conv_bn_relu
+from segmodels.parts.losses import cross_entropy, ohem, torchseg_rule
+from segmodels.recipe import Recipe
+
+# --- the two branches (sections 4.1, 4.2)
+
+
+class DetailBranch(nn.Sequential):
+    """Plain convolutions in three strides, without shortcuts: those would cost memory traffic at this size."""
+
+    def __init__(self, alpha: float, depth: int) -> None:
+        stages, inside = [], 3
+        for width, repeat in ((64, 1), (64, 2 * depth), (128, 2 * depth)):
+            outside = int(width * alpha)
+            again = (conv_bn_relu(outside, outside) for _ in range(repeat))
+            stages.append(nn.Sequential(conv_bn_relu(inside, outside, 3, 2), *again))
+            inside = outside
+        super().__init__(*stages)
+
+
+class StemBlock(nn.Module):
+    """1/4 of the size at once, by convolution and by pooling (figure 4a)."""
+
+    def __init__(self, outside: int) -> None:
+        super().__init__()
+        self.conv = conv_bn_relu(3, outside, 3, 2)
+        self.down = nn.Sequential(conv_bn_relu(outside, outside // 2, 1), conv_bn_relu(outside // 2, outside, 3, 2))
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.fuse = conv_bn_relu(2 * outside, outside)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.conv(image)
+        return self.fuse(torch.cat([self.down(x), self.pool(x)], 1))
+
+
+class ContextEmbedding(nn.Module):
+    """Every position learns of the whole image (figure 4b)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(width)
+        self.context = conv_bn_relu(width, width, 1)
+        self.last = nn.Conv2d(width, width, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x + self.context(self.norm(x.mean((2, 3), keepdim=True))))
+
+
+class GatherExpansion(nn.Module):
+    """Gather by a full 3x3, expand by a depthwise one to six times the channels, project back (figure 5)."""
+
+    def __init__(self, inside: int, outside: int, stride: int = 1) -> None:
+        super().__init__()
+        wide = inside * 6
+        self.gather = conv_bn_relu(inside, inside)
+        self.expand = nn.Sequential(conv_bn(inside, wide, 3, stride, groups=inside))
+        self.project = conv_bn(wide, outside, 1)
+        self.shortcut = nn.Identity()
+        if stride == 2:
+            self.expand.append(conv_bn(wide, wide, groups=wide))
+            self.shortcut = nn.Sequential(conv_bn(inside, inside, 3, 2, groups=inside), conv_bn(inside, outside, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.project(self.expand(self.gather(x))) + self.shortcut(x))
+
+
+class SemanticBranch(nn.Module):
+    """image -> features at strides 4, 8, 16, 32 for the boosters, and the last with its context (table 1)."""
+
+    def __init__(self, alpha: float, depth: int, ratio: float) -> None:
+        super().__init__()
+        self.channels = tuple(int(width * alpha) for width in (64 * ratio, 128 * ratio, 64, 128))
+        stages: list[nn.Module] = [StemBlock(self.channels[0])]
+        for inside, outside, repeat in zip(self.channels, self.channels[1:], (1, 1, 3)):
+            again = (GatherExpansion(outside, outside) for _ in range(repeat * depth))
+            stages.append(nn.Sequential(GatherExpansion(inside, outside, 2), *again))
+        self.stages = nn.ModuleList(stages)
+        self.context = ContextEmbedding(self.channels[-1])
+
+    def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        x, features = image, []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features, self.context(x)
+
+
+# --- aggregation (section 4.3) and heads (section 4.4)
+
+
+def separable(width: int) -> nn.Sequential:
+    return nn.Sequential(conv_bn(width, width, groups=width), nn.Conv2d(width, width, 1, bias=False))
+
+
+class Aggregation(nn.Module):
+    """Detail (1/8) and semantics (1/32) to one map at 1/8; the last convolution is common to all kinds."""
+
+    def resized(self, x: Tensor, like: Tensor) -> Tensor:
+        return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class GuidedAggregation(Aggregation):
+    """Semantics gate the detail at 1/8, detail is gated at 1/32: the sum of both (figure 6)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.detail_keep = separable(width)
+        self.detail_down = nn.Sequential(conv_bn(width, width, 3, 2), nn.AvgPool2d(3, 2, 1))
+        self.semantic_up = conv_bn(width, width)
+        self.semantic_keep = separable(width)
+        self.fuse = conv_bn(width, width)
+
+    def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
+        fine = self.detail_keep(detail) * self.resized(self.semantic_up(semantic), detail).sigmoid()
+        coarse = self.detail_down(detail) * self.semantic_keep(semantic).sigmoid()
+        return self.fuse(fine + self.resized(coarse, detail))
+
+
+class Sum(Aggregation):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fuse = conv_bn(width, width)
+
+    def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
+        return self.fuse(detail + self.resized(semantic, detail))
+
+
+class Concatenation(Aggregation):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fuse = conv_bn(2 * width, width)
+
+    def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
+        return self.fuse(torch.cat([detail, self.resized(semantic, detail)], 1))
+
+
+AGGREGATIONS = {"guided": GuidedAggregation, "sum": Sum, "concatenation": Concatenation}
+
+
+def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
+    return nn.Sequential(conv_bn_relu(inside, width), nn.Conv2d(width, num_classes, 1))
+
+
+# --- network and losses (section 3)
+
+
+class BiSeNetV2(SegmentationModule):
+    """Detail Branch + Semantic Branch -> aggregation -> head at 1/8; booster heads on the semantic stages in training."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        branches: Literal["both", "detail", "semantic"] = "both",
+        aggregation: Literal["guided", "sum", "concatenation"] = "guided",
+        boosters: tuple[int, ...] = (2, 3, 4, 5),
+        booster_weight: float = 1.0,
+        ohem_threshold: float = 0.7,
+        semantic_ratio: float = 0.25,
+        alpha: float = 1.0,
+        depth: int = 1,
+        head_width: int = 1024,
+        activated: bool = False,
+    ) -> None:
+        """branches: both, detail or semantic; boosters stand after stages 2 (stem) to 5; ohem_threshold=0 trains on every pixel."""
+        super().__init__(num_classes)
+        if set(boosters) - {2, 3, 4, 5}:
+            raise ValueError(f"boosters={tuple(boosters)}; one stands after stage 2, 3, 4 or 5: boosters=(4, 5), or () for none")
+        self.booster_weight, self.ohem_threshold = booster_weight, ohem_threshold
+        width = int(128 * alpha)
+        self.detail = DetailBranch(alpha, depth) if branches != "semantic" else None
+        self.semantic = SemanticBranch(alpha, depth, semantic_ratio) if branches != "detail" else None
+        self.aggregation = AGGREGATIONS[aggregation](width) if branches == "both" else None
+        self.classifier = head(width, head_width, num_classes)
+        wanted = boosters if booster_weight and self.semantic is not None else ()
+        self.boosters = nn.ModuleDict({str(stage): head(self.semantic.channels[stage - 2], 128, num_classes) for stage in wanted})
+        if activated:
+            activate(self)
+        initialize(self)
+
+    def parts(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The semantic stages, which the boosters read, and the map at 1/8 that the main head reads."""
+        if self.semantic is None:
+            return [], self.detail(image)
+        stages, semantic = self.semantic(image)
+        if self.detail is None:
+            return stages, F.interpolate(semantic, stages[1].shape[-2:], mode="bilinear", align_corners=False)
+        return stages, self.aggregation(self.detail(image), semantic)
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.parts(image)[1]
+
+    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        stages, features = self.parts(image)
+        boosted = {f"booster{stage}": booster(stages[int(stage) - 2]) for stage, booster in self.boosters.items()}
+        return {"main": self.classifier(features), **boosted}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        image, label = self.prepared(batch)
+        terms = {name: self.loss(logits, label) for name, logits in self.outputs(image).items()}
+        return {name: loss if name == "main" else self.booster_weight * loss for name, loss in terms.items()}
+
+    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        if not self.ohem_threshold:
+            return cross_entropy(logits, label, align_corners=False, class_weights=self.class_weights)
+        rule = torchseg_rule(threshold=self.ohem_threshold, min_kept=1 / 16)
+        return ohem(logits, label, align_corners=False, rule=rule, class_weights=self.class_weights)
+
+
+def activate(network: BiSeNetV2) -> None:
+    """The ReLUs that the figures do not show and the re-implementations have; the context embedding gets a norm with it."""
+    for block in network.modules():
+        if isinstance(block, GatherExpansion):
+            block.expand.append(nn.ReLU(inplace=True))
+        elif isinstance(block, ContextEmbedding):
+            block.last = conv_bn_relu(block.norm.num_features, block.norm.num_features)
+        elif isinstance(block, Aggregation):
+            block.fuse.append(nn.ReLU(inplace=True))
+
+
+def initialize(module: nn.Module) -> None:
+    """He initialization everywhere: nothing is pretrained."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+
+
+# --- experiments (section 5)
+
+PAPER = Recipe(
+    crop=(512, 1024), scales=(0.375, 0.5, 0.625, 0.75, 0.875, 1.0), batch=16, iterations=150_000, lr=0.05, weight_decay=5e-4,
+    decay_norms=False, schedule="poly", power=0.9, inference="resized:0.5",
+)  # fmt: skip
+TABLE = "paper, Cityscapes table; quoted in the README of PaddleSeg's PP-LiteSeg"
+ABLATION = "paper, tables 2 and 3a; quoted in public reading notes"
+
+
+def published(val: float, test: float | None = None, source: str = TABLE) -> tuple[Published, ...]:
+    figures = {"val": val, "test": test}
+    return tuple(Published(miou, "cityscapes", split, "resized:0.5", source) for split, miou in figures.items() if miou is not None)
+
+
+MAIN = Experiment(BiSeNetV2, PAPER, published=published(val=73.4, test=72.6))
+NO_OHEM = MAIN.but(model={"ohem_threshold": 0.0}, published=published(val=73.19, source=ABLATION))
+NO_BOOSTERS = NO_OHEM.but(model={"boosters": ()}, published=published(val=69.67, source=ABLATION))  # what the ablations start from
+
+EXPERIMENTS = {
+    "bilateral": MAIN,
+    "large": MAIN.but(model={"alpha": 2.0, "depth": 3}, published=published(val=75.8, test=75.3)),
+    "wide": MAIN.but(model={"alpha": 2.0}),
+    "deep": MAIN.but(model={"depth": 3}),
+    # table 2: what each part adds
+    "detail_only": NO_BOOSTERS.but(model={"branches": "detail"}, published=published(val=62.35, source=ABLATION)),
+    "semantic_only": NO_BOOSTERS.but(model={"branches": "semantic"}, published=published(val=64.68, source=ABLATION)),
+    "sum": NO_BOOSTERS.but(model={"aggregation": "sum"}, published=published(val=68.60, source=ABLATION)),
+    "concatenation": NO_BOOSTERS.but(model={"aggregation": "concatenation"}, published=published(val=68.93, source=ABLATION)),
+    "no_boosters": NO_BOOSTERS,
+    "no_ohem": NO_OHEM,
+    # table 3a: lambda
+    "half_ratio": NO_BOOSTERS.but(model={"semantic_ratio": 1 / 2}, published=published(val=69.66, source=ABLATION)),
+    "eighth_ratio": NO_BOOSTERS.but(model={"semantic_ratio": 1 / 8}, published=published(val=69.26, source=ABLATION)),
+    "sixteenth_ratio": NO_BOOSTERS.but(model={"semantic_ratio": 1 / 16}, published=published(val=68.27, source=ABLATION)),
+    "activated": MAIN.but(model={"activated": True}),
+    # where the boosters stand
+    "late_boosters": NO_OHEM.but(model={"boosters": (4, 5)}),
+    "last_booster": NO_OHEM.but(model={"boosters": (5,)}),
+}

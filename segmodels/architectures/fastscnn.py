@@ -1,0 +1,189 @@
+"""Fast-SCNN: Fast Semantic Segmentation Network
+Poudel, Liwicki, Cipolla. BMVC 2019. arXiv:1902.04502
+
+Two-branch networks compute edges and corners twice, once per branch, though every network's first layers find the same ones. Fast-SCNN
+computes them once: three strided layers learn to downsample, and their output is both the detail branch and the input of the deep one.
+Depthwise separable convolutions throughout leave 1.1M parameters, few enough that ImageNet pretraining brings nothing.
+
+    image -> learning to downsample ─┬─ 64 at 1/8: 1x1 ────────────────────────────────────────(+)─ two 3x3, 1x1 -> logits at 1/8
+             (3x3/2 three times)     ├─ global features: bottlenecks to 1/32, PPM ─┬─ up x4, 3x3, 1x1 ┘
+                                     └ auxiliary 1 (1/8)                            └ auxiliary 2 (1/32)
+
+Departures:
+- No code was released. Widths, strides and repetitions are those of the paper's table 1; bins of the pyramid pooling (1, 2, 3, 6, a
+  quarter of the channels each) are PSPNet's; auxiliary heads (3x3 to 32 channels, 1x1) are those of the common ports.
+- The recipe is recalled and agrees with two ports (rachthree/fast_scnn: rate, power, batch, epochs, no decay of depthwise convolutions;
+  mmseg: decay 4e-5, auxiliary weight 0.4). Not found in either: the crop, how strongly colors are disturbed, the dropout rate; the full
+  image, 0.5 and 0.1 here. Norms and biases are spared from decay as well.
+- The paper counts 1.11M parameters; the network as its tables describe it has 1.14M.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.module import Batch, SegmentationModule
+from segmodels.paper import Experiment, Published
+from segmodels.parts.layers import conv_bn, conv_bn_relu
+from segmodels.parts.losses import cross_entropy
+from segmodels.recipe import Recipe
+
+# --- blocks (section 3.2)
+
+
+def resized(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def separable(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
+    """DSConv: depthwise 3x3, then 1x1, without a nonlinearity between the two."""
+    return nn.Sequential(conv_bn(inside, inside, 3, stride, groups=inside), conv_bn_relu(inside, outside, 1))
+
+
+def learning_to_downsample() -> nn.Sequential:
+    """Three strides to 1/8; the first is an ordinary convolution, since an image has only three channels (section 3.2.1)."""
+    return nn.Sequential(conv_bn_relu(3, 32, 3, 2), separable(32, 48, 2), separable(48, 64, 2))
+
+
+class Bottleneck(nn.Module):
+    """MobileNetV2's: widened by 6, depthwise 3x3, narrowed without a nonlinearity (table 2)."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        wide, self.residual = inside * 6, stride == 1 and inside == outside
+        self.body = nn.Sequential(
+            conv_bn_relu(inside, wide, 1), conv_bn_relu(wide, wide, 3, stride, groups=wide), conv_bn(wide, outside, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x) if self.residual else self.body(x)
+
+
+class PyramidPooling(nn.Module):
+    """Averages over 1, 4, 9 and 36 parts of the map beside the map itself (PSPNet's, thinner)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.bins = nn.ModuleList(nn.Sequential(nn.AdaptiveAvgPool2d(n), conv_bn_relu(width, width // 4, 1)) for n in (1, 2, 3, 6))
+        self.fusion = conv_bn_relu(2 * width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fusion(torch.cat([x, *(resized(part(x), x) for part in self.bins)], 1))
+
+
+def global_feature_extractor(ppm: bool) -> nn.Sequential:
+    """Nine bottlenecks from 1/8 to 1/32, then context (section 3.2.2)."""
+    layers, inside = [], 64
+    for width, stride in ((64, 2), (96, 2), (128, 1)):
+        layers += [Bottleneck(inside, width, stride), Bottleneck(width, width, 1), Bottleneck(width, width, 1)]
+        inside = width
+    return nn.Sequential(*layers, PyramidPooling(128) if ppm else nn.Identity())
+
+
+class FeatureFusion(nn.Module):
+    """Table 3: the deep map, enlarged by 4 and smoothed by a convolution as widely dilated, plus the detail map."""
+
+    def __init__(self, skip: bool) -> None:
+        super().__init__()
+        self.deep = nn.Sequential(conv_bn_relu(128, 128, 3, dilation=4, groups=128), conv_bn(128, 128, 1))
+        self.detail = conv_bn(64, 128, 1) if skip else None
+
+    def forward(self, detail: Tensor, deep: Tensor) -> Tensor:
+        deep = self.deep(resized(deep, detail))
+        return F.relu(deep if self.detail is None else deep + self.detail(detail))
+
+
+# --- network and losses (sections 3.2.4, 4.1)
+
+
+def auxiliary_head(inside: int, num_classes: int) -> nn.Sequential:
+    return nn.Sequential(conv_bn_relu(inside, 32), nn.Conv2d(32, num_classes, 1))
+
+
+class FastSCNN(SegmentationModule):
+    """Shared downsampling -> global features -> fusion with the shared map -> classifier at 1/8; two auxiliary heads in training."""
+
+    def __init__(self, num_classes: int, skip: bool = True, shared: bool = True, ppm: bool = True, auxiliary_weight: float = 0.4) -> None:
+        """skip=False classifies the deep map alone; shared=False gives the detail branch a downsampling of its own."""
+        super().__init__(num_classes)
+        self.auxiliary_weight = auxiliary_weight
+        self.downsample = learning_to_downsample()
+        self.detail = learning_to_downsample() if skip and not shared else None
+        self.global_features = global_feature_extractor(ppm)
+        self.fusion = FeatureFusion(skip)
+        self.classifier = nn.Sequential(separable(128, 128), separable(128, 128), nn.Dropout(0.1), nn.Conv2d(128, num_classes, 1))
+        wanted = (64, 128) if auxiliary_weight else ()
+        self.auxiliaries = nn.ModuleList(auxiliary_head(inside, num_classes) for inside in wanted)
+
+    def branches(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The downsampled map, the global features made of it, and the detail that is added to them: the downsampled map, if shared."""
+        downsampled = self.downsample(image)
+        detail = downsampled if self.detail is None else self.detail(image)
+        return downsampled, self.global_features(downsampled), detail
+
+    def features(self, image: Tensor) -> Tensor:
+        _, deep, detail = self.branches(image)
+        return self.fusion(detail, deep)
+
+    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        downsampled, deep, detail = self.branches(image)
+        main = {"main": self.classifier(self.fusion(detail, deep))}
+        return main | {f"auxiliary{n}": head(x) for n, (head, x) in enumerate(zip(self.auxiliaries, (downsampled, deep)), start=1)}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        image, label = self.prepared(batch)
+        return {
+            name: (1.0 if name == "main" else self.auxiliary_weight)
+            * cross_entropy(logits, label, align_corners=False, class_weights=self.class_weights)
+            for name, logits in self.outputs(image).items()
+        }
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Depthwise convolutions are not decayed (section 4.1)."""
+        depthwise = {layer.weight for layer in self.modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1}
+        groups = []
+        for group in super().parameter_groups():
+            spared = [each for each in group["params"] if each in depthwise]
+            decayed = [each for each in group["params"] if each not in depthwise]
+            groups += [group | {"params": decayed}, group | {"params": spared, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+
+
+# --- experiments (section 4)
+
+EPOCH = 247  # iterations: 2975 images, 12 at a time
+PAPER = Recipe(
+    crop=(1024, 2048), scales=(0.5, 2.0), continuous=True, jitter=0.5, batch=12, iterations=1000 * EPOCH, lr=0.045, weight_decay=4e-5,
+    decay_norms=False, schedule="poly", power=0.9,
+)  # fmt: skip
+RECALLED = "paper, recalled, not seen again"
+SMALLER = f"{RECALLED}; whether it was trained at this size too is not remembered"
+
+
+def published(miou: float, split: str, protocol: str, source: str) -> Published:
+    return Published(miou, "cityscapes", split, protocol, source)
+
+
+MAIN = Experiment(
+    FastSCNN, PAPER,
+    published=(
+        published(68.6, "val", "whole", "wizwand.com's list of the paper's figures; its row is recalled"),
+        published(68.0, "test", "whole", "paper, abstract"),
+        published(62.8, "test", "resized:0.5", SMALLER),
+        published(51.9, "test", "resized:0.25", SMALLER),
+    ),
+)  # fmt: skip
+
+EXPERIMENTS = {
+    "fastscnn": MAIN,
+    # ablations, each without one part of MAIN; the paper only sets the skip of a trained network to zero (section 4.3)
+    "no_skip": MAIN.but(model={"skip": False}),
+    "separate_downsampling": MAIN.but(model={"shared": False}),
+    "no_ppm": MAIN.but(model={"ppm": False}),
+    "no_auxiliary": MAIN.but(model={"auxiliary_weight": 0.0}),
+    # section 4.4: lower input resolution, trained and judged there
+    "half": MAIN.but(recipe={"crop": (512, 1024), "scales": (0.25, 1.0), "inference": "resized:0.5"}),
+    "quarter": MAIN.but(recipe={"crop": (256, 512), "scales": (0.125, 0.5), "inference": "resized:0.25"}),
+}

@@ -1,0 +1,350 @@
+"""SFNet: Semantic Flow for Fast and Accurate Scene Parsing
+Li, You, Zhu, Zhao, Yang, Yang, Tan, Tong. ECCV 2020. arXiv:2002.10120. SFNet-Lite: IJCV 2023, arXiv:2207.04415
+
+A feature pyramid adds coarse maps to fine ones after bilinear upsampling, which puts a class where the coarse grid says, not
+where the object is. The Flow Alignment Module (FAM) looks at both maps, predicts for each fine position where in the coarse map
+to read, and reads there. SFNet-Lite needs one such step: it warps the coarsest and the finest map at once and gates the two.
+
+    image -> backbone ─┬─ 1/32: PPM ─────────┬────────────────────────────────────────────┐
+                       ├─ 1/16: 1x1 ─(+)─ FAM ┘ ─┬─ 3x3 ───────────────────────────────────┤
+                       ├─ 1/8:  1x1 ─(+)──── FAM ┘ ─┬─ 3x3 ────────────────────────────────┤ up, concatenate,
+                       └─ 1/4:  1x1 ─(+)─────── FAM ┘ ─ 3x3 ───────────────────────────────┴ 3x3, 1x1 -> logits at 1/4
+                                      └ each sum has a head of its own in training (FPN supervision)
+
+Departures:
+- The ResNets have a stem of three 3x3 convolutions and dilate the second convolution of each block of stages 3 and 4 (by 2 and 4)
+  while keeping all strides, as the authors' code does. timm has ImageNet weights for such a ResNet50 and ResNet101; those that the
+  authors give for ResNet18, DF1 and DF2 go into `load_pretrained(file)`.
+- The paper mines the 10 % hardest pixels; here, as in the authors' code, those of probability up to 0.7 and at least 10k or 100k of
+  2 x 1024 x 1024, as a share, so that the number does not depend on how many images a device holds.
+- The recipe is that of the paper's first code (donnyyou/torchcv), but for the scales: 0.7 to 2.1 there, recalled as 0.75 to 2 from the
+  paper. That code has one more head, on stage 3 of the backbone. The "_code" rows are the authors' later scripts (lxtGH/SFSegNets), with
+  FPN supervision for DF1 and DF2 alone; their class-uniform sampling and blur are left out, and their rate falls once per epoch.
+- The paper counts 9.03M and 10.53M parameters for DF1 and DF2; the authors' code has 8.42M and 17.88M, as here.
+- SFNet-Lite's released checkpoint holds a supervision head and a third lateral convolution that no code runs: left out.
+"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.module import Batch, SegmentationModule
+from segmodels.paper import Experiment, Published, unknown
+from segmodels.parts.backbones.resnet import BasicBlock, ResNet, initialize
+from segmodels.parts.layers import conv_bn_relu
+from segmodels.parts.losses import ohem, torchseg_rule
+from segmodels.parts.resize import computed_in
+from segmodels.recipe import Recipe
+from segmodels.released import Released
+
+# --- backbones (section 4.1)
+
+
+class DeepStemResNet(ResNet):
+    """Three 3x3 convolutions instead of the 7x7; stages 3 and 4 dilate the second convolution of each block and keep their strides."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__(depth)
+        self.conv1 = nn.Sequential(*conv_bn_relu(3, 64, 3, 2), *conv_bn_relu(64, 64), nn.Conv2d(64, 128, 3, padding=1, bias=False))
+        self.bn1 = nn.BatchNorm2d(128)
+        self.layer1[0] = type(self.layer1[0])(128, 64)
+        for stage, dilation in ((self.layer3, 2), (self.layer4, 4)):
+            for block in stage:
+                block.conv2.dilation = block.conv2.padding = (dilation, dilation)
+        initialize(self)
+
+
+class DFNet(nn.Module):
+    """DF1 and DF2 (arXiv:1903.03777), found by search: plain residual stages. DF1 gives strides 16, 32, 32; DF2 gives 8, 16, 32."""
+
+    channels = (128, 256, 512)
+    stages = {  # (name, channels, blocks, stride)
+        "df1": (("stage2", 64, 3, 2), ("stage3", 128, 3, 2), ("stage4", 256, 3, 2), ("stage5", 512, 1, 1)),
+        "df2": (("stage2_1", 64, 2, 2), ("stage2_2", 128, 1, 1), ("stage3_1", 128, 10, 2), ("stage3_2", 256, 1, 1),
+                ("stage4_1", 256, 4, 2), ("stage4_2", 512, 2, 1)),
+    }  # fmt: skip
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.stage1 = nn.Sequential(*conv_bn_relu(3, 32, 3, 2), *conv_bn_relu(32, 64, 3, 2))
+        self.returned, inside = ("stage3", "stage4", "stage5") if name == "df1" else ("stage2_2", "stage3_2", "stage4_2"), 64
+        for stage, width, blocks, stride in self.stages[name]:
+            self.add_module(stage, nn.Sequential(BasicBlock(inside, width, stride), *(BasicBlock(width, width) for _ in range(blocks - 1))))
+            inside = width
+        initialize(self)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x, features = image, {}
+        for name, stage in self.named_children():
+            x = features[name] = stage(x)
+        return [features[name] for name in self.returned]
+
+
+# --- blocks (section 3.2)
+
+
+def resized(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True)
+
+
+class PyramidPooling(nn.Module):
+    """Averages over 1, 4, 9 and 36 parts of the map beside the map itself (PSPNet's, without a ReLU in the branches)."""
+
+    def __init__(self, inside: int, width: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(parts), nn.Conv2d(inside, width, 1, bias=False), nn.BatchNorm2d(width))
+            for parts in (1, 2, 3, 6)
+        )
+        self.bottleneck = conv_bn_relu(inside + 4 * width, width, 1).append(nn.Dropout2d(0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bottleneck(torch.cat([*(resized(stage(x), x) for stage in self.stages), x], 1))
+
+
+def displaced(features: Tensor, flow: Tensor) -> Tensor:
+    """Equation 2: (B, C, h, w) read at the positions that (B, 2, H, W) points to, as (B, C, H, W); zero outside."""
+    height, width = flow.shape[-2:]
+    y, x = (torch.linspace(-1, 1, size, device=flow.device) for size in (height, width))  # never half: it cannot tell columns apart
+    still = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
+    grid = still + flow.permute(0, 2, 3, 1).to(computed_in(flow)) / still.new_tensor([width, height])
+    return F.grid_sample(features.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=True).to(features.dtype)
+
+
+class FlowAlignment(nn.Module):
+    """FAM (figure 3b): both maps, thinned, predict where in the coarse one each fine position reads."""
+
+    def __init__(self, width: int, flows: int = 1) -> None:
+        super().__init__()
+        self.fine = nn.Conv2d(width, width // 2, 1, bias=False)
+        self.coarse = nn.Conv2d(width, width // 2, 1, bias=False)
+        self.flow = nn.Conv2d(width // 2 * 2, 2 * flows, 3, padding=1, bias=False)
+
+    def flows(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        return self.flow(torch.cat([resized(self.coarse(coarse), fine), self.fine(fine)], 1))
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        return displaced(coarse, self.flows(fine, coarse))
+
+
+class GatedDualFlowAlignment(FlowAlignment):
+    """GD-FAM of SFNet-Lite: both maps displaced, mixed by a gate that sees mean and maximum of the fine map and the thinned coarse one."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, flows=2)
+        self.gate = nn.Conv2d(4, 1, 3, padding=1, bias=False)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        thin = resized(self.coarse(coarse), fine)
+        up, down = self.flow(torch.cat([thin, self.fine(fine)], 1)).chunk(2, 1)
+        seen = [thin.mean(1, keepdim=True), fine.mean(1, keepdim=True), thin.amax(1, keepdim=True), fine.amax(1, keepdim=True)]
+        gate = self.gate(torch.cat(seen, 1)).sigmoid()
+        return displaced(coarse, up) * gate + displaced(fine, down) * (1 - gate)
+
+
+class Upsampling(nn.Module):
+    """What FAM replaces: bilinear upsampling, or a deconvolution (4x4; the paper does not describe its own)."""
+
+    def __init__(self, width: int, learned: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(width, width, 4, stride=2, padding=1, bias=False) if learned else nn.Identity()
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        return resized(self.conv(coarse), fine)
+
+
+ALIGNMENTS = {"flow": FlowAlignment, "bilinear": Upsampling, "deconvolution": partial(Upsampling, learned=True)}
+
+
+def lateral(inside: int, width: int, kernel: int = 1) -> nn.Sequential:
+    """With a bias before the norm, as the authors' code has it."""
+    return nn.Sequential(nn.Conv2d(inside, width, kernel, padding=kernel // 2), nn.BatchNorm2d(width), nn.ReLU())
+
+
+class FlowPyramid(nn.Module):
+    """Figure 3a: top-down sums of aligned maps, all brought to the finest size and concatenated."""
+
+    def __init__(self, channels: tuple[int, ...], width: int, alignment: str, ppm: bool) -> None:
+        super().__init__()
+        *fine, deep = channels
+        self.channels = width * len(channels)
+        self.context = PyramidPooling(deep, width) if ppm else conv_bn_relu(deep, width, 1)
+        self.laterals = nn.ModuleList(lateral(inside, width) for inside in fine)
+        self.aligns = nn.ModuleList(ALIGNMENTS[alignment](width) for _ in fine)
+        self.outs = nn.ModuleList(conv_bn_relu(width, width) for _ in fine)
+
+    def top_down(self, features: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """(lateral map, the coarser map before alignment, their sum) of each level, finest first."""
+        *fine, deep = features
+        levels, summed = [], self.context(deep)
+        for i in reversed(range(len(fine))):
+            side, coarse = self.laterals[i](fine[i]), summed
+            summed = side + self.aligns[i](side, coarse)
+            levels.insert(0, (side, coarse, summed))
+        return levels
+
+    def forward(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The map to classify, and the sums that FPN supervision looks at."""
+        levels = self.top_down(features)
+        sums = [summed for *_, summed in levels]
+        maps = [*(out(x) for out, x in zip(self.outs, sums)), levels[-1][1]]
+        return torch.cat([maps[0], *(resized(x, maps[0]) for x in maps[1:])], 1), sums
+
+    def flows(self, features: list[Tensor]) -> dict[str, Tensor]:
+        levels = zip(self.aligns, self.top_down(features))
+        return {f"fpn{n}": align.flows(side, coarse) for n, (align, (side, coarse, _)) in enumerate(levels, start=1)}
+
+
+class DualFlow(nn.Module):
+    """SFNet-Lite: the finest and the coarsest map through one GD-FAM, beside the map at 1/16."""
+
+    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.channels = 2 * width
+        self.context = PyramidPooling(channels[-1], width)
+        self.laterals = nn.ModuleList([lateral(channels[0], width), lateral(channels[-2], width)])
+        self.align = GatedDualFlowAlignment(width)
+
+    def forward(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        fused = self.align(self.laterals[0](features[0]), self.context(features[-1]))
+        return torch.cat([fused, resized(self.laterals[1](features[-2]), fused)], 1), []
+
+    def flows(self, features: list[Tensor]) -> dict[str, Tensor]:
+        up, down = self.align.flows(self.laterals[0](features[0]), self.context(features[-1])).chunk(2, 1)
+        return {"coarse": up, "fine": down}
+
+
+# --- network and losses (section 3.3)
+
+WIDTHS = {"resnet18": 128, "resnet50": 256, "resnet101": 256, "df1": 64, "df2": 64}
+PIXELS = 2 * 1024 * 1024  # of one device's batch in the authors' scripts, of which their losses keep 10k or 100k
+
+
+class SFNet(SegmentationModule):
+    """Backbone -> pyramid aligned by flow -> logits at the finest level; a head per level in training."""
+
+    align_corners = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str = "resnet18",
+        lite: bool = False,
+        alignment: str = "flow",
+        ppm: bool = True,
+        supervision: float = 1.0,
+        min_kept: int | float = 100_000 / PIXELS,
+    ) -> None:
+        """lite: one GD-FAM, without supervision; supervision: the weight of each level's loss, 0 for no such heads."""
+        super().__init__(num_classes)
+        for kind, word, known in (("backbone", backbone, WIDTHS), ("alignment", alignment, ALIGNMENTS)):
+            if word not in known:
+                raise ValueError(unknown(kind, word, list(known)))
+        width, self.supervision, self.min_kept = WIDTHS[backbone], supervision, min_kept
+        self.backbone = DFNet(backbone) if backbone in DFNet.stages else DeepStemResNet(int(backbone.removeprefix("resnet")))
+        channels = self.backbone.channels
+        self.neck = DualFlow(channels, width) if lite else FlowPyramid(channels, width, alignment, ppm)
+        self.classifier = nn.Sequential(conv_bn_relu(self.neck.channels, width), nn.Conv2d(width, num_classes, 1))
+        supervised = len(channels) - 1 if supervision and not lite else 0
+        self.heads = nn.ModuleList(
+            nn.Sequential(*lateral(width, width, 3), nn.Dropout2d(0.1), nn.Conv2d(width, num_classes, 1)) for _ in range(supervised)
+        )
+
+    def encoder(self) -> nn.Module:
+        return self.backbone
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.neck(self.backbone(image))[0]
+
+    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        fused, sums = self.neck(self.backbone(image))
+        heads = {f"fpn{n}": head(x) for n, (head, x) in enumerate(zip(self.heads, sums), start=1)}
+        return {"main": self.classifier(fused), **heads}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        image, label = self.prepared(batch)
+        rule = torchseg_rule(threshold=0.7, min_kept=self.min_kept)
+        settings = {"align_corners": True, "rule": rule, "class_weights": self.class_weights}
+        terms = {name: ohem(logits, label, **settings) for name, logits in self.outputs(image).items()}
+        return {name: loss if name == "main" else self.supervision * loss for name, loss in terms.items()}
+
+    @torch.no_grad()
+    def flow_fields(self, image: Tensor) -> dict[str, Tensor]:
+        """For plotting: (B, 2, h, w) per level, how many of its pixels right and down of itself each position reads."""
+        if not any(isinstance(layer, FlowAlignment) for layer in self.neck.modules()):
+            raise ValueError("this network aligns its maps without a flow; build it with alignment='flow'")
+        fields = self.neck.flows(self.backbone(self.padded(self.normalized(image))))
+        sizes = {name: flow.new_tensor(flow.shape[:1:-1]).view(2, 1, 1) for name, flow in fields.items()}  # (width, height)
+        return {name: flow / sizes[name] * (sizes[name] - 1) / 2 for name, flow in fields.items()}
+
+
+# --- experiments (section 4)
+
+PAPER = Recipe(
+    crop=(1024, 1024), scales=(0.75, 2.0), continuous=True, batch=16, iterations=50_000, lr=0.01, weight_decay=5e-4, power=0.9,
+)  # fmt: skip
+EPOCH = 186  # iterations: 2975 images on 8 devices, 2 at a time
+CODE = {"scales": (0.5, 2.0), "jitter": 0.25, "iterations": 300 * EPOCH, "weight_decay": 1e-4, "power": 1.0}
+PLAIN = {"supervision": 0.0, "min_kept": 10_000 / PIXELS}  # the loss of the authors' ResNet scripts
+RECALLED = "paper, table of the Cityscapes test set; recalled, not seen again"
+README = "README of the authors' SFSegNets"
+
+
+def published(miou: float, split: str, source: str, protocol: str = "whole") -> tuple[Published, ...]:
+    return (Published(miou, "cityscapes", split, protocol, source),)
+
+
+MAIN = Experiment(SFNet, PAPER, model={"backbone": "resnet18"}, published=published(78.9, "test", RECALLED))
+RESNET50 = MAIN.but(model={"backbone": "resnet50"}, starts_from="resnet50s.gluon_in1k")
+RESNET101 = MAIN.but(
+    model={"backbone": "resnet101"}, starts_from="resnet101s.gluon_in1k",
+    published=published(81.8, "test", "wizwand.com's list of the paper's figures; the scales are not stated", "multiscale+flip"),
+)  # fmt: skip
+DF1 = MAIN.but(model={"backbone": "df1"}, published=published(74.5, "test", "PaddleSeg's table of papers' figures (configs/pp_liteseg)"))
+DF2 = MAIN.but(model={"backbone": "df2"}, published=published(77.8, "test", RECALLED))
+
+EXPERIMENTS = {
+    "resnet18": MAIN, "resnet50": RESNET50, "resnet101": RESNET101, "df1": DF1, "df2": DF2,
+    # the authors' scripts; of their ResNet101 no figure is published
+    "resnet18_code": MAIN.but(recipe=CODE, model=PLAIN, published=published(79.0, "val", README)),
+    "resnet50_code": RESNET50.but(recipe=CODE, model=PLAIN, published=published(80.4, "val", README)),
+    "resnet101_code": RESNET101.but(recipe=CODE, model=PLAIN),
+    "df1_code": DF1.but(recipe=CODE, published=published(72.2, "val", README)),
+    "df2_code": DF2.but(recipe=CODE, published=published(75.8, "val", README)),
+    "lite_resnet18": MAIN.but(
+        recipe=CODE | {"iterations": 1000 * EPOCH}, model={"lite": True, "supervision": 0.0},
+        published=published(80.1, "test", "abstract of arXiv:2207.04415, which does not state the training data"),
+    ),
+    # ablations (section 4.2), each without one part of MAIN
+    "bilinear": MAIN.but(model={"alignment": "bilinear"}),
+    "deconvolution": MAIN.but(model={"alignment": "deconvolution"}),
+    "no_ppm": MAIN.but(model={"ppm": False}),
+    "fpn": MAIN.but(model={"alignment": "bilinear", "ppm": False}),
+    "no_supervision": MAIN.but(model={"supervision": 0.0}),
+}  # fmt: skip
+
+# --- released weights: the authors' (lxtGH/SFSegNets), 19 classes, without the heads of the FPN supervision
+
+RENAMES = (
+    (r"^layer0\.0\.", "backbone.conv1."), (r"^layer0\.1\.", "backbone.bn1."), (r"^layer(\d)\.", r"backbone.layer\1."),
+    (r"^head\.conv_last\.", "classifier."), (r"^head\.ppm\.", "neck.context."), (r"^head\.fpn_in\.", "neck.laterals."),
+    (r"^head\.fpn_out\.(\d)\.0\.", r"neck.outs.\1."), (r"^head\.fpn_out_align\.", "neck.aligns."),
+    (r"^head\.flow_align_module\.", "neck.align."),
+    (r"\.down_h\.", ".coarse."), (r"\.down_l\.", ".fine."), (r"\.flow_make\.", ".flow."), (r"\.flow_gate\.0\.", ".gate."),
+)  # fmt: skip
+
+
+def released(row: str, *drops: str) -> Released:
+    """A row without its training heads, of which some released checkpoints have weights and some do not; on the device that is set."""
+    bare = EXPERIMENTS[row].but(model={"supervision": 0.0}, name=f"sfnet/{row}")
+    network, classes = lambda count: bare.build(count, str(torch.get_default_device())), "head.conv_last.1.bias"
+    return Released(network, classes, RENAMES, (r"^head\.dsn\.", *drops))
+
+
+RELEASED = {
+    "sfnet_r18": released("resnet18_code"), "sfnet_r50": released("resnet50_code"), "sfnet_r101": released("resnet101_code"),
+    "sfnet_dfv1": released("df1_code"), "sfnet_dfv2": released("df2_code"),
+    "sfnet_lite_r18": released("lite_resnet18", r"^head\.fpn_in\.2\."),
+}  # fmt: skip

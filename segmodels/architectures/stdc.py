@@ -1,0 +1,363 @@
+"""STDC: Rethinking BiSeNet For Real-time Semantic Segmentation
+Fan, Lai, Huang, Wei, Chai, Luo, Wei. CVPR 2021. arXiv:2104.13188
+
+BiSeNet's Spatial Path finds again, at a price, what the backbone saw at 1/8. Here it is gone: a head that exists only in training
+makes stage 3 predict where the label has edges, and so keeps detail in it. The backbone is new too: each module concatenates four
+convolutions of growing reach, halving the channels from one to the next.
+
+    image ─ ConvX, ConvX ─ stage 3 (1/8) ─┬────────────────────────────────────────────── FFM ─ head ─ logits at 1/8
+                                  │       └ detail head (training)                         │
+                                  ├─ stage 4 (1/16): ARM ───────────(+)─ up, 3x3 ─┬─ 1/8 ──┘
+                                  └─ stage 5 (1/32): ARM ─(+)─ up, 3x3 ┤          └ auxiliary8
+                                        global pooling ────┘           └ auxiliary16
+
+    label ─ Laplacian at strides 1, 2, 4 ─ > 0.1 ─ up ─ sum of 0.6, 0.3, 0.1 ─ > 0.1 ─ what the detail head shall predict
+
+Departures:
+- The paper's 1x1 that fuses the pyramid is trainable. In the authors' code the threshold behind it stops its gradient, and 0.1 is not
+  above 0.1: stride 4 never decides, and "detail_1x_2x" is the same training as "stdc1". Here the three weights are constants.
+- The paper's Dice has squares in its denominator, the authors' code plain sums: the latter here, the former in "dice_of_squares".
+- The authors' optimizer overlooks the norms of the backbone, which stay as pretrained: here they learn at rate 0, but in "trained_norms".
+- Ignored pixels count as label 255 in the Laplacian, as in the authors' code; but a batch without any label has no detail loss.
+- The authors start from their own ImageNet classifiers, which no library holds: `--init released:stdcnet813=FILE` (stdcnet1446 for STDC2).
+- Images smaller than the crop (scales below 0.5) are padded; the authors' code enlarges them again to the crop.
+- Seg50 and Seg75 are one training judged at two sizes. The authors choose a checkpoint for each by its score on val; here there is one.
+- Heads and context path have in-place ABN in the authors' code, which multiplies by |weight| + 1e-5: converted when weights are loaded.
+"""
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.module import Batch, SegmentationModule
+from segmodels.paper import Experiment, Published
+from segmodels.parts.layers import conv_bn, conv_bn_relu
+from segmodels.parts.losses import IGNORED, ohem, stdc_rule
+from segmodels.parts.resize import computed_in
+from segmodels.recipe import Recipe
+from segmodels.released import Released, State
+
+Depth = Literal["stdc1", "stdc2"]
+
+# --- backbone (section 3)
+
+LAYERS = {"stdc1": (2, 2, 2), "stdc2": (4, 5, 3)}  # STDC modules in stages 3, 4, 5
+
+
+class ShortTermDenseConcatenate(nn.Module):
+    """1x1 and three 3x3 of N/2, N/4, N/8, N/8 channels, all of them concatenated; a stride follows the first."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        half, quarter, eighth = outside // 2, outside // 4, outside // 8
+        self.first = conv_bn_relu(inside, half, 1)
+        self.down = conv_bn(half, half, 3, 2, groups=half) if stride == 2 else nn.Identity()
+        self.skip = nn.AvgPool2d(3, 2, 1) if stride == 2 else nn.Identity()
+        self.rest = nn.ModuleList([conv_bn_relu(half, quarter), conv_bn_relu(quarter, eighth), conv_bn_relu(eighth, eighth)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        reaches = [self.skip(x)]
+        x = self.down(x)
+        for conv in self.rest:
+            x = conv(x)
+            reaches.append(x)
+        return torch.cat(reaches, 1)
+
+
+class STDCNet(nn.Module):
+    """image -> stages 3, 4, 5 at strides 8, 16, 32; the paper's ConvX6 belongs to the classifier."""
+
+    channels = (256, 512, 1024)
+
+    def __init__(self, depth: Depth) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv_bn_relu(3, 32, 3, 2), conv_bn_relu(32, 64, 3, 2))
+        stages, inside = [], 64
+        for count, width in zip(LAYERS[depth], self.channels):
+            rest = (ShortTermDenseConcatenate(width, width, 1) for _ in range(count - 1))
+            stages.append(nn.Sequential(ShortTermDenseConcatenate(inside, width, 2), *rest))
+            inside = width
+        self.stages = nn.ModuleList(stages)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x, features = self.stem(image), []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+class Classifier(nn.Module):
+    """The backbone as ImageNet trains it, with ConvX6 and both FC: 8.44M parameters in STDC1, 12.47M in STDC2."""
+
+    def __init__(self, depth: Depth, num_classes: int = 1000) -> None:
+        super().__init__()
+        self.backbone = STDCNet(depth)
+        self.conv6 = conv_bn_relu(1024, 1024, 1)
+        self.fc = nn.Sequential(nn.Linear(1024, 1024, bias=False), nn.ReLU(inplace=True), nn.Dropout(0.2))
+        self.classifier = nn.Linear(1024, num_classes, bias=False)
+        for layer in (self.fc[0], self.classifier):
+            nn.init.normal_(layer.weight, std=0.001)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.conv6(self.backbone(image)[-1]).square()  # the square is in the authors' code alone
+        return self.classifier(self.fc(x.mean((2, 3))))
+
+
+# --- context path and fusion (section 3)
+
+
+class AttentionRefinement(nn.Module):
+    """BiSeNet's ARM: a feature map weighs its own channels by its global average."""
+
+    def __init__(self, inside: int) -> None:
+        super().__init__()
+        self.conv = conv_bn_relu(inside, 128)
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn(128, 128, 1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x * self.gate(x)
+
+
+class ContextPath(nn.Module):
+    """Stages 3, 4, 5 -> context at 1/16 and 1/8, 128 channels each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(1024, 128, 1))
+        self.arms = nn.ModuleList([AttentionRefinement(1024), AttentionRefinement(512)])
+        self.refines = nn.ModuleList([conv_bn_relu(128, 128), conv_bn_relu(128, 128)])
+
+    def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor]:
+        stage3, stage4, stage5 = stages
+        at_32 = self.arms[0](stage5) + self.pooling(stage5)
+        at_16 = self.refines[0](F.interpolate(at_32, stage4.shape[-2:], mode="nearest"))
+        return at_16, self.refines[1](F.interpolate(self.arms[1](stage4) + at_16, stage3.shape[-2:], mode="nearest"))
+
+
+class FeatureFusion(nn.Module):
+    """BiSeNet's FFM: concatenate, then select channels."""
+
+    def __init__(self, inside: int) -> None:
+        super().__init__()
+        self.conv = conv_bn_relu(inside, 256, 1)
+        squeeze, excite = nn.Conv2d(256, 64, 1, bias=False), nn.Conv2d(64, 256, 1, bias=False)
+        self.select = nn.Sequential(nn.AdaptiveAvgPool2d(1), squeeze, nn.ReLU(inplace=True), excite, nn.Sigmoid())
+
+    def forward(self, detail: Tensor, context: Tensor) -> Tensor:
+        x = self.conv(torch.cat([detail, context], 1))
+        return x + x * self.select(x)
+
+
+class SpatialPath(nn.Sequential):
+    """BiSeNet's, which detail guidance replaces: 128 channels at 1/8."""
+
+    def __init__(self) -> None:
+        super().__init__(conv_bn_relu(3, 64, 7, 2), conv_bn_relu(64, 64, 3, 2), conv_bn_relu(64, 64, 3, 2), conv_bn_relu(64, 128, 1))
+
+
+# --- detail guidance (section 3)
+
+SHARES = (0.6, 0.3, 0.1)  # of the strides in the fused pyramid
+
+
+def detail_label(label: Tensor, strides: tuple[int, ...] = (1, 2, 4)) -> Tensor:
+    """(B, H, W) -> bool (B, 1, H, W): where a Laplacian of the label numbers is above 0, so the side of an edge with the larger one."""
+    number = label[:, None].float()
+    laplacian = number.new_full((1, 1, 3, 3), -1.0)
+    laplacian[..., 1, 1] = 8.0
+    levels = (F.conv2d(number, laplacian, stride=stride, padding=1) > 0.1 for stride in strides)
+    pyramid = (F.interpolate(level.float(), label.shape[-2:], mode="nearest") for level in levels)
+    return sum(share * level for share, level in zip(SHARES, pyramid)) > 0.1
+
+
+POWER = {"sums": 1, "squares": 2}  # Dice of the authors' code, Dice of the paper
+
+
+def dice_loss(p: Tensor, edge: Tensor, form: str) -> Tensor:
+    """One ratio per image; the denominator sums probabilities or their squares."""
+    p, edge = p.flatten(1), edge.flatten(1)
+    return (1 - (2 * (p * edge).sum(1) + 1) / ((p ** POWER[form]).sum(1) + edge.sum(1) + 1)).mean()
+
+
+# --- network and losses
+
+
+class STDC(SegmentationModule):
+    """Backbone -> context path; stage 3 + context -> FFM -> head at 1/8. In training: two auxiliary heads and the detail head."""
+
+    align_corners = True
+    detail_channels = 1
+
+    def __init__(
+        self,
+        num_classes: int,
+        depth: Depth = "stdc1",
+        detail_strides: tuple[int, ...] = (1, 2, 4),
+        dice: Literal["sums", "squares"] = "sums",
+        spatial_path: bool = False,
+        train_norms: bool = False,
+    ) -> None:
+        """detail_strides=() trains without guidance; spatial_path puts BiSeNet's in the place of stage 3 before the FFM."""
+        super().__init__(num_classes)
+        if len(detail_strides) > len(SHARES):
+            raise ValueError(f"detail_strides={detail_strides}; allowed: at most three strides, such as (1, 2, 4), or () for no guidance")
+        self.detail_strides, self.dice, self.train_norms = tuple(detail_strides), dice, train_norms
+        self.backbone, self.context_path = STDCNet(depth), ContextPath()
+        self.spatial_path = SpatialPath() if spatial_path else None
+        self.fusion = FeatureFusion(128 + (128 if spatial_path else 256))
+        self.classifier = self.head(256, 256, num_classes)
+        self.auxiliaries = nn.ModuleDict({f"auxiliary{stride}": self.head(128, 64, num_classes) for stride in (16, 8)})
+        self.detail = self.head(256, 64, self.detail_channels) if self.detail_strides else None
+        self._initialize()
+
+    @staticmethod
+    def head(inside: int, width: int, outside: int) -> nn.Sequential:
+        return nn.Sequential(conv_bn_relu(inside, width), nn.Conv2d(width, outside, 1, bias=False))
+
+    def _initialize(self) -> None:
+        """The authors' draw for everything outside the backbone: a variance of 1 / fan_in."""
+        backbone = set(self.backbone.modules())
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d) and layer not in backbone:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+
+    def encoder(self) -> nn.Module:
+        return self.backbone
+
+    def paths(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+        """Stage 3, context at 1/16 and 1/8, and the fusion of both paths."""
+        stages = self.backbone(image)
+        contexts = self.context_path(stages)
+        detail = stages[0] if self.spatial_path is None else self.spatial_path(image)
+        return stages[0], contexts, self.fusion(detail, contexts[-1])
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.paths(image)[-1]
+
+    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        stage3, contexts, fused = self.paths(image)
+        heads = {name: head(x) for (name, head), x in zip(self.auxiliaries.items(), contexts)}
+        return {"main": self.classifier(fused), **heads} | ({} if self.detail is None else {"detail": self.detail(stage3)})
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Every term has weight 1."""
+        image, label = self.prepared(batch)
+        outputs = self.outputs(image)
+        terms = {name: self.mined(name, logits, label) for name, logits in outputs.items() if name != "detail"}
+        if "detail" in outputs:
+            some = (label != IGNORED).any()
+            detail = self.detail_terms(outputs["detail"], detail_label(label, self.detail_strides))
+            terms |= {name: term * some for name, term in detail.items()}
+        return terms
+
+    def mined(self, name: str, logits: Tensor, label: Tensor) -> Tensor:
+        rule = stdc_rule(threshold=0.7, min_kept=1 / 16)
+        return ohem(logits, label, align_corners=True, rule=rule, class_weights=self.class_weights)
+
+    def detail_terms(self, logits: Tensor, edge: Tensor) -> dict[str, Tensor]:
+        """Binary cross-entropy over all pixels, ignored ones too, and Dice."""
+        logits = F.interpolate(logits.to(computed_in(logits)), edge.shape[-2:], mode="bilinear", align_corners=True)
+        edge = edge.to(logits.dtype)
+        return {"detail_bce": F.binary_cross_entropy_with_logits(logits, edge), "detail_dice": dice_loss(logits.sigmoid(), edge, self.dice)}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Backbone and context path at lr, fusion and heads at head_lr times lr, the norms of the backbone at 0."""
+        still = [] if self.train_norms else [each for each in self.backbone.parameters() if each.ndim == 1]
+        slow = {*self.backbone.parameters(), *self.context_path.parameters()}
+        groups = self._split_by_decay([each for each in self.parameters() if each in slow - set(still)], 1.0)
+        groups += self._split_by_decay([each for each in self.parameters() if each not in slow], self.recipe.head_lr)
+        groups += [{"params": still, "lr": 0.0, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+
+
+# --- experiments (section 4): one training each, judged at 512x1024 (Seg50) and at 768x1536 (Seg75)
+
+RECIPE = Recipe(
+    crop=(512, 1024), scales=tuple(eighths / 8 for eighths in range(1, 13)), jitter=0.5, batch=48, iterations=60_000,
+    lr=0.01, head_lr=10.0, weight_decay=5e-4, decay_norms=False, schedule="poly", power=0.9,
+    warmup=1000, warmup_from=1e-3, warmup_shape="geometric", inference="resized:0.5",
+)  # fmt: skip
+SIZES = ("resized:0.5", "resized:0.75")
+PAPER, CITED = "paper, comparison on Cityscapes", "paper, as PaddleSeg's PP-LiteSeg cites it"
+README = "README of the authors' STDC-Seg"
+NOTES = "the notes' retraining: 120k iterations, PyTorch 1.7, one V100"
+
+
+def published(*figures: tuple[float, float]) -> tuple[Published, ...]:
+    """Pairs of (Seg50, Seg75): the paper's on val and on test, the released weights', the notes' retraining."""
+    places = (("val", PAPER), ("test", CITED), ("val", README), ("val", NOTES))
+    pairs = [(place, miou, size) for place, pair in zip(places, figures) for miou, size in zip(pair, SIZES)]
+    return tuple(Published(miou, "cityscapes", split, size, source) for (split, source), miou, size in pairs)
+
+
+MAIN = Experiment(STDC, RECIPE, model={"depth": "stdc1"}, published=published((72.2, 74.5), (71.9, 75.3), (72.22, 74.50), (70.0, 73.9)))
+
+EXPERIMENTS = {
+    "stdc1": MAIN,
+    "stdc2": MAIN.but(model={"depth": "stdc2"}, published=published((74.2, 77.0), (73.4, 76.8), (74.24, 77.04), (73.0, 76.1))),
+    # ablations of detail guidance; the last is of a slip in the authors' optimizer
+    "no_detail": MAIN.but(model={"detail_strides": ()}),
+    "spatial_path": MAIN.but(model={"detail_strides": (), "spatial_path": True}),
+    "detail_1x": MAIN.but(model={"detail_strides": (1,)}),
+    "detail_1x_2x": MAIN.but(model={"detail_strides": (1, 2)}),
+    "dice_of_squares": MAIN.but(model={"dice": "squares"}),
+    "trained_norms": MAIN.but(model={"train_norms": True}),
+}
+
+# --- released weights: MichaelFan01/STDC-Seg, segmentation networks and the classifiers that they start from
+
+
+def modules(depth: Depth) -> tuple[tuple[str, Any], ...]:
+    """The backbone, whose modules are one list in the authors' code."""
+    places = ["stem.0", "stem.1"] + [f"stages.{stage}.{each}" for stage, count in enumerate(LAYERS[depth]) for each in range(count)]
+    return (
+        (r"\.conv\.weight", ".0.weight"),
+        (r"\.bn\.", ".1."),
+        (r"^(?:cp\.backbone\.)?features\.(\d+)\.", lambda m: f"backbone.{dict(enumerate(places)).get(int(m[1]), 'beyond')}."),
+        (r"\.conv_list\.0\.", ".first."),
+        (r"\.conv_list\.([123])\.", lambda m: f".rest.{int(m[1]) - 1}."),
+        (r"\.avd_layer\.", ".down."),
+    )
+
+
+HEADS = (
+    (r"^(conv_out\w*)\.conv\.", r"\1.0."),
+    (r"^(conv_out\w*)\.conv_out\.", r"\1.1."),
+    (r"^conv_out\.", "classifier."),
+    (r"^conv_out(16|32)\.", lambda m: f"auxiliaries.auxiliary{int(m[1]) // 2}."),  # theirs are named before the features are enlarged
+    (r"^conv_out_sp8\.", "detail."),
+    (r"^cp\.arm(32|16)\.", lambda m: f"context_path.arms.{m[1] == '16':d}."),
+    (r"^cp\.conv_head(32|16)\.", lambda m: f"context_path.refines.{m[1] == '16':d}."),
+    (r"^cp\.conv_avg\.([01])\.", lambda m: f"context_path.pooling.{int(m[1]) + 1}."),
+    (r"\.conv_atten\.", ".gate.1."),
+    (r"\.bn_atten\.", ".gate.2."),
+    (r"^ffm\.convblk\.", "fusion.conv."),
+    (r"^ffm\.conv([12])\.", lambda m: f"fusion.select.{2 * int(m[1]) - 1}."),
+)
+FULLY_CONNECTED = ((r"^conv_last\.", "conv6."), (r"^fc\.", "fc.0."), (r"^linear\.", "classifier."))
+# the backbone's tensors under second names, the classifier's layers, detail heads on other stages
+UNUSED = (r"(^|\.)x(2|4|8|16|32)\.", r"^(cp\.backbone\.)?bn\.", r"^cp\.backbone\.(conv_last|fc|linear)\.", r"^conv_out_sp(2|4|16)\.")
+
+
+def norms_of_abn(state: State) -> State:
+    """In-place ABN multiplies by |weight| + 1e-5, batch norm by the weight itself; the backbone has batch norms."""
+    scales = {name for name, tensor in state.items() if tensor.ndim == 1 and name.endswith("weight") and not name.startswith("backbone.")}
+    return {name: tensor.abs() + 1e-5 if name in scales else tensor for name, tensor in state.items()}
+
+
+RELEASED = {
+    f"{depth}_seg": Released(f"stdc/{depth}", "conv_out.conv_out.weight", (*modules(depth), *HEADS), UNUSED, convert=norms_of_abn)
+    for depth in LAYERS
+} | {
+    name: Released(partial(Classifier, depth), "linear.weight", (*modules(depth), *FULLY_CONNECTED), UNUSED)
+    for name, depth in {"stdcnet813": "stdc1", "stdcnet1446": "stdc2"}.items()
+}

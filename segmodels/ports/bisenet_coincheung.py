@@ -1,0 +1,78 @@
+"""BiSeNet as CoinCheung/BiSeNet computes it ("bisenetv1"): the re-implementation whose weights most users have.
+
+It differs from the authors' code in nearest-neighbor upsampling inside the context path, one gate with a norm in the Feature
+Fusion Module, a head of 256 channels and auxiliary ones of 64, logits upsampled without aligned corners, and losses mined by the
+loss of a pixel. Only the fusion and the heads learn ten times faster. Images are normalized by Cityscapes' own statistics.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.architectures.bisenet import BiSeNet, ContextPath, FeatureFusion, head
+from segmodels.module import Normalization
+from segmodels.parts.layers import conv_bn
+from segmodels.parts.losses import coincheung_rule, ohem
+from segmodels.released import Released
+
+
+class NearestContextPath(ContextPath):
+    def resized(self, x: Tensor, like: Tensor) -> Tensor:
+        return F.interpolate(x, like.shape[-2:], mode="nearest")
+
+
+class NormalizedFusion(FeatureFusion):
+    """One 1x1 convolution with a norm selects the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.select = conv_bn(256, 256, 1)
+
+
+class BiSeNetCoinCheung(BiSeNet):
+    """The paper's network with the upsampling, fusion, heads and losses of this code line."""
+
+    align_corners = False
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, auxiliary_width=64)
+        self.context_path, self.fusion = NearestContextPath(), NormalizedFusion()
+        self.classifier = head(256, 256, num_classes)
+        self._initialize()
+
+    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        return ohem(logits, label, align_corners=False, rule=coincheung_rule(0.7), class_weights=self.class_weights)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The fusion and the heads at head_lr times lr, 10 in this code; both paths at lr."""
+        fast = list(nn.ModuleList([self.fusion, self.classifier, self.auxiliaries]).parameters())
+        slow = [*self.context_path.parameters(), *self.spatial_path.parameters()]
+        return self._split_by_decay(slow, 1.0) + self._split_by_decay(fast, self.recipe.head_lr)
+
+
+RENAMES = (
+    (r"^cp\.resnet\.", "context_path.backbone."),
+    (r"^cp\.conv_avg\.", "context_path.pooling."),
+    (r"^cp\.arm(32|16)\.", lambda m: f"context_path.arms.{int(m[1] == '16')}."),
+    (r"^cp\.conv_head(32|16)\.", lambda m: f"context_path.refines.{int(m[1] == '16')}."),
+    (r"\.conv_atten\.", ".gate.0."),
+    (r"\.bn_atten\.", ".gate.1."),
+    (r"^sp\.conv(\d)\.", lambda m: f"spatial_path.{int(m[1]) - 1}."),
+    (r"^sp\.conv_out\.", "spatial_path.3."),
+    (r"^ffm\.convblk\.(conv|bn)\.", r"fusion.conv.\1."),
+    (r"^ffm\.conv\.", "fusion.select.0."),
+    (r"^ffm\.bn\.", "fusion.select.1."),
+    (r"^conv_out\.conv_out\.", "classifier.1."),
+    (r"^conv_out\.conv\.", "classifier.0."),
+    (r"^conv_out(32|16)\.conv_out\.", lambda m: f"auxiliaries.{int(m[1] == '16')}.1."),
+    (r"^conv_out(32|16)\.conv\.", lambda m: f"auxiliaries.{int(m[1] == '16')}.0."),
+    (r"\.conv\.conv\.", ".conv.0."),
+    (r"\.conv\.bn\.", ".conv.1."),
+    (r"\.conv\.(?=weight)", ".0."),
+    (r"\.bn\.", ".1."),
+)
+CITYSCAPES = Normalization(mean=(0.3257, 0.3690, 0.3223), std=(0.2112, 0.2148, 0.2115))
+RELEASED = {
+    "bisenetv1_coincheung": Released(BiSeNetCoinCheung, "conv_out.conv_out.bias", RENAMES, normalization=CITYSCAPES),
+}

@@ -1,0 +1,69 @@
+"""BiSeNet (ResNet18) as mmsegmentation computes it.
+
+It differs from the authors' code in nearest-neighbor upsampling inside the context path, one gate with a norm and a ReLU before
+the sigmoid in the Feature Fusion Module, a head of 256 channels and auxiliary ones of 64 with dropout, logits upsampled without
+aligned corners, and cross-entropies averaged over all pixels, ignored ones too.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.architectures.bisenet import BiSeNet, ContextPath, FeatureFusion
+from segmodels.parts.layers import conv_bn_relu
+from segmodels.parts.losses import cross_entropy
+from segmodels.released import Released
+
+
+class NearestContextPath(ContextPath):
+    def resized(self, x: Tensor, like: Tensor) -> Tensor:
+        return F.interpolate(x, like.shape[-2:], mode="nearest")
+
+
+class RectifiedFusion(FeatureFusion):
+    """The gate is never below one half: its sigmoid follows a ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.select = conv_bn_relu(256, 256, 1)
+
+
+def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
+    return nn.Sequential(conv_bn_relu(inside, width), nn.Dropout2d(0.1), nn.Conv2d(width, num_classes, 1))
+
+
+class BiSeNetMMSeg(BiSeNet):
+    """The paper's network with the upsampling, fusion, heads and losses of this code line."""
+
+    align_corners = False
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, auxiliary_width=64)
+        self.context_path, self.fusion = NearestContextPath(), RectifiedFusion()
+        self.classifier = head(256, 256, num_classes)
+        self.auxiliaries = nn.ModuleList([head(128, 64, num_classes), head(128, 64, num_classes)])
+        self._initialize()
+
+    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        return cross_entropy(logits, label, align_corners=False, average="all", class_weights=self.class_weights)
+
+
+RENAMES = (
+    (r"^backbone\.", ""),
+    (r"^context_path\.gap_conv\.1\.", "context_path.pooling."),
+    (r"^context_path\.arm(32|16)\.", lambda m: f"context_path.arms.{int(m[1] == '16')}."),
+    (r"^context_path\.conv_head(32|16)\.", lambda m: f"context_path.refines.{int(m[1] == '16')}."),
+    (r"\.conv_layer\.", ".conv."),
+    (r"\.atten_conv_layer\.1\.", ".gate."),
+    (r"^spatial_path\.layer(\d)\.", lambda m: f"spatial_path.{int(m[1]) - 1}."),
+    (r"^ffm\.conv1\.", "fusion.conv."),
+    (r"^ffm\.conv_atten\.0\.", "fusion.select."),
+    (r"^decode_head\.convs\.0\.", "classifier.0."),
+    (r"^decode_head\.conv_seg\.", "classifier.2."),
+    (r"^auxiliary_head\.(\d)\.convs\.0\.", lambda m: f"auxiliaries.{1 - int(m[1])}.0."),
+    (r"^auxiliary_head\.(\d)\.conv_seg\.", lambda m: f"auxiliaries.{1 - int(m[1])}.2."),
+    (r"\.conv\.conv\.", ".conv.0."),
+    (r"\.conv\.bn\.", ".conv.1."),
+    (r"\.conv\.(?=weight)", ".0."),
+    (r"\.bn\.", ".1."),
+)
+RELEASED = {"mmseg_bisenetv1_r18": Released(BiSeNetMMSeg, "decode_head.conv_seg.bias", RENAMES)}

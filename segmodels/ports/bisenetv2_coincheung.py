@@ -1,0 +1,88 @@
+"""BiSeNetV2 as CoinCheung/BiSeNet computes it: the re-implementation whose weights most users have.
+
+It differs from the paper's figures in a ReLU after the depthwise convolutions, a norm and a ReLU after the context embedding,
+a ReLU after the aggregation and nearest-neighbor upsampling in it. Its boosters enlarge their features twofold and spend
+(stride)^2 channels on it; all five losses are mined by the loss of a pixel. Images are normalized by Cityscapes' own statistics.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.architectures.bisenetv2 import BiSeNetV2, GuidedAggregation, initialize
+from segmodels.module import Normalization
+from segmodels.parts.layers import conv_bn_relu
+from segmodels.parts.losses import coincheung_rule, ohem
+from segmodels.released import Released
+
+
+class NearestAggregation(GuidedAggregation):
+    def resized(self, x: Tensor, like: Tensor) -> Tensor:
+        return F.interpolate(x, like.shape[-2:], mode="nearest")
+
+
+def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
+    return nn.Sequential(conv_bn_relu(inside, width), nn.Dropout(0.1), nn.Conv2d(width, num_classes, 1))
+
+
+def booster(inside: int, stride: int, num_classes: int) -> nn.Sequential:
+    enlarge = nn.Sequential(nn.Upsample(scale_factor=2), conv_bn_relu(128, stride**2))
+    return nn.Sequential(conv_bn_relu(inside, 128), nn.Dropout(0.1), enlarge, nn.Conv2d(stride**2, num_classes, 1))
+
+
+class BiSeNetV2CoinCheung(BiSeNetV2):
+    """The paper's network with the activations, heads and losses of this code line."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, activated=True)
+        self.aggregation = NearestAggregation(128)
+        self.aggregation.fuse.append(nn.ReLU(inplace=True))
+        self.classifier = head(128, 1024, num_classes)
+        inside = self.semantic.channels
+        self.boosters = nn.ModuleDict({str(n + 2): booster(inside[n], 4 * 2**n, num_classes) for n in range(4)})
+        initialize(self)
+
+    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        return ohem(logits, label, align_corners=False, rule=coincheung_rule(0.7), class_weights=self.class_weights)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The heads at head_lr times lr, 10 in this code; neither branch is pretrained."""
+        heads = [*self.classifier.parameters(), *self.boosters.parameters()]
+        fast = set(heads)
+        slow = [each for each in self.parameters() if each not in fast]
+        return self._split_by_decay(slow, 1.0) + self._split_by_decay(heads, self.recipe.head_lr)
+
+
+RENAMES = (
+    (r"^detail\.S(\d)\.", lambda m: f"detail.{int(m[1]) - 1}."),
+    (r"^segment\.S1S2\.left\.", "semantic.stages.0.down."),
+    (r"^segment\.S1S2\.", "semantic.stages.0."),
+    (r"^segment\.S5_5\.bn\.", "semantic.context.norm."),
+    (r"^segment\.S5_5\.conv_gap\.", "semantic.context.context."),
+    (r"^segment\.S5_5\.conv_last\.", "semantic.context.last."),
+    (r"^segment\.S(\d)(_4)?\.", lambda m: f"semantic.stages.{int(m[1]) - 2}."),
+    (r"^(semantic\.stages\.[123]\.\d)\.conv1\.", r"\1.gather."),
+    (r"^(semantic\.stages\.[123]\.\d)\.conv2\.", r"\1.project."),
+    (r"\.dwconv1?\.", ".expand.0."),
+    (r"\.dwconv2\.", ".expand.1."),
+    (r"\.shortcut\.(\d)\.", lambda m: f".shortcut.{int(m[1]) // 2}.{int(m[1]) % 2}."),
+    (r"^bga\.(left1|right2)\.([01])\.", r"bga.\1.0.\2."),
+    (r"^bga\.(left1|right2)\.2\.", r"bga.\1.1."),
+    (r"^bga\.left1\.", "aggregation.detail_keep."),
+    (r"^bga\.left2\.([01])\.", r"aggregation.detail_down.0.\1."),
+    (r"^bga\.right1\.", "aggregation.semantic_up."),
+    (r"^bga\.right2\.", "aggregation.semantic_keep."),
+    (r"^bga\.conv\.", "aggregation.fuse."),
+    (r"^head\.conv_out\.1\.", "classifier.2."),
+    (r"^head\.conv\.", "classifier.0."),
+    (r"^aux(\d)(_4)?\.conv_out\.0\.1\.", r"boosters.\1.2.1."),
+    (r"^aux(\d)(_4)?\.conv_out\.1\.", r"boosters.\1.3."),
+    (r"^aux(\d)(_4)?\.conv\.", r"boosters.\1.0."),
+    (r"\.conv\.(?=weight)", ".0."),
+    (r"\.bn\.", ".1."),
+)
+CITYSCAPES = Normalization(mean=(0.3257, 0.3690, 0.3223), std=(0.2112, 0.2148, 0.2115))
+RELEASED = {
+    "bisenetv2_coincheung": Released(BiSeNetV2CoinCheung, "head.conv_out.1.bias", RENAMES, normalization=CITYSCAPES),
+}

@@ -1,0 +1,71 @@
+"""STDC as mmsegmentation computes it (mmsegmentation 1.2, configs/stdc).
+
+Every head has dropout and a bias; the auxiliary ones do not align corners. The detail head has a channel for edges and one for the rest,
+and a Dice with squares. Mining keeps at least 10,000 pixels per image and divides by all of them. A batch without a label has no detail
+loss here; mmsegmentation's learns that the frame of an unlabeled image is an edge.
+"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.architectures.stdc import LAYERS, STDC
+from segmodels.parts.layers import conv_bn_relu
+from segmodels.parts.losses import mmseg_rule, ohem
+from segmodels.parts.resize import computed_in
+from segmodels.released import Released
+
+
+class MMSegSTDC(STDC):
+    detail_channels = 2
+
+    @staticmethod
+    def head(inside: int, width: int, outside: int) -> nn.Sequential:
+        return nn.Sequential(conv_bn_relu(inside, width), nn.Dropout2d(0.1), nn.Conv2d(width, outside, 1))
+
+    def mined(self, name: str, logits: Tensor, label: Tensor) -> Tensor:
+        rule = mmseg_rule(threshold=0.7, min_kept_per_image=10_000)
+        return ohem(logits, label, align_corners=name == "main", rule=rule, class_weights=self.class_weights)
+
+    def detail_terms(self, logits: Tensor, edge: Tensor) -> dict[str, Tensor]:
+        logits = F.interpolate(logits.to(computed_in(logits)), edge.shape[-2:], mode="bilinear", align_corners=True)
+        both = torch.cat([~edge, edge], 1).to(logits.dtype)
+        return {"detail_bce": F.binary_cross_entropy_with_logits(logits, both), "detail_dice": dice_of_both(logits.sigmoid(), both)}
+
+
+def dice_of_both(p: Tensor, label: Tensor) -> Tensor:
+    """One ratio per image over both channels, squares in the denominator."""
+    p, label = p.flatten(1), label.flatten(1)
+    return (1 - 2 * (p * label).sum(1) / (p.square().sum(1) + label.square().sum(1) + 2e-3)).mean()
+
+
+# --- released weights
+
+RENAMES = (
+    (r"\.conv\.weight", ".0.weight"),
+    (r"\.bn\.", ".1."),
+    (r"^backbone\.backbone\.stages\.([01])\.", r"backbone.stem.\1."),
+    (r"^backbone\.backbone\.stages\.([234])\.", lambda m: f"backbone.stages.{int(m[1]) - 2}."),
+    (r"\.layers\.0\.", ".first."),
+    (r"\.layers\.([123])\.", lambda m: f".rest.{int(m[1]) - 1}."),
+    (r"\.downsample\.", ".down."),
+    (r"^backbone\.arms\.", "context_path.arms."),
+    (r"\.conv_layer\.", ".conv."),
+    (r"\.atten_conv_layer\.1\.([01])\.", lambda m: f".gate.{int(m[1]) + 1}."),
+    (r"^backbone\.convs\.", "context_path.refines."),
+    (r"^backbone\.conv_avg\.([01])\.", lambda m: f"context_path.pooling.{int(m[1]) + 1}."),
+    (r"^backbone\.ffm\.conv0\.", "fusion.conv."),
+    (r"^backbone\.ffm\.attention\.([12])\.0\.", lambda m: f"fusion.select.{2 * int(m[1]) - 1}."),
+    (r"^decode_head\.", "classifier."),
+    (r"^auxiliary_head\.0\.", "auxiliaries.auxiliary8."),
+    (r"^auxiliary_head\.1\.", "auxiliaries.auxiliary16."),
+    (r"^auxiliary_head\.2\.", "detail."),
+    (r"\.convs\.0\.", ".0."),
+    (r"\.conv_seg\.", ".2."),
+)
+CONSTANTS = (r"\.(fusion|laplacian)_kernel$",)
+RELEASED = {
+    f"mmseg_{depth}": Released(partial(MMSegSTDC, depth=depth), "decode_head.conv_seg.weight", RENAMES, CONSTANTS) for depth in LAYERS
+}
