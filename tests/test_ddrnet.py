@@ -133,6 +133,12 @@ def test_sizes_beside_multiples_of_8_are_padded_and_cropped() -> None:
         assert torch.equal(module(given), whole[..., :61, :123])
 
 
+@pytest.mark.parametrize("option", ["variant", "context_module", "fusion"])
+def test_a_word_that_an_option_does_not_know_is_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=rf"{option}='nothing' is not known; allowed: '"):
+        DDRNet(3, **{option: "nothing"})
+
+
 # --- start and recipe
 
 

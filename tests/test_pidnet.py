@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import segmodels
-from segmodels.architectures.pidnet import EXPERIMENTS, PAPPM, LightBag, Pag, PIDNet, balanced_bce
+from segmodels.architectures.pidnet import EXPERIMENTS, PAPPM, LightBag, Pag, PIDNet
 from segmodels.paper import inference_parameters
-from segmodels.parts.boundaries import boundaries, canny
+from segmodels.parts.boundaries import balanced_bce, boundaries, canny
 from segmodels.parts.class_weights import CITYSCAPES
 from segmodels.ports.pidnet_mmseg import MMSegPIDNet, steps
 from tests import training_step
@@ -113,6 +113,12 @@ def test_every_failing_case_is_one_of_the_two_known() -> None:
 def test_a_boundary_aware_loss_without_boundaries_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a boundary head"):
         PIDNet(3, boundary_weight=0.0)
+
+
+@pytest.mark.parametrize("option", ["variant", "lateral", "context_module", "fusion"])
+def test_a_word_that_an_option_does_not_know_is_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=rf"{option}='nothing' is not known; allowed: '"):
+        PIDNet(3, **{option: "nothing"})
 
 
 # --- the boundary label
@@ -220,15 +226,15 @@ def test_parameters_are_as_many_as_the_paper_counts(row: str, millions: float) -
 
 
 def test_pag_takes_from_context_as_much_as_both_vectors_agree() -> None:
-    pag = Pag(4, 4).eval()
+    pag = Pag(4).eval()
     for conv in (pag.of_p[0], pag.of_i[0]):
-        conv.weight.data = torch.eye(4)[:, :, None, None]
+        conv.weight.data = torch.eye(4)[:2, :, None, None]  # only the first two channels are compared
     p, i = torch.randn(1, 4, 3, 5), torch.randn(1, 4, 3, 5)
     with torch.no_grad():
         found = pag(p, i)
     for row, column in np.ndindex(3, 5):
         one, other = p[0, :, row, column], i[0, :, row, column]
-        alike = torch.sigmoid(one @ other / (1 + 1e-5))  # the norms divide each vector by sqrt(1 + eps)
+        alike = torch.sigmoid(one[:2] @ other[:2] / (1 + 1e-5))  # the norms divide each vector by sqrt(1 + eps)
         torch.testing.assert_close(found[0, :, row, column], (1 - alike) * one + alike * other)
 
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from segmodels.module import Batch, SegmentationModule
 from segmodels.paper import Experiment, Published
 from segmodels.parts import class_weights
-from segmodels.parts.dual_resolution import AUTHORS, DAPPM, Block, Bottleneck, head, initialize, norm_relu_conv, resized, stage, stem
+from segmodels.parts.dual_resolution import AUTHORS, DAPPM, Block, Bottleneck, head, initialize, norm_relu_conv, pick, resized, stage, stem
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import Amount, cross_entropy, hrnet_rule, ohem
 from segmodels.parts.pretrained import load_encoder
@@ -51,7 +51,7 @@ class Bilateral(nn.Module):
 
     def __init__(self, high: int, inside: int, outside: int, blocks: int, stride: int, fusion: str) -> None:
         super().__init__()
-        to_high, to_low = FUSIONS[fusion]
+        to_high, to_low = pick("fusion", fusion, FUSIONS)
         self.low = stage(Block, inside, outside, blocks, stride)
         self.high = stage(Block, high, high, blocks)
         self.to_high = conv_bn(outside, high, 1) if to_high else None
@@ -76,7 +76,7 @@ class DualResolution(nn.Module):
 
     def __init__(self, variant: str = "23_slim", fusion: str = "both", last_stride: int = 2) -> None:
         super().__init__()
-        width, (first, second, blocks), at_16, _ = VARIANTS[variant]
+        width, (first, second, blocks), at_16, _ = pick("variant", variant, VARIANTS)
         self.stem = stem(width)
         self.layer1 = stage(Block, width, width, first)
         self.layer2 = stage(Block, width, width * 2, second, 2)
@@ -108,10 +108,11 @@ class PPM(nn.Module):
         return self.compression(torch.cat([x, *(resized(scale(pool(x)), x) for pool, scale in zip(self.pools, self.scales))], 1))
 
 
-def context(kind: str, inside: int, outside: int) -> nn.Module:
-    if kind == "dappm":
-        return DAPPM(inside, 128, outside)
-    return PPM(inside, outside) if kind == "ppm" else norm_relu_conv(inside, outside, 1)
+CONTEXTS = {
+    "dappm": lambda inside, outside: DAPPM(inside, 128, outside),
+    "ppm": PPM,
+    "none": lambda inside, outside: norm_relu_conv(inside, outside, 1),
+}
 
 
 # --- network and losses (sections III-D, IV-C)
@@ -135,9 +136,9 @@ class DDRNet(SegmentationModule):
         """context_module: "dappm", "ppm" or "none"; fusion: "both", "to_high", "to_low" or "none"; ohem_threshold=0 trains everywhere."""
         super().__init__(num_classes)
         self.auxiliary_weight, self.ohem_threshold, self.min_kept = auxiliary_weight, ohem_threshold, min_kept
-        width, *_, head_width = VARIANTS[variant]
+        width, *_, head_width = pick("variant", variant, VARIANTS)
         self.backbone = DualResolution(variant, fusion)
-        self.context = context(context_module, width * 16, width * 4)
+        self.context = pick("context_module", context_module, CONTEXTS)(width * 16, width * 4)
         self.classifier = head(width * 4, head_width, num_classes)
         self.auxiliary = head(width * 2, head_width, num_classes) if auxiliary_weight else None
         initialize(self)

@@ -20,7 +20,6 @@ Departures:
 - The authors' ImageNet weights (timm has none) are given as a file; what a classifier has no use for (Pag, D branch) may be missing in it.
 - The fixed class weights of Cityscapes come with that data set's budget, since they mean nothing on other classes.
 - `min_kept` is a share of the pixels: 1/48 is the authors' 131072 of 6 crops of 1024x1024 on a device.
-- In the ablation "fusion_add" all three branches are summed.
 """
 
 import re
@@ -34,7 +33,7 @@ from torch import Tensor, nn
 from segmodels.module import Batch, SegmentationModule
 from segmodels.paper import Experiment, Published
 from segmodels.parts import class_weights
-from segmodels.parts.boundaries import boundaries
+from segmodels.parts.boundaries import balanced_bce, boundaries
 from segmodels.parts.dual_resolution import (
     AUTHORS,
     DAPPM,
@@ -44,6 +43,7 @@ from segmodels.parts.dual_resolution import (
     head,
     initialize,
     norm_relu_conv,
+    pick,
     resized,
     stage,
     stem,
@@ -61,16 +61,16 @@ from segmodels.released import Released, unwrapped
 class Pag(nn.Module):
     """Pixel-attention guidance: the more alike both vectors of a pixel are, the more P takes from I (figure 4, equation 3)."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.of_p, self.of_i = conv_bn(channels, width, 1), conv_bn(channels, width, 1)
+        self.of_p, self.of_i = conv_bn(channels, channels // 2, 1), conv_bn(channels, channels // 2, 1)
 
     def forward(self, p: Tensor, i: Tensor) -> Tensor:
         alike = (self.of_p(p) * resized(self.of_i(i), p)).sum(1, keepdim=True).sigmoid()
         return (1 - alike) * p + alike * resized(i, p)
 
 
-class Add(nn.Module):
+class Add(nn.Identity):
     """What Pag is compared with."""
 
     def forward(self, p: Tensor, i: Tensor) -> Tensor:
@@ -112,11 +112,16 @@ class LightBag(nn.Module):
         return self.of_p((1 - edge) * i + p) + self.of_i(i + edge * p)
 
 
-class Sum(nn.Module):
-    """What Bag is compared with."""
+class Sum(nn.Identity):
+    """What Bag is compared with: all three branches alike."""
 
     def forward(self, p: Tensor, i: Tensor, d: Tensor) -> Tensor:
         return p + i + d
+
+
+LATERALS = {"pag": Pag, "add": Add, "none": None}
+CONTEXTS = {"pappm": PAPPM, "dappm": DAPPM}
+FUSIONS = {"bag": Bag, "light_bag": LightBag, "add": Sum}
 
 
 class Exchange(nn.Module):
@@ -127,8 +132,9 @@ class Exchange(nn.Module):
         self.proportional = stage(Block, high, high, blocks[0])
         self.integral = stage(Block, inside, outside, blocks[1], 2)
         self.derivative = derivative
-        self.compression = None if lateral == "none" else conv_bn(outside, high, 1)
-        self.lateral = {"pag": lambda: Pag(high, high // 2), "add": Add, "none": lambda: None}[lateral]()
+        connection = pick("lateral", lateral, LATERALS)
+        self.compression = conv_bn(outside, high, 1) if connection else None
+        self.lateral = connection(high) if connection else None
         self.difference = conv_bn(outside, d, 3)
 
     def forward(self, p: Tensor, i: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,7 +161,7 @@ class ThreeBranches(nn.Module):
 
     def __init__(self, variant: str, lateral: str) -> None:
         super().__init__()
-        width, blocks, *_ = VARIANTS[variant]
+        width, blocks, *_ = pick("variant", variant, VARIANTS)
         high = width * 2
         self.stem = stem(width)
         self.layer1 = stage(Block, width, width, blocks[0])
@@ -178,13 +184,6 @@ class ThreeBranches(nn.Module):
 
 
 # --- network and losses (sections 4.1, 4.4)
-
-
-def balanced_bce(logits: Tensor, edges: Tensor) -> Tensor:
-    """Both kinds of pixels weigh the same in sum; 0 where there are no edges. Divided by all pixels of the batch."""
-    share = edges.mean()
-    weight = torch.where(edges > 0, 1 - share, share)
-    return F.binary_cross_entropy_with_logits(logits, edges, weight)
 
 
 class PIDNet(SegmentationModule):
@@ -212,10 +211,10 @@ class PIDNet(SegmentationModule):
             raise ValueError("boundary_aware_weight needs a boundary head: set it to 0 as well, or boundary_weight above 0")
         self.auxiliary_weight, self.boundary_weight = auxiliary_weight, boundary_weight
         self.boundary_aware_weight, self.ohem_threshold, self.min_kept = boundary_aware_weight, ohem_threshold, min_kept
-        width, _, pyramid, head_width = VARIANTS[variant]
+        width, _, pyramid, head_width = pick("variant", variant, VARIANTS)
         self.backbone = ThreeBranches(variant, lateral)
-        self.context = {"pappm": PAPPM, "dappm": DAPPM}[context_module](width * 16, pyramid, width * 4)
-        self.fusion = Sum() if fusion == "add" else {"bag": Bag, "light_bag": LightBag}[fusion](width * 4)
+        self.context = pick("context_module", context_module, CONTEXTS)(width * 16, pyramid, width * 4)
+        self.fusion = pick("fusion", fusion, FUSIONS)(width * 4)
         self.classifier = head(width * 4, head_width, num_classes)
         self.auxiliary = head(width * 2, head_width, num_classes) if auxiliary_weight else None
         self.boundary = head(width * 2, width, 1) if boundary_weight else None

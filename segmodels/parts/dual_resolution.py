@@ -5,6 +5,8 @@ A stage ends without ReLU, because branches are summed before it: whoever reads 
 """
 
 import re
+from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,15 @@ from torch import Tensor, nn
 
 from segmodels.parts.backbones.resnet import shortcut
 from segmodels.parts.layers import conv_bn, conv_bn_relu
+
+Choice = TypeVar("Choice")
+
+
+def pick(option: str, word: str, allowed: Mapping[str, Choice]) -> Choice:
+    """What an option of a network stands for; a word that is not known is answered with those that are."""
+    if word not in allowed:
+        raise ValueError(f"{option}={word!r} is not known; allowed: {', '.join(map(repr, allowed))}")
+    return allowed[word]
 
 
 def resized(x: Tensor, like: Tensor) -> Tensor:
