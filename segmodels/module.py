@@ -40,6 +40,7 @@ class SegmentationModule(LightningModule):
 
     align_corners = False  # of the upsampling from logits to the image's size
     multiple = 1  # heights and widths are padded to a multiple of this
+    without_gradient: tuple[str, ...] = ()  # parameters that no loss reaches; the paper's file says why
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -112,6 +113,13 @@ class SegmentationModule(LightningModule):
         return F.pad(image, (0, right, 0, down)) if down or right else image
 
     # --- training
+
+    def setup(self, stage: str) -> None:
+        """Several devices wait for every gradient that is asked for, in networks held inside this one too."""
+        networks = [each for each in self.modules() if isinstance(each, SegmentationModule)] if stage == "fit" else []
+        for network in networks:
+            for name in network.without_gradient:
+                network.get_parameter(name).requires_grad_(False)
 
     @property
     def class_weights(self) -> Tensor | None:

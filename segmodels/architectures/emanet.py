@@ -1,0 +1,310 @@
+"""EMANet: Expectation-Maximization Attention Networks for Semantic Segmentation
+Li, Zhong, Wu, Yang, Lin, Liu. ICCV 2019. arXiv:1907.13426
+
+Attention between all pairs of N pixels is costly and, since an image holds few things, redundant. Here every pixel attends
+to K << N bases instead, and the bases are found per image by a few steps of expectation-maximization: pixels are shared out
+among the bases (E), each base becomes the mean of its pixels (M), and the pixels are made up again from the bases.
+
+    image -> ResNet, dilated to 1/8 -> 3x3 -> EMA unit -> 3x3, dropout, 1x1 -> logits at 1/8 -> bilinear
+
+    EMA unit:  x ─┬─ 1x1 ─ X ─┬─────────────────┐                                                  ┌─ kept for the next images:
+                  │           E: Z = softmax(λ X μ')  <─── μ, T times ───>  M: μ = normalized(Z' X) ┘  a moving average of μ
+                  │           X~ = Z μ  (N x K times K x C)
+                  └────────────────────────────────────────── (+) ─ relu <─ BN, 1x1 <─ relu <─ X~
+
+    E step           z[n, k] = exp(λ x[n].μ[k]) / sum over j of exp(λ x[n].μ[j])
+    M step           μ[k]    = sum over n of z[n, k] x[n] / sum over m of z[m, k]
+    reconstruction   x~[n]   = sum over k of z[n, k] μ[k]
+
+Departures:
+- Equation 6 of the notes that this project comes from is misprinted: a sum is missing. The three equations above are written
+  out: a base is a mean over the pixels, so its numerator and its denominator are both summed, as in the authors' code.
+- The M step adds 1e-6 to what it divides by, and so does the l2 norm, as in the authors' code. What is kept of the bases is an
+  average of unit vectors and not of unit length itself, as there.
+- The E and M steps run outside the gradient in training, as in the authors' code. Hence the first 1x1 of the unit is never
+  trained: it stays as it was initialized.
+- The paper trains for PASCAL VOC, Context and COCO-Stuff; its recipe is taken to Cityscapes as it is. The authors' Cityscapes
+  figures name only OHEM; the threshold (0.7) and the share (1/16) are common ones, the rest of that recipe is the paper's.
+- The loss is averaged over all pixels, ignored ones too, as in the authors' code: crops with little label count for little.
+- The rate follows the poly curve at every step; the authors' code moves it every tenth step, the last time to zero.
+- ImageNet weights are timm's of the same network; the authors' own cannot be fetched by name.
+- The authors' evaluation pads images to 8 k + 1 pixels; here they stay as they are.
+- The inner-product kernel may be negative, which a share cannot be: here such products count as zero.
+- The paper's numbers of parameters (4.87M and 10.0M over its ResNet-101) are those of the 3x3 in front, the unit and its bases.
+"""
+
+from collections import defaultdict
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import torch
+import torch.distributed as distributed
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.module import Batch, SegmentationModule
+from segmodels.paper import Experiment, Published
+from segmodels.parts.backbones.resnet import initialize
+from segmodels.parts.backbones.resnet_deep import DeepStemResNet
+from segmodels.parts.layers import conv_bn, conv_bn_relu
+from segmodels.parts.losses import cross_entropy, ohem, torchseg_rule
+from segmodels.recipe import Recipe
+from segmodels.released import Released
+
+Kernel = Literal["exponential", "gaussian", "inner"]
+Normalization = Literal["l2", "layer", "none"]
+Maintenance = Literal["moving_average", "backpropagation", "fixed"]
+
+# --- expectation-maximization attention (section 4); X (B, C, N), bases (B, C, K), Z (B, N, K)
+
+
+def expectation(x: Tensor, bases: Tensor, kernel: Kernel = "exponential", lambda_: float = 1.0) -> Tensor:
+    """E step: how much of each pixel every base answers for. On bases of one length, "gaussian" and "exponential" are the same."""
+    products = x.transpose(1, 2) @ bases
+    if kernel == "inner":
+        products = products.relu()
+        return products / (products.sum(2, keepdim=True) + 1e-6)
+    if kernel == "gaussian":  # |x - mu|^2 / 2 without |x|^2, which is the same for all bases
+        products = products - bases.square().sum(1, keepdim=True) / 2
+    return (lambda_ * products).softmax(2)
+
+
+def maximization(x: Tensor, z: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """M step: each base is the mean of the pixels, weighted by what it answers for."""
+    return x @ (z / (z.sum(1, keepdim=True) + epsilon))
+
+
+def normalized(bases: Tensor, how: Normalization = "l2", epsilon: float = 1e-6) -> Tensor:
+    """Without it, bases of different lengths attract pixels for their length alone."""
+    if how == "l2":
+        return bases / (bases.norm(dim=1, keepdim=True) + epsilon)
+    if how == "layer":
+        return F.layer_norm(bases.transpose(1, 2), bases.shape[1:2]).transpose(1, 2)
+    return bases
+
+
+class EMAUnit(nn.Module):
+    """1x1, attention to bases found by T steps of EM, 1x1, around a shortcut."""
+
+    epsilon = 1e-6
+
+    def __init__(
+        self,
+        channels: int,
+        bases: int = 64,
+        train_iterations: int = 3,
+        eval_iterations: int = 3,
+        lambda_: float = 1.0,
+        kernel: Kernel = "exponential",
+        normalization: Normalization = "l2",
+        maintenance: Maintenance = "moving_average",
+        momentum: float = 0.9,
+    ) -> None:
+        super().__init__()
+        self.train_iterations, self.eval_iterations = train_iterations, eval_iterations
+        self.lambda_, self.kernel, self.normalization = lambda_, kernel, normalization
+        self.maintenance, self.momentum = maintenance, momentum
+        start = normalized(torch.randn(1, channels, bases) * (2 / bases) ** 0.5)
+        if maintenance == "backpropagation":
+            self.bases = nn.Parameter(start)
+        else:
+            self.register_buffer("bases", start)
+        self.conv1 = nn.Conv2d(channels, channels, 1)
+        self.conv2 = conv_bn(channels, channels, 1)
+        initialize(self)
+        # No buffers: DistributedDataParallel would overwrite them with those of rank 0 before every pass.
+        self.seen: Tensor | None = None  # the sum of the final bases of the images since the last step
+        self.images = 0
+
+    def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention maps Z (B, N, K), and the bases (B, C, K) of each image."""
+        x = self.conv1(x).flatten(2)
+        bases = self.bases.expand(len(x), -1, -1)
+        outside = self.training and self.maintenance != "backpropagation"
+        with torch.no_grad() if outside else nullcontext():
+            for _ in range(self.train_iterations if self.training else self.eval_iterations):
+                z = expectation(x, bases, self.kernel, self.lambda_)
+                bases = normalized(maximization(x, z, self.epsilon), self.normalization, self.epsilon)
+        return z, bases
+
+    def forward(self, x: Tensor) -> Tensor:
+        z, bases = self.attended(x)
+        if self.training and torch.is_grad_enabled() and self.maintenance == "moving_average":
+            self.seen = bases.sum(0, keepdim=True) if self.seen is None else self.seen + bases.sum(0, keepdim=True)
+            self.images += len(bases)
+        again = (bases @ z.transpose(1, 2)).view(x.shape)  # (B, C, K) x (B, K, N) -> (B, C, H, W)
+        return F.relu(x + self.conv2(F.relu(again)))
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """The bases move towards the mean over all images of the step, its micro-batches and ranks."""
+        if self.seen is None:
+            return
+        totals = torch.cat([self.seen.flatten(), self.seen.new_full((1,), self.images)])
+        self.seen, self.images = None, 0
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(totals)
+        mean = (totals[:-1] / totals[-1]).view_as(self.bases)
+        # A step that overflowed in half precision is skipped by the optimizer; it may not spoil the bases either.
+        self.bases.copy_(torch.where(mean.isfinite().all(), self.blended(mean), self.bases))
+
+    def blended(self, mean: Tensor) -> Tensor:
+        return self.momentum * self.bases + (1 - self.momentum) * mean
+
+
+# --- network and losses (sections 4, 5)
+
+
+class EMANet(SegmentationModule):
+    """Dilated ResNet -> 3x3 -> EMA unit -> head at 1/8."""
+
+    align_corners = True
+    # Bases and attention maps are computed outside the gradient, and nothing else comes from this layer.
+    without_gradient = ("unit.conv1.weight", "unit.conv1.bias")
+
+    def __init__(
+        self,
+        num_classes: int,
+        depth: int = 50,
+        channels: int = 512,
+        bases: int = 64,
+        train_iterations: int = 3,
+        eval_iterations: int = 3,
+        lambda_: float = 1.0,
+        kernel: Kernel = "exponential",
+        normalization: Normalization = "l2",
+        maintenance: Maintenance = "moving_average",
+        ohem_threshold: float = 0.0,
+    ) -> None:
+        """`channels` and `bases` are the paper's C and K; train_iterations and eval_iterations its T; ohem_threshold=0: every pixel."""
+        if min(train_iterations, eval_iterations) < 1:
+            raise ValueError(f"{train_iterations} iterations in training and {eval_iterations} in evaluation; both must be at least 1")
+        super().__init__(num_classes)
+        self.ohem_threshold = ohem_threshold
+        self.backbone = DeepStemResNet(depth, multi_grid=(1, 2, 4))
+        self.reduction = conv_bn_relu(2048, channels)
+        self.unit = EMAUnit(channels, bases, train_iterations, eval_iterations, lambda_, kernel, normalization, maintenance)
+        self.classifier = nn.Sequential(conv_bn_relu(channels, 256), nn.Dropout2d(0.1), nn.Conv2d(256, num_classes, 1))
+        if maintenance == "backpropagation":
+            self.without_gradient = ()
+        for layer in self.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = 3e-4
+
+    def encoder(self) -> nn.Module:
+        return self.backbone
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.unit(self.reduction(self.backbone(image)[-1]))
+
+    def attention_maps(self, image: Tensor) -> Tensor:
+        """Z as K pictures per image, (B, K, h, w): the share of each pixel that each base answers for; they sum to 1 over K."""
+        x = self.reduction(self.backbone(self.padded(self.normalized(image)))[-1])
+        z, _ = self.unit.attended(x)
+        return z.transpose(1, 2).unflatten(2, x.shape[2:])
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        image, label = self.prepared(batch)
+        logits = self.logits(image)
+        if not self.ohem_threshold:
+            return {"main": cross_entropy(logits, label, align_corners=True, class_weights=self.class_weights, average="all")}
+        rule = torchseg_rule(threshold=self.ohem_threshold, min_kept=1 / 16)
+        return {"main": ohem(logits, label, align_corners=True, rule=rule, class_weights=self.class_weights)}
+
+    def after_step(self) -> None:
+        self.unit.keep()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """As in the authors' code: biases learn at twice the rate, and where norms are spared only convolutions' weights decay."""
+        settings, slow = self.recipe, set(self.backbone.parameters())
+        groups = defaultdict(list)
+        for name, parameter in self.named_parameters():
+            share = (1 if parameter in slow else settings.head_lr) * (2 if name.endswith("bias") else 1)
+            groups[share, settings.weight_decay if parameter.ndim == 4 or settings.decay_norms else 0.0].append(parameter)
+        return [{"params": each, "lr": settings.lr * share, "weight_decay": decay} for (share, decay), each in groups.items()]
+
+
+# --- experiments (section 5)
+
+PAPER = Recipe(
+    crop=(513, 513), scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), batch=16, iterations=30_000, lr=0.009, weight_decay=1e-4,
+    decay_norms=False, schedule="poly", power=0.9,
+)  # fmt: skip
+VOC, CONTEXT, STUFF = "PASCAL VOC 2012", "PASCAL Context", "COCO-Stuff 10k"
+TABLE = "paper, comparison with DeepLab on PASCAL VOC"
+NOTES = "paper, as the notes of this project quote its table"
+README = "README of the authors' EMANet"
+SCALES, SCALES_AND_FLIP = "several scales", "several scales and flip"  # which scales is not stated
+
+
+def published(single: float, several: float, source: str = TABLE) -> tuple[Published, ...]:
+    return Published(single, VOC, "val", "whole", source), Published(several, VOC, "val", SCALES_AND_FLIP, source)
+
+
+MAIN = Experiment(
+    EMANet, PAPER, model={"depth": 50, "channels": 512}, starts_from="resnet50s.gluon_in1k",
+    published=(
+        Published(50.5, CONTEXT, "val", "whole", NOTES),
+        Published(37.6, STUFF, "test", "whole", NOTES),
+    ),
+)  # fmt: skip
+RESNET101 = MAIN.but(
+    model={"depth": 101}, starts_from="resnet101s.gluon_in1k",
+    published=(
+        *published(80.05, 81.32),
+        Published(80.99, VOC, "val", "whole", f"{README}, a later checkpoint"),
+        Published(87.7, VOC, "test", SCALES_AND_FLIP, f"{README}, trained on COCO first"),
+        Published(53.1, CONTEXT, "val", "whole", NOTES),
+        Published(39.9, STUFF, "test", "whole", NOTES),
+    ),
+)  # fmt: skip
+
+EXPERIMENTS = {
+    "resnet50": MAIN,
+    "resnet101": RESNET101,
+    "resnet50_256": MAIN.but(model={"channels": 256}),
+    "resnet101_256": RESNET101.but(model={"channels": 256}, published=published(79.73, 80.94)),
+    "resnet152": MAIN.but(
+        model={"depth": 152}, starts_from="resnet152s.gluon_in1k",
+        published=(Published(88.2, VOC, "test", SCALES_AND_FLIP, f"{README}, trained on COCO first"),),
+    ),
+    "resnet101_ohem": RESNET101.but(
+        model={"ohem_threshold": 0.7},
+        published=(
+            Published(81.14, "cityscapes", "val", "whole", README), Published(81.9, "cityscapes", "test", SCALES, README),
+        ),
+    ),
+    # ablations. The table of iterations is one sweep over MAIN:
+    # model.train_iterations=1 ... 8 for eight networks, model.eval_iterations=1 ... 8 for each of them.
+    "one_iteration": MAIN.but(model={"train_iterations": 1, "eval_iterations": 1}),
+    "five_iterations": MAIN.but(model={"train_iterations": 5, "eval_iterations": 5}),
+    "bases_32": MAIN.but(model={"bases": 32}),
+    "bases_128": MAIN.but(model={"bases": 128}),
+    "lambda_half": MAIN.but(model={"lambda_": 0.5}),
+    "lambda_2": MAIN.but(model={"lambda_": 2.0}),
+    "gaussian_kernel": MAIN.but(model={"kernel": "gaussian", "normalization": "none"}),  # EM of a Gaussian mixture
+    "inner_kernel": MAIN.but(model={"kernel": "inner"}),
+    "fixed_bases": MAIN.but(model={"maintenance": "fixed"}),
+    "trained_bases": MAIN.but(model={"maintenance": "backpropagation"}),
+    "layer_norm": MAIN.but(model={"normalization": "layer"}),
+    "no_normalization": MAIN.but(model={"normalization": "none"}),
+}  # fmt: skip
+
+# --- released weights: the authors' XiaLiPKU/EMANet, PASCAL VOC's 21 classes
+
+RENAMES = (
+    (r"^extractor\.0\.", "backbone.conv1."),
+    (r"^extractor\.1\.", "backbone.bn1."),
+    (r"^extractor\.(\d)\.", lambda m: f"backbone.layer{int(m[1]) - 3}."),
+    (r"^fc0\.conv\.", "reduction.0."),
+    (r"^fc0\.bn\.", "reduction.1."),
+    (r"^emau\.mu$", "unit.bases"),
+    (r"^emau\.", "unit."),
+    (r"^fc1\.0\.conv\.", "classifier.0.0."),
+    (r"^fc1\.0\.bn\.", "classifier.0.1."),
+    (r"^fc2\.", "classifier.2."),
+)
+RELEASED = {
+    "emanet_r50": Released("emanet/resnet50", "fc2.bias", RENAMES),
+    "emanet_r101": Released("emanet/resnet101", "fc2.bias", RENAMES),
+}

@@ -1,0 +1,76 @@
+"""EMANet as mmsegmentation 1.2.2 trains it (emanet_r50-d8_4xb2-80k_cityscapes-769x769): a narrower stem, no multi-grid, the input
+concatenated in front of the classifier, an auxiliary head on stage 3, and bases whose mean is brought to unit length before it is kept.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.architectures.emanet import EMANet, EMAUnit
+from segmodels.module import Batch
+from segmodels.parts.backbones.resnet_deep import DeepStemResNet
+from segmodels.parts.layers import conv_bn_relu
+from segmodels.parts.losses import cross_entropy
+from segmodels.released import Released
+
+
+class Unit(EMAUnit):
+    epsilon = 1e-12
+
+    def blended(self, mean: Tensor) -> Tensor:
+        return super().blended(F.normalize(mean, dim=1))
+
+
+class EMANetMMSeg(EMANet):
+    """Dilated ResNet-C -> 3x3 -> EMA unit -> 3x3 -> concatenated with its input -> 3x3 -> logits at 1/8."""
+
+    def __init__(self, num_classes: int, depth: int = 50) -> None:
+        super().__init__(num_classes, depth)
+        self.backbone = DeepStemResNet(depth, stem=(32, 32, 64))
+        self.unit = Unit(512)
+        self.bottleneck = conv_bn_relu(512, 256)
+        self.fusion = conv_bn_relu(2048 + 256, 256)
+        self.classifier = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(256, num_classes, 1))
+        self.auxiliary = nn.Sequential(conv_bn_relu(1024, 256), nn.Dropout2d(0.1), nn.Conv2d(256, num_classes, 1))
+        for layer in self.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = 0.1
+
+    def head(self, deep: Tensor) -> Tensor:
+        x = self.bottleneck(self.unit(self.reduction(deep)))
+        return self.fusion(torch.cat([deep, x], 1))
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.head(self.backbone(image)[-1])
+
+    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        *_, middle, deep = self.backbone(image)
+        return {"main": self.classifier(self.head(deep)), "auxiliary": self.auxiliary(middle)}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        image, label = self.prepared(batch)
+        weights = {"main": 1.0, "auxiliary": 0.4}
+        return {
+            name: weights[name] * cross_entropy(logits, label, align_corners=True, class_weights=self.class_weights, average="all")
+            for name, logits in self.outputs(image).items()
+        }
+
+
+# --- released weights
+
+RENAMES = (
+    (r"^backbone\.stem\.7\.", "backbone.bn1."),
+    (r"^backbone\.stem\.", "backbone.conv1."),
+    (r"^decode_head\.ema_module\.", "unit."),
+    (r"^decode_head\.ema_in_conv\.", "reduction."),
+    (r"^decode_head\.ema_mid_conv\.conv\.", "unit.conv1."),
+    (r"^decode_head\.ema_out_conv\.", "unit.conv2."),
+    (r"^decode_head\.bottleneck\.", "bottleneck."),
+    (r"^decode_head\.conv_cat\.", "fusion."),
+    (r"^decode_head\.conv_seg\.", "classifier.1."),
+    (r"^auxiliary_head\.convs\.0\.", "auxiliary.0."),
+    (r"^auxiliary_head\.conv_seg\.", "auxiliary.2."),
+    (r"^(reduction|unit\.conv2|bottleneck|fusion|auxiliary\.0)\.conv\.", r"\1.0."),
+    (r"^(reduction|unit\.conv2|bottleneck|fusion|auxiliary\.0)\.bn\.", r"\1.1."),
+)
+RELEASED = {"mmseg_emanet_r50_d8": Released(EMANetMMSeg, "decode_head.conv_seg.bias", RENAMES)}
