@@ -18,7 +18,7 @@ Departures:
 - The ImageNet weights are the authors' alone (timm has none): their file is given as such, and renamed like the classifiers below.
 - The fixed class weights of Cityscapes come with that data set's budget, since they mean nothing on other classes.
 - `min_kept` is a share of the pixels: 1/48 is the usual 131072 of 6 crops of 1024x1024 on a device.
-- "ppm" pools to 1, 2, 3 and 6, a quarter of the channels each; "none" is a 1x1. The paper's table does not state their widths.
+- "ppm" pools to 1, 2, 3 and 6, a quarter of the channels each; "none" is a 1x1. These widths are ours.
 """
 
 import re
@@ -39,15 +39,15 @@ from segmodels.parts.pretrained import load_encoder
 from segmodels.recipe import Recipe
 from segmodels.released import Released, unwrapped
 
-# --- blocks (section III)
+# --- blocks
 
-# width, blocks of a stage at 1/4, at 1/8 and after the division, stages at 1/16, width of the heads (table 1)
+# width, blocks of a stage at 1/4, at 1/8 and after the division, stages at 1/16, width of the heads
 VARIANTS = {"23_slim": (32, (2, 2, 2), 1, 64), "23": (64, (2, 2, 2), 1, 128), "39": (64, (3, 4, 3), 2, 256)}
 FUSIONS = {"both": (True, True), "to_high": (True, False), "to_low": (False, True), "none": (False, False)}
 
 
 class Bilateral(nn.Module):
-    """A stage of both branches and the exchange behind it (equation 2, figure 4)."""
+    """A stage of both branches and the exchange behind it."""
 
     def __init__(self, high: int, inside: int, outside: int, blocks: int, stride: int, fusion: str) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ CONTEXTS = {
 }
 
 
-# --- network and losses (sections III-D, IV-C)
+# --- network and losses
 
 
 class DDRNet(SegmentationModule):
@@ -163,7 +163,7 @@ class DDRNet(SegmentationModule):
         return outputs if self.auxiliary is None else outputs | {"auxiliary": self.auxiliary(middle)}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Equation 4: the main loss, and alpha = 0.4 times the one of the auxiliary head."""
+        """The main loss, and alpha = 0.4 times the one of the auxiliary head."""
         image, label = self.prepared(batch)
         outputs = self.outputs(image)
         terms = {"main": self.mined(outputs["main"], label)}
@@ -182,7 +182,7 @@ class DDRNet(SegmentationModule):
 
 
 class Classifier(nn.Module):
-    """The backbone as it is pretrained on ImageNet: the last stage keeps 1/32, the high branch comes down to it (table 1)."""
+    """The backbone as it is pretrained on ImageNet: the last stage keeps 1/32, the high branch comes down to it."""
 
     def __init__(self, num_classes: int = 1000, variant: str = "23_slim") -> None:
         super().__init__()
@@ -201,7 +201,7 @@ class Classifier(nn.Module):
         return self.classifier(self.last(joined).mean((2, 3)))
 
 
-# --- experiments (section IV)
+# --- experiments
 
 PAPER = Recipe(
     crop=(1024, 1024), scales=tuple(n / 10 for n in range(5, 22)), batch=12, iterations=119_548, lr=0.01, weight_decay=5e-4,
@@ -225,7 +225,7 @@ EXPERIMENTS = {
     "23_slim": MAIN,
     "23": MAIN.but(model={"variant": "23"}, published=published(test=79.4, val=79.5)),
     "39": MAIN.but(model={"variant": "39"}, published=published(test=80.4, flipped=81.9)),
-    # ablations: context (section IV-E), the fusions in each direction, and the standard bells and whistles
+    # ablations: context, the fusions in each direction, and the standard bells and whistles
     "ppm": MAIN.but(model={"context_module": "ppm"}),
     "no_context": MAIN.but(model={"context_module": "none"}),
     "no_fusion": MAIN.but(model={"fusion": "none"}),

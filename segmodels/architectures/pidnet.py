@@ -55,11 +55,11 @@ from segmodels.parts.resize import computed_in
 from segmodels.recipe import Recipe
 from segmodels.released import Released, unwrapped
 
-# --- blocks (section 4)
+# --- blocks
 
 
 class Pag(nn.Module):
-    """Pixel-attention guidance: the more alike both vectors of a pixel are, the more P takes from I (figure 4, equation 3)."""
+    """Pixel-attention guidance: the more alike both vectors of a pixel are, the more P takes from I."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Add(nn.Identity):
 
 
 class PAPPM(Pyramid):
-    """Parallel aggregation: every scale meets the map itself, and one grouped 3x3 serves all four (figure 5)."""
+    """Parallel aggregation: every scale meets the map itself, and one grouped 3x3 serves all four."""
 
     def __init__(self, inside: int, width: int, outside: int) -> None:
         super().__init__(inside, width, outside)
@@ -89,7 +89,7 @@ class PAPPM(Pyramid):
 
 
 class Bag(nn.Module):
-    """Boundary-attention guidance: detail at boundaries, context elsewhere (figure 6a)."""
+    """Boundary-attention guidance: detail at boundaries, context elsewhere."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Bag(nn.Module):
 
 
 class LightBag(nn.Module):
-    """The same with two 1x1 convolutions (figure 6b)."""
+    """The same with two 1x1 convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ FUSIONS = {"bag": Bag, "light_bag": LightBag, "add": Sum}
 
 
 class Exchange(nn.Module):
-    """A stage of all three branches; I then tells P what a pixel is, and D where something changes (figure 3)."""
+    """A stage of all three branches; I then tells P what a pixel is, and D where something changes."""
 
     def __init__(self, inside: int, outside: int, high: int, blocks: tuple[int, int], lateral: str, derivative: nn.Module, d: int) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class Exchange(nn.Module):
         return p, i, d + resized(self.difference(i), d)
 
 
-# width, blocks of a stage of P and of I, width of the pyramid and of the heads (table 1)
+# width, blocks of a stage of P and of I, width of the pyramid and of the heads
 VARIANTS = {"s": (32, (2, 3), 96, 128), "m": (64, (2, 3), 96, 128), "l": (64, (3, 4), 112, 256)}
 
 
@@ -183,7 +183,7 @@ class ThreeBranches(nn.Module):
         return Branches(self.proportional(F.relu(p)), self.integral(i), self.derivative(F.relu(edges)), early, edges)
 
 
-# --- network and losses (sections 4.1, 4.4)
+# --- network and losses
 
 
 class PIDNet(SegmentationModule):
@@ -248,7 +248,7 @@ class PIDNet(SegmentationModule):
         return F.relu(x)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Equation 7: l0 (auxiliary), l1 (boundary), l2 (main) and l3 (boundary_aware)."""
+        """The paper's l0 (auxiliary), l1 (boundary), l2 (main) and l3 (boundary_aware)."""
         image, label = self.prepared(batch)
         outputs = self.outputs(image)
         terms = {"main": self.mined(outputs["main"], label)}
@@ -279,7 +279,7 @@ class PIDNet(SegmentationModule):
         return cross_entropy(logits, label, align_corners=True, class_weights=self.class_weights, average="all")
 
 
-# --- experiments (section 5)
+# --- experiments
 
 PAPER = Recipe(
     crop=(1024, 1024), scales=tuple(n / 10 for n in range(5, 22)), batch=12, iterations=119_548, lr=0.01, weight_decay=5e-4,
@@ -303,7 +303,7 @@ EXPERIMENTS = {
     "s": MAIN,
     "m": MAIN.but(model={"variant": "m"}, published=published(val=79.9, test=79.8, camvid=82.0)),
     "l": MAIN.but(model=LARGE, published=published(val=80.9, test=80.6)),
-    # ablations (section 5.3): what P takes from I, what joins the branches, the pyramid, the terms of the loss
+    # ablations: what P takes from I, what joins the branches, the pyramid, the terms of the loss
     "lateral_add": MAIN.but(model={"lateral": "add"}),
     "no_lateral": MAIN.but(model={"lateral": "none"}),
     "bag": MAIN.but(model={"fusion": "bag"}),

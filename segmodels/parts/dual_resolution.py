@@ -103,7 +103,7 @@ class Pyramid(nn.Module):
 
 
 class DAPPM(Pyramid):
-    """Deep Aggregation Pyramid Pooling: each scale is added to the one before it and passes a 3x3 (DDRNet, equation 3, figure 5)."""
+    """Deep Aggregation Pyramid Pooling: each scale is added to the one before it and passes a 3x3 (DDRNet)."""
 
     def __init__(self, inside: int, width: int, outside: int) -> None:
         super().__init__(inside, width, outside)
