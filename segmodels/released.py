@@ -64,8 +64,8 @@ def from_released(name: str, weights: str | Path | Mapping[str, Tensor]) -> nn.M
     if name not in known:
         raise ValueError(unknown("released layout", name, sorted(known)))
     origin = "the given state" if isinstance(weights, Mapping) else str(weights)
-    state = unwrapped(weights if isinstance(weights, Mapping) else read(weights))
     layout = known[name]
+    state = unwrapped(weights if isinstance(weights, Mapping) else read(weights), layout.drops)
     if layout.classes not in state:
         raise ValueError(f"{origin} is not a {name} checkpoint: it has no {layout.classes}{_nearest(state, known)}")
     module, renamed = layout.build(len(state[layout.classes])), layout.renamed(state)
@@ -90,12 +90,13 @@ def read(path: str | Path) -> dict:
     return dict(content)
 
 
-def unwrapped(content: Mapping) -> State:
-    """The state dict inside the usual wrappers, without the prefixes that data-parallel training leaves."""
+def unwrapped(content: Mapping, drops: tuple[str, ...] = ()) -> State:
+    """The state dict inside the usual wrappers, without what is dropped and the prefixes that data-parallel training leaves."""
     for key in ("state_dict", "model", "model_state", "module"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
     state = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor) and not name.endswith(COUNTER)}
+    state = {name: tensor for name, tensor in state.items() if not any(re.search(drop, name) for drop in drops)}
     for prefix in ("module.", "model."):
         if state and all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}

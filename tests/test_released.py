@@ -90,6 +90,13 @@ def test_the_usual_wrappers_and_prefixes_are_recognized(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
 
 
+def test_a_trainer_that_saved_its_loss_beside_its_model_is_recognized() -> None:
+    plain = state("ddrnet23_slim")
+    saved = {f"model.{key}": value for key, value in plain.items()} | {"loss.criterion.weight": torch.ones(19)}
+    module = segmodels.from_released("ddrnet23_slim", saved)
+    assert torch.equal(module(torch.ones(1, 3, 64, 64)), segmodels.from_released("ddrnet23_slim", plain)(torch.ones(1, 3, 64, 64)))
+
+
 def test_the_class_count_is_read_from_the_tensors() -> None:
     name = "bisenet_x39_torchseg"
     given = state(name)

@@ -1,0 +1,271 @@
+"""DDRNet: Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of Road Scenes
+Hong, Pan, Sun, Jia. 2021 (IEEE T-ITS 2023). arXiv:2101.06085
+
+After 1/8 the network divides in two: one branch keeps that resolution to the end, the other goes down to 1/64 for context.
+They tell each other what they see after every stage (bilateral fusion), and a pyramid of pools (DAPPM) at 1/64 is so small
+that it costs next to nothing.
+
+    image -> stem 1/4 -> 1/8 ─┬─ high: 1/8 ─(+)─┬─ 1/8 ─(+)─ 1/8, x2 channels ──────────(+)─ head ─ logits at 1/8
+                              │            ↑ ↓  └ auxiliary    ↑ ↓                           │
+                              └─ low: 1/16 ──(+)──── 1/32 ─────(+)─── 1/64, x2 ── DAPPM ── up ┘
+    ↑ 1x1, up (to_high)    ↓ 3x3 of stride 2, once or twice (to_low)    23: one fusion at 1/16; 39: two
+
+Departures:
+- The authors published networks and weights but no training code; they name HRNet's trainer. The criterion is HRNet's: mining
+  on the main output, a plain loss divided by all pixels, ignored ones too, on the auxiliary one.
+- HRNet's trainer sets the learning rate one step late; here step k runs at the value of k.
+- Class-balanced sampling, which the authors' README asks for, is not done: crops are drawn uniformly.
+- The ImageNet weights are the authors' alone (timm has none): their file is given as such, and renamed like the classifiers below.
+- The fixed class weights of Cityscapes come with that data set's budget, since they mean nothing on other classes.
+- `min_kept` is a share of the pixels: 1/48 is the usual 131072 of 6 crops of 1024x1024 on a device.
+- "ppm" pools to 1, 2, 3 and 6, a quarter of the channels each; "none" is a 1x1. These widths are ours.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.module import Batch, SegmentationModule
+from segmodels.paper import Experiment, Published
+from segmodels.parts import class_weights
+from segmodels.parts.dual_resolution import AUTHORS, DAPPM, Block, Bottleneck, head, initialize, norm_relu_conv, pick, resized, stage, stem
+from segmodels.parts.layers import conv_bn, conv_bn_relu
+from segmodels.parts.losses import Amount, cross_entropy, hrnet_rule, ohem
+from segmodels.parts.pretrained import load_encoder
+from segmodels.recipe import Recipe
+from segmodels.released import Released, unwrapped
+
+# --- blocks
+
+# width, blocks of a stage at 1/4, at 1/8 and after the division, stages at 1/16, width of the heads
+VARIANTS = {"23_slim": (32, (2, 2, 2), 1, 64), "23": (64, (2, 2, 2), 1, 128), "39": (64, (3, 4, 3), 2, 256)}
+FUSIONS = {"both": (True, True), "to_high": (True, False), "to_low": (False, True), "none": (False, False)}
+
+
+class Bilateral(nn.Module):
+    """A stage of both branches and the exchange behind it."""
+
+    def __init__(self, high: int, inside: int, outside: int, blocks: int, stride: int, fusion: str) -> None:
+        super().__init__()
+        to_high, to_low = pick("fusion", fusion, FUSIONS)
+        self.low = stage(Block, inside, outside, blocks, stride)
+        self.high = stage(Block, high, high, blocks)
+        self.to_high = conv_bn(outside, high, 1) if to_high else None
+        self.to_low = self._down(high, outside) if to_low else None
+
+    @staticmethod
+    def _down(high: int, outside: int) -> nn.Sequential:
+        """A stride per octave between the branches: the high one has an eighth of the pixels' rows."""
+        if outside == 2 * high:
+            return conv_bn(high, outside, 3, 2)
+        return conv_bn_relu(high, 2 * high, 3, 2).extend(conv_bn(2 * high, outside, 3, 2))
+
+    def forward(self, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
+        high, low = self.high(F.relu(high)), self.low(F.relu(low))
+        to_high = 0 if self.to_high is None else resized(self.to_high(F.relu(low)), high)
+        to_low = 0 if self.to_low is None else self.to_low(F.relu(high))
+        return high + to_high, low + to_low
+
+
+class DualResolution(nn.Module):
+    """image -> high branch after stage 3 (1/8), high and low branch at the end (1/8, and 1/64 or, with last_stride=1, 1/32)."""
+
+    def __init__(self, variant: str = "23_slim", fusion: str = "both", last_stride: int = 2) -> None:
+        super().__init__()
+        width, (first, second, blocks), at_16, _ = pick("variant", variant, VARIANTS)
+        self.stem = stem(width)
+        self.layer1 = stage(Block, width, width, first)
+        self.layer2 = stage(Block, width, width * 2, second, 2)
+        inside, high = (width * 2, *[width * 4] * (at_16 - 1)), width * 2
+        self.third = nn.ModuleList(Bilateral(high, x, width * 4, blocks, 2 if n == 0 else 1, fusion) for n, x in enumerate(inside))
+        self.fourth = Bilateral(high, width * 4, width * 8, blocks, 2, fusion)
+        self.high = stage(Bottleneck, high, high, 1)
+        self.low = stage(Bottleneck, width * 8, width * 8, 1, last_stride)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        high = low = self.layer2(F.relu(self.layer1(self.stem(image))))
+        for both in self.third:
+            high, low = both(high, low)
+        middle = high
+        high, low = self.fourth(high, low)
+        return middle, self.high(F.relu(high)), self.low(F.relu(low))
+
+
+class PPM(nn.Module):
+    """PSPNet's pyramid, which DAPPM is compared with: four grids, side by side, no 3x3 behind them."""
+
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__()
+        self.pools = nn.ModuleList(nn.AdaptiveAvgPool2d(side) for side in (1, 2, 3, 6))
+        self.scales = nn.ModuleList(norm_relu_conv(inside, inside // 4, 1) for _ in range(4))
+        self.compression = norm_relu_conv(2 * inside, outside, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compression(torch.cat([x, *(resized(scale(pool(x)), x) for pool, scale in zip(self.pools, self.scales))], 1))
+
+
+CONTEXTS = {
+    "dappm": lambda inside, outside: DAPPM(inside, 128, outside),
+    "ppm": PPM,
+    "none": lambda inside, outside: norm_relu_conv(inside, outside, 1),
+}
+
+
+# --- network and losses
+
+
+class DDRNet(SegmentationModule):
+    """Two branches -> DAPPM on the low one -> sum -> head at 1/8; an auxiliary head on the high branch of stage 3 in training."""
+
+    multiple = 8
+
+    def __init__(
+        self,
+        num_classes: int,
+        variant: str = "23_slim",
+        context_module: str = "dappm",
+        fusion: str = "both",
+        auxiliary_weight: float = 0.4,
+        ohem_threshold: float = 0.9,
+        min_kept: Amount = 1 / 48,
+    ) -> None:
+        """context_module: "dappm", "ppm" or "none"; fusion: "both", "to_high", "to_low" or "none"; ohem_threshold=0 trains everywhere."""
+        super().__init__(num_classes)
+        self.auxiliary_weight, self.ohem_threshold, self.min_kept = auxiliary_weight, ohem_threshold, min_kept
+        width, *_, head_width = pick("variant", variant, VARIANTS)
+        self.backbone = DualResolution(variant, fusion)
+        self.context = pick("context_module", context_module, CONTEXTS)(width * 16, width * 4)
+        self.classifier = head(width * 4, head_width, num_classes)
+        self.auxiliary = head(width * 2, head_width, num_classes) if auxiliary_weight else None
+        initialize(self)
+
+    def encoder(self) -> nn.Module:
+        return self.backbone
+
+    def load_pretrained(self, source: str) -> str:
+        """The authors' ImageNet classifier, out of their file."""
+        return load_encoder(self.encoder(), source, rename=backbone_weights)
+
+    def fused(self, high: Tensor, low: Tensor) -> Tensor:
+        return high + resized(self.context(low), high)
+
+    def features(self, image: Tensor) -> Tensor:
+        _, high, low = self.backbone(image)
+        return self.fused(high, low)
+
+    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        middle, high, low = self.backbone(image)
+        outputs = {"main": self.classifier(self.fused(high, low))}
+        return outputs if self.auxiliary is None else outputs | {"auxiliary": self.auxiliary(middle)}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The main loss, and alpha = 0.4 times the one of the auxiliary head."""
+        image, label = self.prepared(batch)
+        outputs = self.outputs(image)
+        terms = {"main": self.mined(outputs["main"], label)}
+        if self.auxiliary is not None:
+            terms["auxiliary"] = self.auxiliary_weight * self.auxiliary_loss(outputs["auxiliary"], label)
+        return terms
+
+    def mined(self, logits: Tensor, label: Tensor) -> Tensor:
+        if not self.ohem_threshold:
+            return cross_entropy(logits, label, align_corners=False, class_weights=self.class_weights)
+        rule = hrnet_rule(self.ohem_threshold, self.min_kept)
+        return ohem(logits, label, align_corners=False, rule=rule, class_weights=self.class_weights)
+
+    def auxiliary_loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        return cross_entropy(logits, label, align_corners=False, class_weights=self.class_weights, average="all")
+
+
+class Classifier(nn.Module):
+    """The backbone as it is pretrained on ImageNet: the last stage keeps 1/32, the high branch comes down to it."""
+
+    def __init__(self, num_classes: int = 1000, variant: str = "23_slim") -> None:
+        super().__init__()
+        width = VARIANTS[variant][0]
+        last = 1024 if variant == "23_slim" else 2048
+        self.backbone = DualResolution(variant, last_stride=1)
+        self.down = conv_bn_relu(width * 4, width * 8, 3, 2).extend(conv_bn(width * 8, width * 16, 3, 2))
+        self.last = conv_bn_relu(width * 16, last, 1)
+        self.classifier = nn.Linear(last, num_classes)
+        initialize(self)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W), normalized, to (B, classes)."""
+        _, high, low = self.backbone(image)
+        joined = F.relu(F.relu(low) + self.down(F.relu(high)))  # here the low branch's last block has a ReLU of its own
+        return self.classifier(self.last(joined).mean((2, 3)))
+
+
+# --- experiments
+
+PAPER = Recipe(
+    crop=(1024, 1024), scales=tuple(n / 10 for n in range(5, 22)), batch=12, iterations=119_548, lr=0.01, weight_decay=5e-4,
+    schedule="poly", power=0.9,
+)  # fmt: skip  # 484 epochs of 247 batches
+README = "README of the authors' repository"
+SCALES_AND_FLIP = "multiscale+flip (scales not stated)"
+
+
+def published(test: float, val: float | None = None, flipped: float | None = None) -> tuple[Published, ...]:
+    figures = [("val", "whole", val), ("test", "whole", test), ("test", SCALES_AND_FLIP, flipped)]
+    return tuple(Published(miou, "cityscapes", split, protocol, README) for split, protocol, miou in figures if miou is not None)
+
+
+MAIN = Experiment(
+    DDRNet, PAPER, model={"variant": "23_slim"}, published=published(test=77.4, val=77.8),
+    budgets={"cityscapes": {"class_weights": class_weights.CITYSCAPES}},
+)  # fmt: skip
+
+EXPERIMENTS = {
+    "23_slim": MAIN,
+    "23": MAIN.but(model={"variant": "23"}, published=published(test=79.4, val=79.5)),
+    "39": MAIN.but(model={"variant": "39"}, published=published(test=80.4, flipped=81.9)),
+    # ablations: context, the fusions in each direction, and the standard bells and whistles
+    "ppm": MAIN.but(model={"context_module": "ppm"}),
+    "no_context": MAIN.but(model={"context_module": "none"}),
+    "no_fusion": MAIN.but(model={"fusion": "none"}),
+    "only_to_high": MAIN.but(model={"fusion": "to_high"}),
+    "only_to_low": MAIN.but(model={"fusion": "to_low"}),
+    "no_auxiliary": MAIN.but(model={"auxiliary_weight": 0.0}),
+    "no_ohem": MAIN.but(model={"ohem_threshold": 0.0}),
+    "crop_512x1024": MAIN.but(recipe={"crop": (512, 1024)}),
+}
+
+# --- released weights: the authors' (ydhongHIT/DDRNet); layer3 is layer3_1 and layer3_2 in 39, a name ending in _ is the high branch's
+
+
+def exchanged(match: re.Match[str]) -> str:
+    """layer3_., layer3_2., compression4., down3_1.: the stage, and which part of it."""
+    part = {"compression": "to_high", "down": "to_low"}.get(match[1]) or ("high" if match[4] else "low")
+    return f"backbone.fourth.{part}." if match[2] == "4" else f"backbone.third.{int(match[3] or 1) - 1}.{part}."
+
+
+RENAMES = (
+    (r"^conv1\.", "backbone.stem."),
+    (r"^layer([12])\.", r"backbone.layer\1."),
+    (r"^(layer|compression|down)([34])(?:_(\d))?(_)?\.", exchanged),
+    (r"^layer5_\.", "backbone.high."),
+    (r"^layer5\.", "backbone.low."),
+    (r"^spp\.", "context."),
+    (r"^final_layer\.", "classifier."),
+    (r"^seghead_extra\.", "auxiliary."),
+    (r"^down5\.", "down."),
+    (r"^last_layer\.", "last."),
+    (r"^linear\.", "classifier."),
+    *AUTHORS,
+)
+LOSS = (r"^loss\.",)  # HRNet's trainer stores its criterion beside the network
+RELEASED = {f"ddrnet{name}": Released(f"ddrnet/{name}", "final_layer.conv2.bias", RENAMES, LOSS) for name in VARIANTS} | {
+    f"ddrnet{name}_imagenet": Released(partial(Classifier, variant=name), "linear.bias", RENAMES) for name in VARIANTS
+}
+
+
+def backbone_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of an ImageNet classifier that segmentation starts from, under the backbone's names."""
+    renamed = RELEASED["ddrnet23_slim_imagenet"].renamed(unwrapped(state))
+    return {name.removeprefix("backbone."): tensor for name, tensor in renamed.items()}

@@ -1,0 +1,350 @@
+"""PIDNet: A Real-time Semantic Segmentation Network Inspired by PID Controllers
+Xu, Xiong, Bhattacharyya. CVPR 2023. arXiv:2206.02066
+
+A network of two branches is a PI controller: where context is added to detail it overshoots, and thin things drown in what
+surrounds them. A third branch, the derivative, finds boundaries, and decides per pixel which of the other two is to be believed.
+
+    image -> stem 1/4 -> 1/8 ─┬─ P: 1/8 ── Pag ─┬─ 1/8 ── Pag ── 1/8 ────────────────────┐
+                              │             ↑   └ auxiliary  ↑                           │
+                              ├─ I: 1/16 ───┼──── 1/32 ──────┼── 1/64 ── PAPPM ── up ── Bag ─ head ─ logits at 1/8
+                              │             ↓                ↓                           │
+                              └─ D: 1/8 ───(+)─── 1/8 ──────(+)─┬─ 1/8 ── sigmoid ───────┘
+                                                                └ boundary
+Departures:
+- The boundary label is made out of the crop, on the device, as the authors make it out of the whole image before it is scaled (Canny on
+  label numbers, a frame of 6 pixels left out, dilated by 4x4). So the frame is the crop's, boundaries are as wide at every scale, and
+  where an image was padded to a crop, its border counts as one.
+- Where no pixel is near a boundary (or none is labeled) the authors' code fails; here that term is 0.
+- The paper counts 34.4M parameters and 197.4G operations for M; the authors' code has 28.5M and 177.3G, as here.
+- The authors set the learning rate one step late; here step k runs at the value of k.
+- The authors' ImageNet weights (timm has none) are given as a file; what a classifier has no use for (Pag, D branch) may be missing in it.
+- The fixed class weights of Cityscapes come with that data set's budget, since they mean nothing on other classes.
+- `min_kept` is a share of the pixels: 1/48 is the authors' 131072 of 6 crops of 1024x1024 on a device.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.module import Batch, SegmentationModule
+from segmodels.paper import Experiment, Published
+from segmodels.parts import class_weights
+from segmodels.parts.boundaries import balanced_bce, boundaries
+from segmodels.parts.dual_resolution import (
+    AUTHORS,
+    DAPPM,
+    Block,
+    Bottleneck,
+    Pyramid,
+    head,
+    initialize,
+    norm_relu_conv,
+    pick,
+    resized,
+    stage,
+    stem,
+)
+from segmodels.parts.layers import conv_bn
+from segmodels.parts.losses import IGNORED, Amount, cross_entropy, hrnet_rule, ohem
+from segmodels.parts.pretrained import load_encoder
+from segmodels.parts.resize import computed_in
+from segmodels.recipe import Recipe
+from segmodels.released import Released, unwrapped
+
+# --- blocks
+
+
+class Pag(nn.Module):
+    """Pixel-attention guidance: the more alike both vectors of a pixel are, the more P takes from I."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.of_p, self.of_i = conv_bn(channels, channels // 2, 1), conv_bn(channels, channels // 2, 1)
+
+    def forward(self, p: Tensor, i: Tensor) -> Tensor:
+        alike = (self.of_p(p) * resized(self.of_i(i), p)).sum(1, keepdim=True).sigmoid()
+        return (1 - alike) * p + alike * resized(i, p)
+
+
+class Add(nn.Identity):
+    """What Pag is compared with."""
+
+    def forward(self, p: Tensor, i: Tensor) -> Tensor:
+        return p + resized(i, p)
+
+
+class PAPPM(Pyramid):
+    """Parallel aggregation: every scale meets the map itself, and one grouped 3x3 serves all four."""
+
+    def __init__(self, inside: int, width: int, outside: int) -> None:
+        super().__init__(inside, width, outside)
+        self.process = norm_relu_conv(4 * width, 4 * width, 3, groups=4)
+
+    def aggregated(self, own: Tensor, pooled: list[Tensor]) -> list[Tensor]:
+        return [own, self.process(torch.cat([x + own for x in pooled], 1))]
+
+
+class Bag(nn.Module):
+    """Boundary-attention guidance: detail at boundaries, context elsewhere."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = norm_relu_conv(channels, channels, 3)
+
+    def forward(self, p: Tensor, i: Tensor, d: Tensor) -> Tensor:
+        edge = d.sigmoid()
+        return self.conv(edge * p + (1 - edge) * i)
+
+
+class LightBag(nn.Module):
+    """The same with two 1x1 convolutions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.of_p, self.of_i = conv_bn(channels, channels, 1), conv_bn(channels, channels, 1)
+
+    def forward(self, p: Tensor, i: Tensor, d: Tensor) -> Tensor:
+        edge = d.sigmoid()
+        return self.of_p((1 - edge) * i + p) + self.of_i(i + edge * p)
+
+
+class Sum(nn.Identity):
+    """What Bag is compared with: all three branches alike."""
+
+    def forward(self, p: Tensor, i: Tensor, d: Tensor) -> Tensor:
+        return p + i + d
+
+
+LATERALS = {"pag": Pag, "add": Add, "none": None}
+CONTEXTS = {"pappm": PAPPM, "dappm": DAPPM}
+FUSIONS = {"bag": Bag, "light_bag": LightBag, "add": Sum}
+
+
+class Exchange(nn.Module):
+    """A stage of all three branches; I then tells P what a pixel is, and D where something changes."""
+
+    def __init__(self, inside: int, outside: int, high: int, blocks: tuple[int, int], lateral: str, derivative: nn.Module, d: int) -> None:
+        super().__init__()
+        self.proportional = stage(Block, high, high, blocks[0])
+        self.integral = stage(Block, inside, outside, blocks[1], 2)
+        self.derivative = derivative
+        connection = pick("lateral", lateral, LATERALS)
+        self.compression = conv_bn(outside, high, 1) if connection else None
+        self.lateral = connection(high) if connection else None
+        self.difference = conv_bn(outside, d, 3)
+
+    def forward(self, p: Tensor, i: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        p, i, d = self.proportional(F.relu(p)), F.relu(self.integral(i)), self.derivative(F.relu(d))
+        if self.lateral is not None:
+            p = self.lateral(p, self.compression(i))
+        return p, i, d + resized(self.difference(i), d)
+
+
+# width, blocks of a stage of P and of I, width of the pyramid and of the heads
+VARIANTS = {"s": (32, (2, 3), 96, 128), "m": (64, (2, 3), 96, 128), "l": (64, (3, 4), 112, 256)}
+
+
+class Branches(NamedTuple):
+    proportional: Tensor  # 1/8
+    integral: Tensor  # 1/64
+    derivative: Tensor  # 1/8
+    early: Tensor  # P behind its first Pag
+    edges: Tensor  # D behind its second sum
+
+
+class ThreeBranches(nn.Module):
+    """Everything before the pyramid: what is pretrained, but for D and Pag."""
+
+    def __init__(self, variant: str, lateral: str) -> None:
+        super().__init__()
+        width, blocks, *_ = pick("variant", variant, VARIANTS)
+        high = width * 2
+        self.stem = stem(width)
+        self.layer1 = stage(Block, width, width, blocks[0])
+        self.layer2 = stage(Block, width, high, blocks[0], 2)
+        if variant == "l":
+            thin, derivatives = high, (stage(Block, high, high, 1), stage(Block, high, high, 1))
+        else:
+            thin, derivatives = width, (stage(Block, high, width, 1), stage(Bottleneck, width, width, 1))
+        self.third = Exchange(high, width * 4, high, blocks, lateral, derivatives[0], thin)
+        self.fourth = Exchange(width * 4, width * 8, high, blocks, lateral, derivatives[1], high)
+        self.proportional = stage(Bottleneck, high, high, 1)
+        self.integral = stage(Bottleneck, width * 8, width * 8, 2, 2)
+        self.derivative = stage(Bottleneck, high, high, 1)
+
+    def forward(self, image: Tensor) -> Branches:
+        x = F.relu(self.layer2(F.relu(self.layer1(self.stem(image)))))
+        early, i, d = self.third(x, x, x)
+        p, i, edges = self.fourth(early, i, d)
+        return Branches(self.proportional(F.relu(p)), self.integral(i), self.derivative(F.relu(edges)), early, edges)
+
+
+# --- network and losses
+
+
+class PIDNet(SegmentationModule):
+    """Three branches -> pyramid on I -> Bag -> head at 1/8; in training an auxiliary head on P and a boundary head on D."""
+
+    align_corners = True  # of logits and losses alone; inside the network it is False
+    multiple = 8
+
+    def __init__(
+        self,
+        num_classes: int,
+        variant: str = "s",
+        lateral: str = "pag",
+        context_module: str = "pappm",
+        fusion: str = "light_bag",
+        auxiliary_weight: float = 0.4,
+        boundary_weight: float = 20.0,
+        boundary_aware_weight: float = 1.0,
+        ohem_threshold: float = 0.9,
+        min_kept: Amount = 1 / 48,
+    ) -> None:
+        """lateral: "pag", "add" or "none"; context_module: "pappm" or "dappm"; fusion: "bag", "light_bag" or "add"."""
+        super().__init__(num_classes)
+        if boundary_aware_weight and not boundary_weight:
+            raise ValueError("boundary_aware_weight needs a boundary head: set it to 0 as well, or boundary_weight above 0")
+        self.auxiliary_weight, self.boundary_weight = auxiliary_weight, boundary_weight
+        self.boundary_aware_weight, self.ohem_threshold, self.min_kept = boundary_aware_weight, ohem_threshold, min_kept
+        width, _, pyramid, head_width = pick("variant", variant, VARIANTS)
+        self.backbone = ThreeBranches(variant, lateral)
+        self.context = pick("context_module", context_module, CONTEXTS)(width * 16, pyramid, width * 4)
+        self.fusion = pick("fusion", fusion, FUSIONS)(width * 4)
+        self.classifier = head(width * 4, head_width, num_classes)
+        self.auxiliary = head(width * 2, head_width, num_classes) if auxiliary_weight else None
+        self.boundary = head(width * 2, width, 1) if boundary_weight else None
+        initialize(self)
+
+    def encoder(self) -> nn.Module:
+        return self.backbone
+
+    def load_pretrained(self, source: str) -> str:
+        """The authors' ImageNet classifier, out of their file."""
+        return load_encoder(self.encoder(), source, rename=backbone_weights, may_lack=r"derivative|difference|lateral")
+
+    def fused(self, branches: Branches) -> Tensor:
+        p, i, d, *_ = branches
+        return self.fusion(p, resized(self.context(i), p), d)
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.fused(self.backbone(image))
+
+    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        branches = self.backbone(image)
+        outputs = {"main": self.classifier(self.fused(branches))}
+        if self.auxiliary is not None:
+            outputs["auxiliary"] = self.auxiliary(self.seen(branches.early))
+        if self.boundary is not None:
+            outputs["boundary"] = self.boundary(self.seen(branches.edges))
+        return outputs
+
+    def seen(self, x: Tensor) -> Tensor:
+        """What the heads of training see of their branch: in the authors' code a ReLU in place reaches them."""
+        return F.relu(x)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The paper's l0 (auxiliary), l1 (boundary), l2 (main) and l3 (boundary_aware)."""
+        image, label = self.prepared(batch)
+        outputs = self.outputs(image)
+        terms = {"main": self.mined(outputs["main"], label)}
+        if self.auxiliary is not None:
+            terms["auxiliary"] = self.auxiliary_weight * self.auxiliary_loss(outputs["auxiliary"], label)
+        if self.boundary is not None:
+            full = self.at_label(outputs["boundary"], label)
+            terms["boundary"] = self.boundary_weight * balanced_bce(full, self.edges(label).to(full.dtype))
+            if self.boundary_aware_weight:
+                near = label.masked_fill(full.detach().sigmoid() <= 0.8, IGNORED)
+                terms["boundary_aware"] = self.boundary_aware_weight * self.mined(outputs["main"], near)
+        return terms
+
+    def edges(self, label: Tensor) -> Tensor:
+        return boundaries(label)
+
+    def at_label(self, boundary: Tensor, label: Tensor) -> Tensor:
+        """(B, 1, h, w) -> (B, H, W): one channel, no larger than the label itself."""
+        return F.interpolate(boundary.to(computed_in(boundary)), label.shape[-2:], mode="bilinear", align_corners=True)[:, 0]
+
+    def mined(self, logits: Tensor, label: Tensor) -> Tensor:
+        if not self.ohem_threshold:
+            return cross_entropy(logits, label, align_corners=True, class_weights=self.class_weights)
+        rule = hrnet_rule(self.ohem_threshold, self.min_kept)
+        return ohem(logits, label, align_corners=True, rule=rule, class_weights=self.class_weights)
+
+    def auxiliary_loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        return cross_entropy(logits, label, align_corners=True, class_weights=self.class_weights, average="all")
+
+
+# --- experiments
+
+PAPER = Recipe(
+    crop=(1024, 1024), scales=tuple(n / 10 for n in range(5, 22)), batch=12, iterations=119_548, lr=0.01, weight_decay=5e-4,
+    schedule="poly", power=0.9,
+)  # fmt: skip  # 484 epochs of 247 batches
+README = "README of the authors' repository"
+
+
+def published(val: float, test: float, camvid: float | None = None) -> tuple[Published, ...]:
+    figures = [("cityscapes", "val", val), ("cityscapes", "test", test), ("camvid", "test", camvid)]
+    return tuple(Published(miou, data, split, "whole", README) for data, split, miou in figures if miou is not None)
+
+
+MAIN = Experiment(
+    PIDNet, PAPER, model={"variant": "s"}, published=published(val=78.8, test=78.6, camvid=80.1),
+    budgets={"cityscapes": {"class_weights": class_weights.CITYSCAPES}},
+)  # fmt: skip
+LARGE = {"variant": "l", "context_module": "dappm", "fusion": "bag"}
+
+EXPERIMENTS = {
+    "s": MAIN,
+    "m": MAIN.but(model={"variant": "m"}, published=published(val=79.9, test=79.8, camvid=82.0)),
+    "l": MAIN.but(model=LARGE, published=published(val=80.9, test=80.6)),
+    # ablations: what P takes from I, what joins the branches, the pyramid, the terms of the loss
+    "lateral_add": MAIN.but(model={"lateral": "add"}),
+    "no_lateral": MAIN.but(model={"lateral": "none"}),
+    "bag": MAIN.but(model={"fusion": "bag"}),
+    "fusion_add": MAIN.but(model={"fusion": "add"}),
+    "dappm": MAIN.but(model={"context_module": "dappm"}),
+    "no_auxiliary": MAIN.but(model={"auxiliary_weight": 0.0}),
+    "no_boundary": MAIN.but(model={"boundary_weight": 0.0, "boundary_aware_weight": 0.0}),
+    "no_boundary_aware": MAIN.but(model={"boundary_aware_weight": 0.0}),
+    "no_ohem": MAIN.but(model={"ohem_threshold": 0.0}),
+}
+
+# --- released weights: the authors' (XuJiacong/PIDNet); layer3 is I's, layer3_ P's and layer3_d D's
+
+
+def of_stage(match: re.Match[str]) -> str:
+    """layer3_d., compression4., pag3., diff4., layer5_.: which stage, and which part of it."""
+    part = {"compression": "compression", "pag": "lateral", "diff": "difference"}.get(match[1])
+    branch = {None: "integral", "_": "proportional", "_d": "derivative"}[match[3]]
+    return "backbone." + {"3": "third.", "4": "fourth.", "5": ""}[match[2]] + f"{part or branch}."
+
+
+RENAMES = (
+    (r"^conv1\.", "backbone.stem."),
+    (r"^layer([12])\.", r"backbone.layer\1."),
+    (r"^(layer|compression|pag|diff)([345])(_d|_)?\.", of_stage),
+    (r"\.derivative\.(?=conv|bn|downsample)", ".derivative.0."),
+    (r"\.f_x\.|\.conv_p\.", ".of_p."),
+    (r"\.f_y\.|\.conv_i\.", ".of_i."),
+    (r"^spp\.", "context."),
+    (r"^context\.scale_process\.", "context.process."),
+    (r"^dfm\.", "fusion."),
+    (r"^final_layer\.", "classifier."),
+    (r"^seghead_p\.", "auxiliary."),
+    (r"^seghead_d\.", "boundary."),
+    *AUTHORS,
+)
+LOSS = (r"^(sem_loss|bd_loss|loss)\.",)  # the authors' trainer stores its criteria beside the network
+RELEASED = {f"pidnet_{name}": Released(f"pidnet/{name}", "final_layer.conv2.bias", RENAMES, LOSS) for name in VARIANTS}
+
+
+def backbone_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of an ImageNet classifier that segmentation starts from, under the backbone's names."""
+    renamed = RELEASED["pidnet_s"].renamed(unwrapped(state))
+    return {name.removeprefix("backbone."): tensor for name, tensor in renamed.items()}

@@ -1,0 +1,51 @@
+"""DDRNet as mmsegmentation computes it (open-mmlab/mmsegmentation 1.2.2, configs/ddrnet).
+
+Differs from the authors': no biases in the stem, and the auxiliary output is mined like the main one.
+"""
+
+from functools import partial
+
+from torch import Tensor
+
+from segmodels.architectures.ddrnet import VARIANTS, DDRNet
+from segmodels.parts.dual_resolution import MMSEG, initialize, stem
+from segmodels.released import Released
+
+
+class MMSegDDRNet(DDRNet):
+    """min_kept counts pixels of the batch on one device, as its configuration does."""
+
+    def __init__(self, num_classes: int, variant: str = "23_slim") -> None:
+        super().__init__(num_classes, variant, min_kept=131_072)
+        self.backbone.stem = stem(VARIANTS[variant][0], bias=False)
+        initialize(self.backbone.stem)
+
+    def auxiliary_loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        return self.mined(logits, label)
+
+
+RENAMES = (
+    (r"^backbone\.context_branch_layers\.2\.", "backbone.low."),
+    (r"^backbone\.spatial_branch_layers\.2\.", "backbone.high."),
+    (r"^backbone\.context_branch_layers\.(\d)\.", r"backbone.\1.low."),
+    (r"^backbone\.spatial_branch_layers\.(\d)\.", r"backbone.\1.high."),
+    (r"^backbone\.compression_1\.", "backbone.0.to_high."),
+    (r"^backbone\.compression_2\.", "backbone.1.to_high."),
+    (r"^backbone\.down_1\.", "backbone.0.to_low."),
+    (r"^backbone\.down_2\.0\.", "backbone.1.to_low."),
+    (r"^backbone\.down_2\.1\.conv\.", "backbone.1.to_low.3."),
+    (r"^backbone\.down_2\.1\.bn\.", "backbone.1.to_low.4."),
+    (r"^backbone\.0\.", "backbone.third.0."),
+    (r"^backbone\.1\.", "backbone.fourth."),
+    (r"^decode_head\.head\.", "classifier."),
+    (r"^decode_head\.conv_seg\.", "classifier.5."),
+    (r"^decode_head\.aux_head\.", "auxiliary."),
+    (r"^decode_head\.aux_cls_seg\.", "auxiliary.5."),
+    (r"^(classifier|auxiliary)\.1\.", r"\1.3."),
+    (r"^(classifier|auxiliary)\.0\.bn\.", r"\1.0."),
+    (r"^(classifier|auxiliary)\.0\.conv\.", r"\1.2."),
+    *MMSEG,
+)
+RELEASED = {
+    f"mmseg_ddrnet{name}": Released(partial(MMSegDDRNet, variant=name), "decode_head.conv_seg.bias", RENAMES) for name in ("23_slim", "23")
+}

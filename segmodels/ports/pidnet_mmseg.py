@@ -1,0 +1,77 @@
+"""PIDNet as mmsegmentation computes it (open-mmlab/mmsegmentation 1.2.2, configs/pidnet).
+
+Differs from the authors': no biases in the stem, dropout in front of the main classifier, heads of training that see their branch before
+its ReLU, an auxiliary loss divided by the sum of class weights, and a boundary label that knows nothing of ignored pixels: wherever two
+labeled neighbors differ, in four directions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.architectures.pidnet import VARIANTS, PIDNet
+from segmodels.parts.boundaries import dilated
+from segmodels.parts.dual_resolution import MMSEG, initialize, stem
+from segmodels.parts.losses import IGNORED, cross_entropy
+from segmodels.released import Released
+
+
+class MMSegPIDNet(PIDNet):
+    """min_kept counts pixels of the batch on one device, as its configuration does."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes, min_kept=131_072)
+        self.backbone.stem = stem(VARIANTS["s"][0], bias=False)
+        self.classifier.insert(5, nn.Dropout2d(0.1))
+        initialize(self.backbone.stem)
+
+    def seen(self, x: Tensor) -> Tensor:
+        return x
+
+    def edges(self, label: Tensor) -> Tensor:
+        return dilated(steps(label))
+
+    def auxiliary_loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        average = "all" if self.class_weights is None else "valid"
+        return cross_entropy(logits, label, align_corners=True, class_weights=self.class_weights, average=average)
+
+
+def steps(label: Tensor) -> Tensor:
+    """(B, H, W) bool: a pixel that differs from the one above, to the right, or across to the lower right or lower left."""
+    padded = F.pad(label, (1, 1, 1, 1), value=IGNORED)
+
+    def beside(row: int, column: int) -> Tensor:
+        return padded[:, 1 + row : padded.shape[1] - 1 + row, 1 + column : padded.shape[2] - 1 + column]
+
+    around = torch.stack([beside(-1, 0), beside(0, 1), beside(1, 1), beside(1, -1)])
+    return ((around != label) & (around != IGNORED) & (label != IGNORED)).any(0)
+
+
+RENAMES = (
+    (r"^backbone\.([ipd])_branch_layers\.", lambda match: f"{match[1]}."),
+    (r"^i\.", "integral."),
+    (r"^p\.", "proportional."),
+    (r"^d\.", "derivative."),
+    (r"^(integral|proportional|derivative)\.0\.", r"backbone.third.\1."),
+    (r"^(integral|proportional|derivative)\.1\.", r"backbone.fourth.\1."),
+    (r"^(integral|proportional|derivative)\.2\.", r"backbone.\1."),
+    (r"\.derivative\.(?=conv|downsample)", ".derivative.0."),
+    (r"^backbone\.(compression|pag|diff)_1\.", r"backbone.third.\1."),
+    (r"^backbone\.(compression|pag|diff)_2\.", r"backbone.fourth.\1."),
+    (r"\.pag\.", ".lateral."),
+    (r"\.diff\.", ".difference."),
+    (r"\.f_([pi])\.", r".of_\1."),
+    (r"^backbone\.dfm\.", "fusion."),
+    (r"^decode_head\.i_head\.", "classifier."),
+    (r"^decode_head\.p_head\.", "auxiliary."),
+    (r"^decode_head\.d_head\.", "boundary."),
+    (r"^decode_head\.conv_seg\.", "classifier.6."),
+    (r"^decode_head\.p_cls_seg\.", "auxiliary.5."),
+    (r"^decode_head\.d_cls_seg\.", "boundary.5."),
+    (r"^(classifier|auxiliary|boundary)\.conv\.bn\.", r"\1.0."),
+    (r"^(classifier|auxiliary|boundary)\.conv\.conv\.", r"\1.2."),
+    (r"^(classifier|auxiliary|boundary)\.norm\.", r"\1.3."),
+    *MMSEG,
+    (r"^context\.processes\.", "context.process."),
+)
+RELEASED = {"mmseg_pidnet_s": Released(MMSegPIDNet, "decode_head.conv_seg.bias", RENAMES)}
