@@ -18,9 +18,10 @@ def test_the_table_of_results_is_what_the_report_prints(capsys: pytest.CaptureFi
     assert written == capsys.readouterr().out, "paste `python experiments/report.py --format markdown` between the marks"
 
 
-def test_every_paper_is_named_by_its_arxiv_id() -> None:
+def test_every_paper_that_it_names_is_there() -> None:
     ids = {entry["arxiv"] for entry in catalogue()["papers"].values() if entry["arxiv"]}
-    assert ids == set(re.findall(r"arXiv:(\d{4}\.\d{4,5})", README.split("## What there is")[1].split("Beside logits")[0]))
+    named = set(re.findall(r"arXiv:(\d{4}\.\d{4,5})", README.split("## What there is")[1].split("Beside logits")[0]))
+    assert named and named <= ids
 
 
 def test_every_program_and_picture_that_it_names_exists() -> None:
