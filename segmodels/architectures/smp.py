@@ -55,7 +55,6 @@ EXPERIMENTS = {"unet_resnet34": MAIN} | {
         ("unetplusplus", "resnet34"),
         ("fpn", "resnet34"),
         ("linknet", "resnet18"),
-        ("pspnet", "resnet34"),
         ("deeplabv3plus", "resnet50"),
         ("upernet", "resnet50"),
         ("segformer", "mit_b0"),
