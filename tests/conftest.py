@@ -17,9 +17,7 @@ import torch  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--camvid", metavar="DIR", default=None, help="a CamVid folder (train, trainannot, ...): also run what wants real images"
-    )
+    parser.addoption("--camvid", metavar="DIR", default=None, help="a CamVid folder, written --camvid=DIR: also run what wants real images")
 
 
 @pytest.fixture(autouse=True)
