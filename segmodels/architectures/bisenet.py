@@ -244,7 +244,7 @@ CODE = Recipe(
     crop=(768, 1536), scales=(0.75, 1.0, 1.25, 1.5, 1.75, 2.0), batch=16, iterations=80_000, lr=0.01, head_lr=10.0, weight_decay=5e-4,
     decay_norms=False, schedule="poly", power=0.9, inference="resized:0.75",
 )  # fmt: skip
-TABLE = "paper, section 4.3"
+TABLE = "paper, comparison on Cityscapes; as reading notes quote it"
 README = "README of the authors' TorchSeg"
 
 
