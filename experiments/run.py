@@ -71,6 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
         return start(asked, resolved)
     except Refused as problem:
         return words.refuse(problem)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def start(asked: Any, resolved: Resolved) -> int:
