@@ -22,7 +22,8 @@ from datamodules.labels import IGNORED
 from datamodules.store import Box, Pair, Size, Source
 
 MEAN = (124, 116, 104)  # ImageNet's mean color: what padding shows a network is close to nothing
-ORDER, WINDOW, COLOR = 1, 2, 3  # separate streams of one seed
+ORDER, WINDOW, COLOR, SPLIT = 1, 2, 3, 4  # separate streams of one seed
+UNLABELLED = 1 << 32  # added to the seed of the unlabelled images' draws, which so have nothing to do with the labelled ones'
 Sample = tuple[Tensor, Tensor]  # uint8 (3, h, w), uint8 (h, w)
 Draw = tuple[int, int]  # draw number, index of the image
 
@@ -179,10 +180,13 @@ def tensors(image: np.ndarray, label: np.ndarray) -> Sample:
 
 
 class Crops(Dataset[Sample | DataError]):
-    """[(draw number, index)] -> a random crop; an error of the data is returned, for the main process to raise."""
+    """[(draw number, index)] -> a random crop; an error of the data is returned, for the main process to raise.
 
-    def __init__(self, source: Source, crop: Crop, seed: int) -> None:
-        self.source, self.crop, self.seed = source, crop, seed
+    Without labels, the label says only where the crop shows no image: 255 there, 0 elsewhere.
+    """
+
+    def __init__(self, source: Source, crop: Crop, seed: int, labelled: bool = True) -> None:
+        self.source, self.crop, self.seed, self.labelled = source, crop, seed, labelled
 
     def __len__(self) -> int:
         return len(self.source)
@@ -196,9 +200,25 @@ class Crops(Dataset[Sample | DataError]):
     def sample(self, number: int, index: int) -> Pair:
         window = choose(self.crop, self.source.size(index), draw(self.seed, number))
         image, label = cut(self.source, index, window)
+        if not self.labelled:
+            label = np.zeros_like(label)
         if self.crop.jitter:
             image = recolor(image, self.crop.jitter, self.seed, number)
         return pad(image, label, window, self.crop.size)
+
+
+class Both(Dataset[Sample | DataError]):
+    """[(stream, draw)] -> the crop of that stream; see BothSampler."""
+
+    def __init__(self, *streams: Crops) -> None:
+        self.streams = streams
+
+    def __len__(self) -> int:
+        return sum(map(len, self.streams))
+
+    def __getitem__(self, item: tuple[int, Draw]) -> Sample | DataError:
+        stream, drawn = item
+        return self.streams[stream][drawn]
 
 
 class Whole(Dataset[Sample | DataError]):
@@ -221,6 +241,12 @@ def collate(samples: Sequence[Sample | DataError]) -> Sample | DataError:
     """(B, 3, h, w) and (B, h, w); or the first error among the samples."""
     errors = [sample for sample in samples if isinstance(sample, DataError)]
     return errors[0] if errors else tuple(default_collate(samples))
+
+
+def collate_both(samples: Sequence[Sample | DataError], labelled: int) -> tuple[Sample, Sample] | DataError:
+    """The labelled batch, which comes first, and the unlabelled one."""
+    batches = collate(samples[:labelled]), collate(samples[labelled:])
+    return next((each for each in batches if isinstance(each, DataError)), batches)
 
 
 def start_worker(_: int) -> None:
@@ -260,3 +286,17 @@ class DrawSampler(Sampler[list[Draw]]):
         if epoch != self.epoch:
             self.epoch, self.order = epoch, draw(self.seed, epoch, ORDER).permutation(self.images)
         return int(self.order[place])
+
+
+class BothSampler(Sampler[list[tuple[int, Draw]]]):
+    """A labelled and an unlabelled batch as one: every stream's draws, marked by its place."""
+
+    def __init__(self, *streams: DrawSampler) -> None:
+        self.streams = streams
+
+    def __len__(self) -> int:
+        return len(self.streams[0])
+
+    def __iter__(self) -> Iterator[list[tuple[int, Draw]]]:
+        for batches in zip(*self.streams, strict=True):
+            yield [(stream, drawn) for stream, batch in enumerate(batches) for drawn in batch]

@@ -1,19 +1,36 @@
-"""The base of every data set: batches of `(image, label)`, uint8 (B, 3, H, W) and uint8 (B, H, W) train ids, 255 ignored."""
+"""The base of every data set: batches of `(image, label)`, uint8 (B, 3, H, W) and uint8 (B, H, W) train ids, 255 ignored.
+
+A semi-supervised run gets pairs of them, `(labelled, unlabelled)`; the second's label is 255 where a crop shows no image, 0 elsewhere.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules import DataError
-from datamodules.crops import Crop, Crops, DrawSampler, Sample, Whole, collate, start_worker
+from datamodules.crops import (
+    UNLABELLED,
+    Both,
+    BothSampler,
+    Crop,
+    Crops,
+    DrawSampler,
+    Sample,
+    Whole,
+    collate,
+    collate_both,
+    start_worker,
+)
 from datamodules.labels import RGB, LabelSet
-from datamodules.store import Memory, Source
+from datamodules.splits import chosen, fingerprint
+from datamodules.store import Memory, Part, Source
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
@@ -22,8 +39,8 @@ class SegmentationData(LightningDataModule):
     """A data set says what it is in the class attributes and reads a split in `source`; the rest is here.
 
     One run is one epoch of `iterations * accumulate` batches: Trainer(max_epochs=1, max_steps=iterations, use_distributed_sampler=False).
-    `batch` is global: ranks and accumulation share it. A checkpoint resumes bit for bit when it was written at an optimizer step; one from
-    inside an accumulation goes on with the next draw, without the gradients that were lost.
+    `batch` and `unlabelled` are global: ranks and accumulation share them. A checkpoint resumes bit for bit when it was written at an
+    optimizer step; one from inside an accumulation goes on with the next draw, without the gradients that were lost.
     """
 
     labels: LabelSet
@@ -49,7 +66,12 @@ class SegmentationData(LightningDataModule):
         accumulate: int = 1,
         seed: int = 0,
         workers: int | None = None,
+        labelled: str | None = None,
+        unlabelled: int = 0,
+        semi: bool = False,
     ) -> None:
+        """`labelled`: the part of the training images that keeps its labels; `unlabelled`: how many of the others a step takes where
+        `semi` says that a method wants them, 0 for as many as labelled ones."""
         super().__init__()
         for field, value, least in (
             ("batch", batch, 1),
@@ -57,13 +79,15 @@ class SegmentationData(LightningDataModule):
             ("accumulate", accumulate, 1),
             ("seed", seed, 0),
             ("workers", workers or 0, 0),
+            ("unlabelled", unlabelled, 0),
         ):
             if int(value) != value or value < least:
                 raise DataError(f"{field}={value} is not a whole number from {least} up: the nearest is {max(round(value), least)}")
         self.given_root = root
         self.crop = Crop(crop, scales, continuous, flip, jitter)
         self.batch, self.iterations, self.accumulate, self.seed, self.workers = batch, iterations, accumulate, seed, workers
-        self.consumed = 0  # draws of all ranks that training was given
+        self.labelled, self.unlabelled, self.semi = labelled, unlabelled or batch, semi
+        self.consumed = 0  # labelled draws of all ranks that training was given
         self.sources: dict[str, Source] = {}
 
     # --- what a data set brings
@@ -113,16 +137,42 @@ class SegmentationData(LightningDataModule):
 
     def train_dataloader(self) -> "Loader":
         source = self.open("train")
-        sampler = DrawSampler(
-            len(source),
-            self.seed,
-            batch=self.micro_batch,
-            batches=self.iterations * self.accumulate,
-            rank=self.rank,
-            world=self.world,
-            start=self.consumed,
+        first = self.consumed // (self.micro_batch * self.world)  # batch to go on with
+        labelled = Crops(self.part(True), self.crop, self.seed)
+        sampler = self.sampler(labelled, self.micro_batch, first)
+        if not self.semi:
+            return self.loader(labelled, source, batch_sampler=sampler)
+        others = Crops(self.part(False), replace(self.crop, jitter=0.0), self.seed + UNLABELLED, labelled=False)
+        return self.loader(
+            Both(labelled, others),
+            source,
+            batch_sampler=BothSampler(sampler, self.sampler(others, self.micro_unlabelled, first)),
+            collate_fn=partial(collate_both, labelled=self.micro_batch),
         )
-        return self.loader(Crops(source, self.crop, self.seed), source, batch_sampler=sampler)
+
+    def sampler(self, crops: Crops, batch: int, first: int) -> DrawSampler:
+        batches, start = self.iterations * self.accumulate, first * batch * self.world
+        return DrawSampler(len(crops), crops.seed, batch=batch, batches=batches, rank=self.rank, world=self.world, start=start)
+
+    def part(self, labelled: bool) -> Source:
+        """The training images that keep their labels, or the others; all of them where every image keeps its label."""
+        source = self.open("train")
+        kept = range(len(source)) if self.labelled is None else chosen(source.names, self.labelled)
+        if len(kept) == len(source):
+            return source
+        return Part(source, kept if labelled else sorted(set(range(len(source))) - set(kept)))
+
+    def unlabelled_crops(self, count: int) -> Sample:
+        """The first of the unlabelled stream, to look at; nothing of it is used up."""
+        crops = Crops(self.part(False), replace(self.crop, jitter=0.0), self.seed + UNLABELLED, labelled=False)
+        return collate([crops[number, number % len(crops)] for number in range(count)])
+
+    def share_of_labels(self) -> dict[str, Any] | None:
+        """What a result has to say about it; None where every image keeps its label."""
+        if self.labelled is None:
+            return None
+        names = self.part(True).names
+        return {"images": len(names), "of": len(self.open("train")), "fingerprint": fingerprint(names)}
 
     def val_dataloader(self) -> "Loader":
         return self.judging("val")
@@ -143,11 +193,10 @@ class SegmentationData(LightningDataModule):
             DataLoader(
                 dataset,
                 num_workers=workers,
-                collate_fn=collate,
                 worker_init_fn=start_worker,
                 persistent_workers=workers > 0,
                 pin_memory=torch.cuda.is_available(),
-                **how,
+                **({"collate_fn": collate} | how),
             )
         )
 
@@ -174,19 +223,26 @@ class SegmentationData(LightningDataModule):
     @property
     def micro_batch(self) -> int:
         """Images per rank and forward pass."""
+        return self.shared("batch", self.batch)
+
+    @property
+    def micro_unlabelled(self) -> int:
+        return self.shared("unlabelled", self.unlabelled) if self.semi else 0
+
+    def shared(self, name: str, images: int) -> int:
         parts = self.world * self.accumulate
-        if self.batch % parts:
-            below, above = self.batch // parts * parts, (self.batch // parts + 1) * parts
+        if images % parts:
+            below, above = images // parts * parts, (images // parts + 1) * parts
             raise DataError(
-                f"batch={self.batch} cannot be shared by {self.world} ranks x {self.accumulate} accumulation steps: "
+                f"{name}={images} cannot be shared by {self.world} ranks x {self.accumulate} accumulation steps: "
                 f"take {f'{below} or ' if below else ''}{above}, or change accumulate"
             )
-        return self.batch // parts
+        return images // parts
 
-    def on_before_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Counts a batch when training takes it: what workers fetched ahead is not yet consumed."""
         if self.trainer and self.trainer.training:
-            self.consumed += len(batch[0]) * self.world
+            self.consumed += self.micro_batch * self.world
         return batch
 
     def state_dict(self) -> dict[str, int]:

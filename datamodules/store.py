@@ -38,6 +38,26 @@ def inside(array: np.ndarray, box: Box | None) -> np.ndarray:
     return array if box is None else array[box[0] : box[2], box[1] : box[3]]
 
 
+class Part:
+    """Some images of a source, in the order given."""
+
+    def __init__(self, source: Source, indices: Sequence[int]) -> None:
+        self.source, self.indices = source, tuple(indices)
+        self.names = tuple(source.names[index] for index in indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def size(self, index: int) -> Size:
+        return self.source.size(self.indices[index])
+
+    def label(self, index: int, box: Box | None = None) -> np.ndarray:
+        return self.source.label(self.indices[index], box)
+
+    def window(self, index: int, box: Box | None = None) -> Pair:
+        return self.source.window(self.indices[index], box)
+
+
 # --- arrays in memory
 
 

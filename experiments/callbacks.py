@@ -20,9 +20,9 @@ from rich.columns import Columns
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments.pictures import contact_sheet, overlay, save
+from experiments.pictures import contact_sheet, overlay, save, task_sheet
 from experiments.runs import Metrics
-from segmodels.module import SegmentationModule
+from segmodels.module import Normalization, SegmentationModule
 
 
 class Stopped(Exception):
@@ -208,6 +208,12 @@ class WandB:
         if self.run:
             self.log({"val/pictures": [picture(*row) for row in rows]}, step)
 
+    def log_sheet(self, name: str, sheet: Any, step: int) -> None:
+        import wandb
+
+        if self.run:
+            self.log({name: wandb.Image(sheet)}, step)
+
     def log_classes(self, names: tuple[str, ...], iou: list[float | None], step: int) -> None:
         import wandb
 
@@ -283,7 +289,8 @@ class Numbers(PerStep):
         self.since = self.since or time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, module: SegmentationModule, outputs: Any, batch: Any, index: int) -> None:
-        self.images += len(batch[0]) * trainer.world_size
+        data = trainer.datamodule
+        self.images += (data.micro_batch + data.micro_unlabelled) * trainer.world_size
         super().on_train_batch_end(trainer, module)
 
     def on_step(self, trainer: Trainer, module: SegmentationModule) -> None:
@@ -355,6 +362,37 @@ def predicted(
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(module.device)
     with torch.no_grad(), trainer.precision_plugin.val_step_context():
         return image, module.label_map(pixels)[0].cpu().numpy(), label
+
+
+class Tasks(Callback):
+    """What a semi-supervised method shows its student: the same few unlabelled crops at each validation, as one sheet."""
+
+    def __init__(self, folder: Path, count: int, title: str, mirror: WandB | None) -> None:
+        self.folder, self.count, self.title, self.mirror = folder, count, title, mirror
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
+        if not in_training(trainer) or not self.count:
+            return
+        data = trainer.datamodule
+        image, padding = (each.to(module.device) for each in data.unlabelled_crops(max(self.count, module.least_unlabelled)))
+        with torch.random.fork_rng(), trainer.precision_plugin.val_step_context():
+            torch.manual_seed(0)
+            task = module.task((image, padding))
+        seen = pixels(task.image, module.normalization)
+        columns = (image.permute(0, 2, 3, 1), task.mask, seen, task.label, task.confidence.float())
+        rows = list(zip(*(each.cpu().numpy()[: self.count] for each in columns)))
+        sheet = task_sheet(rows, data.palette, f"{self.title}, step {trainer.global_step}")
+        save(sheet, self.folder / "semi.png")
+        if self.mirror:
+            self.mirror.log_sheet("train/semi", sheet, trainer.global_step)
+
+
+def pixels(image: torch.Tensor, normalization: Normalization) -> torch.Tensor:
+    """Normalized (B, 3, H, W) back to uint8 RGB (B, H, W, 3)."""
+    mean, std = (torch.tensor(each, device=image.device).view(3, 1, 1) for each in (normalization.mean, normalization.std))
+    image = ((image * std + mean) * normalization.scale).round().clamp(0, 255).to(torch.uint8)
+    return (image.flip(1) if normalization.order == "BGR" else image).permute(0, 2, 3, 1)
 
 
 # --- progress

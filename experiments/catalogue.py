@@ -14,24 +14,27 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import datamodules
+from segmodels import semisup
 from segmodels.recipe import Recipe, inference_steps
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "experiments" / "results" / "catalogue.json"
 IMAGES = {"cityscapes": (1024, 2048), "camvid": (360, 480)}  # where all images of a data set have one size
-GIVEN_ELSEWHERE = ("accumulate", "seed")  # arguments of a data set that are not in its group: trainer.accumulate and --seed
+GIVEN_ELSEWHERE = ("accumulate", "seed", "semi")  # arguments of a data set that are not in its group: trainer.accumulate, --seed, --semi
 
 
 def catalogue(anew: bool = False) -> dict[str, Any]:
-    """The catalogue as the files are now; only changed papers and data sets are imported, unless everything is made anew."""
+    """The catalogue as the files are now; only what changed is imported, unless everything is made anew."""
     stored = json.loads(FILE.read_text()) if FILE.exists() and not anew else {}
     architectures, data = ROOT / "segmodels" / "architectures", ROOT / "datamodules"
     read = (ROOT / "segmodels" / "recipe.py", Path(__file__))
     papers = {file.stem: hashed(file, *read) for file in architectures.glob("*.py") if file.stem != "__init__"}
     sets = {name: hashed(data / f"{name}.py", data / "module.py") for name in datamodules.names()}
+    methods = {name: hashed(ROOT / "segmodels" / "semisup" / f"{name}.py") for name in semisup.names()}
     return {
         "papers": _refreshed(stored.get("papers", {}), papers, paper_entry),
         "data": _refreshed(stored.get("data", {}), sets, data_entry),
+        "semi": _refreshed(stored.get("semi", {}), methods, semi_entry),
     }
 
 
@@ -92,6 +95,14 @@ def data_entry(name: str) -> dict[str, Any]:
         "title": (inspect.getdoc(inspect.getmodule(kind)) or name).splitlines()[0],
         "budget": plain(kind.budget),
         "options": {key: value for key, value in known.items() if key not in elsewhere},
+    }
+
+
+def semi_entry(name: str) -> dict[str, Any]:
+    kind = semisup.method(name)
+    return {
+        "title": inspect.getdoc(inspect.getmodule(kind)).splitlines()[0],
+        "options": options(kind.__init__, skip=("self", "student")),
     }
 
 

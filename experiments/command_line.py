@@ -58,6 +58,8 @@ class Resolved:
     origins: Origins
     entry: Mapping[str, Any]  # the row, as the catalogue has it
     departures: list[str] = field(default_factory=list)
+    semi_name: str = "none"  # the semi-supervised method around the network
+    semi: dict[str, Any] = field(default_factory=dict)
 
     @property
     def experiment(self) -> str:
@@ -68,24 +70,28 @@ class Resolved:
         return self.groups()[group][name]
 
     def groups(self) -> dict[str, dict[str, Any]]:
-        return {"recipe": self.recipe, "model": self.model, "data": self.data, "trainer": self.trainer}
+        return {"recipe": self.recipe, "model": self.model, "data": self.data, "semi": self.semi, "trainer": self.trainer}
 
 
-def resolve(model: str, data: str | None, overrides: Sequence[str], smoke: bool = False) -> Resolved:
-    """The paper's values, then what the data set's budget replaces, then --smoke, then the command line."""
+def resolve(model: str, data: str | None, overrides: Sequence[str], smoke: bool = False, semi: str = "none") -> Resolved:
+    """The paper's values, then what the data set's budget and a semi-supervised method replace, then --smoke, then the command line."""
     known = catalogue()
     paper, row = named_row(known, model)
     entry = known["papers"][paper]["rows"][row]
     data_name = named("data set", data, list(known["data"])) if data else default_data(entry)
     source = known["data"][data_name]
-    found = Resolved(paper, row, data_name, {}, {}, {}, {}, {}, entry)
-    kinds = {"recipe": options(Recipe), "model": entry["options"], "data": source["options"], "trainer": options(Machine)}
+    semi = named("semi-supervised method", semi, ["none", *known["semi"]])
+    found = Resolved(paper, row, data_name, {}, {}, {}, {}, {}, entry, semi_name=semi)
+    kinds = {"recipe": options(Recipe), "model": entry["options"], "data": source["options"], "trainer": options(Machine),
+             "semi": known["semi"][semi]["options"] if semi != "none" else {}}  # fmt: skip
     for group, kind in kinds.items():
         update(found, group, {name: each["default"] for name, each in kind.items()}, "default")
     update(found, "recipe", entry["recipe"], "paper")
     update(found, "model", entry["model"], "paper")
     budget = source["budget"] | entry["budgets"].get(data_name, {})
     update(found, "recipe", budget, f"budget of {data_name}")
+    if semi != "none" and found.recipe["ema"]:
+        update(found, "recipe", {"ema": 0.0}, f"--semi {semi}")  # its teacher is a running average already
     if smoke:
         for group, values in SMOKE.items():
             update(found, group, {name: value for name, value in values.items() if name in kinds[group]}, "--smoke")
@@ -108,11 +114,17 @@ def departures(found: Resolved, entry: Mapping[str, Any]) -> list[str]:
     papers = {f"recipe.{name}": value for name, value in entry["recipe"].items()}
     papers |= {f"model.{name}": entry["model"].get(name, each["default"]) for name, each in entry["options"].items()}
     now = {f"{group}.{name}": value for group in ("recipe", "model") for name, value in found.groups()[group].items()}
-    return [
-        f"{name} {shown(was)} -> {shown(now[name])} ({found.origins[name]})"
-        for name, was in papers.items()
-        if _same(was) != _same(now[name])
-    ]
+    labels = [f"data.labelled all -> {found.data['labelled']} (command line)"] if found.data.get("labelled") else []
+    method = [f"semi none -> {found.semi_name} (command line)"] if found.semi_name != "none" else []
+    return (
+        labels
+        + method
+        + [
+            f"{name} {shown(was)} -> {shown(now[name])} ({found.origins[name]})"
+            for name, was in papers.items()
+            if _same(was) != _same(now[name])
+        ]
+    )
 
 
 def _same(value: Any) -> Any:
@@ -124,6 +136,8 @@ def check_values(found: Resolved) -> None:
         Recipe(**found.recipe)
     except ValueError as problem:
         raise Refused(str(problem)) from None
+    if found.semi_name == "none" and found.data.get("unlabelled"):
+        raise Refused("data.unlabelled counts images for a semi-supervised method; give one with --semi, or leave it out")
     for name in ("accumulate", "nodes", "log_every"):
         if found.trainer[name] < 1:
             raise Refused(f"trainer.{name} is {found.trainer[name]}; it must be at least 1")
@@ -163,6 +177,9 @@ def override(word: str, kinds: Mapping[str, Mapping[str, dict]]) -> tuple[str, s
     if not equals or not dot:
         raise Refused(f"{word} is not understood; write group.name=value, such as recipe.lr=0.01 (groups: {', '.join(kinds)})")
     group = named("group", group, list(kinds))
+    if not kinds[group]:
+        remedy = "; name a method, such as --semi mean_teacher" if group == "semi" else ""
+        raise Refused(f"{word}: there are no {group} options here{remedy}")
     name = named("field", name, list(kinds[group]), f"{group}.")
     return group, name, value_of(text, kinds[group][name], address)
 

@@ -40,6 +40,7 @@ def parser() -> Parser:
     made.add_argument("--data", metavar="NAME", help="default: what the checkpoint was trained on, with the run's options")
     made.add_argument("--split", choices=("val", "test"), default="val", help="default: val")
     made.add_argument("--inference", metavar="MODE", help="default: the recipe's")
+    made.add_argument("--network", metavar="NAME", help="of a semi-supervised run: teacher or student (default: the one its method judges)")
     made.add_argument("--precision", choices=("32-true", "16-mixed", "bf16-mixed"), help="default: what the run was trained in")
     made.add_argument("--out", metavar="FILE", type=Path, help="a new file (default: evaluation-....json beside the checkpoint)")
     made.add_argument("overrides", nargs="*", metavar="data.name=value", help="options of the data set, such as data.root=DIR")

@@ -28,7 +28,7 @@ def judge(checkpoint: Path, asked: Any) -> int:
     quiet()
     try:
         with door():
-            module = trained(checkpoint)
+            module = trained(checkpoint, asked.network)
             name = named("data set", asked.data or module.identity["data"], list(catalogue()["data"]))
             given = data_options(name, asked.overrides)
             data = open_data(name, stored_options(checkpoint, module, name) | given, asked.split, checkpoint, module)
@@ -41,15 +41,16 @@ def judge(checkpoint: Path, asked: Any) -> int:
     class_table(result)
     for line in (*published_lines(result), data.caution):
         print(line) if line else None
-    file = asked.out or fresh(checkpoint.parent, f"{checkpoint.stem}-{name}-{asked.split}-{result['protocol']}")
+    stem = "-".join(filter(None, (checkpoint.stem, asked.network)))
+    file = asked.out or fresh(checkpoint.parent, f"{stem}-{name}-{asked.split}-{result['protocol']}")
     runs.write_json(file, result)
     print(f"result       {file}")
     return 0
 
 
-def trained(checkpoint: Path) -> SegmentationModule:
+def trained(checkpoint: Path, network: str | None = None) -> SegmentationModule:
     """From a run's checkpoint, which also says what it was trained on."""
-    module = from_checkpoint(checkpoint)
+    module = from_checkpoint(checkpoint, network)
     if lacking := [name for name in STORED if name not in module.identity]:
         raise Refused(f"{checkpoint} does not say its {', '.join(lacking)}; give a checkpoint that experiments/run.py wrote")
     return module
@@ -122,14 +123,16 @@ def result_of(module: Any, data: Any, data_name: str, split: str, iterations: in
         "data": data_name,
         "split": split,
         "protocol": module.recipe.inference,
-        "miou": scores["miou"],
-        "pixel_accuracy": scores["pixel_accuracy"],
-        "iou": dict(zip(data.class_names, scores["iou"])),
+        **judged(data, scores),
         "images": len(data.open(split)),
         "pixels": scores["pixels"],
+        "semi": identity.get("semi"),
+        "network": identity.get("network") or next(iter(identity.get("networks", [])), None),
+        "others": {each: judged(data, found) for each, found in scores.get("others", {}).items()},
+        "labelled": identity.get("labelled"),
         "seed": identity["seed"],
         "iterations": iterations,
-        "parameters": sum(each.numel() for each in module.parameters()),
+        "parameters": sum(each.numel() for each in getattr(module, "student", module).parameters()),
         "inference_parameters": inference_parameters(row.but(model=identity["model"]), module.num_classes),
         "hardware": runs.hardware(),
         "precision": module.recipe.precision,
@@ -144,6 +147,14 @@ def result_of(module: Any, data: Any, data_name: str, split: str, iterations: in
         "cpu_seconds": None,
         "smoke": identity["smoke"],
         "finished": not identity["smoke"] and iterations >= module.recipe.iterations,
+    }
+
+
+def judged(data: Any, scores: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "miou": scores["miou"],
+        "pixel_accuracy": scores["pixel_accuracy"],
+        "iou": dict(zip(data.class_names, scores["iou"])),
     }
 
 

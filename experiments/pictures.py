@@ -25,28 +25,44 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: Palette, strength: fl
 
 def contact_sheet(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], palette: Palette, title: str, width: int = 512) -> Image.Image:
     """One row per image: the image, the prediction, the truth; predictions are left out where the truth is ignored."""
+    shown = [
+        (image, colored(np.where(label == IGNORED, IGNORED, predicted).astype(np.uint8), palette), colored(label, palette))
+        for image, predicted, label in rows
+    ]
+    return sheet(shown, ("image", "prediction", "truth"), title, width, smooth=(0,))
+
+
+def task_sheet(rows: Sequence[tuple[np.ndarray, ...]], palette: Palette, title: str, width: int = 320) -> Image.Image:
+    """What a teacher asks of its student: image, mask, mixed image, class to say (255: nothing), the teacher's confidence."""
+    shown = [
+        (image, grays(mask), mixed, colored(label, palette), grays(np.where(label == IGNORED, 0, confidence)))
+        for image, mask, mixed, label, confidence in rows
+    ]
+    heads = ("unlabelled image", "mask (white: itself)", "what the student sees", "what the teacher says", "confidence (white: 1)")
+    return sheet(shown, heads, title, width, smooth=(0, 2, 4))
+
+
+def grays(values: np.ndarray) -> np.ndarray:
+    """Numbers from 0 to 1 (H, W) -> RGB."""
+    return np.repeat((255 * values.astype(np.float32)).round().astype(np.uint8)[..., None], 3, 2)
+
+
+def sheet(rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str], title: str, width: int, smooth: Sequence[int]) -> Image.Image:
+    """RGB pictures in rows under a title and the columns' heads; `smooth` are the columns whose pixels may be blended."""
     head, gap = 26, 6
-    strips = [_row(image, predicted, label, palette, width, gap) for image, predicted, label in rows]
-    sheet = Image.new("RGB", (3 * width + 2 * gap, 2 * head + sum(strip.height + gap for strip in strips)), "white")
-    draw = ImageDraw.Draw(sheet)
+    heights = [round(row[0].shape[0] * width / row[0].shape[1]) for row in rows]
+    made = Image.new("RGB", (len(heads) * (width + gap) - gap, 2 * head + sum(height + gap for height in heights)), "white")
+    draw = ImageDraw.Draw(made)
     draw.text((4, 6), title, fill="black", font_size=14)
-    for column, name in enumerate(("image", "prediction", "truth")):
+    for column, name in enumerate(heads):
         draw.text((column * (width + gap) + 4, head + 6), name, fill="dimgray", font_size=13)
     top = 2 * head
-    for strip in strips:
-        sheet.paste(strip, (0, top))
-        top += strip.height + gap
-    return sheet
-
-
-def _row(image: np.ndarray, predicted: np.ndarray, label: np.ndarray, palette: Palette, width: int, gap: int) -> Image.Image:
-    height = round(image.shape[0] * width / image.shape[1])
-    shown = np.where(label == IGNORED, IGNORED, predicted).astype(np.uint8)
-    strip = Image.new("RGB", (3 * width + 2 * gap, height), "white")
-    for column, pixels in enumerate((image, colored(shown, palette), colored(label, palette))):
-        kind = Image.Resampling.BILINEAR if column == 0 else Image.Resampling.NEAREST
-        strip.paste(Image.fromarray(pixels).resize((width, height), kind), (column * (width + gap), 0))
-    return strip
+    for row, height in zip(rows, heights):
+        for column, pixels in enumerate(row):
+            kind = Image.Resampling.BILINEAR if column in smooth else Image.Resampling.NEAREST
+            made.paste(Image.fromarray(pixels).resize((width, height), kind), (column * (width + gap), top))
+        top += height + gap
+    return made
 
 
 def save(picture: Image.Image | np.ndarray, file: Path) -> None:

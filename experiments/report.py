@@ -68,7 +68,13 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "finished": (bool,),
     "checkpoint": (*TEXT, NOTHING),
 }
-OPTIONAL: dict[str, tuple[type, ...]] = {"smoke": (bool,)}
+OPTIONAL: dict[str, tuple[type, ...]] = {
+    "smoke": (bool,),
+    "semi": (dict, NOTHING),  # the method around the network, with its options
+    "network": (*TEXT, NOTHING),  # which of a method's networks was judged
+    "others": (dict,),  # its other networks' miou, pixel_accuracy and iou
+    "labelled": (dict, NOTHING),  # images, of, fingerprint: the part of the training images that kept its labels
+}
 PUBLISHED: dict[str, tuple[type, ...]] = {"miou": NUMBER, "data": TEXT, "split": TEXT, "protocol": TEXT, "source": TEXT}
 
 

@@ -3,6 +3,7 @@
 python experiments/run.py --model bisenet                               the built-in streets: nothing to download
 python experiments/run.py --model bisenet --data cityscapes data.root=DIR
 python experiments/run.py --model bisenet/no_arm recipe.lr=0.01 --seed 1
+python experiments/run.py --model bisenet --semi mean_teacher data.labelled=1/8      (its baseline: --semi none)
 python experiments/run.py --resume runs/bisenet-resnet18-streets-s0-...
 """
 
@@ -19,7 +20,8 @@ EPILOG = """\
 overrides   group.name=value, for example  recipe.lr=0.01  recipe.crop=512x1024  model.arm=false  data.root=DIR  trainer.devices=2
   recipe    how the paper trains: crop, scales, batch, iterations, optimizer, lr, ...
   model     the network's own options, as its paper varies them
-  data      the data set's: root, workers, ...
+  data      the data set's: root, workers, labelled (the part of the training images that keeps its labels: 1/8, 100, FILE), ...
+  semi      the semi-supervised method's: masks, consistency, weight, ...
   trainer   the machine's: accelerator, devices, accumulate, compile, validate_every, max_minutes, wandb, ...
             --model X --show prints every name, its value and where the value came from
 
@@ -38,6 +40,12 @@ def parser() -> Parser:
         "--data",
         metavar="NAME",
         help="streets (built in), cityscapes, camvid, folder; default: cityscapes if CITYSCAPES_DATASET is set, else streets",
+    )
+    made.add_argument(
+        "--semi",
+        metavar="METHOD",
+        default="none",
+        help="learn from unlabelled images too: mean_teacher; none (default) is the baseline for it",
     )
     made.add_argument("--seed", type=int, default=0, help="of weights, data and dropout (default 0)")
     made.add_argument(
@@ -65,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise Refused("which model? give --model paper[/row], for example --model bisenet (--list prints them all)")
         if asked.seed < 0:
             raise Refused(f"--seed {asked.seed}: a seed is a whole number from 0 up")
-        resolved = words.resolve(asked.model, asked.data, asked.overrides, asked.smoke)
+        resolved = words.resolve(asked.model, asked.data, asked.overrides, asked.smoke, asked.semi)
         if asked.show:
             return resolved_table(resolved)
         return start(asked, resolved)
@@ -85,6 +93,7 @@ def start(asked: Any, resolved: Resolved) -> int:
 
 def resume(asked: Any) -> int:
     given = [flag for flag in ("model", "data", "init") if getattr(asked, flag)] + asked.overrides
+    given += ["semi"] if asked.semi != "none" else []
     if given or asked.smoke:
         raise Refused(f"--resume goes on exactly as the run began, so it stands alone; leave out {', '.join(map(str, given)) or '--smoke'}")
     from experiments.runs import read_config, resolved_from
@@ -106,7 +115,8 @@ def introduce(resolved: Resolved) -> None:
     if os.environ.get("SEGMODELS_RUN"):  # another device's process, or said before
         return
     built_in = " (built-in street scenes; for Cityscapes: --data cityscapes data.root=DIR, or set CITYSCAPES_DATASET=DIR)"
-    print(f"{resolved.experiment} on {resolved.data_name}{built_in if resolved.data_name == 'streets' else ''}")
+    method = f" with {resolved.semi_name}" if resolved.semi_name != "none" else ""
+    print(f"{resolved.experiment}{method} on {resolved.data_name}{built_in if resolved.data_name == 'streets' else ''}")
     if resolved.departures:
         print(f"not as in the paper ({len(resolved.departures)}):")
         print("\n".join(f"  {departure}" for departure in resolved.departures), flush=True)

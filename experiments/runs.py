@@ -23,7 +23,8 @@ def new_folder(runs: Path, resolved: Resolved, seed: int) -> Path:
     """A name that nothing has yet; decided once, for processes that Lightning starts for other devices inherit it."""
     if given := os.environ.get("SEGMODELS_RUN"):
         return Path(given)
-    name = f"{resolved.paper}-{resolved.row}-{resolved.data_name}-s{seed}-{datetime.now():%Y%m%d-%H%M%S}"
+    method = f"-{resolved.semi_name}" if resolved.semi_name != "none" else ""
+    name = f"{resolved.paper}-{resolved.row}{method}-{resolved.data_name}-s{seed}-{datetime.now():%Y%m%d-%H%M%S}"
     folder, count = runs / name, 1
     while folder.exists():
         folder, count = runs / f"{name}-{count}", count + 1
@@ -87,6 +88,7 @@ def config(resolved: Resolved, seed: int, init: str | None, start: str, command:
         "id": secrets.token_hex(8),  # of the run in W&B, so that a resumed run goes on there too
         "experiment": resolved.experiment,
         "data_name": resolved.data_name,
+        "semi_name": resolved.semi_name,
         "seed": seed,
         "init": init,
         "starts_from": start,
@@ -102,6 +104,7 @@ def config(resolved: Resolved, seed: int, init: str | None, start: str, command:
 def resolved_from(stored: Mapping[str, Any], entry: Mapping[str, Any]) -> Resolved:
     paper, _, row = stored["experiment"].partition("/")
     groups = {group: stored[group] for group in ("recipe", "model", "data", "trainer")}
+    groups |= {"semi_name": stored.get("semi_name", "none"), "semi": stored.get("semi", {})}
     return Resolved(paper, row, stored["data_name"], **groups, origins=stored["origins"], entry=entry, departures=stored["departures"])
 
 

@@ -76,6 +76,9 @@ def class_table(result: dict[str, Any]) -> None:
     table.add_row("mIoU", f"[bold]{100 * result['miou']:.1f}[/]")
     table.add_row("pixel accuracy", f"{100 * result['pixel_accuracy']:.1f}")
     console().print(table)
+    for name, other in result["others"].items():
+        score = f"mIoU {100 * other['miou']:.1f}, pixel accuracy {100 * other['pixel_accuracy']:.1f}"
+        print(f"this is the {result['network']}; the {name}: {score}")
 
 
 def published_lines(result: dict[str, Any]) -> list[str]:

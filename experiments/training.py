@@ -21,6 +21,7 @@ from segmodels.module import SegmentationModule
 from segmodels.paper import blueprint, experiment
 from segmodels.recipe import Recipe
 from segmodels.released import read
+from segmodels.semisup import method
 
 SEEN = ("crop", "scales", "continuous", "flip", "jitter", "batch", "iterations")  # what of a recipe the data module needs
 Kind = TypeVar("Kind", bound=Callback)
@@ -37,7 +38,7 @@ def train(resolved: Resolved, *, seed: int, init: str | None, folders: Path, res
             module, start = build(resolved, data, stored["init"] if stored else init, seed, new=not stored)
             folder = resumed or runs.new_folder(folders, resolved, seed)
             config = stored or runs.config(resolved, seed, init, start, sys.argv[1:])
-            trainer = prepare(resolved, data, folder, config, new=not stored)
+            trainer = prepare(resolved, module, data, folder, config, new=not stored)
         with runs.inherited(folder):
             return fit(trainer, module, data, resolved, folder, resume=bool(stored))
     except (Refused, DataError) as problem:
@@ -59,8 +60,10 @@ def nothing_left(folder: Path) -> int:
 def open_data(resolved: Resolved, seed: int) -> Any:
     kind = getattr(datamodules, datamodules.names()[resolved.data_name])
     seen = {name: resolved.recipe[name] for name in SEEN}
-    data = kind(**resolved.data, **seen, accumulate=resolved.trainer["accumulate"], seed=seed)
+    semi = resolved.semi_name != "none"
+    data = kind(**resolved.data, **seen, accumulate=resolved.trainer["accumulate"], seed=seed, semi=semi)
     data.setup("fit")
+    data.part(labelled=True)  # refuses a part that cannot be had
     return data
 
 
@@ -91,6 +94,9 @@ def build(resolved: Resolved, data: Any, init: str | None, seed: int, new: bool)
         module.to(memory_format=torch.channels_last)
     if resolved.trainer["compile"]:
         module.outputs, module.logits = torch.compile(module.outputs), torch.compile(module.logits)
+    if resolved.semi_name != "none":
+        module = method(resolved.semi_name)(module, **resolved.semi)
+        module.seed = seed
     return module, start
 
 
@@ -99,13 +105,18 @@ def identity(resolved: Resolved, data: Any, init: str | None, seed: int) -> dict
     changed = {
         name: resolved.value(name) for name, origin in resolved.origins.items() if origin == "command line" and "trainer." not in name
     }
-    return {
+    semi = {}
+    if resolved.semi_name != "none":
+        changed["semi"] = resolved.semi_name
+        semi = {"semi": {"method": resolved.semi_name} | resolved.semi, "networks": list(method(resolved.semi_name).networks)}
+    return semi | {
         "experiment": resolved.experiment,
         "model": resolved.model,
         "data": resolved.data_name,
         "classes": list(data.class_names),
         "palette": [list(color) for color in data.palette],
         "seed": seed,
+        "labelled": data.share_of_labels(),
         "departures": resolved.departures,
         "overrides": {name: value for name, value in changed.items() if name != "data.root"} | start_named(init),
         "smoke": "--smoke" in resolved.origins.values(),
@@ -146,14 +157,14 @@ def released(module: SegmentationModule, word: str) -> str:
     return start_from(module, other.state_dict(), f"{file} ({name})")
 
 
-def prepare(resolved: Resolved, data: Any, folder: Path, config: dict[str, Any], new: bool) -> Trainer:
+def prepare(resolved: Resolved, module: SegmentationModule, data: Any, folder: Path, config: dict[str, Any], new: bool) -> Trainer:
     """The trainer; and, once for all devices (their processes find SEGMODELS_RUN set), the run folder as it must be at the start."""
     try:
         trainer = make_trainer(resolved, folder, config)
     except MisconfigurationException as problem:
         words = " ".join(str(problem).split())
         raise Refused(f"this machine cannot train so: {words}; see trainer.accelerator and trainer.devices") from None
-    check_batch(resolved, trainer.world_size)
+    check_batch(resolved, module, trainer.world_size)
     check_images(len(data.open("val")), trainer.world_size)
     if not os.environ.get("SEGMODELS_RUN"):
         begin(folder, config) if new else rewind(folder, trainer)
@@ -176,11 +187,20 @@ def one(trainer: Trainer, kind: type[Kind]) -> Kind:
     return next(each for each in trainer.callbacks if isinstance(each, kind))
 
 
-def check_batch(resolved: Resolved, world: int) -> None:
-    """Batch norm after global pooling sees one value per image: with one image per device it cannot normalize."""
+def check_batch(resolved: Resolved, module: SegmentationModule, world: int) -> None:
+    """Masks mix an image with another one. Batch norm after global pooling sees one value per image: with one it cannot normalize."""
     parts = world * resolved.trainer["accumulate"]
+    images = {"recipe.batch": resolved.recipe["batch"]}
+    if resolved.semi_name != "none":
+        images["data.unlabelled"] = resolved.data["unlabelled"] or resolved.recipe["batch"]
+        if images["data.unlabelled"] < parts * module.least_unlabelled:
+            raise Refused(
+                f"{resolved.semi['masks']} mixes images in pairs, so it needs at least 2 unlabelled ones per device and step: "
+                f"take data.unlabelled={2 * parts} or more"
+            )
     synchronized = resolved.recipe["sync_bn"] and world > 1 and torch.cuda.is_available()
-    if resolved.recipe["batch"] != parts or synchronized:
+    name, count = min(images.items(), key=lambda item: item[1])
+    if count != parts or synchronized:
         return
     network = blueprint(experiment(resolved.experiment).but(model=resolved.model)).train()
     try:
@@ -188,7 +208,7 @@ def check_batch(resolved: Resolved, world: int) -> None:
     except ValueError:
         raise Refused(
             f"{resolved.experiment} normalizes over the batch after global pooling, so it needs at least 2 images per device and step; "
-            f"recipe.batch={resolved.recipe['batch']} over {parts} leaves 1: take recipe.batch={2 * parts} or more"
+            f"{name}={count} over {parts} leaves 1: take {name}={2 * parts} or more"
         ) from None
 
 
@@ -241,10 +261,11 @@ def watchers(resolved: Resolved, timing: callbacks.Rhythm, folder: Path, config:
     mode = callbacks.wandb_mode() if machine["wandb"] == "auto" else machine["wandb"]
     mirror = None if mode == "disabled" else callbacks.WandB(mode, folder, config)
     numbers = callbacks.Numbers(runs.Metrics(folder / "metrics.csv"), timing, mirror)
-    title = f"{resolved.experiment} on {resolved.data_name}"
+    title = f"{resolved.experiment}{f' with {resolved.semi_name}' if resolved.semi_name != 'none' else ''} on {resolved.data_name}"
     return [
         numbers,
         callbacks.Pictures(folder / "pictures", machine["pictures"], title, mirror),
+        *([callbacks.Tasks(folder / "pictures", machine["pictures"], title, mirror)] if resolved.semi_name != "none" else []),
         *([callbacks.Average(decay=average)] if average else []),
         callbacks.Checkpoints(folder / "checkpoints", timing),
         callbacks.Bar(timing, numbers),
@@ -304,6 +325,6 @@ def conclude(trainer: Trainer, module: SegmentationModule, data: Any, resolved: 
 def say_where(folder: Path) -> None:
     out = console()
     for what, name in (("result", "result.json"), ("curves", "metrics.csv"), ("pictures", "pictures/contact_sheet.png"),
-                       ("checkpoints", "checkpoints/"), ("W&B", "wandb/")):  # fmt: skip
+                       ("", "pictures/semi.png"), ("checkpoints", "checkpoints/"), ("W&B", "wandb/")):  # fmt: skip
         if (folder / name).exists():
             out.print(f"{what:12} {folder / name}", highlight=False, soft_wrap=True)

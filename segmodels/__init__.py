@@ -31,8 +31,8 @@ def from_released(layout: str, weights: "str | dict[str, Tensor]") -> "Segmentat
     return from_released(layout, weights)
 
 
-def from_checkpoint(path: str) -> "SegmentationModule":
-    """An eval-mode module out of a checkpoint that a run of this project wrote."""
+def from_checkpoint(path: str, network: str | None = None) -> "SegmentationModule":
+    """An eval-mode module out of a checkpoint that a run of this project wrote; `network` names one where it holds several."""
     from segmodels.checkpoint import from_checkpoint
 
-    return from_checkpoint(path)
+    return from_checkpoint(path, network)

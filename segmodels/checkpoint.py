@@ -14,8 +14,11 @@ from segmodels.released import COUNTER, State, misfit, read, unwrapped
 REMEDY = "read it with the commit that its run was made at (config.json names it)"
 
 
-def from_checkpoint(path: str | Path) -> SegmentationModule:
-    """An eval-mode module with the weights, recipe and classes that the run stored; it computes bit for bit as it did there."""
+def from_checkpoint(path: str | Path, network: str | None = None) -> SegmentationModule:
+    """An eval-mode module with the weights, recipe and classes that the run stored; it computes bit for bit as it did there.
+
+    A semi-supervised run leaves several networks, such as "teacher" and "student"; without a name it is the one that the method judges.
+    """
     content = read(path)
     identity, weights = content.get("segmodels"), content.get("state_dict")
     if not isinstance(identity, Mapping) or not isinstance(weights, Mapping):
@@ -26,12 +29,25 @@ def from_checkpoint(path: str | Path) -> SegmentationModule:
         address = identity.get("experiment", "nothing")
         raise ValueError(f"{path} was trained as {address}, which cannot be built now: {problem}; {REMEDY}") from problem
     module.identity["iterations"] = content.get("global_step", 0)
+    name, weights = one_network(path, identity, weights, network)
+    module.identity |= {"network": name} if name else {}
     if problem := misfit(module.state_dict(), weights):
         raise ValueError(f"{path} does not fit {identity['experiment']} as it is written now: {problem}; {REMEDY}")
     module.load_state_dict(weights, strict=False)  # strict but for the counters, as misfit has seen
     if any(tensor.ndim == 4 and not tensor.is_contiguous() for tensor in weights.values()):
         module.to(memory_format=torch.channels_last)  # as it was trained: another order of summation rounds otherwise
     return module.eval()
+
+
+def one_network(path: str | Path, identity: Mapping[str, Any], weights: State, network: str | None) -> tuple[str, State]:
+    """Its name and its weights, out of a checkpoint that may hold several."""
+    names = identity.get("networks", [])
+    if network and network not in names:
+        raise ValueError(f"{path} holds no {network}; " + (f"it holds {' and '.join(names)}" if names else "it holds one network alone"))
+    if not names:
+        return "", weights
+    network = network or names[0]
+    return network, {name.removeprefix(f"{network}."): tensor for name, tensor in weights.items() if name.startswith(f"{network}.")}
 
 
 def built(identity: Mapping[str, Any]) -> SegmentationModule:
@@ -45,6 +61,8 @@ def built(identity: Mapping[str, Any]) -> SegmentationModule:
 def start_from(module: SegmentationModule, source: str | Path | State, called: str = "") -> str:
     """Load what fits; tensors of another shape (the heads of another class count) start anew. Says in words what happened."""
     content, called = (source, called) if isinstance(source, Mapping) else (read(source), str(source))
+    if isinstance(identity := content.get("segmodels"), Mapping):
+        content = dict(content) | {"state_dict": one_network(called, identity, content["state_dict"], None)[1]}
     found, own = unwrapped(content), {name: each for name, each in module.state_dict().items() if not name.endswith(COUNTER)}
     fitting = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
     if len(fitting) < len(own) / 2:

@@ -51,6 +51,7 @@ class SegmentationModule(LightningModule):
         self.seed = 0
         self.judge = JaccardIndex(num_classes)
         self.scores: dict[str, Any] = {}  # of the last validation or test
+        self.watched: dict[str, Tensor] = {}  # numbers to see beside the losses of a step
 
     def adopt(self, recipe: Recipe, normalization: Normalization, identity: dict[str, Any]) -> None:
         """Take over what the row says; the constructor has only the network's own options."""
@@ -130,8 +131,9 @@ class SegmentationModule(LightningModule):
         torch.manual_seed((self.seed * 1_000_003 + batch_idx) * 4_099 + self.global_rank)
         terms = self.losses(batch)
         loss = sum(terms.values())
-        numbers = {f"train/{name}": term.detach() for name, term in terms.items()} | {"train/loss": loss.detach()}
-        self.log_dict(numbers | {"lr": self.optimizers().param_groups[0]["lr"]}, batch_size=len(batch[0]))
+        seen = terms | self.watched | {"loss": loss}
+        numbers = {f"train/{name}": value.detach() for name, value in seen.items()}
+        self.log_dict(numbers | {"lr": self.optimizers().param_groups[0]["lr"]})
         return loss
 
     def after_step(self) -> None:
@@ -191,35 +193,42 @@ class SegmentationModule(LightningModule):
         """(B, 3, H, W) to the predicted class of each pixel, uint8 (B, H, W), by the recipe's inference mode."""
         return inference.mode(self.recipe.inference)(self, image).argmax()
 
-    def on_validation_epoch_start(self) -> None:
+    def begin_judging(self) -> None:
         self.judge.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        self.begin_judging()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         image, label = batch
         self.judge.update(self.label_map(image), label)
 
     def on_validation_epoch_end(self) -> None:
-        self._conclude("val")
+        self.conclude("val")
 
     def on_test_epoch_start(self) -> None:
-        self.judge.reset()
+        self.begin_judging()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        self._conclude("test")
+        self.conclude("test")
 
-    def _conclude(self, split: str) -> None:
+    def conclude(self, split: str) -> None:
         """The same keys on every rank; nothing is logged or kept from a sanity check."""
+        found = self.concluded()
+        if not self.trainer.sanity_checking:
+            self.scores = found | {"step": self.global_step}
+            self.log_dict({f"{split}/mIoU": found["miou"], f"{split}/pixel_accuracy": found["pixel_accuracy"]})
+
+    def concluded(self) -> dict[str, Any]:
+        """Every score of what was judged, over all ranks."""
         miou = self.judge.compute().item()
         with self.judge.sync_context():
             confusion = self.judge.confmat.clone()
         self.judge.reset()
-        if self.trainer.sanity_checking:
-            return
-        self.scores = scores(confusion) | {"miou": miou, "confusion": confusion.tolist(), "step": self.global_step}
-        self.log_dict({f"{split}/mIoU": self.scores["miou"], f"{split}/pixel_accuracy": self.scores["pixel_accuracy"]})
+        return scores(confusion) | {"miou": miou, "confusion": confusion.tolist()}
 
     # --- checkpoints: tensors and plain values only
 

@@ -21,6 +21,7 @@ ALLOWED = {
     "segmodels/deploy.py": ANY | {"segmodels.module"},
     "segmodels/architectures": ANY | {"segmodels.module", "segmodels.paper", "segmodels.recipe", "segmodels.released"},
     "segmodels/ports": ANY | {"segmodels.module", "segmodels.paper", "segmodels.recipe", "segmodels.released", "segmodels.architectures"},
+    "segmodels/semisup": ANY | {"segmodels.module", "segmodels.inference", "segmodels.paper"},
     "datamodules": {"datamodules"},
 }
 PARTS_MAY_USE = {"torch", "numpy", "timm"}

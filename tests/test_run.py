@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +149,9 @@ CHILDREN: dict[str, Callable[[Path], int]] = {
 }
 
 
-def bring_up_children(folder: Path) -> None:
+def bring_up(children: Mapping[str, Callable[[Path], int]], folder: Path) -> None:
     """Each in a fork of this process, which has imported everything and computed nothing: that saves seconds a child."""
-    for name, child in CHILDREN.items():
+    for name, child in children.items():
         place = folder / name
         place.mkdir()
         if not (pid := os.fork()):
@@ -161,16 +161,21 @@ def bring_up_children(folder: Path) -> None:
         (place / "status").write_text(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
 
 
-@pytest.fixture(scope="module")
-def children(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of every child's `runs`, `output.txt` and `status`."""
+def brought_up(children: str, folder: Path) -> Path:
+    """A folder of each child's `runs`, `output.txt` and `status`; `children` is where to import them from."""
     if not hasattr(os, "fork"):
         pytest.skip("this system cannot fork a process")
-    folder = tmp_path_factory.mktemp("children")
-    code = "import sys; from pathlib import Path; from tests.test_run import bring_up_children; bring_up_children(Path(sys.argv[1]))"
+    module, _, name = children.rpartition(".")
+    code = f"import sys; from pathlib import Path; import tests.test_run as runs; from {module} import {name} as children; "
+    code += "runs.bring_up(children, Path(sys.argv[1]))"
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    subprocess.run([sys.executable, "-W", "error", "-c", code, str(folder)], cwd=ROOT, env=environment, check=True, timeout=300)
+    subprocess.run([sys.executable, "-W", "error", "-c", code, str(folder)], cwd=ROOT, env=environment, check=True, timeout=600)
     return folder
+
+
+@pytest.fixture(scope="module")
+def children(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return brought_up("tests.test_run.CHILDREN", tmp_path_factory.mktemp("children"))
 
 
 def status(child: Path) -> int:

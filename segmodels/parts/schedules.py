@@ -1,4 +1,4 @@
-"""Learning rate as a share of its base, by optimizer step."""
+"""Learning rate, or the weight of a term, as a share of its base, by optimizer step."""
 
 import math
 from collections.abc import Callable
@@ -26,3 +26,8 @@ def warmed_up(schedule: Schedule, steps: int, start: float, shape: str = "linear
     if shape == "geometric":
         return lambda k: start ** (1 - k / steps) if k < steps else schedule(k - steps)
     return lambda k: start + (1 - start) * k / steps if k < steps else schedule(k - steps)
+
+
+def sigmoid_ramp(steps: int) -> Schedule:
+    """exp(-5 (1 - k / steps)^2), then 1: how a consistency term comes in (Laine, Aila: Temporal Ensembling)."""
+    return lambda k: math.exp(-5 * (1 - min(k, steps) / steps) ** 2) if steps else 1.0

@@ -1,1 +1,20 @@
-"""One semi-supervised method, one file: a module that holds modules."""
+"""Semi-supervised methods, one file each: a method is a module that holds networks of any row and keeps their contract."""
+
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def names() -> list[str]:
+    return sorted(file.stem for file in HERE.glob("*.py") if file.stem != "__init__")
+
+
+def method(name: str) -> type:
+    """The class of that method's file; only its file is imported."""
+    from importlib import import_module
+
+    from segmodels.paper import unknown
+
+    if name not in names():
+        raise ValueError(unknown("semi-supervised method", name, names()))
+    return import_module(f"segmodels.semisup.{name}").METHOD

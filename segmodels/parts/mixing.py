@@ -1,0 +1,99 @@
+"""Perturbations for consistency training: masks that mix two images, and strong changes of color. All of it runs on the images' device.
+
+A mask is bool (B, H, W). True shows the image itself, False its partner (or nothing). What chance decides is drawn on the CPU:
+the same seed gives the same masks on every device.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segmodels.parts.losses import IGNORED
+
+# --- masks
+
+
+def boxes(count: int, size: tuple[int, int], least: float, most: float) -> Tensor:
+    """True in one box per image, wholly inside it: an area between two shares of the image's, the ratio of its sides log-uniform."""
+    share, split, down, right = torch.rand(4, count)
+    share = (least + share * (most - least)).clamp(min=1e-6)
+    rows = _span(share**split, down, size[0])
+    columns = _span(share ** (1 - split), right, size[1])
+    return rows[:, :, None] & columns[:, None]
+
+
+def _span(share: Tensor, place: Tensor, side: int) -> Tensor:
+    """(B, side): True on that share of a side, beginning anywhere that leaves room for it."""
+    length = (share * side).round()
+    start = (place * (side - length)).round()
+    position = torch.arange(side)
+    return (position >= start[:, None]) & (position < (start + length)[:, None])
+
+
+def half_of_classes(label: Tensor, grid: int = 1) -> Tensor:
+    """True on floor(n / 2) of the n classes that the label shows, chosen anew in each cell of a grid; never where it is ignored."""
+    batch, height, width = label.shape
+    numbers = IGNORED + 1
+    rows, columns = (torch.arange(side, device=label.device) * grid // side for side in (height, width))
+    cell = rows[:, None] * grid + columns
+    index = (cell * numbers + label).flatten(1)  # of the class in its cell
+    shown = torch.zeros(batch, grid * grid * numbers, dtype=torch.bool, device=label.device)
+    shown = shown.scatter_(1, index, True).view(batch, grid * grid, numbers)
+    shown[..., IGNORED] = False
+    lot = torch.rand(shown.shape).to(label.device).masked_fill_(~shown, 2)  # the absent come last
+    place = lot.argsort(2).argsort(2)
+    chosen = place < shown.sum(2, keepdim=True) // 2
+    return chosen.flatten(1).gather(1, index).view(label.shape)
+
+
+def mixed(mask: Tensor, own: Tensor, partner: Tensor) -> Tensor:
+    """(B, H, W) or (B, C, H, W): `own` where the mask is True."""
+    return torch.where(mask if own.ndim == 3 else mask[:, None], own, partner)
+
+
+def partners(batch: Tensor) -> Tensor:
+    """The next image of the batch for each; the first for the last."""
+    return batch.roll(-1, 0)
+
+
+# --- color and blur, on RGB between 0 and 1
+
+GRAY = (0.299, 0.587, 0.114)
+
+
+def recolored(image: Tensor, strength: float, chance: float = 0.8, gray: float = 0.2) -> Tensor:
+    """Brightness, contrast and saturation times 1 +- strength, hue turned by up to a quarter of it; each image at random, some to gray."""
+    low, high = max(0.0, 1 - strength), 1 + strength
+    brightness, contrast, saturation = (low + torch.rand(3, len(image)) * (high - low)).to(image.device).view(3, -1, 1, 1, 1)
+    turn, changed, grayed = torch.rand(3, len(image))
+    light = torch.tensor(GRAY, device=image.device).view(3, 1, 1)
+    out = (image * brightness).clamp(0, 1)
+    mean = (out * light).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    out = (mean + contrast * (out - mean)).clamp(0, 1)
+    tone = (out * light).sum(1, keepdim=True)
+    out = turned(tone + saturation * (out - tone), ((2 * turn - 1) * strength / 4).to(image.device)).clamp(0, 1)
+    out = torch.where((changed < chance).to(image.device).view(-1, 1, 1, 1), out, image)
+    return torch.where((grayed < gray).to(image.device).view(-1, 1, 1, 1), (out * light).sum(1, keepdim=True), out)
+
+
+def turned(image: Tensor, turn: Tensor) -> Tensor:
+    """Every color turned around the gray axis by a share (B,) of the full circle: a hue shift that is one matrix product."""
+    angle, third = 2 * torch.pi * turn[:, None, None], torch.full((3, 3), 1 / 3, device=image.device)
+    cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], device=image.device) / 3**0.5
+    matrix = third + angle.cos() * (torch.eye(3, device=image.device) - third) + angle.sin() * cross
+    return torch.einsum("bij,bjhw->bihw", matrix.to(image.dtype), image)
+
+
+def blurred(image: Tensor, chance: float = 0.5, least: float = 0.15, most: float = 1.15) -> Tensor:
+    """A Gaussian of a width between two numbers of pixels, each image at random."""
+    batch, channels = image.shape[:2]
+    width, changed = torch.rand(2, batch)
+    width = (least + width * (most - least)).to(image.device)
+    reach = min(round(3 * most) + 1, *(side - 1 for side in image.shape[-2:]))
+    position = torch.arange(-reach, reach + 1, device=image.device)
+    kernel = torch.exp(-((position / width[:, None]) ** 2) / 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0).to(image.dtype)  # one per image and channel
+    out = F.pad(image, (reach,) * 4, mode="reflect").flatten(0, 1)[None]
+    out = F.conv2d(out, kernel[:, None, None], groups=batch * channels)
+    out = F.conv2d(out, kernel[:, None, :, None], groups=batch * channels).view(image.shape)
+    return torch.where((changed < chance).to(image.device).view(-1, 1, 1, 1), out, image)

@@ -1,0 +1,255 @@
+"""Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep learning results
+Tarvainen, Valpola. NeurIPS 2017. arXiv:1703.01780
+
+The teacher is a running average of the student and sees an unlabelled image as it is; the student sees it perturbed, and has to say the
+same. In segmentation what perturbs is a mask that mixes two images (French et al. arXiv:1906.01916: CutOut, CutMix; Olsson et al.
+arXiv:2007.07936: ClassMix; Chen et al. arXiv:2101.10156: ComplexMix) and strong color: small changes alone teach nothing.
+
+    labelled    ──────────────────────────────── student ── the paper's own losses
+    unlabelled ─┬─ mixed by mask ─ color, blur ─ student ──── consistency, at the image's size
+                └─ teacher ─ mixed by the same mask ── target ──┘      (no gradient)
+                     ^─────── after each step: teacher = decay teacher + (1 - decay) student
+
+    cutout       one box is erased: 0 to 1 of the area; nothing is asked there
+    cutmix       a box of half the area shows the partner image
+    classmix     half of the classes that the teacher sees are pasted over the partner
+    complexmix   the same in each cell of a grid: more complex masks, whose pieces still follow objects
+
+Departures:
+- "share" weighs the loss by the share of pixels that the teacher is sure of, one number per batch, as in the code of French et al. and
+  Olsson et al.; theirs counts all pixels, here padding is left out. The loss is averaged over all pixels, as in both.
+- The squared difference is summed over classes, as in the code of French et al.
+- The teacher's first steps are a true average (decay 1 - 1 / (step + 1), as in ClassMix's code), since it starts as its student.
+- The teacher always normalizes with its running statistics, which are averaged as its weights are, and drops nothing; French et al.
+  freeze batch norm in both networks (batch_norm="frozen"), which makes sense for a pretrained network alone.
+- The hue is turned in RGB around the gray axis instead of in HSV. Each image draws its own color, blur and mask.
+- ComplexMix's code was never published: its grid is the abstract's idea, its size (4 x 4) our choice.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from segmodels.inference import Strips
+from segmodels.module import Batch, SegmentationModule
+from segmodels.parts.losses import IGNORED
+from segmodels.parts.mixing import blurred, boxes, half_of_classes, mixed, partners, recolored
+from segmodels.parts.schedules import sigmoid_ramp
+
+Mask = Literal["none", "cutout", "cutmix", "classmix", "complexmix"]
+MIXING = ("cutmix", "classmix", "complexmix")  # masks that show a partner image
+AT_A_TIME = 1 << 23  # logits at the image's size that exist at once
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the student is shown and asked: images (B, 3, H, W) normalized; per pixel (B, H, W) the mask, the teacher's class (255 where
+    nothing is asked) and how sure it is; and the rows of its probabilities."""
+
+    image: Tensor
+    mask: Tensor
+    label: Tensor
+    confidence: Tensor
+    probabilities: Callable[[int, int], Tensor]
+
+
+class MeanTeacher(SegmentationModule):
+    """A student that learns, and a teacher that follows it: the network that is judged and used. The student is judged beside it."""
+
+    networks = ("teacher", "student")  # by these names in a checkpoint; the first is the one to use
+
+    def __init__(
+        self,
+        student: SegmentationModule,
+        *,
+        masks: Mask = "cutmix",
+        consistency: Literal["mse", "cross_entropy"] = "mse",
+        weight: float = 1.0,
+        ramp_up: int = 0,
+        decay: float = 0.99,
+        confidence: Literal["share", "pixel", "none"] = "share",
+        threshold: float = 0.97,
+        color: float = 0.4,
+        gray: float = 0.2,
+        blur: float = 0.5,
+        batch_norm: Literal["all", "labelled", "frozen"] = "all",
+        grid: int = 4,
+    ) -> None:
+        """`ramp_up`: steps until the full weight; `confidence`: a pixel counts by the share of sure ones, if it is sure itself, or always;
+        `color`: strength; `gray`, `blur`: chances; `batch_norm`: which images move the student's running statistics."""
+        check(weight=weight, decay=decay, threshold=threshold, color=color, gray=gray, blur=blur, ramp_up=ramp_up, grid=grid)
+        super().__init__(student.num_classes)
+        self.masks, self.consistency, self.weight, self.ramp_up, self.decay = masks, consistency, weight, ramp_up, decay
+        self.confidence, self.threshold, self.batch_norm, self.grid = confidence, threshold, batch_norm, grid
+        self.color, self.gray, self.blur = color, gray, blur
+        self.student, self.teacher = student, copy.deepcopy(student).requires_grad_(False)
+        self.steps = 0  # of the optimizer
+        self.least_unlabelled = 2 if masks in MIXING else 1  # images per device and pass
+        self.adopt(student.recipe, student.normalization, student.identity)
+
+    # --- the networks
+
+    def train(self, mode: bool = True) -> "MeanTeacher":
+        super().train(mode)
+        self.teacher.eval()
+        for layer in self.student.modules():
+            if isinstance(layer, _BatchNorm) and self.batch_norm == "frozen":
+                layer.eval()
+        return self
+
+    def strips(self, image: Tensor) -> Strips:
+        return self.teacher.strips(image)
+
+    def normalized(self, image: Tensor) -> Tensor:
+        return self.teacher.normalized(image)
+
+    def logits(self, image: Tensor) -> Tensor:
+        return self.teacher.logits(image)
+
+    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        return self.student.outputs(image)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        return self.student.configure_optimizers()
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """The teacher follows: weights and statistics move towards the student's, counters are copied."""
+        self.student.after_step()
+        pace = 1 - min(1 - 1 / (self.steps + 1), self.decay)
+        self.steps += 1
+        own, theirs = (list(each.state_dict().values()) for each in (self.teacher, self.student))
+        moving = [index for index, tensor in enumerate(own) if tensor.is_floating_point()]
+        torch._foreach_lerp_([own[index] for index in moving], [theirs[index] for index in moving], pace)
+        for index in set(range(len(own))) - set(moving):
+            own[index].copy_(theirs[index])
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.steps = state["steps"]
+
+    # --- losses
+
+    def losses(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
+        """Of (labelled, unlabelled), each (image, label); of an unlabelled image's label only 255, for padding, is read."""
+        labelled, unlabelled = batch
+        terms = self.student.losses(labelled)
+        task = self.task(unlabelled)
+        sure = (task.confidence >= self.threshold) & (task.label != IGNORED)
+        asked = (task.label != IGNORED).sum().clamp(min=1)
+        self.watched = {"sure": sure.sum() / asked}
+        loss = self.distance(task, sure if self.confidence == "pixel" else task.label != IGNORED)
+        loss = loss * self.watched["sure"] if self.confidence == "share" else loss
+        return terms | {"consistency": self.weight * sigmoid_ramp(self.ramp_up)(self.steps) * loss}
+
+    @torch.no_grad()
+    def task(self, unlabelled: Batch) -> Task:
+        """What the teacher sees in the images, what the student will see, and what it will be asked."""
+        image, padding = unlabelled
+        seen = self.teacher.strips(image)
+        best = [seen.probabilities(top, bottom).max(1) for top, bottom in self.blocks(padding)]
+        confidence = torch.cat([values for values, _ in best], 1)
+        label = torch.cat([classes for _, classes in best], 1).to(torch.uint8).masked_fill_(padding == IGNORED, IGNORED)
+        mask = self.mask(label)
+        if self.masks not in MIXING:
+            shown = self.student.normalized(self.perturbed(image)) * mask[:, None]
+            return Task(shown, mask, label.masked_fill(~mask, IGNORED), confidence, seen.probabilities)
+        mix = lambda own: mixed(mask, own, partners(own))  # noqa: E731
+
+        def probabilities(top: int, bottom: int) -> Tensor:
+            rows = seen.probabilities(top, bottom)
+            return mixed(mask[:, top:bottom], rows, partners(rows))
+
+        return Task(self.student.normalized(self.perturbed(mix(image))), mask, mix(label), mix(confidence), probabilities)
+
+    def mask(self, label: Tensor) -> Tensor:
+        """By the teacher's classes; see parts/mixing.py."""
+        size = tuple(label.shape[1:])
+        if self.masks in ("classmix", "complexmix"):
+            return half_of_classes(label, self.grid if self.masks == "complexmix" else 1)
+        share = {"none": (0.0, 0.0), "cutout": (0.0, 1.0), "cutmix": (0.5, 0.5)}[self.masks]
+        return ~boxes(len(label), size, *share).to(label.device)
+
+    def perturbed(self, image: Tensor) -> Tensor:
+        if not (self.color or self.gray or self.blur):
+            return image
+        if image.dtype != torch.uint8:
+            raise TypeError("strong color is defined on uint8 RGB; give such images, or semi.color=0 semi.gray=0 semi.blur=0")
+        strong = blurred(recolored(image / 255, self.color, gray=self.gray), self.blur)
+        return (255 * strong).round().to(torch.uint8)
+
+    def distance(self, task: Task, asked: Tensor) -> Tensor:
+        """Mean over all pixels; those that are not asked count as zero. Logits at the image's size exist a block of rows at a time."""
+        with self.statistics_kept():
+            said = self.student.strips(task.image)
+
+        def block(top: int, bottom: int) -> Tensor:
+            logits, here = said.rows(top, bottom), asked[:, top:bottom]
+            if self.consistency == "cross_entropy":
+                label = task.label[:, top:bottom].masked_fill(~here, IGNORED).long()
+                return F.cross_entropy(logits, label, ignore_index=IGNORED, reduction="sum")
+            return ((logits.softmax(1) - task.probabilities(top, bottom)).square().sum(1) * here).sum()
+
+        sums = [checkpoint(block, top, bottom, use_reentrant=False, preserve_rng_state=False) for top, bottom in self.blocks(asked)]
+        return torch.stack(sums).sum() / task.label.numel()
+
+    def blocks(self, pixels: Tensor) -> list[tuple[int, int]]:
+        """Top and bottom of blocks of rows that together are the maps (B, H, W)."""
+        batch, height, width = pixels.shape
+        step = max(16, AT_A_TIME // (batch * width * self.num_classes))
+        return [(top, min(top + step, height)) for top in range(0, height, step)]
+
+    @contextmanager
+    def statistics_kept(self) -> Iterator[None]:
+        """Within, a pass leaves the student's running statistics as they are, if unlabelled images may not move them."""
+        layers = [layer for layer in self.student.modules() if isinstance(layer, _BatchNorm)] if self.batch_norm == "labelled" else []
+        paces = [layer.momentum for layer in layers]
+        for layer in layers:
+            layer.momentum = 0.0
+        try:
+            yield
+        finally:
+            for layer, pace in zip(layers, paces):
+                layer.momentum = pace
+
+    # --- judging: the student beside the teacher
+
+    def begin_judging(self) -> None:
+        super().begin_judging()
+        self.student.begin_judging()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        self.student.validation_step(batch, batch_idx)
+
+    def conclude(self, split: str) -> None:
+        super().conclude(split)
+        student = self.student.concluded()
+        if not self.trainer.sanity_checking:
+            self.scores["others"] = {"student": student}
+            self.log_dict({f"{split}/student_mIoU": student["miou"], f"{split}/student_pixel_accuracy": student["pixel_accuracy"]})
+
+
+def check(**options: float) -> None:
+    allowed = {
+        "weight": (0, math.inf), "decay": (0, 1), "threshold": (0, 1), "color": (0, 1), "gray": (0, 1), "blur": (0, 1),
+        "ramp_up": (0, math.inf), "grid": (1, 64),
+    }  # fmt: skip
+    for name, value in options.items():
+        least, most = allowed[name]
+        if not least <= value <= most:
+            raise ValueError(f"semi.{name}={value}; it must be {f'from {least} to {most}' if most < math.inf else f'at least {least}'}")
+
+
+METHOD = MeanTeacher
