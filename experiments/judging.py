@@ -37,6 +37,8 @@ def judge(checkpoint: Path, asked: Any) -> int:
     except (Refused, DataError) as problem:
         return refuse(problem)
     result["overrides"] = result["overrides"] | {f"data.{key}": given[key] for key in given if key not in MACHINE}
+    if asked.network and asked.network != module.identity["networks"][0]:
+        result["overrides"]["network"] = asked.network  # another network than the method's own choice
     result["checkpoint"] = str(checkpoint.relative_to(folder_of(checkpoint)))
     class_table(result)
     for line in (*published_lines(result), data.caution):

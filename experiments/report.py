@@ -275,8 +275,8 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def comparable(result: dict) -> list[dict]:
-    """The published figures on the result's own data, split and protocol; a network changed by an override has none."""
-    if any(name.split(".")[0] == "model" for name in result["overrides"]):
+    """The published figures on the result's own data, split and protocol; none for another network, or for one trained on other labels."""
+    if any(name.split(".")[0] in ("model", "semi") or name == "data.labelled" for name in result["overrides"]):
         return []
     return [each for each in result["published"] if all(each[name] == result[name] for name in ("data", "split", "protocol"))]
 

@@ -342,8 +342,9 @@ def test_a_row_that_is_neither_published_nor_measured_is_listed_once(tmp_path: P
     assert "neither published nor measured" in as_text(missing, [])
 
 
-def test_a_changed_network_does_not_stand_for_the_published_row(tmp_path: Path) -> None:
-    rows = table([result(data="cityscapes", overrides={"model.arm": False})])
+@pytest.mark.parametrize("override", [{"model.arm": False}, {"data.labelled": "1/8"}, {"semi": "mean_teacher"}])
+def test_another_network_or_fewer_labels_do_not_stand_for_the_published_row(override: dict, tmp_path: Path) -> None:
+    rows = table([result(data="cityscapes", overrides=override)])
     missing = not_measured(catalogue(tmp_path), rows)
     assert ("bisenet/resnet18", "val") in {(row["experiment"], row["split"]) for row in missing}
 
