@@ -52,6 +52,7 @@ class SegmentationModule(LightningModule):
         self.judge = JaccardIndex(num_classes)
         self.scores: dict[str, Any] = {}  # of the last validation or test
         self.watched: dict[str, Tensor] = {}  # numbers to see beside the losses of a step
+        self.micro_batches: list[dict[str, Tensor]] = []  # the numbers of a step's passes so far
 
     def adopt(self, recipe: Recipe, normalization: Normalization, identity: dict[str, Any]) -> None:
         """Take over what the row says; the constructor has only the network's own options."""
@@ -131,9 +132,10 @@ class SegmentationModule(LightningModule):
         torch.manual_seed((self.seed * 1_000_003 + batch_idx) * 4_099 + self.global_rank)
         terms = self.losses(batch)
         loss = sum(terms.values())
-        seen = terms | self.watched | {"loss": loss}
-        numbers = {f"train/{name}": value.detach() for name, value in seen.items()}
-        self.log_dict(numbers | {"lr": self.optimizers().param_groups[0]["lr"]})
+        seen = {f"train/{name}": value.detach() for name, value in (terms | self.watched | {"loss": loss}).items()}
+        self.micro_batches = [*(self.micro_batches if batch_idx % self.trainer.accumulate_grad_batches else []), seen]
+        means = {name: torch.stack([each[name] for each in self.micro_batches]).mean() for name in seen}
+        self.log_dict(means | {"lr": self.optimizers().param_groups[0]["lr"]})
         return loss
 
     def after_step(self) -> None:

@@ -86,6 +86,19 @@ def test_state_outside_the_gradient_moves_once_per_optimizer_step() -> None:
     assert trained(tiny(iterations=3), batches(6), accumulate_grad_batches=2).stepped == 3
 
 
+def test_what_is_logged_of_a_step_is_the_mean_over_its_micro_batches() -> None:
+    module, logged, losses = tiny(iterations=2), [], []
+
+    def seen(*unused: object) -> None:
+        losses.append(module.micro_batches[-1]["train/loss"].item())
+        logged.append(module.trainer.callback_metrics["train/loss"].item())
+
+    module.on_train_batch_end = seen
+    trained(module, batches(6), accumulate_grad_batches=3)
+    assert len(set(losses)) == 6
+    assert [logged[2], logged[5]] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3], rel=1e-6)
+
+
 def test_heads_learn_faster_and_norms_are_spared_where_the_recipe_says_so() -> None:
     module = tiny(lr=0.1, head_lr=10.0, weight_decay=0.5, decay_norms=False)
     facts = {id(p): (group["lr"], group["weight_decay"]) for group in module.parameter_groups() for p in group["params"]}
