@@ -21,6 +21,7 @@ examples:
   python experiments/report.py                  what is kept in experiments/results
   python experiments/report.py runs             every run in the folder runs
   python experiments/report.py runs/bisenet-*   some of them
+  python experiments/report.py runs/sweep-...   those of one sweep (run.py --model "stdc/*")
   python experiments/report.py --all            also the rows of the papers that nobody has measured
   python experiments/report.py --data cityscapes --format markdown --out table.md
 
@@ -142,10 +143,21 @@ def result_files(path: Path) -> list[Path]:
         return [path / "result.json"]
     if is_run(path):
         raise ReportError(f"{path} has no result.json: its run is still going or was stopped; wait for it, or leave it out")
+    if (path / "table.json").is_file():
+        return sweep_files(path)
     files = [*sorted(path.glob("*/result.json")), *sorted(kept(path))]
     if not files and not stopped_runs([path]):
         raise ReportError(f"{path} holds no results; name a run folder, a folder of runs or a folder of result files")
     return files
+
+
+def sweep_files(path: Path) -> list[Path]:
+    """The results of a sweep's runs, which lie beside its folder."""
+    try:
+        names = [run["folder"] for row in read_json(path / "table.json")["rows"] for run in row["runs"] if run["folder"]]
+    except (KeyError, TypeError):
+        raise ReportError(f"{path / 'table.json'} is no table of a sweep; make it anew with the command that began the sweep") from None
+    return [file for name in names if (file := path.parent / name / "result.json").is_file()]
 
 
 def stopped_runs(paths: Iterable[str | Path]) -> list[Path]:

@@ -5,6 +5,7 @@ python experiments/run.py --model bisenet --data cityscapes data.root=DIR
 python experiments/run.py --model bisenet/no_arm recipe.lr=0.01 --seed 1
 python experiments/run.py --model bisenet --semi mean_teacher data.labelled=1/8      (its baseline: --semi none)
 python experiments/run.py --resume runs/bisenet-resnet18-streets-s0-...
+python experiments/run.py --model "stdc/*" --seeds 0,1,2               every row of a paper, three seeds each, in one table
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import command_line as words
+from experiments import sweep
 from experiments.command_line import Parser, Refused, Resolved
 from experiments.tables import catalogue_table, resolved_table
 
@@ -35,7 +37,11 @@ def parser() -> Parser:
     made = Parser(
         prog="run.py", description=__doc__, epilog=EPILOG, allow_abbrev=False, formatter_class=words.argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--model", metavar="PAPER[/ROW]", help="what to train; a paper alone is its main row (see --list)")
+    made.add_argument(
+        "--model",
+        metavar="PAPER[/ROW]",
+        help="what to train; a paper alone is its main row (see --list); 'stdc/*' or rows with commas between them: one after another",
+    )
     made.add_argument(
         "--data",
         metavar="NAME",
@@ -48,6 +54,7 @@ def parser() -> Parser:
         help="learn from unlabelled images too: mean_teacher; none (default) is the baseline for it",
     )
     made.add_argument("--seed", type=int, default=0, help="of weights, data and dropout (default 0)")
+    made.add_argument("--seeds", metavar="N,N,...", help="several seeds, one after another; the table at the end has their mean and spread")
     made.add_argument(
         "--init",
         metavar="FROM",
@@ -73,6 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise Refused("which model? give --model paper[/row], for example --model bisenet (--list prints them all)")
         if asked.seed < 0:
             raise Refused(f"--seed {asked.seed}: a seed is a whole number from 0 up")
+        if sweep.several(asked):
+            return sweep.sweep(asked)
         resolved = words.resolve(asked.model, asked.data, asked.overrides, asked.smoke, asked.semi)
         if asked.show:
             return resolved_table(resolved)
@@ -92,7 +101,7 @@ def start(asked: Any, resolved: Resolved) -> int:
 
 
 def resume(asked: Any) -> int:
-    given = [flag for flag in ("model", "data", "init") if getattr(asked, flag)] + asked.overrides
+    given = [flag for flag in ("model", "data", "init", "seeds") if getattr(asked, flag)] + asked.overrides
     given += ["semi"] if asked.semi != "none" else []
     if given or asked.smoke:
         raise Refused(f"--resume goes on exactly as the run began, so it stands alone; leave out {', '.join(map(str, given)) or '--smoke'}")
