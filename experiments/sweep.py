@@ -501,14 +501,13 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "differs from the main row": lambda row: "; ".join(row.differs) or ("-" if row.main else "in nothing"),
     "mIoU": lambda row: figure(row.miou, row.spread),
     "best": lambda row: figure(row.best, row.best_spread),
-    "difference": lambda row: "-" if row.difference is None else f"{row.difference:+.2f}",
+    "to main": lambda row: "-" if row.difference is None else f"{row.difference:+.2f}",
     "pixel accuracy": lambda row: figure(row.pixel_accuracy, None),
     "parameters": lambda row: millions(row.parameters),
-    "at inference": lambda row: "-" if row.inference_parameters is None else millions(row.inference_parameters),
+    "inference": lambda row: "-" if row.inference_parameters is None else millions(row.inference_parameters),
     "seconds": lambda row: "-" if row.seconds is None else f"{row.seconds:.0f}",
-    "seeds": lambda row: ", ".join(map(str, row.seeds)) or "-",
 }
-RIGHT = ("mIoU", "best", "difference", "pixel accuracy", "parameters", "at inference", "seconds")
+RIGHT = ("mIoU", "best", "to main", "pixel accuracy", "parameters", "inference", "seconds")
 
 
 def figure(value: float | None, spread: float | None) -> str:
@@ -519,9 +518,11 @@ def notes(rows: Sequence[Row], planned: Sequence[Run]) -> list[str]:
     """What the figures are of, and every run that is missing."""
     data, smoke = planned[0].resolved.data_name, any(run.wanted["smoke"] for run in planned)
     protocols, steps = (", ".join(dict.fromkeys(f"{getattr(row, name)}" for row in rows)) for name in ("protocol", "iterations"))
+    asked_seeds = list(dict.fromkeys(run.seed for run in planned))
+    seeds = f"seed{'s' * (len(asked_seeds) > 1)} {', '.join(map(str, asked_seeds))}"
     lines = [
-        f"mIoU in percent of the last weights on {data} val ({protocols}) after {steps} iterations",
-        "difference: in points of mIoU, to the paper's main row",
+        f"mIoU in percent of the last weights on {data} val ({protocols}) after {steps} iterations, {seeds}",
+        "to main: the difference to the paper's main row, in points; inference: the parameters that remain",
         "best: the highest validation during training, chosen on these same images" + ("; ± over seeds" if several_seeds(rows) else ""),
     ]
     made = {name: sorted({word for row in rows for word in getattr(row, name)}) for name in ("commit", "hardware", "precision")}
@@ -538,7 +539,7 @@ def conclude(planned: Sequence[Run], folder: Path, asked: Any) -> None:
     rows = write_table(planned, folder, asked)
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for head in COLUMNS:
-        grid.add_column(head, justify="right" if head in RIGHT else "left", overflow="fold")
+        grid.add_column(head, justify="right" if head in RIGHT else "left", overflow="fold", no_wrap=head == "row")
     for row in rows:
         grid.add_row(*(Text(cell(row)) for cell in COLUMNS.values()), style="" if row.seeds else "dim")
     out = console()
