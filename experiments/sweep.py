@@ -116,7 +116,7 @@ def plan(asked: Any) -> list[Run]:
     seeds = seeds_of(asked)
     for address in matching(asked.model):
         try:
-            resolved = words.resolve(address, asked.data, asked.overrides, asked.smoke)
+            resolved = words.resolve(address, asked.data, asked.overrides, asked.smoke, asked.semi)
         except Refused as problem:
             refused.setdefault(str(problem), []).append(address)
             continue
@@ -203,8 +203,8 @@ def refusals(rows: Sequence[tuple[Resolved, int]], init: str | None) -> list[str
         try:
             with door(), runs.inherited(Path("rehearsal")):  # inside a run that exists, no folder is made
                 data = opened[place] = opened.get(place) or training.open_data(resolved, seed)
-                training.build(resolved, data, init, seed, new=True)
-                training.prepare(resolved, data, Path("rehearsal"), {}, new=True)
+                module, _ = training.build(resolved, data, init, seed, new=True)
+                training.prepare(resolved, module, data, Path("rehearsal"), {}, new=True)
             found.append("")
         except (Refused, DataError) as problem:
             found.append(str(problem))
@@ -410,7 +410,7 @@ def rows_of(planned: Sequence[Run]) -> dict[str, list[Run]]:
 
 def differs(run: Run, asked: Any) -> list[str]:
     main = main_of(run)
-    return differences(run.resolved, words.resolve(main, run.resolved.data_name, asked.overrides, asked.smoke), asked.init)
+    return differences(run.resolved, words.resolve(main, run.resolved.data_name, asked.overrides, asked.smoke, asked.semi), asked.init)
 
 
 # --- the table
@@ -514,7 +514,7 @@ def figure(value: float | None, spread: float | None) -> str:
     return "-" if value is None else f"{value:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
 
 
-def notes(rows: Sequence[Row], planned: Sequence[Run]) -> list[str]:
+def notes(rows: Sequence[Row], planned: Sequence[Run], asked: Any) -> list[str]:
     """What the figures are of, and every run that is missing."""
     data, smoke = planned[0].resolved.data_name, any(run.wanted["smoke"] for run in planned)
     protocols, steps = (", ".join(dict.fromkeys(f"{getattr(row, name)}" for row in rows)) for name in ("protocol", "iterations"))
@@ -527,6 +527,9 @@ def notes(rows: Sequence[Row], planned: Sequence[Run]) -> list[str]:
     ]
     made = {name: sorted({word for row in rows for word in getattr(row, name)}) for name in ("commit", "hardware", "precision")}
     lines += ["; ".join(f"{name} {', '.join(found)}" for name, found in made.items())] if any(row.seeds for row in rows) else []
+    given = [f"--{name} {value}" for name, value in (("semi", asked.semi), ("init", asked.init)) if value not in (None, "none")]
+    given += [word for word in asked.overrides if not word.startswith(("data.root=", "trainer."))]
+    lines += [f"on every row: {' '.join(given)}"] if given else []
     lines += ["--smoke: a few tiny steps, whose figures mean nothing"] if smoke else []
     return lines + [f"{run.name}: {run.reason or run.state}" for run in planned if run.state != FINISHED or run.reason]
 
@@ -546,7 +549,7 @@ def conclude(planned: Sequence[Run], folder: Path, asked: Any) -> None:
     print()
     out.print(grid)
     out.print()
-    for line in (*notes(rows, planned), f"table        {folder / 'table.md'}"):
+    for line in (*notes(rows, planned, asked), f"table        {folder / 'table.md'}"):
         out.print(line, highlight=False, markup=False, soft_wrap=True)
     out.print(f"paper / ours python experiments/report.py {folder}", highlight=False, markup=False, soft_wrap=True)
 
@@ -557,7 +560,7 @@ def write_table(planned: Sequence[Run], folder: Path, asked: Any) -> list[Row]:
     heads = [report.markdown_line(COLUMNS), report.markdown_line("--:" if head in RIGHT else "---" for head in COLUMNS)]
     lines = [report.markdown_line(report.plain(cell(row)) for cell in COLUMNS.values()) for row in rows]
     title = f"# {report.plain(asked.model)} on {planned[0].resolved.data_name}"
-    text = "\n".join([title, "", *heads, *lines, "", *(f"- {report.plain(note)}" for note in notes(rows, planned)), ""])
+    text = "\n".join([title, "", *heads, *lines, "", *(f"- {report.plain(note)}" for note in notes(rows, planned, asked)), ""])
     content = {"model": asked.model, "overrides": asked.overrides, "rows": [vars(row) for row in rows]}
     for name, words_in_it in (("table.md", text), ("table.json", json.dumps(content, indent=1) + "\n")):
         partial = folder / f".{name}.{os.getpid()}.partial"  # two sweeps may share the work

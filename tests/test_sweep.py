@@ -57,7 +57,7 @@ class Trainings:
         return 0, []
 
     def begin(self, given: Namespace) -> Path:
-        resolved = words.resolve(given.model, given.data, given.overrides, given.smoke)
+        resolved = words.resolve(given.model, given.data, given.overrides, given.smoke, given.semi)
         folder = runs.new_folder(given.runs, resolved, given.seed)
         resolved.recipe["precision"] = resolved.recipe["precision"].replace("auto", "bf16-mixed")  # as training settles it
         runs.begin(folder, runs.config(resolved, given.seed, given.init, "scratch", []))
@@ -144,7 +144,7 @@ def test_show_says_what_would_run_and_what_differs_without_torch(tmp_path: Path)
 
 def test_every_run_gets_the_words_as_they_came(start: Callable[..., int], trainings: Trainings, tmp_path: Path) -> None:
     assert start("--model", PAIR, "--seeds", "0,1", "--smoke", "--init", "scratch", "--data", "streets", "recipe.lr=0.01") == 0
-    common = ["--data", "streets", "--init", "scratch", "--smoke", "recipe.lr=0.01"]
+    common = ["--data", "streets", "--semi", "none", "--init", "scratch", "--smoke", "recipe.lr=0.01"]
     runs_asked = [(row, seed) for row in PAIR.split(",") for seed in "01"]
     assert trainings.commands == [["--model", row, "--seed", seed, "--runs", str(tmp_path), *common] for row, seed in runs_asked]
 
@@ -191,6 +191,7 @@ def test_the_same_command_skips_what_is_finished_and_goes_on_with_the_rest(
         (["--seed", "1"], False),
         (["--init", "scratch"], False),
         (["--smoke"], False),
+        (["--semi", "mean_teacher"], False),
     ],
 )
 def test_a_run_is_known_by_all_that_decides_its_score(
@@ -269,7 +270,7 @@ def test_sigterm_is_handed_on_to_the_run_and_the_lock_is_inherited(tmp_path: Pat
 def test_the_table_has_means_and_spreads_over_seeds_and_the_difference_to_the_main_row(
     start: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert start("--model", "stdc/no_detail,stdc", "--seeds", "0,1,4") == 0
+    assert start("--model", "stdc/no_detail,stdc", "--seeds", "0,1,4", "recipe.lr=0.1", "trainer.pictures=0") == 0
     main, other = table_of(tmp_path).values()
     percent = [50, 51, 54]
     assert (main["row"], main["main"], main["seeds"]) == ("stdc/stdc1", True, [0, 1, 4])
@@ -279,6 +280,7 @@ def test_the_table_has_means_and_spreads_over_seeds_and_the_difference_to_the_ma
     assert other["differs"] == ["model.detail_strides (1, 2, 4) -> ()"] and main["differs"] == []
     text = next(tmp_path.glob("sweep-*/table.md")).read_text()
     assert "| stdc/no_detail | model.detail_strides (1, 2, 4) -> () | 41.67 ± 2.08 | 51.67 ± 2.08 | -10.00 |" in text
+    assert "- on every row: recipe.lr=0.1\n" in text
     assert "41.67 ± 2.08" in capsys.readouterr().out
 
 
