@@ -94,7 +94,7 @@ class FlowAlignment(nn.Module):
         super().__init__()
         self.fine = nn.Conv2d(width, width // 2, 1, bias=False)
         self.coarse = nn.Conv2d(width, width // 2, 1, bias=False)
-        self.flow = nn.Conv2d(width // 2 * 2, 2 * flows, 3, padding=1, bias=False)
+        self.flow = nn.Conv2d(2 * (width // 2), 2 * flows, 3, padding=1, bias=False)
 
     def flows(self, fine: Tensor, coarse: Tensor) -> Tensor:
         return self.flow(torch.cat([resized(self.coarse(coarse), fine), self.fine(fine)], 1))
@@ -163,7 +163,8 @@ class FlowPyramid(nn.Module):
         """The map to classify, and the sums that FPN supervision looks at."""
         levels = self.top_down(features)
         sums = [summed for *_, summed in levels]
-        maps = [*(out(x) for out, x in zip(self.outs, sums)), levels[-1][1]]
+        _, context, _ = levels[-1]
+        maps = [*(out(x) for out, x in zip(self.outs, sums)), context]
         return torch.cat([maps[0], *(resized(x, maps[0]) for x in maps[1:])], 1), sums
 
     def flows(self, features: list[Tensor]) -> dict[str, Tensor]:

@@ -239,9 +239,10 @@ class STDC(SegmentationModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Backbone and context path at lr, fusion and heads at head_lr times lr, the norms of the backbone at 0."""
         still = [] if self.train_norms else [each for each in self.backbone.parameters() if each.ndim == 1]
-        slow = {*self.backbone.parameters(), *self.context_path.parameters()}
-        groups = self._split_by_decay([each for each in self.parameters() if each in slow - set(still)], 1.0)
-        groups += self._split_by_decay([each for each in self.parameters() if each not in slow], self.recipe.head_lr)
+        pretrained = {*self.backbone.parameters(), *self.context_path.parameters()}
+        slow = pretrained - set(still)
+        groups = self._split_by_decay([each for each in self.parameters() if each in slow], 1.0)
+        groups += self._split_by_decay([each for each in self.parameters() if each not in pretrained], self.recipe.head_lr)
         groups += [{"params": still, "lr": 0.0, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 
