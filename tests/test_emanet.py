@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 import segmodels
 from segmodels.architectures.emanet import EMANet, EMAUnit, expectation, maximization, normalized
 from segmodels.module import SegmentationModule
-from segmodels.parts.backbones.resnet_deep import DeepStemResNet
 from segmodels.recipe import Recipe
 from segmodels.released import layouts
 from tests.reference import cases, fill
@@ -366,19 +365,6 @@ def test_last_stages_are_dilated_as_the_authors_are() -> None:
         backbone = EMANet(21).backbone
     stages = [[block.conv2.dilation[0] for block in stage] for stage in (backbone.layer2, backbone.layer3, backbone.layer4)]
     assert stages == [[1] * 4, [1, 2, 2, 2, 2, 2], [2, 8, 16]]
-
-
-@pytest.mark.parametrize(("stem", "name"), [((64, 64, 128), "resnet50s"), ((32, 32, 64), "resnet50c")])
-def test_a_deep_stem_resnet_has_timms_names_and_computes_timms_features(stem: tuple[int, int, int], name: str) -> None:
-    import timm
-
-    theirs = timm.create_model(name, features_only=True, out_indices=(1, 2, 3, 4)).eval()
-    ours = DeepStemResNet(50, output_stride=32, stem=stem).eval()
-    ours.load_state_dict(theirs.state_dict())
-    image = torch.randn(1, 3, 65, 97)
-    with torch.no_grad():
-        for a, b in zip(ours(image), theirs(image)):
-            torch.testing.assert_close(a, b)
 
 
 def state(name: str) -> dict[str, Tensor]:

@@ -23,7 +23,6 @@ Departures:
   since no such weights exist; "no_last_stage" reads both levels of the context path at 1/16.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,47 +31,11 @@ from segmodels.paper import Experiment, Published
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import cross_entropy, ohem, torchseg_rule
+from segmodels.parts.two_paths import AttentionRefinement, FeatureFusion, SpatialPath, pooled
 from segmodels.recipe import Recipe
 from segmodels.released import Released
 
-# --- blocks (section 3)
-
-
-def pooled(x: Tensor) -> Tensor:
-    return x.mean((2, 3), keepdim=True)
-
-
-class SpatialPath(nn.Sequential):
-    """Three strides and a wide stack: 1/8 of the resolution, 128 channels (section 3.1)."""
-
-    def __init__(self) -> None:
-        super().__init__(conv_bn_relu(3, 64, 7, 2), conv_bn_relu(64, 64, 3, 2), conv_bn_relu(64, 64, 3, 2), conv_bn_relu(64, 128, 1))
-
-
-class AttentionRefinement(nn.Module):
-    """A feature map weighs its own channels by its global average (figure 2b)."""
-
-    def __init__(self, inside: int, gated: bool) -> None:
-        super().__init__()
-        self.conv = conv_bn_relu(inside, 128)
-        self.gate = conv_bn(128, 128, 1) if gated else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        return x if self.gate is None else x * self.gate(pooled(x)).sigmoid()
-
-
-class FeatureFusion(nn.Module):
-    """Concatenate, balance scales by batch norm, then select channels (figure 2c)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = conv_bn_relu(256, 256, 1)
-        self.select = nn.Sequential(nn.Conv2d(256, 256, 1, bias=False), nn.ReLU(inplace=True), nn.Conv2d(256, 256, 1, bias=False))
-
-    def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
-        x = self.conv(torch.cat([spatial, context], 1))
-        return x + x * self.select(pooled(x)).sigmoid()
+# --- backbone (section 4.1); ResNet, spatial path, ARM and FFM are parts
 
 
 class Separable(nn.Sequential):
@@ -115,6 +78,9 @@ class Xception39(nn.Module):
             x = stage(x)
             features.append(x)
         return features
+
+
+# --- context path (section 3.2)
 
 
 class ContextPath(nn.Module):

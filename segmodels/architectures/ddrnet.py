@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from segmodels.module import Batch, SegmentationModule
 from segmodels.paper import Experiment, Published
 from segmodels.parts import class_weights
-from segmodels.parts.dual_resolution import AUTHORS, DAPPM, Block, Bottleneck, head, initialize, norm_relu_conv, pick, resized, stage, stem
+from segmodels.parts.backbones.resnet import initialize
+from segmodels.parts.dual_resolution import AUTHORS, DAPPM, Block, Bottleneck, head, norm_relu_conv, pick, resized, stage, stem
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import Amount, cross_entropy, hrnet_rule, ohem
 from segmodels.parts.pretrained import load_encoder
@@ -59,7 +60,7 @@ class Bilateral(nn.Module):
 
     @staticmethod
     def _down(high: int, outside: int) -> nn.Sequential:
-        """A stride per octave between the branches: the high one has an eighth of the pixels' rows."""
+        """One stride from 1/8 to the low branch's 1/16, two to its 1/32."""
         if outside == 2 * high:
             return conv_bn(high, outside, 3, 2)
         return conv_bn_relu(high, 2 * high, 3, 2).extend(conv_bn(2 * high, outside, 3, 2))
@@ -80,8 +81,10 @@ class DualResolution(nn.Module):
         self.stem = stem(width)
         self.layer1 = stage(Block, width, width, first)
         self.layer2 = stage(Block, width, width * 2, second, 2)
-        inside, high = (width * 2, *[width * 4] * (at_16 - 1)), width * 2
-        self.third = nn.ModuleList(Bilateral(high, x, width * 4, blocks, 2 if n == 0 else 1, fusion) for n, x in enumerate(inside))
+        high = width * 2
+        divided = Bilateral(high, width * 2, width * 4, blocks, 2, fusion)
+        again = (Bilateral(high, width * 4, width * 4, blocks, 1, fusion) for _ in range(at_16 - 1))
+        self.third = nn.ModuleList([divided, *again])
         self.fourth = Bilateral(high, width * 4, width * 8, blocks, 2, fusion)
         self.high = stage(Bottleneck, high, high, 1)
         self.low = stage(Bottleneck, width * 8, width * 8, 1, last_stride)
@@ -246,13 +249,9 @@ def exchanged(match: re.Match[str]) -> str:
 
 
 RENAMES = (
-    (r"^conv1\.", "backbone.stem."),
-    (r"^layer([12])\.", r"backbone.layer\1."),
     (r"^(layer|compression|down)([34])(?:_(\d))?(_)?\.", exchanged),
     (r"^layer5_\.", "backbone.high."),
     (r"^layer5\.", "backbone.low."),
-    (r"^spp\.", "context."),
-    (r"^final_layer\.", "classifier."),
     (r"^seghead_extra\.", "auxiliary."),
     (r"^down5\.", "down."),
     (r"^last_layer\.", "last."),

@@ -44,8 +44,7 @@ from torch import Tensor, nn
 
 from segmodels.module import Batch, SegmentationModule
 from segmodels.paper import Experiment, Published
-from segmodels.parts.backbones.resnet import initialize
-from segmodels.parts.backbones.resnet_deep import DeepStemResNet
+from segmodels.parts.backbones.resnet import ResNet, initialize
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import cross_entropy, ohem, torchseg_rule
 from segmodels.recipe import Recipe
@@ -181,8 +180,8 @@ class EMANet(SegmentationModule):
             raise ValueError(f"{train_iterations} iterations in training and {eval_iterations} in evaluation; both must be at least 1")
         super().__init__(num_classes)
         self.ohem_threshold = ohem_threshold
-        self.backbone = DeepStemResNet(depth, multi_grid=(1, 2, 4))
-        self.reduction = conv_bn_relu(2048, channels)
+        self.backbone = ResNet(depth, output_stride=8, stem=(64, 64, 128), multi_grid=(1, 2, 4))
+        self.reduction = conv_bn_relu(self.backbone.channels[-1], channels)
         self.unit = EMAUnit(channels, bases, train_iterations, eval_iterations, lambda_, kernel, normalization, maintenance)
         self.classifier = nn.Sequential(conv_bn_relu(channels, 256), nn.Dropout2d(0.1), nn.Conv2d(256, num_classes, 1))
         if maintenance == "backpropagation":

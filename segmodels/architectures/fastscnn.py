@@ -52,7 +52,8 @@ class Bottleneck(nn.Module):
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
-        wide, self.residual = inside * 6, stride == 1 and inside == outside
+        wide = inside * 6
+        self.residual = stride == 1 and inside == outside
         self.body = nn.Sequential(
             conv_bn_relu(inside, wide, 1), conv_bn_relu(wide, wide, 3, stride, groups=wide), conv_bn(wide, outside, 1)
         )

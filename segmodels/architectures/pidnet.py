@@ -33,21 +33,9 @@ from torch import Tensor, nn
 from segmodels.module import Batch, SegmentationModule
 from segmodels.paper import Experiment, Published
 from segmodels.parts import class_weights
+from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.boundaries import balanced_bce, boundaries
-from segmodels.parts.dual_resolution import (
-    AUTHORS,
-    DAPPM,
-    Block,
-    Bottleneck,
-    Pyramid,
-    head,
-    initialize,
-    norm_relu_conv,
-    pick,
-    resized,
-    stage,
-    stem,
-)
+from segmodels.parts.dual_resolution import AUTHORS, DAPPM, Block, Bottleneck, Pyramid, head, norm_relu_conv, pick, resized, stage, stem
 from segmodels.parts.layers import conv_bn
 from segmodels.parts.losses import IGNORED, Amount, cross_entropy, hrnet_rule, ohem
 from segmodels.parts.pretrained import load_encoder
@@ -125,7 +113,7 @@ FUSIONS = {"bag": Bag, "light_bag": LightBag, "add": Sum}
 
 
 class Exchange(nn.Module):
-    """A stage of all three branches; I then tells P what a pixel is, and D where something changes."""
+    """A stage of all three branches; I then tells P what a pixel is, and D (of `d` channels) where something changes."""
 
     def __init__(self, inside: int, outside: int, high: int, blocks: tuple[int, int], lateral: str, derivative: nn.Module, d: int) -> None:
         super().__init__()
@@ -326,16 +314,12 @@ def of_stage(match: re.Match[str]) -> str:
 
 
 RENAMES = (
-    (r"^conv1\.", "backbone.stem."),
-    (r"^layer([12])\.", r"backbone.layer\1."),
     (r"^(layer|compression|pag|diff)([345])(_d|_)?\.", of_stage),
     (r"\.derivative\.(?=conv|bn|downsample)", ".derivative.0."),
     (r"\.f_x\.|\.conv_p\.", ".of_p."),
     (r"\.f_y\.|\.conv_i\.", ".of_i."),
-    (r"^spp\.", "context."),
-    (r"^context\.scale_process\.", "context.process."),
+    (r"^spp\.scale_process\.", "context.process."),
     (r"^dfm\.", "fusion."),
-    (r"^final_layer\.", "classifier."),
     (r"^seghead_p\.", "auxiliary."),
     (r"^seghead_d\.", "boundary."),
     *AUTHORS,

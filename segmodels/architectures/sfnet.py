@@ -32,54 +32,28 @@ from torch import Tensor, nn
 
 from segmodels.module import Batch, SegmentationModule
 from segmodels.paper import Experiment, Published, unknown
-from segmodels.parts.backbones.resnet import BasicBlock, ResNet, initialize
+from segmodels.parts.backbones.dfnet import DFNet
+from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.losses import ohem, torchseg_rule
 from segmodels.parts.resize import computed_in
 from segmodels.recipe import Recipe
 from segmodels.released import Released
 
-# --- backbones (section 4.1)
+# --- backbone (section 4.1)
 
 
-class DeepStemResNet(ResNet):
-    """Three 3x3 convolutions instead of the 7x7; stages 3 and 4 dilate the second convolution of each block and keep their strides."""
-
-    def __init__(self, depth: int) -> None:
-        super().__init__(depth)
-        self.conv1 = nn.Sequential(*conv_bn_relu(3, 64, 3, 2), *conv_bn_relu(64, 64), nn.Conv2d(64, 128, 3, padding=1, bias=False))
-        self.bn1 = nn.BatchNorm2d(128)
-        self.layer1[0] = type(self.layer1[0])(128, 64)
-        for stage, dilation in ((self.layer3, 2), (self.layer4, 4)):
-            for block in stage:
-                block.conv2.dilation = block.conv2.padding = (dilation, dilation)
-        initialize(self)
+def dilated(backbone: ResNet) -> ResNet:
+    """Stages 3 and 4 dilate the second convolution of each block and keep their strides."""
+    for stage, dilation in ((backbone.layer3, 2), (backbone.layer4, 4)):
+        for block in stage:
+            block.conv2.dilation = block.conv2.padding = (dilation, dilation)
+    return backbone
 
 
-class DFNet(nn.Module):
-    """DF1 and DF2 (arXiv:1903.03777), found by search: plain residual stages. DF1 gives strides 16, 32, 32; DF2 gives 8, 16, 32."""
-
-    channels = (128, 256, 512)
-    stages = {  # (name, channels, blocks, stride)
-        "df1": (("stage2", 64, 3, 2), ("stage3", 128, 3, 2), ("stage4", 256, 3, 2), ("stage5", 512, 1, 1)),
-        "df2": (("stage2_1", 64, 2, 2), ("stage2_2", 128, 1, 1), ("stage3_1", 128, 10, 2), ("stage3_2", 256, 1, 1),
-                ("stage4_1", 256, 4, 2), ("stage4_2", 512, 2, 1)),
-    }  # fmt: skip
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.stage1 = nn.Sequential(*conv_bn_relu(3, 32, 3, 2), *conv_bn_relu(32, 64, 3, 2))
-        self.returned, inside = ("stage3", "stage4", "stage5") if name == "df1" else ("stage2_2", "stage3_2", "stage4_2"), 64
-        for stage, width, blocks, stride in self.stages[name]:
-            self.add_module(stage, nn.Sequential(BasicBlock(inside, width, stride), *(BasicBlock(width, width) for _ in range(blocks - 1))))
-            inside = width
-        initialize(self)
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        x, features = image, {}
-        for name, stage in self.named_children():
-            x = features[name] = stage(x)
-        return [features[name] for name in self.returned]
+def backbone_of(name: str) -> DFNet | ResNet:
+    """DF1, DF2 or a ResNet with a deep stem."""
+    return DFNet(name) if name.startswith("df") else dilated(ResNet(int(name.removeprefix("resnet")), stem=(64, 64, 128)))
 
 
 # --- blocks (section 3.2)
@@ -120,7 +94,7 @@ class FlowAlignment(nn.Module):
         super().__init__()
         self.fine = nn.Conv2d(width, width // 2, 1, bias=False)
         self.coarse = nn.Conv2d(width, width // 2, 1, bias=False)
-        self.flow = nn.Conv2d(width // 2 * 2, 2 * flows, 3, padding=1, bias=False)
+        self.flow = nn.Conv2d(2 * (width // 2), 2 * flows, 3, padding=1, bias=False)
 
     def flows(self, fine: Tensor, coarse: Tensor) -> Tensor:
         return self.flow(torch.cat([resized(self.coarse(coarse), fine), self.fine(fine)], 1))
@@ -189,7 +163,8 @@ class FlowPyramid(nn.Module):
         """The map to classify, and the sums that FPN supervision looks at."""
         levels = self.top_down(features)
         sums = [summed for *_, summed in levels]
-        maps = [*(out(x) for out, x in zip(self.outs, sums)), levels[-1][1]]
+        _, context, _ = levels[-1]
+        maps = [*(out(x) for out, x in zip(self.outs, sums)), context]
         return torch.cat([maps[0], *(resized(x, maps[0]) for x in maps[1:])], 1), sums
 
     def flows(self, features: list[Tensor]) -> dict[str, Tensor]:
@@ -243,7 +218,7 @@ class SFNet(SegmentationModule):
             if word not in known:
                 raise ValueError(unknown(kind, word, list(known)))
         width, self.supervision, self.min_kept = WIDTHS[backbone], supervision, min_kept
-        self.backbone = DFNet(backbone) if backbone in DFNet.stages else DeepStemResNet(int(backbone.removeprefix("resnet")))
+        self.backbone = backbone_of(backbone)
         channels = self.backbone.channels
         self.neck = DualFlow(channels, width) if lite else FlowPyramid(channels, width, alignment, ppm)
         self.classifier = nn.Sequential(conv_bn_relu(self.neck.channels, width), nn.Conv2d(width, num_classes, 1))
@@ -337,10 +312,13 @@ RENAMES = (
 
 
 def released(row: str, *drops: str) -> Released:
-    """A row without its training heads, of which some released checkpoints have weights and some do not; on the device that is set."""
+    """A row without its training heads, of which some released checkpoints have weights and some do not."""
     bare = EXPERIMENTS[row].but(model={"supervision": 0.0}, name=f"sfnet/{row}")
-    network, classes = lambda count: bare.build(count, str(torch.get_default_device())), "head.conv_last.1.bias"
-    return Released(network, classes, RENAMES, (r"^head\.dsn\.", *drops))
+
+    def network(num_classes: int) -> nn.Module:
+        return bare.build(num_classes, str(torch.get_default_device()))
+
+    return Released(network, "head.conv_last.1.bias", RENAMES, (r"^head\.dsn\.", *drops))
 
 
 RELEASED = {

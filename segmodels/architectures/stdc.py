@@ -34,9 +34,11 @@ from torch import Tensor, nn
 
 from segmodels.module import Batch, SegmentationModule
 from segmodels.paper import Experiment, Published
+from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import IGNORED, ohem, stdc_rule
 from segmodels.parts.resize import computed_in
+from segmodels.parts.two_paths import AttentionRefinement, FeatureFusion, SpatialPath, pooled
 from segmodels.recipe import Recipe
 from segmodels.released import Released, State
 
@@ -82,9 +84,7 @@ class STDCNet(nn.Module):
             stages.append(nn.Sequential(ShortTermDenseConcatenate(inside, width, 2), *rest))
             inside = width
         self.stages = nn.ModuleList(stages)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+        initialize(self)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x, features = self.stem(image), []
@@ -111,20 +111,7 @@ class Classifier(nn.Module):
         return self.classifier(self.fc(x.mean((2, 3))))
 
 
-# --- context path and fusion (section 3)
-
-
-class AttentionRefinement(nn.Module):
-    """BiSeNet's ARM: a feature map weighs its own channels by its global average."""
-
-    def __init__(self, inside: int) -> None:
-        super().__init__()
-        self.conv = conv_bn_relu(inside, 128)
-        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn(128, 128, 1), nn.Sigmoid())
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        return x * self.gate(x)
+# --- context path (section 3): BiSeNet's, with nearest-neighbor upsampling
 
 
 class ContextPath(nn.Module):
@@ -132,36 +119,15 @@ class ContextPath(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_bn_relu(1024, 128, 1))
+        self.pooling = conv_bn_relu(1024, 128, 1)
         self.arms = nn.ModuleList([AttentionRefinement(1024), AttentionRefinement(512)])
         self.refines = nn.ModuleList([conv_bn_relu(128, 128), conv_bn_relu(128, 128)])
 
     def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor]:
         stage3, stage4, stage5 = stages
-        at_32 = self.arms[0](stage5) + self.pooling(stage5)
+        at_32 = self.arms[0](stage5) + self.pooling(pooled(stage5))
         at_16 = self.refines[0](F.interpolate(at_32, stage4.shape[-2:], mode="nearest"))
         return at_16, self.refines[1](F.interpolate(self.arms[1](stage4) + at_16, stage3.shape[-2:], mode="nearest"))
-
-
-class FeatureFusion(nn.Module):
-    """BiSeNet's FFM: concatenate, then select channels."""
-
-    def __init__(self, inside: int) -> None:
-        super().__init__()
-        self.conv = conv_bn_relu(inside, 256, 1)
-        squeeze, excite = nn.Conv2d(256, 64, 1, bias=False), nn.Conv2d(64, 256, 1, bias=False)
-        self.select = nn.Sequential(nn.AdaptiveAvgPool2d(1), squeeze, nn.ReLU(inplace=True), excite, nn.Sigmoid())
-
-    def forward(self, detail: Tensor, context: Tensor) -> Tensor:
-        x = self.conv(torch.cat([detail, context], 1))
-        return x + x * self.select(x)
-
-
-class SpatialPath(nn.Sequential):
-    """BiSeNet's, which detail guidance replaces: 128 channels at 1/8."""
-
-    def __init__(self) -> None:
-        super().__init__(conv_bn_relu(3, 64, 7, 2), conv_bn_relu(64, 64, 3, 2), conv_bn_relu(64, 64, 3, 2), conv_bn_relu(64, 128, 1))
 
 
 # --- detail guidance (section 3)
@@ -213,7 +179,7 @@ class STDC(SegmentationModule):
         self.detail_strides, self.dice, self.train_norms = tuple(detail_strides), dice, train_norms
         self.backbone, self.context_path = STDCNet(depth), ContextPath()
         self.spatial_path = SpatialPath() if spatial_path else None
-        self.fusion = FeatureFusion(128 + (128 if spatial_path else 256))
+        self.fusion = FeatureFusion(128 + (128 if spatial_path else 256), squeezed=64)
         self.classifier = self.head(256, 256, num_classes)
         self.auxiliaries = nn.ModuleDict({f"auxiliary{stride}": self.head(128, 64, num_classes) for stride in (16, 8)})
         self.detail = self.head(256, 64, self.detail_channels) if self.detail_strides else None
@@ -246,7 +212,8 @@ class STDC(SegmentationModule):
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         stage3, contexts, fused = self.paths(image)
         heads = {name: head(x) for (name, head), x in zip(self.auxiliaries.items(), contexts)}
-        return {"main": self.classifier(fused), **heads} | ({} if self.detail is None else {"detail": self.detail(stage3)})
+        outputs = {"main": self.classifier(fused), **heads}
+        return outputs if self.detail is None else outputs | {"detail": self.detail(stage3)}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Every term has weight 1."""
@@ -272,9 +239,10 @@ class STDC(SegmentationModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Backbone and context path at lr, fusion and heads at head_lr times lr, the norms of the backbone at 0."""
         still = [] if self.train_norms else [each for each in self.backbone.parameters() if each.ndim == 1]
-        slow = {*self.backbone.parameters(), *self.context_path.parameters()}
-        groups = self._split_by_decay([each for each in self.parameters() if each in slow - set(still)], 1.0)
-        groups += self._split_by_decay([each for each in self.parameters() if each not in slow], self.recipe.head_lr)
+        pretrained = {*self.backbone.parameters(), *self.context_path.parameters()}
+        slow = pretrained - set(still)
+        groups = self._split_by_decay([each for each in self.parameters() if each in slow], 1.0)
+        groups += self._split_by_decay([each for each in self.parameters() if each not in pretrained], self.recipe.head_lr)
         groups += [{"params": still, "lr": 0.0, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 
@@ -337,11 +305,11 @@ HEADS = (
     (r"^conv_out_sp8\.", "detail."),
     (r"^cp\.arm(32|16)\.", lambda m: f"context_path.arms.{m[1] == '16':d}."),
     (r"^cp\.conv_head(32|16)\.", lambda m: f"context_path.refines.{m[1] == '16':d}."),
-    (r"^cp\.conv_avg\.([01])\.", lambda m: f"context_path.pooling.{int(m[1]) + 1}."),
-    (r"\.conv_atten\.", ".gate.1."),
-    (r"\.bn_atten\.", ".gate.2."),
+    (r"^cp\.conv_avg\.", "context_path.pooling."),
+    (r"\.conv_atten\.", ".gate.0."),
+    (r"\.bn_atten\.", ".gate.1."),
     (r"^ffm\.convblk\.", "fusion.conv."),
-    (r"^ffm\.conv([12])\.", lambda m: f"fusion.select.{2 * int(m[1]) - 1}."),
+    (r"^ffm\.conv([12])\.", lambda m: f"fusion.select.{2 * int(m[1]) - 2}."),
 )
 FULLY_CONNECTED = ((r"^conv_last\.", "conv6."), (r"^fc\.", "fc.0."), (r"^linear\.", "classifier."))
 # the backbone's tensors under second names, the classifier's layers, detail heads on other stages

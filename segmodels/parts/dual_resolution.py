@@ -84,7 +84,7 @@ def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
 
 
 class Pyramid(nn.Module):
-    """The map itself and four pooled ones (5/2, 9/4, 17/8, global; the padding is counted), brought to `width` channels and its size."""
+    """The map and four pooled ones (kernel/stride 5/2, 9/4, 17/8, global; padding counts), brought to `width` channels and its size."""
 
     def __init__(self, inside: int, width: int, outside: int) -> None:
         super().__init__()
@@ -116,13 +116,6 @@ class DAPPM(Pyramid):
         return maps
 
 
-def initialize(module: nn.Module) -> None:
-    """He by fan-out for every convolution, as the authors' code does."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-
-
 # --- what these parts are called in checkpoints
 
 
@@ -140,9 +133,13 @@ def _of_head(match: re.Match[str]) -> str:
     return match[1] + {"bn1": ".0", "conv1": ".2", "bn2": ".3", "conv2": ".5"}[match[2]] + "."
 
 
-# (pattern, replacement), applied in turn to every name of a checkpoint: the blocks, pyramid and heads of DDRNet's and PIDNet's authors,
-# and the stem, blocks and pyramid of mmseg, whose layers are pairs of conv and bn
+# (pattern, replacement), applied in turn to every name of a checkpoint, after a paper's own: what DDRNet's and PIDNet's authors name
+# alike, and the stem, blocks and pyramid of mmseg, whose layers are pairs of conv and bn
 AUTHORS = (
+    (r"^conv1\.", "backbone.stem."),
+    (r"^layer([12])\.", r"backbone.layer\1."),
+    (r"^spp\.", "context."),
+    (r"^final_layer\.", "classifier."),
     (r"\.downsample\.", ".shortcut."),
     (r"\.(\d+)\.(conv|bn)(\d)\.", _layer),
     (r"^context\.scale(\d)\.(\d)\.", _scale),

@@ -10,10 +10,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.architectures.bisenet import BiSeNet, ContextPath, FeatureFusion, head
+from segmodels.architectures.bisenet import BiSeNet, ContextPath, head
 from segmodels.module import Normalization
 from segmodels.parts.layers import conv_bn
 from segmodels.parts.losses import coincheung_rule, ohem
+from segmodels.parts.two_paths import FeatureFusion
 from segmodels.released import Released
 
 

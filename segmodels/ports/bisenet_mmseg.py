@@ -8,9 +8,10 @@ aligned corners, and cross-entropies averaged over all pixels, ignored ones too.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.architectures.bisenet import BiSeNet, ContextPath, FeatureFusion
+from segmodels.architectures.bisenet import BiSeNet, ContextPath
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.losses import cross_entropy
+from segmodels.parts.two_paths import FeatureFusion
 from segmodels.released import Released
 
 

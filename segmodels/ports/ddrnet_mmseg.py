@@ -8,7 +8,8 @@ from functools import partial
 from torch import Tensor
 
 from segmodels.architectures.ddrnet import VARIANTS, DDRNet
-from segmodels.parts.dual_resolution import MMSEG, initialize, stem
+from segmodels.parts.backbones.resnet import initialize
+from segmodels.parts.dual_resolution import MMSEG, stem
 from segmodels.released import Released
 
 

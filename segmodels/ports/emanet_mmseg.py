@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from segmodels.architectures.emanet import EMANet, EMAUnit
 from segmodels.module import Batch
-from segmodels.parts.backbones.resnet_deep import DeepStemResNet
+from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.losses import cross_entropy
 from segmodels.released import Released
@@ -26,7 +26,7 @@ class EMANetMMSeg(EMANet):
 
     def __init__(self, num_classes: int, depth: int = 50) -> None:
         super().__init__(num_classes, depth)
-        self.backbone = DeepStemResNet(depth, stem=(32, 32, 64))
+        self.backbone = ResNet(depth, output_stride=8, stem=(32, 32, 64))
         self.unit = Unit(512)
         self.bottleneck = conv_bn_relu(512, 256)
         self.fusion = conv_bn_relu(2048 + 256, 256)

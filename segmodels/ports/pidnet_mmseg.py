@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.architectures.pidnet import VARIANTS, PIDNet
+from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.boundaries import dilated
-from segmodels.parts.dual_resolution import MMSEG, initialize, stem
+from segmodels.parts.dual_resolution import MMSEG, stem
 from segmodels.parts.losses import IGNORED, cross_entropy
 from segmodels.released import Released
 

@@ -1,1 +1,1 @@
-"""Encoders that several papers share; each returns its feature maps, finest first."""
+"""Encoders that papers take from other papers; each returns its feature maps, finest first."""

@@ -1,9 +1,14 @@
-"""ResNet (He et al., 2015. arXiv:1512.03385) as feature maps of four stages, with torchvision's parameter names.
+"""ResNet (He et al., 2015. arXiv:1512.03385) as feature maps of four stages, with torchvision's parameter names, or timm's where the
+stem is deep: three 3x3 convolutions instead of one 7x7, as PSPNet brought it in.
 
 Stages 3 and 4 can trade stride for dilation (stride 16 or 8 instead of 32), as the dilated networks do.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
+
+from segmodels.parts.layers import conv_bn_relu
 
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
@@ -59,37 +64,64 @@ def shortcut(inside: int, outside: int, stride: int) -> nn.Module:
 
 
 class ResNet(nn.Module):
-    """image -> features at strides 4, 8, 16, 32; with output_stride=8 at 4, 8, 8, 8. `width` is that of the first stage."""
+    """image -> features at strides 4, 8, 16, 32; with output_stride=8 at 4, 8, 8, 8. `width` is that of the first stage.
 
-    def __init__(self, depth: int, output_stride: int = 32, width: int = 64) -> None:
+    `stem` is the widths of a deep one: (64, 64, 128) makes timm's resnet50s, (32, 32, 64) its resnet50c. `multi_grid` multiplies the
+    dilation of the last stage block by block (arXiv:1706.05587). The first block of a dilated stage keeps the dilation before it.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        output_stride: int = 32,
+        width: int = 64,
+        stem: tuple[int, int, int] | None = None,
+        multi_grid: tuple[int, int, int] = (1, 1, 1),
+    ) -> None:
         super().__init__()
         block = BasicBlock if depth < 50 else Bottleneck
         widths = (width, 2 * width, 4 * width, 8 * width)
         self.channels = tuple(each * block.expansion for each in widths)
-        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        inside = stem[-1] if stem else width
+        self.conv1 = deep_stem(*stem) if stem else nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(inside)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        inside, stride, dilation = width, 4, 1
-        for stage, (blocks, width) in enumerate(zip(DEPTHS[depth], widths), start=1):
-            step = 1 if stage == 1 else 2
-            first = dilation  # the first block of a dilated stage keeps the dilation of the stage before
+        stride, dilation = 4, 1
+        for number, (blocks, width) in enumerate(zip(DEPTHS[depth], widths), start=1):
+            step, before = (1 if number == 1 else 2), dilation
             if stride * step > output_stride:
                 step, dilation = 1, dilation * 2
             stride *= step
-            layers = [block(inside, width, step, first)]
+            shares = multi_grid if number == 4 else (1,) * blocks
+            dilations = [before, *(dilation * share for share in shares[1:blocks])]
+            self.add_module(f"layer{number}", stage(block, inside, width, step, dilations))
             inside = width * block.expansion
-            layers += [block(inside, width, 1, dilation) for _ in range(blocks - 1)]
-            self.add_module(f"layer{stage}", nn.Sequential(*layers))
         initialize(self)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
         features = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
             features.append(x)
         return features
+
+
+def deep_stem(first: int, second: int, third: int) -> nn.Sequential:
+    """1/2 of the size; norm and ReLU behind the third convolution are the network's own."""
+    return nn.Sequential(
+        *conv_bn_relu(3, first, stride=2),
+        *conv_bn_relu(first, second),
+        nn.Conv2d(second, third, 3, padding=1, bias=False),
+    )
+
+
+def stage(block: type[BasicBlock] | type[Bottleneck], inside: int, width: int, stride: int, dilations: Sequence[int]) -> nn.Sequential:
+    """One block per dilation; the first one strides."""
+    first, *others = dilations
+    again = (block(width * block.expansion, width, 1, dilation) for dilation in others)
+    return nn.Sequential(block(inside, width, stride, first), *again)
 
 
 def initialize(module: nn.Module) -> None:

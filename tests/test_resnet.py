@@ -1,0 +1,67 @@
+"""One ResNet for all papers: held against torchvision's and timm's, by name and by number."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segmodels.parts.backbones.resnet import ResNet
+
+
+def same_features(ours: ResNet, theirs: list[nn.Module], state: dict[str, Tensor]) -> None:
+    """Their weights under their own names; `theirs` is the stem and the four stages."""
+    missing, unexpected = ours.load_state_dict(state, strict=False)
+    assert not missing
+    assert all(name.startswith("fc.") for name in unexpected)
+    stem, *stages = theirs
+    image = torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        x = stem(image)
+        for stage, feature in zip(stages, ours.eval()(image), strict=True):
+            x = stage(x)
+            torch.testing.assert_close(feature, x)
+
+
+def parts(network: nn.Module) -> list[nn.Module]:
+    activation = network.act1 if hasattr(network, "act1") else network.relu
+    stem = nn.Sequential(network.conv1, network.bn1, activation, network.maxpool)
+    return [stem, network.layer1, network.layer2, network.layer3, network.layer4]
+
+
+@pytest.mark.parametrize(("depth", "output_stride"), [(18, 32), (34, 32), (50, 32), (50, 16), (50, 8)])
+def test_names_and_features_are_torchvisions(depth: int, output_stride: int) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    dilated = {32: (False, False, False), 16: (False, False, True), 8: (False, True, True)}[output_stride]
+    options = {"replace_stride_with_dilation": dilated} if output_stride < 32 else {}
+    theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None, **options).eval()
+    same_features(ResNet(depth, output_stride), parts(theirs), theirs.state_dict())
+
+
+@pytest.mark.parametrize(("stem", "name"), [((64, 64, 128), "resnet50s"), ((32, 32, 64), "resnet50c")])
+def test_names_and_features_of_a_deep_stem_are_timms(stem: tuple[int, int, int], name: str) -> None:
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model(name).eval()
+    same_features(ResNet(50, stem=stem), parts(theirs), theirs.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("depth", "output_stride", "expected"),
+    [
+        (18, 32, [[1, 1], [1, 1]]),
+        (18, 8, [[1, 2], [2, 8]]),
+        (50, 16, [[1] * 6, [1, 4, 8]]),
+        (50, 8, [[1] + [2] * 5, [2, 8, 16]]),
+    ],
+)
+def test_a_multi_grid_multiplies_the_dilation_of_the_last_stage(depth: int, output_stride: int, expected: list[list[int]]) -> None:
+    """All but that of a dilated stage's first block, which keeps the dilation before it."""
+    with torch.device("meta"):
+        backbone = ResNet(depth, output_stride, multi_grid=(1, 2, 4) if output_stride < 32 else (1, 1, 1))
+    assert [[block.conv2.dilation[0] for block in stage] for stage in (backbone.layer3, backbone.layer4)] == expected
+
+
+def test_width_scales_every_stage() -> None:
+    half = ResNet(18, width=32)
+    with torch.no_grad():
+        features = half(torch.randn(1, 3, 64, 64))
+    assert tuple(x.shape[1] for x in features) == half.channels == (32, 64, 128, 256)
+    assert [64 // x.shape[-1] for x in features] == [4, 8, 16, 32]
