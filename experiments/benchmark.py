@@ -1,11 +1,11 @@
-"""What our parts cost beside the form that everybody writes, measured here: equal results are shown first, then time and memory.
+"""Time and memory, measured here and in one process, in turns; where something is computed in another way, equal results are shown first.
 
+    python experiments/benchmark.py infer bisenet stdc/stdc1 ddrnet/23_slim      frames per second, each at its paper's size
+    python experiments/benchmark.py infer "stdc/*" --size 1024x2048 --folded     rows by a pattern, all at one size
     python experiments/benchmark.py loss                       cross-entropy and hard-example mining of upsampled logits
     python experiments/benchmark.py loss --batch 4 --stride 4 --rounds 5 --json loss.json
 
-Both forms run in one process, in turns (A B, B A, ...). Time is the CPU time of the process, the median of the rounds, so that neighbors on
-the machine count little; a ratio is the median of the rounds' own ratios. Memory is the peak of what torch's allocator hands out during one
-forward and backward, counted from its events: inputs are not in it, nor is what a library takes past the allocator.
+Each has its own --help.
 """
 
 import argparse
@@ -21,11 +21,21 @@ from math import exp, log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments import speed
+from experiments.command_line import Parser
+from experiments.speed import height_by_width, positive
+
 if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
     from torch import Tensor
 
 LOSS_LIMIT, GRADIENT_LIMIT = 1e-6, 2e-6  # relative; what we call equal
 MIB = 2**20
+LOSS = """\
+Losses of upsampled logits in our form and in the usual one. Both run in turns (A B, B A, ...). Time is the CPU time of the process, the
+median of the rounds, so that neighbors on the machine count little; a ratio is the median of the rounds' own ratios. Memory is the peak of
+what torch's allocator hands out during one forward and backward, counted from its events: inputs are not in it, nor is what a library takes
+past the allocator.
+"""
 
 
 # --- measuring
@@ -204,7 +214,7 @@ def loss(words: argparse.Namespace) -> int:
     print("\n" + table(costs))
     if words.json:
         rows = {name: {"equality": asdict(equal[name]), "cost": asdict(costs[name])} for name in equal}
-        settings = {k: v for k, v in vars(words).items() if k not in ("json", "run")}
+        settings = {k: v for k, v in vars(words).items() if k not in ("json", "run", "parser")}
         words.json.write_text(json.dumps({"settings": settings, "machine": machine(words.threads), "rows": rows}, indent=1) + "\n")
     return 0
 
@@ -229,20 +239,27 @@ def machine(threads: int) -> str:
 
 
 def main(words: list[str] | None = None) -> int:
-    given = parser().parse_args(words)
+    given, unknown = parser().parse_known_args(words)
+    if unknown:  # argparse itself would name the options of the program instead of the subject's
+        given.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return given.run(given)
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="benchmark.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> Parser:
+    made = Parser(prog="benchmark.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subjects = made.add_subparsers(title="what to measure", metavar="SUBJECT", required=True)
+    speed.add_infer(subjects)
     add_loss(subjects)
     return made
 
 
 def add_loss(subjects: Any) -> None:
     made = subjects.add_parser(
-        "loss", help="losses of upsampled logits: time, memory", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        "loss",
+        help="losses of upsampled logits: time, memory",
+        description=LOSS,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
     )
     made.add_argument("--size", type=height_by_width, default="1024x1024", metavar="HxW", help="of the label")
     made.add_argument("--classes", type=positive, default=19, metavar="N", help="channels of the logits")
@@ -252,20 +269,7 @@ def add_loss(subjects: Any) -> None:
     made.add_argument("--rounds", type=positive, default=3, metavar="N", help="how often each form runs")
     made.add_argument("--threads", type=positive, default=1, metavar="N", help="torch's threads; CPU time adds them up")
     made.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
-    made.set_defaults(run=loss)
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} came; a whole number from 1 is wanted")
-    return int(text)
-
-
-def height_by_width(text: str) -> tuple[int, int]:
-    height, by, width = text.partition("x")
-    if not by:
-        raise argparse.ArgumentTypeError(f"{text!r} came; HEIGHTxWIDTH is wanted, such as 512x1024")
-    return positive(height), positive(width)
+    made.set_defaults(run=loss, parser=made)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,17 @@ class Published:
 
 
 @dataclass(frozen=True)
+class PublishedSpeed:
+    """Frames per second that the authors claim, at which size of the network's input, on what; it says nothing about other hardware."""
+
+    fps: float
+    size: tuple[int, int]
+    device: str
+    source: str
+    runtime: str = ""  # empty where the authors do not say
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A network, its options and its recipe. `name` is "paper/row" once the paper has been found by its folder."""
 
@@ -37,6 +48,7 @@ class Experiment:
     model: Mapping[str, Any] = field(default_factory=dict)
     data: str = "cityscapes"
     published: tuple[Published, ...] = ()
+    published_speed: tuple[PublishedSpeed, ...] = ()  # the same for every split, so it is no part of `published`
     starts_from: str | None = None  # the timm name of the ImageNet weights that the backbone starts from
     normalization: Normalization = Normalization()
     budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # data set -> recipe fields, over the data set's own
@@ -44,7 +56,7 @@ class Experiment:
 
     def but(self, *, recipe: Mapping[str, Any] | None = None, model: Mapping[str, Any] | None = None, **changes: Any) -> "Experiment":
         """The same row with a small difference; an ablation keeps no published figure unless it is given one."""
-        changes = {"published": (), "name": ""} | changes
+        changes = {"published": (), "published_speed": (), "name": ""} | changes
         return replace(self, recipe=replace(self.recipe, **(recipe or {})), model={**self.model, **(model or {})}, **changes)
 
     def build(self, num_classes: int = 19, device: str | None = None) -> SegmentationModule:

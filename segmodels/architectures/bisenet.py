@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import Batch, SegmentationModule
-from segmodels.paper import Experiment, Published
+from segmodels.paper import Experiment, Published, PublishedSpeed
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import cross_entropy, ohem, torchseg_rule
@@ -219,10 +219,19 @@ def published(val: float, test: float | None = None, protocol: str = "resized:0.
     return tuple(Published(miou, "cityscapes", split, protocol, source) for split, miou in figures.items() if miou is not None)
 
 
+def speed(cityscapes: float, small: float) -> tuple[PublishedSpeed, ...]:
+    """The paper's headline calls the first one's input 2048x1024; the authors' code and PaddleSeg's table have 1536x768."""
+    large, little = (cityscapes, (768, 1536), TABLE), (small, (360, 640), "paper, comparison of speeds; recalled, not seen again")
+    return tuple(PublishedSpeed(fps, size, "Titan XP", source) for fps, size, source in (large, little))
+
+
 MAIN = Experiment(
     BiSeNet, PAPER, model={"backbone": "resnet18"}, starts_from="resnet18.tv_in1k", published=published(val=74.8, test=74.7),
+    published_speed=speed(65.5, small=129.4),
 )  # fmt: skip
-XCEPTION39 = MAIN.but(model={"backbone": "xception39"}, starts_from=None, published=published(val=69.0, test=68.4))
+XCEPTION39 = MAIN.but(
+    model={"backbone": "xception39"}, starts_from=None, published=published(val=69.0, test=68.4), published_speed=speed(105.8, small=203.5),
+)  # fmt: skip
 
 # The authors' code: "_speed" trains and tests at 3/4 of the size and supervises at 1/8, "_accuracy" crops 1024 and tests sliding.
 SPEED = Experiment(

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import Batch, SegmentationModule
-from segmodels.paper import Experiment, Published
+from segmodels.paper import Experiment, Published, PublishedSpeed
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import cross_entropy, ohem, torchseg_rule
 from segmodels.recipe import Recipe
@@ -273,13 +273,25 @@ def published(val: float, test: float | None = None, source: str = TABLE) -> tup
     return tuple(Published(miou, "cityscapes", split, "resized:0.5", source) for split, miou in figures.items() if miou is not None)
 
 
-MAIN = Experiment(BiSeNetV2, PAPER, published=published(val=73.4, test=72.6))
+def speed(cityscapes: float, camvid: float) -> tuple[PublishedSpeed, ...]:
+    figures = {
+        (512, 1024): (cityscapes, f"{TABLE}; the runtime is recalled"),
+        (720, 960): (camvid, "paper, CamVid table; recalled, not seen again"),
+    }
+    return tuple(PublishedSpeed(fps, size, "GTX 1080Ti", source, "TensorRT") for size, (fps, source) in figures.items())
+
+
+MAIN = Experiment(BiSeNetV2, PAPER, published=published(val=73.4, test=72.6), published_speed=speed(156, camvid=124.5))
 NO_OHEM = MAIN.but(model={"ohem_threshold": 0.0}, published=published(val=73.19, source=ABLATION))
 NO_BOOSTERS = NO_OHEM.but(model={"boosters": ()}, published=published(val=69.67, source=ABLATION))  # what the ablations start from
 
 EXPERIMENTS = {
     "bilateral": MAIN,
-    "large": MAIN.but(model={"alpha": 2.0, "depth": 3}, published=published(val=75.8, test=75.3)),
+    "large": MAIN.but(
+        model={"alpha": 2.0, "depth": 3},
+        published=published(val=75.8, test=75.3),
+        published_speed=speed(47.3, camvid=32.7),
+    ),
     "wide": MAIN.but(model={"alpha": 2.0}),
     "deep": MAIN.but(model={"depth": 3}),
     # table 2: what each part adds

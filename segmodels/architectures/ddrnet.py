@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import Batch, SegmentationModule
-from segmodels.paper import Experiment, Published
+from segmodels.paper import Experiment, Published, PublishedSpeed
 from segmodels.parts import class_weights
 from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.dual_resolution import AUTHORS, DAPPM, Block, Bottleneck, head, norm_relu_conv, pick, resized, stage, stem
@@ -219,14 +219,24 @@ def published(test: float, val: float | None = None, flipped: float | None = Non
     return tuple(Published(miou, "cityscapes", split, protocol, README) for split, protocol, miou in figures if miou is not None)
 
 
+def speed(cityscapes: tuple[float, str], camvid: tuple[float, str]) -> tuple[PublishedSpeed, ...]:
+    figures = {(1024, 2048): cityscapes, (720, 960): camvid}
+    return tuple(PublishedSpeed(fps, size, "RTX 2080Ti", source, "without TensorRT") for size, (fps, source) in figures.items())
+
+
 MAIN = Experiment(
     DDRNet, PAPER, model={"variant": "23_slim"}, published=published(test=77.4, val=77.8),
+    published_speed=speed((102, "paper, abstract"), camvid=(230, "paper, abstract")),
     budgets={"cityscapes": {"class_weights": class_weights.CITYSCAPES}},
 )  # fmt: skip
 
 EXPERIMENTS = {
     "23_slim": MAIN,
-    "23": MAIN.but(model={"variant": "23"}, published=published(test=79.4, val=79.5)),
+    "23": MAIN.but(
+        model={"variant": "23"},
+        published=published(test=79.4, val=79.5),
+        published_speed=speed((37.1, "paper; recalled, not seen again"), camvid=(94, "paperswithcode.com's page of the paper")),
+    ),
     "39": MAIN.but(model={"variant": "39"}, published=published(test=80.4, flipped=81.9)),
     # ablations: context, the fusions in each direction, and the standard bells and whistles
     "ppm": MAIN.but(model={"context_module": "ppm"}),

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import Batch, SegmentationModule
-from segmodels.paper import Experiment, Published
+from segmodels.paper import Experiment, Published, PublishedSpeed
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import cross_entropy
 from segmodels.recipe import Recipe
@@ -167,6 +167,10 @@ def published(miou: float, split: str, protocol: str, source: str) -> Published:
     return Published(miou, "cityscapes", split, protocol, source)
 
 
+def speed(fps: float, size: tuple[int, int], source: str) -> PublishedSpeed:
+    return PublishedSpeed(fps, size, "Titan Xp", source)
+
+
 MAIN = Experiment(
     FastSCNN, PAPER,
     published=(
@@ -174,6 +178,11 @@ MAIN = Experiment(
         published(68.0, "test", "whole", "paper, abstract"),
         published(62.8, "test", "resized:0.5", SMALLER),
         published(51.9, "test", "resized:0.25", SMALLER),
+    ),
+    published_speed=(
+        speed(123.5, (1024, 2048), "paper, abstract; the device is recalled"),
+        speed(285.8, (512, 1024), RECALLED),
+        speed(485.4, (256, 512), f"{RECALLED}; wizwand.com lists the figure without its size"),
     ),
 )  # fmt: skip
 

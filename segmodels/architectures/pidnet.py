@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import Batch, SegmentationModule
-from segmodels.paper import Experiment, Published
+from segmodels.paper import Experiment, Published, PublishedSpeed
 from segmodels.parts import class_weights
 from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.boundaries import balanced_bce, boundaries
@@ -281,16 +281,26 @@ def published(val: float, test: float, camvid: float | None = None) -> tuple[Pub
     return tuple(Published(miou, data, split, "whole", README) for data, split, miou in figures if miou is not None)
 
 
+def speed(cityscapes: float, camvid: float | None = None) -> tuple[PublishedSpeed, ...]:
+    """By the authors' script: the network's own output, batch norm taken out."""
+    figures = (((1024, 2048), cityscapes), ((720, 960), camvid))
+    return tuple(PublishedSpeed(fps, size, "RTX 3090", f"{README}; the device is recalled", "PyTorch") for size, fps in figures if fps)
+
+
 MAIN = Experiment(
-    PIDNet, PAPER, model={"variant": "s"}, published=published(val=78.8, test=78.6, camvid=80.1),
+    PIDNet, PAPER, model={"variant": "s"}, published=published(val=78.8, test=78.6, camvid=80.1), published_speed=speed(93.2, camvid=153.7),
     budgets={"cityscapes": {"class_weights": class_weights.CITYSCAPES}},
 )  # fmt: skip
 LARGE = {"variant": "l", "context_module": "dappm", "fusion": "bag"}
 
 EXPERIMENTS = {
     "s": MAIN,
-    "m": MAIN.but(model={"variant": "m"}, published=published(val=79.9, test=79.8, camvid=82.0)),
-    "l": MAIN.but(model=LARGE, published=published(val=80.9, test=80.6)),
+    "m": MAIN.but(
+        model={"variant": "m"},
+        published=published(val=79.9, test=79.8, camvid=82.0),
+        published_speed=speed(42.2, camvid=85.6),
+    ),
+    "l": MAIN.but(model=LARGE, published=published(val=80.9, test=80.6), published_speed=speed(31.1)),
     # ablations: what P takes from I, what joins the branches, the pyramid, the terms of the loss
     "lateral_add": MAIN.but(model={"lateral": "add"}),
     "no_lateral": MAIN.but(model={"lateral": "none"}),

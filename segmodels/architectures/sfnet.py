@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import Batch, SegmentationModule
-from segmodels.paper import Experiment, Published, unknown
+from segmodels.paper import Experiment, Published, PublishedSpeed, unknown
 from segmodels.parts.backbones.dfnet import DFNet
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn_relu
@@ -271,14 +271,22 @@ def published(miou: float, split: str, source: str, protocol: str = "whole") -> 
     return (Published(miou, "cityscapes", split, protocol, source),)
 
 
-MAIN = Experiment(SFNet, PAPER, model={"backbone": "resnet18"}, published=published(78.9, "test", RECALLED))
+def speed(fps: float, source: str) -> tuple[PublishedSpeed, ...]:
+    return (PublishedSpeed(fps, (1024, 2048), "GTX 1080Ti", source),)
+
+
+MAIN = Experiment(
+    SFNet, PAPER, model={"backbone": "resnet18"}, published=published(78.9, "test", RECALLED),
+    published_speed=speed(25.7, "paperswithcode.com's page of the paper"),
+)  # fmt: skip
 RESNET50 = MAIN.but(model={"backbone": "resnet50"}, starts_from="resnet50s.gluon_in1k")
 RESNET101 = MAIN.but(
     model={"backbone": "resnet101"}, starts_from="resnet101s.gluon_in1k",
     published=published(81.8, "test", "wizwand.com's list of the paper's figures; the scales are not stated", "multiscale+flip"),
 )  # fmt: skip
-DF1 = MAIN.but(model={"backbone": "df1"}, published=published(74.5, "test", "PaddleSeg's table of papers' figures (configs/pp_liteseg)"))
-DF2 = MAIN.but(model={"backbone": "df2"}, published=published(77.8, "test", RECALLED))
+PADDLE = "PaddleSeg's table of papers' figures (configs/pp_liteseg)"
+DF1 = MAIN.but(model={"backbone": "df1"}, published=published(74.5, "test", PADDLE), published_speed=speed(121, PADDLE))
+DF2 = MAIN.but(model={"backbone": "df2"}, published=published(77.8, "test", RECALLED), published_speed=speed(61, RECALLED))
 
 EXPERIMENTS = {
     "resnet18": MAIN, "resnet50": RESNET50, "resnet101": RESNET101, "df1": DF1, "df2": DF2,

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import Batch, SegmentationModule
-from segmodels.paper import Experiment, Published
+from segmodels.paper import Experiment, Published, PublishedSpeed
 from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import IGNORED, ohem, stdc_rule
@@ -267,11 +267,25 @@ def published(*figures: tuple[float, float]) -> tuple[Published, ...]:
     return tuple(Published(miou, "cityscapes", split, size, source) for (split, source), miou, size in pairs)
 
 
-MAIN = Experiment(STDC, RECIPE, model={"depth": "stdc1"}, published=published((72.2, 74.5), (71.9, 75.3), (72.22, 74.50), (70.0, 73.9)))
+def speed(*figures: tuple[float, float]) -> tuple[PublishedSpeed, ...]:
+    """Pairs of (Seg50, Seg75): the authors', the notes' measurement."""
+    places = (("GTX 1080Ti", README, "TensorRT 5.1.5"), ("V100", "the notes' measurement", "TensorRT 8.5.1.7"))
+    inputs = ((512, 1024), (768, 1536))
+    return tuple(PublishedSpeed(fps, size, *place) for place, pair in zip(places, figures) for fps, size in zip(pair, inputs))
+
+
+MAIN = Experiment(
+    STDC, RECIPE, model={"depth": "stdc1"}, published=published((72.2, 74.5), (71.9, 75.3), (72.22, 74.50), (70.0, 73.9)),
+    published_speed=speed((250.4, 126.7), (156.2, 81.8)),
+)  # fmt: skip
 
 EXPERIMENTS = {
     "stdc1": MAIN,
-    "stdc2": MAIN.but(model={"depth": "stdc2"}, published=published((74.2, 77.0), (73.4, 76.8), (74.24, 77.04), (73.0, 76.1))),
+    "stdc2": MAIN.but(
+        model={"depth": "stdc2"},
+        published=published((74.2, 77.0), (73.4, 76.8), (74.24, 77.04), (73.0, 76.1)),
+        published_speed=speed((188.6, 97.0), (113.3, 68.6)),
+    ),
     # ablations of detail guidance; the last is of a slip in the authors' optimizer
     "no_detail": MAIN.but(model={"detail_strides": ()}),
     "spatial_path": MAIN.but(model={"detail_strides": (), "spatial_path": True}),
