@@ -29,6 +29,7 @@ from datamodules.crops import (
     start_worker,
 )
 from datamodules.labels import RGB, LabelSet
+from datamodules.packs import Pack
 from datamodules.splits import chosen, fingerprint
 from datamodules.store import Memory, Part, Source
 
@@ -130,10 +131,16 @@ class SegmentationData(LightningDataModule):
         if split in self.hidden:
             raise DataError(f"{self.name}'s {split} labels are not public: {self.hidden[split]}")
         if split not in self.sources:
-            source = self.source(split)
+            source = self.packed(split) or self.source(split)
             check(source)
             self.sources[split] = source
         return self.sources[split]
+
+    def packed(self, split: str) -> Pack | None:
+        """The split's pack, where root holds one; see experiments/pack.py."""
+        given = self.given_root or (os.environ.get(self.environment) if self.environment else None)
+        file = Path(given).expanduser() / f"{type(self).__name__.lower()}-{split}.pack" if given else None
+        return Pack(file, self.labels) if file and file.is_file() else None
 
     def train_dataloader(self) -> "Loader":
         source = self.open("train")

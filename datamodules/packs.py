@@ -167,7 +167,7 @@ class Index:
 class Pack:
     """A pack as a source of pixels. The file is opened by whoever reads first, so that each worker has its own."""
 
-    def __init__(self, file: Path, labels: LabelSet, colored: bool = False) -> None:
+    def __init__(self, file: Path, labels: LabelSet | None = None) -> None:
         self.file, self.labels = Path(file), labels
         self.description, self.index = opened(self.file)
         self.names, self.form = self.index.names, self.description["form"]
@@ -192,7 +192,7 @@ class Pack:
 
     def label(self, index: int, box: Box | None = None) -> np.ndarray:
         numbers = self.plain(index, box, 1) if self.form == "raw" else self.tiled(index, box, 1)
-        return self.labels.encode(numbers, f"{self.file} ({self.names[index]})")
+        return self.labels.encode(numbers, f"{self.file} ({self.names[index]})") if self.labels else numbers
 
     def window(self, index: int, box: Box | None = None) -> Pair:
         image = self.plain(index, box, 3) if self.form == "raw" else self.tiled(index, box, 3)

@@ -5,8 +5,9 @@ A source is asked for windows, never for files, so that another store can read l
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from datamodules.labels import LabelSet
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]  # top, left, bottom, right
 Pair = tuple[np.ndarray, np.ndarray]  # image uint8 RGB (H, W, 3), label uint8 train ids (H, W)
+Reader = Callable[..., bytes]  # (path, count=-1) -> its first bytes, or all
+Place = TypeVar("Place", Path, str)  # of a file: on the disk, or where a reader finds it
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 LABELS = (".png",)
 
@@ -123,14 +126,20 @@ def free_shared_memory() -> float:
 
 
 class Files:
-    """Image files beside label PNGs; the label's size stands for both, and they must agree."""
+    """Image files beside label PNGs; the label's size stands for both, and they must agree. `read` gives the bytes of a path."""
 
     def __init__(
-        self, pairs: Sequence[tuple[Path, Path]], labels: LabelSet, *, names: Sequence[str] | None = None, colored: bool = False
+        self,
+        pairs: Sequence[tuple[Path | str, Path | str]],
+        labels: LabelSet,
+        *,
+        names: Sequence[str] | None = None,
+        colored: bool = False,
+        read: Reader | None = None,
     ) -> None:
         self.pairs = [(str(image), str(label)) for image, label in pairs]
         self.names = tuple(names or (Path(image).stem for image, _ in self.pairs))
-        self.labels, self.colored = labels, colored
+        self.labels, self.colored, self.read = labels, colored, read or from_disk
         self.sizes: dict[int, Size] = {}
 
     def __len__(self) -> int:
@@ -139,24 +148,31 @@ class Files:
     def size(self, index: int) -> Size:
         if index not in self.sizes:
             path = self.pairs[index][1]
-            self.sizes[index] = png_header(read(path, 32), path).size
+            self.sizes[index] = png_header(self.read(path, 32), path).size
         return self.sizes[index]
 
     def label(self, index: int, box: Box | None = None) -> np.ndarray:
         path = self.pairs[index][1]
-        values = read_label(path, self.colored)
+        values = self.numbers(index)
         encode = self.labels.encode if values.ndim == 2 else self.labels.encode_colors
         return encode(inside(values, box), path)
 
-    def window(self, index: int, box: Box | None = None) -> Pair:
+    def numbers(self, index: int) -> np.ndarray:
+        """What the label file holds: ids (H, W), or colors (H, W, 3)."""
+        return read_label(self.pairs[index][1], self.colored, self.read)
+
+    def image(self, index: int) -> np.ndarray:
         path, label_path = self.pairs[index]
-        image, size = read_image(path), self.size(index)
+        image, size = read_image(path, self.read), self.size(index)
         if image.shape[:2] != size:
             raise DataError(
                 f"{path} is {image.shape[0]}x{image.shape[1]} and its label {label_path} is {size[0]}x{size[1]} "
                 "(height x width): save both at one size, without a rotation note (EXIF) in the image"
             )
-        return inside(image, box), self.label(index, box)
+        return image
+
+    def window(self, index: int, box: Box | None = None) -> Pair:
+        return inside(self.image(index), box), self.label(index, box)
 
 
 class Header(NamedTuple):
@@ -175,7 +191,7 @@ def png_header(data: bytes, path: str) -> Header:
     return Header((height, width), data[24], data[25])
 
 
-def read(path: str, count: int = -1) -> bytes:
+def from_disk(path: str, count: int = -1) -> bytes:
     try:
         with open(path, "rb") as file:
             data = file.read(count)
@@ -200,7 +216,24 @@ def decode(data: bytes, path: str, how: Callable[[np.ndarray], np.ndarray | None
     return pixels
 
 
-def read_image(path: str) -> np.ndarray:
+@cache
+def png_decoder() -> Callable[[bytes], np.ndarray] | None:
+    """A faster one than OpenCV's where a package brings it; the pixels are the same."""
+    try:
+        import pyspng
+
+        return pyspng.load
+    except ImportError:
+        pass
+    try:
+        import imagecodecs
+
+        return imagecodecs.png_decode
+    except ImportError:
+        return None
+
+
+def read_image(path: str, read: Reader = from_disk) -> np.ndarray:
     """Any 8-bit picture as RGB (H, W, 3), turned as its EXIF note says."""
     import cv2
 
@@ -212,10 +245,19 @@ def read_image(path: str) -> np.ndarray:
                 f"{path} is {KINDS[header.kind]} of {header.depth} bits; images must be 8-bit RGB: convert it, "
                 "for example with PIL's Image.convert('RGB')"
             )
+        if header[1:] == (8, 2) and whole(data) and (fast := png_decoder()) and b"eXIf" not in data[:1024]:
+            return quickly(fast, data, path)
     return decode(data, path, lambda buffer: cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB))
 
 
-def read_label(path: str, colored: bool = False) -> np.ndarray:
+def quickly(fast: Callable[[bytes], np.ndarray], data: bytes, path: str) -> np.ndarray:
+    try:
+        return fast(data)
+    except Exception:  # each package has errors of its own
+        raise DataError(f"{path} is cut short or damaged ({len(data)} bytes): copy it again from where the data set came from") from None
+
+
+def read_label(path: str, colored: bool = False, read: Reader = from_disk) -> np.ndarray:
     """The numbers in the file (H, W), a palette's indices among them; RGB (H, W, 3) only where `colored` allows it."""
     import cv2
 
@@ -263,7 +305,7 @@ def by_stem(folder: Path, suffixes: Sequence[str], remedy: str) -> dict[str, Pat
     return found
 
 
-def paired(images: dict[str, Path], labels: dict[str, Path], remedy: str) -> list[tuple[Path, Path]]:
+def paired(images: dict[str, Place], labels: dict[str, Place], remedy: str) -> list[tuple[Place, Place]]:
     """Each image with its label; refuses one that stands alone."""
     for have, lack, what, other in ((images, labels, "image", "label"), (labels, images, "label", "image")):
         alone = [path for key, path in have.items() if key not in lack]

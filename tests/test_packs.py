@@ -1,0 +1,252 @@
+"""Packs and zips: the same pixels as the files, any window, whatever interrupts writing; and every kind of damage named."""
+
+import gc
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules import Cityscapes, DataError, packs
+from datamodules.labels import CITYSCAPES
+from datamodules.store import Files, Source, png_decoder, read_image
+from experiments import pack
+from tests import trees
+from tests.test_data_files import complaint
+
+pytest.importorskip("zstandard")
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = (150, 300)  # neither a multiple of a tile
+
+
+@pytest.fixture
+def city(tmp_path: Path) -> Path:
+    trees.cityscapes(tmp_path / "city", {"train": 5, "val": 3}, SIZE)
+    return tmp_path / "city"
+
+
+def zipped(root: Path, out: Path, method: int = zipfile.ZIP_STORED) -> Path:
+    out.mkdir()
+    for kind in ("leftImg8bit", "gtFine"):
+        with zipfile.ZipFile(out / f"{kind}_trainvaltest.zip", "w", method) as archive:
+            archive.writestr("README", "not a picture")
+            for file in sorted((root / kind).rglob("*.png")):
+                archive.write(file, file.relative_to(root))
+    return out
+
+
+def packed(root: Path, out: Path, *words: str) -> Path:
+    assert pack.main(["--data", "cityscapes", f"data.root={root}", "--out", str(out), "--workers", "1", *words]) == 0
+    return out
+
+
+def source(root: Path, split: str = "train") -> Source:
+    return Cityscapes(root).open(split)
+
+
+def assert_same(one: Source, other: Source) -> None:
+    rng = np.random.default_rng(0)
+    assert tuple(one.names) == tuple(other.names)
+    for index in range(len(one)):
+        assert one.size(index) == other.size(index)
+        boxes = [None]
+        for _ in range(8):
+            top, left = (int(rng.integers(0, side - 1)) for side in SIZE)
+            boxes.append((top, left, int(rng.integers(top + 1, SIZE[0] + 1)), int(rng.integers(left + 1, SIZE[1] + 1))))
+        for box in boxes:
+            for ours, theirs in zip(one.window(index, box), other.window(index, box), strict=True):
+                assert np.array_equal(ours, theirs)
+            assert np.array_equal(one.label(index, box), other.label(index, box))
+
+
+# --- the same pixels
+
+
+@pytest.mark.parametrize("form", ["tiles", "raw"])
+def test_a_pack_gives_every_window_of_the_files(form: str, city: Path, tmp_path: Path) -> None:
+    folder = packed(city, tmp_path / "packs", "--form", form)
+    found = source(folder)
+    assert isinstance(found, packs.Pack) and found.form == form
+    assert_same(found, source(city))
+    assert_same(pickle.loads(pickle.dumps(found)), source(city, "train"))
+    assert_same(source(folder, "val"), source(city, "val"))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_the_official_zips_are_read_as_they_are(method: int, city: Path, tmp_path: Path) -> None:
+    out = zipped(city, tmp_path / "zips", method)
+    found = source(out)
+    assert_same(found, source(city))
+    assert_same(pickle.loads(pickle.dumps(found)), source(city))
+    assert_same(source(packed(out, tmp_path / "packs")), source(city))
+
+
+def test_a_pack_keeps_the_numbers_of_the_files(city: Path, tmp_path: Path) -> None:
+    """What a number means may change; the pack need not be written again."""
+    files = source(city)
+    plain = packs.Pack(packed(city, tmp_path / "packs") / "cityscapes-train.pack")
+    assert all(np.array_equal(plain.label(index), files.numbers(index)) for index in range(len(files)))
+
+
+def test_masks_in_colors_are_packed_as_their_classes(tmp_path: Path) -> None:
+    from tests.test_data_files import PAINTED
+
+    root = tmp_path / "painted"
+    trees.folder(root, {"train": 2, "val": 1}, PAINTED, size=SIZE, painted=True)
+    out = tmp_path / "packs"
+    assert pack.main(["--data", "folder", f"data.root={root}", "--out", str(out), "--workers", "1"]) == 0
+    from datamodules import Folder
+
+    files = Folder(root).open("train")
+    assert_same(packs.Pack(out / "folder-train.pack", files.labels), files)
+
+
+def test_a_faster_decoder_gives_the_same_pixels(city: Path) -> None:
+    if png_decoder() is None:
+        pytest.skip("neither pyspng nor imagecodecs is installed")
+    import cv2
+
+    for file in sorted(city.rglob("*leftImg8bit.png")):
+        assert np.array_equal(read_image(str(file)), cv2.imread(str(file), cv2.IMREAD_COLOR_RGB))
+
+
+# --- writing
+
+
+def test_writing_that_was_killed_goes_on_and_writes_the_same_bytes(city: Path, tmp_path: Path) -> None:
+    whole = (packed(city, tmp_path / "whole") / "cityscapes-train.pack").read_bytes()
+    out = tmp_path / "killed"
+    command = [sys.executable, "experiments/pack.py", "--data", "cityscapes", f"data.root={city}", "--out", str(out), "--workers", "1"]
+    child = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    while not list(out.glob(".*.partial")) and child.poll() is None:
+        time.sleep(0.01)
+    os.killpg(child.pid, 9)
+    child.wait()
+    packed(city, out)
+    assert (out / "cityscapes-train.pack").read_bytes() == whole
+    assert not list(out.glob(".*"))
+
+
+def test_any_torn_end_is_cut_off_and_written_again(city: Path, tmp_path: Path) -> None:
+    """Ten random lengths, as a kill may leave them, one with nonsense behind it."""
+    whole = (packed(city, tmp_path / "whole") / "cityscapes-train.pack").read_bytes()
+    rng = np.random.default_rng(0)
+    for attempt in range(10):
+        out = tmp_path / f"torn{attempt}"
+        out.mkdir()
+        torn = whole[: rng.integers(0, len(whole))] + (b"nonsense" if attempt == 3 else b"")
+        (out / ".cityscapes-train.pack.partial").write_bytes(torn)
+        packed(city, out)
+        assert (out / "cityscapes-train.pack").read_bytes() == whole
+
+
+def test_what_other_images_left_is_not_gone_on_with(city: Path, tmp_path: Path) -> None:
+    out = tmp_path / "packs"
+    packed(city, out, "--splits", "val")
+    (out / "cityscapes-val.pack").rename(out / ".cityscapes-train.pack.partial")
+    packed(city, out, "--splits", "train")
+    assert_same(source(out), source(city))
+
+
+# --- damage
+
+
+@pytest.mark.parametrize("form", ["tiles", "raw"])
+def test_a_flipped_byte_is_found_and_named(form: str, city: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = packed(city, tmp_path / "packs", "--form", form, "--splits", "train") / "cityscapes-train.pack"
+    assert pack.main(["--verify", str(tmp_path / "packs")]) == 0
+    found = packs.Pack(file, CITYSCAPES)
+    place = int(found.blobs(2)[0]) + 40
+    content = bytearray(file.read_bytes())
+    content[place] ^= 4
+    file.write_bytes(content)
+    assert pack.main(["--verify", str(tmp_path / "packs")]) == 2
+    assert f"{file} is damaged in {found.names[2]}: pack this split again" in capsys.readouterr().err
+    if form == "tiles":
+        complaint(lambda: packs.Pack(file, CITYSCAPES).window(2), str(file), "is damaged in", found.names[2])
+
+
+def replaced(content: bytes, at: int, by: bytes) -> bytes:
+    return content[:at] + by + content[at + len(by) :]
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda content: b"nothing of the kind", "is not a pack"),
+        (lambda content: replaced(content, 7, b"2"), "is a pack of another version"),
+        (lambda content: content[:-100], "is cut short"),
+        (lambda content: replaced(content, 20, b"x"), "is damaged"),
+        (lambda content: replaced(content, len(content) - 30, b"xxxx"), "is damaged in its index"),
+    ],
+)
+def test_a_pack_that_cannot_be_read_is_named_before_training(harm, words: str, city: Path, tmp_path: Path) -> None:
+    file = packed(city, tmp_path / "packs", "--splits", "train") / "cityscapes-train.pack"
+    file.write_bytes(harm(file.read_bytes()))
+    complaint(lambda: source(tmp_path / "packs"), str(file), words)
+
+
+def test_a_zip_that_is_cut_short_or_damaged_or_odd_is_named(city: Path, tmp_path: Path) -> None:
+    out = zipped(city, tmp_path / "zips")
+    file = out / "gtFine_trainvaltest.zip"
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    complaint(lambda: source(out), str(file), "only the beginning of one", "download it again")
+    file.write_bytes(replaced(content, content.index(b"PK\3\4", 100), b"XXXX"))
+    complaint(lambda: [source(out).label(index) for index in range(5)], str(file), "is damaged at gtFine/train")
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("../outside.png", b"")
+    complaint(lambda: source(out), str(file), "names a file outside itself (../outside.png)")
+
+
+def test_a_missing_city_is_named(city: Path, tmp_path: Path) -> None:
+    out = zipped(city, tmp_path / "zips")
+    with zipfile.ZipFile(out / "gtFine_trainvaltest.zip", "w") as archive:
+        for file in sorted((city / "gtFine").rglob("*aachen*.png")):
+            archive.write(file, file.relative_to(city))
+    complaint(lambda: source(out), "bochum", "has no label", "must hold the same cities")
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--data", "streets", "--out", "x"], "nothing to pack"),
+        (["--data", "cityscapes"], "what, and where to?"),
+        (["--data", "cityscape", "--out", "x"], "did you mean cityscapes"),
+        (["--verify", "nowhere"], "holds no .pack file"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused_in_a_sentence(
+    words: list[str], answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert pack.main(words) == 2
+    assert answer in capsys.readouterr().err
+
+
+# --- what reading leaves behind
+
+
+def test_packs_are_opened_by_whoever_reads_and_closed_again(city: Path, tmp_path: Path) -> None:
+    folder = packed(city, tmp_path / "packs", "--splits", "train")
+    found = packs.Pack(folder / "cityscapes-train.pack", CITYSCAPES)
+    assert "mapped" not in vars(found)
+    found.window(0)
+    assert "mapped" in vars(found) and "mapped" not in vars(pickle.loads(pickle.dumps(found)))
+    if Path("/proc/self/fd").exists():
+        open_now = len(os.listdir("/proc/self/fd"))
+        for _ in range(50):
+            packs.Pack(folder / "cityscapes-train.pack", CITYSCAPES).window(1)
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) <= open_now + 1
+    assert struct.calcsize("<Q8s") == 16 and isinstance(source(city), Files)
+    with pytest.raises(DataError):
+        packs.Pack(tmp_path / "city" / "README", CITYSCAPES) if (tmp_path / "city" / "README").exists() else packs.opened(
+            __file__ and Path(__file__)
+        )
