@@ -31,11 +31,7 @@ def load_encoder(
     if isinstance(source, str):
         source, called = (from_file(source) if Path(source).is_file() else from_timm(source)), source
     own, given = counted(encoder.state_dict()), counted(rename(source) if rename else source)
-    weights = by_name(own, given)
-    if in_order := not any(name in own for name in weights):
-        if problem := out_of_order(own, weights):
-            raise ValueError(f"{called} does not fit this backbone: none of its {len(weights)} tensors has a name of ours, and {problem}")
-        weights = by_order(own, weights)
+    weights, manner = matched(own, given, called)
     absent = [name for name in own if name not in weights]
     fresh = [name for name in absent if may_lack and re.search(may_lack, name)]
     missing = [name for name in absent if name not in fresh]
@@ -43,12 +39,14 @@ def load_encoder(
     if missing or reshaped:
         raise ValueError(f"{called} does not fit this backbone: {len(missing)} tensors missing, {len(reshaped)} of another shape "
                          f"({', '.join((missing + reshaped)[:3])}, ...)")  # fmt: skip
-    left = sorted(name for name in weights if name not in own)
     encoder.load_state_dict({name: tensor for name, tensor in weights.items() if name in own}, strict=False)
-    said = f"{len(own) - len(absent)} of {len(own)} backbone tensors from {called}"
-    said += f", matched by their order ({next(iter(given))} is {next(iter(own))}, and so on)" if in_order else ""
-    said += f"; {len(fresh)} start fresh: {', '.join(fresh[:4])}" if fresh else ""
-    return said + (f"; left out: {', '.join(left[:4])}" + (f" and {len(left) - 4} more" if len(left) > 4 else "") if left else "")
+    said = f"{len(own) - len(absent)} of {len(own)} backbone tensors from {called}{manner}"
+    rest = {f"{len(fresh)} start fresh": fresh, "left out": sorted(name for name in weights if name not in own)}
+    return "; ".join([said, *(f"{what}: {listed(names)}" for what, names in rest.items() if names)])
+
+
+def listed(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def counted(state: State) -> dict[str, Tensor]:
@@ -57,6 +55,16 @@ def counted(state: State) -> dict[str, Tensor]:
 
 
 # --- which tensor is which
+
+
+def matched(own: State, given: State, called: str) -> tuple[dict[str, Tensor], str]:
+    """The weights under our names, as far as they have one, and how they were matched where that was not by name."""
+    weights = by_name(own, given)
+    if any(name in own for name in weights):
+        return weights, ""
+    if problem := out_of_order(own, given):
+        raise ValueError(f"{called} does not fit this backbone: none of its {len(given)} tensors has a name of ours, and {problem}")
+    return by_order(own, given), f", matched by their order ({next(iter(given))} is {next(iter(own))}, and so on)"
 
 
 def by_name(own: State, weights: State) -> dict[str, Tensor]:
@@ -86,8 +94,6 @@ def out_of_order(own: State, weights: State) -> str:
         (layer, _, kind), (their_layer, _, their_kind) = ours.rpartition("."), theirs.rpartition(".")
         if kind != their_kind or mine.shape != given.shape or layers.setdefault(layer, their_layer) != their_layer:
             return f"in order {theirs} {tuple(given.shape)} comes where {ours} {tuple(mine.shape)} should"
-    if len(set(layers.values())) < len(layers):
-        return "in order one layer of theirs would be several of ours"
     behind = [name for name, tensor in list(weights.items())[len(own) :] if tensor.ndim > 1]
     return f"in order {len(behind)} layers come behind the backbone's last, more than a classifier has" if len(behind) > 2 else ""
 
