@@ -150,8 +150,8 @@ def initialize(module: SegmentationModule, init: str | None, resolved: Resolved)
 
 def from_file(module: SegmentationModule, file: str) -> str:
     """A checkpoint of this network; or the ImageNet weights of its backbone, none of whose names is the network's."""
-    content = read(file)
-    alike = any(name in unwrapped(content) for name in module.state_dict())
+    content, own = read(file), module.state_dict()
+    alike = any(name in own for name in unwrapped(content))
     if "segmodels" in content or alike or module.encoder() is None:
         return start_from(module, file)
     try:
