@@ -1,13 +1,14 @@
-"""Every released layout against the authors' code: logits under the same weights, parameters and multiply-accumulates.
+"""Every released layout against the authors' code: outputs under the same weights, parameters and multiply-accumulates.
 
     python experiments/fidelity.py                       all of them; writes experiments/results/fidelity.json
     python experiments/fidelity.py --only bisenet        some of them; writes nothing
     python experiments/fidelity.py --stored --format markdown    the table that was written last, for the README
 
 Weights and input are made from names alone, so no checkpoint is needed. The authors' numbers lie in tests/reference/released: their
-network's logits under those weights on a CPU, and how far its float32 lies from its float64. Ours may differ by twenty times that,
-or by 2e-5 of the largest logit where that is more; a wrong padding, activation or epsilon lies hundreds of times beyond.
-The exit code is 1 if any layout fails.
+network's logits and auxiliary outputs under those weights on a CPU, at 128x256 (NAME.npz) and at a size that fewer strides divide
+(NAME__b.npz), and how far its float32 lies from its float64. Ours may differ by twenty times that, or by 2e-5 of the largest number where
+that is more; a wrong padding, activation or epsilon lies hundreds of times beyond. NAME.json.gz says which of our outputs each auxiliary
+one is, and which parameters of the authors' are not here because nothing uses them. The exit code is 1 if any layout fails.
 """
 
 import argparse
@@ -34,15 +35,34 @@ REWRITTEN: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
+class Difference:
+    """The largest one and what is allowed; `output` is the image's size for logits, else our name and (theirs)."""
+
+    output: str
+    error: float
+    limit: float
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.limit  # so not where a number is missing
+
+    @property
+    def share(self) -> float:
+        return self.error / self.limit
+
+
+@dataclass(frozen=True)
 class Fidelity:
     """One layout; "theirs" is what the authors' code computes and holds."""
 
     name: str
     source: str
     commit: str
-    error: float | None  # the largest difference of a logit
-    limit: float | None
+    logits: Difference | None
+    other_size: Difference | None  # of the logits too
+    auxiliary: Difference | None  # of all auxiliary outputs, at both sizes, the one that is nearest to its limit
     parameters: tuple[int | None, int | None]  # that the logits depend on: ours, theirs
+    total: tuple[int | None, int | None]  # with auxiliary heads; theirs without what nothing uses
     macs: tuple[int | None, int | None]
     macs_size: tuple[int, ...]
     ok: bool
@@ -59,27 +79,48 @@ def fidelity(name: str) -> Fidelity:
         return measured(name, layout)
     except Exception as problem:
         note = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
-        theirs = ((None, layout["params_inference"]), (None, layout["macs_inference"]), tuple(layout["macs_resolution"]))
-        return Fidelity(name, layout["source_repo"], layout["commit"], None, None, *theirs, ok=False, note=note)
+        theirs = {"parameters": layout["params_inference"], "total": used(layout), "macs": layout["macs_inference"]}
+        sizes = {"macs_size": tuple(layout["macs_resolution"])} | {what: (None, number) for what, number in theirs.items()}
+        return Fidelity(name, layout["source_repo"], layout["commit"], None, None, None, ok=False, note=note, **sizes)
 
 
 def measured(name: str, layout: dict[str, Any]) -> Fidelity:
     import numpy as np
+    import torch
 
     from segmodels.paper import macs
 
-    golden = np.load(RELEASED / f"{name}.npz")
+    golden, other = (np.load(RELEASED / f"{name}{which}.npz") for which in ("", "__b"))
     module = filled(name, layout)
-    sample, parameters, spared = passed(module, golden)
-    error, limit = np.abs(sample - golden["main"]).max(), max(20 * golden["max_abs_diff_vs_float64"], 2e-5 * np.abs(golden["main"]).max())
+    logits = logits_of(module, golden)
+    parameters, spared = reached(module, logits)
+    with torch.no_grad():
+        main, other_size = sampled(logits, golden), sampled(logits_of(module, other), other)
+        auxiliary = [each for at_size in (golden, other) for each in auxiliaries(module, at_size, layout["aux_names"])]
+    total = sum(each.numel() for each in module.parameters())
     size = tuple(layout["macs_resolution"])
     ours, theirs = macs(module, size), layout["macs_inference"]
     same = name in REWRITTEN or (ours is not None and abs(ours - theirs) <= MACS_LIMIT * theirs)
-    note = "; ".join(filter(None, (REWRITTEN.get(name, ""), spared and f"without gradient in the authors' code too: {', '.join(spared)}")))
+    equal = parameters == layout["params_inference"] and total == used(layout)
     return Fidelity(
-        name, layout["source_repo"], layout["commit"], float(error), float(limit), (parameters, layout["params_inference"]),
-        (ours, theirs), size, bool(error <= limit) and parameters == layout["params_inference"] and same, note,
+        name, layout["source_repo"], layout["commit"], main, other_size, max(auxiliary, key=lambda each: each.share, default=None),
+        (parameters, layout["params_inference"]), (total, used(layout)), (ours, theirs), size,
+        ok=all(each.ok for each in (main, other_size, *auxiliary)) and equal and same, note=notes(name, layout, spared),
     )  # fmt: skip
+
+
+def used(layout: dict[str, Any]) -> int:
+    """The authors' parameters without those that nothing uses."""
+    return layout["params_total"] - sum(count for count, _ in layout["unused"].values())
+
+
+def notes(name: str, layout: dict[str, Any], spared: list[str]) -> str:
+    reasons: dict[str, list[str]] = {}
+    for part, (count, reason) in layout["unused"].items():
+        reasons.setdefault(reason, []).append(f"{part} ({count:,})")
+    unused = [f"not here: {', '.join(parts)}, {reason}" for reason, parts in reasons.items()]
+    without = f"without gradient in the authors' code too: {', '.join(spared)}" if spared else ""
+    return "; ".join(filter(None, (REWRITTEN.get(name, ""), without, *unused)))
 
 
 def filled(name: str, layout: dict[str, Any]) -> Any:
@@ -94,22 +135,68 @@ def filled(name: str, layout: dict[str, Any]) -> Any:
     return segmodels.from_released(name, {key: torch.from_numpy(array.copy()) for key, array in arrays.items()})
 
 
-def passed(module: Any, golden: Any) -> tuple[Any, int, list[str]]:
-    """Logits at the golden's pixels, how many parameters they depend on, and which of these get no gradient by the paper's design."""
-    import torch
-
-    image = torch.from_numpy(reference().make_input(str(golden["input_name"]), tuple(golden["input_shape"])))
-    shape, step = tuple(golden["main_shape"]), int(golden["stride"])
+def logits_of(module: Any, golden: Any) -> Any:
+    image, shape = image_of(golden), tuple(golden["main_shape"])
     whole = len(shape) == 2 or shape[-2:] == tuple(image.shape[-2:])  # a classifier, or logits at the image's size
-    logits = module(image) if whole else module.logits(image)
+    logits = module(image) if whole else enlarged(module.logits(image), shape, module.align_corners)
     if tuple(logits.shape) != shape:
         raise ValueError(f"logits are {tuple(logits.shape)}, the authors' {shape}")
+    return logits
+
+
+def reached(module: Any, logits: Any) -> tuple[int, list[str]]:
+    """How many parameters the logits depend on, and which of these get no gradient by the paper's design."""
     logits.sum().backward()
     without = [name for name, each in module.named_parameters() if each.grad is None]
     spared = [name for name in getattr(module, "without_gradient", ()) if name in without]
-    count = sum(each.numel() for name, each in module.named_parameters() if name not in without or name in spared)
-    logits = logits.detach().numpy()
-    return logits[:, ::step] if logits.ndim == 2 else logits[:, :, ::step, ::step], count, spared
+    return sum(each.numel() for name, each in module.named_parameters() if name not in without or name in spared), spared
+
+
+def sampled(logits: Any, golden: Any) -> Difference:
+    step, logits = int(golden["stride"]), logits.detach().numpy()
+    sample = logits[:, ::step] if logits.ndim == 2 else logits[:, :, ::step, ::step]
+    return difference("x".join(str(side) for side in golden["input_shape"][2:]), sample, golden["main"], golden)
+
+
+def auxiliaries(module: Any, golden: Any, names: dict[str, str]) -> list[Difference]:
+    """Every auxiliary output of the authors' against ours, enlarged as theirs is; there may be none of ours that they do not have."""
+    theirs = sorted({key.split("/")[1] for key in golden.files if key.startswith("aux/")})
+    if theirs != sorted(names):
+        raise ValueError(f"the authors' auxiliary outputs are {', '.join(theirs)}, their stored names {', '.join(sorted(names))}")
+    if not hasattr(module, "outputs"):  # a classifier
+        return []
+    outputs = module.outputs(image_of(golden))
+    if extra := set(outputs) - {"main"} - set(names.values()):
+        raise ValueError(f"the authors have no auxiliary output {', '.join(sorted(extra))}")
+    outputs["log_softmax(main)"] = enlarged(outputs["main"], tuple(golden["main_shape"]), module.align_corners).log_softmax(1)
+    found = []
+    for name in theirs:
+        shape, step = tuple(golden[f"aux/{name}/shape"]), int(golden[f"aux/{name}/sample_flat_stride"])
+        flat, want = enlarged(outputs[names[name]], shape, module.align_corners).flatten(), golden[f"aux/{name}/sample"]
+        found.append(difference(f"{names[name]} ({name})", flat[::step][: len(want)].numpy(), want, golden))
+    return found
+
+
+def image_of(golden: Any) -> Any:
+    import torch
+
+    return torch.from_numpy(reference().make_input(str(golden["input_name"]), tuple(golden["input_shape"])))
+
+
+def enlarged(logits: Any, shape: tuple[int, ...], align_corners: bool) -> Any:
+    """Some of the authors' networks enlarge their logits by a whole factor, which at an odd size is not the image's size."""
+    import torch.nn.functional as F
+
+    if tuple(logits.shape[-2:]) == shape[-2:]:
+        return logits
+    return F.interpolate(logits, shape[-2:], mode="bilinear", align_corners=align_corners)
+
+
+def difference(output: str, ours: Any, theirs: Any, golden: Any) -> Difference:
+    import numpy as np
+
+    limit = max(20 * golden["max_abs_diff_vs_float64"], 2e-5 * np.abs(theirs).max())
+    return Difference(output, float(np.abs(ours - theirs).max()), float(limit))
 
 
 def reference() -> Any:
@@ -123,16 +210,27 @@ def reference() -> Any:
 
 # --- tables
 
-HEADS = ("layout", "authors' code", "largest error", "limit", "inference parameters", "MACs", "verdict")
-RIGHT = (2, 3, 4, 5)
+HEADS = (
+    "layout", "authors' code", "logits: error < limit", "another size", "auxiliary outputs", "inference parameters", "all parameters",
+    "MACs", "verdict",
+)  # fmt: skip
+RIGHT = range(2, 8)
+VERDICTS = {True: "equal", False: "FAILS"}
 
 
 def cells(found: Fidelity) -> tuple[str, ...]:
-    error, limit = ("-" if each is None else f"{each:.1e}" if each else "0" for each in (found.error, found.limit))
-    size = "x".join(map(str, found.macs_size))
-    verdict = "equal" if found.ok else "FAILS"
     source = f"{found.source} {found.commit[:7] if len(found.commit) == 40 else found.commit.split(' (')[0]}"
-    return found.name, source, error, limit, pair(*found.parameters), f"{pair(*found.macs)} @ {size}", verdict
+    logits, other, auxiliary = map(compared, (found.logits, found.other_size, found.auxiliary))
+    if found.other_size:
+        other += f" @ {found.other_size.output}"
+    macs = f"{pair(*found.macs)} @ {'x'.join(map(str, found.macs_size))}"
+    return found.name, source, logits, other, auxiliary, pair(*found.parameters), pair(*found.total), macs, VERDICTS[found.ok]
+
+
+def compared(found: Difference | None) -> str:
+    if found is None:
+        return "-"
+    return f"{f'{found.error:.1e}' if found.error else '0'} {'<' if found.ok else '>'} {found.limit:.1e}"
 
 
 def pair(ours: int | None, theirs: int | None) -> str:
@@ -175,9 +273,13 @@ def write(rows: list[Fidelity], file: Path) -> None:
 def stored(file: Path = RESULT) -> list[Fidelity]:
     if not file.is_file():
         raise Refused(f"there is no {file}; make it with: python experiments/fidelity.py")
-    lists = ("parameters", "macs", "macs_size")  # tuples before JSON
-    rows = json.loads(file.read_text())["layouts"]
-    return [Fidelity(**row | {name: tuple(row[name]) for name in lists}) for row in rows]
+    return [from_json(row) for row in json.loads(file.read_text())["layouts"]]
+
+
+def from_json(row: dict[str, Any]) -> Fidelity:
+    lists = {name: tuple(row[name]) for name in ("parameters", "total", "macs", "macs_size")}
+    differences = {name: Difference(**row[name]) for name in ("logits", "other_size", "auxiliary") if row[name]}
+    return Fidelity(**row | lists | differences)
 
 
 # --- command line

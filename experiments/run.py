@@ -58,7 +58,8 @@ def parser() -> Parser:
     made.add_argument(
         "--init",
         metavar="FROM",
-        help="scratch, imagenet, FILE (a checkpoint; heads of another class count start anew) or released:NAME=FILE",
+        help="scratch, imagenet, FILE (a checkpoint, whose heads of another class count start anew, or a backbone's ImageNet weights) "
+        "or released:NAME=FILE (the authors')",
     )
     made.add_argument("--resume", metavar="RUN", type=Path, help="go on with an unfinished run folder, exactly where it stopped")
     made.add_argument("--smoke", action="store_true", help="a few tiny steps, to see that everything works (seconds)")

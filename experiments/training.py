@@ -19,8 +19,9 @@ from experiments.tables import class_table, console, published_lines
 from segmodels.checkpoint import start_from
 from segmodels.module import SegmentationModule
 from segmodels.paper import blueprint, experiment
+from segmodels.parts.pretrained import load_encoder
 from segmodels.recipe import Recipe
-from segmodels.released import read
+from segmodels.released import read, unwrapped
 from segmodels.semisup import method
 
 SEEN = ("crop", "scales", "continuous", "flip", "jitter", "batch", "iterations")  # what of a recipe the data module needs
@@ -144,17 +145,32 @@ def initialize(module: SegmentationModule, init: str | None, resolved: Resolved)
         return module.load_pretrained(starts_from)
     if init.startswith("released:"):
         return released(module, init.removeprefix("released:"))
-    return start_from(module, init)
+    return from_file(module, init)
+
+
+def from_file(module: SegmentationModule, file: str) -> str:
+    """A checkpoint of this network; or the ImageNet weights of its backbone, none of whose names is the network's."""
+    content, own = read(file), module.state_dict()
+    alike = any(name in own for name in unwrapped(content))
+    if "segmodels" in content or alike or module.encoder() is None:
+        return start_from(module, file)
+    try:
+        return module.load_pretrained(file)
+    except ValueError as problem:
+        raise Refused(f"{problem}; the authors' weights of a whole network are given as --init released:NAME=FILE") from None
 
 
 def released(module: SegmentationModule, word: str) -> str:
+    """The authors' weights of a whole network, or of the ImageNet classifier that theirs started from."""
     from segmodels import from_released
 
     name, equals, file = word.partition("=")
     if not equals:
         raise Refused(f"--init released:{word}: write released:NAME=FILE, the layout's name and the authors' checkpoint")
     other = from_released(name, file)
-    return start_from(module, other.state_dict(), f"{file} ({name})")
+    if isinstance(other, SegmentationModule):
+        return start_from(module, other.state_dict(), f"{file} ({name})")
+    return load_encoder(module.encoder(), other.state_dict(), called=f"{file} ({name})")
 
 
 def prepare(resolved: Resolved, module: SegmentationModule, data: Any, folder: Path, config: dict[str, Any], new: bool) -> Trainer:

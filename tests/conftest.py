@@ -18,6 +18,7 @@ import torch  # noqa: E402
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--camvid", metavar="DIR", default=None, help="a CamVid folder, written --camvid=DIR: also run what wants real images")
+    parser.addoption("--weights", metavar="DIR", default=None, help="real ImageNet and face weights and pictures, written --weights=DIR")
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from experiments import fidelity
 from segmodels.released import layouts
@@ -19,10 +20,15 @@ def test_a_faithful_layout_passes_and_nothing_is_written(capsys: pytest.CaptureF
     assert fidelity.main(["--only", QUICK, "--format", "markdown"]) == 0
     head, _, row = capsys.readouterr().out.strip().splitlines()
     assert head.count("|") == row.count("|")
-    assert "| 1,541,963 | 15,616,081,920 @ 768x1536 | equal |" in row
+    assert "@ 97x161 |" in row
+    assert "| 1,541,963 | 1,842,289 | 15,616,081,920 @ 768x1536 | equal |" in row
 
 
-@pytest.mark.parametrize("what", ["logits", "parameters", "macs", "load"])
+def doubled(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)[..., : like.shape[2], : like.shape[3]]
+
+
+@pytest.mark.parametrize("what", ["logits", "other_size", "auxiliary", "parameters", "total", "macs", "load"])
 def test_a_layout_fails_when_anything_differs(what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     built = fidelity.filled
 
@@ -32,8 +38,14 @@ def test_a_layout_fails_when_anything_differs(what: str, monkeypatch: pytest.Mon
         module = built(name, layout)
         if what == "logits":
             module.classifier[-1].bias.data[0] += 1e-3
+        if what == "other_size":
+            module.context_path.resized = doubled  # the same where the size is a multiple of 32
+        if what == "auxiliary":
+            module.auxiliaries[1][-1].bias.data[0] += 1e-3
         if what == "parameters":
             module.classifier[-1].bias.requires_grad_(False)
+        if what == "total":
+            module.auxiliaries[0][-1].extra = torch.nn.Parameter(torch.zeros(1))
         if what == "macs":
             layout["macs_inference"] = int(1.002 * layout["macs_inference"])
         return module
@@ -44,10 +56,14 @@ def test_a_layout_fails_when_anything_differs(what: str, monkeypatch: pytest.Mon
     assert "FAILS" in printed.out
     assert f"0 of 1 layouts equal the authors'; not {QUICK}" in printed.err
     assert what != "load" or "it lacks 2 tensors" in printed.out
+    if what in ("other_size", "auxiliary"):
+        found = fidelity.fidelity(QUICK)
+        assert found.logits.ok and not getattr(found, what).ok
 
 
 def test_what_is_stored_is_read_back_as_it_was(tmp_path: Path) -> None:
-    found = fidelity.Fidelity("a", "b", "c", 1e-6, None, (1, 2), (None, 3), (4, 5), ok=False, note="why")
+    logits = fidelity.Difference("main", 1e-6, 2e-6)
+    found = fidelity.Fidelity("a", "b", "c", logits, logits, None, (1, 2), (3, 4), (None, 3), (4, 5), ok=False, note="why")
     fidelity.write([found, replace(found, ok=True)], tmp_path / "fidelity.json")
     assert fidelity.stored(tmp_path / "fidelity.json") == [found, replace(found, ok=True)]
 
@@ -68,7 +84,8 @@ def test_the_stored_table_names_every_layout_and_none_fails() -> None:
 def test_the_stored_table_is_what_the_networks_compute(row: fidelity.Fidelity) -> None:
     found = fidelity.fidelity(row.name)
     assert found.ok
-    assert replace(found, error=row.error) == row  # the last digits of an error are the machine's
+    same = {name: getattr(row, name) for name in ("logits", "other_size", "auxiliary")}  # the last digits of an error are the machine's
+    assert replace(found, **same) == row
 
 
 def test_help_and_the_stored_table_do_not_wait_for_torch() -> None:

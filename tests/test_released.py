@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import segmodels
 from segmodels.released import layouts
@@ -47,6 +48,56 @@ def test_a_released_network_gives_the_authors_logits(name: str) -> None:
     sample = logits.detach().numpy()[:, ::step] if classes_alone else logits.detach().numpy()[:, :, ::step, ::step]
     limit = max(20 * float(golden["max_abs_diff_vs_float64"]), 2e-5 * float(np.abs(golden["main"]).max()))
     assert np.abs(sample - golden["main"]).max() <= limit
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_auxiliary_outputs_and_another_size_are_the_authors_too(name: str) -> None:
+    """At the size that the authors' code was also run at, which 32 does not divide."""
+    module = segmodels.from_released(name, state(name))
+    for which in ("", "__b"):
+        golden = np.load(REFERENCE / "released" / f"{name}{which}.npz")
+        image = torch.from_numpy(fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"])))
+        with torch.no_grad():
+            outputs = {"main": module(image)} if len(golden["main_shape"]) == 2 else module.outputs(image)
+        agrees(at_size_of(outputs["main"], golden["main_shape"], module), golden, "main")
+        assert {key.split("/")[1] for key in golden.files if key.startswith("aux/")} == set(layout(name)["aux_names"])
+        for theirs, ours in layout(name)["aux_names"].items():
+            logits = at_size_of(outputs["main" if ours == "log_softmax(main)" else ours], golden[f"aux/{theirs}/shape"], module)
+            agrees(logits.log_softmax(1) if ours == "log_softmax(main)" else logits, golden, f"aux/{theirs}")
+
+
+def at_size_of(logits: torch.Tensor, shape: np.ndarray, module: torch.nn.Module) -> torch.Tensor:
+    """Some of the authors' networks enlarge their outputs themselves, by a whole factor."""
+    if tuple(logits.shape) == tuple(shape):
+        return logits
+    return F.interpolate(logits, tuple(shape[-2:]), mode="bilinear", align_corners=module.align_corners)
+
+
+def agrees(logits: torch.Tensor, golden: dict, output: str) -> None:
+    if output == "main":
+        steps, want = [slice(None, None, int(golden["stride"]))] * max(1, logits.ndim - 2), golden["main"]
+        sample = logits[(..., *steps)].numpy()
+    else:
+        want = golden[f"{output}/sample"]
+        sample = logits.flatten()[:: int(golden[f"{output}/sample_flat_stride"])][: len(want)].numpy()
+    limit = max(20 * float(golden["max_abs_diff_vs_float64"]), 2e-5 * float(np.abs(want).max()))
+    assert np.abs(sample - want).max() <= limit, output
+
+
+def parameters_under(prefix: str, name: str) -> int:
+    entries = [(key, shape) for key, shape, _ in layout(name)["entries"] if key == prefix or key.startswith(f"{prefix}.")]
+    return sum(int(np.prod(shape)) for key, shape in entries if not key.endswith(("running_mean", "running_var", "num_batches_tracked")))
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_what_is_not_here_of_the_authors_parameters_is_named_and_counted(name: str) -> None:
+    unused = layout(name)["unused"]
+    assert {part: parameters_under(part, name) for part in unused} == {part: count for part, (count, _) in unused.items()}
+    assert all(reason for _, reason in unused.values())
+    released = layouts()[name]
+    classes = next(shape[0] for key, shape, _ in layout(name)["entries"] if key == released.classes)
+    ours = sum(each.numel() for each in released.build(classes, "meta").parameters())
+    assert ours == layout(name)["params_total"] - sum(count for count, _ in unused.values())
 
 
 def test_a_wrong_activation_would_be_seen() -> None:

@@ -23,6 +23,8 @@ Departures:
   since no such weights exist; "no_last_stage" reads both levels of the context path at 1/16.
 """
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,9 +33,10 @@ from segmodels.paper import Experiment, Published, PublishedSpeed
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import cross_entropy, ohem, torchseg_rule
+from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.two_paths import AttentionRefinement, FeatureFusion, SpatialPath, pooled
 from segmodels.recipe import Recipe
-from segmodels.released import Released
+from segmodels.released import Released, unwrapped
 
 # --- backbone (section 4.1); ResNet, spatial path, ARM and FFM are parts
 
@@ -170,6 +173,11 @@ class BiSeNet(SegmentationModule):
 
     def encoder(self) -> nn.Module:
         return self.context_path.backbone
+
+    def load_pretrained(self, source: str) -> str:
+        """ResNet18's names are torchvision's, those of an Xception39 the authors' own."""
+        rename = xception_weights if isinstance(self.encoder(), Xception39) else None
+        return load_encoder(self.encoder(), source, rename=rename)
 
     def fused(self, image: Tensor, context: Tensor) -> Tensor:
         if self.spatial_path is None:
@@ -310,3 +318,10 @@ RELEASED = {
         "r18": "resnet18_accuracy", "r18_speed": "resnet18_speed", "x39": "xception39_accuracy", "x39_speed": "xception39_speed",
     }.items()
 }  # fmt: skip
+
+
+def xception_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An ImageNet classifier by the names of the authors' code, under the backbone's."""
+    layout = RELEASED["bisenet_x39_torchseg"]
+    renamed = layout.renamed({f"context_path.{name}": tensor for name, tensor in unwrapped(state).items()})
+    return {name.removeprefix("context_path.backbone."): tensor for name, tensor in renamed.items()}

@@ -19,12 +19,13 @@ Departures:
 - The paper's Dice has squares in its denominator, the authors' code plain sums: the latter here, the former in "dice_of_squares".
 - The authors' optimizer overlooks the norms of the backbone, which stay as pretrained: here they learn at rate 0, but in "trained_norms".
 - Ignored pixels count as label 255 in the Laplacian, as in the authors' code; but a batch without any label has no detail loss.
-- The authors start from their own ImageNet classifiers, which no library holds: `--init released:stdcnet813=FILE` (stdcnet1446 for STDC2).
+- The authors start from their own ImageNet classifiers, which no library holds: `--init FILE` takes theirs.
 - Images smaller than the crop (scales below 0.5) are padded; the authors' code enlarges them again to the crop.
 - Seg50 and Seg75 are one training judged at two sizes. The authors choose a checkpoint for each by its score on val; here there is one.
 - Heads and context path have in-place ABN in the authors' code, which multiplies by |weight| + 1e-5: converted when weights are loaded.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -37,10 +38,11 @@ from segmodels.paper import Experiment, Published, PublishedSpeed
 from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import IGNORED, ohem, stdc_rule
+from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.resize import computed_in
 from segmodels.parts.two_paths import AttentionRefinement, FeatureFusion, SpatialPath, pooled
 from segmodels.recipe import Recipe
-from segmodels.released import Released, State
+from segmodels.released import Released, State, unwrapped
 
 Depth = Literal["stdc1", "stdc2"]
 
@@ -77,6 +79,7 @@ class STDCNet(nn.Module):
 
     def __init__(self, depth: Depth) -> None:
         super().__init__()
+        self.depth = depth
         self.stem = nn.Sequential(conv_bn_relu(3, 32, 3, 2), conv_bn_relu(32, 64, 3, 2))
         stages, inside = [], 64
         for count, width in zip(LAYERS[depth], self.channels):
@@ -198,6 +201,10 @@ class STDC(SegmentationModule):
 
     def encoder(self) -> nn.Module:
         return self.backbone
+
+    def load_pretrained(self, source: str) -> str:
+        """The authors' ImageNet classifier, out of their file."""
+        return load_encoder(self.encoder(), source, rename=partial(backbone_weights, self.backbone.depth))
 
     def paths(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
         """Stage 3, context at 1/16 and 1/8, and the fusion of both paths."""
@@ -336,10 +343,17 @@ def norms_of_abn(state: State) -> State:
     return {name: tensor.abs() + 1e-5 if name in scales else tensor for name, tensor in state.items()}
 
 
+CLASSIFIERS = {"stdc1": "stdcnet813", "stdc2": "stdcnet1446"}
 RELEASED = {
     f"{depth}_seg": Released(f"stdc/{depth}", "conv_out.conv_out.weight", (*modules(depth), *HEADS), UNUSED, convert=norms_of_abn)
     for depth in LAYERS
 } | {
     name: Released(partial(Classifier, depth), "linear.weight", (*modules(depth), *FULLY_CONNECTED), UNUSED)
-    for name, depth in {"stdcnet813": "stdc1", "stdcnet1446": "stdc2"}.items()
+    for depth, name in CLASSIFIERS.items()
 }
+
+
+def backbone_weights(depth: Depth, state: Mapping[str, Tensor]) -> State:
+    """The part of an ImageNet classifier that segmentation starts from, under the backbone's names."""
+    renamed = RELEASED[CLASSIFIERS[depth]].renamed(unwrapped(state))
+    return {name.removeprefix("backbone."): tensor for name, tensor in renamed.items()}

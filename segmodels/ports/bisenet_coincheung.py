@@ -3,6 +3,10 @@
 It differs from the authors' code in nearest-neighbor upsampling inside the context path, one gate with a norm in the Feature
 Fusion Module, a head of 256 channels and auxiliary ones of 64, logits upsampled without aligned corners, and losses mined by the
 loss of a pixel. Only the fusion and the heads learn ten times faster. Images are normalized by Cityscapes' own statistics.
+
+zllrunning/face-parsing.PyTorch took an early state of that code for the parts of a face. There the backbone's own features at 1/8 stand in
+for the spatial path, the Feature Fusion Module squeezes to a quarter, heads have no biases, logits are upsampled with aligned corners and
+images are normalized by ImageNet's statistics. Its checkpoint, 79999_iter.pth, wants faces of about 512x512.
 """
 
 from typing import Any
@@ -12,9 +16,9 @@ from torch import Tensor, nn
 
 from segmodels.architectures.bisenet import BiSeNet, ContextPath, head
 from segmodels.module import Normalization
-from segmodels.parts.layers import conv_bn
+from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import coincheung_rule, ohem
-from segmodels.parts.two_paths import FeatureFusion
+from segmodels.parts.two_paths import FeatureFusion, pooled
 from segmodels.released import Released
 
 
@@ -43,7 +47,7 @@ class BiSeNetCoinCheung(BiSeNet):
         self._initialize()
 
     def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return ohem(logits, label, align_corners=False, rule=coincheung_rule(0.7), class_weights=self.class_weights)
+        return ohem(logits, label, align_corners=self.align_corners, rule=coincheung_rule(0.7), class_weights=self.class_weights)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The fusion and the heads at head_lr times lr, 10 in this code; both paths at lr."""
@@ -51,6 +55,54 @@ class BiSeNetCoinCheung(BiSeNet):
         slow = [*self.context_path.parameters(), *self.spatial_path.parameters()]
         return self._split_by_decay(slow, 1.0) + self._split_by_decay(fast, self.recipe.head_lr)
 
+
+# --- faces
+
+FACE = (
+    "background", "skin", "left brow", "right brow", "left eye", "right eye", "glasses", "left ear", "right ear", "earring",
+    "nose", "mouth", "upper lip", "lower lip", "neck", "necklace", "cloth", "hair", "hat",
+)  # fmt: skip
+
+
+class ContextAndDetail(NearestContextPath):
+    """image -> the backbone's features at 1/8, context at 1/16 and 1/8."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        *_, fine, middle, deep = self.backbone(image)
+        at_32 = self.arms[0](deep) + self.pooling(pooled(deep))
+        at_16 = self.refines[0](self.resized(at_32, middle))
+        at_8 = self.refines[1](self.resized(self.arms[1](middle) + at_16, fine))
+        return fine, at_16, at_8
+
+
+def plain_head(inside: int, width: int, num_classes: int) -> nn.Sequential:
+    return nn.Sequential(conv_bn_relu(inside, width), nn.Conv2d(width, num_classes, 1, bias=False))
+
+
+class BiSeNetFaces(BiSeNetCoinCheung):
+    """The fusion sees the backbone where the paper has a spatial path."""
+
+    align_corners = True
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.spatial_path = nn.Identity()  # without parameters, and never called
+        self.context_path, self.fusion = ContextAndDetail(), FeatureFusion(squeezed=64)
+        self.classifier = plain_head(256, 256, num_classes)
+        self.auxiliaries = nn.ModuleList([plain_head(128, 64, num_classes), plain_head(128, 64, num_classes)])
+        self._initialize()
+
+    def features(self, image: Tensor) -> Tensor:
+        fine, _, context = self.context_path(image)
+        return self.fusion(fine, context)
+
+    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+        fine, *contexts = self.context_path(image)
+        heads = {f"auxiliary{n}": head(x) for n, (head, x) in enumerate(zip(self.auxiliaries, contexts), start=1)}
+        return {"main": self.classifier(self.fusion(fine, contexts[-1])), **heads}
+
+
+# --- released weights
 
 RENAMES = (
     (r"^cp\.resnet\.", "context_path.backbone."),
@@ -62,7 +114,8 @@ RENAMES = (
     (r"^sp\.conv(\d)\.", lambda m: f"spatial_path.{int(m[1]) - 1}."),
     (r"^sp\.conv_out\.", "spatial_path.3."),
     (r"^ffm\.convblk\.(conv|bn)\.", r"fusion.conv.\1."),
-    (r"^ffm\.conv\.", "fusion.select.0."),
+    (r"^ffm\.conv1?\.", "fusion.select.0."),
+    (r"^ffm\.conv2\.", "fusion.select.2."),
     (r"^ffm\.bn\.", "fusion.select.1."),
     (r"^conv_out\.conv_out\.", "classifier.1."),
     (r"^conv_out\.conv\.", "classifier.0."),
@@ -75,5 +128,6 @@ RENAMES = (
 )
 CITYSCAPES = Normalization(mean=(0.3257, 0.3690, 0.3223), std=(0.2112, 0.2148, 0.2115))
 RELEASED = {
+    "bisenet_face_zllrunning": Released(BiSeNetFaces, "conv_out.conv_out.weight", RENAMES),
     "bisenetv1_coincheung": Released(BiSeNetCoinCheung, "conv_out.conv_out.bias", RENAMES, normalization=CITYSCAPES),
 }
