@@ -218,17 +218,11 @@ def decode(data: bytes, path: str, how: Callable[[np.ndarray], np.ndarray | None
 
 @cache
 def png_decoder() -> Callable[[bytes], np.ndarray] | None:
-    """A faster one than OpenCV's where a package brings it; the pixels are the same."""
+    """imagecodecs' libspng where it is installed: the same pixels as OpenCV's in two thirds of the time. pyspng overlooks damage."""
     try:
-        import pyspng
+        from imagecodecs import spng_decode
 
-        return pyspng.load
-    except ImportError:
-        pass
-    try:
-        import imagecodecs
-
-        return imagecodecs.png_decode
+        return spng_decode
     except ImportError:
         return None
 
