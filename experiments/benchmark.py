@@ -3,6 +3,7 @@
     python experiments/benchmark.py infer bisenet stdc/stdc1 ddrnet/23_slim      frames per second, each at its paper's size
     python experiments/benchmark.py infer "stdc/*" --size 1024x2048 --folded     rows by a pattern, all at one size
     python experiments/benchmark.py loss                       cross-entropy and hard-example mining of upsampled logits
+    python experiments/benchmark.py data --root DIR            what a training sample costs, from files, zips and packs
     python experiments/benchmark.py loss --batch 4 --stride 4 --rounds 5 --json loss.json
 
 Each has its own --help.
@@ -21,7 +22,7 @@ from math import exp, log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import speed
+from experiments import feeding, speed
 from experiments.command_line import Parser
 from experiments.speed import height_by_width, positive
 
@@ -250,6 +251,7 @@ def parser() -> Parser:
     subjects = made.add_subparsers(title="what to measure", metavar="SUBJECT", required=True)
     speed.add_infer(subjects)
     add_loss(subjects)
+    feeding.add_data(subjects)
     return made
 
 
