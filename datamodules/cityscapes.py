@@ -2,19 +2,25 @@
 
 Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding. CVPR 2016. arXiv:1604.01685
 Read as the two official zips unpack, ids mapped here: no preprocessing, no trainIds files.
+
+data.training=coarse takes the 19998 coarsely labelled images of train_extra (gtCoarse.zip, leftImg8bit_trainextra.zip) instead of the 2975,
+fine+coarse both. Papers with coarse labels train on these first and go on with fine ones (a second run with --init), or on both at once.
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules import DataError
 from datamodules.labels import CITYSCAPES
+from datamodules.layouts import one_of
 from datamodules.module import SegmentationData
 from datamodules.store import Files, paired
 
-IMAGE, LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
+IMAGE, LABEL = "_leftImg8bit.png", "_{kind}_labelIds.png"
+EXTRA = "download gtCoarse.zip and leftImg8bit_trainextra.zip too and unzip both into DIR, or take data.training=fine"
+BLACK = "troisdorf_000000_000073"  # the one file of train_extra that shows nothing: one gray channel, all black
 
 
 class Cityscapes(SegmentationData):
@@ -29,21 +35,34 @@ class Cityscapes(SegmentationData):
     hidden: ClassVar[dict[str, str]] = {
         "test": "evaluate on val, or predict the test images and submit them to https://www.cityscapes-dataset.com"
     }
-    counts: ClassVar[dict[str, int]] = {"train": 2975, "val": 500, "test": 1525}
+    counts: ClassVar[dict[str, int]] = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19997}
+
+    def __init__(
+        self, root: str | Path | None = None, *, training: Literal["fine", "fine+coarse", "coarse"] = "fine", **settings: Any
+    ) -> None:
+        super().__init__(root, **settings)
+        self.training = one_of("training", training, ("fine", "fine+coarse", "coarse"))
 
     def source(self, split: str) -> Files:
-        images, labels = self.listing("leftImg8bit", split, IMAGE), self.listing("gtFine", split, LABEL)
-        pairs = paired(images, labels, f"leftImg8bit/{split} and gtFine/{split} must hold the same cities; unzip both archives again")
+        pairs = {}
+        for quality in self.training.split("+") if split == "train" else ["fine"]:
+            pairs |= self.pairs("gtCoarse", "train_extra") if quality == "coarse" else self.pairs("gtFine", split)
+        return Files([*pairs.values()], self.labels, names=list(pairs))
+
+    def pairs(self, kind: str, split: str) -> dict[str, tuple[Path, Path]]:
+        images, labels = self.listing("leftImg8bit", split, IMAGE), self.listing(kind, split, LABEL.format(kind=kind))
+        pairs = paired(images, labels, f"leftImg8bit/{split} and {kind}/{split} must hold the same cities; unzip both archives again")
         if len(pairs) != self.counts[split]:
             rank_zero_info(f"{self.root}: {split} has {len(pairs)} images, the official Cityscapes {self.counts[split]}.")
-        return Files(pairs, self.labels, names=list(images))
+        return dict(zip(images, pairs, strict=True))
 
     def listing(self, kind: str, split: str, ending: str) -> dict[str, Path]:
         """Files by their official name, such as aachen_000000_000019."""
         files = sorted((self.root / kind / split).glob(f"*/*{ending}"))
         if not files:
-            raise DataError(f"{self.root} holds no {kind}/{split}/<city>/*{ending}{self.elsewhere(kind)}: {self.remedy}")
-        return {file.name.removesuffix(ending): file for file in files}
+            remedy = EXTRA if split == "train_extra" else self.remedy
+            raise DataError(f"{self.root} holds no {kind}/{split}/<city>/*{ending}{self.elsewhere(kind)}: {remedy}")
+        return {file.name.removesuffix(ending): file for file in files if not file.name.startswith(BLACK)}
 
     def elsewhere(self, kind: str) -> str:
         """ " (did you mean ...?)" when the tree begins one folder above or below."""
