@@ -243,6 +243,12 @@ def test_classes_stand_where_the_official_list_has_them(kind: type) -> None:
     assert len(names) == count and {place: names[place] for place in some} == some
 
 
+def test_ade20ks_colors_are_those_of_its_development_kit() -> None:
+    found = dict(zip(ADE20K().class_names, ADE20K().palette))
+    printed = {"wall": (120, 120, 120), "sky": (6, 230, 230), "person": (150, 5, 61), "flag": (92, 0, 255)}
+    assert {name: found[name] for name in printed} == printed
+
+
 @pytest.mark.parametrize("kind", [ACDC, BDD100K, DarkZurich, GTA5, Mapillary])
 def test_street_sets_have_cityscapes_classes_so_that_one_network_is_judged_on_all(kind: type) -> None:
     assert kind().class_names == STREETS and kind().palette == CITYSCAPES.palette
@@ -285,6 +291,13 @@ def test_camvids_colors_become_segnets_eleven_classes(tmp_path: Path) -> None:
             assert np.array_equal(alone.open(split).label(index), np.where(np.isin(ids, list(firsts)), classes, 255))
     assert set(grouped.open("val").names) == {"0016E5_07959", "0016E5_08159"}
     assert len(of) == 31 and grouped.class_names == CAMVID.names
+
+
+def test_camvids_colors_are_of_its_kind() -> None:
+    """label_colors.txt takes its 32 colors, void's black among them, from four values a channel."""
+    colors = {color for group in GROUPS.values() for color in group.values()} | {(0, 0, 0)}
+    assert len(colors) == 32 and {value for color in colors for value in color} == {0, 64, 128, 192}
+    assert CamVid32().palette == tuple((0, 0, 192) if name == "pavement" else color for name, color in zip(CAMVID.names, CAMVID.palette))
 
 
 def test_a_wrong_camvid_is_named(tmp_path: Path) -> None:
