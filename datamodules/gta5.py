@@ -3,8 +3,8 @@
 Richter, Vineet, Roth, Koltun: Playing for Data: Ground Truth from Computer Games. ECCV 2016. arXiv:1608.02192
 Folders and names: images/00001.png .. 24966.png and labels/ likewise, as all zips unpack (README.md of lhoyer/DAFormer).
 Ids: those of Cityscapes, as indices of palette PNGs (DAFormer's tools/convert_datasets/gta.py); 34 is the license plate, Cityscapes' -1.
-Split: the authors' split.mat with trainIds, valIds and testIds (CyCADA's gta5 loader reads it so): 12403 / 6382 / 6181 (the last two
-counted in split_data of shachoi/RobustNet, the first its author's in issue 21 of sunghac/RobustNet).
+Split: the authors' split.mat with trainIds, valIds and testIds (cycada/data/gta5.py of jhoffman/cycada_release): 12403 / 6382 / 6181 (the
+first by issue 21 of sunghac/RobustNet, the other two counted in split_data of shachoi/RobustNet).
 
 Papers on adaptation train on every image and are judged on Cityscapes: data.training=all, then evaluate.py RUN --data cityscapes.
 """
