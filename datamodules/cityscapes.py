@@ -1,20 +1,27 @@
 """Cityscapes: 2975 / 500 / 1525 finely labelled street images of 1024 x 2048 from 50 cities, 19 judged classes.
 
 Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding. CVPR 2016. arXiv:1604.01685
-Read as the two official zips unpack, or out of the zips themselves; ids are mapped here: no preprocessing, no trainIds files.
+Read as the official zips unpack, or out of the zips themselves; ids are mapped here: no preprocessing, no trainIds files.
+
+data.training=coarse takes the 19998 coarsely labelled images of train_extra (gtCoarse.zip, leftImg8bit_trainextra.zip) instead of the 2975,
+fine+coarse both. Papers with coarse labels train on these first and go on with fine ones (a second run with --init), or on both at once.
 """
 
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules import DataError
 from datamodules.labels import CITYSCAPES
+from datamodules.layouts import one_of
 from datamodules.module import SegmentationData
 from datamodules.store import Files, paired
 from datamodules.zips import Zips
 
-IMAGE, LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
+IMAGE, LABEL = "_leftImg8bit.png", "_{kind}_labelIds.png"
+EXTRA = "download gtCoarse.zip and leftImg8bit_trainextra.zip too and unzip both into DIR, or take data.training=fine"
+BLACK = "troisdorf_000000_000073"  # the one file of train_extra that shows nothing: one gray channel, all black
 
 
 class Cityscapes(SegmentationData):
@@ -29,31 +36,48 @@ class Cityscapes(SegmentationData):
     hidden: ClassVar[dict[str, str]] = {
         "test": "evaluate on val, or predict the test images and submit them to https://www.cityscapes-dataset.com"
     }
-    counts: ClassVar[dict[str, int]] = {"train": 2975, "val": 500, "test": 1525}
+    counts: ClassVar[dict[str, int]] = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19997}
+
+    def __init__(
+        self, root: str | Path | None = None, *, training: Literal["fine", "fine+coarse", "coarse"] = "fine", **settings: Any
+    ) -> None:
+        super().__init__(root, **settings)
+        self.training = one_of("training", training, ("fine", "fine+coarse", "coarse"))
 
     def source(self, split: str) -> Files:
-        zips = self.zips()
-        images, labels = (self.listing(kind, split, end, zips) for kind, end in (("leftImg8bit", IMAGE), ("gtFine", LABEL)))
-        pairs = paired(images, labels, f"leftImg8bit/{split} and gtFine/{split} must hold the same cities; get both archives again")
+        pairs, zips = {}, Zips()
+        for quality in self.training.split("+") if split == "train" else ["fine"]:
+            pairs |= self.pairs("gtCoarse", "train_extra", zips) if quality == "coarse" else self.pairs("gtFine", split, zips)
+        return Files([*pairs.values()], self.labels, names=list(pairs), read=zips)
+
+    def pairs(self, kind: str, split: str, zips: Zips) -> dict[str, tuple[str, str]]:
+        images, labels = self.listing("leftImg8bit", split, IMAGE, zips), self.listing(kind, split, LABEL.format(kind=kind), zips)
+        pairs = paired(images, labels, f"leftImg8bit/{split} and {kind}/{split} must hold the same cities; get both archives again")
         if len(pairs) != self.counts[split]:
             rank_zero_info(f"{self.root}: {split} has {len(pairs)} images, the official Cityscapes {self.counts[split]}.")
-        return Files(pairs, self.labels, names=list(images), read=zips)
+        return dict(zip(images, pairs, strict=True))
 
-    def zips(self) -> Zips | None:
-        """The official archives, where they lie unpacked nowhere."""
-        files = [self.root / f"{kind}_trainvaltest.zip" for kind in ("leftImg8bit", "gtFine") if not (self.root / kind).is_dir()]
-        return Zips(files) if len(files) == 2 and all(file.is_file() for file in files) else None
-
-    def listing(self, kind: str, split: str, ending: str, zips: Zips | None) -> dict[str, str]:
-        """Files by their official name, such as aachen_000000_000019."""
-        start = f"{self.root}/{kind}_trainvaltest.zip/{kind}/{split}/" if zips else f"{self.root}/{kind}/{split}/"
-        every = zips.paths() if zips else map(str, (self.root / kind / split).glob(f"*/*{ending}"))
-        files = sorted(path for path in every if path.startswith(start) and path.endswith(ending))
-        if not files:
-            raise DataError(f"{self.root} holds no {kind}/{split}/<city>/*{ending}{self.elsewhere(kind)}: {self.remedy}")
-        return {path.rpartition("/")[2].removesuffix(ending): path for path in files}
+    def listing(self, kind: str, split: str, ending: str, zips: Zips) -> dict[str, str]:
+        """Files by their official name, such as aachen_000000_000019: from the folder, or from the zip where there is none."""
+        folder, archive = self.root / kind / split, self.root / archive_of(kind, split)
+        if not folder.is_dir() and archive.is_file():
+            files = zips.matching(archive, f"{kind}/{split}/*/*{ending}")
+        else:
+            files = sorted(map(str, folder.glob(f"*/*{ending}")))
+        names = {file.rpartition("/")[2].removesuffix(ending): file for file in files}
+        names.pop(BLACK, None)
+        if not names:
+            remedy = EXTRA if split == "train_extra" else self.remedy
+            raise DataError(f"{self.root} holds no {kind}/{split}/<city>/*{ending}{self.elsewhere(kind)}: {remedy}")
+        return names
 
     def elsewhere(self, kind: str) -> str:
         """ " (did you mean ...?)" when the tree begins one folder above or below."""
         found = [folder for folder in (self.root.parent, *sorted(self.root.iterdir())) if (folder / kind).is_dir()]
         return f" (did you mean {found[0]}?)" if found else ""
+
+
+def archive_of(kind: str, split: str) -> str:
+    if kind == "gtCoarse":
+        return "gtCoarse.zip"
+    return f"{kind}_trainextra.zip" if split == "train_extra" else f"{kind}_trainvaltest.zip"

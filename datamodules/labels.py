@@ -4,7 +4,7 @@ Files hold ids; training sees train ids: 0 .. classes-1 in the order of `names`,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ class LabelSet:
     void: tuple[int, ...] = (255,)
     categories: tuple[str, ...] = ()
     void_palette: tuple[RGB, ...] = ((0, 0, 0),)
+    merged: tuple[tuple[int, int], ...] = ()  # further ids of a class: (id in the files, train id)
+    merged_palette: tuple[tuple[RGB, int], ...] = ()  # further colors of a class: (color in the files, train id)
 
     def __post_init__(self) -> None:
         counts = {len(self.names), len(self.palette), len(self.ids), len(self.categories or self.names)}
@@ -36,19 +38,21 @@ class LabelSet:
             twice = sorted({str(value) for value in values if list(values).count(value) > 1})
             if twice:
                 raise DataError(f"two classes share the {kind} {', '.join(twice)}: give each class its own")
-        if both := sorted(set(self.ids) & set(self.void)):
+        further = {value for value, _ in self.merged}
+        if both := sorted(set(self.ids) & set(self.void) | further & {*self.ids, *self.void}):
             raise DataError(f"the ids {both} are classes and void at once: drop them from one of the two lists")
 
     @cached_property
     def known(self) -> frozenset[int]:
         """Every byte that a label file may hold."""
-        return frozenset(i % 256 for i in self.ids + self.void)
+        return frozenset(i % 256 for i in (*self.ids, *self.void, *(value for value, _ in self.merged)))
 
     @cached_property
     def table(self) -> np.ndarray:
         """256 entries: byte in the file -> train id, 255 for all that is no class."""
         table = np.full(256, IGNORED, np.uint8)
-        table[[i % 256 for i in self.ids]] = np.arange(len(self.ids))
+        for value, train_id in (*zip(self.ids, range(len(self.ids)), strict=True), *self.merged):
+            table[value % 256] = train_id
         return table
 
     @cached_property
@@ -88,7 +92,8 @@ class LabelSet:
     @cached_property
     def _color_table(self) -> np.ndarray:
         table = np.full(1 << 24, UNKNOWN, np.uint8)  # 16 MB answer two million pixels at once, where a search would take a second
-        for train_id, (red, green, blue) in [(IGNORED, rgb) for rgb in self.void_palette] + list(enumerate(self.palette)):
+        void = ((rgb, IGNORED) for rgb in self.void_palette)
+        for (red, green, blue), train_id in (*void, *self.merged_palette, *zip(self.palette, range(len(self.palette)), strict=True)):
             table[red << 16 | green << 8 | blue] = train_id
         return table
 
@@ -111,6 +116,11 @@ def spans(values: Sequence[int] | frozenset[int]) -> str:
     starts = [v for v in ordered if v - 1 not in values]
     ends = [v for v in ordered if v + 1 not in values]
     return ", ".join(str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True))
+
+
+def devkit_color(number: int) -> RGB:
+    """The VOC development kit's color of a label (VOClabelcolormap.m): its bits, dealt to red, green and blue, fill them from above."""
+    return tuple(sum((number >> (3 * place + channel) & 1) << (7 - place) for place in range(8)) for channel in range(3))
 
 
 # --- Cityscapes: every id of the annotation, as published with the data set (Cordts et al., CVPR 2016, table in the supplement)
@@ -169,6 +179,7 @@ CITYSCAPES = LabelSet(
     void=tuple(entry.id for entry in CITYSCAPES_IDS if not entry.judged),
     categories=tuple(entry.category for entry in JUDGED),
 )
+STREET_TRAIN_IDS = replace(CITYSCAPES, ids=tuple(range(19)), void=(255,))  # files that hold train ids: BDD100K, ACDC, Dark Zurich
 
 # --- CamVid: the 11 classes of SegNet's split (Badrinarayanan et al., TPAMI 2017), in its order and colors
 

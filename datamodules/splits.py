@@ -1,6 +1,12 @@
-"""Which training images keep their labels, when only a part of them may: "1/8", a count, or a file of names."""
+"""Which training images keep their labels, when only a part of them may: "1/8", a count, a published list, or a file of names.
 
+lists/<data set>.json.gz holds the labelled lists that papers share, with their source and a checksum of each: {source, lists: {words:
+{sha256, names}}}. "unimatch:1/8" is UniMatch's; "u2pl:1/8" is U2PL's, out of UniMatch's repository.
+"""
+
+import gzip
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +14,11 @@ from pathlib import Path
 from datamodules import DataError
 from datamodules.crops import SPLIT, draw
 
-WAYS = "a share such as 1/8, a number of images, or a text file of image names, one per line; :2 after either draws another part"
+LISTS = Path(__file__).parent / "lists"
+WAYS = (
+    "a share such as 1/8 or a number of images (:2 after either draws another part), a published list such as unimatch:1/8, "
+    "or a text file of image names, one per line"
+)
 
 
 def chosen(names: Sequence[str], words: str) -> list[int]:
@@ -19,7 +29,37 @@ def chosen(names: Sequence[str], words: str) -> list[int]:
         if not 1 <= count <= len(names):
             raise DataError(f"data.labelled={words} is {count} of {len(names)} training images: take from 1 to {len(names)}")
         return sorted(draw(number or 0, 0, SPLIT).permutation(len(names))[:count].tolist())
+    if re.fullmatch(r"[a-z]\w*:\d+(/\d+)?", words):
+        return published(names, words)
     return listed(names, Path(words).expanduser())
+
+
+def published(names: Sequence[str], words: str) -> list[int]:
+    """The list of that name whose images these are: several data sets have one of the same words."""
+    index, every = {name: number for number, name in enumerate(names)}, stored()
+    if not (lists := {data: entries[words] for data, entries in every.items() if words in entries}):
+        known = "; ".join(f"{data}: {', '.join(entries)}" for data, entries in every.items())
+        raise DataError(f"there is no published list {words}; there are {known}")
+    for wanted in lists.values():
+        if all(name in index for name in wanted):
+            return sorted(index[name] for name in wanted)
+    absent = next(name for name in max(lists.values(), key=lambda wanted: sum(name in index for name in wanted)) if name not in index)
+    raise DataError(
+        f"data.labelled={words} is a list for {' and '.join(lists)}, and these {len(names)} training images are not all of theirs: "
+        f"{absent} is missing; take the whole official training set, or a share such as 1/8"
+    )
+
+
+def stored() -> dict[str, dict[str, list[str]]]:
+    """{data set: {words: image names}}, each list checked against its checksum."""
+    found = {}
+    for file in sorted(LISTS.glob("*.json.gz")):
+        data, entries = file.name.removesuffix(".json.gz"), json.loads(gzip.decompress(file.read_bytes()))["lists"]
+        for words, entry in entries.items():
+            if hashlib.sha256("\n".join(entry["names"]).encode()).hexdigest() != entry["sha256"]:
+                raise DataError(f"{file} is not as it was published ({words}): install the project again")
+        found[data] = {words: entry["names"] for words, entry in entries.items()}
+    return found
 
 
 def listed(names: Sequence[str], file: Path) -> list[int]:

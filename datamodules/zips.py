@@ -4,12 +4,13 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from datamodules import DataError
+from datamodules.store import from_disk
 
 LOCAL = struct.Struct("<4s22xHH")  # a member's own header: signature, bytes of its name and of its extra field
 AGAIN = "download it again from where the data set comes from"
@@ -75,14 +76,17 @@ def members(file: Path) -> dict[str, Member]:
 
 
 class Zips:
-    """Reads files whose paths go through one of several zips."""
+    """Reads files on the disk, and those whose paths go through a zip that was asked for its members."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.zips = {str(file): Zip(file) for file in files}
+    def __init__(self) -> None:
+        self.zips: dict[str, Zip] = {}
 
-    def paths(self) -> list[str]:
-        return [f"{zipped}/{name}" for zipped, each in self.zips.items() for name in each.members]
+    def matching(self, file: Path, pattern: str) -> list[str]:
+        """The paths of members whose names match."""
+        if str(file) not in self.zips:
+            self.zips[str(file)] = Zip(file)
+        return sorted(f"{file}/{name}" for name in self.zips[str(file)].members if fnmatchcase(name, pattern))
 
     def __call__(self, path: str, count: int = -1) -> bytes:
-        zipped = next(each for each in self.zips if path.startswith(each + "/"))
-        return self.zips[zipped].read(path[len(zipped) + 1 :], count)
+        zipped = next((each for each in self.zips if path.startswith(each + "/")), None)
+        return self.zips[zipped].read(path[len(zipped) + 1 :], count) if zipped else from_disk(path, count)

@@ -358,37 +358,6 @@ def test_every_image_is_unlabelled_too_where_every_image_is_labelled() -> None:
     assert not torch.equal(labelled[0], unlabelled[0]) and UNLABELLED > 2**31
 
 
-SIZES = {"1/8": 372, "1/4": 744, "1/2": 1488, "1/16": 186, "1/30": 100, "100": 100, "1/1": 2975}
-
-
-@pytest.mark.parametrize(("words", "count"), SIZES.items())
-def test_parts_have_the_sizes_of_the_published_lists_and_lie_in_each_other(words: str, count: int) -> None:
-    from datamodules.splits import chosen
-
-    cityscapes = [f"image{index}" for index in range(2975)]
-    found = chosen(cityscapes, words)
-    assert len(set(found)) == count and found == sorted(found) and found == chosen(cityscapes, words)
-    assert count == 2975 or set(found) != set(chosen(cityscapes, f"{words}:1"))
-    assert count > 1488 or set(found) <= set(chosen(cityscapes, "1/2"))
-
-
-def test_a_file_may_name_the_labelled_images(tmp_path: Path) -> None:
-    file = tmp_path / "labelled.txt"
-    file.write_text("000004\n\n000001\n")
-    assert two_streams(labelled=str(file)).part(True).names == ("000001", "000004")
-    file.write_text("000009\n")
-    with pytest.raises(DataError, match=r"names 1 images that the training set does not have \(000009"):
-        two_streams(labelled=str(file)).part(True)
-
-
-@pytest.mark.parametrize(
-    ("words", "answer"), [("1/0.5", "is no file and no part"), ("99", "99 of 7 training images"), ("0/8", "0 of 7"), ("half", "is no file")]
-)
-def test_parts_that_cannot_be_are_refused(words: str, answer: str) -> None:
-    with pytest.raises(DataError, match=answer):
-        two_streams(labelled=words).part(True)
-
-
 # --- whole runs
 
 SEMI = ["--semi", "mean_teacher", "data.labelled=1/2", "semi.threshold=0.1"]

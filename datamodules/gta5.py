@@ -1,0 +1,56 @@
+"""GTA5: 24966 rendered street images of about 1052 x 1914, with Cityscapes' ids and 19 classes; for adaptation to real streets.
+
+Richter, Vineet, Roth, Koltun: Playing for Data: Ground Truth from Computer Games. ECCV 2016. arXiv:1608.02192
+Folders and names: images/00001.png .. 24966.png and labels/ likewise, as all zips unpack (README.md of lhoyer/DAFormer).
+Ids: those of Cityscapes, as indices of palette PNGs (DAFormer's tools/convert_datasets/gta.py); 34 is the license plate, Cityscapes' -1.
+Split: the authors' split.mat with trainIds, valIds and testIds (cycada/data/gta5.py of jhoffman/cycada_release): 12403 / 6382 / 6181 (the
+first by issue 21 of sunghac/RobustNet, the other two counted in split_data of shachoi/RobustNet).
+
+Papers on adaptation train on every image and are judged on Cityscapes: data.training=all, then evaluate.py RUN --data cityscapes.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from datamodules import DataError
+from datamodules.labels import CITYSCAPES
+from datamodules.layouts import matrix, one_of, original, picked, tell
+from datamodules.module import SegmentationData
+from datamodules.store import IMAGES, LABELS, Files, by_stem, paired
+
+COUNT = 24966
+
+
+class GTA5(SegmentationData):
+    labels = replace(CITYSCAPES, void=tuple(sorted(set(range(35)) - set(CITYSCAPES.ids))))
+    name = "GTA5"
+    layout = "images/*.png, labels/*.png and split.mat"
+    origin = (
+        "download the ten image zips, the ten label zips and read_mapping.zip (which holds split.mat) from "
+        "https://download.visinf.tu-darmstadt.de/data/from_games and unzip all into DIR"
+    )
+    caution = "GTA5 is rendered: judge what learned from it on Cityscapes (evaluate.py RUN --data cityscapes)"
+    counts: ClassVar[dict[str, int]] = {"train": 12403, "val": 6382, "test": 6181}
+
+    def __init__(self, root: str | Path | None = None, *, training: Literal["split", "all"] = "split", **settings: Any) -> None:
+        """`training`: the authors' training split, or all images; those of val are then among them, and val says nothing."""
+        super().__init__(root, **settings)
+        self.training = one_of("training", training, ("split", "all"))
+
+    def source(self, split: str) -> Files:
+        images = by_stem(self.root / "images", IMAGES, self.remedy)
+        labels = original(by_stem(self.root / "labels", LABELS, self.remedy))
+        if split == "train" and self.training == "all":
+            tell(self.name, self.root, split, len(images), COUNT)
+        else:
+            names, file = self.listed(split), self.root / "split.mat"
+            images, labels = (picked(names, found, self.root / kind, file) for kind, found in (("images", images), ("labels", labels)))
+            tell(self.name, self.root, split, len(images), self.counts[split])
+        return Files(paired(images, labels, "images/ and labels/ must hold the same names; unzip the pair of archives again"), self.labels)
+
+    def listed(self, split: str) -> list[str]:
+        file = self.root / "split.mat"
+        if not file.is_file():
+            raise DataError(f"there is no split list {file}: {self.remedy}")
+        return [f"{int(number):05d}" for number in matrix(file, f"{split}Ids").ravel()]

@@ -1,0 +1,56 @@
+"""PASCAL VOC 2012: 1464 / 1449 photographs with 21 classes, background among them; 10582 to train on with SBD's labels.
+
+Everingham, Van Gool, Williams, Winn, Zisserman: The PASCAL Visual Object Classes (VOC) Challenge. IJCV 2010.
+Hariharan, Arbelaez, Bourdev, Maji, Malik: Semantic Contours from Inverse Detectors. ICCV 2011 (SBD).
+Folders and lists: the development kit's tree, as mmsegmentation's docs/en/user_guides/2_dataset_prepare.md shows it. Ids: 0 background,
+1 .. 20 in alphabetical order, 255 for the border of an object; colors: the kit's VOClabelcolormap.m.
+trainaug is train and every image of SBD that is not in val: 10582 (AUG_LEN in mmsegmentation's tools/dataset_converters/voc_aug.py, and
+the lines of splits/pascal/train_aug.txt in LiheYoung/UniMatch). Where an image of it has an official label, that one is read; the others
+come from SegmentationClassAug (mmsegmentation's configs/_base_/datasets/pascal_voc12_aug.py concatenates the same two).
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from datamodules.labels import LabelSet, devkit_color
+from datamodules.layouts import names_in, one_of, picked, tell
+from datamodules.module import SegmentationData
+from datamodules.store import IMAGES, LABELS, Files, by_stem
+
+CLASSES = """
+background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike, person, pottedplant,
+sheep, sofa, train, tvmonitor
+"""
+NAMES = tuple(name.strip() for name in CLASSES.split(","))
+
+
+class VOC(SegmentationData):
+    labels = LabelSet(NAMES, palette=tuple(map(devkit_color, range(21))), ids=tuple(range(21)), void_palette=((224, 224, 192),))
+    name = "PASCAL VOC 2012"
+    layout = (
+        "JPEGImages/*.jpg, SegmentationClass/*.png, ImageSets/Segmentation/{train,val}.txt, and for data.training=trainaug "
+        "SegmentationClassAug/*.png and ImageSets/Segmentation/trainaug.txt"
+    )
+    origin = (
+        "it is the folder VOCdevkit/VOC2012 of http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar; the last two "
+        "are SBD's, for example by mmsegmentation's tools/dataset_converters/voc_aug.py, or take data.training=train without them"
+    )
+    hidden: ClassVar[dict[str, str]] = {
+        "test": "evaluate on val, or submit the predictions to http://host.robots.ox.ac.uk:8080 (the VOC evaluation server)"
+    }
+    counts: ClassVar[dict[str, int]] = {"trainaug": 10582, "train": 1464, "val": 1449}
+
+    def __init__(self, root: str | Path | None = None, *, training: Literal["trainaug", "train"] = "trainaug", **settings: Any) -> None:
+        super().__init__(root, **settings)
+        self.training = one_of("training", training, ("trainaug", "train"))
+
+    def source(self, split: str) -> Files:
+        listed = self.training if split == "train" else split
+        file, labels = self.root / "ImageSets" / "Segmentation" / f"{listed}.txt", self.root / "SegmentationClass"
+        names, found = names_in(file, self.remedy), by_stem(labels, LABELS, self.remedy)
+        if listed == "trainaug":
+            labels = self.root / "SegmentationClassAug"
+            found = by_stem(labels, LABELS, self.remedy) | found
+        images = picked(names, by_stem(self.root / "JPEGImages", IMAGES, self.remedy), self.root / "JPEGImages", file)
+        tell(self.name, self.root, listed, len(names), self.counts[listed])
+        return Files([*zip(images.values(), picked(names, found, labels, file).values(), strict=True)], self.labels, names=names)
