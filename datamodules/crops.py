@@ -237,10 +237,12 @@ class Whole(Dataset[Sample | DataError]):
             return error
 
 
-def collate(samples: Sequence[Sample | DataError]) -> Sample | DataError:
-    """(B, 3, h, w) and (B, h, w); or the first error among the samples."""
+def collate(samples: Sequence[Sample | Tensor | DataError]) -> Sample | Tensor | DataError:
+    """(B, 3, h, w) and (B, h, w); or the first error among the samples. Draws alone are (B, 2)."""
     errors = [sample for sample in samples if isinstance(sample, DataError)]
-    return errors[0] if errors else tuple(default_collate(samples))
+    if errors:
+        return errors[0]
+    return torch.stack(list(samples)) if isinstance(samples[0], Tensor) else tuple(default_collate(samples))
 
 
 def collate_both(samples: Sequence[Sample | DataError], labelled: int) -> tuple[Sample, Sample] | DataError:

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules import DataError
@@ -30,6 +31,7 @@ from datamodules.crops import (
 )
 from datamodules.labels import RGB, LabelSet
 from datamodules.packs import Pack
+from datamodules.resident import Draws, Resident
 from datamodules.splits import chosen, fingerprint
 from datamodules.store import Memory, Part, Source
 
@@ -70,10 +72,14 @@ class SegmentationData(LightningDataModule):
         labelled: str | None = None,
         unlabelled: int = 0,
         semi: bool = False,
+        resident: Literal["no", "memory", "device"] = "no",
     ) -> None:
         """`labelled`: the part of the training images that keeps its labels; `unlabelled`: how many of the others a step takes where
-        `semi` says that a method wants them, 0 for as many as labelled ones."""
+        `semi` says that a method wants them, 0 for as many as labelled ones. `resident`: training images are read once and stay in shared
+        memory, or on the device, where crops are then made."""
         super().__init__()
+        if resident not in ("no", "memory", "device"):
+            raise DataError(f"data.resident={resident} is none of no, memory, device")
         for field, value, least in (
             ("batch", batch, 1),
             ("iterations", iterations, 1),
@@ -87,9 +93,10 @@ class SegmentationData(LightningDataModule):
         self.given_root = root
         self.crop = Crop(crop, scales, continuous, flip, jitter)
         self.batch, self.iterations, self.accumulate, self.seed, self.workers = batch, iterations, accumulate, seed, workers
-        self.labelled, self.unlabelled, self.semi = labelled, unlabelled or batch, semi
+        self.labelled, self.unlabelled, self.semi, self.resident = labelled, unlabelled or batch, semi, resident
         self.consumed = 0  # labelled draws of all ranks that training was given
         self.sources: dict[str, Source] = {}
+        self.held: dict[bool, Resident] = {}  # on the device: labelled images, and the others
 
     # --- what a data set brings
 
@@ -133,7 +140,8 @@ class SegmentationData(LightningDataModule):
         if split not in self.sources:
             source = self.packed(split) or self.source(split)
             check(source)
-            self.sources[split] = source
+            in_memory = split == "train" and self.resident == "memory" and not isinstance(source, Memory)
+            self.sources[split] = remembered(source) if in_memory else source
         return self.sources[split]
 
     def packed(self, split: str) -> Pack | None:
@@ -145,21 +153,39 @@ class SegmentationData(LightningDataModule):
     def train_dataloader(self) -> "Loader":
         source = self.open("train")
         first = self.consumed // (self.micro_batch * self.world)  # batch to go on with
-        labelled = Crops(self.part(True), self.crop, self.seed)
-        sampler = self.sampler(labelled, self.micro_batch, first)
+        streams = [self.stream(labelled) for labelled in ((True, False) if self.semi else (True,))]
+        sizes = (self.micro_batch, self.micro_unlabelled)
+        samplers = [self.sampler(crops, size, first) for crops, size in zip(streams, sizes)]
+        if self.resident == "device":
+            streams = [Draws(len(crops)) for crops in streams]
         if not self.semi:
-            return self.loader(labelled, source, batch_sampler=sampler)
-        others = Crops(self.part(False), replace(self.crop, jitter=0.0), self.seed + UNLABELLED, labelled=False)
-        return self.loader(
-            Both(labelled, others),
-            source,
-            batch_sampler=BothSampler(sampler, self.sampler(others, self.micro_unlabelled, first)),
-            collate_fn=partial(collate_both, labelled=self.micro_batch),
-        )
+            return self.loader(streams[0], source, batch_sampler=samplers[0])
+        together = partial(collate_both, labelled=self.micro_batch)
+        return self.loader(Both(*streams), source, batch_sampler=BothSampler(*samplers), collate_fn=together)
+
+    def stream(self, labelled: bool) -> Crops:
+        """Crops of the labelled images, or of the others, which have random numbers of their own."""
+        if labelled:
+            return Crops(self.part(True), self.crop, self.seed)
+        return Crops(self.part(False), replace(self.crop, jitter=0.0), self.seed + UNLABELLED, labelled=False)
 
     def sampler(self, crops: Crops, batch: int, first: int) -> DrawSampler:
         batches, start = self.iterations * self.accumulate, first * batch * self.world
         return DrawSampler(len(crops), crops.seed, batch=batch, batches=batches, rank=self.rank, world=self.world, start=start)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Resident on the device, a training batch is only draws so far."""
+        if self.resident != "device" or not (self.trainer and self.trainer.training):
+            return batch
+        if not self.semi:
+            return self.made(batch, True)
+        return self.made(batch[0], True), self.made(batch[1], False)
+
+    def made(self, draws: Tensor, labelled: bool) -> Sample:
+        stream = self.stream(labelled)
+        if labelled not in self.held:
+            self.held[labelled] = Resident(stream.source, draws.device)
+        return self.held[labelled].batch(draws.tolist(), stream.crop, stream.seed, labelled)
 
     def part(self, labelled: bool) -> Source:
         """The training images that keep their labels, or the others; all of them where every image keeps its label."""
@@ -171,7 +197,7 @@ class SegmentationData(LightningDataModule):
 
     def unlabelled_crops(self, count: int) -> Sample:
         """The first of the unlabelled stream, to look at; nothing of it is used up."""
-        crops = Crops(self.part(False), replace(self.crop, jitter=0.0), self.seed + UNLABELLED, labelled=False)
+        crops = self.stream(False)
         return collate([crops[number, number % len(crops)] for number in range(count)])
 
     def share_of_labels(self) -> dict[str, Any] | None:
@@ -210,6 +236,8 @@ class SegmentationData(LightningDataModule):
     def worker_count(self, source: Source) -> int:
         if self.workers is not None:
             return self.workers
+        if self.resident == "device" and source is self.sources.get("train"):
+            return 0
         return 0 if isinstance(source, Memory) else max(min(cores() // self.neighbors, 8), 1)
 
     # --- ranks, and where a run stands
@@ -295,6 +323,18 @@ class Loader:
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """The data module has already moved the sampler's start."""
+
+
+def remembered(source: Source) -> Memory:
+    """Everything a source has, read once."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console, count = Console(stderr=True), len(source)
+    memory = Memory(source.names, [source.size(index) for index in range(count)])
+    for index in track(range(count), "reading all images", console=console, transient=True, disable=not console.is_terminal):
+        memory.put(index, *source.window(index))
+    return memory
 
 
 def check(source: Source) -> None:

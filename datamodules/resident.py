@@ -1,0 +1,148 @@
+"""Data that lies on the device: scale, crop and flip are one sampling there. No worker, no OpenCV, nothing to wait for.
+
+The window, its scale and its place are those of `crops.choose`, and so are the labels; pixels agree with the workers' to one gray level.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules import DataError
+from datamodules.crops import COLOR, MEAN, Crop, Draw, Sample, Window, choose, draw, factors, nearest
+from datamodules.labels import IGNORED
+from datamodules.store import Size, Source
+
+SATURATION = (0.299, 0.587, 0.114)  # how much each color adds to brightness
+
+
+class Draws(Dataset[Tensor]):
+    """[(draw number, index)] -> the two numbers: what is drawn is made where the images lie."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, item: Draw) -> Tensor:
+        return torch.tensor(item)
+
+
+class Taps(NamedTuple):
+    """For every place along one side of the crop, the two source places around it and the share of the second."""
+
+    first: np.ndarray
+    second: np.ndarray
+    share: np.ndarray
+
+
+class Resident:
+    """Every image and label of a source, as uint8 on a device."""
+
+    def __init__(self, source: Source, device: torch.device) -> None:
+        self.sizes = [source.size(index) for index in range(len(source))]
+        needed = 4 * sum(height * width for height, width in self.sizes)
+        if device.type == "cuda" and needed > (free := torch.cuda.mem_get_info(device)[0]):
+            raise DataError(
+                f"the images need {needed >> 20} MB on the device and {free >> 20} MB are free: take data.resident=memory or no"
+            )
+        pairs = (source.window(index) for index in range(len(source)))
+        self.pairs = [(on(image, device), on(label, device)) for image, label in pairs]
+        self.device = device
+
+    def batch(self, draws: Sequence[Draw], crop: Crop, seed: int, labelled: bool = True) -> Sample:
+        samples = [self.sample(number, index, crop, seed, labelled) for number, index in draws]
+        return torch.stack([image for image, _ in samples]), torch.stack([label for _, label in samples])
+
+    def sample(self, number: int, index: int, crop: Crop, seed: int, labelled: bool) -> Sample:
+        """What a worker's crop is, but for color: see `recolored`."""
+        window, (image, label), size = choose(crop, self.sizes[index], draw(seed, number)), self.pairs[index], self.sizes[index]
+        rows, columns = taps(window, size)
+        pixels = blended(image, rows, columns, self.device)
+        down, across = nearest(window, size, (0, 0, *size))
+        numbers = label.index_select(0, on(down, self.device)).index_select(1, on(across, self.device))
+        if not labelled:
+            numbers = torch.zeros_like(numbers)
+        if crop.jitter:
+            pixels = recolored(pixels, crop.jitter, np.random.default_rng((seed, COLOR, number)))
+        return placed(pixels.add_(0.5).to(torch.uint8), numbers, window, crop.size)
+
+
+def on(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+
+
+# --- where pixels come from
+
+
+def taps(window: Window, size: Size) -> tuple[Taps, Taps]:
+    fy, fx = factors(window.scaled, size)
+    rows = around(fy * (np.arange(window.top, window.top + window.height) + 0.5) - 0.5, size[0])
+    columns = around(fx * (np.arange(window.left, window.left + window.width) + 0.5) - 0.5, size[1])
+    return rows, Taps(*(each[::-1] for each in columns)) if window.flip else columns
+
+
+def around(place: np.ndarray, side: int) -> Taps:
+    place = place.clip(0, side - 1)
+    first = np.floor(place).astype(np.int64)
+    return Taps(first, np.minimum(first + 1, side - 1), (place - first).astype(np.float32))
+
+
+def blended(image: Tensor, rows: Taps, columns: Taps, device: torch.device) -> Tensor:
+    """Bilinear, along rows and then along columns: (H, W, 3) uint8 -> (h, w, 3) float."""
+    top, bottom = int(rows.first.min()), int(rows.second.max()) + 1
+    across = mixed(image[top:bottom].to(torch.float32), columns, 1, device)
+    return mixed(across, Taps(rows.first - top, rows.second - top, rows.share), 0, device)
+
+
+def mixed(pixels: Tensor, taps: Taps, side: int, device: torch.device) -> Tensor:
+    first, second, share = (on(each, device) for each in taps)
+    share = share.view(-1, *[1] * (2 - side))
+    return torch.lerp(pixels.index_select(side, first), pixels.index_select(side, second), share)
+
+
+def placed(image: Tensor, label: Tensor, window: Window, size: Size) -> Sample:
+    """Channels first; a window smaller than the crop stands at its place on the mean color and ignored label."""
+    image = image.permute(2, 0, 1)
+    if tuple(label.shape) == size:
+        return image.contiguous(), label
+    canvas = torch.tensor(MEAN, dtype=torch.uint8, device=image.device).view(3, 1, 1).repeat(1, *size)
+    ignored = torch.full(size, IGNORED, dtype=torch.uint8, device=image.device)
+    place = slice(window.down, window.down + window.height), slice(window.right, window.right + window.width)
+    canvas[:, *place], ignored[place] = image, label
+    return canvas, ignored
+
+
+# --- color
+
+
+def recolored(pixels: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """Brightness, contrast and saturation by factors within 1 +- strength, in random order, as the workers' albumentations does it;
+    its random numbers are its own, so these factors are others."""
+    steps = {0: brighter, 1: contrasted, 2: saturated}
+    amounts = rng.uniform(max(0, 1 - strength), 1 + strength, 3)
+    for step in rng.permutation(3):
+        pixels = steps[int(step)](pixels, float(amounts[step])).clamp_(0, 255)
+    return pixels
+
+
+def brighter(pixels: Tensor, amount: float) -> Tensor:
+    return pixels * amount
+
+
+def contrasted(pixels: Tensor, amount: float) -> Tensor:
+    mean = gray(pixels).mean()
+    return mean + amount * (pixels - mean)
+
+
+def saturated(pixels: Tensor, amount: float) -> Tensor:
+    tone = gray(pixels)[..., None]
+    return tone + amount * (pixels - tone)
+
+
+def gray(pixels: Tensor) -> Tensor:
+    return pixels @ torch.tensor(SATURATION, device=pixels.device)
