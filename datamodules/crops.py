@@ -119,7 +119,9 @@ def cut(source: Source, index: int, window: Window) -> Pair:
     box = box_of(window, size)
     image, label = source.window(index, box)
     rows, columns = nearest(window, size, box)
-    return warp(image, window, size, box), label.take(rows, 0).take(columns, 1)
+    # The slow gather is the one along rows of memory: it comes where there are fewer of them.
+    label = label.take(columns, 1).take(rows, 0) if len(label) < len(rows) else label.take(rows, 0).take(columns, 1)
+    return warp(image, window, size, box), label
 
 
 def nearest(window: Window, size: Size, box: Box) -> tuple[np.ndarray, np.ndarray]:

@@ -113,13 +113,14 @@ def as_floats(sample: Callable[[int], Any]) -> Callable[[int], Any]:
     from segmodels.module import Normalization
 
     settings = Normalization()
+    mean, std = ([[[each]] for each in values] for values in (settings.mean, settings.std))
 
     def floats(number: int) -> Any:
         import torch
 
         image, label = sample(number)
-        mean, std = (torch.tensor(each).view(3, 1, 1) for each in (settings.mean, settings.std))
-        return (image.to(torch.float32) / 255).sub_(mean).div_(std).contiguous(), label.long()
+        scale = 1 / (settings.scale * torch.tensor(std))
+        return image.to(torch.float32).mul_(scale).sub_(torch.tensor(mean) / torch.tensor(std)), label.long()
 
     return floats
 
