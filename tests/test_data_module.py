@@ -213,7 +213,7 @@ def test_a_loader_survives_being_listed_twice() -> None:
 def test_a_data_set_is_found_by_its_file() -> None:
     assert datamodules.names().items() >= {"cityscapes": "Cityscapes", "camvid": "CamVid", "streets": "Streets", "folder": "Folder"}.items()
     assert all(issubclass(getattr(datamodules, name), SegmentationData) for name in datamodules.names().values())
-    with pytest.raises(AttributeError, match="its data sets are ACDC, .* Cityscapes"):
+    with pytest.raises(AttributeError, match=r"its data sets are ACDC, .* Cityscapes"):
         getattr(datamodules, "Cityscape")  # noqa: B009
 
 
