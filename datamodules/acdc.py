@@ -33,7 +33,8 @@ class ACDC(SegmentationData):
         self, root: str | Path | None = None, *, condition: Literal["all", "fog", "night", "rain", "snow"] = "all", **settings: Any
     ) -> None:
         super().__init__(root, **settings)
-        self.conditions = WEATHER if one_of("condition", condition, ("all", *WEATHER)) == "all" else (condition,)
+        self.condition = one_of("condition", condition, ("all", *WEATHER))
+        self.conditions = WEATHER if condition == "all" else (condition,)
 
     def source(self, split: str) -> Files:
         images, labels = {}, {}

@@ -3,6 +3,7 @@
 A semi-supervised run gets pairs of them, `(labelled, unlabelled)`; the second's label is 255 where a crop shows no image, 0 elsewhere.
 """
 
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -148,7 +149,21 @@ class SegmentationData(LightningDataModule):
         """The split's pack, where root holds one; see experiments/pack.py."""
         given = self.given_root or (os.environ.get(self.environment) if self.environment else None)
         file = Path(given).expanduser() / f"{type(self).__name__.lower()}-{split}.pack" if given else None
-        return Pack(file, self.labels) if file and file.is_file() else None
+        if not file or not file.is_file():
+            return None
+        pack = Pack(file, self.labels)
+        for name, value in pack.description.get("options", {}).items():
+            if getattr(self, name) != value:
+                raise DataError(f"{file} was packed with data.{name}={value} and not {getattr(self, name)}: pack again, or give that value")
+        return pack
+
+    @classmethod
+    def own_options(cls) -> list[str]:
+        """What this data set can be asked for beyond what all can, such as other labels; attributes of the same names hold it."""
+        base = inspect.signature(SegmentationData.__init__).parameters
+        return [
+            name for name, each in inspect.signature(cls.__init__).parameters.items() if name not in base and each.kind != each.VAR_KEYWORD
+        ]
 
     def train_dataloader(self) -> "Loader":
         source = self.open("train")

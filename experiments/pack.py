@@ -68,7 +68,10 @@ def pack(asked: argparse.Namespace) -> int:
             source = data.open(split)
             if not isinstance(source, Files):
                 raise Refused(f"{name} {split} is not read from files, so there is nothing to pack")
-            pack_split(name, source, split, asked)
+            described = {"data": name, "split": split, "options": {each: getattr(data, each) for each in data.own_options()}}
+            pack_split(described, source, asked)
+        if (listed := data.root / "classes.yaml").is_file():
+            (asked.out / listed.name).write_bytes(listed.read_bytes())
     except DataError as problem:
         return words.refuse(problem)
     except KeyboardInterrupt:
@@ -78,23 +81,26 @@ def pack(asked: argparse.Namespace) -> int:
     return 0
 
 
-def pack_split(name: str, source: Any, split: str, asked: argparse.Namespace) -> None:
+def pack_split(described: dict[str, Any], source: Any, asked: argparse.Namespace) -> None:
     from datamodules import packs
     from datamodules.module import cores
 
-    file = asked.out / f"{name}-{split}.pack"
+    file = asked.out / f"{described['data']}-{described['split']}.pack"
     if file.exists():
         there = packs.Pack(file, source.labels)
-        if there.names != tuple(source.names) or there.form != asked.form:
-            raise Refused(f"{file} holds other images or another form; remove it, or give another --out")
+        same = all(there.description[key] == value for key, value in described.items())
+        if there.names != tuple(source.names) or there.form != asked.form or not same:
+            raise Refused(f"{file} holds other images, labels or another form; remove it, or give another --out")
         print(f"{file} is there already: {len(there)} images")
         return
     with ThreadPoolExecutor(asked.workers or cores()) as pool:  # decoding and compressing hold no lock
 
         def records(first: int) -> Iterator[bytes]:
-            return progress(in_order(pool, source, asked.form, range(first, len(source))), len(source), first, f"packing {split}")
+            return progress(
+                in_order(pool, source, asked.form, range(first, len(source))), len(source), first, f"packing {described['split']}"
+            )
 
-        packs.write(file, {"data": name, "split": split, "form": asked.form}, source.names, records)
+        packs.write(file, described | {"form": asked.form}, source.names, records)
     print(f"{file}: {len(source)} images, {file.stat().st_size / 2**20:.1f} MiB{share(source, file)}")
 
 

@@ -102,8 +102,7 @@ def test_masks_in_colors_are_packed_as_their_classes(tmp_path: Path) -> None:
         trees.save(root / split / "masks" / f"{stem}.png", colors[ids])
     out = tmp_path / "packs"
     assert pack.main(["--data", "folder", f"data.root={root}", "--out", str(out), "--workers", "1"]) == 0
-    files = Folder(root).open("train")
-    assert_same(packs.Pack(out / "folder-train.pack", files.labels), files)
+    assert_same(Folder(out).open("train"), Folder(root).open("train"))
 
 
 def test_a_faster_decoder_gives_the_same_pixels(city: Path) -> None:
@@ -221,6 +220,11 @@ def test_a_missing_city_is_named(city: Path, tmp_path: Path) -> None:
         for file in sorted((city / "gtFine").rglob("*aachen*.png")):
             archive.write(file, file.relative_to(city))
     complaint(lambda: source(out), "bochum", "has no label", "must hold the same cities")
+
+
+def test_a_pack_of_other_images_than_asked_for_is_refused(city: Path, tmp_path: Path) -> None:
+    out = packed(city, tmp_path / "packs", "--splits", "train")
+    complaint(lambda: Cityscapes(out, training="coarse").open("train"), "was packed with data.training=fine and not coarse")
 
 
 @pytest.mark.parametrize(
