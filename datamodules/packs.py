@@ -14,6 +14,7 @@ import json
 import mmap
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ VERSION = 1
 TILE = (128, 256)
 LEVEL = 9  # of zstd: writing is slower and reading is not
 Form = Literal["tiles", "raw"]
+OWN = threading.local()
 HEAD = struct.Struct("<4sHIIIIQ")  # magic, bytes of the name, height, width, number of blobs, checksum of all that follows, its length
 
 
@@ -173,16 +175,19 @@ class Pack:
         self.names, self.form = self.index.names, self.description["form"]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("mapped", "decompressor")}
+        return {name: value for name, value in vars(self).items() if name != "mapped"}
 
     @cached_property
     def mapped(self) -> mmap.mmap:
         with self.file.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-    @cached_property
+    @property
     def decompressor(self) -> Any:
-        return zstd().ZstdDecompressor()
+        """One for each thread: zstandard's are not safe to share."""
+        if not hasattr(OWN, "decompressor"):
+            OWN.decompressor = zstd().ZstdDecompressor()
+        return OWN.decompressor
 
     def __len__(self) -> int:
         return len(self.names)
