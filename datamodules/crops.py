@@ -6,16 +6,15 @@ so draw k of a run is the same sample wherever and whenever it is made.
 
 import os
 import random
-import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler
 
 from datamodules import DataError
 from datamodules.labels import IGNORED
@@ -157,14 +156,19 @@ def pad(image: np.ndarray, label: np.ndarray, window: Window, size: Size) -> Pai
 # --- color jitter: the one place where albumentations is called
 
 
-@cache
+OWN = threading.local()
+
+
 def color_jitter(strength: float) -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the package index for news when imported
-    try:
-        from albumentations import ColorJitter
-    except ImportError as error:
-        raise DataError(f"jitter={strength} needs albumentations ({error}): pip install albumentations, or set jitter=0") from None
-    return ColorJitter(brightness=strength, contrast=strength, saturation=strength, hue=0.0, p=1.0)
+    """One for each thread: it is seeded before it is used."""
+    if getattr(OWN, "strength", None) != strength:
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the package index for news when imported
+        try:
+            from albumentations import ColorJitter
+        except ImportError as error:
+            raise DataError(f"jitter={strength} needs albumentations ({error}): pip install albumentations, or set jitter=0") from None
+        OWN.strength, OWN.jitter = strength, ColorJitter(brightness=strength, contrast=strength, saturation=strength, hue=0.0, p=1.0)
+    return OWN.jitter
 
 
 def recolor(image: np.ndarray, strength: float, seed: int, number: int) -> np.ndarray:
@@ -174,7 +178,7 @@ def recolor(image: np.ndarray, strength: float, seed: int, number: int) -> np.nd
     return jitter(image=image)["image"]
 
 
-# --- what workers run
+# --- what makes samples
 
 
 def tensors(image: np.ndarray, label: np.ndarray) -> Sample:
@@ -246,27 +250,22 @@ def collate(samples: Sequence[Sample | Tensor | DataError]) -> Sample | Tensor |
         return errors[0]
     if isinstance(samples[0], Tensor):
         return torch.stack(list(samples))
-    # Pixels lie with their channels last, as decoders leave them: a batch that keeps them so is copied three times as fast.
-    images, labels = default_collate([(image.permute(1, 2, 0), label) for image, label in samples])
-    return images.permute(0, 3, 1, 2), labels
+    # Pixels lie with their channels last, as decoders leave them: so a batch is copied three times as fast. Torch would start threads.
+    images = batch_of([image.permute(1, 2, 0) for image, _ in samples])
+    return images.permute(0, 3, 1, 2), batch_of([label for _, label in samples])
+
+
+def batch_of(arrays: Sequence[Tensor]) -> Tensor:
+    """Stacked, in memory that a GPU can fetch from by itself where there is one."""
+    out = torch.empty((len(arrays), *arrays[0].shape), dtype=arrays[0].dtype, pin_memory=torch.cuda.is_available())
+    np.stack([each.numpy() for each in arrays], out=out.numpy())
+    return out
 
 
 def collate_both(samples: Sequence[Sample | DataError], labelled: int) -> tuple[Sample, Sample] | DataError:
     """The labelled batch, which comes first, and the unlabelled one."""
     batches = collate(samples[:labelled]), collate(samples[labelled:])
     return next((each for each in batches if isinstance(each, DataError)), batches)
-
-
-def start_worker(_: int) -> None:
-    """A worker is one thread: OpenCV's and torch's own threads in every worker would fight for the cores. Ctrl-C is the main process's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    try:
-        import cv2
-
-        cv2.setNumThreads(0)
-    except ImportError:
-        pass
 
 
 class DrawSampler(Sampler[list[Draw]]):

@@ -5,7 +5,7 @@ A semi-supervised run gets pairs of them, `(labelled, unlabelled)`; the second's
 
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from datamodules import DataError
 from datamodules.crops import (
@@ -28,9 +27,9 @@ from datamodules.crops import (
     Whole,
     collate,
     collate_both,
-    start_worker,
 )
 from datamodules.labels import RGB, LabelSet
+from datamodules.loader import Loader
 from datamodules.packs import Pack
 from datamodules.resident import Draws, Resident
 from datamodules.splits import chosen, fingerprint
@@ -76,8 +75,8 @@ class SegmentationData(LightningDataModule):
         resident: Literal["no", "memory", "device"] = "no",
     ) -> None:
         """`labelled`: the part of the training images that keeps its labels; `unlabelled`: how many of the others a step takes where
-        `semi` says that a method wants them, 0 for as many as labelled ones. `resident`: training images are read once and stay in shared
-        memory, or on the device, where crops are then made."""
+        `semi` says that a method wants them, 0 for as many as labelled ones. `resident`: training images are read once and stay in memory,
+        or on the device, where crops are then made."""
         super().__init__()
         if resident not in ("no", "memory", "device"):
             raise DataError(f"data.resident={resident} is none of no, memory, device")
@@ -97,6 +96,7 @@ class SegmentationData(LightningDataModule):
         self.labelled, self.unlabelled, self.semi, self.resident = labelled, unlabelled or batch, semi, resident
         self.consumed = 0  # labelled draws of all ranks that training was given
         self.sources: dict[str, Source] = {}
+        self.feed: Loader | None = None  # of training
         self.held: dict[bool, Resident] = {}  # on the device: labelled images, and the others
 
     # --- what a data set brings
@@ -165,7 +165,7 @@ class SegmentationData(LightningDataModule):
             name for name, each in inspect.signature(cls.__init__).parameters.items() if name not in base and each.kind != each.VAR_KEYWORD
         ]
 
-    def train_dataloader(self) -> "Loader":
+    def train_dataloader(self) -> Loader:
         source = self.open("train")
         first = self.consumed // (self.micro_batch * self.world)  # batch to go on with
         streams = [self.stream(labelled) for labelled in ((True, False) if self.semi else (True,))]
@@ -173,10 +173,12 @@ class SegmentationData(LightningDataModule):
         samplers = [self.sampler(crops, size, first) for crops, size in zip(streams, sizes)]
         if self.resident == "device":
             streams = [Draws(len(crops)) for crops in streams]
-        if not self.semi:
-            return self.loader(streams[0], source, batch_sampler=samplers[0])
-        together = partial(collate_both, labelled=self.micro_batch)
-        return self.loader(Both(*streams), source, batch_sampler=BothSampler(*samplers), collate_fn=together)
+        workers, together = self.worker_count(source), partial(collate_both, labelled=self.micro_batch)
+        if self.semi:
+            self.feed = Loader(Both(*streams), BothSampler(*samplers), workers, together)
+        else:
+            self.feed = Loader(streams[0], samplers[0], workers)
+        return self.feed
 
     def stream(self, labelled: bool) -> Crops:
         """Crops of the labelled images, or of the others, which have random numbers of their own."""
@@ -222,38 +224,25 @@ class SegmentationData(LightningDataModule):
         names = self.part(True).names
         return {"images": len(names), "of": len(self.open("train")), "fingerprint": fingerprint(names)}
 
-    def val_dataloader(self) -> "Loader":
+    def val_dataloader(self) -> Loader:
         return self.judging("val")
 
-    def test_dataloader(self) -> "Loader":
+    def test_dataloader(self) -> Loader:
         return self.judging("test")
 
-    def judging(self, split: str) -> "Loader":
+    def judging(self, split: str) -> Loader:
         """Each image on exactly one rank, none twice: a share may be one shorter than another's."""
         source = self.open(split)
-        return self.loader(Whole(source), source, batch_size=1, sampler=range(self.rank, len(source), self.world))
-
-    def loader(self, dataset: Dataset, source: Source, **how: Any) -> "Loader":
-        workers = self.worker_count(source)
-        if workers and isinstance(source, Memory):
-            source.share()
-        return Loader(
-            DataLoader(
-                dataset,
-                num_workers=workers,
-                worker_init_fn=start_worker,
-                persistent_workers=workers > 0,
-                pin_memory=torch.cuda.is_available(),
-                **({"collate_fn": collate} | how),
-            )
-        )
+        return Loader(Whole(source), [[index] for index in range(self.rank, len(source), self.world)], self.worker_count(source))
 
     def worker_count(self, source: Source) -> int:
+        """Threads that make batches ahead; on a CPU what is in memory is made in the time that a thread would take from training."""
         if self.workers is not None:
             return self.workers
-        if self.resident == "device" and source is self.sources.get("train"):
+        made_on_device = self.resident == "device" and source is self.sources.get("train")
+        if made_on_device or (isinstance(source, Memory) and not torch.cuda.is_available()):
             return 0
-        return 0 if isinstance(source, Memory) else max(min(cores() // self.neighbors, 8), 1)
+        return max(min(cores() // self.neighbors, 8), 1)
 
     # --- ranks, and where a run stands
 
@@ -300,44 +289,6 @@ class SegmentationData(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.consumed = state_dict["consumed"]
-
-
-class Loader:
-    """A DataLoader that raises the data's errors here, as one sentence, and that Lightning may take for resumable: its sampler is."""
-
-    def __init__(self, loader: DataLoader) -> None:
-        self.loader, self.dataset = loader, loader.dataset
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Sample]:
-        for batch in self.loader:
-            if isinstance(batch, DataError):
-                self.close()
-                raise batch
-            yield batch
-
-    def close(self) -> None:
-        """Ends the workers: those left to the garbage collector may take 5 s each to die."""
-        if hasattr(self._iterator, "_shutdown_workers"):
-            self._iterator._shutdown_workers()
-        self._iterator = None
-
-    @property
-    def _iterator(self) -> Any:
-        """Under this name Lightning looks for workers to end."""
-        return self.loader._iterator
-
-    @_iterator.setter
-    def _iterator(self, iterator: Any) -> None:
-        self.loader._iterator = iterator
-
-    def state_dict(self) -> dict[str, int]:
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """The data module has already moved the sampler's start."""
 
 
 def remembered(source: Source) -> Memory:

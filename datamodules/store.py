@@ -3,7 +3,6 @@
 A source is asked for windows, never for files, so that another store can read less than a whole picture.
 """
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -65,7 +64,7 @@ class Part:
 
 
 class Memory:
-    """Images and labels in one flat tensor each: `share` lets worker processes read them without a copy."""
+    """Images and labels in one flat tensor each."""
 
     def __init__(self, names: Sequence[str], sizes: Sequence[Size]) -> None:
         self.names, self.sizes = tuple(names), tuple(sizes)
@@ -87,17 +86,6 @@ class Memory:
             raise DataError(f"{self.names[index]}: image {image.shape} and label {label.shape} do not fill {pixels.shape} and {ids.shape}")
         pixels[:], ids[:] = image, label
 
-    def share(self) -> None:
-        """Moves the pixels to shared memory, once; without it a worker under spawn or forkserver would get its own copy."""
-        needed = self.images.numel() + self.labels.numel()
-        if not self.images.is_shared() and needed > (free := free_shared_memory()):
-            raise DataError(
-                f"the images need {needed >> 20} MB of shared memory and /dev/shm has {free >> 20} MB: "
-                "use data.workers=0, or start the container with a larger --shm-size"
-            )
-        self.images.share_memory_()
-        self.labels.share_memory_()
-
     def __len__(self) -> int:
         return len(self.names)
 
@@ -112,14 +100,6 @@ class Memory:
         height, width = self.sizes[index]
         image = self.images[3 * self.starts[index] :][: 3 * height * width].view(height, width, 3).numpy()
         return inside(image, box), self.label(index, box)
-
-
-def free_shared_memory() -> float:
-    try:
-        state = os.statvfs("/dev/shm")
-        return state.f_bavail * state.f_frsize
-    except (AttributeError, OSError):  # not Linux: shared memory has no such limit
-        return float("inf")
 
 
 # --- files

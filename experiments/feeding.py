@@ -73,6 +73,7 @@ class Feed:
     name: str
     sample: Callable[[int], Any]
     files: tuple[Path, ...] = ()
+    stock: bool = False  # goes through torch's own loader
 
 
 def peer(root: Path, crop: tuple[int, int]) -> Callable[[int], Any]:
@@ -169,7 +170,7 @@ def feeds(folders: dict[str, Path], crop: tuple[int, int]) -> list[Feed]:
     sources = {name: datamodules.Cityscapes(folder).open("train") for name, folder in folders.items()}
     names = {"folder": "PNG files", "zips": "the zips", "tiles": "packs of tiles", "raw": "raw packs"}
     files = {name: tuple(file for file in folder.rglob("*") if file.is_file()) for name, folder in folders.items()}
-    rows = [Feed("torchvision + albumentations", peer(folders["folder"], crop), files["folder"])]
+    rows = [Feed("torchvision + albumentations", peer(folders["folder"], crop), files["folder"], stock=True)]
     rows += [Feed(names[name], ours(source, crop), files[name]) for name, source in sources.items()]
     return rows + [Feed(f"{names[name]}, as floats", as_floats(ours(sources[name], crop)), files[name]) for name in ("tiles", "raw")]
 
@@ -256,34 +257,42 @@ class Samples:
         return self.count
 
     def __getitem__(self, number: int) -> Any:
-        if number >= self.count:
-            raise IndexError(number)
         return self.sample(number)
 
 
 def through_workers(words: argparse.Namespace) -> Callable[[Feed, int], float]:
-    """CPU time of this process and of its workers, which are started, used and ended in it, less what starting alone costs."""
+    """CPU time of this process and of its workers: of many batches, less that of few, so that starting costs nothing. The peer has
+    the stock DataLoader and its processes, ours the loader and threads that training has."""
+    import torch
     from torch.utils.data import DataLoader
 
-    from datamodules.crops import start_worker
+    from datamodules.loader import Loader
 
-    def spent(row: Feed, count: int) -> float:
-        before = total()
-        loader = DataLoader(Samples(row.sample, count), batch_size=words.batch, num_workers=words.workers, worker_init_fn=start_worker)
+    def spent(row: Feed, batches: int) -> float:
+        before, samples = total(), Samples(row.sample, batches * words.batch)
+        loader = stock(samples) if row.stock else Loader(samples, [*chunks(len(samples))], words.workers)
         for _ in loader:
             pass
         del loader
         return total() - before
 
-    def total() -> float:
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return time.process_time() + children.ru_utime + children.ru_stime
+    def stock(samples: Samples) -> DataLoader:
+        return DataLoader(samples, batch_size=words.batch, num_workers=words.workers, worker_init_fn=lambda _: torch.set_num_threads(1))
+
+    def chunks(count: int) -> Iterator[range]:
+        return (range(first, first + words.batch) for first in range(0, count, words.batch))
 
     def lap(row: Feed, turn: int) -> float:
-        few, many = words.batch * words.workers, words.batch * words.workers * 7
-        return 1000 * (spent(row, many) - spent(row, few)) / (many - few)
+        few, many = words.workers, 7 * words.workers
+        return 1000 * (spent(row, many) - spent(row, few)) / ((many - few) * words.batch)
 
     return lap
+
+
+def total() -> float:
+    """Seconds of this process, its threads, and its processes that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 # --- the whole

@@ -1,6 +1,9 @@
+import gc
 import multiprocessing
 import os
 import pickle
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +17,8 @@ from torch import Tensor, nn
 import datamodules
 from datamodules import DataError
 from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
-from datamodules.module import Loader, SegmentationData, cores
+from datamodules.loader import Loader
+from datamodules.module import SegmentationData, cores
 from datamodules.store import Files, Memory, Source
 from tests import trees
 
@@ -169,24 +173,37 @@ def test_an_error_in_a_worker_arrives_as_its_one_sentence(workers: int) -> None:
     assert str(caught.value) == "image 5 is damaged: copy it again" and not multiprocessing.active_children()
 
 
-def test_workers_read_shared_memory_instead_of_a_copy() -> None:
-    data = noise(workers=1, iterations=40, batch=1, scales=(1.0,), continuous=False)
+def test_threads_end_when_a_loader_is_left_in_its_midst() -> None:
+    data = noise(workers=3, iterations=40)
     data.setup("fit")
-    loader = data.train_dataloader()
-    batches = iter(loader)
-    next(batches)  # the worker runs, and has made a few batches ahead
-    source = data.sources["train"]
-    assert source.images.is_shared() and source.labels.is_shared()
-    source.images.fill_(7)
-    assert (list(batches)[-1][0] == 7).all()  # it sees what is written here
-    loader.close()
+    before = threading.active_count()
+    batches = iter(data.train_dataloader())
+    next(batches)
+    assert threading.active_count() > before
+    del batches
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
 
 
-def test_memory_stays_where_it_is_without_workers() -> None:
+def test_a_loader_knows_how_long_it_was_waited_for() -> None:
+    class Slow(list):
+        def __getitem__(self, index: int) -> Tensor:
+            time.sleep(0.02)
+            return torch.zeros(2)
+
+    for workers in (0, 2):
+        loader = Loader(Slow(), [[0], [1], [2]], workers)
+        assert len([time.sleep(0.001) for _ in loader]) == 3
+        assert 0.01 < loader.waited < 5
+
+
+def test_memory_is_read_without_a_copy() -> None:
     data = noise()
     data.setup("fit")
     list(data.train_dataloader())
-    assert not data.sources["train"].images.is_shared()
     image, label = data.sources["train"].window(0)
     assert np.shares_memory(image, data.sources["train"].images.numpy()) and np.shares_memory(label, data.sources["train"].labels.numpy())
 
