@@ -9,6 +9,7 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ ORDER, WINDOW, COLOR, SPLIT = 1, 2, 3, 4  # separate streams of one seed
 UNLABELLED = 1 << 32  # added to the seed of the unlabelled images' draws, which so have nothing to do with the labelled ones'
 Sample = tuple[Tensor, Tensor]  # uint8 (3, h, w), uint8 (h, w)
 Draw = tuple[int, int]  # draw number, index of the image
+OWN = threading.local()  # what each thread keeps
 
 
 @dataclass(frozen=True)
@@ -138,25 +140,35 @@ def warp(image: np.ndarray, window: Window, size: Size, box: Box) -> np.ndarray:
     matrix = np.float64([[fx, 0, across], [0, fy, fy * (window.top + 0.5) - 0.5 - box[0]]])  # crop pixel -> pixel of the box
     if window.flip:
         matrix[0, 0], matrix[0, 2] = -fx, across + fx * (window.width - 1)
-    return cv2.warpAffine(
-        image, matrix, (window.width, window.height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
-    )
+    # OpenCV warps four channels in less than half of the time that it takes for three.
+    how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
+    warped = cv2.warpAffine(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), matrix, (window.width, window.height), dst=room(window), **how)
+    return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
+
+
+def room(window: Window) -> np.ndarray:
+    """Memory of this thread's own, used again and again: fresh memory costs as much as writing it."""
+    if getattr(OWN, "room", np.empty(0)).shape != (window.height, window.width, 4):
+        OWN.room = np.empty((window.height, window.width, 4), np.uint8)
+    return OWN.room
 
 
 def pad(image: np.ndarray, label: np.ndarray, window: Window, size: Size) -> Pair:
     """An image smaller than the crop stands at a random place of it, on the mean color and ignored label."""
     if label.shape == size:
         return image, label
-    canvas, ignored = np.full((*size, 3), MEAN, np.uint8), np.full(size, IGNORED, np.uint8)
+    canvas, ignored = blank(size).copy(), np.full(size, IGNORED, np.uint8)
     place = slice(window.down, window.down + window.height), slice(window.right, window.right + window.width)
     canvas[place], ignored[place] = image, label
     return canvas, ignored
 
 
+@lru_cache(4)
+def blank(size: Size) -> np.ndarray:
+    return np.full((*size, 3), MEAN, np.uint8)
+
+
 # --- color jitter: the one place where albumentations is called
-
-
-OWN = threading.local()
 
 
 def color_jitter(strength: float) -> Any:
