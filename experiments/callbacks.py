@@ -272,18 +272,23 @@ def logged_in() -> bool:
     return any(host in wandb.Settings().base_url or "wandb" in host for host in hosts if host != "default")
 
 
+REMEDY = "pack the data set (experiments/pack.py), keep it in memory (data.resident=memory or device), or give it more data.workers"
+
+
 class Numbers(PerStep):
-    """Losses, rate and speed every so many steps, and the scores of each validation: into metrics.csv, and mirrored."""
+    """Losses, rate, speed and the share of time spent waiting for data every so many steps, and the scores of each validation: into
+    metrics.csv, and mirrored."""
 
     def __init__(self, metrics: Metrics, rhythm: Rhythm, mirror: WandB | None) -> None:
         self.metrics, self.rhythm, self.mirror = metrics, rhythm, mirror
         self.images, self.since, self.speed = 0, 0.0, 0.0
+        self.waited, self.slow = 0.0, 0  # seconds for data before this stretch; stretches that were mostly waiting
 
     def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
         super().on_train_start(trainer, module)
         if self.mirror and trainer.is_global_zero:
             self.mirror.start()
-        self.images, self.since = 0, time.perf_counter()
+        self.images, self.since, self.waited = 0, time.perf_counter(), trainer.datamodule.feed.waited
 
     def on_train_batch_start(self, *unused: Any) -> None:
         self.since = self.since or time.perf_counter()
@@ -297,14 +302,18 @@ class Numbers(PerStep):
         if self.step % self.rhythm.log:
             return
         values = logged(trainer, "train/", "lr")
-        self.speed = self.images / (time.perf_counter() - self.since)
-        self.images, self.since = 0, time.perf_counter()
-        self.add(trainer, values | {"images_per_second": self.speed})
+        seconds, feed = time.perf_counter() - self.since, trainer.datamodule.feed
+        self.speed, wait = self.images / seconds, min((feed.waited - self.waited) / seconds, 1.0)
+        self.images, self.since, self.waited = 0, time.perf_counter(), feed.waited
+        self.add(trainer, values | {"images_per_second": self.speed, "data_wait": wait})
+        self.slow = self.slow + 1 if wait > 0.5 else 0
+        if self.slow == 3 and trainer.is_global_zero:
+            print(f"training waits for its data {wait:.0%} of the time: {REMEDY}", file=sys.stderr, flush=True)
 
     def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
         if not in_training(trainer):
             return
-        self.images, self.since = 0, 0.0  # training's clock stands still
+        self.images, self.since, self.waited = 0, 0.0, trainer.datamodule.feed.waited  # training's clock stands still
         self.add(trainer, logged(trainer, "val/"))
         if self.mirror and trainer.is_global_zero:
             self.mirror.log_classes(trainer.datamodule.class_names, module.scores["iou"], trainer.global_step)

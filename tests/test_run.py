@@ -228,8 +228,11 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
+CLOCKS = ("images_per_second", "data_wait")
+
+
 def without_speed(folder: Path) -> list[dict[str, str]]:
-    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows(folder)]
+    return [{name: value for name, value in row.items() if name not in CLOCKS} for row in rows(folder)]
 
 
 def resumed(folder: Path) -> int:
@@ -258,7 +261,7 @@ def test_curves_hold_the_losses_by_the_papers_names_at_the_number_of_steps_done(
     for row in trained:
         terms = [float(row[f"train/{name}"]) for name in ("main", "auxiliary1", "auxiliary2")]
         assert sum(terms) == pytest.approx(float(row["train/loss"]), rel=1e-4)
-        assert float(row["images_per_second"]) > 0
+        assert float(row["images_per_second"]) > 0 and 0 <= float(row["data_wait"]) <= 1
     lr = 0.002  # cosine over 5 steps after 1 of warm-up
     rates = [0, *(lr * (1 + np.cos(np.pi * step / 5)) / 2 for step in range(5))]
     assert [float(row["lr"]) for row in trained] == pytest.approx(rates, rel=1e-5)
