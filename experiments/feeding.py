@@ -1,6 +1,7 @@
 """`benchmark.py data`: what a training sample costs, from each source, against the code that most people write."""
 
 import argparse
+import json
 import os
 import resource
 import statistics
@@ -33,6 +34,7 @@ at most one gray level and no label apart.
 DIR holds Cityscapes (folders or zips); some of its training images are copied to a temporary folder, as folders, zips and packs. Without
 DIR, street scenes are drawn at its size and their PNGs are easier to decode than photographs: those figures say less.
 """
+STORED = Path(__file__).parent / "results" / "feeding.json"
 SCALES = tuple(round(0.5 + 0.1 * step, 1) for step in range(16))
 
 
@@ -51,10 +53,13 @@ def add_data(subjects: Any) -> None:
     add("--batch", type=positive, default=4, metavar="N", help="through workers (default: 4)")
     add("--cold", action="store_true", help="also wall time with the files dropped from the page cache before each sample")
     add("--out", type=Path, metavar="FILE", help="a new JSON file with every figure and condition")
+    add("--stored", action="store_true", help="the README's table, of the measurement that the repository holds; measures nothing")
     made.set_defaults(run=data, parser=made)
 
 
 def data(words: argparse.Namespace) -> int:
+    if words.stored:
+        return as_markdown(json.loads(STORED.read_text()))
     try:
         if words.out and words.out.exists():
             raise Refused(f"{words.out} exists and is not overwritten; give another --out")
@@ -344,15 +349,37 @@ def decoder() -> str:
     return "imagecodecs" if png_decoder() else "OpenCV (imagecodecs would be faster)"
 
 
-def table(found: dict[str, dict[str, list[float]]]) -> None:
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("how", "source", "ms per sample", "times as fast", "spread"):
-        shown.add_column(head, justify="left" if head in ("how", "source") else "right")
+HEADS = ("how", "source", "ms per sample", "times as fast", "spread")
+
+
+def cells(found: dict[str, dict[str, list[float]]]) -> Iterator[tuple[str, ...]]:
     for how, rows in found.items():
         first = next(iter(rows.values()))
         for name, laps in rows.items():
             ratios = [theirs / own for theirs, own in zip(first, laps)]
-            shown.add_row(
-                how, name, f"{statistics.median(laps):.2f}", f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} .. {max(ratios):.2f}"
-            )
+            spread = f"{min(ratios):.1f} .. {max(ratios):.1f}" if laps is not first else ""
+            yield how, name, f"{statistics.median(laps):.1f}", f"{statistics.median(ratios):.1f}", spread
+
+
+def table(found: dict[str, dict[str, list[float]]]) -> None:
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for head in HEADS:
+        shown.add_column(head, justify="left" if head in ("how", "source") else "right")
+    for row in cells(found):
+        shown.add_row(*row)
     console().print(shown)
+
+
+def as_markdown(stored: dict[str, Any]) -> int:
+    said = stored["conditions"]
+    for line in (HEADS, ["---", "---", "--:", "--:", "--:"], *cells(stored["milliseconds"])):
+        print("| " + " | ".join(line) + " |")
+    sizes = ", ".join(f"{name} {share:.2f}" for name, share in stored["bytes"].items())
+    height, width = said["crop"]
+    print(
+        f"\nCPU time of one sample (wall time where cold), crops of {height}x{width}, scales {said['scales'][0]} to {said['scales'][-1]}, "
+        f"without color; {said['rounds']} alternated rounds of {said['samples']}, one thread, batches of {said['batch']} through workers; "
+        f"{said['images']}; {said['hardware']}, load {said['load']:.0f}; PNGs by {said['decoder']}. A ratio is the median of the rounds' "
+        f"own. Bytes to the PNGs': {sizes}. {said['date']}, commit {said['commit']}."
+    )
+    return 0

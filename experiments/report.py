@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
-NO_RESULTS = ("catalogue.json", "fidelity.json")  # what else lies there
+NO_RESULTS = ("catalogue.json", "fidelity.json", "feeding.json")  # what else lies there
 SCHEMA = 1
 WIDTH = 120
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import report
+from experiments import benchmark, report
 from experiments.catalogue import catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -16,6 +16,12 @@ def test_the_table_of_results_is_what_the_report_prints(capsys: pytest.CaptureFi
     assert report.main(["--format", "markdown"]) == 0
     written = README.split("<!-- results -->\n")[1].split("<!-- /results -->")[0]
     assert written == capsys.readouterr().out, "paste `python experiments/report.py --format markdown` between the marks"
+
+
+def test_the_table_of_samples_is_what_was_measured(capsys: pytest.CaptureFixture) -> None:
+    assert benchmark.main(["data", "--stored"]) == 0
+    written = README.split("<!-- feeding -->\n")[1].split("<!-- /feeding -->")[0]
+    assert written == capsys.readouterr().out, "paste `python experiments/benchmark.py data --stored` between the marks"
 
 
 def test_every_paper_that_it_names_is_there() -> None:
