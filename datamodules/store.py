@@ -279,11 +279,21 @@ def by_stem(folder: Path, suffixes: Sequence[str], remedy: str) -> dict[str, Pat
     return found
 
 
+class Unpaired(DataError):
+    """Files that stand alone, for who wants to name all of them; the sentence names the first."""
+
+    def __init__(self, sentence: str, files: Sequence[str] = (), remedy: str = "") -> None:
+        super().__init__(sentence)
+        self.files, self.remedy = tuple(files), remedy
+
+
 def paired(images: dict[str, Place], labels: dict[str, Place], remedy: str) -> list[tuple[Place, Place]]:
     """Each image with its label; refuses one that stands alone."""
-    for have, lack, what, other in ((images, labels, "image", "label"), (labels, images, "label", "image")):
-        alone = [path for key, path in have.items() if key not in lack]
+    lone_images = [path for key, path in images.items() if key not in labels]
+    lone_labels = [path for key, path in labels.items() if key not in images]
+    for alone, what, other in ((lone_images, "image", "label"), (lone_labels, "label", "image")):
         if alone:
             more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
-            raise DataError(f"the {what} {alone[0]}{more} has no {other} of the same name: {remedy}")
+            sentence = f"the {what} {alone[0]}{more} has no {other} of the same name: {remedy}"
+            raise Unpaired(sentence, [str(path) for path in lone_images + lone_labels], remedy)
     return [(images[key], labels[key]) for key in images]
