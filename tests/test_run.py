@@ -210,11 +210,11 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
     return {path: leaf for key, each in pairs for path, leaf in flat(each, f"{name}/{key}").items()}
 
 
-def assert_same_state(one: Path, other: Path) -> None:
+def assert_same_state(one: Path, other: Path, data: str = "Streets") -> None:
     """Bit for bit: weights, their average, the optimizer, the schedule, and where the data stands."""
-    keys = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "global_step", "Streets")
+    keys = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "global_step", data)
     left, right = (flat({key: found[key] for key in keys if key in found}) for found in (content(one), content(other)))
-    assert left.keys() == right.keys() and {"/global_step", "/Streets/consumed"} <= left.keys()
+    assert left.keys() == right.keys() and {"/global_step", f"/{data}/consumed"} <= left.keys()
     different = [name for name, value in left.items() if not same(value, right[name])]
     assert not different, f"{len(different)} of {len(left)} differ, such as {different[:3]}"
 
