@@ -144,6 +144,10 @@ class SegmentationData(LightningDataModule):
             raise DataError(f"{self.name}'s {split} labels are not public: {self.hidden[split]}")
         if split not in self.sources:
             source = self.packed(split) or self.source(split)
+            if self.cache and not isinstance(source, Stream):
+                raise DataError(
+                    f"data.cache={self.cache} keeps what is read out of streams, and {self.name} {split} is none: drop data.cache"
+                )
             check(source)
             in_memory = split == "train" and self.resident == "memory" and not isinstance(source, Memory)
             self.sources[split] = remembered(source) if in_memory else source

@@ -1,4 +1,4 @@
-"""Packs in an object store: a run takes an image from s3://, gs:// or r2:// when its turn comes, and keeps what fits into `data.cache`.
+"""Packs in an object store: a run takes an image from s3:// or gs:// when its turn comes, and keeps what fits into `data.cache`.
 
 A stream is a folder that litdata writes and reads, `<data set>-<split>.stream`; beside a run it may also lie on a local disk. Its item 0 is
 b"SEGSTRM1" and what there is (JSON, framed as in a pack); item 1 + n is the record of image n, byte for byte that of its pack.
@@ -30,7 +30,7 @@ from datamodules.store import Box, Pair, Size
 
 START = b"SEGSTRM1"
 VERSION = 1
-STORES = ("s3://", "gs://", "r2://")  # litdata reads parts of files there; of others it copies whole chunks
+STORES = ("s3://", "gs://")  # litdata reads parts of files there; of others it copies whole chunks
 CHUNK = 64 << 20  # bytes; an image is read without the rest of its chunk
 PAUSES = (1, 4, 16)  # seconds before an image is asked for again
 Bytes = bytes | mmap.mmap
@@ -44,13 +44,29 @@ def litdata() -> Any:
     return litdata
 
 
+def client(place: str) -> dict[str, Any]:
+    """How the store's client is made; credentials and endpoints come from where that client always looks for them."""
+    if place.startswith("gs://"):
+        try:
+            import google.cloud.storage  # noqa: F401
+        except ImportError:
+            raise DataError(f"{place} needs google-cloud-storage: pip install google-cloud-storage") from None
+    if not place.startswith("s3://"):
+        return {}
+    from botocore.config import Config
+
+    return {
+        "config": Config(retries={"max_attempts": 5, "mode": "standard"}, connect_timeout=10)
+    }  # litdata's own 1000 attempts take minutes
+
+
 def address(root: str | Path, stem: str) -> str | None:
     """Of a split's stream below root; None where root is a folder without one."""
     if "://" not in str(root):
         folder = Path(root).expanduser() / f"{stem}.stream"
         return str(folder) if folder.is_dir() else None
     if not str(root).startswith(STORES):
-        raise DataError(f"data.root={root} is no address that can be streamed: give one of {', '.join(STORES)}, or a folder")
+        raise DataError(f"data.root={root} is no address that can be streamed: give one of {' or '.join(STORES)}, or a folder")
     return f"{str(root).rstrip('/')}/{stem}.stream"
 
 
@@ -167,6 +183,8 @@ class Stream:
             try:
                 found = self.dataset[number]
                 return bytes(found) if isinstance(found, memoryview) else found  # litdata closes the chunk that a view shows
+            except DataError:
+                raise
             except Exception as error:  # each store's client has errors of its own
                 self.reader = None
                 if pause is None:
@@ -181,7 +199,7 @@ class Stream:
     def dataset(self) -> Any:
         if self.reader is None or self.process != os.getpid():
             folder = str(self.cache / "litdata") if self.cache else None  # it keeps a copy of the index there
-            self.reader = litdata().StreamingDataset(self.place, folder)
+            self.reader = litdata().StreamingDataset(self.place, folder, storage_options=client(self.place))
             self.process = os.getpid()
         return self.reader
 

@@ -343,6 +343,21 @@ def test_a_cache_that_cannot_be_written_is_named(folders: tuple[Path, Path, Path
     complaint(lambda: city(folders[2], cache=str(tmp_path / "cache")).open("train"), "the cache", "cannot be written", "data.cache")
 
 
+def test_a_cache_for_what_is_no_stream_is_refused(folders: tuple[Path, Path, Path]) -> None:
+    for root in folders[:2]:
+        complaint(lambda root=root: city(root, cache="cache").open("train"), "data.cache=cache", "drop data.cache")
+
+
+def test_a_store_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    complaint(lambda: city("s3://bucket/deep").open("train"), "cannot be read (Could not connect", "check the address")
+
+
+def test_a_google_store_says_which_package_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
+    complaint(lambda: city("gs://bucket/deep").open("train"), "gs://bucket/deep", "pip install google-cloud-storage")
+
+
 def test_without_litdata_one_sentence_says_what_to_install(
     folders: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
