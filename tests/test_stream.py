@@ -251,8 +251,9 @@ def test_a_broken_connection_is_made_anew(store: Store, tmp_path: Path, monkeypa
     pauses = []
     monkeypatch.setattr(stream.time, "sleep", pauses.append)
     found = city("s3://bucket/deep", cache=str(tmp_path / "cache")).open("train")
-    store.broken = 2
+    store.broken, client = 2, found.reader
     assert found.window(1)[0].shape == (*SIZE, 3) and pauses == [1, 4]
+    assert found.reader is not client
     store.broken = 9
     complaint(lambda: found.window(3), "s3://bucket/deep/cityscapes-train.stream", "cannot be read", "check the address")
 
