@@ -14,8 +14,10 @@ import mmap
 import os
 import shutil
 import tempfile
+import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable
 from io import BytesIO
 from pathlib import Path
@@ -33,6 +35,7 @@ VERSION = 1
 STORES = ("s3://", "gs://")  # litdata reads parts of files there; of others it copies whole chunks
 CHUNK = 64 << 20  # bytes; an image is read without the rest of its chunk
 PAUSES = (1, 4, 16)  # seconds before an image is asked for again
+OPENING = threading.Lock()  # litdata's names of files half copied are one process's, not one thread's
 Bytes = bytes | mmap.mmap
 
 
@@ -121,7 +124,8 @@ class Record(Pack):
 
 
 class Stream:
-    """A stream as a source of pixels. Each process opens its own: the client of a store does not survive a fork.
+    """A stream as a source of pixels. A reader is one thread's at a time, because litdata's has one chunk open, and one process's, because
+    the client of a store does not survive a fork.
 
     The first images are kept in `cache`, as many as `gigabytes` hold: every process knows which without asking another.
     """
@@ -129,7 +133,7 @@ class Stream:
     def __init__(self, place: str, labels: LabelSet | None = None, cache: str | Path | None = None, gigabytes: float = 50.0) -> None:
         self.place, self.labels = place, labels
         self.cache = Path(cache).expanduser() if cache else None
-        self.reader, self.process = None, 0
+        self.free, self.process = deque(), 0
         head = self.item(0, pauses=())
         content = described(head, place)
         self.description, self.names = content["pack"], tuple(content["names"])
@@ -142,7 +146,7 @@ class Stream:
             self.kept = self.cache / hashlib.sha256(head).hexdigest()[:16]
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"reader": None, "process": 0}
+        return vars(self) | {"free": deque(), "process": 0}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -181,12 +185,14 @@ class Stream:
         litdata()
         for pause in (*pauses, None):
             try:
-                found = self.dataset[number]
-                return bytes(found) if isinstance(found, memoryview) else found  # litdata closes the chunk that a view shows
+                reader = self.reader()
+                found = reader[number]
+                found = bytes(found) if isinstance(found, memoryview) else found  # litdata closes the chunk that a view shows
+                self.free.append(reader)
+                return found
             except DataError:
                 raise
             except Exception as error:  # each store's client has errors of its own
-                self.reader = None
                 if pause is None:
                     why = " ".join(str(error).split())[:200] or type(error).__name__
                     raise DataError(
@@ -195,13 +201,16 @@ class Stream:
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
-    @property
-    def dataset(self) -> Any:
-        if self.reader is None or self.process != os.getpid():
-            folder = str(self.cache / "litdata") if self.cache else None  # it keeps a copy of the index there
-            self.reader = litdata().StreamingDataset(self.place, folder, storage_options=client(self.place))
-            self.process = os.getpid()
-        return self.reader
+    def reader(self) -> Any:
+        """One that no other thread has."""
+        if self.process != os.getpid():
+            self.free, self.process = deque(), os.getpid()
+        try:
+            return self.free.pop()
+        except IndexError:
+            with OPENING:
+                folder = str(self.cache / "litdata") if self.cache else None  # it keeps a copy of the index there
+                return litdata().StreamingDataset(self.place, folder, storage_options=client(self.place))
 
     # --- the cache
 

@@ -1,7 +1,6 @@
 """Streams: the same pixels as the files from a folder and from a store (a server in this test that speaks S3's GET and HEAD)."""
 
 import json
-import multiprocessing
 import pickle
 import shutil
 import sys
@@ -9,6 +8,7 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -123,10 +123,7 @@ def city(root: Path | str, **settings: object) -> Cityscapes:
 
 
 def batches(data: Cityscapes, rank: int = 0, world: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    loader = as_rank(data, rank, world).train_dataloader()
-    made = list(loader)
-    loader.close()
-    return made
+    return list(as_rank(data, rank, world).train_dataloader())
 
 
 def assert_equal(one: list, other: list) -> None:
@@ -199,17 +196,32 @@ def test_a_resumed_run_is_given_exactly_the_batches_that_are_left(
         after, datamodule=city(root, **settings), ckpt_path=tmp_path / "step=4.ckpt", weights_only=True
     )
     assert len(after.seen) == 4 and after.seen == straight.seen[4:]
-    assert not multiprocessing.active_children()
 
 
 # --- the store and the cache
 
 
-def test_each_process_opens_its_own_client(folders: tuple[Path, Path, Path]) -> None:
+def test_each_thread_and_process_has_a_reader_of_its_own(folders: tuple[Path, Path, Path]) -> None:
     found = source(folders[2])
-    assert found.reader is not None and pickle.loads(pickle.dumps(found)).reader is None
-    here, found.process = found.reader, -1  # as a forked worker finds it
-    assert found.dataset is not here
+    (here,) = found.free
+    assert found.reader() is here and found.reader() is not here
+    found.free.append(here)
+    assert not pickle.loads(pickle.dumps(found)).free
+    found.process = -1  # as a forked process finds it
+    assert found.reader() is not here
+
+
+def test_many_threads_read_what_one_reads(folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Chunks of one or two images, so that a reader that were shared would close what another looks at."""
+    monkeypatch.setattr(stream, "CHUNK", 200_000)
+    stream.write(Pack(folders[1] / "cityscapes-train.pack"), tmp_path / "cityscapes-train.stream")
+    assert len(list((tmp_path / "cityscapes-train.stream").glob("*.bin"))) > 2
+    found, plain = source(tmp_path), source(folders[0])
+    right = [plain.window(index) for index in range(5)]
+    with ThreadPoolExecutor(4) as pool:
+        for number, pair in enumerate(pool.map(lambda number: found.window(number % 5), range(400))):
+            assert all(np.array_equal(a, b) for a, b in zip(pair, right[number % 5], strict=True))
+    assert 1 <= len(found.free) <= 4
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -218,7 +230,7 @@ def test_a_store_is_asked_once_for_what_the_cache_holds(
 ) -> None:
     data = city("s3://bucket/deep", workers=workers, cache=str(tmp_path / "cache"), iterations=20)
     assert_equal(batches(data), batches(city(folders[0], iterations=20)))
-    assert store.ranges <= 2 * (1 + 5 + 1 + 3) + 2 * workers * 5  # two requests an item; workers may meet at an image
+    assert store.ranges <= 2 * (1 + 5 + 1 + 3) + 2 * workers * 5  # two requests an item; threads may meet at an image
     asked = store.ranges
     assert_equal(batches(city("s3://bucket/deep", workers=0, cache=str(tmp_path / "cache"))), batches(city(folders[0])))
     assert store.ranges == asked + 2 * 2, "only what there is, of train and val, is asked for again"
@@ -251,9 +263,9 @@ def test_a_broken_connection_is_made_anew(store: Store, tmp_path: Path, monkeypa
     pauses = []
     monkeypatch.setattr(stream.time, "sleep", pauses.append)
     found = city("s3://bucket/deep", cache=str(tmp_path / "cache")).open("train")
-    store.broken, client = 2, found.reader
+    store.broken, client = 2, found.free[0]
     assert found.window(1)[0].shape == (*SIZE, 3) and pauses == [1, 4]
-    assert found.reader is not client
+    assert client not in found.free and len(found.free) == 1
     store.broken = 9
     complaint(lambda: found.window(3), "s3://bucket/deep/cityscapes-train.stream", "cannot be read", "check the address")
 
