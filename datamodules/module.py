@@ -34,6 +34,7 @@ from datamodules.packs import Pack
 from datamodules.resident import Draws, Resident
 from datamodules.splits import chosen, fingerprint
 from datamodules.store import Memory, Part, Source
+from datamodules.stream import Stream, address
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
@@ -73,10 +74,12 @@ class SegmentationData(LightningDataModule):
         unlabelled: int = 0,
         semi: bool = False,
         resident: Literal["no", "memory", "device"] = "no",
+        cache: str | None = None,
+        cache_gb: float = 50.0,
     ) -> None:
         """`labelled`: the part of the training images that keeps its labels; `unlabelled`: how many of the others a step takes where
         `semi` says that a method wants them, 0 for as many as labelled ones. `resident`: training images are read once and stay in memory,
-        or on the device, where crops are then made."""
+        or on the device, where crops are then made. `cache`: a folder that keeps up to `cache_gb` of what is read out of streams."""
         super().__init__()
         if resident not in ("no", "memory", "device"):
             raise DataError(f"data.resident={resident} is none of no, memory, device")
@@ -94,6 +97,7 @@ class SegmentationData(LightningDataModule):
         self.crop = Crop(crop, scales, continuous, flip, jitter)
         self.batch, self.iterations, self.accumulate, self.seed, self.workers = batch, iterations, accumulate, seed, workers
         self.labelled, self.unlabelled, self.semi, self.resident = labelled, unlabelled or batch, semi, resident
+        self.cache, self.cache_gb = cache, cache_gb
         self.consumed = 0  # labelled draws of all ranks that training was given
         self.sources: dict[str, Source] = {}
         self.feed: Loader | None = None  # of training
@@ -140,22 +144,33 @@ class SegmentationData(LightningDataModule):
             raise DataError(f"{self.name}'s {split} labels are not public: {self.hidden[split]}")
         if split not in self.sources:
             source = self.packed(split) or self.source(split)
+            if self.cache and not isinstance(source, Stream):
+                raise DataError(
+                    f"data.cache={self.cache} keeps what is read out of streams, and {self.name} {split} is none: drop data.cache"
+                )
             check(source)
             in_memory = split == "train" and self.resident == "memory" and not isinstance(source, Memory)
             self.sources[split] = remembered(source) if in_memory else source
         return self.sources[split]
 
-    def packed(self, split: str) -> Pack | None:
-        """The split's pack, where root holds one; see experiments/pack.py."""
+    def packed(self, split: str) -> Pack | Stream | None:
+        """The split's stream or pack, where root holds one; see experiments/pack.py."""
         given = self.given_root or (os.environ.get(self.environment) if self.environment else None)
-        file = Path(given).expanduser() / f"{type(self).__name__.lower()}-{split}.pack" if given else None
-        if not file or not file.is_file():
+        if not given:
             return None
-        pack = Pack(file, self.labels)
-        for name, value in pack.description.get("options", {}).items():
+        stem = f"{type(self).__name__.lower()}-{split}"
+        if place := address(given, stem):
+            found: Pack | Stream = Stream(place, self.labels, self.cache, self.cache_gb)
+        elif (file := Path(given).expanduser() / f"{stem}.pack").is_file():
+            found, place = Pack(file, self.labels), str(file)
+        else:
+            return None
+        for name, value in found.description.get("options", {}).items():
             if getattr(self, name) != value:
-                raise DataError(f"{file} was packed with data.{name}={value} and not {getattr(self, name)}: pack again, or give that value")
-        return pack
+                raise DataError(
+                    f"{place} was packed with data.{name}={value} and not {getattr(self, name)}: pack again, or give that value"
+                )
+        return found
 
     @classmethod
     def own_options(cls) -> list[str]:

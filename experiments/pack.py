@@ -3,6 +3,7 @@
   python experiments/pack.py --data cityscapes data.root=DIR --out PACKS
   python experiments/run.py  --model bisenet --data cityscapes data.root=PACKS
   python experiments/pack.py --verify PACKS                     every byte against its checksum
+  python experiments/pack.py --stream PACKS --out STREAMS       for an object store; then copy STREAMS there and give data.root=s3://...
 
 An interrupted run goes on where it stopped when the same command is given again, and writes the same bytes.
 """
@@ -22,6 +23,8 @@ EPILOG = """\
 forms
   tiles   lossless, about 1.1 times the bytes of Cityscapes' PNGs; needs the package zstandard where it is written and read
   raw     plain pixels through a memory map, 3.8 times the bytes: the fastest, for those who have the disk
+
+streams hold what the packs hold, need the package litdata, and are read with data.cache=DIR data.cache_gb=50 to keep what was read
 """
 
 
@@ -35,6 +38,7 @@ def parser() -> Parser:
     made.add_argument("--splits", metavar="NAME,...", default="train,val", help="default: train,val")
     made.add_argument("--workers", metavar="N", type=int, default=0, help="threads that read and compress (default: one per core)")
     made.add_argument("--verify", metavar="DIR|FILE", type=Path, help="check packs that are there; writes nothing")
+    made.add_argument("--stream", metavar="DIR", type=Path, help="packs that are there, to be written as streams into --out")
     made.add_argument("overrides", nargs="*", metavar="data.name=value", help="options of the data set, such as data.root=DIR")
     return made
 
@@ -44,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if asked.verify:
             return verify(asked.verify)
+        if asked.stream:
+            return stream(asked.stream, asked.out)
         if not asked.data or not asked.out:
             raise Refused("what, and where to? for example: --data cityscapes data.root=DIR --out PACKS")
         return pack(asked)
@@ -78,6 +84,30 @@ def pack(asked: argparse.Namespace) -> int:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
     print(f"train with: --data {name} data.root={asked.out}")
+    return 0
+
+
+def stream(place: Path, out: Path | None) -> int:
+    """Smallest first, because that is the order in which a cache is filled: validation images are read most often."""
+    from datamodules import DataError
+    from datamodules.packs import Pack
+    from datamodules.stream import write
+
+    if not out:
+        raise Refused("where to? for example: --stream PACKS --out STREAMS")
+    out.mkdir(parents=True, exist_ok=True)
+    before = 0
+    try:
+        for file in sorted(packs_in(place), key=lambda file: file.stat().st_size):
+            target = out / f"{file.stem}.stream"
+            if target.exists():
+                raise Refused(f"{target} is there already; remove it, or give another --out")
+            found = Pack(file)
+            before += write(found, target, before, lambda images, name=file.stem: progress(images, len(images), 0, f"streaming {name}"))
+            print(f"{target}: {len(found)} images, {sum(each.stat().st_size for each in target.iterdir()) / 2**20:.1f} MiB")
+    except DataError as problem:
+        return words.refuse(problem)
+    print(f"copy {out} to an object store and train with data.root=s3://BUCKET/PREFIX data.cache=DIR, or here with data.root={out}")
     return 0
 
 
@@ -153,10 +183,15 @@ def progress(records: Iterable[Any], total: int, first: int, doing: str) -> Iter
             bar.advance(task)
 
 
-def verify(place: Path) -> int:
+def packs_in(place: Path) -> list[Path]:
     files = sorted(place.glob("*.pack")) if place.is_dir() else [place]
     if not files or not files[0].is_file():
         raise Refused(f"{place} holds no .pack file; give the folder that pack.py wrote, or one pack")
+    return files
+
+
+def verify(place: Path) -> int:
+    files = packs_in(place)
     damaged = [line for file in files for line in verified(file)]
     for line in damaged:
         print(f"error: {line}", file=sys.stderr)
