@@ -12,6 +12,7 @@ from experiments.catalogue import catalogue, options
 from segmodels.recipe import Recipe
 
 Origins = dict[str, str]  # "recipe.lr" -> where its value came from
+PLACES = ("root", "workers", "cache", "cache_gb")  # options of a data set that no score depends on
 
 
 class Refused(Exception):

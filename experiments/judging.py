@@ -11,7 +11,7 @@ from lightning import Trainer
 import datamodules
 from datamodules import DataError
 from experiments import callbacks, runs
-from experiments.command_line import Refused, catalogue, named, refuse
+from experiments.command_line import PLACES, Refused, catalogue, named, refuse
 from experiments.door import door, quiet
 from experiments.evaluate import data_options
 from experiments.tables import class_table, published_lines
@@ -21,7 +21,6 @@ from segmodels.paper import experiment, inference_parameters
 from segmodels.paper import paper as find_paper
 
 STORED = ("data", "classes", "palette", "seed", "departures", "overrides", "smoke")  # what a run's checkpoint says beside its network
-MACHINE = ("root", "workers")  # options of a data set that no score depends on
 
 
 def judge(checkpoint: Path, asked: Any) -> int:
@@ -36,7 +35,7 @@ def judge(checkpoint: Path, asked: Any) -> int:
         result = score(module, data, name, asked.split)
     except (Refused, DataError) as problem:
         return refuse(problem)
-    result["overrides"] = result["overrides"] | {f"data.{key}": given[key] for key in given if key not in MACHINE}
+    result["overrides"] = result["overrides"] | {f"data.{key}": given[key] for key in given if key not in PLACES}
     if asked.network and asked.network != module.identity["networks"][0]:
         result["overrides"]["network"] = asked.network  # another network than the method's own choice
     result["checkpoint"] = str(checkpoint.relative_to(folder_of(checkpoint)))

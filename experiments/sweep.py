@@ -141,8 +141,8 @@ def refuse_together(refused: Mapping[str, list[str]]) -> None:
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a run's score, out of its config.json; where the data lies counts, how it is read does not."""
     kept = {name: value for name, value in config.items() if name not in BESIDE}
-    data = {name: value for name, value in config["data"].items() if name != "workers"}
-    if data.get("root"):
+    data = {name: value for name, value in config["data"].items() if name == "root" or name not in words.PLACES}
+    if data.get("root") and "://" not in data["root"]:
         data["root"] = str(Path(data["root"]).expanduser().resolve())
     return json.loads(json.dumps(kept | {"data": data, "smoke": "--smoke" in config["origins"].values()}))
 

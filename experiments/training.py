@@ -12,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 import datamodules
 from datamodules import DataError
 from experiments import callbacks, runs
-from experiments.command_line import Refused, Resolved, departures, refuse
+from experiments.command_line import PLACES, Refused, Resolved, departures, refuse
 from experiments.door import door, quiet
 from experiments.judging import result_of
 from experiments.tables import class_table, console, published_lines
@@ -119,7 +119,8 @@ def identity(resolved: Resolved, data: Any, init: str | None, seed: int) -> dict
         "seed": seed,
         "labelled": data.share_of_labels(),
         "departures": resolved.departures,
-        "overrides": {name: value for name, value in changed.items() if name != "data.root"} | start_named(init),
+        "overrides": {name: value for name, value in changed.items() if name not in {f"data.{place}" for place in PLACES}}
+        | start_named(init),
         "smoke": "--smoke" in resolved.origins.values(),
     }
 
