@@ -64,7 +64,7 @@ def check(asked: argparse.Namespace) -> int:
     from datamodules import DataError
     from datamodules.module import cores
     from experiments.checking import compare, look
-    from experiments.evaluate import check_out, data_options
+    from experiments.evaluate import check_out
     from experiments.pack import progress
     from experiments.runs import write_json
 
@@ -75,7 +75,7 @@ def check(asked: argparse.Namespace) -> int:
         if file:
             check_out(file, file)
     name = words.named("data set", asked.data, list(words.catalogue()["data"]))
-    options = data_options(name, asked.overrides)
+    options = words.data_options(name, asked.overrides)
     try:
         data = getattr(datamodules, datamodules.names()[name])(**options)
         splits = opened(data, asked.splits)

@@ -221,6 +221,12 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def data_options(name: str, overrides: list[str]) -> dict[str, Any]:
+    """The data set's options out of data.name=value words; no other group makes sense here."""
+    kinds = {"data": catalogue()["data"][name]["options"]}
+    return {option: value for _, option, value in (override(word, kinds) for word in overrides)}
+
+
 # --- the door
 
 

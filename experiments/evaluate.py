@@ -12,7 +12,6 @@ import os
 import sys
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from experiments import command_line as words
 from experiments.command_line import Parser, Refused
@@ -99,12 +98,6 @@ def checked_mode(text: str) -> str:
     except ValueError as problem:
         raise Refused(str(problem)) from None
     return text
-
-
-def data_options(name: str, overrides: list[str]) -> dict[str, Any]:
-    """The data set's options out of data.name=value words; no other group makes sense here."""
-    kinds = {"data": words.catalogue()["data"][name]["options"]}
-    return {option: value for _, option, value in (words.override(word, kinds) for word in overrides)}
 
 
 if __name__ == "__main__":

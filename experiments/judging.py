@@ -11,9 +11,8 @@ from lightning import Trainer
 import datamodules
 from datamodules import DataError
 from experiments import callbacks, runs
-from experiments.command_line import PLACES, Refused, catalogue, named, refuse
+from experiments.command_line import PLACES, Refused, catalogue, data_options, named, refuse
 from experiments.door import door, quiet
-from experiments.evaluate import data_options
 from experiments.tables import class_table, published_lines
 from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule

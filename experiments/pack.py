@@ -61,11 +61,10 @@ def pack(asked: argparse.Namespace) -> int:
     import datamodules
     from datamodules import DataError
     from datamodules.store import Files
-    from experiments.evaluate import data_options
 
     known = words.catalogue()["data"]
     name = words.named("data set", asked.data, list(known))
-    data = getattr(datamodules, datamodules.names()[name])(**data_options(name, asked.overrides))
+    data = getattr(datamodules, datamodules.names()[name])(**words.data_options(name, asked.overrides))
     asked.out.mkdir(parents=True, exist_ok=True)
     try:
         for split in asked.splits.split(","):

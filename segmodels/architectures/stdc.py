@@ -25,7 +25,6 @@ Departures:
 - Heads and context path have in-place ABN in the authors' code, which multiplies by |weight| + 1e-5: converted when weights are loaded.
 """
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -64,8 +63,7 @@ class ShortTermDenseConcatenate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
-        reaches = [self.skip(x)]
-        x = self.down(x)
+        x, reaches = self.down(x), [self.skip(x)]
         for conv in self.rest:
             x = conv(x)
             reaches.append(x)
@@ -141,20 +139,16 @@ SHARES = (0.6, 0.3, 0.1)  # of the strides in the fused pyramid
 def detail_label(label: Tensor, strides: tuple[int, ...] = (1, 2, 4)) -> Tensor:
     """(B, H, W) -> bool (B, 1, H, W): where a Laplacian of the label numbers is above 0, so the side of an edge with the larger one."""
     number = label[:, None].float()
-    laplacian = number.new_full((1, 1, 3, 3), -1.0)
-    laplacian[..., 1, 1] = 8.0
+    laplacian = number.new_tensor([[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]])[None, None]
     levels = (F.conv2d(number, laplacian, stride=stride, padding=1) > 0.1 for stride in strides)
     pyramid = (F.interpolate(level.float(), label.shape[-2:], mode="nearest") for level in levels)
     return sum(share * level for share, level in zip(SHARES, pyramid)) > 0.1
 
 
-POWER = {"sums": 1, "squares": 2}  # Dice of the authors' code, Dice of the paper
-
-
 def dice_loss(p: Tensor, edge: Tensor, form: str) -> Tensor:
-    """One ratio per image; the denominator sums probabilities or their squares."""
-    p, edge = p.flatten(1), edge.flatten(1)
-    return (1 - (2 * (p * edge).sum(1) + 1) / ((p ** POWER[form]).sum(1) + edge.sum(1) + 1)).mean()
+    """One ratio per image; the denominator sums probabilities, as in the authors' code, or their squares, as in the paper."""
+    p, edge, power = p.flatten(1), edge.flatten(1), {"sums": 1, "squares": 2}[form]
+    return (1 - (2 * (p * edge).sum(1) + 1) / ((p**power).sum(1) + edge.sum(1) + 1)).mean()
 
 
 # --- network and losses
@@ -234,8 +228,7 @@ class STDC(SegmentationModule):
         return terms
 
     def mined(self, name: str, logits: Tensor, label: Tensor) -> Tensor:
-        rule = stdc_rule(threshold=0.7, min_kept=1 / 16)
-        return ohem(logits, label, align_corners=True, rule=rule, class_weights=self.class_weights)
+        return ohem(logits, label, align_corners=True, rule=stdc_rule(0.7, min_kept=1 / 16), class_weights=self.class_weights)
 
     def detail_terms(self, logits: Tensor, edge: Tensor) -> dict[str, Tensor]:
         """Binary cross-entropy over all pixels, ignored ones too, and Dice."""
@@ -261,38 +254,36 @@ RECIPE = Recipe(
     lr=0.01, head_lr=10.0, weight_decay=5e-4, decay_norms=False, schedule="poly", power=0.9,
     warmup=1000, warmup_from=1e-3, warmup_shape="geometric", inference="resized:0.5",
 )  # fmt: skip
-SIZES = ("resized:0.5", "resized:0.75")
+SIZES = {"resized:0.5": (512, 1024), "resized:0.75": (768, 1536)}  # Seg50, Seg75
+README, NOTES = "README of the authors' STDC-Seg", "the notes' retraining: 120k iterations, PyTorch 1.7, one V100"
 PAPER, CITED = "paper, comparison on Cityscapes", "paper, as PaddleSeg's PP-LiteSeg cites it"
-README = "README of the authors' STDC-Seg"
-NOTES = "the notes' retraining: 120k iterations, PyTorch 1.7, one V100"
+PLACES = (("val", PAPER), ("test", CITED), ("val", README), ("val", NOTES))
+MACHINES = (("GTX 1080Ti", README, "TensorRT 5.1.5"), ("V100", "the notes' measurement", "TensorRT 8.5.1.7"))
 
 
 def published(*figures: tuple[float, float]) -> tuple[Published, ...]:
     """Pairs of (Seg50, Seg75): the paper's on val and on test, the released weights', the notes' retraining."""
-    places = (("val", PAPER), ("test", CITED), ("val", README), ("val", NOTES))
-    pairs = [(place, miou, size) for place, pair in zip(places, figures) for miou, size in zip(pair, SIZES)]
+    pairs = [(place, miou, size) for place, pair in zip(PLACES, figures) for miou, size in zip(pair, SIZES)]
     return tuple(Published(miou, "cityscapes", split, size, source) for (split, source), miou, size in pairs)
 
 
 def speed(*figures: tuple[float, float]) -> tuple[PublishedSpeed, ...]:
     """Pairs of (Seg50, Seg75): the authors', the notes' measurement."""
-    places = (("GTX 1080Ti", README, "TensorRT 5.1.5"), ("V100", "the notes' measurement", "TensorRT 8.5.1.7"))
-    inputs = ((512, 1024), (768, 1536))
-    return tuple(PublishedSpeed(fps, size, *place) for place, pair in zip(places, figures) for fps, size in zip(pair, inputs))
+    return tuple(PublishedSpeed(fps, size, *where) for where, pair in zip(MACHINES, figures) for fps, size in zip(pair, SIZES.values()))
 
 
 MAIN = Experiment(
     STDC, RECIPE, model={"depth": "stdc1"}, published=published((72.2, 74.5), (71.9, 75.3), (72.22, 74.50), (70.0, 73.9)),
     published_speed=speed((250.4, 126.7), (156.2, 81.8)),
 )  # fmt: skip
+STDC2 = MAIN.but(
+    model={"depth": "stdc2"}, published=published((74.2, 77.0), (73.4, 76.8), (74.24, 77.04), (73.0, 76.1)),
+    published_speed=speed((188.6, 97.0), (113.3, 68.6)),
+)  # fmt: skip
 
 EXPERIMENTS = {
     "stdc1": MAIN,
-    "stdc2": MAIN.but(
-        model={"depth": "stdc2"},
-        published=published((74.2, 77.0), (73.4, 76.8), (74.24, 77.04), (73.0, 76.1)),
-        published_speed=speed((188.6, 97.0), (113.3, 68.6)),
-    ),
+    "stdc2": STDC2,
     # ablations of detail guidance; the last is of a slip in the authors' optimizer
     "no_detail": MAIN.but(model={"detail_strides": ()}),
     "spatial_path": MAIN.but(model={"detail_strides": (), "spatial_path": True}),
@@ -353,7 +344,7 @@ RELEASED = {
 }
 
 
-def backbone_weights(depth: Depth, state: Mapping[str, Tensor]) -> State:
+def backbone_weights(depth: Depth, state: State) -> State:
     """The part of an ImageNet classifier that segmentation starts from, under the backbone's names."""
     renamed = RELEASED[CLASSIFIERS[depth]].renamed(unwrapped(state))
     return {name.removeprefix("backbone."): tensor for name, tensor in renamed.items()}
