@@ -46,7 +46,7 @@ class Spots:
 
 
 def located(source: Source, classes: int, share: float, threads: int) -> Spots:
-    """Reads every label; about 12 ms of one core for one of 1024 x 2048."""
+    """Reads every label; about 20 ms of one core for one of 1024 x 2048, a minute for Cityscapes."""
     from rich.console import Console
     from rich.progress import track
 
@@ -101,4 +101,4 @@ def counted(label: np.ndarray) -> np.ndarray:
     """How many pixels each of the 256 numbers has."""
     import cv2
 
-    return cv2.calcHist([label], [0], None, [256], [0, 256])[:, 0].astype(np.int64)
+    return cv2.calcHist([label], [0], None, [256], [0, 256]).ravel().astype(np.int64)
