@@ -7,7 +7,7 @@ so draw k of a run is the same sample wherever and whenever it is made.
 import os
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,25 +19,32 @@ from torch.utils.data import Dataset, Sampler
 
 from datamodules import DataError
 from datamodules.labels import IGNORED
+from datamodules.spots import Spot, Spots, counted
 from datamodules.store import Box, Pair, Size, Source
 
 MEAN = (124, 116, 104)  # ImageNet's mean color: what padding shows a network is close to nothing
 ORDER, WINDOW, COLOR, SPLIT = 1, 2, 3, 4  # separate streams of one seed
 UNLABELLED = 1 << 32  # added to the seed of the unlabelled images' draws, which so have nothing to do with the labelled ones'
 Sample = tuple[Tensor, Tensor]  # uint8 (3, h, w), uint8 (h, w)
-Draw = tuple[int, int]  # draw number, index of the image
+Draw = tuple[int, int]  # draw number, index of the image, or of a spot (see Spots)
+TRIES = 10  # windows that may be found dominated by one class; the one after them is taken unseen, as in mmseg
 OWN = threading.local()  # what each thread keeps
 
 
 @dataclass(frozen=True)
 class Crop:
-    """`continuous` makes (scales[0], scales[-1]) a range; `jitter` is the strength for brightness, contrast and saturation."""
+    """`continuous` makes (scales[0], scales[-1]) a range; `jitter` is the strength for brightness, contrast and saturation.
+
+    A window of which one class has a share of `cat_max_ratio` or more is drawn again; `class_uniform` is the share of draws about a class.
+    """
 
     size: Size = (1024, 1024)
     scales: tuple[float, ...] = (1.0,)
     continuous: bool = False
     flip: float = 0.5
     jitter: float = 0.0
+    cat_max_ratio: float = 1.0
+    class_uniform: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(self.size))
@@ -57,6 +64,8 @@ class Crop:
             ),
             ("flip", self.flip, "a probability from 0 to 1", 0 <= self.flip <= 1),
             ("jitter", self.jitter, "a strength from 0 to 1", 0 <= self.jitter <= 1),
+            ("cat_max_ratio", self.cat_max_ratio, "a share above 0, with 1 for any window", 0 < self.cat_max_ratio <= 1),
+            ("class_uniform", self.class_uniform, "a share of the draws from 0 to 1", 0 <= self.class_uniform <= 1),
         )
         for name, value, allowed, holds in rules:
             if not holds:
@@ -83,17 +92,45 @@ class Window(NamedTuple):
     flip: bool
 
 
-def choose(crop: Crop, size: Size, rng: np.random.Generator) -> Window:
+def choose(crop: Crop, size: Size, rng: np.random.Generator, spot: Spot | None = None) -> Window:
     """Always four random numbers, whatever the settings: changing one of them leaves the others' draws alone."""
     at_scale, at_top, at_left, at_flip = rng.random(4)
     low, high = crop.scales[0], crop.scales[-1]
     scale = low + at_scale * (high - low) if crop.continuous else crop.scales[int(at_scale * len(crop.scales))]
     scaled = max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
-    (top, height, down), (left, width, right) = (
-        (int(at * max(have - want + 1, 1)), min(have, want), int(at * max(want - have + 1, 1)))
-        for at, have, want in zip((at_top, at_left), scaled, crop.size, strict=True)
-    )
-    return Window(scaled, top, left, height, width, down, right, bool(at_flip < crop.flip))
+    return laid(crop, size, scaled, (at_top, at_left), bool(at_flip < crop.flip), spot)
+
+
+def laid(crop: Crop, size: Size, scaled: Size, at: Sequence[float], flip: bool, spot: Spot | None) -> Window:
+    """The window at a place given by two numbers from 0 to 1: anywhere in the scaled image, or about a spot of the unscaled one."""
+    centers = [None, None] if spot is None else [int(place * after / before) for place, after, before in zip(spot, scaled, size)]
+    (top, height, down), (left, width, right) = map(along, at, scaled, crop.size, centers)
+    return Window(scaled, top, left, height, width, down, right, flip)
+
+
+def along(at: float, have: int, want: int, center: int | None) -> tuple[int, int, int]:
+    """Of one side: where the window begins, its length, and where it stands in a crop that is longer.
+
+    About a center, any window that has it inside or at its edge is equally likely, before those beyond the image are moved into it.
+    """
+    last = max(have - want, 0)
+    begin = int(at * (last + 1)) if center is None else min(max(center - want + int(at * (want + 1)), 0), last)
+    return begin, min(have, want), int(at * max(want - have + 1, 1))
+
+
+def varied(crop: Crop, window: Window, size: Size, rng: np.random.Generator, spot: Spot | None, count: Callable) -> Window:
+    """The window, or another of the same scaled image if one class dominates it; `count(window)` tells each number's pixels."""
+    for _ in range(TRIES):
+        if (window.height, window.width) == window.scaled or not dominated(count(window), crop.cat_max_ratio):
+            break
+        window = laid(crop, size, window.scaled, rng.random(2), window.flip, spot)
+    return window
+
+
+def dominated(counts: np.ndarray, share: float) -> bool:
+    """Whether one class has so large a share of the pixels that are not ignored; a window without any is no better."""
+    classes = counts[:IGNORED]
+    return not classes.any() or classes.max() / classes.sum() >= share
 
 
 def box_of(window: Window, size: Size) -> Box:
@@ -119,10 +156,13 @@ def cut(source: Source, index: int, window: Window) -> Pair:
     size = source.size(index)
     box = box_of(window, size)
     image, label = source.window(index, box)
+    return warp(image, window, size, box), sampled(label, window, size, box)
+
+
+def sampled(label: np.ndarray, window: Window, size: Size, box: Box) -> np.ndarray:
     rows, columns = nearest(window, size, box)
     # The slow gather is the one along rows of memory: it comes where there are fewer of them.
-    label = label.take(columns, 1).take(rows, 0) if len(label) < len(rows) else label.take(rows, 0).take(columns, 1)
-    return warp(image, window, size, box), label
+    return label.take(columns, 1).take(rows, 0) if len(label) < len(rows) else label.take(rows, 0).take(columns, 1)
 
 
 def nearest(window: Window, size: Size, box: Box) -> tuple[np.ndarray, np.ndarray]:
@@ -200,11 +240,11 @@ def tensors(image: np.ndarray, label: np.ndarray) -> Sample:
 class Crops(Dataset[Sample | DataError]):
     """[(draw number, index)] -> a random crop; an error of the data is returned, for the main process to raise.
 
-    Without labels, the label says only where the crop shows no image: 255 there, 0 elsewhere.
+    Without labels, the label says only where the crop shows no image: 255 there, 0 elsewhere. With spots, an index may be one of theirs.
     """
 
-    def __init__(self, source: Source, crop: Crop, seed: int, labelled: bool = True) -> None:
-        self.source, self.crop, self.seed, self.labelled = source, crop, seed, labelled
+    def __init__(self, source: Source, crop: Crop, seed: int, labelled: bool = True, spots: Spots | None = None) -> None:
+        self.source, self.crop, self.seed, self.labelled, self.spots = source, crop, seed, labelled, spots
 
     def __len__(self) -> int:
         return len(self.source)
@@ -216,8 +256,14 @@ class Crops(Dataset[Sample | DataError]):
             return error
 
     def sample(self, number: int, index: int) -> Pair:
-        window = choose(self.crop, self.source.size(index), draw(self.seed, number))
+        index, spot = self.spots.of(index) if self.spots else (index, None)
+        size, rng = self.source.size(index), draw(self.seed, number)
+        window = choose(self.crop, size, rng, spot)
         image, label = cut(self.source, index, window)
+        if self.crop.cat_max_ratio < 1 and dominated(counted(label), self.crop.cat_max_ratio):
+            whole, box = self.source.label(index), (0, 0, *size)
+            window = varied(self.crop, window, size, rng, spot, lambda other: counted(sampled(whole, other, size, box)))
+            image, label = cut(self.source, index, window)
         if not self.labelled:
             label = np.zeros_like(label)
         if self.crop.jitter:
@@ -286,9 +332,20 @@ class DrawSampler(Sampler[list[Draw]]):
     The length counts all batches of the run, also those before `start`: Lightning goes on counting where a checkpoint stopped.
     """
 
-    def __init__(self, images: int, seed: int, *, batch: int, batches: int, rank: int = 0, world: int = 1, start: int = 0) -> None:
+    def __init__(
+        self,
+        images: int,
+        seed: int,
+        *,
+        batch: int,
+        batches: int,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+        spots: Spots | None = None,
+    ) -> None:
         self.images, self.seed, self.batch, self.batches = images, seed, batch, batches
-        self.rank, self.world, self.start = rank, world, start
+        self.rank, self.world, self.start, self.spots = rank, world, start, spots
         self.epoch, self.order = -1, np.arange(0)
 
     def __len__(self) -> int:
@@ -300,10 +357,11 @@ class DrawSampler(Sampler[list[Draw]]):
             yield [(number, self.index(number)) for number in range(first + self.rank, first + share, self.world)]
 
     def index(self, number: int) -> int:
-        """Every image once per epoch, in an order of its own: epochs may end inside a batch."""
+        """Every image once per epoch, in an order of its own, or what the spots make of it: epochs may end inside a batch."""
         epoch, place = divmod(number, self.images)
         if epoch != self.epoch:
-            self.epoch, self.order = epoch, draw(self.seed, epoch, ORDER).permutation(self.images)
+            rng = draw(self.seed, epoch, ORDER)
+            self.epoch, self.order = epoch, self.spots.epoch(rng) if self.spots else rng.permutation(self.images)
         return int(self.order[place])
 
 

@@ -33,6 +33,7 @@ from datamodules.loader import Loader
 from datamodules.packs import Pack
 from datamodules.resident import Draws, Resident
 from datamodules.splits import chosen, fingerprint
+from datamodules.spots import Spots, located
 from datamodules.store import Memory, Part, Source
 from datamodules.stream import Stream, address
 
@@ -65,6 +66,8 @@ class SegmentationData(LightningDataModule):
         continuous: bool = False,
         flip: float = 0.5,
         jitter: float = 0.0,
+        cat_max_ratio: float = 1.0,
+        class_uniform: float = 0.0,
         batch: int = 8,
         iterations: int = 1000,
         accumulate: int = 1,
@@ -94,7 +97,7 @@ class SegmentationData(LightningDataModule):
             if int(value) != value or value < least:
                 raise DataError(f"{field}={value} is not a whole number from {least} up: the nearest is {max(round(value), least)}")
         self.given_root = root
-        self.crop = Crop(crop, scales, continuous, flip, jitter)
+        self.crop = Crop(crop, scales, continuous, flip, jitter, cat_max_ratio, class_uniform)
         self.batch, self.iterations, self.accumulate, self.seed, self.workers = batch, iterations, accumulate, seed, workers
         self.labelled, self.unlabelled, self.semi, self.resident = labelled, unlabelled or batch, semi, resident
         self.cache, self.cache_gb = cache, cache_gb
@@ -102,6 +105,7 @@ class SegmentationData(LightningDataModule):
         self.sources: dict[str, Source] = {}
         self.feed: Loader | None = None  # of training
         self.held: dict[bool, Resident] = {}  # on the device: labelled images, and the others
+        self.found: Spots | None = None  # in the labelled images
 
     # --- what a data set brings
 
@@ -198,12 +202,21 @@ class SegmentationData(LightningDataModule):
     def stream(self, labelled: bool) -> Crops:
         """Crops of the labelled images, or of the others, which have random numbers of their own."""
         if labelled:
-            return Crops(self.part(True), self.crop, self.seed)
-        return Crops(self.part(False), replace(self.crop, jitter=0.0), self.seed + UNLABELLED, labelled=False)
+            return Crops(self.part(True), self.crop, self.seed, spots=self.spots())
+        crop = replace(self.crop, jitter=0.0, cat_max_ratio=1.0, class_uniform=0.0)  # their classes are not known
+        return Crops(self.part(False), crop, self.seed + UNLABELLED, labelled=False)
+
+    def spots(self) -> Spots | None:
+        """Where the classes stand, for draws that ask for them; all labels are read for it, once."""
+        if self.crop.class_uniform and not self.found:
+            threads = max(cores() // self.neighbors, 1)
+            self.found = located(self.part(True), len(self.class_names), self.crop.class_uniform, threads)
+        return self.found
 
     def sampler(self, crops: Crops, batch: int, first: int) -> DrawSampler:
         batches, start = self.iterations * self.accumulate, first * batch * self.world
-        return DrawSampler(len(crops), crops.seed, batch=batch, batches=batches, rank=self.rank, world=self.world, start=start)
+        place = {"rank": self.rank, "world": self.world, "start": start}
+        return DrawSampler(len(crops), crops.seed, batch=batch, batches=batches, spots=crops.spots, **place)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Resident on the device, a training batch is only draws so far."""
@@ -217,7 +230,7 @@ class SegmentationData(LightningDataModule):
         stream = self.stream(labelled)
         if labelled not in self.held:
             self.held[labelled] = Resident(stream.source, draws.device)
-        return self.held[labelled].batch(draws.tolist(), stream.crop, stream.seed, labelled)
+        return self.held[labelled].batch(draws.tolist(), stream.crop, stream.seed, labelled, stream.spots)
 
     def part(self, labelled: bool) -> Source:
         """The training images that keep their labels, or the others; all of them where every image keeps its label."""

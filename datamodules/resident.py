@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules import DataError
-from datamodules.crops import COLOR, MEAN, Crop, Draw, Sample, Window, choose, draw, factors, nearest
+from datamodules.crops import COLOR, MEAN, Crop, Draw, Sample, Window, choose, draw, factors, nearest, varied
 from datamodules.labels import IGNORED
+from datamodules.spots import Spot, Spots
 from datamodules.store import Size, Source
 
 SATURATION = (0.299, 0.587, 0.114)  # how much each color adds to brightness
@@ -54,22 +55,31 @@ class Resident:
         self.pairs = [(on(image, device), on(label, device)) for image, label in pairs]
         self.device = device
 
-    def batch(self, draws: Sequence[Draw], crop: Crop, seed: int, labelled: bool = True) -> Sample:
-        samples = [self.sample(number, index, crop, seed, labelled) for number, index in draws]
+    def batch(self, draws: Sequence[Draw], crop: Crop, seed: int, labelled: bool = True, spots: Spots | None = None) -> Sample:
+        samples = [self.sample(number, *(spots.of(index) if spots else (index, None)), crop, seed, labelled) for number, index in draws]
         return torch.stack([image for image, _ in samples]), torch.stack([label for _, label in samples])
 
-    def sample(self, number: int, index: int, crop: Crop, seed: int, labelled: bool) -> Sample:
+    def sample(self, number: int, index: int, spot: Spot | None, crop: Crop, seed: int, labelled: bool) -> Sample:
         """What a worker's crop is, but for color: see `recolored`."""
-        window, (image, label), size = choose(crop, self.sizes[index], draw(seed, number)), self.pairs[index], self.sizes[index]
+        (image, label), size, rng = self.pairs[index], self.sizes[index], draw(seed, number)
+        window = choose(crop, size, rng, spot)
+        if crop.cat_max_ratio < 1:
+            window = varied(crop, window, size, rng, spot, lambda other: counted(self.numbers(label, other, size)))
         rows, columns = taps(window, size)
-        pixels = blended(image, rows, columns, self.device)
-        down, across = nearest(window, size, (0, 0, *size))
-        numbers = label.index_select(0, on(down, self.device)).index_select(1, on(across, self.device))
+        pixels, numbers = blended(image, rows, columns, self.device), self.numbers(label, window, size)
         if not labelled:
             numbers = torch.zeros_like(numbers)
         if crop.jitter:
             pixels = recolored(pixels, crop.jitter, np.random.default_rng((seed, COLOR, number)))
         return placed(pixels.add_(0.5).to(torch.uint8), numbers, window, crop.size)
+
+    def numbers(self, label: Tensor, window: Window, size: Size) -> Tensor:
+        down, across = nearest(window, size, (0, 0, *size))
+        return label.index_select(0, on(down, self.device)).index_select(1, on(across, self.device))
+
+
+def counted(numbers: Tensor) -> np.ndarray:
+    return torch.bincount(numbers.flatten(), minlength=256).cpu().numpy()
 
 
 def on(array: np.ndarray, device: torch.device) -> Tensor:

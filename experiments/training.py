@@ -24,7 +24,8 @@ from segmodels.recipe import Recipe
 from segmodels.released import read, unwrapped
 from segmodels.semisup import method
 
-SEEN = ("crop", "scales", "continuous", "flip", "jitter", "batch", "iterations")  # what of a recipe the data module needs
+# What of a recipe the data module needs.
+SEEN = ("crop", "scales", "continuous", "flip", "jitter", "cat_max_ratio", "class_uniform", "batch", "iterations")
 Kind = TypeVar("Kind", bound=Callback)
 
 
@@ -60,7 +61,8 @@ def nothing_left(folder: Path) -> int:
 
 def open_data(resolved: Resolved, seed: int) -> Any:
     kind = getattr(datamodules, datamodules.names()[resolved.data_name])
-    seen = {name: resolved.recipe[name] for name in SEEN}
+    recipe = Recipe(**resolved.recipe)  # a run of before has the default of what came later
+    seen = {name: getattr(recipe, name) for name in SEEN}
     semi = resolved.semi_name != "none"
     data = kind(**resolved.data, **seen, accumulate=resolved.trainer["accumulate"], seed=seed, semi=semi)
     data.setup("fit")

@@ -16,6 +16,8 @@ class Recipe:
     continuous: bool = False  # draw anywhere between the first and the last scale instead of one of the set
     flip: float = 0.5
     jitter: float = 0.0
+    cat_max_ratio: float = 1.0  # a crop of which one class has this share or more is drawn again; 1 takes any
+    class_uniform: float = 0.0  # share of an epoch's crops that show each class equally often
     batch: int = 16
     iterations: int = 80_000
     # how it learns
@@ -62,6 +64,8 @@ LIMITS = {
     "scales": (lambda v: len(v) >= 1 and min(v) > 0, "one or more positive numbers"),
     "flip": (lambda v: 0 <= v <= 1, "a probability"),
     "jitter": (lambda v: 0 <= v <= 1, "between 0 and 1"),
+    "cat_max_ratio": (lambda v: 0 < v <= 1, "a share above 0, with 1 for any crop"),
+    "class_uniform": (lambda v: 0 <= v <= 1, "a share of an epoch's crops"),
     "batch": (lambda v: v >= 1, "at least 1"),
     "iterations": (lambda v: v >= 1, "at least 1"),
     "lr": (lambda v: v > 0, "above 0"),

@@ -14,7 +14,8 @@ Departures:
 - The authors published networks and weights but no training code; they name HRNet's trainer. The criterion is HRNet's: mining
   on the main output, a plain loss divided by all pixels, ignored ones too, on the auxiliary one.
 - HRNet's trainer sets the learning rate one step late; here step k runs at the value of k.
-- Class-balanced sampling, which the authors' README asks for, is not done: crops are drawn uniformly.
+- The authors' README asks for "class balance sample" and does not say how: here it is NVIDIA's class-uniform sampling at its default,
+  half of an epoch.
 - The ImageNet weights are the authors' alone (timm has none): their file is given as such, and renamed like the classifiers below.
 - The fixed class weights of Cityscapes come with that data set's budget, since they mean nothing on other classes.
 - `min_kept` is a share of the pixels: 1/48 is the usual 131072 of 6 crops of 1024x1024 on a device.
@@ -208,7 +209,7 @@ class Classifier(nn.Module):
 
 PAPER = Recipe(
     crop=(1024, 1024), scales=tuple(n / 10 for n in range(5, 22)), batch=12, iterations=119_548, lr=0.01, weight_decay=5e-4,
-    schedule="poly", power=0.9,
+    schedule="poly", power=0.9, class_uniform=0.5,
 )  # fmt: skip  # 484 epochs of 247 batches
 README = "README of the authors' repository"
 SCALES_AND_FLIP = "multiscale+flip (scales not stated)"
