@@ -6,14 +6,12 @@ the share of an epoch, what is left goes to classes drawn anew for each epoch, n
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
 from dataclasses import dataclass
-from threading import local
 
 import numpy as np
 
 from datamodules import DataError
-from datamodules.store import Part, Source
+from datamodules.store import Source
 
 TILE = 1024
 Spot = tuple[int, int]  # row, column
@@ -50,15 +48,9 @@ def located(source: Source, classes: int, share: float, threads: int) -> Spots:
     from rich.console import Console
     from rich.progress import track
 
-    held, console = local(), Console(stderr=True)
-
-    def look(index: int) -> np.ndarray:
-        if not hasattr(held, "source"):
-            held.source = reopened(source)
-        return centroids(held.source.label(index), classes)
-
+    console = Console(stderr=True)
     with ThreadPoolExecutor(threads) as pool:
-        found = pool.map(look, range(len(source)))
+        found = pool.map(lambda index: centroids(source.label(index), classes), range(len(source)))
         bar = {"total": len(source), "console": console, "transient": True, "disable": not console.is_terminal}
         tables = [np.insert(table, 1, index, axis=1) for index, table in enumerate(track(found, "finding every class", **bar))]
     table = np.concatenate(tables)  # (spots, 4): class, image, row, column
@@ -66,14 +58,6 @@ def located(source: Source, classes: int, share: float, threads: int) -> Spots:
         raise DataError(f"class_uniform={share} asks for classes, and no training label shows one: take class_uniform=0")
     occurring = np.unique(table[:, 0])
     return Spots(len(source), share, table[:, 1:].copy(), [np.flatnonzero(table[:, 0] == each) for each in occurring])
-
-
-def reopened(source: Source) -> Source:
-    """The same source for another thread: what it lists is shared, and what it opens is not (a pack's decompressor serves one thread)."""
-    twin = copy(source)
-    if isinstance(twin, Part):
-        twin.source = reopened(twin.source)
-    return twin
 
 
 def centroids(label: np.ndarray, classes: int) -> np.ndarray:
