@@ -10,11 +10,9 @@ fine+coarse both. Papers with coarse labels train on these first and go on with 
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from lightning.pytorch.utilities import rank_zero_info
-
 from datamodules import DataError
 from datamodules.labels import CITYSCAPES
-from datamodules.layouts import one_of
+from datamodules.layouts import one_of, tell
 from datamodules.module import SegmentationData
 from datamodules.store import Files, paired
 from datamodules.zips import Zips
@@ -53,8 +51,7 @@ class Cityscapes(SegmentationData):
     def pairs(self, kind: str, split: str, zips: Zips) -> dict[str, tuple[str, str]]:
         images, labels = self.listing("leftImg8bit", split, IMAGE, zips), self.listing(kind, split, LABEL.format(kind=kind), zips)
         pairs = paired(images, labels, f"leftImg8bit/{split} and {kind}/{split} must hold the same cities; get both archives again")
-        if len(pairs) != self.counts[split]:
-            rank_zero_info(f"{self.root}: {split} has {len(pairs)} images, the official Cityscapes {self.counts[split]}.")
+        tell(self.name, self.root, split, len(pairs), self.counts[split])
         return dict(zip(images, pairs, strict=True))
 
     def listing(self, kind: str, split: str, ending: str, zips: Zips) -> dict[str, str]:

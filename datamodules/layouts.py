@@ -1,10 +1,11 @@
 """How official trees are laid out: the files of a split by name, found by folder and ending or picked by a list of names."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules import DataError
 
@@ -48,10 +49,11 @@ def original(files: dict[str, Path]) -> dict[str, Path]:
     return {name: file for name, file in files.items() if not name.endswith("_labelTrainIds")}
 
 
+@rank_zero_only
 def tell(data: str, root: Path, split: str, found: int, official: int) -> None:
     """Says that a tree is not the official one; training on a part of it is nobody's mistake."""
     if found != official:
-        rank_zero_info(f"{root}: {split} has {found} images, the official {data} {official}.")
+        print(f"{root}: {split} has {found} images, the official {data} {official}", file=sys.stderr)
 
 
 def one_of(field: str, value: str, allowed: Sequence[str]) -> str:

@@ -105,13 +105,10 @@ def test_every_class_and_no_other_value_is_a_train_id(case: Case) -> None:
 
 
 @both
-def test_a_tree_of_another_size_than_the_official_one_is_told(tmp_path: Path, case: Case, caplog: pytest.LogCaptureFixture) -> None:
-    import logging
-
+def test_a_tree_of_another_size_than_the_official_one_is_told(tmp_path: Path, case: Case, capsys: pytest.CaptureFixture) -> None:
     case.write(tmp_path)
-    with caplog.at_level(logging.INFO):
-        case.open(tmp_path).open("val")
-    (line,) = [record.message for record in caplog.records if str(tmp_path) in record.message]
+    case.open(tmp_path).open("val")
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if str(tmp_path) in each]
     assert f"val has {len(case.splits['val'])} images, the official" in line
 
 
