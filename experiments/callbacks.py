@@ -352,8 +352,10 @@ class Pictures(Callback):
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
-        if not in_training(trainer) or not self.count:
-            return
+        if in_training(trainer) and self.count:
+            self.draw(trainer, module)
+
+    def draw(self, trainer: Trainer, module: SegmentationModule) -> None:
         source, labels = trainer.datamodule.sources["val"], trainer.datamodule.labels
         chosen = np.linspace(0, len(source) - 1, min(self.count, len(source))).round().astype(int).tolist()
         rows = [(source.names[index], *predicted(trainer, module, *source.window(index))) for index in chosen]
@@ -373,16 +375,10 @@ def predicted(
         return image, module.label_map(pixels)[0].cpu().numpy(), label
 
 
-class Tasks(Callback):
+class Tasks(Pictures):
     """What a semi-supervised method shows its student: the same few unlabelled crops at each validation, as one sheet."""
 
-    def __init__(self, folder: Path, count: int, title: str, mirror: WandB | None) -> None:
-        self.folder, self.count, self.title, self.mirror = folder, count, title, mirror
-
-    @rank_zero_only
-    def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
-        if not in_training(trainer) or not self.count:
-            return
+    def draw(self, trainer: Trainer, module: SegmentationModule) -> None:
         data = trainer.datamodule
         image, padding = (each.to(module.device) for each in data.unlabelled_crops(max(self.count, module.least_unlabelled)))
         with torch.random.fork_rng(), trainer.precision_plugin.val_step_context():
