@@ -10,11 +10,11 @@ any checkpoint, on another split or another copy of the data
 
 import os
 import sys
-from difflib import get_close_matches
 from pathlib import Path
 
 from experiments import command_line as words
 from experiments.command_line import Parser, Refused
+from experiments.networks import checkpoint_of
 
 EPILOG = """\
 inference modes (joined by +, outermost first)
@@ -58,25 +58,6 @@ def main(arguments: list[str] | None = None) -> int:
         return judge(checkpoint, asked)
     except Refused as problem:
         return words.refuse(problem)
-
-
-def checkpoint_of(path: Path) -> Path:
-    """The file itself, or the last checkpoint of a run's folder or of its checkpoints/."""
-    places = [path, path / "checkpoints" / "last.ckpt", path / "last.ckpt"]
-    if file := next((each for each in places if each.is_file()), None):
-        return file
-    if not path.exists():
-        raise Refused(f"there is no {path}{nearest(path)}; give a .ckpt file or the folder of a run")
-    runs = sorted(path.glob("*/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
-    guess = f" (did you mean {runs[-1].parents[1]}?)" if runs else ""
-    raise Refused(f"{path} holds no checkpoints/last.ckpt{guess}; give a .ckpt file or the folder of a run")
-
-
-def nearest(path: Path) -> str:
-    """ " (did you mean ...?)" for a file or folder of almost that name beside it."""
-    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-    match = get_close_matches(path.name, beside, n=1)
-    return f" (did you mean {path.parent / match[0]}?)" if match else ""
 
 
 def check_out(out: Path | None, checkpoint: Path) -> None:

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import command_line as words
 from experiments.command_line import Parser, Refused
-from experiments.evaluate import check_out, checkpoint_of
+from experiments.evaluate import check_out
+from experiments.networks import checkpoint_of
 
 if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
     from torch import Tensor

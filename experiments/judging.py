@@ -13,13 +13,11 @@ from datamodules import DataError
 from experiments import callbacks, runs
 from experiments.command_line import PLACES, Refused, catalogue, data_options, named, refuse
 from experiments.door import door, quiet
+from experiments.networks import trained
 from experiments.tables import class_table, published_lines
-from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
 from segmodels.paper import experiment, inference_parameters
 from segmodels.paper import paper as find_paper
-
-STORED = ("data", "classes", "palette", "seed", "departures", "overrides", "smoke")  # what a run's checkpoint says beside its network
 
 
 def judge(checkpoint: Path, asked: Any) -> int:
@@ -46,14 +44,6 @@ def judge(checkpoint: Path, asked: Any) -> int:
     runs.write_json(file, result)
     print(f"result       {file}")
     return 0
-
-
-def trained(checkpoint: Path, network: str | None = None) -> SegmentationModule:
-    """From a run's checkpoint, which also says what it was trained on."""
-    module = from_checkpoint(checkpoint, network)
-    if lacking := [name for name in STORED if name not in module.identity]:
-        raise Refused(f"{checkpoint} does not say its {', '.join(lacking)}; give a checkpoint that experiments/run.py wrote")
-    return module
 
 
 def folder_of(checkpoint: Path) -> Path:

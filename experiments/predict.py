@@ -15,7 +15,8 @@ from pathlib import Path
 
 from experiments import command_line as words
 from experiments.command_line import Parser, Refused
-from experiments.evaluate import checked_mode, checkpoint_of, nearest
+from experiments.evaluate import checked_mode
+from experiments.networks import NETWORK_HELP, nearest, source_of
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 KINDS = ("label", "color", "overlay")
@@ -23,7 +24,7 @@ KINDS = ("label", "color", "overlay")
 
 def parser() -> Parser:
     made = Parser(prog="predict.py", description=__doc__, allow_abbrev=False, formatter_class=words.argparse.RawDescriptionHelpFormatter)
-    made.add_argument("checkpoint", type=Path, help="a checkpoint, or a run folder (its last checkpoint)")
+    made.add_argument("network", help=NETWORK_HELP)
     made.add_argument("images", type=Path, nargs="+", help=f"images, or folders that are searched for {', '.join(IMAGES)}")
     made.add_argument("--out", metavar="DIR", type=Path, required=True, help="a folder; files that are there already are not overwritten")
     made.add_argument("--inference", metavar="MODE", help="default: the recipe's (see evaluate.py --help)")
@@ -34,7 +35,7 @@ def parser() -> Parser:
 def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_intermixed_args(arguments)
     try:
-        checkpoint, images = checkpoint_of(asked.checkpoint), found(asked.images)
+        source, images = source_of(asked.network), found(asked.images)
         targets = named_outputs(images, asked.out)
         if asked.inference:
             checked_mode(asked.inference)
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise Refused(f"--strength {asked.strength:g}: it is the colors' share of the overlay, from 0 to 1")
         from experiments.predicting import predict
 
-        return predict(checkpoint, targets, asked.out, asked.inference, asked.strength)
+        return predict(source, targets, asked.out, asked.inference, asked.strength)
     except Refused as problem:
         return words.refuse(problem)
 

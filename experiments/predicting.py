@@ -13,17 +13,18 @@ from rich.progress import track
 
 from experiments.command_line import Refused, refuse
 from experiments.door import door, quiet
-from experiments.judging import settle, trained
+from experiments.judging import settle
+from experiments.networks import Authors, trained
 from experiments.pictures import colored, legend, overlay, save
 from experiments.predict import KINDS
 from segmodels.module import SegmentationModule
 
 
-def predict(checkpoint: Path, targets: Sequence[tuple[Path, Path]], out: Path, inference: str | None, strength: float) -> int:
+def predict(source: Path | Authors, targets: Sequence[tuple[Path, Path]], out: Path, inference: str | None, strength: float) -> int:
     quiet()
     try:
         with door():
-            module = trained(checkpoint)
+            module = trained(source)
             settle(module, inference, None)
             key = legend(module.identity["classes"], module.identity["palette"])
             for file, _ in shown(targets, "reading"):  # all, before the first is written

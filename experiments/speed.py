@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.command_line import Refused, catalogue, refuse
-from experiments.evaluate import check_out, checkpoint_of
+from experiments.evaluate import check_out
 from experiments.export import rows_of
+from experiments.networks import checkpoint_of
 from experiments.tables import console
 
 INFER = """\

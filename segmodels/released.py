@@ -27,6 +27,18 @@ class Released:
     drops: tuple[str, ...] = ()  # patterns of tensors that the network has no use for
     normalization: Normalization = Normalization()
     convert: Callable[[State], State] | None = None  # where a tensor's meaning differs, not only its name
+    row: str = ""  # "paper/row" where the network is none itself: the row that a port computes in its own way
+    data: str = ""  # what it was trained on, where that is not the row's own data
+
+    @property
+    def address(self) -> str:
+        """The row that the checkpoint belongs to; empty for a classifier."""
+        return self.network if isinstance(self.network, str) else self.row
+
+    @property
+    def port(self) -> bool:
+        """Another code line than the authors': the row's published figures are not its own."""
+        return ".ports." in getattr(getattr(self.network, "func", self.network), "__module__", "")
 
     def renamed(self, state: State) -> State:
         kept = {name: tensor for name, tensor in state.items() if not any(re.search(drop, name) for drop in self.drops)}

@@ -329,7 +329,7 @@ def released(row: str, *drops: str) -> Released:
     def network(num_classes: int) -> nn.Module:
         return bare.build(num_classes, str(torch.get_default_device()))
 
-    return Released(network, "head.conv_last.1.bias", RENAMES, (r"^head\.dsn\.", *drops))
+    return Released(network, "head.conv_last.1.bias", RENAMES, (r"^head\.dsn\.", *drops), row=f"sfnet/{row}")
 
 
 RELEASED = {

@@ -128,6 +128,8 @@ RENAMES = (
 )
 CITYSCAPES = Normalization(mean=(0.3257, 0.3690, 0.3223), std=(0.2112, 0.2148, 0.2115))
 RELEASED = {
-    "bisenet_face_zllrunning": Released(BiSeNetFaces, "conv_out.conv_out.weight", RENAMES),
-    "bisenetv1_coincheung": Released(BiSeNetCoinCheung, "conv_out.conv_out.bias", RENAMES, normalization=CITYSCAPES),
+    "bisenet_face_zllrunning": Released(BiSeNetFaces, "conv_out.conv_out.weight", RENAMES, row="bisenet/resnet18", data="CelebAMask-HQ"),
+    "bisenetv1_coincheung": Released(
+        BiSeNetCoinCheung, "conv_out.conv_out.bias", RENAMES, normalization=CITYSCAPES, row="bisenet/resnet18"
+    ),
 }

@@ -67,4 +67,4 @@ RENAMES = (
     (r"\.conv\.(?=weight)", ".0."),
     (r"\.bn\.", ".1."),
 )
-RELEASED = {"mmseg_bisenetv1_r18": Released(BiSeNetMMSeg, "decode_head.conv_seg.bias", RENAMES)}
+RELEASED = {"mmseg_bisenetv1_r18": Released(BiSeNetMMSeg, "decode_head.conv_seg.bias", RENAMES, row="bisenet/resnet18")}

@@ -84,5 +84,7 @@ RENAMES = (
 )
 CITYSCAPES = Normalization(mean=(0.3257, 0.3690, 0.3223), std=(0.2112, 0.2148, 0.2115))
 RELEASED = {
-    "bisenetv2_coincheung": Released(BiSeNetV2CoinCheung, "head.conv_out.1.bias", RENAMES, normalization=CITYSCAPES),
+    "bisenetv2_coincheung": Released(
+        BiSeNetV2CoinCheung, "head.conv_out.1.bias", RENAMES, normalization=CITYSCAPES, row="bisenetv2/bilateral"
+    ),
 }

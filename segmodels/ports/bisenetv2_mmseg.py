@@ -60,4 +60,4 @@ RENAMES = (
     (r"\.conv\.(?=weight)", ".0."),
     (r"\.bn\.", ".1."),
 )
-RELEASED = {"mmseg_bisenetv2": Released(BiSeNetV2MMSeg, "decode_head.conv_seg.bias", RENAMES)}
+RELEASED = {"mmseg_bisenetv2": Released(BiSeNetV2MMSeg, "decode_head.conv_seg.bias", RENAMES, row="bisenetv2/bilateral")}

@@ -48,5 +48,6 @@ RENAMES = (
     *MMSEG,
 )
 RELEASED = {
-    f"mmseg_ddrnet{name}": Released(partial(MMSegDDRNet, variant=name), "decode_head.conv_seg.bias", RENAMES) for name in ("23_slim", "23")
+    f"mmseg_ddrnet{name}": Released(partial(MMSegDDRNet, variant=name), "decode_head.conv_seg.bias", RENAMES, row=f"ddrnet/{name}")
+    for name in ("23_slim", "23")
 }

@@ -73,4 +73,4 @@ RENAMES = (
     (r"^(reduction|unit\.conv2|bottleneck|fusion|auxiliary\.0)\.conv\.", r"\1.0."),
     (r"^(reduction|unit\.conv2|bottleneck|fusion|auxiliary\.0)\.bn\.", r"\1.1."),
 )
-RELEASED = {"mmseg_emanet_r50_d8": Released(EMANetMMSeg, "decode_head.conv_seg.bias", RENAMES)}
+RELEASED = {"mmseg_emanet_r50_d8": Released(EMANetMMSeg, "decode_head.conv_seg.bias", RENAMES, row="emanet/resnet50")}

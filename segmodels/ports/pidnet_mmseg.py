@@ -75,4 +75,4 @@ RENAMES = (
     *MMSEG,
     (r"^context\.processes\.", "context.process."),
 )
-RELEASED = {"mmseg_pidnet_s": Released(MMSegPIDNet, "decode_head.conv_seg.bias", RENAMES)}
+RELEASED = {"mmseg_pidnet_s": Released(MMSegPIDNet, "decode_head.conv_seg.bias", RENAMES, row="pidnet/s")}

@@ -67,5 +67,6 @@ RENAMES = (
 )
 CONSTANTS = (r"\.(fusion|laplacian)_kernel$",)
 RELEASED = {
-    f"mmseg_{depth}": Released(partial(MMSegSTDC, depth=depth), "decode_head.conv_seg.weight", RENAMES, CONSTANTS) for depth in LAYERS
+    f"mmseg_{depth}": Released(partial(MMSegSTDC, depth=depth), "decode_head.conv_seg.weight", RENAMES, CONSTANTS, row=f"stdc/{depth}")
+    for depth in LAYERS
 }

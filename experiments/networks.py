@@ -1,0 +1,114 @@
+"""The trained network that a person names: a run or checkpoint of ours, or released:LAYOUT=FILE, the authors' own checkpoint."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.command_line import Refused
+
+if TYPE_CHECKING:
+    from segmodels.module import SegmentationModule
+
+NETWORK_HELP = "a run folder (its last checkpoint), a checkpoint of ours, or released:LAYOUT=FILE (the authors')"
+STORED = ("data", "classes", "palette", "seed", "departures", "overrides", "smoke")  # what a run's checkpoint says beside its network
+RELEASED = "released:"
+
+
+@dataclass(frozen=True)
+class Authors:
+    """A checkpoint that a paper's authors, or another code line, released."""
+
+    layout: str
+    file: Path
+
+    def __str__(self) -> str:
+        return f"{RELEASED}{self.layout}={self.file}"
+
+
+def source_of(word: str | Path) -> Path | Authors:
+    """What the word means, without reading the file; imports no torch."""
+    if not str(word).startswith(RELEASED):
+        return checkpoint_of(Path(word))
+    name, equals, file = str(word).removeprefix(RELEASED).partition("=")
+    if not (name and equals and file):
+        raise Refused(f"{word} is not understood; write released:LAYOUT=FILE, such as released:stdc1_seg=stdc1.pth")
+    return authors(name, Path(file))
+
+
+def authors(layout: str, file: Path) -> Authors:
+    if not file.is_file():
+        raise Refused(f"there is no file {file}{nearest(file)}; give the authors' checkpoint")
+    return Authors(layout, file)
+
+
+def checkpoint_of(path: Path) -> Path:
+    """The file itself, or the last checkpoint of a run's folder or of its checkpoints/."""
+    places = [path, path / "checkpoints" / "last.ckpt", path / "last.ckpt"]
+    if file := next((each for each in places if each.is_file()), None):
+        return file
+    if not path.exists():
+        raise Refused(f"there is no {path}{nearest(path)}; give a .ckpt file or the folder of a run")
+    runs = sorted(path.glob("*/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
+    guess = f" (did you mean {runs[-1].parents[1]}?)" if runs else ""
+    raise Refused(f"{path} holds no checkpoints/last.ckpt{guess}; give a .ckpt file or the folder of a run")
+
+
+def nearest(path: Path) -> str:
+    """ " (did you mean ...?)" for a file or folder of almost that name beside it."""
+    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    match = get_close_matches(path.name, beside, n=1)
+    return f" (did you mean {path.parent / match[0]}?)" if match else ""
+
+
+def trained(source: Path | Authors, network: str | None = None) -> "SegmentationModule":
+    """The module for inference; its `identity` says what it was trained on and what its classes look like."""
+    if isinstance(source, Authors):
+        return released(source, network)
+    from segmodels.checkpoint import from_checkpoint
+
+    module = from_checkpoint(source, network)
+    if lacking := [name for name in STORED if name not in module.identity]:
+        raise Refused(f"{source} does not say its {', '.join(lacking)}; give a checkpoint that experiments/run.py wrote")
+    return module
+
+
+def released(source: Authors, network: str | None = None) -> "SegmentationModule":
+    """The authors' checkpoint does not say its classes: they are those of the row's data set, or numbers where the counts differ."""
+    from segmodels.module import SegmentationModule
+    from segmodels.paper import experiment
+    from segmodels.released import from_released, layouts
+
+    if network:
+        raise Refused(f"{source} holds one network alone; leave out --network {network}")
+    module = from_released(source.layout, source.file)
+    layout = layouts()[source.layout]
+    if not isinstance(module, SegmentationModule) or not layout.address:
+        raise Refused(f"{source}: {source.layout} is a classifier; give a layout of a segmentation network")
+    row = experiment(layout.address)
+    data = layout.data or row.data
+    module.identity |= {
+        "experiment": row.name,
+        "released": source.layout,
+        "port": layout.port,
+        "data": data,
+        **appearance(data, module.num_classes),
+        "seed": 0,
+        "departures": [],
+        "overrides": {"released": source.layout},
+        "smoke": False,
+        "iterations": 0,
+    }
+    return module
+
+
+def appearance(data: str, count: int) -> dict[str, list[Any]]:
+    """Names and colors of the data set that has so many classes; numbers and well apart colors where none fits."""
+    import datamodules
+    from datamodules.labels import devkit_color
+
+    name = datamodules.names().get(data)
+    labels = getattr(datamodules, name).labels if name else None
+    if labels and len(labels.names) == count:
+        return {"classes": list(labels.names), "palette": [list(color) for color in labels.palette]}
+    return {"classes": [f"class {number}" for number in range(count)], "palette": [list(devkit_color(n)) for n in range(1, count + 1)]}
