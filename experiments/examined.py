@@ -1,0 +1,48 @@
+"""What a pass over a split found out, image by image: plain numbers, out of which every score and page is made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+RADII = (1, 2, 4, 8, 16, 32)  # pixels from a boundary of the truth
+BINS = 15  # of confidence
+
+
+@dataclass
+class Examined:
+    """N images, C classes. What was not asked for, or cannot be known, is None."""
+
+    title: str  # "bisenet/resnet18 on 233 images of camvid test (whole, 32-true)"
+    classes: Sequence[str]
+    palette: Sequence[Sequence[int]]
+    categories: Sequence[str]  # one per class; empty where the data set has none
+    names: Sequence[str]  # of the images
+    confusions: np.ndarray  # (N, C, C) int64: pixels by truth and prediction
+    losses: np.ndarray | None = None  # (N,) float64: mean cross-entropy of the labelled pixels in nats; nan where there are none
+    boundaries: np.ndarray | None = None  # (N, C, 4) int64: boundary pixels predicted, of them matched, true, of them matched
+    boundary_overlaps: np.ndarray | None = None  # (N, C, 2) int64: intersection and union of the areas along boundaries
+    bands: np.ndarray | None = None  # (R, C, C) int64: `confusions`, summed over images, within each of RADII
+    calibration: np.ndarray | None = None  # (C, BINS, 3) float64, by predicted class: pixels, sum of confidence, hits
+    instances: np.ndarray | None = None  # (C + categories, ...) sums of segmodels.metrics.instances
+
+    @property
+    def confusion(self) -> np.ndarray:
+        return self.confusions.sum(0)
+
+    def save(self, file: Path) -> None:
+        """Whole or not at all; arrays and strings alone, so that it is read without running anything."""
+        partial = file.with_name(f".{file.name}.partial")
+        known = {each.name: getattr(self, each.name) for each in fields(self)}
+        with partial.open("wb") as out:
+            np.savez_compressed(out, **{name: np.asarray(value) for name, value in known.items() if value is not None})
+        partial.replace(file)
+
+
+def load(file: Path) -> Examined:
+    with np.load(file, allow_pickle=False) as stored:
+        content = {name: stored[name] for name in stored.files}
+    for name in ("classes", "categories", "names", "palette"):
+        content[name] = content[name].tolist()
+    return Examined(**content | {"title": str(content["title"])})
