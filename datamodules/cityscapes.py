@@ -14,7 +14,7 @@ from datamodules import DataError
 from datamodules.labels import CITYSCAPES
 from datamodules.layouts import one_of, tell
 from datamodules.module import SegmentationData
-from datamodules.store import Files, paired
+from datamodules.store import Files, Images, paired
 from datamodules.zips import Zips
 
 IMAGE, LABEL = "_leftImg8bit.png", "_{kind}_labelIds.png"
@@ -53,6 +53,13 @@ class Cityscapes(SegmentationData):
         pairs = paired(images, labels, f"leftImg8bit/{split} and {kind}/{split} must hold the same cities; get both archives again")
         tell(self.name, self.root, split, len(pairs), self.counts[split])
         return dict(zip(images, pairs, strict=True))
+
+    def images(self, split: str) -> Images:
+        """The split's images alone: those of test have no public labels."""
+        zips = Zips()
+        files = self.listing("leftImg8bit", split, IMAGE, zips)
+        tell(self.name, self.root, split, len(files), self.counts[split])
+        return Images(files, read=zips)
 
     def listing(self, kind: str, split: str, ending: str, zips: Zips) -> dict[str, str]:
         """Files by their official name, such as aachen_000000_000019: from the folder, or from the zip where there is none."""

@@ -155,6 +155,19 @@ class Files:
         return inside(self.image(index), box), self.label(index, box)
 
 
+class Images:
+    """Image files by name, without labels."""
+
+    def __init__(self, files: dict[str, str], read: Reader | None = None) -> None:
+        self.names, self.files, self.read = list(files), list(files.values()), read or from_disk
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def image(self, index: int) -> np.ndarray:
+        return read_image(self.files[index], self.read)
+
+
 class Header(NamedTuple):
     size: Size
     depth: int  # bits per channel

@@ -1,11 +1,21 @@
-"""Score a trained checkpoint on a data set, in any inference mode.
+"""Score a trained network on a data set, in any inference mode.
 
 a run's last checkpoint, on the validation split of its own data
   python experiments/evaluate.py runs/bisenet-...
 its best checkpoint, averaged with the mirrored image
   python experiments/evaluate.py runs/.../checkpoints/best.ckpt --inference flip
-any checkpoint, on another split or another copy of the data
+under every protocol that its paper reports, side by side with the paper's figures
+  python experiments/evaluate.py runs/stdc-... --protocols
+the authors' released checkpoint, under its paper's protocols, beside the published figures
+  python experiments/evaluate.py --released stdc1_seg stdc1.pth data.root=DIR --protocols
+boundaries, calibration and instances too, and a page that shows where it fails
+  python experiments/evaluate.py runs/bisenet-... --full --page failures.html
+another split, another copy of the data
   python experiments/evaluate.py CHECKPOINT --split test data.root=DIR
+blur, noise, fog, rain, night, JPEG: how much is lost
+  python experiments/evaluate.py runs/bisenet-... --shift
+the files that Cityscapes' test server takes
+  python experiments/evaluate.py runs/bisenet-... --split test --submit DIR data.root=CITYSCAPES
 """
 
 import os
@@ -14,7 +24,7 @@ from pathlib import Path
 
 from experiments import command_line as words
 from experiments.command_line import Parser, Refused
-from experiments.networks import checkpoint_of
+from experiments.networks import NETWORK_HELP, RELEASED, Authors, authors, source_of
 
 EPILOG = """\
 inference modes (joined by +, outermost first)
@@ -24,6 +34,10 @@ inference modes (joined by +, outermost first)
   slide:769x769/513x513        windows 513 apart
   flip                         the mean with the mirrored image
   multiscale:0.75,1,1.25+flip  the mean over scales, each with its mirror image
+
+what is written
+  of a run: evaluation-....json beside the checkpoint, and .npz with each image's numbers (for report.py --compare)
+  of the authors' checkpoint: a folder below runs/ with result.json, so that report.py runs shows it beside retrained ones
 """
 
 
@@ -35,40 +49,91 @@ def parser() -> Parser:
         allow_abbrev=False,
         formatter_class=words.argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("checkpoint", type=Path, help="a checkpoint, or a run folder (its last checkpoint)")
-    made.add_argument("--data", metavar="NAME", help="default: what the checkpoint was trained on, with the run's options")
-    made.add_argument("--split", choices=("val", "test"), default="val", help="default: val")
-    made.add_argument("--inference", metavar="MODE", help="default: the recipe's")
-    made.add_argument("--network", metavar="NAME", help="of a semi-supervised run: teacher or student (default: the one its method judges)")
-    made.add_argument("--precision", choices=("32-true", "16-mixed", "bf16-mixed"), help="default: what the run was trained in")
-    made.add_argument("--out", metavar="FILE", type=Path, help="a new file (default: evaluation-....json beside the checkpoint)")
-    made.add_argument("overrides", nargs="*", metavar="data.name=value", help="options of the data set, such as data.root=DIR")
+    add = made.add_argument
+    add("network", nargs="?", help=NETWORK_HELP)
+    add("overrides", nargs="*", metavar="data.name=value", help="options of the data set, such as data.root=DIR")
+    add(
+        "--released",
+        nargs=2,
+        metavar=("LAYOUT", "FILE"),
+        help="the authors' checkpoint; short for released:LAYOUT=FILE",
+    )
+    what = made.add_argument_group("on what")
+    what.add_argument("--data", metavar="NAME", help="default: what the network was trained on, with the run's options")
+    what.add_argument("--split", choices=("val", "test"), default="val", help="default: val")
+    how = made.add_argument_group("how")
+    modes = how.add_mutually_exclusive_group()
+    modes.add_argument("--inference", metavar="MODE", help="default: the recipe's")
+    modes.add_argument("--protocols", action="store_true", help="every protocol of the paper, one after the other")
+    how.add_argument("--network", dest="which", metavar="NAME", help="of a semi-supervised run: teacher or student (default: the method's)")
+    how.add_argument("--precision", choices=("32-true", "16-mixed", "bf16-mixed"), help="default: what the run was trained in")
+    more = made.add_argument_group("what else to find out")
+    more.add_argument("--full", action="store_true", help="also boundary F1 and IoU, accuracy near boundaries, calibration, loss, iIoU")
+    more.add_argument("--page", metavar="FILE", type=Path, help="a new HTML page of where it fails (takes --full with it)")
+    more.add_argument("--beside", metavar="NETWORK", action="append", default=[], help="draw its predictions too; may be given again")
+    more.add_argument("--pictures", metavar="N", type=int, default=4, help="images on the sheet of --released and --beside (default: 4)")
+    more.add_argument("--submit", metavar="DIR", type=Path, help="write label files for Cityscapes' test server into a new folder")
+    out = made.add_argument_group("where to")
+    out.add_argument("--out", metavar="FILE", type=Path, help="a new file (default: see below)")
+    out.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="for released checkpoints (default: runs)")
     return made
 
 
 def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_intermixed_args(arguments)
     try:
-        checkpoint = checkpoint_of(asked.checkpoint)
-        check_out(asked.out, checkpoint)
-        if asked.inference:
-            checked_mode(asked.inference)
+        source = named_source(asked)
+        check(asked, source)
+        if asked.submit:
+            from experiments.submitting import submit
+
+            return submit(source, asked)
         from experiments.judging import judge
 
-        return judge(checkpoint, asked)
+        return judge(source, asked)
     except Refused as problem:
         return words.refuse(problem)
 
 
-def check_out(out: Path | None, checkpoint: Path) -> None:
+def named_source(asked: words.argparse.Namespace) -> Path | Authors:
+    """The network that was named, in either of the two ways."""
+    if not asked.released:
+        if not asked.network:
+            raise Refused("no network is named; give a run folder, a checkpoint, or --released LAYOUT FILE")
+        return source_of(asked.network)
+    if asked.network:  # the first word is an override then
+        if "=" not in asked.network or asked.network.startswith(RELEASED):
+            raise Refused(f"two networks are named, {asked.network} and --released; give one (--beside draws a second one)")
+        asked.overrides.insert(0, asked.network)
+    return authors(asked.released[0], Path(asked.released[1]))
+
+
+def check(asked: words.argparse.Namespace, source: Path | Authors) -> None:
+    """All that can be known before torch is imported."""
+    asked.beside = [source_of(word) for word in asked.beside]
+    asked.full |= bool(asked.page)
+    if asked.inference:
+        checked_mode(asked.inference)
+    if asked.pictures < 0:
+        raise Refused(f"--pictures {asked.pictures}: it is a number of images, or 0 for none")
+    for flag, file in (("--out", asked.out), ("--page", asked.page)):
+        if file and asked.protocols:
+            raise Refused(f"--protocols scores several times and {flag} names one file; leave {flag} out, or give one --inference")
+        if file:
+            check_out(file, file, flag)
+    if not asked.out and isinstance(source, Path):
+        check_out(None, source)
+
+
+def check_out(out: Path | None, checkpoint: Path, flag: str = "--out") -> None:
     """Before the work, that its result can be written."""
     folder = (out or checkpoint).parent
     if out and out.exists():
-        raise Refused(f"{out} exists and is not overwritten; give another --out")
+        raise Refused(f"{out} exists and is not overwritten; give another {flag}")
     if not folder.is_dir():
-        raise Refused(f"there is no folder {folder} for {out.name}; make it, or give another --out")
+        raise Refused(f"there is no folder {folder} for {out.name}; make it, or give another {flag}")
     if not os.access(folder, os.W_OK):
-        raise Refused(f"{folder} cannot be written to; give --out FILE in another folder")
+        raise Refused(f"{folder} cannot be written to; give {flag} FILE in another folder")
 
 
 def checked_mode(text: str) -> str:

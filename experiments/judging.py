@@ -1,10 +1,12 @@
 """Scoring a checkpoint: the same code that validates during training, on any split and in any inference mode."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Trainer
 
@@ -13,37 +15,144 @@ from datamodules import DataError
 from experiments import callbacks, runs
 from experiments.command_line import PLACES, Refused, catalogue, data_options, named, refuse
 from experiments.door import door, quiet
-from experiments.networks import trained
-from experiments.tables import class_table, published_lines
+from experiments.examining import Examiner, measures, surprise, uncertainty
+from experiments.failures import Shown, failure_page
+from experiments.networks import NUMBERED, Authors, trained
+from experiments.pictures import IGNORED, colored, save, sheet
+from experiments.predicting import half_precision, label_of, settle
+from experiments.tables import class_table, protocol_table, published_lines
+from segmodels.inference import mode as mode_named
+from segmodels.metrics import scores
 from segmodels.module import SegmentationModule
 from segmodels.paper import experiment, inference_parameters
 from segmodels.paper import paper as find_paper
+from segmodels.recipe import inference_steps
 
 
-def judge(checkpoint: Path, asked: Any) -> int:
+def judge(source: Path | Authors, asked: Any) -> int:
     quiet()
     try:
         with door():
-            module = trained(checkpoint, asked.network)
+            module = trained(source, asked.which)
             name = named("data set", asked.data or module.identity["data"], list(catalogue()["data"]))
             given = data_options(name, asked.overrides)
-            data = open_data(name, stored_options(checkpoint, module, name) | given, asked.split, checkpoint, module)
-            settle(module, asked.inference, asked.precision)
-        result = score(module, data, name, asked.split)
+            data = open_data(name, stored_options(source, module, name) | given, asked.split, source, module)
+            companions = [companion(each, data) for each in asked.beside]
+            modes = protocols(module) if asked.protocols else [asked.inference or module.recipe.inference]
+        module.identity["overrides"] |= {f"data.{key}": given[key] for key in given if key not in PLACES}
+        if asked.which and asked.which != module.identity["networks"][0]:
+            module.identity["overrides"]["network"] = asked.which  # another network than the method's own choice
+        results = [judged_by(mode, module, data, name, source, asked, companions) for mode in modes]
     except (Refused, DataError) as problem:
         return refuse(problem)
-    result["overrides"] = result["overrides"] | {f"data.{key}": given[key] for key in given if key not in PLACES}
-    if asked.network and asked.network != module.identity["networks"][0]:
-        result["overrides"]["network"] = asked.network  # another network than the method's own choice
-    result["checkpoint"] = str(checkpoint.relative_to(folder_of(checkpoint)))
+    if asked.protocols:
+        protocol_table(results)
+    return 0
+
+
+def judged_by(mode: str, module: SegmentationModule, data: Any, name: str, source: Path | Authors, asked: Any, companions: list) -> dict:
+    """One protocol: scored, shown, written with all that belongs to it."""
+    settle(module, mode, asked.precision)
+    examiner = Examiner(data, asked.split, asked.full)
+    result = score(module, data, name, asked.split, examiner)
+    file = written_to(source, asked, result)
+    records = file.with_suffix(".npz")
+    examined = examiner.found(described(result), data.class_names, data.palette)
+    examined.save(records)
+    result |= uncertainty(examined) | {"checkpoint": where(source), "records": records.name}
+    if asked.full:
+        result["full"] = measures(examined, data.labels.instance_sizes)
     class_table(result)
     for line in (*published_lines(result), data.caution):
         print(line) if line else None
-    stem = "-".join(filter(None, (checkpoint.stem, asked.network)))
-    file = asked.out or fresh(checkpoint.parent, f"{stem}-{name}-{asked.split}-{result['protocol']}")
     runs.write_json(file, result)
     print(f"result       {file}")
-    return 0
+    if asked.pictures and (companions or isinstance(source, Authors)):
+        sheet = file.with_suffix(".png")
+        save(beside_each_other([(heading(result), module), *companions], data.open(asked.split), data.palette, asked.pictures), sheet)
+        print(f"pictures     {sheet}")
+    if asked.page:
+        asked.page.write_text(failure_page(examined, partial(seen, module, data.open(asked.split))), encoding="utf-8")
+        print(f"page         {asked.page}")
+    return result
+
+
+def protocols(module: SegmentationModule) -> list[str]:
+    """Every inference mode that the row's paper reports, and the recipe's own; words that name no mode are told and left out."""
+    reported = dict.fromkeys(figure.protocol for figure in experiment(module.identity["experiment"]).published)
+    modes = [module.recipe.inference]
+    for protocol in reported:
+        try:
+            inference_steps(protocol)
+        except ValueError:
+            print(f'the paper also reports "{protocol}", which it does not state precisely enough to be run')
+        else:
+            modes.append(protocol)
+    return list(dict.fromkeys(modes))
+
+
+def written_to(source: Path | Authors, asked: Any, result: dict[str, Any]) -> Path:
+    """A new file: beside a run's checkpoint; in a folder of its own, as a run has one, for the authors' checkpoint."""
+    about = f"{result['data']}-{asked.split}-{result['protocol']}"
+    if asked.out:
+        return asked.out
+    if isinstance(source, Path):
+        return fresh(source.parent, "-".join(filter(None, ("evaluation", source.stem, asked.which, about))), ".json")
+    folder = fresh(asked.runs, f"released-{source.layout}-{about}")
+    folder.mkdir(parents=True)
+    return folder / "result.json"
+
+
+def where(source: Path | Authors) -> str:
+    """The checkpoint, without the folders of this machine."""
+    return source.file.name if isinstance(source, Authors) else str(source.relative_to(folder_of(source)))
+
+
+def described(result: dict[str, Any]) -> str:
+    place = f"{result['images']} images of {result['data']} {result['split']}"
+    return f"{heading(result)} on {place} ({result['protocol']}, {result['precision']})"
+
+
+def heading(result: dict[str, Any]) -> str:
+    return f"{result['experiment']} (released {result['released']})" if result["released"] else result["experiment"]
+
+
+# --- pictures
+
+
+def companion(source: Path | Authors, data: Any) -> tuple[str, SegmentationModule]:
+    """A second network to look at, by its own recipe's inference mode."""
+    module = trained(source)
+    same_classes(source, module, data)
+    settle(module, None, None)
+    released = module.identity.get("released")
+    return f"{module.identity['experiment']} ({f'released {released}' if released else 'trained here'})", module
+
+
+def beside_each_other(networks: list[tuple[str, SegmentationModule]], source: Any, palette: Any, count: int) -> Any:
+    """Some images spread over the split: image, truth, and what each network says."""
+    chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
+    rows = []
+    for index in chosen:
+        image, label = source.window(index)
+        guesses = [label_of(module, image) for _, module in networks]
+        shown = [colored(np.where(label == IGNORED, IGNORED, guess).astype(np.uint8), palette) for guess in guesses]
+        rows.append((image, colored(label, palette), *shown))
+    heads = ("image", "truth", *(name for name, _ in networks))
+    return sheet(rows, heads, f"{len(chosen)} of {len(source)} images; ignored pixels are black", 512, smooth=(0,))
+
+
+def seen(module: SegmentationModule, source: Any, index: int) -> Shown:
+    """One image again, with what the network says and how sure it is."""
+    image, label = source.window(index)
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(module.device)
+    with torch.inference_mode(), half_precision(module):
+        strips = mode_named(module.recipe.inference)(module, pixels)
+        predicted, (_, confidence) = strips.argmax()[0], surprise(strips, torch.from_numpy(label).to(module.device))
+    return Shown(image, label, predicted.cpu().numpy(), confidence.float().cpu().numpy())
+
+
+# --- what is judged
 
 
 def folder_of(checkpoint: Path) -> Path:
@@ -52,47 +161,48 @@ def folder_of(checkpoint: Path) -> Path:
     return checkpoint.parent.parent if inside else checkpoint.parent
 
 
-def stored_options(checkpoint: Path, module: SegmentationModule, name: str) -> dict[str, Any]:
+def stored_options(source: Path | Authors, module: SegmentationModule, name: str) -> dict[str, Any]:
     """The run's own options (root, sizes, ...), if it is evaluated on its own data set and its config.json is still beside it."""
-    if name != module.identity["data"]:
+    if name != module.identity["data"] or isinstance(source, Authors):
         return {}
     stored = {key.removeprefix("data."): value for key, value in module.identity["overrides"].items() if key.startswith("data.")}
-    if (folder_of(checkpoint) / "config.json").is_file():
-        config = runs.read_config(folder_of(checkpoint))
+    if (folder_of(source) / "config.json").is_file():
+        config = runs.read_config(folder_of(source))
         stored = config["data"] if config.get("experiment") == module.identity["experiment"] else stored
     known = catalogue()["data"][name]["options"]
     return {key: value for key, value in stored.items() if key in known}
 
 
-def open_data(name: str, options: dict[str, Any], split: str, checkpoint: Path, module: SegmentationModule) -> Any:
-    """The split, opened; its classes must be the checkpoint's."""
+def open_data(
+    name: str, options: dict[str, Any], split: str, source: Path | Authors, module: SegmentationModule, labelled: bool = True
+) -> Any:
+    """The data set, its split opened where it has labels; its classes must be the network's."""
     data = getattr(datamodules, datamodules.names()[name])(**options)
-    ours, theirs = list(module.identity["classes"]), list(data.class_names)
-    if ours != theirs:
-        raise Refused(
-            f"{checkpoint} tells {len(ours)} classes apart ({', '.join(ours[:3])}, ...) and {name} has {len(theirs)} "
-            f"({', '.join(theirs[:3])}, ...); evaluate it on the data set it was trained on ({module.identity['data']})"
-        )
-    data.open(split)
+    same_classes(source, module, data)
+    if labelled:
+        data.open(split)
     return data
 
 
-def settle(module: SegmentationModule, inference: str | None, precision: str | None) -> None:
-    """What was asked for over what the run stored; float16 needs a GPU, and a CPU takes bfloat16 instead."""
-    inference, precision = inference or module.recipe.inference, precision or module.recipe.precision
-    if precision == "16-mixed" and not torch.accelerator.is_available():
-        print("16-mixed is not computed on a CPU; bf16-mixed takes its place")
-        precision = "bf16-mixed"
-    module.recipe = replace(module.recipe, inference=inference, precision=precision)
+def same_classes(source: Path | Authors, module: SegmentationModule, data: Any) -> None:
+    ours, theirs, name = list(module.identity["classes"]), list(data.class_names), type(data).__name__.lower()
+    unnamed = ours == NUMBERED[: len(theirs)]
+    if ours != theirs and not unnamed:
+        raise Refused(
+            f"{source} tells {len(ours)} classes apart ({', '.join(ours[:3])}, ...) and {name} has {len(theirs)} "
+            f"({', '.join(theirs[:3])}, ...); evaluate it on the data set it was trained on ({module.identity['data']})"
+        )
 
 
-def score(module: SegmentationModule, data: Any, name: str, split: str) -> dict[str, Any]:
+def score(module: SegmentationModule, data: Any, name: str, split: str, examiner: Examiner) -> dict[str, Any]:
     trainer = Trainer(
         precision=module.recipe.precision, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, callbacks=[callbacks.JudgingBar(len(data.open(split)))],
+        enable_checkpointing=False, callbacks=[callbacks.JudgingBar(len(data.open(split))), examiner],
     )  # fmt: skip
+    released = module.identity.get("released")
+    trained_for = f"as released ({released})" if released else f"after {module.identity['iterations']} steps"
     print(
-        f"{module.identity['experiment']} after {module.identity['iterations']} steps, on {len(data.open(split))} images of {name} {split} "
+        f"{module.identity['experiment']} {trained_for}, on {len(data.open(split))} images of {name} {split} "
         f"({module.recipe.inference}, {module.recipe.precision})",
         flush=True,
     )
@@ -123,7 +233,9 @@ def result_of(module: Any, data: Any, data_name: str, split: str, iterations: in
         "seed": identity["seed"],
         "iterations": iterations,
         "parameters": sum(each.numel() for each in getattr(module, "student", module).parameters()),
-        "inference_parameters": inference_parameters(row.but(model=identity["model"]), module.num_classes),
+        "inference_parameters": inference_parameters(
+            module if identity.get("released") else row.but(model=identity["model"]), module.num_classes
+        ),
         "hardware": runs.hardware(),
         "precision": module.recipe.precision,
         "commit": runs.commit(),
@@ -131,27 +243,33 @@ def result_of(module: Any, data: Any, data_name: str, split: str, iterations: in
         "date": date.today().isoformat(),
         "departures": identity["departures"],
         "overrides": identity["overrides"],
-        "published": [asdict(figure) for figure in row.published],
+        "published": [] if identity.get("port") else [asdict(figure) for figure in row.published],
+        "released": identity.get("released"),
+        "port": identity.get("port", False),
         "checkpoint": None,
         "seconds": None,
         "cpu_seconds": None,
         "smoke": identity["smoke"],
-        "finished": not identity["smoke"] and iterations >= module.recipe.iterations,
+        "finished": bool(identity.get("released")) or (not identity["smoke"] and iterations >= module.recipe.iterations),
     }
 
 
-def judged(data: Any, scores: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "miou": scores["miou"],
-        "pixel_accuracy": scores["pixel_accuracy"],
-        "iou": dict(zip(data.class_names, scores["iou"])),
-    }
+def judged(data: Any, found: dict[str, Any]) -> dict[str, Any]:
+    """The scores of a confusion matrix, per class by name; `miou` as torchmetrics gave it."""
+    named_scores = {each: dict(zip(data.class_names, found[each])) for each in ("iou", "accuracy")}
+    whole = {each: found[each] for each in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")}
+    return whole | named_scores | categories(torch.tensor(found["confusion"]), data.labels.categories)
 
 
-def fresh(folder: Path, stem: str) -> Path:
+def categories(confusion: torch.Tensor, groups: tuple[str, ...]) -> dict[str, Any]:
+    found = scores(confusion, groups)
+    return {each: found[each] for each in ("category_miou", "categories") if each in found}
+
+
+def fresh(folder: Path, stem: str, suffix: str = "") -> Path:
     """A name that nothing has yet: evaluations are never overwritten."""
-    stem = "evaluation-" + "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in stem)
-    file, count = folder / f"{stem}.json", 1
-    while file.exists():
-        file, count = folder / f"{stem}-{count}.json", count + 1
-    return file
+    stem = "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in stem)
+    path, count = folder / f"{stem}{suffix}", 1
+    while path.exists():
+        path, count = folder / f"{stem}-{count}{suffix}", count + 1
+    return path

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 NETWORK_HELP = "a run folder (its last checkpoint), a checkpoint of ours, or released:LAYOUT=FILE (the authors')"
 STORED = ("data", "classes", "palette", "seed", "departures", "overrides", "smoke")  # what a run's checkpoint says beside its network
 RELEASED = "released:"
+NUMBERED = [f"class {number}" for number in range(256)]  # of a released network whose classes nobody named
 
 
 @dataclass(frozen=True)
@@ -111,4 +112,4 @@ def appearance(data: str, count: int) -> dict[str, list[Any]]:
     labels = getattr(datamodules, name).labels if name else None
     if labels and len(labels.names) == count:
         return {"classes": list(labels.names), "palette": [list(color) for color in labels.palette]}
-    return {"classes": [f"class {number}" for number in range(count)], "palette": [list(devkit_color(n)) for n in range(1, count + 1)]}
+    return {"classes": NUMBERED[:count], "palette": [list(devkit_color(n)) for n in range(1, count + 1)]}

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from rich.progress import track
 
 from experiments.command_line import Refused, refuse
 from experiments.door import door, quiet
-from experiments.judging import settle
 from experiments.networks import Authors, trained
 from experiments.pictures import colored, legend, overlay, save
 from experiments.predict import KINDS
@@ -71,6 +71,15 @@ def prepare(out: Path, key: Image.Image) -> None:
         raise Refused(f"{problem.filename} cannot be made ({problem.strerror}); give another --out") from None
     if not file.exists():
         save(key, file)
+
+
+def settle(module: SegmentationModule, inference: str | None, precision: str | None) -> None:
+    """What was asked for over what the run stored; float16 needs a GPU, and a CPU takes bfloat16 instead."""
+    inference, precision = inference or module.recipe.inference, precision or module.recipe.precision
+    if precision == "16-mixed" and not torch.accelerator.is_available():
+        print("16-mixed is not computed on a CPU; bf16-mixed takes its place")
+        precision = "bf16-mixed"
+    module.recipe = replace(module.recipe, inference=inference, precision=precision)
 
 
 def label_of(module: SegmentationModule, image: np.ndarray) -> np.ndarray:

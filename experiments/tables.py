@@ -74,11 +74,47 @@ def class_table(result: dict[str, Any]) -> None:
         table.add_row(name, "n/a" if iou is None else f"{100 * iou:.1f}")
     table.add_section()
     table.add_row("mIoU", f"[bold]{100 * result['miou']:.1f}[/]")
-    table.add_row("pixel accuracy", f"{100 * result['pixel_accuracy']:.1f}")
+    for name, word in (("pixel_accuracy", "pixel accuracy"), ("mean_accuracy", "mean accuracy"),
+                       ("frequency_weighted_iou", "frequency-weighted IoU"), ("category_miou", "mIoU of the categories")):  # fmt: skip
+        if result.get(name) is not None:
+            table.add_row(word, f"{100 * result[name]:.1f}")
     console().print(table)
+    if result.get("interval"):
+        low, high = (100 * each for each in result["interval"])
+        print(f"mIoU lies between {low:.1f} and {high:.1f} in 95 % of the sets of images drawn out of these {result['images']} (bootstrap)")
+    for line in further_lines(result.get("full") or {}):
+        print(line)
     for name, other in result["others"].items():
         score = f"mIoU {100 * other['miou']:.1f}, pixel accuracy {100 * other['pixel_accuracy']:.1f}"
         print(f"this is the {result['network']}; the {name}: {score}")
+
+
+def further_lines(found: dict[str, Any]) -> list[str]:
+    """What --full found, in words with their units."""
+    shares = {
+        "boundary_f1": "boundary F1", "boundary_iou": "boundary IoU", "iiou": "iIoU (instances weigh alike)",
+        "category_iiou": "iIoU of the categories", "ece": "calibration error (ECE)",
+    }  # fmt: skip
+    lines = [f"{word:32} {100 * found[name]:.1f} %" for name, word in shares.items() if found.get(name) is not None]
+    if found.get("loss") is not None:
+        lines.append(f"{'cross-entropy per image':32} {found['loss']:.3f} nats")
+    for radius, band in (found.get("trimap") or {}).items():
+        if band.get("miou") is not None:
+            lines.append(f"{f'mIoU within {radius} px of a boundary':32} {100 * band['miou']:.1f} %")
+    return lines
+
+
+def protocol_table(results: list[dict[str, Any]]) -> None:
+    """The same weights under each protocol, beside what the paper says of it."""
+    table = Table("protocol", box=None, pad_edge=False, header_style="bold")
+    for head in ("mIoU", "published", "difference", "pixel accuracy"):
+        table.add_column(head, justify="right")
+    for each in results:
+        same = [figure for figure in each["published"] if all(figure[key] == each[key] for key in ("data", "split", "protocol"))]
+        told = (f"{same[0]['miou']:.1f}", f"{100 * each['miou'] - same[0]['miou']:+.1f}") if same else ("-", "-")
+        table.add_row(each["protocol"], f"[bold]{100 * each['miou']:.1f}[/]", *told, f"{100 * each['pixel_accuracy']:.1f}")
+    print()
+    console().print(table)
 
 
 def published_lines(result: dict[str, Any]) -> list[str]:

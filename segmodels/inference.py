@@ -80,8 +80,7 @@ def slide(window: tuple[int, int], stride: tuple[int, int] | None = None, inner:
     steps = stride or tuple(-(-2 * side // 3) for side in window)
 
     def judged(network: Network, image: Tensor) -> Strips:
-        image = network.normalized(image)
-        height, width = image.shape[-2:]
+        height, width = image.shape[-2:]  # windows are normalized one by one: no float copy of a large image
         tall, wide = min(window[0], height), min(window[1], width)
         tiles = {
             (top, left): inner(network, image[..., top : top + tall, left : left + wide])

@@ -102,7 +102,7 @@ class SegmentationModule(LightningModule):
         settings = self.normalization
         mean, std = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in (settings.mean, settings.std))
         image = image.flip(1) if settings.order == "BGR" else image
-        return (image.to(mean.dtype) / settings.scale - mean) / std
+        return image.to(mean.dtype).div_(settings.scale).sub_(mean).div_(std)  # in place: a large image is taken once, not three times
 
     def prepared(self, batch: Batch) -> Batch:
         """The batch with its image normalized: the first line of every paper's `losses`."""
@@ -201,9 +201,13 @@ class SegmentationModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.begin_judging()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """What a callback may look at more closely."""
         image, label = batch
-        self.judge.update(self.label_map(image), label)
+        strips = inference.mode(self.recipe.inference)(self, image)
+        predicted = strips.argmax()
+        self.judge.update(predicted, label)
+        return {"predicted": predicted, "strips": strips}
 
     def on_validation_epoch_end(self) -> None:
         self.conclude("val")
@@ -211,8 +215,8 @@ class SegmentationModule(LightningModule):
     def on_test_epoch_start(self) -> None:
         self.begin_judging()
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        return self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         self.conclude("test")

@@ -75,9 +75,9 @@ def blueprint(experiment: Experiment, num_classes: int = 19) -> SegmentationModu
         return experiment.build(num_classes)
 
 
-def inference_parameters(experiment: Experiment, num_classes: int = 19) -> int:
+def inference_parameters(network: Experiment | SegmentationModule, num_classes: int = 19) -> int:
     """Parameters that the logits depend on, with a gradient or without: what a deployed network holds."""
-    module = shapes(blueprint(experiment, num_classes))
+    module = shapes(blueprint(network, num_classes) if isinstance(network, Experiment) else network)
     module.logits(torch.zeros(1, 3, 256, 512, device="meta")).sum().backward()
     return sum(each.numel() for name, each in module.named_parameters() if each.grad is not None or name in module.without_gradient)
 

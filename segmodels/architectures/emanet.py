@@ -229,7 +229,7 @@ PAPER = Recipe(
     crop=(513, 513), scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), batch=16, iterations=30_000, lr=0.009, weight_decay=1e-4,
     decay_norms=False, schedule="poly", power=0.9,
 )  # fmt: skip
-VOC, CONTEXT, STUFF = "PASCAL VOC 2012", "PASCAL Context", "COCO-Stuff 10k"
+VOC, CONTEXT, STUFF = "voc", "PASCAL Context", "COCO-Stuff 10k"
 TABLE = "paper, comparison with DeepLab on PASCAL VOC"
 NOTES = "paper, as the notes of this project quote its table"
 README = "README of the authors' EMANet"
@@ -304,6 +304,6 @@ RENAMES = (
     (r"^fc2\.", "classifier.2."),
 )
 RELEASED = {
-    "emanet_r50": Released("emanet/resnet50", "fc2.bias", RENAMES),
-    "emanet_r101": Released("emanet/resnet101", "fc2.bias", RENAMES),
+    "emanet_r50": Released("emanet/resnet50", "fc2.bias", RENAMES, data="voc"),
+    "emanet_r101": Released("emanet/resnet101", "fc2.bias", RENAMES, data="voc"),
 }

@@ -95,6 +95,6 @@ RENAMES = (
     (r"^aux_classifier\.", "auxiliary."),
 )
 RELEASED = {
-    "fcn_resnet50_torchvision": Released("fcn/resnet50", "classifier.4.bias", RENAMES),
-    "fcn_resnet101_torchvision": Released("fcn/resnet101", "classifier.4.bias", RENAMES),
+    "fcn_resnet50_torchvision": Released("fcn/resnet50", "classifier.4.bias", RENAMES, data="voc"),
+    "fcn_resnet101_torchvision": Released("fcn/resnet101", "classifier.4.bias", RENAMES, data="voc"),
 }

@@ -229,9 +229,9 @@ class MeanTeacher(SegmentationModule):
         super().begin_judging()
         self.student.begin_judging()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        super().validation_step(batch, batch_idx)
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         self.student.validation_step(batch, batch_idx)
+        return super().validation_step(batch, batch_idx)
 
     def conclude(self, split: str) -> None:
         super().conclude(split)

@@ -1,0 +1,106 @@
+"""A closer look at each image while a split is judged: its confusion matrix always, and all else that --full asks for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning import Callback, Trainer
+from segmodels.metrics.boundary import (
+    band_confusions,
+    boundary_counts,
+    boundary_iou_counts,
+    boundary_iou_scores,
+    boundary_scores,
+    trimap_scores,
+)
+from segmodels.metrics.calibration import calibration_counts, calibration_scores
+from segmodels.metrics.comparison import interval
+from segmodels.metrics.instances import instance_counts, instance_scores
+from torch import Tensor
+
+from experiments.examined import BINS, RADII, Examined
+from segmodels.inference import Strips
+from segmodels.metrics import counted
+from segmodels.module import SegmentationModule
+
+ROWS = 128  # of the image at a time: its logits never exist at full size
+DRAWS = 1000  # of the bootstrap
+
+
+class Examiner(Callback):
+    """Sees every image of a split in order, on one device."""
+
+    def __init__(self, data: Any, split: str, full: bool) -> None:
+        self.data, self.split, self.full = data, split, full
+        self.source = data.open(split)
+        self.seen: dict[str, list[Any]] = {}
+        self.sums: dict[str, Tensor] = {}
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: SegmentationModule, outputs: dict[str, Any], batch: Any, batch_idx: int, *unused: Any
+    ) -> None:
+        for label, predicted in zip(batch[1], outputs["predicted"]):
+            self.keep("confusions", counted(predicted, label, module.num_classes).to(torch.int32))
+        if self.full:
+            self.look(module.num_classes, outputs["strips"], outputs["predicted"][0], batch[1][0], batch_idx)
+
+    on_test_batch_end = on_validation_batch_end
+
+    def look(self, classes: int, strips: Strips, predicted: Tensor, label: Tensor, index: int) -> None:
+        loss, confidence = surprise(strips, label)
+        self.keep("losses", loss)
+        self.keep("boundaries", boundary_counts(predicted, label, classes))
+        self.keep("boundary_overlaps", boundary_iou_counts(predicted, label, classes))
+        self.add("bands", band_confusions(predicted, label, classes, RADII))
+        self.add("calibration", calibration_counts(confidence, predicted, label, classes, BINS))
+        sizes, instances = self.data.labels.instance_sizes, self.data.instances(self.split, index)
+        if sizes and instances is not None:
+            there = torch.from_numpy(instances).to(label.device)
+            self.add("instances", instance_counts(predicted, label, there, sizes, self.data.labels.categories))
+
+    def keep(self, name: str, value: Tensor) -> None:
+        self.seen.setdefault(name, []).append(value.cpu().numpy())
+
+    def add(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def found(self, title: str, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> Examined:
+        stacked = {name: np.stack(values) for name, values in self.seen.items()}
+        sums = {name: value.cpu().numpy() for name, value in self.sums.items()}
+        return Examined(title, classes, palette, self.data.labels.categories, list(self.source.names), **stacked, **sums)
+
+
+def surprise(strips: Strips, label: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean cross-entropy of an image's labelled pixels, nan where there are none; and the confidence at each pixel."""
+    height, total = strips.size[0], torch.zeros((), dtype=torch.float64, device=label.device)
+    confidences = []
+    for top in range(0, height, ROWS):
+        bottom = min(top + ROWS, height)
+        probabilities = strips.probabilities(top, bottom)[:1]
+        log = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+        total += F.nll_loss(log, label[None, top:bottom].long(), ignore_index=255, reduction="sum").double()
+        confidences.append(probabilities[0].amax(0))
+    return total / (label != 255).sum(), torch.cat(confidences)
+
+
+def uncertainty(examined: Examined) -> dict[str, Any]:
+    """How far another draw of images would move the score; a single image says nothing about that."""
+    if len(examined.names) < 2:
+        return {"interval": None}
+    return {"interval": list(interval(examined.confusions, draws=DRAWS))}
+
+
+def measures(examined: Examined, sizes: dict[int, float]) -> dict[str, Any]:
+    """What --full adds to a result, as fractions; per class by name."""
+    tensor = {name: torch.from_numpy(value) for name in ("boundaries", "boundary_overlaps", "bands", "calibration")
+              if (value := getattr(examined, name)) is not None}  # fmt: skip
+    losses = examined.losses[~np.isnan(examined.losses)]
+    found = {"loss": float(losses.mean()) if len(losses) else None}
+    found |= boundary_scores(tensor["boundaries"]) | boundary_iou_scores(tensor["boundary_overlaps"].sum(0))
+    found |= {"trimap": dict(zip(map(str, RADII), trimap_scores(tensor["bands"])))}
+    found |= calibration_scores(tensor["calibration"])
+    if examined.instances is not None:
+        found |= instance_scores(torch.from_numpy(examined.instances), examined.confusion, sizes, examined.categories)
+    return found
