@@ -1,0 +1,237 @@
+"""evaluate.py beyond one score: protocols, released checkpoints, a closer look at each image, pictures, submissions."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.labels import CITYSCAPES
+from experiments import evaluate, report
+from experiments.examined import RADII, load
+from experiments.examining import surprise
+from experiments.official import official_scores
+from segmodels.inference import mode
+from segmodels.metrics import JaccardIndex, scores
+from tests import trees
+from tests.checkpoints import written
+from tests.test_released import state
+
+X39 = "bisenet_x39_torchseg"
+
+
+@pytest.fixture
+def streets(tmp_path: Path) -> Path:
+    """Three official-looking images of val, two of test, and the checkpoint of a small network."""
+    trees.cityscapes(tmp_path / "Cityscapes", {"train": 1, "val": 3, "test": 2}, size=(64, 96))
+    return tmp_path / "Cityscapes"
+
+
+@pytest.fixture
+def authors(tmp_path: Path) -> Path:
+    torch.save(state(X39), tmp_path / "x39.pth")
+    return tmp_path / "x39.pth"
+
+
+def of(root: Path) -> list[str]:
+    return [f"data.root={root}", "data.workers=0"]
+
+
+# --- protocols
+
+
+def test_every_protocol_of_the_paper_is_scored_beside_its_figure(streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "run").mkdir()
+    written(tmp_path / "run" / "last.ckpt", address="stdc/stdc1", data="cityscapes")
+    assert evaluate.main([str(tmp_path / "run"), "--protocols", *of(streets)]) == 0
+    found = {each["protocol"]: each for file in (tmp_path / "run").glob("*.json") for each in [json.loads(file.read_text())]}
+    assert set(found) == {"whole", "resized:0.5", "resized:0.75"}
+    for protocol, each in found.items():
+        assert evaluate.main([str(tmp_path / "run"), "--inference", protocol, "--out", str(tmp_path / "one.json"), *of(streets)]) == 0
+        assert json.loads((tmp_path / "one.json").read_text())["iou"] == each["iou"]
+        for file in ("one.json", "one.npz"):
+            (tmp_path / file).unlink()
+    table = capsys.readouterr().out.split("protocol ", 1)[1]
+    for figure in next(iter(found.values()))["published"]:
+        if figure["split"] == "val" and figure["data"] == "cityscapes":
+            line = next(line for line in table.splitlines() if line.startswith(figure["protocol"]))
+            ours = 100 * found[figure["protocol"]]["miou"]
+            assert line.split()[1:4] == [f"{ours:.1f}", f"{figure['miou']:.1f}", f"{ours - figure['miou']:+.1f}"]
+
+
+def test_several_protocols_and_one_file_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    written(tmp_path / "last.ckpt")
+    assert evaluate.main([str(tmp_path), "--protocols", "--out", str(tmp_path / "one.json")]) == 2
+    assert "leave --out out" in capsys.readouterr().err
+
+
+# --- the authors' checkpoint
+
+
+def test_a_released_checkpoint_is_scored_and_stands_in_the_report(
+    streets: Path, authors: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    runs = tmp_path / "runs"
+    words = ["--released", X39, str(authors), *of(streets), "--runs", str(runs)]
+    assert evaluate.main(words) == 0
+    folder = next(runs.iterdir())
+    found = json.loads((folder / "result.json").read_text())
+    assert (found["experiment"], found["released"], found["port"], found["finished"]) == ("bisenet/xception39_accuracy", X39, False, True)
+    assert (found["checkpoint"], found["overrides"]) == ("x39.pth", {"released": X39})
+    assert Image.open(folder / "result.png").width > 3 * 500
+    module = evaluate_module(authors)
+    judge = JaccardIndex(19)
+    for image in sorted((streets / "leftImg8bit" / "val").glob("*/*.png")):
+        label = streets / "gtFine" / "val" / image.parent.name / image.name.replace("leftImg8bit", "gtFine_labelIds")
+        pixels = torch.from_numpy(np.asarray(Image.open(image)).copy()).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            guess = mode(found["protocol"])(module, pixels).full().argmax(1).to(torch.uint8)
+        judge.update(guess, torch.from_numpy(CITYSCAPES.encode(np.asarray(Image.open(label))))[None])
+    assert list(found["iou"].values()) == pytest.approx(scores(judge.confmat)["iou"], abs=1e-12)
+    capsys.readouterr()
+    assert report.main([str(runs)]) == 0
+    assert X39 in capsys.readouterr().out
+    assert evaluate.main(words) == 0  # a second time in a folder of its own
+    assert len(list(runs.iterdir())) == 2
+
+
+def evaluate_module(file: Path) -> torch.nn.Module:
+    from segmodels import from_released
+
+    return from_released(X39, file)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--released", X39, "nowhere.pth"], "there is no file nowhere.pth"),
+        (["--released", "bisenet_x39", "FILE"], "did you mean bisenet_x39_torchseg?"),
+        (["released:bisenet_x39_torchseg"], "write released:LAYOUT=FILE"),
+        (["runs/some", "--released", X39, "FILE"], "two networks are named"),
+        ([], "no network is named"),
+        (["--released", X39, "FILE", "--network", "teacher"], "holds one network alone"),
+    ],
+)
+def test_a_released_checkpoint_that_is_named_wrongly_is_refused(
+    words: list[str], said: str, authors: Path, streets: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = [str(authors) if word == "FILE" else word for word in words]
+    assert evaluate.main([*words, *of(streets)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_two_networks_are_drawn_beside_each_other(streets: Path, authors: Path, tmp_path: Path) -> None:
+    written(tmp_path / "last.ckpt", data="cityscapes")
+    out = tmp_path / "found.json"
+    words = [str(tmp_path / "last.ckpt"), *of(streets), "--beside", f"released:{X39}={authors}", "--pictures", "2", "--out", str(out)]
+    assert evaluate.main(words) == 0
+    picture = Image.open(tmp_path / "found.png")
+    assert picture.width == 4 * 512 + 3 * 6 and picture.height > 2 * 340
+
+
+# --- a closer look
+
+
+def test_the_records_hold_each_image_and_add_up_to_the_score(streets: Path, tmp_path: Path) -> None:
+    module = written(tmp_path / "last.ckpt", data="cityscapes")
+    out = tmp_path / "found.json"
+    assert evaluate.main([str(tmp_path / "last.ckpt"), *of(streets), "--full", "--out", str(out)]) == 0
+    found, examined = json.loads(out.read_text()), load(tmp_path / "found.npz")
+    assert found["records"] == "found.npz" and len(examined.names) == 3
+    assert scores(torch.from_numpy(examined.confusion))["iou"] == list(found["iou"].values())
+    low, high = found["interval"]
+    assert low <= found["miou"] <= high
+    for index, name in enumerate(examined.names):
+        city = name.split("_")[0]
+        image = np.asarray(Image.open(streets / "leftImg8bit" / "val" / city / f"{name}_leftImg8bit.png"))
+        label = torch.from_numpy(
+            CITYSCAPES.encode(np.asarray(Image.open(streets / "gtFine" / "val" / city / f"{name}_gtFine_labelIds.png")))
+        )
+        with torch.no_grad():
+            logits = mode(module.recipe.inference)(module, torch.from_numpy(image.copy()).permute(2, 0, 1)[None]).full()
+        loss = torch.nn.functional.cross_entropy(logits, label[None].long(), ignore_index=255)
+        assert examined.losses[index] == pytest.approx(loss.item(), rel=1e-5)
+        guess, valid = logits.argmax(1)[0], label != 255
+        counted = np.zeros((19, 19), int)
+        np.add.at(counted, (label[valid].numpy(), guess[valid].numpy()), 1)
+        assert np.array_equal(counted, examined.confusions[index])
+    assert examined.calibration[..., 0].sum() == found["pixels"]
+    assert set(found["full"]["trimap"]) == set(map(str, RADII))
+    assert 0 <= found["full"]["ece"] <= 1 and 0 <= found["full"]["boundary_f1"] <= 1
+
+
+def test_loss_and_confidence_come_out_of_rows_as_out_of_the_whole(tmp_path: Path) -> None:
+    module = written(tmp_path / "last.ckpt")
+    image, label = torch.randint(256, (1, 3, 150, 90), dtype=torch.uint8), torch.randint(19, (150, 90), dtype=torch.uint8)
+    label[:40] = 255
+    with torch.no_grad():
+        for inference in ("whole", "flip"):
+            loss, confidence = surprise(mode(inference)(module, image), label)
+            whole = mode(inference)(module, image).probabilities(0, 150)
+            wanted = torch.nn.functional.nll_loss(whole.log(), label[None].long(), ignore_index=255)
+            assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+            assert torch.allclose(confidence, whole.amax(1)[0], atol=1e-6)
+
+
+def test_a_page_of_failures_is_written(streets: Path, tmp_path: Path) -> None:
+    written(tmp_path / "last.ckpt", data="cityscapes")
+    words = [str(tmp_path / "last.ckpt"), *of(streets), "--page", str(tmp_path / "page.html"), "--out", str(tmp_path / "found.json")]
+    assert evaluate.main(words) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "<script" not in page and "http://" not in page and "https://" not in page
+    assert page.count("data:image/") > 3
+
+
+# --- submissions
+
+
+def test_a_submission_of_val_is_what_the_official_script_scores_alike(streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("cityscapesscripts", reason="the eval script is in the test extra")
+    written(tmp_path / "last.ckpt", data="cityscapes")
+    out = tmp_path / "files"
+    assert evaluate.main([str(tmp_path / "last.ckpt"), "--submit", str(out), *of(streets)]) == 0
+    said = capsys.readouterr().out
+    assert "the official script says the same" in said
+    assert evaluate.main([str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "found.json"), *of(streets)]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert f"mIoU of the files on val: {100 * found['miou']:.4f}" in said
+    with zipfile.ZipFile(out / "submission.zip") as archive:
+        assert sorted(archive.namelist()) == sorted(file.name for file in out.glob("*.png"))
+
+
+def test_a_submission_of_test_has_the_official_names_and_tells_no_score(
+    streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    module = written(tmp_path / "last.ckpt", data="cityscapes")
+    out = tmp_path / "files"
+    assert evaluate.main([str(tmp_path / "last.ckpt"), "--split", "test", "--submit", str(out), *of(streets)]) == 0
+    said = capsys.readouterr().out
+    assert "no mIoU is told" in said and "mIoU of" not in said
+    images = sorted((streets / "leftImg8bit" / "test").glob("*/*.png"))
+    assert sorted(file.name for file in out.glob("*.png")) == sorted(
+        each.name.replace("_leftImg8bit.png", "_pred_labelIds.png") for each in images
+    )
+    for each in images:
+        pixels = torch.from_numpy(np.asarray(Image.open(each)).copy()).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            wanted = CITYSCAPES.decode(module.label_map(pixels)[0].numpy())
+        assert np.array_equal(np.asarray(Image.open(out / each.name.replace("_leftImg8bit.png", "_pred_labelIds.png"))), wanted)
+    assert evaluate.main([str(tmp_path / "last.ckpt"), "--split", "test", *of(streets)]) == 2
+    assert "not public" in capsys.readouterr().err
+    assert evaluate.main([str(tmp_path / "last.ckpt"), "--split", "test", "--submit", str(out), *of(streets)]) == 2
+    assert "is not overwritten" in capsys.readouterr().err
+
+
+def test_the_official_script_is_asked_as_its_own_command_would(tmp_path: Path) -> None:
+    pytest.importorskip("cityscapesscripts", reason="the eval script is in the test extra")
+    ids = np.full((8, 8), 7, np.uint8)
+    guess = ids.copy()
+    guess[:, :2] = 8
+    for name, each in (("truth", ids), ("guess", guess)):
+        Image.fromarray(each).save(tmp_path / f"{name}.png")
+    found = official_scores([(str(tmp_path / "guess.png"), str(tmp_path / "truth.png"))])
+    assert found["classScores"]["road"] == 0.75 and found["classScores"]["sidewalk"] == 0.0
