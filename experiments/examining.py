@@ -22,7 +22,7 @@ from torch import Tensor
 
 from experiments.examined import BINS, RADII, Examined
 from segmodels.inference import Strips
-from segmodels.metrics import counted
+from segmodels.metrics.confusion import confusion_of
 from segmodels.module import SegmentationModule
 
 ROWS = 128  # of the image at a time: its logits never exist at full size
@@ -42,7 +42,7 @@ class Examiner(Callback):
         self, trainer: Trainer, module: SegmentationModule, outputs: dict[str, Any], batch: Any, batch_idx: int, *unused: Any
     ) -> None:
         for label, predicted in zip(batch[1], outputs["predicted"]):
-            self.keep("confusions", counted(predicted, label, module.num_classes).to(torch.int32))
+            self.keep("confusions", confusion_of(predicted, label, module.num_classes).to(torch.int32))
         if self.full:
             self.look(module.num_classes, outputs["strips"], outputs["predicted"][0], batch[1][0], batch_idx)
 
@@ -58,7 +58,7 @@ class Examiner(Callback):
         sizes, instances = self.data.labels.instance_sizes, self.data.instances(self.split, index)
         if sizes and instances is not None:
             there = torch.from_numpy(instances).to(label.device)
-            self.add("instances", instance_counts(predicted, label, there, sizes, self.data.labels.categories))
+            self.add("instances", instance_counts(predicted, label, there, classes, sizes, self.data.labels.categories))
 
     def keep(self, name: str, value: Tensor) -> None:
         self.seen.setdefault(name, []).append(value.cpu().numpy())
@@ -102,5 +102,5 @@ def measures(examined: Examined, sizes: dict[int, float]) -> dict[str, Any]:
     found |= {"trimap": dict(zip(map(str, RADII), trimap_scores(tensor["bands"])))}
     found |= calibration_scores(tensor["calibration"])
     if examined.instances is not None:
-        found |= instance_scores(torch.from_numpy(examined.instances), examined.confusion, sizes, examined.categories)
+        found |= instance_scores(torch.from_numpy(examined.instances), sizes, examined.categories)
     return found
