@@ -1,6 +1,6 @@
 """A closer look at each image while a split is judged: its confusion matrix always, and all else that --full asks for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,15 @@ from segmodels.metrics.boundary import (
     boundary_iou_counts,
     boundary_iou_scores,
     boundary_scores,
-    trimap_scores,
 )
 from segmodels.metrics.calibration import calibration_counts, calibration_scores
 from segmodels.metrics.comparison import interval
+from segmodels.metrics.confusion import confusion_of, scores
 from segmodels.metrics.instances import instance_counts, instance_scores
 from torch import Tensor
 
 from experiments.examined import BINS, RADII, Examined
 from segmodels.inference import Strips
-from segmodels.metrics.confusion import confusion_of
 from segmodels.module import SegmentationModule
 
 ROWS = 128  # of the image at a time: its logits never exist at full size
@@ -92,15 +91,27 @@ def uncertainty(examined: Examined) -> dict[str, Any]:
     return {"interval": list(interval(examined.confusions, draws=DRAWS))}
 
 
-def measures(examined: Examined, sizes: dict[int, float]) -> dict[str, Any]:
-    """What --full adds to a result, as fractions; per class by name."""
-    tensor = {name: torch.from_numpy(value) for name in ("boundaries", "boundary_overlaps", "bands", "calibration")
-              if (value := getattr(examined, name)) is not None}  # fmt: skip
+def measures(examined: Examined, sizes: Mapping[int, float]) -> dict[str, Any]:
+    """What --full adds to a result, as fractions; per class by name, None where there is nothing to judge by."""
+    names = list(examined.classes)
     losses = examined.losses[~np.isnan(examined.losses)]
     found = {"loss": float(losses.mean()) if len(losses) else None}
-    found |= boundary_scores(tensor["boundaries"]) | boundary_iou_scores(tensor["boundary_overlaps"].sum(0))
-    found |= {"trimap": dict(zip(map(str, RADII), trimap_scores(tensor["bands"])))}
-    found |= calibration_scores(tensor["calibration"])
+    edges = boundary_scores(torch.from_numpy(examined.boundaries))
+    found |= {"boundary_f1": edges["boundary_f1"]} | {f"boundary_{name}_by_class": edges[name] for name in ("f1", "precision", "recall")}
+    found |= boundary_iou_scores(torch.from_numpy(examined.boundary_overlaps).sum(0))
+    found |= calibration_scores(torch.from_numpy(examined.calibration))
     if examined.instances is not None:
         found |= instance_scores(torch.from_numpy(examined.instances), sizes, examined.categories)
-    return found
+    per_class = {name: values for name, values in found.items() if isinstance(values, list) and len(values) == len(names) and name != "reliability"}
+    bands = [scores(torch.from_numpy(band)) for band in examined.bands]
+    near = {str(radius): {name: band[name] for name in ("miou", "pixel_accuracy")} for radius, band in zip(RADII, bands)}
+    return without_nan(found | {name: dict(zip(names, values)) for name, values in per_class.items()} | {"trimap": near})
+
+
+def without_nan(value: Any) -> Any:
+    """JSON knows no nan: None says that there was nothing to judge by."""
+    if isinstance(value, dict):
+        return {name: without_nan(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and np.isnan(value) else value

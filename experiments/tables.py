@@ -92,8 +92,8 @@ def class_table(result: dict[str, Any]) -> None:
 def further_lines(found: dict[str, Any]) -> list[str]:
     """What --full found, in words with their units."""
     shares = {
-        "boundary_f1": "boundary F1", "boundary_iou": "boundary IoU", "iiou": "iIoU (instances weigh alike)",
-        "category_iiou": "iIoU of the categories", "ece": "calibration error (ECE)",
+        "boundary_f1": "boundary F1", "boundary_miou": "boundary IoU", "miiou": "iIoU (instances weigh alike)",
+        "category_miiou": "iIoU of the categories", "ece": "calibration error (ECE)",
     }  # fmt: skip
     lines = [f"{word:32} {100 * found[name]:.1f} %" for name, word in shares.items() if found.get(name) is not None]
     if found.get("loss") is not None:
