@@ -2,6 +2,7 @@
 
 import base64
 import html
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -44,6 +45,39 @@ def document(title: str, parts: Iterable[str], style: str = "") -> str:
 
 def swatch(color: Sequence[int]) -> str:
     return f'<i class="color" style="background:rgb({color[0]},{color[1]},{color[2]})"></i>'
+
+
+def named(name: str, color: Sequence[int]) -> str:
+    """A class, never without its color."""
+    return f'<span class="class">{swatch(color)}{html.escape(name)}</span>'
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %"
+
+
+def counted(pixels: float) -> str:
+    """ "1.2 M": as long as a table can bear."""
+    for unit, word in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if pixels >= unit:
+            return f"{pixels / unit:.3g}{word}"
+    return f"{pixels:.0f}"
+
+
+def section(title: str, read_as: str) -> str:
+    """A head and the sentence that says how to read what follows."""
+    return f'<h2>{title}</h2><p class="soft">{read_as}</p>'
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], told: str, kind: str = "") -> str:
+    """Cells are HTML, the first of a row is its head. The frame scrolls where the screen is narrower, by keyboard too."""
+    top = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    lines = "".join(f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows)
+    return framed(f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>', told)
+
+
+def framed(body: str, told: str) -> str:
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(told)}">{body}</div>'
 
 
 def embedded(picture: Any, smooth: bool) -> str:
