@@ -28,29 +28,26 @@ CHARTS = 24  # classes whose confidence is drawn
 OPTIONAL = {"f1": "boundary F1", "boundary_iou": "boundary IoU", "class_ece": "calibration error", "iiou": "iIoU"}
 
 
-class Measure(NamedTuple):
-    name: str
-    value: float | None
-    means: str
-    interval: tuple[float, float] | None = None
-
-
 STYLE = """
-section { margin-top: 2.2rem } .lead { font-size: 1.05rem } nav a { margin-right: .9rem } a { color: rgb(var(--good)) }
+section { margin-top: 2.2rem } nav a { margin-right: .9rem } a { color: rgb(var(--good)) }
 .class { white-space: nowrap } td .class, th .class { font-weight: inherit }
 .numbers { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(48%, 14rem), 1fr)); gap: .6rem; margin: .6rem 0 }
 .numbers div, .small figure, .case { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: .6rem .8rem }
 .numbers dt { color: var(--soft) } .numbers dd { margin: 0; font-size: 1.45rem } .numbers dd.soft { font-size: 1.1rem; padding: .2rem 0 }
-.numbers small { font-size: .9rem; color: var(--soft) } .numbers dd.means { font-size: .85rem; color: var(--soft); line-height: 1.3 }
+.numbers small { white-space: nowrap; font-size: .9rem; color: var(--soft) }
+.numbers dd.means { font-size: .85rem; color: var(--soft); line-height: 1.3 }
 thead th { vertical-align: bottom; border-bottom: 1px solid var(--line) } tbody tr:hover { background: var(--panel) }
 th[scope=row] { text-align: left; font-weight: 400; position: sticky; left: 0; background: var(--paper) }
 td, th[scope=row] { white-space: nowrap } td:last-child { padding-right: 0 }
 .classes tr > :last-child, .pairs tr > :last-child, .pairs tr > :nth-child(2) { text-align: left }
-.value { display: inline-block; min-width: 4.2rem } .track { display: inline-block; width: 7rem; height: .7em; background: var(--line) } .track .bar { display: block; height: 100% }
+.value { display: inline-block; min-width: 4.2rem }
+.track { display: inline-block; width: 7rem; height: .7em; background: var(--line) } .track .bar { display: block; height: 100% }
 .matrix { font-size: .8rem; border-collapse: separate; border-spacing: 1px } .matrix th { border: 0 }
-.matrix td { min-width: 2.1rem; height: 1.9rem; padding: 0; text-align: center; background: rgba(var(--error), var(--v, 0)) }
-.matrix td.right { background: rgba(var(--good), var(--v, 0)); outline: 2px solid rgb(var(--good)); outline-offset: -2px }
-.matrix td.strong { color: var(--strong) } .matrix thead th { padding: 0 0 .3rem; text-align: center }
+.matrix td { min-width: 2.1rem; height: 1.9rem; padding: 0; text-align: center }
+.matrix td { background: rgba(var(--error), calc(var(--v, 0) * var(--depth))) }
+.matrix td.right { background: rgba(var(--good), calc(var(--v, 0) * var(--depth))) }
+.matrix td.right { outline: 2px solid rgb(var(--good)); outline-offset: -2px }
+.matrix thead th { padding: 0 0 .3rem; text-align: center }
 .down { writing-mode: vertical-rl; transform: rotate(180deg); display: inline-block }
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; margin-bottom: .8rem }
 .small { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.6rem, 1fr)); gap: .5rem }
@@ -58,6 +55,13 @@ td, th[scope=row] { white-space: nowrap } td:last-child { padding-right: 0 }
 @media print { nav { display: none } .numbers { grid-template-columns: repeat(3, 1fr) }
   .matrix { font-size: 8px } .matrix td { min-width: 0 } }
 """
+
+
+class Measure(NamedTuple):
+    name: str
+    value: float | None
+    means: str
+    interval: tuple[float, float] | None = None
 
 
 def failure_page(examined: Examined, pictures: Callable[[int], Shown], worst: int = 8) -> str:
@@ -74,9 +78,9 @@ def failure_page(examined: Examined, pictures: Callable[[int], Shown], worst: in
         "images": worst_images(examined, pictures, chosen, worst),
     }
     links = "".join(f'<a href="#{name}">{name}</a> ' for name in sections)
-    head = [f'<p class="lead">{html.escape(examined.title)}</p>', *in_short(examined, pairs), f'<nav aria-label="sections">{links}</nav>']
+    head = [*in_short(examined, pairs), f'<nav aria-label="sections">{links}</nav>']
     parts = [f'<section id="{name}">{"".join(found)}</section>' for name, found in sections.items()]
-    return document("Where the network fails", [*head, *parts], charts.STYLE + STYLE + IMAGES)
+    return document(f"Where it fails: {examined.title}", [*head, *parts], charts.STYLE + STYLE + IMAGES)
 
 
 def tagged(examined: Examined, index: int) -> str:
@@ -99,7 +103,7 @@ def in_short(examined: Examined, pairs: Sequence[Confused]) -> Iterator[str]:
         where = f"within {close.radius} pixels of a boundary, where {percent(close.pixels, 0)} of the pixels lie"
         yield f"<li>{percent(close.errors, 0)} of the wrong pixels are {where}</li>"
     if examined.calibration is not None and np.isfinite(over := failing.excess(examined.calibration.sum(0))):
-        yield f"<li>the network is {too_sure(over)}: so far its mean confidence lies from its accuracy</li>"
+        yield f"<li>the network is {too_sure(over)}, its mean confidence against its accuracy</li>"
     yield "</ul>"
 
 
@@ -114,7 +118,7 @@ def measures(examined: Examined) -> list[Measure]:
     """Every number that there could be; the value is None where it was not measured."""
     counts = torch.from_numpy(examined.confusion)
     found = scores(counts, examined.categories) | per_class(examined)
-    around = interval(torch.from_numpy(examined.confusions)) if examined.confusion.any() else None
+    around = interval(torch.from_numpy(examined.confusions)) if len(examined.names) > 1 and examined.confusion.any() else None
     return [
         Measure("mIoU", found["miou"], "the mean IoU of the classes", around),
         Measure("pixel accuracy", found["pixel_accuracy"], "pixels that are right"),
@@ -253,13 +257,12 @@ def cell(examined: Examined, shares: np.ndarray, true: int, predicted: int) -> s
 
 
 def filled(share: float, kind: str, told: str) -> str:
-    """The root makes small errors visible; text changes its color where the filling is strong."""
+    """The root makes small errors visible."""
     if not np.isfinite(share):
         return f'<td class="{kind}" title="no pixel of this class">–</td>'
-    strength = 0.78 * max(float(share), 0) ** 0.5
-    kind += " strong" * (strength > 0.5)
+    strength = max(float(share), 0) ** 0.5
     text = f"{100 * share:.0f}" if share >= 0.005 else ""
-    return f'<td class="{kind.strip()}" style="--v:{strength:.2f}" title="{html.escape(told)}">{text}</td>'
+    return f'<td class="{kind}" style="--v:{strength:.2f}" title="{html.escape(told)}">{text}</td>'
 
 
 # --- boundaries and confidence
@@ -271,7 +274,7 @@ def boundaries(examined: Examined) -> Iterator[str]:
         return
     yield section(
         "Boundaries",
-        "Left: how good the prediction is within so many pixels of a true boundary; right: how many of all wrong pixels lie there. Curves "
+        "First, how good the prediction is within so many pixels of a true boundary; then, how many of all wrong pixels lie there. Curves "
         "that rise steeply mean that the outlines are what fails, flat ones that whole regions do.",
     )
     found = failing.bands(examined)

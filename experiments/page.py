@@ -8,13 +8,13 @@ from typing import Any
 
 WIDTH = 420  # of a picture on a page
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-# Triples of numbers, so that a cell can be filled with any strength of a color: rgba(var(--error), 0.4).
+# Triples of numbers, so that a cell can be filled with any strength of a color; up to --depth of it, text is read on it.
 STYLE = """
 :root { color-scheme: light dark; --paper: #fbfbfa; --panel: #fff; --ink: #1b1f24; --soft: #59626e; --line: #dde1e6;
-  --good: 42,111,176; --error: 194,65,12; --strong: #10141a }
+  --good: 42,111,176; --error: 194,65,12; --depth: .78 }
 @media screen and (prefers-color-scheme: dark) {
   :root { --paper: #13161a; --panel: #1a1f25; --ink: #e7eaee; --soft: #a3acb8; --line: #313943;
-    --good: 109,179,242; --error: 255,149,102; --strong: #080a0d } }
+    --good: 109,179,242; --error: 255,149,102; --depth: .5 } }
 * { box-sizing: border-box }
 html { background: var(--paper); color: var(--ink) }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; padding: 1.2rem; max-width: 1280px }
@@ -53,7 +53,7 @@ def named(name: str, color: Sequence[int]) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %"
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def counted(pixels: float) -> str:
