@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
 def named_source(asked: words.argparse.Namespace) -> Path | Authors:
     """The network that was named, in either of the two ways."""
     if not asked.released:
-        if not asked.network:
+        if not asked.network or asked.network.startswith("data."):
             raise Refused("no network is named; give a run folder, a checkpoint, or --released LAYOUT FILE")
         return source_of(asked.network)
     if asked.network:  # the first word is an override then

@@ -25,7 +25,7 @@ class Examined:
     boundary_overlaps: np.ndarray | None = None  # (N, C, 2) int64: intersection and union of the areas along boundaries
     bands: np.ndarray | None = None  # (R, C, C) int64: `confusions`, summed over images, within each of RADII
     calibration: np.ndarray | None = None  # (C, BINS, 3) float64, by predicted class: pixels, sum of confidence, hits
-    instances: np.ndarray | None = None  # (C + categories, ...) sums of segmodels.metrics.instances
+    instances: np.ndarray | None = None  # (C + categories, 3) float64: weighted hits, weighted misses, false alarms
 
     @property
     def confusion(self) -> np.ndarray:

@@ -77,10 +77,9 @@ def surprise(strips: Strips, label: Tensor) -> tuple[Tensor, Tensor]:
     confidences = []
     for top in range(0, height, ROWS):
         bottom = min(top + ROWS, height)
-        probabilities = strips.probabilities(top, bottom)[:1]
-        log = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+        log = strips.log_probabilities(top, bottom)[:1]
         total += F.nll_loss(log, label[None, top:bottom].long(), ignore_index=255, reduction="sum").double()
-        confidences.append(probabilities[0].amax(0))
+        confidences.append(log[0].amax(0).exp())
     return total / (label != 255).sum(), torch.cat(confidences)
 
 

@@ -16,11 +16,12 @@ from experiments import callbacks, runs
 from experiments.command_line import PLACES, Refused, catalogue, data_options, named, refuse
 from experiments.door import door, quiet
 from experiments.examining import Examiner, measures, surprise, uncertainty
-from experiments.failures import Shown, failure_page
+from experiments.failures import failure_page
 from experiments.networks import NUMBERED, Authors, trained
 from experiments.pictures import IGNORED, colored, save, sheet
 from experiments.predicting import half_precision, label_of, settle
 from experiments.tables import class_table, protocol_table, published_lines
+from experiments.worst import Shown
 from segmodels.inference import mode as mode_named
 from segmodels.metrics import scores
 from segmodels.module import SegmentationModule

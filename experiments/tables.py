@@ -105,14 +105,18 @@ def further_lines(found: dict[str, Any]) -> list[str]:
 
 
 def protocol_table(results: list[dict[str, Any]]) -> None:
-    """The same weights under each protocol, beside what the paper says of it."""
+    """The same weights under each protocol, beside all that is published under it."""
     table = Table("protocol", box=None, pad_edge=False, header_style="bold")
-    for head in ("mIoU", "published", "difference", "pixel accuracy"):
-        table.add_column(head, justify="right")
+    for head in ("mIoU", "pixel accuracy", "published", "difference", "source"):
+        table.add_column(head, justify="left" if head == "source" else "right")
     for each in results:
+        ours = (each["protocol"], f"{100 * each['miou']:.1f}", f"{100 * each['pixel_accuracy']:.1f}")
         same = [figure for figure in each["published"] if all(figure[key] == each[key] for key in ("data", "split", "protocol"))]
-        told = (f"{same[0]['miou']:.1f}", f"{100 * each['miou'] - same[0]['miou']:+.1f}") if same else ("-", "-")
-        table.add_row(each["protocol"], f"[bold]{100 * each['miou']:.1f}[/]", *told, f"{100 * each['pixel_accuracy']:.1f}")
+        for figure in same:
+            table.add_row(*ours, f"{figure['miou']:.1f}", f"{100 * each['miou'] - figure['miou']:+.1f}", figure["source"])
+            ours = ("", "", "")
+        if not same:
+            table.add_row(*ours, "-", "-", "")
     print()
     console().print(table)
 

@@ -25,6 +25,11 @@ class Strips:
         rows = self.rows(top, bottom)
         return rows if self.averaged else rows.softmax(1)
 
+    def log_probabilities(self, top: int, bottom: int) -> Tensor:
+        """Exact for logits, however small; those of averaged probabilities end where their number type does."""
+        rows = self.rows(top, bottom)
+        return rows.clamp_min(torch.finfo(rows.dtype).tiny).log() if self.averaged else rows.log_softmax(1)
+
     def full(self) -> Tensor:
         return self.rows(0, self.size[0])
 
