@@ -85,3 +85,12 @@ def legend(names: Sequence[str], palette: Palette) -> Image.Image:
         draw.rectangle((left + 6, top + 3, left + 34, top + line - 3), fill=tuple(color), outline="gray")
         draw.text((left + 42, top + 4), name, fill="black", **text)
     return sheet
+
+
+def strip_beside(key: Image.Image, height: int) -> np.ndarray:
+    """A legend as high as the picture that it stands beside, RGB; it is made smaller where it is higher."""
+    if key.height > height:
+        key = key.resize((max(1, round(key.width * height / key.height)), height), Image.Resampling.LANCZOS)
+    strip = np.full((height, key.width, 3), 255, np.uint8)
+    strip[: key.height] = np.asarray(key)
+    return strip
