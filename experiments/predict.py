@@ -209,8 +209,8 @@ def matching(pattern: str) -> list[tuple[Path, Path]]:
     files = [path for each in sorted(glob.glob(pattern, recursive=True)) if (path := Path(each)).is_file()]
     known = [each for each in files if each.suffix.lower() in IMAGES + VIDEOS]
     if not known:
-        why = f"of the {len(files)} files that match {pattern} none is" if files else f"nothing matches {pattern}; give a pattern of"
-        raise Refused(f"{why} an image or video; they end in {', '.join(IMAGES + VIDEOS)}")
+        why = f"of the {len(files)} files that match {pattern} none is an image or video" if files else f"no file matches {pattern}"
+        raise Refused(f"{why}; images and videos end in {', '.join(IMAGES + VIDEOS)}")
     return [(each, each.relative_to(fixed)) for each in known]
 
 
