@@ -19,8 +19,14 @@ def colored(label: np.ndarray, palette: Palette) -> np.ndarray:
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: Palette, strength: float = 0.55) -> np.ndarray:
     """The label's colors over the image; ignored pixels show the image."""
-    mixed = (1 - strength) * image + strength * colored(label, palette)
-    return np.where((label == IGNORED)[..., None], image, mixed.astype(np.uint8))
+    colors = np.zeros((256, 1, 3), np.uint8)
+    colors[: len(palette), 0] = palette
+    mixed = ((1 - strength) * np.arange(256)[:, None] + strength * colors).astype(np.uint8)  # (label, value, channel)
+    mixed[IGNORED] = np.arange(256)[:, None]
+    first, made = label.astype(np.intp) << 8, np.empty_like(image)  # looked up: several times as fast as mixing each pixel
+    for channel in range(3):
+        made[..., channel] = mixed[..., channel].ravel().take(first + image[..., channel])
+    return made
 
 
 def contact_sheet(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], palette: Palette, title: str, width: int = 512) -> Image.Image:

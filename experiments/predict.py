@@ -20,7 +20,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from experiments import command_line as words
 from experiments.command_line import Parser, Refused
@@ -44,6 +43,7 @@ kinds, each a folder of PNGs below --out, under the image's name
   probability:CLASS  of that class, likewise; below probability-CLASS/
   entropy            of the classes' probabilities, 8-bit gray: 0 is certain, 255 is all classes alike
 legend.png says which color is which class. Of a video, every kind but the overlay is a folder of numbered frames.
+Videos are H.264 where OpenCV has an encoder for it, else MPEG-4 Part 2, which players show and browsers do not.
 """
 
 
@@ -155,12 +155,13 @@ def sorted_out(inputs: list[str]) -> Inputs:
 
 
 def is_live(word: str) -> bool:
-    return word.startswith(CAMERA) or (urlsplit(word).scheme.lower() in STREAMS and "://" in word)
+    scheme, divided, _ = word.partition("://")
+    return word.startswith(CAMERA) or bool(divided and scheme.lower() in STREAMS)
 
 
 def public(word: str) -> str:
     """An address without the name and password that it may hold."""
-    return re.sub(r"://[^/@]*@", "://", word)
+    return re.sub(r"\?.*", "?...", re.sub(r"://[^/]*@", "://", word))
 
 
 def live_name(word: str) -> Path:
@@ -169,8 +170,8 @@ def live_name(word: str) -> Path:
         place = word.removeprefix(CAMERA)
         camera_number(place)
         return Path(f"camera{place}" if place.isdigit() else Path(place).name)
-    address = urlsplit(word)
-    return Path(re.sub(r"[^\w-]+", "_", f"{address.hostname or 'stream'}{address.path}").strip("_"))
+    place = public(word).partition("://")[2]
+    return Path(re.sub(r"\W+", "_", place).strip("_") or "stream")
 
 
 def camera_number(place: str) -> int:

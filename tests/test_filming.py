@@ -218,10 +218,10 @@ def test_a_camera_is_filmed_for_so_many_seconds_and_its_password_stays_secret(
     camera: Callable[..., Fake], network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     camera(rate=30)
-    assert run(network[0], "rtsp://me:secret@host/way", "--out", tmp_path, "--end", 0.5) == 0
+    assert run(network[0], "rtsp://me:secr@et@host/way?password=secret", "--out", tmp_path, "--end", 0.5) == 0
     assert 1 <= len(seen(tmp_path / "host_way.mp4")) <= 11  # 20 a second
     printed = capsys.readouterr()
-    assert "rtsp://host/way" in printed.out and "secret" not in printed.out + printed.err
+    assert "rtsp://host/way?..." in printed.out and "secr" not in printed.out + printed.err
 
 
 def test_a_recording_runs_as_fast_as_the_world_did(camera: Callable[..., Fake], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
 from experiments import predict, predicting
 from experiments.command_line import Refused
-from experiments.pictures import legend
+from experiments.pictures import legend, overlay
 from experiments.predicting import ahead, batches, behind, maps_of, opened
 from segmodels.inference import Strips, mode
 from segmodels.module import SegmentationModule
@@ -83,6 +83,16 @@ def test_strength_runs_from_the_image_to_the_colors(
     assert run(network[0], tmp_path / "street.png", "--out", tmp_path, "--strength", strength) == 0
     expected = image if shows == "image" else read(tmp_path / "color" / "street.png")
     assert np.array_equal(read(tmp_path / "overlay" / "street.png"), expected)
+
+
+@pytest.mark.parametrize("strength", [0, 0.3, 0.55, 1])
+def test_an_overlay_mixes_every_value_with_every_color_and_shows_the_image_where_ignored(strength: float) -> None:
+    values = np.arange(256, dtype=np.uint8)
+    image, label = np.broadcast_to(values[None, :, None], (256, 256, 3)), np.broadcast_to(values[:, None], (256, 256))
+    colors = np.zeros((256, 256, 3))
+    colors[:19] = PALETTE[:, None]
+    expected = np.where((label == 255)[..., None], image, ((1 - strength) * image + strength * colors).astype(np.uint8))
+    assert np.array_equal(overlay(image, label, CITYSCAPES.palette, strength), expected)
 
 
 def test_folders_keep_their_tree_and_every_size_and_name_is_taken(network: tuple[Path, SegmentationModule], tmp_path: Path) -> None:
