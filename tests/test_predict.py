@@ -16,8 +16,10 @@ from experiments.pictures import legend, overlay
 from experiments.predicting import ahead, batches, behind, maps_of, opened
 from segmodels.inference import Strips, mode
 from segmodels.module import SegmentationModule
+from segmodels.released import from_released
 from tests.checkpoints import BAD, written
 from tests.test_evaluate import listing
+from tests.test_released import state
 
 PALETTE = np.array(CITYSCAPES.palette, np.uint8)
 
@@ -235,6 +237,17 @@ def test_a_network_trained_in_half_precision_predicts_in_it(tmp_path: Path) -> N
         half = predicted(module, image)
     assert not np.array_equal(half, predicted(module, image))
     assert np.array_equal(read(tmp_path / "label" / "street.png"), half)
+
+
+def test_the_authors_checkpoint_predicts_by_its_papers_protocol_in_the_colors_of_its_data(tmp_path: Path) -> None:
+    image = picture(tmp_path / "street.png", noise(200, 300))
+    torch.save(state("stdc1_seg"), tmp_path / "stdc1.pth")
+    network = f"released:stdc1_seg={tmp_path / 'stdc1.pth'}"
+    assert run(network, tmp_path / "street.png", "--out", tmp_path / "out", "--kinds", "ids,color") == 0
+    module = from_released("stdc1_seg", state("stdc1_seg"))
+    label = predicted(module, image, module.recipe.inference)
+    assert np.array_equal(read(tmp_path / "out" / "ids" / "street.png"), np.array(CITYSCAPES.ids)[label])
+    assert np.array_equal(read(tmp_path / "out" / "color" / "street.png"), PALETTE[label])
 
 
 def test_predictions_are_judged_as_evaluate_judges_them(smoke_run: Path, tmp_path: Path) -> None:
