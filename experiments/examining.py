@@ -7,6 +7,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning import Callback, Trainer
+from torch import Tensor
+
+from experiments.examined import BINS, RADII, Examined
+from segmodels.inference import Strips
 from segmodels.metrics.boundary import (
     band_confusions,
     boundary_counts,
@@ -18,10 +22,6 @@ from segmodels.metrics.calibration import calibration_counts, calibration_scores
 from segmodels.metrics.comparison import interval
 from segmodels.metrics.confusion import confusion_of, scores
 from segmodels.metrics.instances import instance_counts, instance_scores
-from torch import Tensor
-
-from experiments.examined import BINS, RADII, Examined
-from segmodels.inference import Strips
 from segmodels.module import SegmentationModule
 
 ROWS = 128  # of the image at a time: its logits never exist at full size
@@ -101,7 +101,9 @@ def measures(examined: Examined, sizes: Mapping[int, float]) -> dict[str, Any]:
     found |= calibration_scores(torch.from_numpy(examined.calibration))
     if examined.instances is not None:
         found |= instance_scores(torch.from_numpy(examined.instances), sizes, examined.categories)
-    per_class = {name: values for name, values in found.items() if isinstance(values, list) and len(values) == len(names) and name != "reliability"}
+    per_class = {
+        name: values for name, values in found.items() if isinstance(values, list) and len(values) == len(names) and name != "reliability"
+    }
     bands = [scores(torch.from_numpy(band)) for band in examined.bands]
     near = {str(radius): {name: band[name] for name in ("miou", "pixel_accuracy")} for radius, band in zip(RADII, bands)}
     return without_nan(found | {name: dict(zip(names, values)) for name, values in per_class.items()} | {"trimap": near})

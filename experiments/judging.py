@@ -19,10 +19,9 @@ from experiments.examining import Examiner, measures, surprise, uncertainty
 from experiments.failures import failure_page
 from experiments.networks import NUMBERED, Authors, trained
 from experiments.pictures import IGNORED, colored, save, sheet
-from experiments.predicting import half_precision, label_of, settle
+from experiments.seeing import label_of, seeing, settle
 from experiments.tables import class_table, protocol_table, published_lines
 from experiments.worst import Shown
-from segmodels.inference import mode as mode_named
 from segmodels.metrics import scores
 from segmodels.module import SegmentationModule
 from segmodels.paper import experiment, inference_parameters
@@ -73,7 +72,7 @@ def judged_by(mode: str, module: SegmentationModule, data: Any, name: str, sourc
         save(beside_each_other([(heading(result), module), *companions], data.open(asked.split), data.palette, asked.pictures), sheet)
         print(f"pictures     {sheet}")
     if asked.page:
-        asked.page.write_text(failure_page(examined, partial(seen, module, data.open(asked.split))), encoding="utf-8")
+        asked.page.write_text(failure_page(examined, partial(shown, module, data.open(asked.split))), encoding="utf-8")
         print(f"page         {asked.page}")
     return result
 
@@ -143,12 +142,10 @@ def beside_each_other(networks: list[tuple[str, SegmentationModule]], source: An
     return sheet(rows, heads, f"{len(chosen)} of {len(source)} images; ignored pixels are black", 512, smooth=(0,))
 
 
-def seen(module: SegmentationModule, source: Any, index: int) -> Shown:
+def shown(module: SegmentationModule, source: Any, index: int) -> Shown:
     """One image again, with what the network says and how sure it is."""
     image, label = source.window(index)
-    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(module.device)
-    with torch.inference_mode(), half_precision(module):
-        strips = mode_named(module.recipe.inference)(module, pixels)
+    with seeing(module, [image]) as strips:
         predicted, (_, confidence) = strips.argmax()[0], surprise(strips, torch.from_numpy(label).to(module.device))
     return Shown(image, label, predicted.cpu().numpy(), confidence.float().cpu().numpy())
 

@@ -19,8 +19,14 @@ def colored(label: np.ndarray, palette: Palette) -> np.ndarray:
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: Palette, strength: float = 0.55) -> np.ndarray:
     """The label's colors over the image; ignored pixels show the image."""
-    mixed = (1 - strength) * image + strength * colored(label, palette)
-    return np.where((label == IGNORED)[..., None], image, mixed.astype(np.uint8))
+    colors = np.zeros((256, 1, 3), np.uint8)
+    colors[: len(palette), 0] = palette
+    mixed = ((1 - strength) * np.arange(256)[:, None] + strength * colors).astype(np.uint8)  # (label, value, channel)
+    mixed[IGNORED] = np.arange(256)[:, None]
+    first, made = label.astype(np.intp) << 8, np.empty_like(image)  # looked up: several times as fast as mixing each pixel
+    for channel in range(3):
+        made[..., channel] = mixed[..., channel].ravel().take(first + image[..., channel])
+    return made
 
 
 def contact_sheet(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], palette: Palette, title: str, width: int = 512) -> Image.Image:
@@ -85,3 +91,12 @@ def legend(names: Sequence[str], palette: Palette) -> Image.Image:
         draw.rectangle((left + 6, top + 3, left + 34, top + line - 3), fill=tuple(color), outline="gray")
         draw.text((left + 42, top + 4), name, fill="black", **text)
     return sheet
+
+
+def strip_beside(key: Image.Image, height: int) -> np.ndarray:
+    """A legend as high as the picture that it stands beside, RGB; it is made smaller where it is higher."""
+    if key.height > height:
+        key = key.resize((max(1, round(key.width * height / key.height)), height), Image.Resampling.LANCZOS)
+    strip = np.full((height, key.width, 3), 255, np.uint8)
+    strip[: key.height] = np.asarray(key)
+    return strip

@@ -1,50 +1,152 @@
-"""Images in, pictures of labels out."""
+"""Images in, pictures of labels out; reading and writing go on while the network computes."""
 
+import math
+import time
 import warnings
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from torch import Tensor
 
-from experiments.command_line import Refused, refuse
+import datamodules
+from datamodules.labels import LabelSet
+from experiments.command_line import Refused, named, refuse
 from experiments.door import door, quiet
 from experiments.networks import Authors, trained
 from experiments.pictures import colored, legend, overlay, save
-from experiments.predict import KINDS
+from experiments.predict import ONE_CLASS, folder_of, place_of
+from experiments.seeing import seeing, settle
+from segmodels.inference import Strips
 from segmodels.module import SegmentationModule
 
+BLOCK = 128  # rows whose probabilities exist at one time
+THREADS = 4  # that read, and as many that write
+Given, Made = TypeVar("Given"), TypeVar("Made")
+Pictures = dict[str, np.ndarray]  # by kind
 
-def predict(source: Path | Authors, targets: Sequence[tuple[Path, Path]], out: Path, inference: str | None, strength: float) -> int:
+
+def predict(source: Path | Authors, targets: Sequence[tuple[Path, Path]], kinds: Sequence[str], asked: Any) -> int:
     quiet()
     try:
         with door():
-            module = trained(source)
-            settle(module, inference, None)
-            key = legend(module.identity["classes"], module.identity["palette"])
-            for file, _ in shown(targets, "reading"):  # all, before the first is written
-                opened(file)
-            prepare(out, key)
-        module.to("cuda" if torch.cuda.is_available() else "cpu")
-        for file, name in shown(targets, "predicting"):
-            image = opened(file)
-            label = label_of(module, image)
-            with door():
-                write(out, name, image, label, module.identity["palette"], strength)
+            predictor = Predictor(source, kinds, asked)
+            sizes = sizes_of([file for file, _ in targets])  # all are read before the first is written
+            prepare(asked.out, predictor.key if {"color", "overlay"} & set(kinds) else None, targets, kinds)
+        begun = time.perf_counter()
+        with shown("predicting", len(targets)) as step, behind(THREADS) as later:
+            for images, batch in read_ahead(batches(targets, sizes, asked.batch)):
+                for image, found, (_, name) in zip(images, predictor(images), batch):
+                    later(write, asked.out, name, image, found, predictor)
+                step(len(batch))
+        seconds = time.perf_counter() - begun
     except Refused as problem:
         return refuse(problem)
-    print(f"{len(targets)} image{'s' * (len(targets) > 1)}: {', '.join(str(out / name) for name in (*KINDS, 'legend.png'))}")
+    places = [asked.out / folder_of(kind) for kind in kinds]
+    legends = [asked.out / "legend.png"] * bool({"color", "overlay"} & set(kinds))
+    print(f"{len(targets)} image{'s' * (len(targets) > 1)}: {', '.join(map(str, places + legends))}")
+    print(predictor.speed("images", len(targets), seconds))
     return 0
 
 
-def shown(targets: Sequence[tuple[Path, Path]], doing: str) -> Iterable[tuple[Path, Path]]:
-    console = Console(stderr=True)
-    return track(targets, doing, console=console, transient=True, disable=len(targets) < 2 or not console.is_terminal)
+class Predictor:
+    """A network ready to use: images of one size in, what the kinds need out."""
+
+    def __init__(self, source: Path | Authors, kinds: Sequence[str], asked: Any) -> None:
+        if asked.device == "cuda" and not torch.cuda.is_available():
+            raise Refused("--device cuda: torch sees no GPU here; take --device cpu, or leave it out")
+        self.module, self.kinds, self.strength = trained(source), tuple(kinds), asked.strength
+        settle(self.module, asked.inference, None)
+        self.classes, self.palette = self.module.identity["classes"], self.module.identity["palette"]
+        self.single = {kind: self.number_of(kind.removeprefix(ONE_CLASS)) for kind in kinds if kind.startswith(ONE_CLASS)}
+        self.labels = own_labels(self.module) if "ids" in kinds else None
+        self.key = legend(self.classes, self.palette)
+        self.passes: list[tuple[int, float]] = []  # (images, seconds)
+        self.module.to("cuda" if asked.device == "auto" and torch.cuda.is_available() else asked.device.replace("auto", "cpu"))
+
+    def number_of(self, name: str) -> int:
+        return self.classes.index(named("class", name, self.classes, ONE_CLASS))
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Pictures]:
+        """ "label", and of the other kinds those that need the network's probabilities."""
+        begun = time.perf_counter()
+        with seeing(self.module, images) as strips:
+            maps = maps_of(strips, self.kinds, self.single)
+        found = {name: each.cpu().numpy() for name, each in maps.items()}
+        self.passes.append((len(images), time.perf_counter() - begun))
+        return [{name: each[number] for name, each in found.items()} for number in range(len(images))]
+
+    def pictures(self, image: np.ndarray, found: Pictures) -> Pictures:
+        """Every kind that was asked for; apart from the network, so that threads can make them."""
+        label, made = found["label"], dict(found)
+        if "ids" in self.kinds:
+            made["ids"] = self.labels.decode(label)
+        if "color" in self.kinds:
+            made["color"] = colored(label, self.palette)
+        if "overlay" in self.kinds:
+            made["overlay"] = overlay(image, label, self.palette, self.strength)
+        return {kind: made[kind] for kind in self.kinds}
+
+    def speed(self, what: str, count: int, seconds: float) -> str:
+        """The first pass warms up: it counts for the network only when there is no other."""
+        passes = self.passes[1:] or self.passes
+        alone = sum(images for images, _ in passes) / sum(each for _, each in passes)
+        return f"{rate(alone)} {what}/s through the network alone, {rate(count / seconds)} with reading and writing ({self.hardware()})"
+
+    def hardware(self) -> str:
+        device = self.module.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def own_labels(module: SegmentationModule) -> LabelSet:
+    """What the checkpoint's data set calls its classes in its files; a few data sets know it only from their folder."""
+    data, count = module.identity["data"], len(module.identity["classes"])
+    name = datamodules.names().get(data)
+    labels = getattr(getattr(datamodules, name), "labels", None) if name else None
+    if isinstance(labels, LabelSet) and list(labels.names) == list(module.identity["classes"]):
+        return labels
+    raise Refused(f"--kinds ids: the {count} classes of this checkpoint have no other numbers ({data} does not say any); take label")
+
+
+def maps_of(strips: Strips, kinds: Sequence[str], single: dict[str, int]) -> dict[str, Tensor]:
+    """uint8 (B, H, W) each, made in blocks of rows: probabilities never exist at full size."""
+    if not {"probability", "entropy", *single} & set(kinds):
+        return {"label": strips.argmax(BLOCK)}
+    height = strips.size[0]
+    blocks = [block_of(strips, top, min(top + BLOCK, height), kinds, single) for top in range(0, height, BLOCK)]
+    return {name: torch.cat([block[name] for block in blocks], 1) for name in blocks[0]}
+
+
+def block_of(strips: Strips, top: int, bottom: int, kinds: Sequence[str], single: dict[str, int]) -> dict[str, Tensor]:
+    rows = strips.rows(top, bottom)  # (B, C, bottom - top, W)
+    shares = rows if strips.averaged else rows.softmax(1)
+    made = {"label": rows.argmax(1).to(torch.uint8)}
+    if "probability" in kinds:
+        made["probability"] = byte(shares.amax(1))
+    if "entropy" in kinds:
+        made["entropy"] = byte(torch.special.entr(shares).sum(1) / math.log(max(2, shares.shape[1])))
+    return made | {kind: byte(shares[:, number]) for kind, number in single.items()}
+
+
+def byte(share: Tensor) -> Tensor:
+    """0 to 1 as 0 to 255."""
+    return (255 * share.float()).round().clamp(0, 255).to(torch.uint8)
+
+
+# --- files
 
 
 def opened(file: Path) -> np.ndarray:
@@ -59,44 +161,104 @@ def opened(file: Path) -> np.ndarray:
         raise Refused(f"{file} is not an image that can be read ({why}); convert it to 8-bit PNG or JPEG, or leave it out") from None
 
 
-def prepare(out: Path, key: Image.Image) -> None:
+def sizes_of(files: Sequence[Path]) -> list[tuple[int, ...]]:
+    """Of every image, upright; one that cannot be read is refused."""
+    sizes = []
+    with shown("reading", len(files)) as step:
+        for image in ahead(opened, files, THREADS):
+            sizes.append(image.shape)
+            step(1)
+    return sizes
+
+
+def batches(targets: Sequence[tuple[Path, Path]], sizes: Sequence[tuple[int, ...]], most: int) -> list[list[tuple[Path, Path]]]:
+    """Images of one size together, at most so many; one by one they keep their order."""
+    if most == 1:
+        return [[target] for target in targets]
+    alike: dict[tuple[int, ...], list[tuple[Path, Path]]] = {}
+    for target, size in zip(targets, sizes):
+        alike.setdefault(size, []).append(target)
+    return [group[start : start + most] for group in alike.values() for start in range(0, len(group), most)]
+
+
+def read_ahead(groups: Sequence[list[tuple[Path, Path]]]) -> Iterator[tuple[list[np.ndarray], list[tuple[Path, Path]]]]:
+    images = ahead(opened, [file for group in groups for file, _ in group], THREADS)
+    for group in groups:
+        yield [next(images) for _ in group], group
+
+
+def prepare(out: Path, key: Image.Image | None, targets: Sequence[tuple[Any, Path]], kinds: Sequence[str]) -> None:
     """The folders, and the legend that all pictures below them share."""
     file = out / "legend.png"
-    if file.exists() and not np.array_equal(opened(file), np.asarray(key)):
+    if key and file.exists() and not np.array_equal(opened(file), np.asarray(key)):
         raise Refused(f"{file} exists and is of other classes, and is not overwritten; give another --out")
     try:
-        for kind in KINDS:
-            (out / kind).mkdir(parents=True, exist_ok=True)
+        for folder in {out, *(place_of(out, kind, name).parent for _, name in targets for kind in kinds)}:
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise Refused(f"{problem.filename} cannot be made ({problem.strerror}); give another --out") from None
-    if not file.exists():
+    if key and not file.exists():
         save(key, file)
 
 
-def settle(module: SegmentationModule, inference: str | None, precision: str | None) -> None:
-    """What was asked for over what the run stored; float16 needs a GPU, and a CPU takes bfloat16 instead."""
-    inference, precision = inference or module.recipe.inference, precision or module.recipe.precision
-    if precision == "16-mixed" and not torch.accelerator.is_available():
-        print("16-mixed is not computed on a CPU; bf16-mixed takes its place")
-        precision = "bf16-mixed"
-    module.recipe = replace(module.recipe, inference=inference, precision=precision)
+def write(out: Path, name: Path, image: np.ndarray, found: Pictures, predictor: Predictor) -> None:
+    with door():
+        for kind, picture in predictor.pictures(image, found).items():
+            save(picture, place_of(out, kind, name))
 
 
-def label_of(module: SegmentationModule, image: np.ndarray) -> np.ndarray:
-    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(module.device)
-    with torch.inference_mode(), half_precision(module):
-        return module.label_map(pixels)[0].cpu().numpy()
+# --- at the same time
 
 
-def half_precision(module: SegmentationModule) -> AbstractContextManager:
-    """As the run was trained and judged."""
-    kinds = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-    precision = module.recipe.precision
-    return torch.autocast(module.device.type, kinds[precision]) if precision in kinds else nullcontext()
+def ahead(make: Callable[[Given], Made], items: Iterable[Given], threads: int) -> Iterator[Made]:
+    """make(item) of each item in turn, begun by threads before it is asked for; never more than twice as many as there are threads."""
+    with ThreadPoolExecutor(threads) as pool:
+        begun: deque[Future] = deque()
+        try:
+            for item in items:
+                begun.append(pool.submit(make, item))
+                if len(begun) >= 2 * threads:
+                    yield begun.popleft().result()
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            for each in begun:
+                each.cancel()
 
 
-def write(out: Path, name: Path, image: np.ndarray, label: np.ndarray, palette: Sequence, strength: float) -> None:
-    pictures = {"color": colored(label, palette), "overlay": overlay(image, label, palette, strength), "label": label}
-    for kind, picture in pictures.items():
-        (out / kind / name).parent.mkdir(parents=True, exist_ok=True)
-        save(picture, out / kind / name)
+@contextmanager
+def behind(threads: int) -> Iterator[Callable[..., None]]:
+    """later(work, ...) has threads do it, in order if there is one; it waits where they fall behind, and what fails there fails here."""
+    with ThreadPoolExecutor(threads) as pool:
+        begun: deque[Future] = deque()
+
+        def later(work: Callable[..., Any], *given: Any) -> None:
+            begun.append(pool.submit(work, *given))
+            while begun and (len(begun) > 2 * threads or begun[0].done()):
+                begun.popleft().result()
+
+        try:
+            yield later
+            while begun:
+                begun.popleft().result()
+        finally:
+            for each in begun:
+                each.cancel()
+
+
+# --- what a terminal shows
+
+
+class Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{rate(task.speed)}/s" if task.speed else "")
+
+
+@contextmanager
+def shown(doing: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """step(n): so many more are done; a bar on a terminal, nothing elsewhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=total == 1 or not console.is_terminal) as bar:
+        task = bar.add_task(doing, total=total)
+        yield lambda count: bar.advance(task, count)

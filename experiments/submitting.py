@@ -17,7 +17,7 @@ from experiments.judging import open_data, stored_options
 from experiments.networks import Authors, trained
 from experiments.official import official_scores
 from experiments.pictures import save
-from experiments.predicting import label_of, settle
+from experiments.seeing import label_of, settle
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.module import SegmentationModule
 

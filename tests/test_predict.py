@@ -1,6 +1,7 @@
 """predict.py: what it writes is the network's label map, in every form and for every kind of picture; what exists is left alone."""
 
 import io
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,16 @@ import torch
 from PIL import Image
 
 from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
-from experiments import predict
+from experiments import predict, predicting
 from experiments.command_line import Refused
-from experiments.pictures import legend
-from experiments.predicting import opened
-from segmodels.inference import mode
+from experiments.pictures import legend, overlay
+from experiments.predicting import ahead, batches, behind, maps_of, opened
+from segmodels.inference import Strips, mode
 from segmodels.module import SegmentationModule
+from segmodels.released import from_released
 from tests.checkpoints import BAD, written
 from tests.test_evaluate import listing
+from tests.test_released import state
 
 PALETTE = np.array(CITYSCAPES.palette, np.uint8)
 
@@ -84,6 +87,16 @@ def test_strength_runs_from_the_image_to_the_colors(
     assert np.array_equal(read(tmp_path / "overlay" / "street.png"), expected)
 
 
+@pytest.mark.parametrize("strength", [0, 0.3, 0.55, 1])
+def test_an_overlay_mixes_every_value_with_every_color_and_shows_the_image_where_ignored(strength: float) -> None:
+    values = np.arange(256, dtype=np.uint8)
+    image, label = np.broadcast_to(values[None, :, None], (256, 256, 3)), np.broadcast_to(values[:, None], (256, 256))
+    colors = np.zeros((256, 256, 3))
+    colors[:19] = PALETTE[:, None]
+    expected = np.where((label == 255)[..., None], image, ((1 - strength) * image + strength * colors).astype(np.uint8))
+    assert np.array_equal(overlay(image, label, CITYSCAPES.palette, strength), expected)
+
+
 def test_folders_keep_their_tree_and_every_size_and_name_is_taken(network: tuple[Path, SegmentationModule], tmp_path: Path) -> None:
     file, module = network
     sizes = {"a.png": (1, 1), "deep/er/b.bmp": (1, 7), "deep/c d (é).png": (5, 3), "deep/通り.webp": (33, 65), "e.tar.PNG": (101, 67)}
@@ -108,6 +121,115 @@ def test_the_inference_mode_is_the_one_that_was_asked_for(network: tuple[Path, S
     assert not np.array_equal(predicted(module, image, asked), predicted(module, image))
 
 
+def shares(module: SegmentationModule, image: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return module(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])[0].double().softmax(0).numpy()
+
+
+@pytest.mark.parametrize("inference", ["whole", "flip"])
+def test_probability_and_entropy_are_those_of_the_plain_softmax(
+    inference: str, network: tuple[Path, SegmentationModule], tmp_path: Path
+) -> None:
+    """Images higher than a block of rows; of flip, the mean of an image and its mirror."""
+    image = picture(tmp_path / "street.png", noise(300, 70))
+    kinds = "probability,entropy,probability:traffic light"
+    assert run(network[0], tmp_path / "street.png", "--out", tmp_path / "out", "--kinds", kinds, "--inference", inference) == 0
+    expected = shares(network[1], image)
+    if inference == "flip":
+        expected = (expected + shares(network[1], image[:, ::-1])[..., ::-1]) / 2
+    entropy = -(expected * np.log(np.maximum(expected, 1e-300))).sum(0) / np.log(19)
+    light = expected[CITYSCAPES.names.index("traffic light")]
+    for folder, values in {"probability": expected.max(0), "entropy": entropy, "probability-traffic light": light}.items():
+        found = read(tmp_path / "out" / folder / "street.png")
+        assert found.dtype == np.uint8 and np.abs(found - 255 * values).max() <= 0.51
+        assert found.std() > 0.3
+    assert {each.name for each in (tmp_path / "out").iterdir()} == {"probability", "entropy", "probability-traffic light"}
+
+
+def test_certain_is_black_and_all_alike_is_white_in_the_entropy() -> None:
+    for logits, expected in ((torch.tensor([900.0, 0, 0]), 0), (torch.zeros(3), 255)):
+        strips = Strips((2, 2), lambda top, bottom, logits=logits: logits[None, :, None, None].expand(1, 3, bottom - top, 2))
+        assert (maps_of(strips, ["entropy"], {})["entropy"] == expected).all()
+
+
+def test_only_the_kinds_that_were_asked_for_are_written(network: tuple[Path, SegmentationModule], tmp_path: Path) -> None:
+    image = picture(tmp_path / "street.png")
+    assert run(network[0], tmp_path / "street.png", "--out", tmp_path / "out", "--kinds", "ids") == 0
+    assert [str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.*")] == ["ids/street.png"]
+    assert np.array_equal(read(tmp_path / "out" / "ids" / "street.png"), np.array(CITYSCAPES.ids)[predicted(network[1], image)])
+
+
+def test_a_batch_predicts_what_its_images_do_alone(network: tuple[Path, SegmentationModule], tmp_path: Path) -> None:
+    for number, size in enumerate([(48, 64), (50, 70), (48, 64), (48, 64), (50, 70), (48, 64)]):
+        picture(tmp_path / "in" / f"{number}.png", noise(*size, seed=number))
+    for out, batch in (("alone", 1), ("three", 3)):
+        assert run(network[0], tmp_path / "in", "--out", tmp_path / out, "--batch", batch, "--kinds", "label,probability") == 0
+    for number in range(6):
+        assert np.array_equal(read(tmp_path / "three" / "label" / f"{number}.png"), read(tmp_path / "alone" / "label" / f"{number}.png"))
+        one, other = (read(tmp_path / out / "probability" / f"{number}.png").astype(int) for out in ("three", "alone"))
+        assert np.abs(one - other).max() <= 1  # sums in another order may round otherwise
+
+
+def test_only_images_of_one_size_go_through_together() -> None:
+    targets = [(Path(f"{number}.png"), Path(f"{number}.png")) for number in range(7)]
+    sizes = [(4, 6, 3), (6, 4, 3), (4, 6, 3), (4, 6, 3), (4, 6, 3), (6, 4, 3), (5, 5, 3)]
+    found = [[int(file.stem) for file, _ in batch] for batch in batches(targets, sizes, 3)]
+    assert found == [[0, 2, 3], [4], [1, 5], [6]]
+    assert batches(targets, sizes, 1) == [[target] for target in targets]
+
+
+def test_a_pattern_keeps_the_folders_below_its_fixed_part(network: tuple[Path, SegmentationModule], tmp_path: Path) -> None:
+    names = ["one/front/a.png", "one/back/a.png", "two/front/a.JPG", "two/front/b.png", "two/front/notes.txt", "two/front/.c.png"]
+    for name in names:
+        picture(tmp_path / "drives" / name) if not name.endswith("txt") else (tmp_path / "drives" / name).touch()
+    assert run(network[0], tmp_path / "drives" / "**" / "front" / "*", "--out", tmp_path / "out", "--kinds", "label") == 0
+    found = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.*")}
+    assert found == {"label/one/front/a.png", "label/two/front/a.png", "label/two/front/b.png"}
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(network: tuple[Path, SegmentationModule], tmp_path: Path) -> None:
+    for name in ("a[1].png", "a1.png"):
+        picture(tmp_path / name)
+    assert run(network[0], tmp_path / "a[1].png", "--out", tmp_path / "out", "--kinds", "label") == 0
+    assert [file.name for file in (tmp_path / "out" / "label").iterdir()] == ["a[1].png"]
+
+
+def test_work_ahead_keeps_its_order_and_is_bounded() -> None:
+    begun = []
+
+    def slow(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.02 * (item % 3 == 0))
+        return item
+
+    for place, item in enumerate(ahead(slow, range(40), threads=3)):
+        assert item == place and len(begun) <= place + 7
+    assert sorted(begun) == list(range(40))
+
+
+def test_work_behind_is_all_done_and_its_failure_is_not_lost() -> None:
+    done = []
+    with behind(threads=1) as later:
+        for number in range(20):
+            later(done.append, number)
+    assert done == list(range(20))
+    with pytest.raises(ZeroDivisionError), behind(threads=2) as later:
+        later(lambda: 1 / 0)
+
+
+def test_a_full_disk_is_one_sentence(
+    network: tuple[Path, SegmentationModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "label.png")
+
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}.png")
+    monkeypatch.setattr(predicting, "save", full)
+    assert run(network[0], tmp_path / "in", "--out", tmp_path / "out", "--kinds", "label") == 2
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'label.png'\n"
+
+
 def test_a_network_trained_in_half_precision_predicts_in_it(tmp_path: Path) -> None:
     module, image = written(tmp_path / "half.ckpt", precision="bf16-mixed"), picture(tmp_path / "street.png", noise(120, 160))
     assert run(tmp_path / "half.ckpt", tmp_path / "street.png", "--out", tmp_path) == 0
@@ -115,6 +237,17 @@ def test_a_network_trained_in_half_precision_predicts_in_it(tmp_path: Path) -> N
         half = predicted(module, image)
     assert not np.array_equal(half, predicted(module, image))
     assert np.array_equal(read(tmp_path / "label" / "street.png"), half)
+
+
+def test_the_authors_checkpoint_predicts_by_its_papers_protocol_in_the_colors_of_its_data(tmp_path: Path) -> None:
+    image = picture(tmp_path / "street.png", noise(200, 300))
+    torch.save(state("stdc1_seg"), tmp_path / "stdc1.pth")
+    network = f"released:stdc1_seg={tmp_path / 'stdc1.pth'}"
+    assert run(network, tmp_path / "street.png", "--out", tmp_path / "out", "--kinds", "ids,color") == 0
+    module = from_released("stdc1_seg", state("stdc1_seg"))
+    label = predicted(module, image, module.recipe.inference)
+    assert np.array_equal(read(tmp_path / "out" / "ids" / "street.png"), np.array(CITYSCAPES.ids)[label])
+    assert np.array_equal(read(tmp_path / "out" / "color" / "street.png"), PALETTE[label])
 
 
 def test_predictions_are_judged_as_evaluate_judges_them(smoke_run: Path, tmp_path: Path) -> None:
@@ -280,7 +413,7 @@ def test_two_images_of_one_name_are_refused(
         assert "would both become" in sentence and "rename one, or predict them into different folders" in sentence
 
 
-@pytest.mark.parametrize("kind", ["label", "color", "overlay"])
+@pytest.mark.parametrize("kind", ["label", "color", "overlay", "entropy", "ids"])
 def test_what_is_there_already_is_not_overwritten(
     kind: str, network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -288,7 +421,9 @@ def test_what_is_there_already_is_not_overwritten(
         picture(tmp_path / name)
     (tmp_path / "out" / kind).mkdir(parents=True)
     (tmp_path / "out" / kind / "b.png").write_text("mine")
-    sentence = refused(capsys, tmp_path, network[0], tmp_path / "a.png", tmp_path / "b.png", "--out", tmp_path / "out")
+    sentence = refused(
+        capsys, tmp_path, network[0], tmp_path / "a.png", tmp_path / "b.png", "--out", tmp_path / "out", "--kinds", ",".join(predict.KINDS)
+    )
     assert f"{tmp_path / 'out' / kind / 'b.png'} exists and is not overwritten; give another --out" in sentence
 
 
@@ -312,11 +447,26 @@ def test_wrong_words_are_refused(network: tuple[Path, SegmentationModule], tmp_p
         ("--strength", "1.5"): "--strength 1.5: it is the colors' share of the overlay, from 0 to 1",
         ("--strength", "nan"): "from 0 to 1",
         ("--inference", "slid:3x3"): "no inference mode; there are whole",
+        ("--kinds", "label,colour"): "there is no kind colour; did you mean color? there are label, ids, color",
+        ("--kinds", "probability:rode"): "there is no class probability:rode; did you mean probability:road? there are road",
+        ("--batch", "0"): "--batch 0: it is a whole number from 1 up",
+        ("--device", "cuda"): "--device cuda: torch sees no GPU here; take --device cpu",
+        ("--legend",): "--legend is for videos and cameras; leave it out for images",
+        ("--end", "3"): "--end is for videos and cameras",
+        (tmp_path / "*.jpg",): f"no file matches {tmp_path / '*.jpg'}; images and videos end in .png",
+        (tmp_path / "fi*",): "of the 1 files that match",
         ("--out", tmp_path / "file"): "is a file; --out takes a folder",
         ("--out", tmp_path / "file" / "below"): "cannot be made (Not a directory); give another --out",
     }
     for words, answer in answers.items():
         assert answer in refused(capsys, tmp_path, network[0], tmp_path / "street.png", "--out", tmp_path / "out", *words)
+
+
+def test_numbers_that_no_data_set_tells_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    written(tmp_path / "two.ckpt", labels=LabelSet(("a", "b"), ((1, 2, 3), (200, 0, 0)), (7, 9), (255,)), data="folder")
+    picture(tmp_path / "street.png")
+    sentence = refused(capsys, tmp_path, tmp_path / "two.ckpt", tmp_path / "street.png", "--out", tmp_path / "out", "--kinds", "ids")
+    assert "--kinds ids: the 2 classes of this checkpoint have no other numbers (folder does not say any); take label" in sentence
 
 
 def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
