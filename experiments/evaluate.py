@@ -12,8 +12,9 @@ boundaries, calibration and instances too, and a page that shows where it fails
   python experiments/evaluate.py runs/bisenet-... --full --page failures.html
 another split, another copy of the data
   python experiments/evaluate.py CHECKPOINT --split test data.root=DIR
-blur, noise, fog, rain, night, JPEG: how much is lost
+how much is lost in blur, noise, fog, rain, night, JPEG; and on other street data
   python experiments/evaluate.py runs/bisenet-... --shift
+  python experiments/evaluate.py runs/bisenet-... --shift weather,jpeg --severities 1,3,5 --across acdc=DIR,bdd100k=DIR
 the files that Cityscapes' test server takes
   python experiments/evaluate.py runs/bisenet-... --split test --submit DIR data.root=CITYSCAPES
 """
@@ -35,8 +36,12 @@ inference modes (joined by +, outermost first)
   flip                         the mean with the mirrored image
   multiscale:0.75,1,1.25+flip  the mean over scales, each with its mirror image
 
+shifts
+  blur (defocus, motion), noise (gaussian_noise, shot_noise), weather (fog, rain, snow, night), digital (brightness, contrast, jpeg)
+
 what is written
   of a run: evaluation-....json beside the checkpoint, and .npz with each image's numbers (for report.py --compare)
+  with --shift: shift-....json, a plot and a sheet of pictures in the same place
   of the authors' checkpoint: a folder below runs/ with result.json, so that report.py runs shows it beside retrained ones
 """
 
@@ -73,6 +78,14 @@ def parser() -> Parser:
     more.add_argument("--beside", metavar="NETWORK", action="append", default=[], help="draw its predictions too; may be given again")
     more.add_argument("--pictures", metavar="N", type=int, default=4, help="images on the sheet of --released and --beside (default: 4)")
     more.add_argument("--submit", metavar="DIR", type=Path, help="write label files for Cityscapes' test server into a new folder")
+    shift = made.add_argument_group("generalization")
+    shift.add_argument(
+        "--shift", metavar="KINDS", nargs="?", const="all", help="corrupted images: all (default), groups or kinds, see below"
+    )
+    shift.add_argument("--severities", metavar="LIST", default="1,2,3,4,5", help="of --shift (default: 1,2,3,4,5)")
+    shift.add_argument("--shift-images", metavar="N", type=int, help="take N images spread over the split (default: all)")
+    shift.add_argument("--across", metavar="NAME=DIR,...", help="other data sets of the same classes, such as acdc=DIR,darkzurich=DIR")
+    shift.add_argument("--reference", metavar="FILE", type=Path, help="another network's --shift file: CD and rCD against it")
     out = made.add_argument_group("where to")
     out.add_argument("--out", metavar="FILE", type=Path, help="a new file (default: see below)")
     out.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="for released checkpoints (default: runs)")
@@ -88,6 +101,10 @@ def main(arguments: list[str] | None = None) -> int:
             from experiments.submitting import submit
 
             return submit(source, asked)
+        if asked.shift or asked.across:
+            from experiments.enduring import endure
+
+            return endure(source, asked)
         from experiments.judging import judge
 
         return judge(source, asked)
@@ -112,6 +129,10 @@ def check(asked: words.argparse.Namespace, source: Path | Authors) -> None:
     """All that can be known before torch is imported."""
     asked.beside = [source_of(word) for word in asked.beside]
     asked.full |= bool(asked.page)
+    if asked.shift and asked.shift.startswith("data."):  # the word after --shift was an option of the data set
+        asked.overrides.insert(0, asked.shift)
+        asked.shift = "all"
+    check_shift(asked)
     if asked.inference:
         checked_mode(asked.inference)
     if asked.pictures < 0:
@@ -123,6 +144,21 @@ def check(asked: words.argparse.Namespace, source: Path | Authors) -> None:
             check_out(file, file, flag)
     if not asked.out and isinstance(source, Path):
         check_out(None, source)
+
+
+def check_shift(asked: words.argparse.Namespace) -> None:
+    apart = {"--protocols": asked.protocols, "--full": asked.full, "--submit": asked.submit, "--beside": asked.beside, "--out": asked.out}
+    if asked.shift or asked.across:
+        if clash := next((flag for flag, given in apart.items() if given), None):
+            raise Refused(f"--shift and --across write files of their own: leave out {clash}, or run twice")
+    elif asked.reference:
+        raise Refused("--reference is what a --shift is compared with; add --shift, or leave it out")
+    numbers = asked.severities.split(",")
+    if not all(each in ("1", "2", "3", "4", "5") for each in numbers):
+        raise Refused(f"--severities {asked.severities}: write numbers from 1 to 5 with commas between them, such as 1,3,5")
+    asked.severities = sorted({int(each) for each in numbers})
+    if asked.shift_images is not None and asked.shift_images < 1:
+        raise Refused(f"--shift-images {asked.shift_images}: it is a number of images from 1 up")
 
 
 def check_out(out: Path | None, checkpoint: Path, flag: str = "--out") -> None:

@@ -92,15 +92,16 @@ def protocols(module: SegmentationModule) -> list[str]:
 
 
 def written_to(source: Path | Authors, asked: Any, result: dict[str, Any]) -> Path:
+    return asked.out or placed(source, asked, f"{result['data']}-{asked.split}-{result['protocol']}")
+
+
+def placed(source: Path | Authors, asked: Any, about: str, kind: str = "evaluation", own: str = "result.json") -> Path:
     """A new file: beside a run's checkpoint; in a folder of its own, as a run has one, for the authors' checkpoint."""
-    about = f"{result['data']}-{asked.split}-{result['protocol']}"
-    if asked.out:
-        return asked.out
     if isinstance(source, Path):
-        return fresh(source.parent, "-".join(filter(None, ("evaluation", source.stem, asked.which, about))), ".json")
+        return fresh(source.parent, "-".join(filter(None, (kind, source.stem, asked.which, about))), ".json")
     folder = fresh(asked.runs, f"released-{source.layout}-{about}")
     folder.mkdir(parents=True)
-    return folder / "result.json"
+    return folder / own
 
 
 def where(source: Path | Authors) -> str:

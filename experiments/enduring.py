@@ -1,0 +1,85 @@
+"""evaluate.py --shift and --across: what a network loses on corrupted images and on other data sets of its classes."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Trainer
+
+from datamodules import DataError
+from datamodules.crops import Whole
+from datamodules.loader import Loader
+from datamodules.store import Part, Source
+from experiments.command_line import Refused, catalogue, data_options, named, refuse
+from experiments.door import door, quiet
+from experiments.judging import open_data, placed, stored_options, where
+from experiments.networks import Authors, trained
+from experiments.pictures import save
+from experiments.runs import write_json
+from experiments.seeing import label_of, settle
+from experiments.shifting import asked_kinds, comparable, places, read, shift, shift_plot, shift_sheet, shift_table
+from experiments.tables import console
+from segmodels.module import SegmentationModule
+
+
+def endure(source: Path | Authors, asked: argparse.Namespace) -> int:
+    quiet()
+    try:
+        with door():
+            kinds, roots = asked_kinds(asked.shift) if asked.shift else (), places(asked.across) if asked.across else {}
+            reference = read(asked.reference) if asked.reference else None
+            module = trained(source, asked.which)
+            name = named("data set", asked.data or module.identity["data"], list(catalogue()["data"]))
+            options = stored_options(source, module, name) | data_options(name, asked.overrides)
+            data = open_data(name, options, asked.split, source, module)
+            settle(module, asked.inference, asked.precision)
+            images = spread(data.open(asked.split), asked.shift_images)
+            others = {each: spread(open_data(each, {"root": root}, asked.split, source, module).open(asked.split), asked.shift_images)
+                      for each, root in roots.items()}  # fmt: skip
+        setting = {"data": name, "split": asked.split, "protocol": module.recipe.inference, "precision": module.recipe.precision}
+        passes = 1 + len(kinds) * len(asked.severities)
+        print(f"{module.identity['experiment']}: {passes} times {len(images)} images of {name} {asked.split}", flush=True)
+        found = shift(images, judge_of(module, data), kinds, asked.severities, others=others, setting=setting)
+        if reference:
+            comparable(found, reference)
+    except (Refused, DataError) as problem:
+        return refuse(problem)
+    console().print(shift_table(found, reference))
+    file = placed(source, asked, f"{name}-{asked.split}-{module.recipe.inference}", "shift", "shift.json")
+    about = {"experiment": module.identity["experiment"], "released": module.identity.get("released"), "checkpoint": where(source)}
+    write_json(file, about | {"shift": found.content()})
+    print(f"result       {file}")
+    title = f"{module.identity['experiment']} on {len(images)} images of {name} {asked.split}"
+    shift_plot(found, title).savefig(file.with_suffix(".png"))
+    print(f"plot         {file.with_suffix('.png')}")
+    if kinds:
+        sheet = file.with_name(f"{file.stem}-images.png")
+        module.to("cuda" if torch.cuda.is_available() else "cpu")
+        save(shift_sheet(images, len(images) // 2, lambda image: label_of(module, image), data.palette, kinds), sheet)
+        print(f"pictures     {sheet}")
+    return 0
+
+
+def spread(source: Source, count: int | None) -> Source:
+    """Some images from first to last; all of them where there are no more."""
+    if count is None or count >= len(source):
+        return source
+    return Part(source, np.linspace(0, len(source) - 1, count).round().astype(int).tolist())
+
+
+def judge_of(module: SegmentationModule, data: Any) -> Callable[[Source], dict[str, Any]]:
+    """The score of any source, by the code that validates during training."""
+
+    def judge(source: Source) -> dict[str, Any]:
+        trainer = Trainer(
+            precision=module.recipe.precision, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False,
+        )  # fmt: skip
+        images = Loader(Whole(source), [[index] for index in range(len(source))], data.worker_count(source))
+        trainer.validate(module, dataloaders=images, verbose=False)
+        return module.scores
+
+    return judge
