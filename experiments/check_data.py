@@ -9,7 +9,6 @@ where the check could not begin.
 """
 
 import argparse
-import base64
 import html
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from experiments import command_line as words
 from experiments.command_line import Parser, Refused
+from experiments.page import document, embedded, swatch
 
 EPILOG = """\
 problems                                    worth a look (they do not change the exit code)
@@ -30,7 +30,6 @@ problems                                    worth a look (they do not change the
 """
 SHOWN = 10  # sentences of one kind; unreadable files are all named
 MARKED, SAMPLES = 24, 8  # pictures on the page: of findings in all, of others a split
-WIDTH = 420  # of a picture on the page
 UNKNOWN = (255, 255, 255)  # no data set paints a class white
 
 
@@ -236,30 +235,13 @@ def content(splits: Sequence[Any]) -> dict[str, Any]:
 
 
 STYLE = """
-body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem; background: #fff; color: #1a1a1a }
-table { border-collapse: collapse } td, th { padding: .1rem .8rem .1rem 0; text-align: right }
-td:first-child, th:first-child { text-align: left }
-figure { margin: 0 0 1.2rem; max-width: 100% } figcaption { overflow-wrap: anywhere }
-figure img { max-width: 32%; height: auto; vertical-align: top }
-.wrong { color: #b00020 } .bar { display: inline-block; height: .7em; background: #69c }
-i.color { display: inline-block; width: 1em; height: 1em; border: 1px solid #888; vertical-align: -.15em; margin-right: .35em }
+figure { margin: 0 0 1.2rem; max-width: 100% } figure img { max-width: 32%; height: auto; vertical-align: top }
 """
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def page(data: Any, splits: Sequence[Any]) -> str:
-    """One file without scripts that asks nothing of a network: sentences, classes, and pictures, suspicious ones first."""
-    title = html.escape(f"{data.name}: check of the data")
-    parts = [
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body><h1>{title}</h1>',
-        *sentences(splits),
-        *classes(data, splits),
-        *pictures(data, splits),
-        "</body></html>\n",
-    ]
-    return "\n".join(parts)
+    """Sentences, classes, and pictures, suspicious ones first."""
+    return document(f"{data.name}: check of the data", [*sentences(splits), *classes(data, splits), *pictures(data, splits)], STYLE)
 
 
 def sentences(splits: Sequence[Any]) -> Iterator[str]:
@@ -274,7 +256,7 @@ def sentences(splits: Sequence[Any]) -> Iterator[str]:
 def classes(data: Any, splits: Sequence[Any]) -> Iterator[str]:
     """Legend and frequencies in one table."""
     heads = "".join(f"<th>{split.name} %</th><th></th><th>images</th>" for split in splits)
-    yield f"<h2>Classes</h2><table><tr><th>class</th><th>id</th>{heads}</tr>"
+    yield f'<h2>Classes</h2><div class="scroll"><table><tr><th>class</th><th>id</th>{heads}</tr>'
     for train_id, name in enumerate(data.labels.names):
         cells = ""
         for split in splits:
@@ -282,12 +264,8 @@ def classes(data: Any, splits: Sequence[Any]) -> Iterator[str]:
             bar = f'<span class="bar" style="width:{150 * part:.1f}px"></span>'
             cells += f'<td>{percent(part)}</td><td style="text-align:left">{bar}</td><td>{split.images_with[train_id]}</td>'
         yield f"<tr><td>{swatch(data.labels.palette[train_id])}{html.escape(name)}</td><td>{data.labels.ids[train_id]}</td>{cells}</tr>"
-    yield "</table>"
+    yield "</table></div>"
     yield f"<p>{swatch((0, 0, 0))}ignored (the overlay shows the image there) &nbsp; {swatch(UNKNOWN)}an unknown id</p>"
-
-
-def swatch(color: Sequence[int]) -> str:
-    return f'<i class="color" style="background:rgb({color[0]},{color[1]},{color[2]})"></i>'
 
 
 def pictures(data: Any, splits: Sequence[Any]) -> Iterator[str]:
@@ -341,20 +319,6 @@ def label_colors(data: Any, sample: Any) -> Any:
         unknown = np.array([value not in data.labels.known for value in range(256)])
         colors[unknown[sample.numbers]] = UNKNOWN
     return colors
-
-
-def embedded(picture: Any, smooth: bool) -> str:
-    """A small copy as a data URI: photographs as JPEG, flat colors as PNG."""
-    from io import BytesIO
-
-    from PIL import Image
-
-    width = min(WIDTH, picture.shape[1])
-    size = (width, max(round(picture.shape[0] * width / picture.shape[1]), 1))
-    small = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST)
-    kind, out = ("JPEG" if smooth else "PNG"), BytesIO()
-    small.save(out, kind, **({"quality": 82} if smooth else {"optimize": True}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 if __name__ == "__main__":
