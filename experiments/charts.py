@@ -26,7 +26,7 @@ class Series(NamedTuple):
 class Frame:
     """A plane from 0 to 1 each way, inside margins for words."""
 
-    def __init__(self, width: int, height: int, left: int = 46, top: int = 14, right: int = 24, bottom: int = 44) -> None:
+    def __init__(self, width: int, height: int, left: int = 52, top: int = 14, right: int = 24, bottom: int = 44) -> None:
         self.width, self.height, self.left, self.top = width, height, left, top
         self.wide, self.high = width - left - right, height - top - bottom
 

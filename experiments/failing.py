@@ -52,12 +52,22 @@ def costs(confusion: np.ndarray) -> np.ndarray:
 
 def most_confused(confusions: np.ndarray, most: int) -> list[Confused]:
     """The pairs that cost most, of (N, C, C) counts."""
+    return confused(confusions, costs(confusions.sum(0)), most)
+
+
+def largest_confused(confusion: np.ndarray, most: int) -> list[Confused]:
+    """The pairs with most pixels, of (C, C) counts: in one image a stray pixel of a class that it lacks would cost most."""
+    return confused(confusion[None], confusion * (1 - np.eye(len(confusion))), most)
+
+
+def confused(confusions: np.ndarray, weight: np.ndarray, most: int) -> list[Confused]:
+    """The heaviest pairs by their (C, C) weight."""
     confusion = confusions.sum(0)
     cost, true = costs(confusion), confusion.sum(1)
     found = []
-    for place in np.argsort(-cost, axis=None, kind="stable")[:most]:
+    for place in np.argsort(-weight, axis=None, kind="stable")[:most]:
         t, p = np.unravel_index(place, cost.shape)
-        if not cost[t, p]:
+        if not weight[t, p]:
             break
         pixels = int(confusion[t, p])
         found.append(Confused(int(t), int(p), pixels, pixels / int(true[t]), float(cost[t, p]), int(confusions[:, t, p].argmax())))

@@ -13,9 +13,9 @@ import torch
 from experiments import charts, failing
 from experiments.examined import Examined
 from experiments.failing import Confused
-from experiments.page import counted, document, framed, named, percent, section, table
+from experiments.page import counted, document, framed, percent, section, table
 from experiments.worst import STYLE as IMAGES
-from experiments.worst import Shown, worst_images
+from experiments.worst import Shown, tagged, worst_images
 from segmodels.metrics.boundary import boundary_iou_scores, boundary_scores
 from segmodels.metrics.calibration import calibration_scores
 from segmodels.metrics.comparison import class_intervals, interval
@@ -48,12 +48,11 @@ td, th[scope=row] { white-space: nowrap } td:last-child { padding-right: 0 }
 .matrix td.right { background: rgba(var(--good), calc(var(--v, 0) * var(--depth))) }
 .matrix td.right { outline: 2px solid rgb(var(--good)); outline-offset: -2px }
 .matrix thead th { padding: 0 0 .3rem; text-align: center }
-.down { writing-mode: vertical-rl; transform: rotate(180deg); display: inline-block }
+.down { writing-mode: vertical-rl; transform: rotate(180deg); display: inline-block } .down i.color { vertical-align: middle }
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; margin-bottom: .8rem }
 .small { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.6rem, 1fr)); gap: .5rem }
 .small figure { margin: 0; font-size: .85rem } .small .class { white-space: normal }
-@media print { nav { display: none } .numbers { grid-template-columns: repeat(3, 1fr) }
-  .matrix { font-size: 8px } .matrix td { min-width: 0 } }
+@media print { nav { display: none } td, th { padding-right: .5rem } .track { width: 4rem } .matrix td { padding: 0 } }
 """
 
 
@@ -81,10 +80,6 @@ def failure_page(examined: Examined, pictures: Callable[[int], Shown], worst: in
     head = [*in_short(examined, pairs), f'<nav aria-label="sections">{links}</nav>']
     parts = [f'<section id="{name}">{"".join(found)}</section>' for name, found in sections.items()]
     return document(f"Where it fails: {examined.title}", [*head, *parts], charts.STYLE + STYLE + IMAGES)
-
-
-def tagged(examined: Examined, index: int) -> str:
-    return named(examined.classes[index], examined.palette[index])
 
 
 # --- first of all
@@ -170,6 +165,7 @@ def classes(examined: Examined) -> Iterator[str]:
     confusion, found = examined.confusion, per_class(examined)
     hits, true, predicted = np.diagonal(confusion), confusion.sum(1), confusion.sum(0)
     rates, precision = failing.rated(confusion), failing.ratio(hits, predicted)
+    holding = (examined.confusions.sum(2) > 0).sum(0)  # images, by class
     around = class_intervals(torch.from_numpy(examined.confusions))
     rows = []
     for index in [*failing.ranked(rates["iou"]), *np.flatnonzero(np.isnan(rates["iou"]))]:
@@ -181,7 +177,7 @@ def classes(examined: Examined) -> Iterator[str]:
             percent(rates["accuracy"][index]),
             percent(precision[index]),
             percent(true[index] / max(true.sum(), 1), 2),
-            str((examined.confusions[:, index].sum(1) > 0).sum()),
+            str(holding[index]),
             *(percent(found[name][index]) for name in OPTIONAL if name in found),
             f"{tagged(examined, other[0])} {percent(other[1])}" if other else "–",
         ])  # fmt: skip
@@ -242,7 +238,7 @@ def matrix(examined: Examined) -> Iterator[str]:
     rest = ['<span class="down">all others</span>'] if few else []
     lines = ""
     for index in part:
-        cells = [cell(examined, shares, index, other) for other in part]
+        cells = [cell(examined, confusion[index, other], shares[index, other], index, other) for other in part]
         if few:
             cells.append(filled(1 - shares[index, part].sum(), "", "any class that is not shown"))
         lines += f'<tr><th scope="row">{tagged(examined, index)}</th>{"".join(cells)}</tr>'
@@ -251,9 +247,9 @@ def matrix(examined: Examined) -> Iterator[str]:
     yield framed(body, "confusion matrix, rows are true classes")
 
 
-def cell(examined: Examined, shares: np.ndarray, true: int, predicted: int) -> str:
-    told = f"{examined.classes[true]} taken for {examined.classes[predicted]}: {counted(examined.confusion[true, predicted])} pixels"
-    return filled(shares[true, predicted], "right" if true == predicted else "", told)
+def cell(examined: Examined, pixels: int, share: float, true: int, predicted: int) -> str:
+    told = f"{examined.classes[true]} taken for {examined.classes[predicted]}: {counted(pixels)} pixels"
+    return filled(share, "right" if true == predicted else "", told)
 
 
 def filled(share: float, kind: str, told: str) -> str:

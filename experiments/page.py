@@ -27,7 +27,9 @@ td:first-child, th:first-child { text-align: left }
 .wrong { color: rgb(var(--error)) } .soft { color: var(--soft) }
 .bar { display: inline-block; height: .7em; background: rgb(var(--good)) }
 i.color { display: inline-block; width: 1em; height: 1em; border: 1px solid #888; vertical-align: -.15em; margin-right: .35em }
-@media print { body { max-width: none; padding: 0; font-size: 11px; print-color-adjust: exact; -webkit-print-color-adjust: exact }
+@page { margin: 12mm }
+@media print { html { font-size: 10px; background: none } body { max-width: none; padding: 0; font-size: 1rem }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
   .scroll { overflow: visible } h2, h3 { break-after: avoid } tr, figure { break-inside: avoid } }
 """
 

@@ -13,19 +13,18 @@ from experiments.pictures import IGNORED, colored, overlay
 
 SURE = 0.8  # a wrong pixel of at least this confidence is wrong and sure
 WRONG, HESITANT, UNJUDGED = (176, 0, 40), (238, 125, 22), (72, 76, 82)  # apart in lightness too
-FAINT, CERTAIN = ((0, 34, 78), (124, 123, 120), (254, 232, 56)), (0, 0.5, 1)  # of the confidence; read in gray as well
+RAMP = ((0, 34, 78), (124, 123, 120), (254, 232, 56))  # of the confidence, from 0 to 1; read in gray as well
 LEGEND = 40  # classes; of more, those that the images hold are named
 STYLE = """
 .spread { margin: .6rem 0 } .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .9rem; margin: .4rem 0 }
-.ramp { display: inline-block; width: 6rem; height: .8em; border: 1px solid #888;
-  background: linear-gradient(90deg, rgb(0,34,78), rgb(124,123,120), rgb(254,232,56)) }
+.ramp { display: inline-block; width: 6rem; height: .8em; border: 1px solid #888 }
 .case { margin: 1rem 0 } .case h3 { margin: 0; font-size: 1.05rem } .case ul { margin: .2rem 0; padding-left: 1.1rem }
 .views { display: grid; grid-template-columns: repeat(3, 1fr); gap: .6rem; margin-top: .4rem } .views figure { margin: 0; min-width: 0 }
 .views img { width: 100%; height: auto; display: block } .views figcaption, .facts { font-size: .85rem } .facts p { margin: 0 0 .3rem }
 .why span { border: 1px solid var(--line); border-radius: 1rem; padding: .05rem .6rem; margin: 0 .4rem .2rem 0; font-size: .85rem }
 .why { margin: .2rem 0; display: flex; flex-wrap: wrap } .case:target { border-color: rgb(var(--error)); border-width: 2px }
 @media (max-width: 640px) { .views { grid-template-columns: repeat(2, 1fr) } }
-@media print { .case { break-inside: avoid } }
+@media print { .case { break-inside: avoid } .spread svg { max-width: 30rem } }
 """
 
 
@@ -36,6 +35,10 @@ class Shown(NamedTuple):
     label: np.ndarray  # uint8 (H, W), 255 ignored
     predicted: np.ndarray  # uint8 (H, W)
     confidence: np.ndarray  # float (H, W), of the predicted class
+
+
+def tagged(examined: Examined, index: int) -> str:
+    return named(examined.classes[index], examined.palette[index])
 
 
 def worst_images(examined: Examined, pictures: Callable[[int], Shown], chosen: Mapping[int, Sequence[str]], worst: int) -> Iterator[str]:
@@ -59,9 +62,7 @@ def spread(examined: Examined) -> str:
     counts, _ = np.histogram(judged, bins=20, range=(0, 1))
     middle = f", median {percent(float(np.median(judged)))}" if len(judged) else ""
     unjudged = f"; {len(iou) - len(judged)} have no labelled pixel" * (len(judged) < len(iou))
-    drawn = charts.histogram(
-        counts.tolist(), ("0 %", "100 %"), "IoU of an image, over its classes", f"histogram of the images' IoU{middle}"
-    )
+    drawn = charts.histogram(counts.tolist(), ("0 %", "100 %"), "IoU of an image, over its classes", f"the images by IoU{middle}")
     return f'<figure class="spread">{drawn}<figcaption class="soft">{len(judged)} images{middle}{unjudged}</figcaption></figure>'
 
 
@@ -70,10 +71,11 @@ def legend(examined: Examined, chosen: Mapping[int, Sequence[str]]) -> str:
     if len(classes) > LEGEND:
         counts = examined.confusions[list(chosen)].sum(0)
         classes = np.flatnonzero(counts.sum(0) + counts.sum(1)).tolist()
-    names = "".join(named(examined.classes[index], examined.palette[index]) for index in classes)
+    names = "".join(tagged(examined, index) for index in classes)
     marks = ((WRONG, "wrong and sure"), (HESITANT, "wrong and unsure"), (UNJUDGED, "not judged (black in the truth)"))
     errors = "".join(f'<span class="class">{swatch(color)}{text}</span>' for color, text in marks)
-    ramp = '<span class="class">confidence 0 <i class="ramp"></i> 1</span>'
+    colors = ", ".join(f"rgb{color}" for color in RAMP)
+    ramp = f'<span class="class">confidence 0 <i class="ramp" style="background:linear-gradient(90deg, {colors})"></i> 1</span>'
     return f'<div class="legend">{names}</div><div class="legend">{errors}{ramp}</div>'
 
 
@@ -105,17 +107,13 @@ def told(examined: Examined, index: int, shown: Shown) -> Iterator[str]:
     yield f"<p><strong>IoU {percent(failing.image_iou(counts)[0])}</strong> {over}{loss}</p>"
     yield f"<p>{percent(found['pixel_accuracy'])} of the pixels right; {sure_of(shown)}</p>"
     iou = np.where(counts[0].sum(1) > 0, found["iou"], np.nan)
-    worst = "".join(f"<li>{tag(examined, each)} {percent(iou[each])}</li>" for each in failing.ranked(iou)[:4])
+    worst = "".join(f"<li>{tagged(examined, each)} {percent(iou[each])}</li>" for each in failing.ranked(iou)[:4])
     yield f"<p>lowest classes</p><ul>{worst}</ul>"
     pairs = [
-        f"<li>{tag(examined, each.truth)} taken for {tag(examined, each.predicted)} {percent(each.share)}</li>"
-        for each in failing.most_confused(counts, 3)
+        f"<li>{tagged(examined, each.truth)} taken for {tagged(examined, each.predicted)} {percent(each.share)}</li>"
+        for each in failing.largest_confused(counts[0], 3)
     ]
-    yield f"<p>costliest confusions</p><ul>{''.join(pairs)}</ul>" if pairs else ""
-
-
-def tag(examined: Examined, index: int) -> str:
-    return named(examined.classes[index], examined.palette[index])
+    yield f"<p>largest confusions</p><ul>{''.join(pairs)}</ul>" if pairs else ""
 
 
 def sure_of(shown: Shown) -> str:
@@ -138,5 +136,5 @@ def error_map(shown: Shown) -> np.ndarray:
 
 def ramp(confidence: np.ndarray) -> np.ndarray:
     """0 to 1 (H, W) -> RGB (H, W, 3), from dark blue to yellow."""
-    colors = np.asarray(FAINT, np.float32)
-    return np.stack([np.interp(confidence, CERTAIN, colors[:, channel]) for channel in range(3)], -1).round().astype(np.uint8)
+    places = np.linspace(0, 1, len(RAMP))
+    return np.stack([np.interp(confidence, places, channel) for channel in zip(*RAMP)], -1).round().astype(np.uint8)

@@ -28,6 +28,10 @@ def maps(seed: int, classes: int = 4, ignored: bool = True) -> Maps:
     return torch.from_numpy(predicted.astype(np.uint8)), torch.from_numpy(label.astype(np.uint8))
 
 
+def everything(predicted: torch.Tensor, label: torch.Tensor, classes: int = 4) -> list[list]:
+    return [each(predicted, label, classes).tolist() for each in (boundary_counts, boundary_iou_counts, band_confusions)]
+
+
 def contour(classes: list[list[int]], label: list[list[int]], which: int) -> list[tuple[int, int]]:
     found = []
     for y, row in enumerate(classes):
@@ -62,6 +66,14 @@ def test_more_classes_than_a_byte_has_bits_are_told_apart() -> None:
     label = (torch.arange(40)[:, None] // 2 + torch.arange(40) // 2).remainder(20).to(torch.uint8)
     predicted = label.roll(3, 1)
     assert boundary_counts(predicted, label, 20, 0.03).tolist() == slow_counts(predicted, label, 20, 2)
+
+
+def test_strips_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted, label = maps(3)
+    whole = everything(predicted, label)
+    for rows in (1, 4, 7):
+        monkeypatch.setattr("segmodels.metrics.boundary.ROWS", rows)
+        assert everything(predicted, label) == whole
 
 
 def test_the_tolerance_is_a_share_of_the_diagonal_rounded_up_and_met_by_equality() -> None:
@@ -152,10 +164,6 @@ def test_a_band_is_as_many_pixels_wide_on_each_side_of_a_boundary_as_its_radius_
     label[:, 40:] = 1
     for radius, matrix in zip((1, 2, 4, 8, 16, 32), band_confusions(label, label, 2)):
         assert matrix.tolist() == [[6 * radius, 0], [0, 6 * radius]]
-
-
-def everything(predicted: torch.Tensor, label: torch.Tensor, classes: int = 4) -> list[list]:
-    return [each(predicted, label, classes).tolist() for each in (boundary_counts, boundary_iou_counts, band_confusions)]
 
 
 def test_what_is_predicted_where_the_label_is_ignored_changes_nothing() -> None:

@@ -14,7 +14,6 @@ from experiments.page import counted, percent
 from experiments.worst import HESITANT, UNJUDGED, WRONG, Shown, error_map
 
 VOID = {"meta", "link", "br", "img"}
-DRAWN = {"line", "rect", "circle", "polyline"}  # closed in themselves
 
 
 class Page(HTMLParser):
@@ -31,7 +30,6 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attributes: list) -> None:
-        assert tag not in DRAWN, f"<{tag}> is not closed"
         self.tags.append((tag, dict(attributes)))
         if tag == "tr":
             self.cells.append([])
@@ -127,6 +125,12 @@ def test_a_rare_class_that_is_lost_costs_more_than_as_many_pixels_of_a_frequent_
     assert [(pair.truth, pair.predicted) for pair in failing.most_confused(confusion[None], 2)] == [(2, 1), (0, 1)]
 
 
+def test_in_one_image_the_largest_confusion_comes_first_not_a_stray_pixel_of_a_class_that_it_lacks() -> None:
+    confusion = np.array([[80, 20, 1], [0, 90, 0], [0, 0, 0]])
+    assert [(pair.truth, pair.predicted, pair.pixels) for pair in failing.largest_confused(confusion, 2)] == [(0, 1, 20), (0, 2, 1)]
+    assert failing.most_confused(confusion[None], 1)[0].predicted == 2
+
+
 def test_the_worst_images_stand_in_order_without_repeats_and_with_their_reasons() -> None:
     confusions = np.zeros((5, 2, 2), np.int64)
     for index, right in enumerate((50, 10, 90, 30, 0)):
@@ -181,10 +185,10 @@ CASES = {
     "everything": made(),
     "nothing but counts": made(categories=[], **SPARSE),
     "one image": made(1),
-    "one class": made(3, 2),
+    "one class that occurs": made(3, 2),
     "nineteen classes": made(4, 19),
     "150 classes": made(3, 150),
-    "nothing labelled": made(2, confusions=np.zeros((2, 4, 4), np.int64), losses=np.full(2, np.nan), bands=np.zeros((len(RADII), 4, 4), np.int64)),
+    "nothing labelled": made(2, confusions=np.zeros((2, 4, 4), int), losses=np.full(2, np.nan), bands=np.zeros((len(RADII), 4, 4), int)),
     "nothing wrong": made(2, confusions=np.stack([np.diag([5, 6, 7, 0])] * 2), bands=np.stack([np.diag([1, 2, 3, 0])] * len(RADII))),
     "no pixel in a bin": made(calibration=np.zeros((4, BINS, 3))),
 }  # fmt: skip
@@ -206,12 +210,10 @@ def test_the_page_is_one_sound_file_that_asks_nothing_of_a_network(case: str) ->
 
 def test_every_name_is_text_and_no_markup() -> None:
     odd = "<b>&\"'"
-    examined = made(title=odd, classes=[odd, "x", "y", "z"], names=[f"{odd}{index}" for index in range(5)], categories=[odd, "a", "a", "a"])
-    text, page = read(examined)
-    assert (
-        "<b>" not in text and "b" not in {tag for tag, _ in page.tags} and f"image of {odd}0" in [each["alt"] for each in page.all("img")]
-    )
-    assert text.count(f"{odd}") == 0 and "&lt;b&gt;&amp;" in text
+    names = [f"{odd}{index}" for index in range(5)]
+    text, page = read(replace(made(), title=odd, classes=[odd, "x", "y", "z"], names=names, categories=[odd, "a", "a", "a"]))
+    assert "<b>" not in text and odd not in text and "&lt;b&gt;&amp;" in text
+    assert "b" not in {tag for tag, _ in page.tags} and f"image of {odd}0" in [each["alt"] for each in page.all("img")]
 
 
 def test_what_was_not_measured_is_said_and_what_was_is_shown() -> None:
@@ -256,6 +258,11 @@ def test_many_classes_are_shown_in_part_and_the_page_says_so() -> None:
     matrix = [cells for cells in page.cells if "all others" in cells]
     assert len(matrix) == 1 and len(matrix[0]) == 1 + 24 + 1
     assert len([cells for cells in page.cells if cells[0].startswith("class ") and len(cells) == 12]) == 150
+    confusion = made(3, 150).confusion
+    part = failing.matrix_part(confusion, 24)
+    outside = 1 - confusion[part[0], part].sum() / confusion[part[0]].sum()
+    row = next(cells for cells in page.cells if cells[0] == f"class {part[0]}" and len(cells) == 26)
+    assert 0.6 < outside < 1 and row[-1] == f"{100 * outside:.0f}"
 
 
 def test_a_chart_leaves_a_gap_where_there_is_no_value() -> None:
