@@ -461,12 +461,11 @@ def test_as_a_program_it_answers_without_torch_and_without_a_traceback(tmp_path:
     spied = "import runpy, sys; sys.argv = sys.argv[1:]\n"
     spied += "try: runpy.run_path(sys.argv[0], run_name='__main__')\nfinally: assert 'torch' not in sys.modules"
     program = [sys.executable, "-c", spied, str(ROOT / "experiments" / "report.py")]
-    good = subprocess.run(
-        [*program, str(run)], capture_output=True, encoding="utf-8", cwd=tmp_path, check=False, env={**os.environ, "PYTHONUTF8": "1"}
-    )
+    env = {**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)}
+    good = subprocess.run([*program, str(run)], capture_output=True, encoding="utf-8", cwd=tmp_path, check=False, env=env)
     assert (good.returncode, good.stderr) == (0, "")
     assert "37.90 (1 seed)" in good.stdout
-    bad = subprocess.run([*program, "nowhere"], capture_output=True, encoding="utf-8", cwd=tmp_path, check=False)
+    bad = subprocess.run([*program, "nowhere"], capture_output=True, encoding="utf-8", cwd=tmp_path, check=False, env=env)
     assert bad.returncode == 2
     assert bad.stderr.startswith("error: nowhere does not exist")
     assert "Traceback" not in bad.stderr
@@ -509,9 +508,10 @@ def execute(cwd: Path, monkeypatch: pytest.MonkeyPatch, parameters: str | None =
 
 
 def house(folder: Path) -> Path:
-    """A tree with the report alone, where the notebook finds nothing of the real runs; returns its notebooks."""
+    """A tree with the programs alone, where the notebook finds nothing of the real runs; returns its notebooks."""
     (folder / "experiments").mkdir()
-    shutil.copy(ROOT / "experiments" / "report.py", folder / "experiments" / "report.py")
+    for file in (ROOT / "experiments").glob("*.py"):
+        shutil.copy(file, folder / "experiments")
     (folder / "notebooks").mkdir()
     return folder / "notebooks"
 
