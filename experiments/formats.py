@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from experiments.protocols import protocol_name
+
 WIDTH = 120
 
 # --- words for a row
@@ -13,13 +15,15 @@ WIDTH = 120
 HEADS = ("experiment", "protocol", "iterations", "published", "ours", "difference", "parameters", "departures")
 RIGHT = ("iterations", "difference", "parameters")
 CAPTION = "mIoU in percent; a published figure stands beside ours only on the same data, split and protocol."
+BRACKETS = "In brackets: the 95 % interval of a bootstrap over images; it says nothing about other seeds."
+RELEASED = "(released): weights that we did not train, judged here."
 
 
 def cells(row: dict) -> dict[str, str]:
     """The row as a reader sees it, without the departures, which each format notes in its own way."""
     return {
         "experiment": row["name"],
-        "protocol": row["protocol"] or "-",
+        "protocol": protocol_name(row["protocol"], row["data"]) or "-",
         "iterations": "-" if row["iterations"] is None else f"{row['iterations']}",
         "published": "-" if row["published"] is None else f"{row['published']:g} ({row['source']})",
         "ours": our_figure(row),
@@ -32,8 +36,15 @@ def our_figure(row: dict) -> str:
     if row["ours"] is None:
         return "not measured"
     if row["spread"] is None:
-        return f"{row['ours']:.2f} (1 seed)"
+        interval = f" [{row['interval'][0]:.1f}, {row['interval'][1]:.1f}]" if row["interval"] else ""
+        return f"{row['ours']:.2f}{interval} ({'released' if row['released'] else '1 seed'})"
     return f"{row['ours']:.2f} ± {row['spread']:.2f} ({len(row['seeds'])} seeds)"
+
+
+def caption(rows: Sequence[dict]) -> str:
+    """What a reader must know of the figures that these rows show."""
+    brackets = [BRACKETS] if any(row["interval"] and row["spread"] is None for row in rows) else []
+    return " ".join([CAPTION, *brackets, *([RELEASED] if any(row["released"] for row in rows) else [])])
 
 
 def sections(rows: Iterable[dict]) -> list[tuple[str, list[dict]]]:
@@ -48,7 +59,9 @@ def sections(rows: Iterable[dict]) -> list[tuple[str, list[dict]]]:
 def apart_line(row: dict) -> str:
     """A run that is not averaged, in one line."""
     reached = "no mIoU" if row["ours"] is None else f"{row['ours']:.2f} % mIoU"
-    place = f"{row['data']} {row['split']}, {row['protocol']}"
+    place = f"{row['data']} {row['split']}, {protocol_name(row['protocol'], row['data'])}"
+    if row["released"]:
+        return f"{row['status']}: {row['name']}, {place}, {reached}"
     return f"{row['status']}: {row['name']}, seed {row['seeds'][0]}, {place}, {row['iterations']} iterations, {reached}"
 
 
@@ -58,7 +71,7 @@ APART = "Not averaged:"
 # --- formats
 
 
-def as_text(rows: Sequence[dict], others: Sequence[str], width: int = WIDTH, color: bool = False) -> str:
+def as_text(rows: Sequence[dict], others: Sequence[str], unplotted: Sequence[str] = (), *, width: int = WIDTH, color: bool = False) -> str:
     """Tables of at most `width` columns with a legend of the departures."""
     from rich.console import Console
 
@@ -69,7 +82,11 @@ def as_text(rows: Sequence[dict], others: Sequence[str], width: int = WIDTH, col
         console.print(text_table(title, part, legend), "")
     for departures, letter in legend.items():
         console.print(f"({letter}) {'; '.join(departures)}", markup=False)
-    console.print(*([CAPTION] if rows else []), *([APART, *(f"  {line}" for line in others)] if others else []), sep="\n", markup=False)
+    console.print(
+        *([caption(rows)] if rows else []), *([APART, *(f"  {line}" for line in others)] if others else []), sep="\n", markup=False
+    )
+    for line in unplotted:
+        console.print("", line, sep="\n", markup=False)
     return "\n".join(line.rstrip() for line in file.getvalue().strip("\n").splitlines()) + "\n"
 
 
@@ -118,16 +135,17 @@ def letters(index: int) -> str:
     return (letters(index // 26 - 1) if index >= 26 else "") + chr(ord("a") + index % 26)
 
 
-def as_markdown(rows: Sequence[dict], others: Sequence[str]) -> str:
+def as_markdown(rows: Sequence[dict], others: Sequence[str], unplotted: Sequence[str] = ()) -> str:
     """Tables with a footnote for each measured row: seeds, commit, hardware, and every departure in full."""
     notes: list[str] = []
     lines = []
     for title, part in sections(rows):
         lines += [f"### {plain(title)}", "", markdown_line(HEADS), markdown_line("--:" if head in RIGHT else "---" for head in HEADS)]
         lines += [markdown_row(row, notes) for row in part] + [""]
-    lines += [CAPTION, ""] if rows else []
+    lines += [caption(rows), ""] if rows else []
     lines += [*notes, ""] if notes else []
     lines += [APART, "", *(f"- {plain(line)}" for line in others), ""] if others else []
+    lines += [*(f"- {plain(line)}" for line in unplotted), ""] if unplotted else []
     return "\n".join(lines)
 
 
@@ -141,10 +159,15 @@ def markdown_row(row: dict, notes: list[str]) -> str:
 
 
 def footnote(row: dict) -> str:
-    seeds = f"seed{'s' * (len(row['seeds']) > 1)} {', '.join(map(str, row['seeds']))}"
-    made = [f"commit {', '.join(row['commit'])}", *row["hardware"], *row["precision"], f"{row['images']} images"]
+    made = [made_by(row), f"commit {', '.join(row['commit'])}", *row["hardware"], *row["precision"], f"{row['images']} images"]
     departures = f"departures: {'; '.join(row['departures'])}" if row["departures"] else "no departures"
-    return f"{', '.join([seeds, *made])}; {departures}."
+    return f"{', '.join(made)}; {departures}."
+
+
+def made_by(row: dict) -> str:
+    if row["released"]:
+        return f"checkpoint {row['released']}, released by {'another code line than the authors' if row['port'] else 'the authors'}"
+    return f"seed{'s' * (len(row['seeds']) > 1)} {', '.join(map(str, row['seeds']))}"
 
 
 def markdown_line(words: Iterable[str]) -> str:
@@ -162,6 +185,8 @@ COLUMNS = {  # of the csv -> of a row
     "published_source": "source",
     "our_miou": "ours",
     "our_spread": "spread",
+    "our_interval": "interval",
+    "released": "released",
     "seeds": "seeds",
     "difference": "difference",
     "our_pixel_accuracy": "pixel_accuracy",
@@ -175,14 +200,14 @@ def as_csv(rows: Sequence[dict]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
-        counted = row if row["status"] == "measured" else {**row, "ours": None, "difference": None, "pixel_accuracy": None}
+        counted = row if row["status"] == "measured" else {**row, **dict.fromkeys(("ours", "interval", "difference", "pixel_accuracy"))}
         writer.writerow(csv_cell(counted[name]) for name in COLUMNS.values())
     return file.getvalue()
 
 
 def csv_cell(value: Any) -> Any:
     if isinstance(value, list):
-        return "; ".join(map(str, value))
+        return "; ".join(str(round(each, 6) if isinstance(each, float) else each) for each in value)
     if isinstance(value, dict):
         return json.dumps(value, sort_keys=True)
     return round(value, 6) if isinstance(value, float) else value

@@ -56,7 +56,17 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "network": (*TEXT, NOTHING),  # which of a method's networks was judged
     "others": (dict,),  # its other networks' miou, pixel_accuracy and iou
     "labelled": (dict, NOTHING),  # images, of, fingerprint: the part of the training images that kept its labels
+    "released": (*TEXT, NOTHING),  # the layout of an authors' checkpoint; our own training has none
+    "port": (bool, NOTHING),  # another code line than the authors' released it
+    "mean_accuracy": (*NUMBER, NOTHING),
+    "frequency_weighted_iou": (*NUMBER, NOTHING),
+    "category_miou": (*NUMBER, NOTHING),
+    "categories": (dict, NOTHING),  # name -> fraction or null
+    "interval": (list, NOTHING),  # of miou: from, to
+    "full": (dict, NOTHING),  # further measures
+    "records": (*TEXT, NOTHING),  # the file beside it that holds what each image gave
 }
+FRACTIONS = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "category_miou")
 PUBLISHED: dict[str, tuple[type, ...]] = {"miou": NUMBER, "data": TEXT, "split": TEXT, "protocol": TEXT, "source": TEXT}
 
 
@@ -68,12 +78,22 @@ def check_result(result: Any, file: Path) -> None:
         newer = f"schema {result['schema']}, and this report reads schema {SCHEMA}"
         raise ReportError(f"{file} has {newer}; read it with the checkout that wrote it, or run the experiment again")
     check_fields(result, FIELDS, OPTIONAL, file)
-    measured = {"miou": result["miou"], "pixel_accuracy": result["pixel_accuracy"]}
-    for name, value in {**measured, **{f"iou {name}": value for name, value in result["iou"].items()}}.items():
+    measured = {name: result.get(name) for name in FRACTIONS}
+    for group in ("iou", "categories"):
+        measured |= {f"{group} {name}": value for name, value in (result.get(group) or {}).items()}
+    measured |= {f"interval {end}": value for end, value in enumerate(check_interval(result.get("interval"), file))}
+    for name, value in measured.items():
         if value is not None and not (is_a(value, NUMBER) and 0 <= value <= 1):
             raise ReportError(f"{file}: {name} is {value!r}, but what we measure is a fraction from 0 to 1; write it as one")
     for published in result["published"]:
         check_published(published, file)
+
+
+def check_interval(interval: list | None, file: Path) -> list:
+    """Its two ends; none where there is no interval."""
+    if interval and (len(interval) != 2 or not all(is_a(end, NUMBER) for end in interval) or interval[0] > interval[1]):
+        raise ReportError(f"{file}: interval is {interval!r}, but must be two fractions, the lower first; judge the checkpoint again")
+    return interval or []
 
 
 def check_published(published: Any, file: Path) -> None:

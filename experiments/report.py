@@ -53,16 +53,26 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--results", type=Path, metavar="DIR", help="where kept results and the catalogue are (experiments/results)")
     words.add_argument("--format", choices=("text", "markdown", "csv"), default="text", help="text for a terminal (default), or for a file")
     words.add_argument("--data", metavar="NAME", help="only this data set, as cityscapes or streets")
+    words.add_argument("--split", metavar="NAME", help="only this split, as val or test")
     words.add_argument("--paper", metavar="NAME", help="only this paper, as bisenet")
     words.add_argument("--all", action="store_true", help="also the rows of the catalogue that nobody has measured")
     words.add_argument("--out", type=Path, metavar="FILE", help="write to this file instead of the screen")
+    words.add_argument("--plot", type=Path, metavar="FILE", help="also draw mIoU against frames per second: a .png, .svg or .pdf")
+    words.add_argument(
+        "--speed", type=Path, nargs="+", default=[], metavar="BENCH", help="our speeds, as benchmark.py infer --out wrote them"
+    )
     return words
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """0, or 2 after one sentence about what was wrong."""
     try:
-        print_or_write(*report(options := parser().parse_args(words)), options)
+        options = parser().parse_args(words)
+        rows, others, stopped = report(options)
+        unplotted = plot(rows, options) if options.plot or options.speed else []
+        print_or_write(in_format(rows, others, stopped, unplotted, options), options)
+        if options.format == "csv" and unplotted:
+            print(*unplotted, sep="\n", file=sys.stderr)
     except ReportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -78,11 +88,11 @@ def report(options: argparse.Namespace) -> tuple[list[dict], list[dict], list[Pa
     results = read_results(paths)
     rows, others = table(results), apart(results)
     rows = in_order(rows + not_measured(read_catalogue(folder), rows)) if options.all else rows
-    for name, wanted in (("paper", options.paper), ("data", options.data)):
+    for name, wanted in (("paper", options.paper), ("data", options.data), ("split", options.split)):
         if wanted is not None:
             check_known(name, wanted, rows + others)
             rows, others = ([row for row in part if row[name] == wanted] for part in (rows, others))
-    return rows, others, [] if options.paper or options.data else stopped_runs(paths)
+    return rows, others, [] if options.paper or options.data or options.split else stopped_runs(paths)
 
 
 def check_known(name: str, wanted: str, rows: list[dict]) -> None:
@@ -96,9 +106,24 @@ def check_known(name: str, wanted: str, rows: list[dict]) -> None:
     raise ReportError(f"no result has the {name} {wanted}; {guess}{have}; run it, or see with --all what is not measured")
 
 
-def print_or_write(rows: list[dict], others: list[dict], stopped: list[Path], options: argparse.Namespace) -> None:
-    screen = options.out is None and sys.stdout.isatty()
-    text = in_format(rows, others, stopped, options.format, screen)
+def plot(rows: list[dict], options: argparse.Namespace) -> list[str]:
+    """Draws the rows that have both an mIoU and a speed; a line for each reason why others are not in the picture."""
+    from experiments.plotting import check_file, draw
+    from experiments.points import how_measured, in_words, points, published_speeds, read_timing
+
+    if not options.plot:
+        raise ReportError("--speed says how fast networks are, which a plot alone shows; give it one with --plot FILE.png")
+    check_file(options.plot)
+    timings = [read_timing(file) for file in options.speed]
+    found, left = points(rows, timings, published_speeds(options.results or RESULTS))
+    if not found:
+        reasons = "; ".join(in_words(left)) or "the table is empty"
+        raise ReportError(f"there is nothing to plot ({reasons}); give --all for published points, or --speed for ours")
+    draw(found, options.plot, how_measured(found, rows, timings))
+    return [f"plot: {len(found)} points in {options.plot}", *in_words(left)]
+
+
+def print_or_write(text: str, options: argparse.Namespace) -> None:
     if options.out is None:
         sys.stdout.reconfigure(errors="replace")
         sys.stdout.write(text)
@@ -109,15 +134,16 @@ def print_or_write(rows: list[dict], others: list[dict], stopped: list[Path], op
         raise ReportError(f"{options.out} cannot be written ({error.strerror}); name a file in a folder that exists") from None
 
 
-def in_format(rows: list[dict], others: list[dict], stopped: list[Path], form: str, screen: bool) -> str:
-    if form == "csv":
+def in_format(rows: list[dict], others: list[dict], stopped: list[Path], unplotted: list[str], options: argparse.Namespace) -> str:
+    if options.format == "csv":
         return as_csv(rows + others)
     lines = [*map(apart_line, others), *(f"without result.json: {run}" for run in stopped)]
     if not rows and not lines:
         return "Nothing is measured yet. Make a first result with: python experiments/run.py --model bisenet/resnet18 --data streets\n"
-    if form == "markdown":
-        return as_markdown(rows, lines)
-    return as_text(rows, lines, width=screen_width() if screen else WIDTH, color=screen)
+    if options.format == "markdown":
+        return as_markdown(rows, lines, unplotted)
+    screen = options.out is None and sys.stdout.isatty()
+    return as_text(rows, lines, unplotted, width=screen_width() if screen else WIDTH, color=screen)
 
 
 def screen_width() -> int:

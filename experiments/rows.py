@@ -32,7 +32,7 @@ def standing(result: dict) -> str:
 def likeness(result: dict) -> str:
     """What runs must share before their figures may be averaged."""
     same = ("experiment", "overrides", "data", "split", "protocol", "iterations")
-    return json.dumps([*(result[name] for name in same), sorted(result["departures"])], sort_keys=True)
+    return json.dumps([*(result[name] for name in same), sorted(result["departures"]), released(result)], sort_keys=True)
 
 
 def as_row(runs: Sequence[dict]) -> dict:
@@ -40,14 +40,18 @@ def as_row(runs: Sequence[dict]) -> dict:
     newest = max(runs, key=lambda run: run["date"])
     ours = over_seeds(runs, lambda run: run["miou"])
     published = comparable(newest)
-    same = ("experiment", "paper", "row", "title", "overrides", "data", "split", "protocol", "iterations")
+    same = ("experiment", "paper", "row", "title", "overrides", "data", "split", "protocol")
     return {
         "status": standing(newest),
         "name": name_of(newest),
         **{name: newest[name] for name in same},
+        "iterations": None if released(newest) else newest["iterations"],  # nobody says how long the authors trained
+        "released": released(newest),
+        "port": bool(newest.get("port")),
         **published_cells(published),
         "ours": mean(ours),
         "spread": stdev(ours) if len(ours) > 1 else None,
+        "interval": [100 * end for end in runs[0].get("interval") or []] if len(runs) == 1 else [],
         "seeds": sorted({run["seed"] for run in runs}),
         "difference": mean(ours) - published[0]["miou"] if ours and published else None,
         "pixel_accuracy": mean(over_seeds(runs, lambda run: run["pixel_accuracy"])),
@@ -73,8 +77,11 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def comparable(result: dict) -> list[dict]:
-    """The published figures on the result's own data, split and protocol; none for another network, or for one trained on other labels."""
-    if any(name.split(".")[0] in ("model", "semi") or name == "data.labelled" for name in result["overrides"]):
+    """The published figures on the result's own data, split and protocol; none for another network, or for one trained on other labels.
+
+    A checkpoint that the authors released is the published network; one that another code line released is not.
+    """
+    if result.get("port") or any(name.split(".")[0] in ("model", "semi") or name == "data.labelled" for name in result["overrides"]):
         return []
     return [each for each in result["published"] if all(each[name] == result[name] for name in ("data", "split", "protocol"))]
 
@@ -87,13 +94,26 @@ def published_cells(published: Sequence[dict]) -> dict:
 
 
 def name_of(result: dict) -> str:
-    """The address with its overrides, as they are written on the command line."""
-    words = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in sorted(result["overrides"].items())]
-    return " ".join([result["experiment"], *words])
+    """The address with its overrides, as they are written on the command line, and whose checkpoint it is where it is not ours."""
+    given = {name: value for name, value in sorted(result["overrides"].items()) if name != "released"}
+    words = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in given.items()]
+    layout = released(result)
+    return " ".join([result["experiment"], *words, *([f"(released {layout})"] if layout else [])])
+
+
+def released(result: dict) -> str | None:
+    """The layout of a checkpoint that somebody else trained; None for our own training."""
+    return result.get("released") or result["overrides"].get("released")
 
 
 def in_order(rows: Iterable[dict]) -> list[dict]:
-    return sorted(rows, key=lambda row: [str(row[name]) for name in ("paper", "name", "data", "split", "protocol")] + [row["seeds"]])
+    return sorted(rows, key=place_in_order)
+
+
+def place_in_order(row: dict) -> list:
+    """A released checkpoint comes right after what we trained of the same network and protocol."""
+    name = row["name"].removesuffix(f" (released {row['released']})")
+    return [row["paper"], name, *(row[part] for part in ("data", "split", "protocol")), row["released"] or "", row["seeds"]]
 
 
 def like_with_like(rows: Iterable[dict]) -> dict[tuple[str, str, str], list[dict]]:
@@ -111,7 +131,7 @@ def not_measured(papers: Mapping[str, dict], rows: Iterable[dict]) -> list[dict]
     """A row for each published figure that none of `rows` is set beside, and for each experiment with neither figure nor run."""
     rows = list(rows)
     held = {(row["experiment"], row["data"], row["split"], row["protocol"]) for row in rows if row["published"] is not None}
-    run = {row["experiment"] for row in rows}
+    run = {row["experiment"] for row in rows if not row["port"]}
     missing = []
     for paper, row, claims in [(paper, row, claims) for paper, book in papers.items() for row, claims in book["rows"].items()]:
         blank = blank_row(paper, row, papers[paper].get("title", ""), claims.get("parameters"))
@@ -130,7 +150,17 @@ def blank_row(paper: str, row: str, title: str, parameters: int | None) -> dict:
     """A row of the table before anything is known of it."""
     experiment = f"{paper}/{row}"
     named = {"status": "not measured", "name": experiment, "experiment": experiment, "paper": paper, "row": row, "title": title}
-    numbers = dict.fromkeys(("iterations", "ours", "spread", "difference", "pixel_accuracy", "inference_parameters", "images"))
-    lists = {name: [] for name in ("seeds", "departures", "hardware", "precision", "date", "commit", "runs")}
+    numbers = dict.fromkeys(("iterations", "ours", "spread", "difference", "pixel_accuracy", "inference_parameters", "images", "released"))
+    lists = {name: [] for name in ("interval", "seeds", "departures", "hardware", "precision", "date", "commit", "runs")}
     place = {"data": "", "split": "", "protocol": ""}
-    return {**named, **place, "overrides": {}, "iou": {}, "parameters": parameters, **numbers, **lists, **published_cells(())}
+    return {
+        **named,
+        **place,
+        "port": False,
+        "overrides": {},
+        "iou": {},
+        "parameters": parameters,
+        **numbers,
+        **lists,
+        **published_cells(()),
+    }
