@@ -28,6 +28,7 @@ COLORS = (
 SHAPES = "osD^vPXph<>*8"
 PANEL, SIDE, HEAD, FOOT, LINE = (5.6, 4.7), (0.62, 0.12), 0.34, 0.58, 0.165  # inches
 AWAY = (8, 11, 14, 18, 23, 30, 38, 48)  # points from a marker to its label
+LEADER = 11  # points from which on a line leads from a marker to its label
 MARK = {"linestyle": "none", "markersize": 6}
 LETTERS = 17.5  # of the caption in an inch
 SMALL = 7.5  # points, of what is written beside markers and below panels
@@ -186,7 +187,7 @@ def write_labels(axes: Any, here: Sequence[Point], by_paper: dict[str, str]) -> 
     inside = tuple(axes.get_window_extent(renderer).extents)
     for each, text, size, (dx, dy) in zip(here, texts, sizes, arranged(spots, sizes, bars(axes, here, pixel), inside, pixel)):
         text.set_position((dx / pixel, dy / pixel))
-        if max(abs(dx) - size[0] / 2, abs(dy) - size[1] / 2) > 10 * pixel:
+        if max(abs(dx) - size[0] / 2, abs(dy) - size[1] / 2) > LEADER * pixel:
             line = {"arrowstyle": "-", "color": by_paper[each.paper], "linewidth": 0.5, "alpha": 0.7, "shrinkA": 0, "shrinkB": 3}
             axes.annotate("", (each.fps, each.miou), xytext=(dx / pixel, dy / pixel), textcoords="offset points", zorder=2, arrowprops=line)
 
@@ -224,8 +225,10 @@ def best_offset(spot: Spot, size: Spot, taken: Sequence[Box], others: Sequence[B
         dx, dy = offset(choice)
         box = around((spot[0] + dx, spot[1] + dy), size)
         covered = sum(overlap(box, each) for each in taken) + 10 * (size[0] * size[1] - overlap(box, inside))
-        steps = [around((spot[0] + dx * share / 10, spot[1] + dy * share / 10), (1, 1)) for share in range(1, 10)]
-        crossed = sum(overlap(step, each) > 0 for step in steps for each in others)
+        crossed = 0
+        if choice[1] > LEADER:
+            steps = [around((spot[0] + dx * share / 10, spot[1] + dy * share / 10), (1, 1)) for share in range(1, 10)]
+            crossed = sum(overlap(step, each) > 0 for step in steps for each in others)
         return 3 * covered / pixel**2 + 30 * crossed + 1.5 * choice[1]
 
     return offset(min(product(range(16), AWAY), key=cost))

@@ -34,6 +34,9 @@ examples:
   python experiments/report.py runs/sweep-...   those of one sweep (run.py --model "stdc/*")
   python experiments/report.py --all            also the rows of the papers that nobody has measured
   python experiments/report.py --data cityscapes --format markdown --out table.md
+  python experiments/report.py --all --plot speed.png                      published mIoU against published frames per second
+  python experiments/report.py runs --plot speed.pdf --speed infer.json    ours among them (benchmark.py infer ... --out infer.json)
+  python experiments/report.py --compare A.json B.json                     two of evaluate.py's files, image by image
 
 how to read it:
   mIoU is in percent. "ours" is the mean over seeds, +- their sample standard deviation; a single run has no spread.
@@ -57,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--paper", metavar="NAME", help="only this paper, as bisenet")
     words.add_argument("--all", action="store_true", help="also the rows of the catalogue that nobody has measured")
     words.add_argument("--out", type=Path, metavar="FILE", help="write to this file instead of the screen")
+    words.add_argument("--compare", type=Path, nargs=2, metavar="EVALUATION", help="two evaluations of the same images, by evaluate.py")
     words.add_argument("--plot", type=Path, metavar="FILE", help="also draw mIoU against frames per second: a .png, .svg or .pdf")
     words.add_argument(
         "--speed", type=Path, nargs="+", default=[], metavar="BENCH", help="our speeds, as benchmark.py infer --out wrote them"
@@ -68,6 +72,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """0, or 2 after one sentence about what was wrong."""
     try:
         options = parser().parse_args(words)
+        if options.compare:
+            print_or_write(compared(options), options)
+            return 0
         rows, others, stopped = report(options)
         unplotted = plot(rows, options) if options.plot or options.speed else []
         print_or_write(in_format(rows, others, stopped, unplotted, options), options)
@@ -104,6 +111,17 @@ def check_known(name: str, wanted: str, rows: list[dict]) -> None:
     guess = f"did you mean {near[0]}? " if near else ""
     have = f"there are {', '.join(known)}" if known else "there is no result at all"
     raise ReportError(f"no result has the {name} {wanted}; {guess}{have}; run it, or see with --all what is not measured")
+
+
+def compared(options: argparse.Namespace) -> str:
+    """Two evaluations beside each other; no word of a table goes with that."""
+    given = {"RUN_OR_FOLDER": options.runs, "--plot": options.plot, "--speed": options.speed, "--all": options.all, "--data": options.data,
+             "--paper": options.paper, "--split": options.split, f"--format {options.format}": options.format != "text"}  # fmt: skip
+    if beside := [name for name, value in given.items() if value]:
+        raise ReportError(f"--compare sets two evaluations beside each other and makes no table; leave out {', '.join(beside)}")
+    from experiments.comparing import compare
+
+    return compare(*options.compare)
 
 
 def plot(rows: list[dict], options: argparse.Namespace) -> list[str]:
