@@ -10,14 +10,16 @@ fine+coarse both. Papers with coarse labels train on these first and go on with 
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from datamodules import DataError
 from datamodules.labels import CITYSCAPES
 from datamodules.layouts import one_of, tell
 from datamodules.module import SegmentationData
-from datamodules.store import Files, paired
+from datamodules.store import Files, Reader, Size, decode, paired
 from datamodules.zips import Zips
 
-IMAGE, LABEL = "_leftImg8bit.png", "_{kind}_labelIds.png"
+IMAGE, LABEL, INSTANCES = "_leftImg8bit.png", "_{kind}_labelIds.png", "_gtFine_instanceIds.png"
 EXTRA = "download gtCoarse.zip and leftImg8bit_trainextra.zip too and unzip both into DIR, or take data.training=fine"
 BLACK = "troisdorf_000000_000073"  # the one file of train_extra that shows nothing: one gray channel, all black
 
@@ -41,12 +43,23 @@ class Cityscapes(SegmentationData):
     ) -> None:
         super().__init__(root, **settings)
         self.training = one_of("training", training, ("fine", "fine+coarse", "coarse"))
+        self.instance_files: dict[str, dict[str, str]] = {}  # by split and name
 
     def source(self, split: str) -> Files:
         pairs, zips = {}, Zips()
         for quality in self.training.split("+") if split == "train" else ["fine"]:
             pairs |= self.pairs("gtCoarse", "train_extra", zips) if quality == "coarse" else self.pairs("gtFine", split, zips)
         return Files([*pairs.values()], self.labels, names=list(pairs), read=zips)
+
+    def instances(self, split: str, index: int) -> np.ndarray | None:
+        """None for a pack, which keeps labels alone, and for an image without a file of instances beside its label."""
+        source = self.open(split)
+        if not isinstance(source, Files):
+            return None
+        if split not in self.instance_files:
+            self.instance_files[split] = self.listed("gtFine", split, INSTANCES, source.read)
+        path = self.instance_files[split].get(source.names[index])
+        return None if path is None else self.labels.encode_instances(read_instances(path, source.size(index), source.read))
 
     def pairs(self, kind: str, split: str, zips: Zips) -> dict[str, tuple[str, str]]:
         images, labels = self.listing("leftImg8bit", split, IMAGE, zips), self.listing(kind, split, LABEL.format(kind=kind), zips)
@@ -56,22 +69,39 @@ class Cityscapes(SegmentationData):
 
     def listing(self, kind: str, split: str, ending: str, zips: Zips) -> dict[str, str]:
         """Files by their official name, such as aachen_000000_000019: from the folder, or from the zip where there is none."""
-        folder, archive = self.root / kind / split, self.root / archive_of(kind, split)
-        if not folder.is_dir() and archive.is_file():
-            files = zips.matching(archive, f"{kind}/{split}/*/*{ending}")
-        else:
-            files = sorted(map(str, folder.glob(f"*/*{ending}")))
-        names = {file.rpartition("/")[2].removesuffix(ending): file for file in files}
+        names = self.listed(kind, split, ending, zips)
         names.pop(BLACK, None)
         if not names:
             remedy = EXTRA if split == "train_extra" else self.remedy
             raise DataError(f"{self.root} holds no {kind}/{split}/<city>/*{ending}{self.elsewhere(kind)}: {remedy}")
         return names
 
+    def listed(self, kind: str, split: str, ending: str, zips: Zips) -> dict[str, str]:
+        folder, archive = self.root / kind / split, self.root / archive_of(kind, split)
+        if not folder.is_dir() and archive.is_file():
+            files = zips.matching(archive, f"{kind}/{split}/*/*{ending}")
+        else:
+            files = sorted(map(str, folder.glob(f"*/*{ending}")))
+        return {file.rpartition("/")[2].removesuffix(ending): file for file in files}
+
     def elsewhere(self, kind: str) -> str:
         """ " (did you mean ...?)" when the tree begins one folder above or below."""
         found = [folder for folder in (self.root.parent, *sorted(self.root.iterdir())) if (folder / kind).is_dir()]
         return f" (did you mean {found[0]}?)" if found else ""
+
+
+def read_instances(path: str, size: Size, read: Reader) -> np.ndarray:
+    """The numbers in the file, uint16 (H, W)."""
+    import cv2
+
+    values = decode(read(path), path, lambda buffer: cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED))
+    if values.dtype != np.uint16 or values.shape != size:
+        kind = "x".join(map(str, values.shape))
+        raise DataError(
+            f"{path} is a {kind} picture of {8 * values.itemsize} bits; instances are one 16-bit channel of the label's "
+            f"{size[0]}x{size[1]}: get it again from gtFine_trainvaltest.zip"
+        )
+    return values
 
 
 def archive_of(kind: str, split: str) -> str:

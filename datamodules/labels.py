@@ -3,8 +3,8 @@
 Files hold ids; training sees train ids: 0 .. classes-1 in the order of `names`, and 255 for every pixel that is ignored.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ class LabelSet:
     void_palette: tuple[RGB, ...] = ((0, 0, 0),)
     merged: tuple[tuple[int, int], ...] = ()  # further ids of a class: (id in the files, train id)
     merged_palette: tuple[tuple[RGB, int], ...] = ()  # further colors of a class: (color in the files, train id)
+    instance_sizes: Mapping[int, float] = field(default_factory=dict, hash=False)  # train id -> average pixels of an instance
 
     def __post_init__(self) -> None:
         counts = {len(self.names), len(self.palette), len(self.ids), len(self.categories or self.names)}
@@ -76,6 +77,16 @@ class LabelSet:
             f"(nearest to {unknown[0]}: {nearest}): check that the file holds this data set's ids, not train ids or colors, "
             "or declare the value as ignored"
         )
+
+    def encode_instances(self, values: np.ndarray) -> np.ndarray:
+        """File id * 1000 + number -> int32 train id * 1000 + number in the instances of judged classes, -1 in all else.
+
+        A plain file id is no instance: it is a class that has none, or a group whose members nobody told apart.
+        """
+        classes, numbers = np.divmod(values.astype(np.int32), 1000)
+        countable = np.isin(self.table, [*self.instance_sizes])  # by file id
+        inside = countable[classes] & (classes > 0)
+        return np.where(inside, self.table[classes] * np.int32(1000) + numbers, np.int32(-1))
 
     def decode(self, label: np.ndarray) -> np.ndarray:
         """Train ids -> file ids, as a test server wants them; ignored pixels become the first void id."""
@@ -171,6 +182,17 @@ CITYSCAPES_IDS = (
     Entry(33, "bicycle", "vehicle", (119, 11, 32), True),
     Entry(-1, "license plate", "vehicle", (0, 0, 142), False),
 )
+# Average pixels of a class's instances: constants of the benchmark's evaluation script (cityscapesScripts, avgClassSize).
+CITYSCAPES_INSTANCES = {
+    "person": 3462.4756337644,
+    "rider": 3930.4788056518,
+    "car": 12794.0202738185,
+    "truck": 27855.1264367816,
+    "bus": 35732.1511111111,
+    "train": 67583.7075812274,
+    "motorcycle": 6298.7200839748,
+    "bicycle": 4672.3249222261,
+}
 JUDGED = [entry for entry in CITYSCAPES_IDS if entry.judged]
 CITYSCAPES = LabelSet(
     names=tuple(entry.name for entry in JUDGED),
@@ -178,6 +200,7 @@ CITYSCAPES = LabelSet(
     ids=tuple(entry.id for entry in JUDGED),
     void=tuple(entry.id for entry in CITYSCAPES_IDS if not entry.judged),
     categories=tuple(entry.category for entry in JUDGED),
+    instance_sizes={[entry.name for entry in JUDGED].index(name): pixels for name, pixels in CITYSCAPES_INSTANCES.items()},
 )
 STREET_TRAIN_IDS = replace(CITYSCAPES, ids=tuple(range(19)), void=(255,))  # files that hold train ids: BDD100K, ACDC, Dark Zurich
 

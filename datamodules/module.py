@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -112,6 +113,10 @@ class SegmentationData(LightningDataModule):
     def source(self, split: str) -> Source:
         """Reads the split's listing; pixels are read when they are asked for."""
         raise NotImplementedError
+
+    def instances(self, split: str, index: int) -> np.ndarray | None:
+        """An image's instances, int32 (H, W): train id * 1000 + number within an instance and -1 elsewhere; None where no file tells."""
+        return None
 
     @property
     def root(self) -> Path:

@@ -1,17 +1,15 @@
 """mIoU against torchmetrics' own, a slow loop, and the official Cityscapes script on files."""
 
-import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from datamodules.labels import CITYSCAPES
 from segmodels.metrics import JaccardIndex, scores
+from tests.official import official_scores
 
 
 def maps(classes: int = 19, count: int = 3, seed: int = 0, present: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,35 +66,43 @@ def test_a_value_outside_the_classes_is_refused(predicted: int, label: int) -> N
         JaccardIndex(5).update(torch.tensor([[predicted]], dtype=torch.uint8), torch.tensor([[label]], dtype=torch.uint8))
 
 
-def test_miou_is_the_official_cityscapes_scripts_on_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """cityscapesScripts reads label ids from PNG files; numpy lost in1d, which it still calls."""
-    pytest.importorskip("cityscapesscripts", reason="the eval script is in the test extra")
-    if not hasattr(np, "in1d"):
-        monkeypatch.setattr(np, "in1d", np.isin, raising=False)
-    predicted, label = maps(seed=3, present=15)
-    pairs = []
-    for index, (one, other) in enumerate(zip(predicted.numpy(), label.numpy())):
-        truth, guess = tmp_path / f"a_{index:06d}_000019_gtFine_labelIds.png", tmp_path / f"a_{index:06d}_000019_pred.png"
-        Image.fromarray(CITYSCAPES.decode(other)).save(truth)
-        Image.fromarray(CITYSCAPES.decode(one)).save(guess)
-        pairs.append((str(guess), str(truth)))
-    official = official_scores(pairs, monkeypatch, tmp_path)
-    found = scores(judged(predicted, label, 19).confmat)
+@pytest.mark.parametrize("present", [19, 15, 4])
+def test_scores_are_the_official_cityscapes_scripts_on_files(present: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted, label = maps(seed=3, present=present)
+    official = official_scores(predicted.numpy(), CITYSCAPES.decode(label.numpy()), tmp_path, monkeypatch)
+    found = scores(judged(predicted, label, 19).confmat, CITYSCAPES.categories)
     assert found["miou"] == pytest.approx(official["averageScoreClasses"], abs=1e-6)
-    for name, iou in zip(CITYSCAPES.names, found["iou"]):
-        theirs = official["classScores"][name]
-        assert iou == pytest.approx(theirs, abs=1e-6) if iou is not None else np.isnan(theirs)
+    assert found["category_miou"] == pytest.approx(official["averageScoreCategories"], abs=1e-6)
+    assert list(found["categories"]) == ["flat", "construction", "object", "nature", "sky", "human", "vehicle"]
+    for theirs, ours in (
+        (official["classScores"], dict(zip(CITYSCAPES.names, found["iou"]))),
+        (official["categoryScores"], found["categories"]),
+    ):
+        for name, iou in ours.items():
+            assert iou == pytest.approx(theirs[name], abs=1e-6) if iou is not None else np.isnan(theirs[name])
 
 
-def official_scores(pairs: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict:
-    import warnings
+def test_accuracies_and_the_frequency_weighted_iou_are_those_of_a_slow_loop() -> None:
+    predicted, label = maps(classes=5, present=4)
+    found = scores(judged(predicted, label, 5).confmat)
+    valid, weighted = label != 255, 0.0
+    for each in range(4):
+        true = label == each
+        assert found["accuracy"][each] == pytest.approx((predicted == each)[true].double().mean().item())
+        weighted += true.sum().item() / valid.sum().item() * found["iou"][each]
+    assert found["accuracy"][4] is None and found["iou"][4] == 0  # predicted, and never true
+    assert found["mean_accuracy"] == pytest.approx(sum(found["accuracy"][:4]) / 4)
+    assert found["frequency_weighted_iou"] == pytest.approx(weighted)
 
-    monkeypatch.setenv("CITYSCAPES_DATASET", str(folder))
-    monkeypatch.setattr(sys, "argv", ["evaluate"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the script's own deprecations and divisions by zero
-        from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as script
 
-        script.args.evalInstLevelScore, script.args.quiet, script.args.JSONOutput = False, True, False
-        monkeypatch.setattr(script.args, "avgClassSize", script.args.avgClassSize)
-        return json.loads(json.dumps(script.evaluateImgLists([g for g, _ in pairs], [t for _, t in pairs], script.args)))
+def test_nothing_to_judge_by_gives_no_number() -> None:
+    found = scores(torch.zeros(3, 3, dtype=torch.int64), ("a", "a", "b"))
+    means = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "category_miou")
+    assert all(np.isnan(found[name]) for name in means) and found["pixels"] == 0
+    assert found["iou"] == found["accuracy"] == [None] * 3 and found["categories"] == {"a": None, "b": None}
+
+
+def test_a_class_taken_for_another_one_of_its_category_is_right_there() -> None:
+    confusion = torch.tensor([[4, 6, 0], [0, 8, 2], [0, 0, 0]])  # the first two are of one category
+    assert scores(confusion, ("near", "near", "far"))["categories"] == {"near": 0.9, "far": 0.0}
+    assert "categories" not in scores(confusion)
