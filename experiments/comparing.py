@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from experiments.protocols import protocol_name
 from experiments.recorded import ReportError, check_result, read_json
@@ -13,10 +14,10 @@ from experiments.rows import name_of
 DRAWS = 10_000
 WORST = 5  # images that are named
 READING = """\
-Differences are A - B, in percentage points. [ ] holds 95 % of {draws} bootstrap draws of images. p is the share of {draws} random swaps
-(seed {seed}), image by image, of the two networks' predictions that give a difference as large; p of the classes is corrected by Holm for
-{classes} classes at once. An image's own mIoU is over the classes that its truth shows. All this is the chance of images: that of training
-shows only in several seeds.
+Scores are in percent, differences (A - B) in percentage points. [ ] holds 95 % of {draws} bootstrap draws of images. p is the share of
+{draws} random swaps (seed {seed}), image by image, of the two networks' predictions that give a difference as large; p of the classes is
+corrected by Holm for {classes} classes at once. An image's own mIoU is over the classes that its truth shows. All this is the chance of
+images: that of training shows only in several seeds.
 """
 
 
@@ -56,8 +57,9 @@ def judged(file: Path) -> Judged:
     if not records.is_file():
         raise ReportError(f"{file} has no {records.name} beside it, which says what each image gave; judge it again with evaluate.py")
     try:
-        return Judged(file, result, load(records))
-    except (ValueError, OSError, KeyError, TypeError) as problem:
+        with records.open("rb") as stored:
+            return Judged(file, result, load(stored))
+    except (BadZipFile, ValueError, OSError, KeyError, TypeError) as problem:
         raise ReportError(f"{records} cannot be read ({problem}); judge the checkpoint again with evaluate.py") from None
 
 

@@ -26,11 +26,13 @@ COLORS = (
     "#c2a5cf",
 )
 SHAPES = "osD^vPXph<>*8"
-PANEL, SIDE, HEAD, FOOT, LINE = (5.6, 4.7), (0.62, 0.12), 0.34, 0.58, 0.165  # inches
+ALONE, BESIDE, TALL = 7.2, 5.6, 4.7  # inches: a panel's width, alone or in two columns, and its height
+SIDE, HEAD, FOOT = (0.62, 0.12), 0.34, 0.58  # inches of a panel that axes leave free
+LINE, CAPTION_LINE = 0.165, 0.124  # inches
 AWAY = (8, 11, 14, 18, 23, 30, 38, 48)  # points from a marker to its label
 LEADER = 11  # points from which on a line leads from a marker to its label
 MARK = {"linestyle": "none", "markersize": 6}
-LETTERS = 17.5  # of the caption in an inch
+LETTERS = 18.5  # of the caption in an inch
 SMALL = 7.5  # points, of what is written beside markers and below panels
 READING = (
     "Hollow: published mIoU and published speed, each speed on its authors' hardware and with their runtime, so hollow points are not "
@@ -55,19 +57,18 @@ def draw(points: Sequence[Point], file: Path, notes: Sequence[str] = ()) -> None
     from matplotlib.figure import Figure
 
     places = sorted({each.place for each in points}, key=lambda place: (place.split()[0], not place.endswith(" val"), place))
-    columns = min(2, len(places))
-    rows, width = -(-len(places) // columns), columns * PANEL[0]
-    legends = [(paper_marks(points), 1.05), (machine_marks(points), max(len(each.machine) for each in points) * 0.058 + 0.9)]
-    below = textwrap.wrap(caption(points, notes), int((width - 0.8) * LETTERS))
-    legends = [(marks, max(1, int((width - SIDE[0]) / wide))) for marks, wide in legends]
+    columns, wide = (1, ALONE) if len(places) == 1 else (2, BESIDE)
+    rows, width = -(-len(places) // columns), columns * wide
+    legends = [(marks, max(1, int((width - SIDE[0]) / inches))) for marks, inches in legends_of(points) if marks]
     heights = [LINE * -(-len(marks) // count) + 0.06 for marks, count in legends]
-    foot = sum(heights) + 0.8 * LINE * len(below) + 0.1
-    height = rows * PANEL[1] + foot
+    below = textwrap.wrap(caption(points, notes), int((width - 0.8) * LETTERS))
+    foot = sum(heights) + CAPTION_LINE * len(below) + 0.15
+    height = rows * TALL + foot
     figure = Figure(figsize=(width, height))
     for number, place in enumerate(places):
         row, column = divmod(number, columns)
-        left, bottom = column * PANEL[0] + SIDE[0], foot + (rows - 1 - row) * PANEL[1] + FOOT
-        box = (left / width, bottom / height, (PANEL[0] - sum(SIDE)) / width, (PANEL[1] - HEAD - FOOT) / height)
+        left, bottom = column * wide + SIDE[0], foot + (rows - 1 - row) * TALL + FOOT
+        box = (left / width, bottom / height, (wide - sum(SIDE)) / width, (TALL - HEAD - FOOT) / height)
         panel(figure.add_axes(box), place, [each for each in points if each.place == place], points)
     top = foot
     for (marks, count), tall in zip(legends, heights):
@@ -80,7 +81,7 @@ def draw(points: Sequence[Point], file: Path, notes: Sequence[str] = ()) -> None
 def write_legend(figure: Any, marks: Sequence[Any], columns: int, corner: tuple[float, float]) -> None:
     figure.add_artist(figure.legend(
         handles=marks, loc="upper left", bbox_to_anchor=corner, borderaxespad=0, borderpad=0, ncols=columns, fontsize=SMALL,
-        frameon=False, handletextpad=0.3, columnspacing=1.2, labelspacing=0.45,
+        frameon=False, handlelength=1.5, handleheight=0.5, handletextpad=0.5, columnspacing=1.2, labelspacing=0.45,
     ))  # fmt: skip
 
 
@@ -114,20 +115,21 @@ def shapes(points: Iterable[Point]) -> dict[tuple[bool, str], str]:
     return {(not theirs, machine): SHAPES[index % len(SHAPES)] for index, (theirs, machine) in enumerate(machines)}
 
 
-def paper_marks(points: Sequence[Point]) -> list[Any]:
+def legends_of(points: Sequence[Point]) -> list[tuple[list[Any], float]]:
+    """The marks of papers, of our machines and of the published ones, and how many inches a column of each takes."""
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
-    return [Line2D([], [], color=color, label=paper, marker="s", **MARK) for paper, color in colors(points).items()]
-
-
-def machine_marks(points: Sequence[Point]) -> list[Any]:
-    from matplotlib.lines import Line2D
-
-    made = []
-    for (ours, machine), shape in shapes(points).items():
-        whose, face = ("ours", "black") if ours else ("published", "white")
-        made.append(Line2D([], [], color="black", marker=shape, markerfacecolor=face, label=f"{whose}: {machine}", **MARK))
-    return made
+    papers = [Patch(color=color, label=paper) for paper, color in colors(points).items()]
+    legends = [(papers, 1.1)]
+    for whose, face, of_ours in (("ours", "black", True), ("published", "white", False)):
+        marks = [
+            Line2D([], [], color="black", marker=shape, markerfacecolor=face, label=f"{whose}: {machine}", **MARK)
+            for (ours, machine), shape in shapes(points).items()
+            if ours is of_ours
+        ]
+        legends.append((marks, 0.3 + 0.062 * max((len(mark.get_label()) for mark in marks), default=0)))
+    return legends
 
 
 # --- a panel

@@ -10,7 +10,8 @@ from experiments.recorded import RESULTS, ReportError, read_catalogue, read_json
 from experiments.speed import by, on, settings
 
 Left = dict[str, list[str]]  # why something is no point -> what it is
-NEEDED = ("name", "size", "problem", "experiment", "model", "released", "port")
+NETWORK = ("name", "size", "problem", "experiment", "model", "released", "port")
+CONDITIONS = ("device", "device_kind", "threads", "versions", "precision", "batch", "folded", "channels_last", "compile", "what", "timed")
 PASSES = "judged in several passes, or on images of many sizes, so that no one speed belongs to it"
 
 
@@ -25,6 +26,7 @@ class Point:
     miou: float
     machine: str
     ours: bool
+    judged: str = ""  # where our mIoU was computed
     whisker: tuple[float, float] | None = None  # mIoU from, to
 
 
@@ -32,18 +34,17 @@ def points(rows: Sequence[dict], timings: Sequence[dict], speeds: Mapping[str, S
     """Published figures with published speeds, measured rows with measured ones; and in words what has no other half."""
     found: dict[Point, None] = {}  # a row that was trained twice has its published figure once
     left: Left = {}
-    used: set[tuple[int, int]] = set()
-    for row in rows:
-        if row["published"] is not None:
-            found |= dict.fromkeys(published_points(row, speeds.get(row["experiment"], ()), left))
-        if row["status"] == "measured":
-            found |= dict.fromkeys(our_points(row, timings, left, used))
-    for number, timing in enumerate(timings):
-        for place, network in enumerate(timing["networks"]):
-            if network["problem"]:
-                note(left, "not timed", f"{network['name']} ({network['problem']})")
-            elif (number, place) not in used:
-                note(left, "timed, and in no row of this table at that size", f"{network['name']} at {by(network['size'])}")
+    timed = [(network, machine_of(timing["conditions"])) for timing in timings for network in timing["networks"]]
+    measured = [row for row in rows if row["status"] == "measured"]
+    for row in (row for row in rows if row["published"] is not None):
+        found |= dict.fromkeys(published_points(row, speeds.get(row["experiment"], ()), left))
+    for row in measured:
+        found |= dict.fromkeys(our_points(row, timed, left))
+    for network, _ in timed:
+        if network["problem"]:
+            note(left, "not timed", f"{network['name']} ({network['problem']})")
+        elif not any(same_network(row, network) and size_of(row) == tuple(network["size"]) for row in measured):
+            note(left, "timed, and in no row of this table at that size", f"{network['name']} at {by(network['size'])}")
     return list(found), left
 
 
@@ -58,31 +59,34 @@ def called(row: dict, name: str | None = None) -> str:
 
 def published_points(row: dict, speeds: Sequence[dict], left: Left) -> list[Point]:
     """The first published mIoU beside every published speed at its size."""
-    size, what = input_size(row["protocol"], row["data"]), called(row, row["experiment"])
+    size = input_size(row["protocol"], row["data"])
     same = [each for each in speeds if tuple(each["size"]) == size]
     if not same:
-        sizes = ", ".join(sorted({by(each["size"]) for each in speeds}))
-        why = "without a published speed" if not speeds else f"its speed is published at {sizes}" if size else PASSES
-        note(left, f"published mIoU, {why}", what)
+        note(left, f"published mIoU, {without_speed(size, speeds, 'published')}", called(row, row["experiment"]))
     return [point(row, each["fps"], row["published"], on(each).replace("Titan XP", "Titan Xp")) for each in same]  # papers write both
 
 
-def our_points(row: dict, timings: Sequence[dict], left: Left, used: set[tuple[int, int]]) -> list[Point]:
+def our_points(row: dict, timed: Sequence[tuple[dict, str]], left: Left) -> list[Point]:
     """A measured mIoU beside every measured speed of its network at the size that its protocol gives it."""
-    size, found, elsewhere = input_size(row["protocol"], row["data"], row["overrides"]), [], set()
-    for number, timing in enumerate(timings):
-        for place, network in enumerate(timing["networks"]):
-            if network["problem"] or not same_network(row, network):
-                continue
-            if tuple(network["size"]) != size:
-                elsewhere.add(by(network["size"]))
-                continue
-            used.add((number, place))
-            found.append(point(row, network["fps"], row["ours"], machine_of(timing["conditions"]), ours=True))
+    networks = [(network, machine) for network, machine in timed if not network["problem"] and same_network(row, network)]
+    found = [
+        point(row, network["fps"], row["ours"], machine, ours=True)
+        for network, machine in networks
+        if tuple(network["size"]) == size_of(row)
+    ]
     if not found:
-        why = PASSES if size is None else f"its speed is measured at {', '.join(sorted(elsewhere))}" if elsewhere else "not timed"
-        note(left, f"our mIoU, {why}", called(row))
+        note(left, f"our mIoU, {without_speed(size_of(row), [network for network, _ in networks], 'measured')}", called(row))
     return found
+
+
+def size_of(row: dict) -> tuple[int, int] | None:
+    return input_size(row["protocol"], row["data"], row["overrides"])
+
+
+def without_speed(size: tuple[int, int] | None, speeds: Sequence[dict], how: str) -> str:
+    if not speeds:
+        return f"without a {how} speed"
+    return f"its speed is {how} at {', '.join(sorted({by(each['size']) for each in speeds}))}" if size else PASSES
 
 
 def machine_of(conditions: dict) -> str:
@@ -110,6 +114,7 @@ def point(row: dict, fps: float, miou: float, machine: str, ours: bool = False) 
         miou=miou,
         machine=machine,
         ours=ours,
+        judged=f"{' and '.join(row['hardware'])} in {' and '.join(row['precision'])}" if ours else "",
         whisker=whisker(row) if ours else None,
     )
 
@@ -128,8 +133,10 @@ def read_timing(file: Path) -> dict:
     found = read_json(file)
     if not (isinstance(found, dict) and isinstance(found.get("conditions"), dict) and isinstance(found.get("networks"), list)):
         raise ReportError(f"{file} holds no speeds; name a file that benchmark.py infer --out wrote")
-    if any(name not in network for network in found["networks"] for name in NEEDED):
-        raise ReportError(f"{file} does not say which networks it timed; measure them again with benchmark.py infer")
+    lacking = [name for name in CONDITIONS if name not in found["conditions"]]
+    lacking += [name for network in found["networks"] for name in NETWORK if name not in network]
+    if lacking:
+        raise ReportError(f"{file} does not say {', '.join(dict.fromkeys(lacking))}; measure it again with benchmark.py infer")
     return found
 
 
@@ -156,15 +163,15 @@ def speeds_of_files(names: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
 # --- in words
 
 
-def how_measured(found: Sequence[Point], rows: Sequence[dict], timings: Sequence[dict]) -> list[str]:
-    """Sentences below the picture; none where no point is ours."""
-    machines = {each.machine for each in found if each.ours}
-    if not machines:
-        return []
-    timed = dict.fromkeys(f"{machine_of(each)} ({each['timed']}; {each['date']})" for each in (one["conditions"] for one in timings))
-    judged = dict.fromkeys(f"{each} in {kind}" for row in rows for each in row["hardware"] for kind in row["precision"])
-    bars = " Bars: the standard deviation over seeds, or a 95 % interval over images." if any(each.whisker for each in found) else ""
-    return [f"Filled: ours, timed on {'; '.join(timed)}; mIoU computed on {', '.join(judged)}.{bars}"]
+def how_measured(found: Sequence[Point], timings: Sequence[dict]) -> list[str]:
+    """A sentence or two below the picture; none where no point is ours."""
+    ours = [each for each in found if each.ours]
+    machines = {each.machine for each in ours}
+    conditions = [each["conditions"] for each in timings if machine_of(each["conditions"]) in machines]
+    timed = dict.fromkeys(f"{each['what']} ({each['timed']})" for each in conditions)
+    judged = dict.fromkeys(each.judged for each in ours)
+    bars = " Bars: the standard deviation over seeds, or a 95 % interval over images." if any(each.whisker for each in ours) else ""
+    return [f"Filled: ours, timed up to {'; '.join(timed)}; mIoU computed on {', '.join(judged)}.{bars}"] if ours else []
 
 
 def in_words(left: Left) -> list[str]:

@@ -137,8 +137,9 @@ def plot(rows: list[dict], options: argparse.Namespace) -> list[str]:
     if not found:
         reasons = "; ".join(in_words(left)) or "the table is empty"
         raise ReportError(f"there is nothing to plot ({reasons}); give --all for published points, or --speed for ours")
-    draw(found, options.plot, how_measured(found, rows, timings))
-    return [f"plot: {len(found)} points in {options.plot}", *in_words(left)]
+    draw(found, options.plot, how_measured(found, timings))
+    made = f"plot: {len(found)} point{'s' * (len(found) > 1)} in {options.plot}"
+    return [made, *(f"not in it, {line}" for line in in_words(left))]
 
 
 def print_or_write(text: str, options: argparse.Namespace) -> None:
