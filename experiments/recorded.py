@@ -91,9 +91,11 @@ def check_result(result: Any, file: Path) -> None:
 
 def check_interval(interval: list | None, file: Path) -> list:
     """Its two ends; none where there is no interval."""
-    if interval and (len(interval) != 2 or not all(is_a(end, NUMBER) for end in interval) or interval[0] > interval[1]):
-        raise ReportError(f"{file}: interval is {interval!r}, but must be two fractions, the lower first; correct it or judge the checkpoint again")
-    return interval or []
+    ends = interval or []
+    if interval is not None and (len(ends) != 2 or not all(is_a(end, NUMBER) for end in ends) or ends[0] > ends[1]):
+        wanted = "two fractions, the lower first; correct it or judge the checkpoint again"
+        raise ReportError(f"{file}: interval is {interval!r}, but must be {wanted}")
+    return ends
 
 
 def check_published(published: Any, file: Path) -> None:

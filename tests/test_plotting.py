@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import plotting
-from experiments.points import Point, points, published_speeds
+from experiments import benchmark, plotting
+from experiments import timing as timing_of
+from experiments.points import Point, points, published_speeds, read_timing
 from experiments.protocols import input_size, protocol_name
 from experiments.report import main, table
+from segmodels.paper import experiment
+from segmodels.released import Released
+from tests.checkpoints import changed, written
 from tests.test_report import published, result
 
 CONDITIONS = {
@@ -19,6 +23,12 @@ CONDITIONS = {
     "folded": False, "channels_last": True, "compile": False, "what": "logits", "timed": "the network's own output",
 }  # fmt: skip
 HALF = {"data": "cityscapes", "protocol": "resized:0.5"}
+
+
+class Port:
+    """Where a port's network is defined is all that tells it from an authors' own."""
+
+    __module__ = "segmodels.ports.invented"
 
 
 def speed(fps: float = 250.4, size: tuple[int, int] = (512, 1024), device: str = "GTX 1080Ti", runtime: str = "") -> dict:
@@ -152,6 +162,32 @@ def test_published_speeds_come_out_of_the_catalogue_or_else_of_the_papers(tmp_pa
         json.dumps({"papers": {"stdc": {"rows": {"stdc1": {"published": []}}}, "invented": {"rows": {}}}})
     )
     assert (250.4, (512, 1024)) in {(each["fps"], each["size"]) for each in published_speeds(tmp_path)["stdc/stdc1"]}
+
+
+def test_what_the_benchmark_stores_says_which_network_it_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(mine := tmp_path / "mine.ckpt")
+    (theirs := tmp_path / "theirs.pth").touch()
+    layouts = {"authors": Released("fastscnn/fastscnn", "", ()), "port": Released(Port, "", (), row="fastscnn/fastscnn")}
+    monkeypatch.setattr(timing_of, "layouts", lambda: layouts)
+    monkeypatch.setattr(timing_of, "from_released", lambda name, file: experiment("fastscnn").build())
+    networks = ["fastscnn", str(mine), f"released:authors={theirs}", f"released:port={theirs}"]
+    quick = ["--size", "64x128", "--rounds", "1", "--seconds", "0.01", "--device", "cpu", "--out", str(tmp_path / "bench.json")]
+    assert benchmark.main(["infer", *networks, *quick]) == 0
+    stored = read_timing(tmp_path / "bench.json")
+    row, run, authors, port = ({name: each[name] for name in ("experiment", "model", "released", "port")} for each in stored["networks"])
+    assert row == {"experiment": "fastscnn/fastscnn", "model": {}, "released": None, "port": False}
+    assert (run["released"], run["port"]) == (None, False) and "/" in run["experiment"]
+    assert authors == row | {"released": "authors"}
+    assert port == row | {"released": "port", "port": True}
+    small = {"data": "streets", "overrides": {"data.height": 64, "data.width": 128}}
+    made, _ = points(table([result("fastscnn/fastscnn", **small)]), [stored], {})
+    assert [each.fps for each in made] == [each["fps"] for each in (stored["networks"][0], stored["networks"][2])]
+
+
+def test_a_run_that_changed_its_network_is_timed_as_another(tmp_path: Path) -> None:
+    changed(file := tmp_path / "x.ckpt", {"overrides": {"model.arm": False, "recipe.lr": 0.1}})
+    (subject,) = timing_of.opened([file], (64, 128))
+    assert subject.model == {"arm": False}
 
 
 # --- the picture
