@@ -117,9 +117,7 @@ def sources(word: str) -> list[str | Path]:
 
 
 def show(results: Sequence[dict[str, Any]], said: dict[str, Any]) -> None:
-    forms = " ".join(name for name in ("folded", "channels_last", "compile") if said[name]) or "plain"
-    where = said["device"] if said["device_kind"] == "cuda" else f"{said['device']}, {said['threads']} thread{'s' * (said['threads'] > 1)}"
-    print(f"{where}; torch {said['versions']['torch']}; {said['precision']}, batch {said['batch']}, {forms}")
+    print(settings(said))
     print(f"timed: {said['timed']}; input: {said['input']}\n")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in ("network", "size", "fps", "median ms", "p95 ms", "times as fast", "peak MiB", "difference", "published"):
@@ -129,6 +127,13 @@ def show(results: Sequence[dict[str, Any]], said: dict[str, Any]) -> None:
     console().print(table)
     for line in notes(results):
         print(line)
+
+
+def settings(said: dict[str, Any]) -> str:
+    """The conditions that a figure may never be told without."""
+    forms = " ".join(name for name in ("folded", "channels_last", "compile") if said[name]) or "plain"
+    where = said["device"] if said["device_kind"] == "cuda" else f"{said['device']}, {said['threads']} thread{'s' * (said['threads'] > 1)}"
+    return f"{where}; torch {said['versions']['torch']}; {said['precision']}, batch {said['batch']}, {forms}"
 
 
 def cells(result: dict[str, Any]) -> tuple[str, ...]:

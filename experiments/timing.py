@@ -5,7 +5,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
@@ -111,7 +111,11 @@ class Subject:
 
     name: str
     size: tuple[int, int]
+    experiment: str = ""  # "paper/row"; empty for a released network that is no row
     published: tuple[PublishedSpeed, ...] = ()
+    model: Mapping[str, Any] = field(default_factory=dict)  # what of the row's network a run changed
+    released: str | None = None  # the layout of an authors' checkpoint
+    port: bool = False  # of another code line, so another network than the row's
     module: SegmentationModule | None = None  # None: a row, which is built with fresh weights when its turn comes
     work: Callable[[], object] | None = None  # one pass
     difference: float | None = None  # of the fast form; None where the plain network is timed
@@ -132,16 +136,17 @@ def opened(sources: Sequence[str | Path], size: tuple[int, int] | None) -> list[
 def of_word(source: str, size: tuple[int, int] | None) -> Subject:
     if not source.startswith("released:"):
         row = experiment(source)
-        return Subject(row.name, size or counted_at(row), row.published_speed)
+        return Subject(row.name, size or counted_at(row), row.name, row.published_speed)
     name, _, file = source.removeprefix("released:").partition("=")
     module = from_released(name, file)
     if not isinstance(module, SegmentationModule):
         raise Refused(f"{source}: {name} is a classifier; give a layout of a segmentation network")
-    address = layouts()[name].network
-    row = experiment(address) if isinstance(address, str) else None
+    layout = layouts()[name]
+    row = experiment(layout.network) if isinstance(layout.network, str) else None
     if not size and not row:
         raise Refused(f"{source}: {name} is no row of a paper, which would say at what size it is judged; give --size HEIGHTxWIDTH")
-    return Subject(f"released:{name}", size or counted_at(row), row.published_speed if row else (), module)
+    published = row.published_speed if row else ()
+    return Subject(f"released:{name}", size or counted_at(row), layout.address, published, released=name, port=layout.port, module=module)
 
 
 def of_checkpoint(file: Path, size: tuple[int, int] | None) -> Subject:
@@ -150,7 +155,10 @@ def of_checkpoint(file: Path, size: tuple[int, int] | None) -> Subject:
     row = experiment(module.identity["experiment"])
     judged = replace(row, data=module.identity.get("data", row.data), recipe=module.recipe)
     same = dict(module.identity["model"]) == dict(row.model)
-    return Subject(f"{row.name} ({file})", size or counted_at(judged), row.published_speed if same else (), module)
+    given = module.identity.get("overrides", {}).items()
+    model = {name.removeprefix("model."): value for name, value in given if name.startswith("model.")}
+    published = row.published_speed if same else ()
+    return Subject(f"{row.name} ({file})", size or counted_at(judged), row.name, published, model, module=module)
 
 
 def fresh(row: Experiment) -> SegmentationModule:
@@ -312,6 +320,7 @@ def mebibytes(network: nn.Module, work: Callable[[], object]) -> dict[str, float
 
 def result_of(subject: Subject, first: Subject | None, batch: int) -> dict[str, Any]:
     said: dict[str, Any] = {"name": subject.name, "size": list(subject.size), "problem": subject.problem or None}
+    said |= {"experiment": subject.experiment, "model": dict(subject.model), "released": subject.released, "port": subject.port}
     said |= {"difference": subject.difference, "limit": subject.limit, "warm_up": subject.warm_up}
     said |= {"published": [asdict(each) for each in subject.published]}
     if subject.problem:

@@ -200,6 +200,91 @@ def test_validation_and_test_figures_stand_in_different_tables() -> None:
     assert "22.22" in test
 
 
+# --- checkpoints that others released
+
+
+def released(layout: str = "resnet18_seg", port: bool = False, **changes: Any) -> dict:
+    """As evaluate.py writes what an authors' checkpoint, or a port's, scores."""
+    overrides = {"released": layout}
+    return result(
+        **{"data": "cityscapes", "released": layout, "port": port, "overrides": overrides, "iterations": 0, "departures": []} | changes
+    )
+
+
+def test_a_released_checkpoint_is_the_published_network_and_a_port_is_not() -> None:
+    row = only_row(released(miou=0.745))
+    assert row["name"] == "bisenet/resnet18 (released resnet18_seg)"
+    assert row["difference"] == pytest.approx(74.5 - 74.8)
+    assert only_row(released(port=True))["published"] is None
+    assert only_row(released(overrides={"released": "resnet18_seg", "model.arm": False}))["published"] is None
+
+
+def test_a_released_checkpoint_is_never_averaged_with_what_was_trained() -> None:
+    ours = {"data": "cityscapes", "departures": []}
+    rows = table(
+        [result(miou=0.7, iterations=0, **ours), released(miou=0.8), released("other", miou=0.9), released(miou=0.6, overrides={})]
+    )
+    assert [(row["released"], row["ours"]) for row in rows] == [
+        (None, pytest.approx(70)),
+        ("other", pytest.approx(90)),
+        ("resnet18_seg", pytest.approx(80)),
+        ("resnet18_seg", pytest.approx(60)),
+    ]
+
+
+def test_a_released_checkpoint_stands_beside_our_own_of_the_same_protocol() -> None:
+    protocols = ("resized:0.5", "resized:0.75")
+    ours = [result(data="cityscapes", protocol=protocol) for protocol in protocols]
+    rows = table([*(released(protocol=protocol) for protocol in protocols), *ours, result("bisenet/resnet18_speed", data="cityscapes")])
+    assert [(row["row"], row["protocol"], row["released"] is None) for row in rows] == [
+        ("resnet18", "resized:0.5", True),
+        ("resnet18", "resized:0.5", False),
+        ("resnet18", "resized:0.75", True),
+        ("resnet18", "resized:0.75", False),
+        ("resnet18_speed", "whole", True),
+    ]
+
+
+def test_a_released_checkpoint_says_so_in_every_format_and_has_no_iterations() -> None:
+    rows = table([released(miou=0.745)])
+    text, markdown = as_text(rows, []), as_markdown(rows, [])
+    assert "74.50 (released)" in text
+    assert "1 seed" not in text + markdown
+    assert "| bisenet/resnet18 (released resnet18_seg) | whole | - | 74.8 (Table 6) | 74.50 (released) | -0.30 |" in markdown
+    assert "checkpoint resnet18_seg, released by the authors, commit" in markdown
+    assert "another code line" in as_markdown(table([released(port=True)]), [])
+    (row,) = csv.DictReader(io.StringIO(as_csv(rows)))
+    assert (row["released"], row["iterations"], row["our_miou"]) == ("resnet18_seg", "", "74.5")
+    assert "weights that we did not train" not in as_text(table([result()]), [])
+
+
+def test_a_released_checkpoint_stands_for_its_published_figure_and_a_port_does_not(tmp_path: Path) -> None:
+    def missing(row: dict) -> set:
+        return {(each["experiment"], each["split"]) for each in not_measured(catalogue(tmp_path), table([row]))}
+
+    assert ("bisenet/resnet18", "val") not in missing(released())
+    assert ("bisenet/resnet18", "val") in missing(released(port=True))
+
+
+# --- intervals
+
+
+def test_a_single_run_shows_its_interval_and_several_seeds_their_spread() -> None:
+    one = table([result(miou=0.7231, interval=[0.71, 0.7341])])
+    assert "72.31 [71.0, 73.4] (1 seed)" in as_text(one, [])
+    assert "bootstrap over images" in as_text(one, [])
+    assert float(next(csv.DictReader(io.StringIO(as_csv(one))))["our_interval"].split("; ")[1]) == pytest.approx(73.41)
+    two = as_text(table([result(interval=[0.3, 0.4]), result(seed=1, interval=[0.3, 0.4])]), [])
+    assert "±" in two and "[" not in two
+
+
+def test_further_measures_of_an_evaluation_are_read(tmp_path: Path) -> None:
+    shares = {"mean_accuracy": 0.5, "frequency_weighted_iou": 0.6, "category_miou": None, "categories": {"flat": 0.9, "sky": None}}
+    record = result(**shares, interval=None, full={"boundary_f1": 0.4}, records="evaluation.npz", released=None, port=None)
+    (found,) = read_results([leave_run(tmp_path / "run", record)])
+    assert found.items() >= record.items()
+
+
 # --- reading
 
 
@@ -407,6 +492,11 @@ BAD_RESULTS = {
     "percent": (json.dumps(result(miou=37.9)), "fraction from 0 to 1"),
     "nan": (json.dumps(result(miou=float("nan"))), "fraction from 0 to 1"),
     "class in percent": (json.dumps(result(iou={"road": 92.0})), "iou road"),
+    "category in percent": (json.dumps(result(categories={"flat": 90.0})), "categories flat"),
+    "mean accuracy in percent": (json.dumps(result(mean_accuracy=50)), "mean_accuracy is 50"),
+    "interval in percent": (json.dumps(result(interval=[71.0, 73.4])), "fraction from 0 to 1"),
+    "interval reversed": (json.dumps(result(interval=[0.8, 0.7])), "two fractions, the lower first"),
+    "interval of one": (json.dumps(result(interval=[0.8])), "two fractions, the lower first"),
     "published fraction": (json.dumps(result(published=[published(0.748)])), "must be in percent"),
     "published without source": (json.dumps(result(published=[{"miou": 74.8}])), "lacks data, split, protocol, source"),
 }
@@ -461,12 +551,11 @@ def test_as_a_program_it_answers_without_torch_and_without_a_traceback(tmp_path:
     spied = "import runpy, sys; sys.argv = sys.argv[1:]\n"
     spied += "try: runpy.run_path(sys.argv[0], run_name='__main__')\nfinally: assert 'torch' not in sys.modules"
     program = [sys.executable, "-c", spied, str(ROOT / "experiments" / "report.py")]
-    good = subprocess.run(
-        [*program, str(run)], capture_output=True, encoding="utf-8", cwd=tmp_path, check=False, env={**os.environ, "PYTHONUTF8": "1"}
-    )
+    env = {**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)}
+    good = subprocess.run([*program, str(run)], capture_output=True, encoding="utf-8", cwd=tmp_path, check=False, env=env)
     assert (good.returncode, good.stderr) == (0, "")
     assert "37.90 (1 seed)" in good.stdout
-    bad = subprocess.run([*program, "nowhere"], capture_output=True, encoding="utf-8", cwd=tmp_path, check=False)
+    bad = subprocess.run([*program, "nowhere"], capture_output=True, encoding="utf-8", cwd=tmp_path, check=False, env=env)
     assert bad.returncode == 2
     assert bad.stderr.startswith("error: nowhere does not exist")
     assert "Traceback" not in bad.stderr
@@ -509,9 +598,10 @@ def execute(cwd: Path, monkeypatch: pytest.MonkeyPatch, parameters: str | None =
 
 
 def house(folder: Path) -> Path:
-    """A tree with the report alone, where the notebook finds nothing of the real runs; returns its notebooks."""
+    """A tree with the programs alone, where the notebook finds nothing of the real runs; returns its notebooks."""
     (folder / "experiments").mkdir()
-    shutil.copy(ROOT / "experiments" / "report.py", folder / "experiments" / "report.py")
+    for file in (ROOT / "experiments").glob("*.py"):
+        shutil.copy(file, folder / "experiments")
     (folder / "notebooks").mkdir()
     return folder / "notebooks"
 
