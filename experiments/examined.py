@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class Examined:
     boundary_overlaps: np.ndarray | None = None  # (N, C, 2) int64: intersection and union of the areas along boundaries
     bands: np.ndarray | None = None  # (R, C, C) int64: `confusions`, summed over images, within each of RADII
     calibration: np.ndarray | None = None  # (C, BINS, 3) float64, by predicted class: pixels, sum of confidence, hits
+    instance_sizes: np.ndarray | None = None  # (C,) float64: average pixels of a class's instances, 0 for a class without any
     instances: np.ndarray | None = None  # (C + categories, 3) float64: weighted hits, weighted misses, false alarms
 
     @property
@@ -40,7 +42,16 @@ class Examined:
         partial.replace(file)
 
 
-def load(file: Path) -> Examined:
+def sizes_of(examined: Examined) -> dict[int, float]:
+    """Average pixels of an instance, by class; nothing for a class without any."""
+    return (
+        {number: size for number, size in enumerate(examined.instance_sizes.tolist()) if size}
+        if examined.instance_sizes is not None
+        else {}
+    )
+
+
+def load(file: Path | BinaryIO) -> Examined:
     with np.load(file, allow_pickle=False) as stored:
         content = {name: stored[name] for name in stored.files}
     for name in ("classes", "categories", "names", "palette"):

@@ -1,6 +1,6 @@
 """A closer look at each image while a split is judged: its confusion matrix always, and all else that --full asks for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from experiments.examined import BINS, RADII, Examined
+from experiments.examined import BINS, RADII, Examined, sizes_of
 from segmodels.inference import Strips
 from segmodels.metrics.boundary import (
     band_confusions,
@@ -36,6 +36,7 @@ class Examiner(Callback):
         self.source = data.open(split)
         self.seen: dict[str, list[Any]] = {}
         self.sums: dict[str, Tensor] = {}
+        self.all_instances = True  # an iIoU of some of the images would be none
 
     def on_validation_batch_end(
         self, trainer: Trainer, module: SegmentationModule, outputs: dict[str, Any], batch: Any, batch_idx: int, *unused: Any
@@ -55,7 +56,8 @@ class Examiner(Callback):
         self.add("bands", band_confusions(predicted, label, classes, RADII))
         self.add("calibration", calibration_counts(confidence, predicted, label, classes, BINS))
         sizes, instances = self.data.labels.instance_sizes, self.data.instances(self.split, index)
-        if sizes and instances is not None:
+        self.all_instances &= bool(sizes) and instances is not None
+        if self.all_instances:
             there = torch.from_numpy(instances).to(label.device)
             self.add("instances", instance_counts(predicted, label, there, classes, sizes, self.data.labels.categories))
 
@@ -68,6 +70,11 @@ class Examiner(Callback):
     def found(self, title: str, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> Examined:
         stacked = {name: np.stack(values) for name, values in self.seen.items()}
         sums = {name: value.cpu().numpy() for name, value in self.sums.items()}
+        sizes = self.data.labels.instance_sizes
+        if not self.all_instances:
+            sums.pop("instances", None)
+        elif "instances" in sums:
+            sums["instance_sizes"] = np.array([sizes.get(number, 0.0) for number in range(len(classes))])
         return Examined(title, classes, palette, self.data.labels.categories, list(self.source.names), **stacked, **sums)
 
 
@@ -90,7 +97,7 @@ def uncertainty(examined: Examined) -> dict[str, Any]:
     return {"interval": list(interval(examined.confusions, draws=DRAWS))}
 
 
-def measures(examined: Examined, sizes: Mapping[int, float]) -> dict[str, Any]:
+def measures(examined: Examined) -> dict[str, Any]:
     """What --full adds to a result, as fractions; per class by name, None where there is nothing to judge by."""
     names = list(examined.classes)
     losses = examined.losses[~np.isnan(examined.losses)]
@@ -100,7 +107,7 @@ def measures(examined: Examined, sizes: Mapping[int, float]) -> dict[str, Any]:
     found |= boundary_iou_scores(torch.from_numpy(examined.boundary_overlaps).sum(0))
     found |= calibration_scores(torch.from_numpy(examined.calibration))
     if examined.instances is not None:
-        found |= instance_scores(torch.from_numpy(examined.instances), sizes, examined.categories)
+        found |= instance_scores(torch.from_numpy(examined.instances), sizes_of(examined), examined.categories)
     per_class = {
         name: values for name, values in found.items() if isinstance(values, list) and len(values) == len(names) and name != "reliability"
     }

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from experiments import charts, failing
-from experiments.examined import Examined
+from experiments.examined import Examined, sizes_of
 from experiments.failing import Confused
 from experiments.page import counted, document, framed, percent, section, table
 from experiments.worst import STYLE as IMAGES
@@ -138,8 +138,7 @@ def per_class(examined: Examined) -> dict[str, Any]:
         found |= calibration_scores(torch.from_numpy(examined.calibration))
     if examined.instances is not None:
         counts = torch.from_numpy(examined.instances)
-        with_instances = dict.fromkeys(counts[: len(examined.classes), :2].sum(1).nonzero().flatten().tolist(), 1.0)
-        found |= instance_scores(counts, with_instances, examined.categories)
+        found |= instance_scores(counts, sizes_of(examined), examined.categories)
     return found
 
 

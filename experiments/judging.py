@@ -61,7 +61,7 @@ def judged_by(mode: str, module: SegmentationModule, data: Any, name: str, sourc
     examined.save(records)
     result |= uncertainty(examined) | {"checkpoint": where(source), "records": records.name}
     if asked.full:
-        result["full"] = measures(examined, data.labels.instance_sizes)
+        result["full"] = measures(examined)
     class_table(result)
     for line in (*published_lines(result), data.caution):
         print(line) if line else None

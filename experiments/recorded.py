@@ -143,15 +143,21 @@ def result_files(path: Path) -> list[Path]:
     if not path.is_dir():
         raise ReportError(f"{path} does not exist; name a run folder, a folder of runs or a result file, as in: report.py runs")
     if (path / "result.json").is_file():
-        return [path / "result.json"]
+        return [path / "result.json", *evaluations(path)]
     if is_run(path):
         raise ReportError(f"{path} has no result.json: its run is still going or was stopped; wait for it, or leave it out")
     if (path / "table.json").is_file():
         return sweep_files(path)
-    files = [*sorted(path.glob("*/result.json")), *sorted(kept(path))]
+    results = sorted(path.glob("*/result.json"))
+    files = [*results, *(file for each in results for file in evaluations(each.parent)), *sorted(kept(path))]
     if not files and not stopped_runs([path]):
         raise ReportError(f"{path} holds no results; name a run folder, a folder of runs or a folder of result files")
     return files
+
+
+def evaluations(run: Path) -> list[Path]:
+    """What evaluate.py said later of the run's last weights, under other protocols or on other data."""
+    return sorted((run / "checkpoints").glob("evaluation-last-*.json"))
 
 
 def sweep_files(path: Path) -> list[Path]:

@@ -51,7 +51,7 @@ def as_row(runs: Sequence[dict]) -> dict:
         **published_cells(published),
         "ours": mean(ours),
         "spread": stdev(ours) if len(ours) > 1 else None,
-        "interval": [100 * end for end in runs[0].get("interval") or []] if len(runs) == 1 else [],
+        "interval": interval_of(runs),
         "seeds": sorted({run["seed"] for run in runs}),
         "difference": mean(ours) - published[0]["miou"] if ours and published else None,
         "pixel_accuracy": mean(over_seeds(runs, lambda run: run["pixel_accuracy"])),
@@ -61,6 +61,12 @@ def as_row(runs: Sequence[dict]) -> dict:
         "commit": sorted({run["commit"] or "none" for run in runs}),
         "runs": [run.get("file", "") for run in runs],
     }
+
+
+def interval_of(runs: Sequence[dict]) -> list[float]:
+    """Of a single score, in percent; the same weights may have been judged twice, by their run and by evaluate.py."""
+    known = [run["interval"] for run in runs if run.get("interval")]
+    return [100 * end for end in known[0]] if known and len({(run["seed"], run["miou"]) for run in runs}) == 1 else []
 
 
 def over_seeds(runs: Sequence[dict], value: Callable[[dict], float | None]) -> list[float]:

@@ -52,8 +52,12 @@ def macs_shown(entry: dict[str, Any]) -> str:
 def best_of_ours(experiment: str, data: str) -> float | None:
     """Of finished runs on the row's own data."""
     found = [json.loads(file.read_text()) for file in kept(RESULTS)]
-    scores = [100 * each["miou"] for each in found if each["experiment"] == experiment and each["data"] == data and each.get("finished")]
+    scores = [100 * each["miou"] for each in found if is_ours(each, experiment, data)]
     return max(scores, default=None)
+
+
+def is_ours(result: dict[str, Any], experiment: str, data: str) -> bool:
+    return result["experiment"] == experiment and result["data"] == data and bool(result.get("finished")) and not result.get("released")
 
 
 def resolved_table(resolved: Resolved) -> int:

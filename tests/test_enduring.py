@@ -69,7 +69,12 @@ def test_a_second_network_is_measured_against_the_first(streets: Path, tmp_path:
     capsys.readouterr()
     again = shifted(tmp_path, streets, *words, "--reference", str(first))
     assert again["shift"]["setting"]["images"] == 2 and "CD" in capsys.readouterr().out
-    assert evaluate.main([str(tmp_path / "last.ckpt"), "--shift", "fog", "--severities", "3", "--reference", str(first), f"data.root={streets}"]) == 2
+    assert (
+        evaluate.main(
+            [str(tmp_path / "last.ckpt"), "--shift", "fog", "--severities", "3", "--reference", str(first), f"data.root={streets}"]
+        )
+        == 2
+    )
     assert capsys.readouterr().err.count("\n") >= 1
 
 
@@ -92,7 +97,9 @@ def test_an_option_of_the_data_may_follow_the_flag(streets: Path, tmp_path: Path
         (["--shift", "--shift-images", "0"], "from 1 up"),
     ],
 )
-def test_a_wrong_word_is_refused_in_one_sentence(words: list[str], said: str, streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_wrong_word_is_refused_in_one_sentence(
+    words: list[str], said: str, streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert evaluate.main([str(tmp_path / "last.ckpt"), *words, f"data.root={streets}"]) == 2
     error = capsys.readouterr().err.splitlines()
     assert said in error[-1] and sum(line.startswith("error") for line in error) == 1

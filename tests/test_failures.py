@@ -81,6 +81,7 @@ def made(images: int = 5, classes: int = 4, seed: int = 0, **changes: object) ->
         bands=np.stack([whole * (place + 1) // (2 * len(RADII)) for place in range(len(RADII))]),
         calibration=calibration,
         instances=chance.random((classes + 2, 3)),
+        instance_sizes=np.full(classes, 100.0),
     )
     return replace(examined, **changes)
 
