@@ -4,19 +4,22 @@ a run's last checkpoint, on the validation split of its own data
   python experiments/evaluate.py runs/bisenet-...
 its best checkpoint, averaged with the mirrored image
   python experiments/evaluate.py runs/.../checkpoints/best.ckpt --inference flip
-under every protocol that its paper reports, side by side with the paper's figures
+under every protocol of its paper, side by side with the paper's figures
   python experiments/evaluate.py runs/stdc-... --protocols
-the authors' released checkpoint, under its paper's protocols, beside the published figures
-  python experiments/evaluate.py --released stdc1_seg stdc1.pth data.root=DIR --protocols
-boundaries, calibration and instances too, and a page that shows where it fails
+the authors' released checkpoint, under its paper's protocols
+  python experiments/evaluate.py --released stdc1_seg stdc1.pth --protocols \
+    data.root=DIR
+boundaries, calibration, instances, and a page that shows where it fails
   python experiments/evaluate.py runs/bisenet-... --full --page failures.html
 another split, another copy of the data
   python experiments/evaluate.py CHECKPOINT --split test data.root=DIR
-how much is lost in blur, noise, fog, rain, night, JPEG; and on other street data
+what is lost in blur, noise, fog, rain, night, JPEG, and on other streets
   python experiments/evaluate.py runs/bisenet-... --shift
-  python experiments/evaluate.py runs/bisenet-... --shift weather,jpeg --severities 1,3,5 --across acdc=DIR,bdd100k=DIR
+  python experiments/evaluate.py runs/bisenet-... --shift weather,jpeg \
+    --severities 1,3,5 --across acdc=DIR,bdd100k=DIR
 the files that Cityscapes' test server takes
-  python experiments/evaluate.py runs/bisenet-... --split test --submit DIR data.root=CITYSCAPES
+  python experiments/evaluate.py runs/bisenet-... --split test --submit NEW \
+    data.root=DIR
 """
 
 import os
@@ -37,12 +40,17 @@ inference modes (joined by +, outermost first)
   multiscale:0.75,1,1.25+flip  the mean over scales, each with its mirror image
 
 shifts
-  blur (defocus, motion), noise (gaussian_noise, shot_noise), weather (fog, rain, snow, night), digital (brightness, contrast, jpeg)
+  blur     defocus, motion
+  noise    gaussian_noise, shot_noise
+  weather  fog, rain, snow, night
+  digital  brightness, contrast, jpeg
 
 what is written
-  of a run: evaluation-....json beside the checkpoint, and .npz with each image's numbers (for report.py --compare)
-  with --shift: shift-....json, a plot and a sheet of pictures in the same place
-  of the authors' checkpoint: a folder below runs/ with result.json, so that report.py runs shows it beside retrained ones
+  of a run: evaluation-....json beside the checkpoint, and .npz with each
+  image's numbers (report.py --compare A.json B.json reads them)
+  with --shift: shift-....json, a plot and a sheet of pictures there
+  of the authors' checkpoint: a folder below runs/ with result.json, so that
+  report.py runs shows it beside retrained ones
 """
 
 

@@ -95,7 +95,7 @@ def test_a_released_checkpoint_is_scored_and_stands_in_the_report(
         judge.update(guess, torch.from_numpy(CITYSCAPES.encode(np.asarray(Image.open(label))))[None])
     assert list(found["iou"].values()) == pytest.approx(scores(judge.confmat)["iou"], abs=1e-12)
     capsys.readouterr()
-    assert report.main([str(runs)]) == 0
+    assert report.main([str(runs), "--format", "csv"]) == 0
     assert X39 in capsys.readouterr().out
     assert evaluate.main(words) == 0  # a second time in a folder of its own
     assert len(list(runs.iterdir())) == 2
