@@ -240,16 +240,23 @@ class Pack:
         cut = out[top - high : bottom - high, left - wide : right - wide]
         return cut if channels == 3 else cut[..., 0]
 
+    def record(self, index: int) -> memoryview:
+        """An image's part of the file, checked."""
+        bounds = self.blobs(index)
+        begins = int(bounds[0]) - 4 * (len(bounds) - 1) - len(self.names[index].encode()) - HEAD.size
+        magic, *_, checksum, length = HEAD.unpack_from(self.mapped, begins)
+        whole = memoryview(self.mapped)[begins : begins + HEAD.size + length]
+        if magic != RECORD or zlib.crc32(whole[HEAD.size :]) != checksum:
+            raise DataError(f"{self.file} is damaged in {self.names[index]}: pack this split again")
+        return whole
+
     def verify(self, progress: Callable[[Iterable[int]], Iterable[int]] = iter) -> list[str]:
         """The names of images whose bytes are not those that were written."""
         damaged = []
         for number in progress(range(len(self))):
-            bounds = self.blobs(number)
-            named = len(self.names[number].encode())
-            begins = int(bounds[0]) - 4 * (len(bounds) - 1) - named - HEAD.size
-            magic, *_, checksum, length = HEAD.unpack(self.mapped[begins : begins + HEAD.size])
-            body = memoryview(self.mapped)[begins + HEAD.size : begins + HEAD.size + length]
-            if magic != RECORD or zlib.crc32(body) != checksum:
+            try:
+                self.record(number)
+            except DataError:
                 damaged.append(self.names[number])
         return damaged
 
