@@ -135,7 +135,7 @@ WORDS = ["--model", "bisenet/xception39", "--data", "cityscapes", "--init", "scr
 def run_by_two(roots: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run of two processes, from files, that nothing interrupts."""
     runs = tmp_path_factory.mktemp("runs")
-    started([ROOT / "experiments" / "run.py", *WORDS, f"data.root={roots['folder']}", "--runs", runs])
+    started(["-m", "experiments.run", *WORDS, f"data.root={roots['folder']}", "--runs", runs])
     return only(runs)
 
 
@@ -156,7 +156,7 @@ def test_a_run_of_two_processes_from_packs_goes_on_as_if_it_had_not_been_killed(
         os.killpg(child.pid, signal.SIGKILL)
     assert stopped and child.returncode == -signal.SIGKILL
     folder = only(tmp_path / "runs")
-    started([ROOT / "experiments" / "run.py", "--resume", folder])
+    started(["-m", "experiments.run", "--resume", folder])
     for name in ("last.ckpt", "best.ckpt"):
         assert_same_state(folder / "checkpoints" / name, run_by_two / "checkpoints" / name, "Cityscapes")
     assert without_speed(folder) == without_speed(run_by_two) and comparable(folder) == comparable(run_by_two)
