@@ -27,7 +27,7 @@ import numpy as np
 
 from datamodules import DataError
 from datamodules.labels import LabelSet
-from datamodules.packs import HEAD, RECORD, Index, Pack, framed, unframed
+from datamodules.packs import HEAD, Index, Pack, framed, unframed
 from datamodules.store import Box, Pair, Size
 
 START = b"SEGSTRM1"
@@ -83,28 +83,17 @@ def write(pack: Pack, place: Path, before: int = 0, progress: Callable[[Iterable
 
     partial = place.with_name(f".{place.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    lengths = [len(record(pack, number)) for number in range(len(pack))]
-    checksums = [zlib.crc32(record(pack, number)) for number in range(len(pack))]
+    lengths = [len(pack.record(number)) for number in range(len(pack))]
+    checksums = [zlib.crc32(pack.record(number)) for number in range(len(pack))]
     content = {"version": VERSION, "pack": pack.description, "names": pack.names, "sizes": pack.index.sizes, "before": before}
     chunks = Cache(str(partial), chunk_bytes=CHUNK)
     chunks[0] = START + framed(content | {"lengths": lengths, "checksums": checksums})
     for number in progress(range(len(pack))):
-        chunks[1 + number] = bytes(record(pack, number))
+        chunks[1 + number] = bytes(pack.record(number))
     chunks.done()
     chunks.merge()
     partial.replace(place)
     return sum(lengths)
-
-
-def record(pack: Pack, number: int) -> memoryview:
-    """An image's part of the pack, checked."""
-    bounds = pack.blobs(number)
-    begins = int(bounds[0]) - 4 * (len(bounds) - 1) - len(pack.names[number].encode()) - HEAD.size
-    magic, *_, checksum, length = HEAD.unpack_from(pack.mapped, begins)
-    whole = memoryview(pack.mapped)[begins : begins + HEAD.size + length]
-    if magic != RECORD or zlib.crc32(whole[HEAD.size :]) != checksum:
-        raise DataError(f"{pack.file} is damaged in {pack.names[number]}: pack this split again")
-    return whole
 
 
 # --- reading

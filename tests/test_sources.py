@@ -1,7 +1,11 @@
 """What holds for every source: the same samples as from the official folders, whoever makes them, and exactly where a run stopped."""
 
+import os
 import resource
+import signal
+import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,16 +15,19 @@ from torch import Tensor
 from datamodules import Cityscapes
 from datamodules.crops import Crop, Crops
 from datamodules.packs import Pack
-from experiments import run
+from experiments import pack, run
 from tests import trees
 from tests.test_data_module import as_rank
-from tests.test_packs import packed, zipped
-from tests.test_run import assert_same_state, only
+from tests.test_packs import ROOT, packed, zipped
+from tests.test_run import assert_same_state, comparable, only, without_speed
+from tests.two_ranks import SETTINGS, STOP, until, waiting
 
 pytest.importorskip("zstandard")
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file .*:ResourceWarning")  # litdata leaves the chunk it has open to the collector
 SIZE = (150, 300)
-KINDS = ("folder", "zips", "tiles", "raw", "in memory", "on the device")
-SETTINGS = {"crop": (64, 96), "scales": (0.5, 1.5), "continuous": True, "batch": 4, "iterations": 6}
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+PACKED = ("tiles", "raw", "stream")
+KINDS = ("folder", "zips", *PACKED, "in memory", "on the device")
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +37,24 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     zipped(place / "folder", place / "zips")
     for form in ("tiles", "raw"):
         packed(place / "folder", place / form, "--form", form)
-    return {kind: place / kind if (place / kind).exists() else place / "folder" for kind in KINDS}
+    if litdata_is_there():
+        assert pack.main(["--stream", str(place / "tiles"), "--out", str(place / "stream")]) == 0
+    return {kind: place / kind if kind in ("zips", *PACKED) else place / "folder" for kind in KINDS}
+
+
+def litdata_is_there() -> bool:
+    return find_spec("litdata") is not None
 
 
 def data(kind: str, roots: dict[str, Path], rank: int = 0, world: int = 1, **more: object) -> Cityscapes:
+    needs(kind)
     resident = {"in memory": "memory", "on the device": "device"}.get(kind, "no")
     return as_rank(Cityscapes(roots[kind], resident=resident, **SETTINGS | more), rank, world)
+
+
+def needs(kind: str) -> None:
+    if kind == "stream" and not litdata_is_there():
+        pytest.skip("streams need litdata: pip install 'segmodels[stream]'")
 
 
 def batches(source: Cityscapes) -> list[tuple[Tensor, Tensor]]:
@@ -62,10 +81,88 @@ def test_a_run_goes_on_with_exactly_the_batches_that_are_left(kind: str, workers
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_ranks_share_what_one_would_see(kind: str, roots: dict[str, Path]) -> None:
     alone = batches(data(kind, roots, workers=0))
-    first, second = (batches(data(kind, roots, rank, 2, workers=1)) for rank in range(2))
+    assert_shared(*(batches(data(kind, roots, rank, 2, workers=1)) for rank in range(2)), alone)
+
+
+def assert_shared(first: list, second: list, alone: list) -> None:
+    """Draw by draw in turns: the union of two ranks, in the order in which one process would see it."""
+    assert len(first) == len(second) == len(alone) > 0
     for together, one, other in zip(alone, first, second, strict=True):
         for whole, left, right in zip(together, one, other, strict=True):
             assert torch.equal(whole, torch.stack([left, right], 1).flatten(0, 1))
+
+
+# --- two processes
+
+
+def two_ranks(*words: object) -> list[str]:
+    return [sys.executable, "-m", "tests.two_ranks", *map(str, words)]
+
+
+@pytest.fixture(scope="module")
+def pairs(roots: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of what each of two processes was given, from each kind of packs, before it was killed and after."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system cannot fork a process")
+    out, places = tmp_path_factory.mktemp("pairs"), [roots[kind] for kind in PACKED if roots[kind].exists()]
+    done = subprocess.run(two_ranks("pairs", out, *places), cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert (out / "straight" / "status").read_text() == "0 0", done.stderr
+    return out
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_two_processes_are_given_what_one_would_see_also_after_both_were_killed(kind: str, roots: dict[str, Path], pairs: Path) -> None:
+    needs(kind)
+    alone, killed, later = batches(data("folder", roots, workers=0)), pairs / f"{kind} killed", pairs / f"{kind} resumed"
+    assert [(each / "status").read_text() for each in (killed, later)] == ["-9 -9", "0 0"]
+    assert_shared(*(given(killed, rank, range(STOP + 1)) for rank in range(2)), alone[: STOP + 1])
+    assert_shared(*(given(later, rank, range(2, 6)) for rank in range(2)), alone[2:])
+    assert_same_state(later / "step=6.ckpt", pairs / "straight" / "step=6.ckpt", "Cityscapes")
+
+
+def given(folder: Path, rank: int, steps: range) -> list[tuple[Tensor, Tensor]]:
+    assert sorted(file.name for file in folder.glob(f"{rank}-*.pt")) == [f"{rank}-{step}.pt" for step in steps]
+    return [torch.load(folder / f"{rank}-{step}.pt") for step in steps]
+
+
+WORDS = ["--model", "bisenet/xception39", "--data", "cityscapes", "--init", "scratch", "recipe.iterations=4", "recipe.batch=4",
+         "recipe.crop=64x128", "trainer.devices=2", "trainer.validate_every=4", "trainer.checkpoint_every=2", "trainer.log_every=1",
+         "trainer.wandb=disabled", "trainer.pictures=0", "trainer.accelerator=cpu"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_by_two(roots: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run of two processes, from files, that nothing interrupts."""
+    runs = tmp_path_factory.mktemp("runs")
+    started(["-m", "experiments.run", *WORDS, f"data.root={roots['folder']}", "--runs", runs])
+    return only(runs)
+
+
+def started(words: list[object]) -> None:
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.catalogue
+@pytest.mark.parametrize("kind", PACKED)
+def test_a_run_of_two_processes_from_packs_goes_on_as_if_it_had_not_been_killed(
+    kind: str, roots: dict[str, Path], run_by_two: Path, tmp_path: Path
+) -> None:
+    needs(kind)
+    words = [*WORDS, f"data.root={roots[kind]}", "--runs", tmp_path / "runs"]
+    with subprocess.Popen(two_ranks("run", tmp_path, *words), cwd=ROOT, env=ONE_THREAD, start_new_session=True) as child:
+        stopped = until(lambda: waiting(tmp_path))
+        os.killpg(child.pid, signal.SIGKILL)
+    assert stopped and child.returncode == -signal.SIGKILL
+    folder = only(tmp_path / "runs")
+    started(["-m", "experiments.run", "--resume", folder])
+    for name in ("last.ckpt", "best.ckpt"):
+        assert_same_state(folder / "checkpoints" / name, run_by_two / "checkpoints" / name, "Cityscapes")
+    assert without_speed(folder) == without_speed(run_by_two) and comparable(folder) == comparable(run_by_two)
+
+
+# --- one process
 
 
 def test_whole_runs_from_files_and_from_packs_are_the_same(roots: dict[str, Path], tmp_path: Path) -> None:

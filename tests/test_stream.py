@@ -164,7 +164,7 @@ def test_litdata_alone_finds_the_records_of_the_pack(folders: tuple[Path, Path, 
     from litdata import StreamingDataset
 
     found, plain = Pack(folders[1] / "cityscapes-val.pack"), StreamingDataset(str(folders[2] / "cityscapes-val.stream"))
-    assert len(plain) == 4 and [plain[1 + n] for n in range(3)] == [bytes(stream.record(found, n)) for n in range(3)]
+    assert len(plain) == 4 and [plain[1 + n] for n in range(3)] == [bytes(found.record(n)) for n in range(3)]
 
 
 # --- the same batches
@@ -238,7 +238,7 @@ def test_a_store_is_asked_once_for_what_the_cache_holds(
 
 def test_a_small_cache_keeps_validation_first_and_stays_as_it_is(folders: tuple[Path, Path, Path], store: Store, tmp_path: Path) -> None:
     index = [Pack(folders[1] / f"cityscapes-{split}.pack") for split in ("val", "train")]
-    lengths = [[len(stream.record(each, number)) for number in range(len(each))] for each in index]
+    lengths = [[len(each.record(number)) for number in range(len(each))] for each in index]
     room = (sum(lengths[0]) + lengths[1][0] + lengths[1][1] + 1) / 1e9
     data = city("s3://bucket/deep", cache=str(tmp_path / "cache"), cache_gb=room)
     assert_same(data.open("val"), source(folders[0], "val"))
