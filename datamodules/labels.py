@@ -64,7 +64,10 @@ class LabelSet:
 
     def encode(self, values: np.ndarray, where: object = "a label") -> np.ndarray:
         """File ids -> train ids; refuses, naming `where`, a value that is neither a class nor declared void."""
-        label = self._strict_table.take(values)
+        if values.dtype == np.uint8:  # as files have it; bytes are translated twice as fast as an array is indexed
+            label = np.frombuffer(bytearray(values.tobytes()).translate(self._strict_table.tobytes()), np.uint8).reshape(values.shape)
+        else:
+            label = self._strict_table.take(values)
         if UNKNOWN in label:
             raise DataError(self._complaint(np.unique(values[label == UNKNOWN]).tolist(), where))
         return label

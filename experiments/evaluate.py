@@ -1,4 +1,4 @@
-"""Score a trained network on a data set, in any inference mode.
+r"""Score a trained network on a data set, in any inference mode.
 
 a run's last checkpoint, on the validation split of its own data
   python experiments/evaluate.py runs/bisenet-...

@@ -1,16 +1,22 @@
-"""Segment images, videos and cameras with a trained network.
+r"""Segment images, videos and cameras with a trained network.
 
 a folder of images (searched through), with the last checkpoint of a run
   python experiments/predict.py runs/bisenet-... street_photos --out predictions
-images by a pattern; the quotes leave it to this program, which keeps the folders below the pattern's fixed part
-  python experiments/predict.py runs/bisenet-... "drives/**/front/*.jpg" --out predictions --kinds overlay,entropy
+images by a pattern; the quotes leave it to this program, which keeps the
+folders below the pattern's fixed part
+  python experiments/predict.py runs/bisenet-... "drives/**/front/*.jpg" \
+    --out predictions --kinds overlay,entropy
 a photo, with the authors' checkpoint
-  python experiments/predict.py released:stdc1_seg=stdc1.pth street.jpg --out predictions
-a video: its overlay becomes predictions/drive.mp4, of the same size and rate, without sound
-  python experiments/predict.py runs/bisenet-... drive.mp4 --out predictions --start 10 --end 20
-a camera or a stream, until Ctrl-C or so many frames; the video runs as fast as the world did
-  python experiments/predict.py runs/bisenet-... camera:0 --out predictions --frames 500
-  python experiments/predict.py runs/bisenet-... rtsp://192.168.1.20/street --out predictions
+  python experiments/predict.py released:stdc1_seg=stdc1.pth street.jpg \
+    --out predictions
+a video: its overlay is predictions/drive.mp4, as large and as fast, silent
+  python experiments/predict.py runs/bisenet-... drive.mp4 --out predictions \
+    --start 10 --end 20
+a camera or a stream, until Ctrl-C or so many frames, in real time
+  python experiments/predict.py runs/bisenet-... camera:0 --out predictions \
+    --frames 500
+  python experiments/predict.py runs/bisenet-... rtsp://192.168.1.20/street \
+    --out predictions
 """
 
 import glob
@@ -36,14 +42,16 @@ FILMING = ("every", "start", "end", "frames", "legend")
 EPILOG = """\
 kinds, each a folder of PNGs below --out, under the image's name
   label              the class of each pixel: train ids, 8-bit gray
-  ids                the same in the data set's own numbers, such as Cityscapes' labelIds
-  color              the same in the data set's colors
-  overlay            the colors over the image; of a video and a camera it is one video, NAME.mp4
+  ids                in the data set's own numbers: Cityscapes' labelIds
+  color              in the data set's colors
+  overlay            the colors over the image; a video's is one video
   probability        of the predicted class, 8-bit gray: 0 is 0, 255 is 1
-  probability:CLASS  of that class, likewise; below probability-CLASS/
-  entropy            of the classes' probabilities, 8-bit gray: 0 is certain, 255 is all classes alike
-legend.png says which color is which class. Of a video, every kind but the overlay is a folder of numbered frames.
-Videos are H.264 where OpenCV has an encoder for it, else MPEG-4 Part 2, which players show and browsers do not.
+  probability:CLASS  of that class, below probability-CLASS/
+  entropy            8-bit gray: 0 is certain, 255 all classes alike
+
+legend.png says which color is which class. Of a video, every kind but the
+overlay is a folder of numbered frames. Videos are H.264 where OpenCV has an
+encoder for it, else MPEG-4 Part 2, which players show and browsers do not.
 """
 
 
