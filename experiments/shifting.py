@@ -242,7 +242,7 @@ def curves(axis: "Axes", result: Shift, kinds: Sequence[str]) -> None:
         axis.plot(list(points), [100 * miou for miou in points.values()], color=color, marker=marker, ms=4, lw=1.8, label=spaced(kind))
     axis.set_xticks([0, *result.severities], ["0", *map(str, result.severities)])
     axis.set_xlabel("severity")
-    axis.legend(frameon=False, fontsize=8, loc="lower left", handlelength=1.6)
+    axis.legend(frameon=False, fontsize=8, loc="best", handlelength=1.6)
     axis.axhline(100 * result.clean, color="gray", lw=0.8, ls=(0, (4, 3)), zorder=0)
 
 
