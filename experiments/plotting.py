@@ -79,10 +79,10 @@ def draw(points: Sequence[Point], file: Path, notes: Sequence[str] = ()) -> None
 
 
 def write_legend(figure: Any, marks: Sequence[Any], columns: int, corner: tuple[float, float]) -> None:
-    figure.add_artist(figure.legend(
+    figure.legend(
         handles=marks, loc="upper left", bbox_to_anchor=corner, borderaxespad=0, borderpad=0, ncols=columns, fontsize=SMALL,
         frameon=False, handlelength=1.5, handleheight=0.5, handletextpad=0.5, columnspacing=1.2, labelspacing=0.45,
-    ))  # fmt: skip
+    )  # fmt: skip
 
 
 def save(figure: Any, file: Path) -> None:
