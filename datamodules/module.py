@@ -114,6 +114,14 @@ class SegmentationData(LightningDataModule):
         """Reads the split's listing; pixels are read when they are asked for."""
         raise NotImplementedError
 
+    def official(self, split: str) -> int | None:
+        """How many images the data set's authors count; None where options choose others, or nobody counts."""
+        counts, defaults = getattr(self, "counts", {}), inspect.signature(type(self).__init__).parameters
+        if split == "train" and getattr(self, "training", None) in counts:
+            return counts[self.training]
+        plain = all(getattr(self, option, None) == defaults[option].default for option in self.own_options())
+        return counts.get(split) if plain else None
+
     def instances(self, split: str, index: int) -> np.ndarray | None:
         """An image's instances, int32 (H, W): train id * 1000 + number within an instance and -1 elsewhere; None where no file tells."""
         return None

@@ -345,7 +345,7 @@ def listed(data: Any, name: str) -> Split:
     """The split's images, without a look at any of them: a damaged one must not end the check."""
     if name in data.hidden:
         raise DataError(f"{data.name}'s {name} labels are not public: {data.hidden[name]}")
-    split = Split(name, data.labels, official=official(data, name))
+    split = Split(name, data.labels, official=data.official(name))
     try:
         source = data.packed(name) or data.source(name)
     except Unpaired as problem:
@@ -354,17 +354,6 @@ def listed(data: Any, name: str) -> Split:
         return split
     split.source = Pack(source.file) if isinstance(source, Pack) else source  # whose labels are the files' numbers
     return split
-
-
-def official(data: Any, name: str) -> int | None:
-    """How many images the data set's authors count; None where options choose others."""
-    import inspect
-
-    counts, defaults = getattr(data, "counts", {}), inspect.signature(type(data).__init__).parameters
-    if name == "train" and getattr(data, "training", None) in counts:
-        return counts[data.training]
-    plain = all(getattr(data, option, None) == defaults[option].default for option in data.own_options())
-    return counts.get(name) if plain else None
 
 
 def chosen(count: int, limit: int | None) -> list[int]:

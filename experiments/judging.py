@@ -63,7 +63,7 @@ def judged_by(mode: str, module: SegmentationModule, data: Any, name: str, sourc
     if asked.full:
         result["full"] = measures(examined)
     class_table(result)
-    for line in (*published_lines(result), data.caution):
+    for line in (*(published_lines(result) if not asked.protocols else ()), data.caution):
         print(line) if line else None
     runs.write_json(file, result)
     print(f"result       {file}")
@@ -224,6 +224,7 @@ def result_of(module: Any, data: Any, data_name: str, split: str, iterations: in
         "protocol": module.recipe.inference,
         **judged(data, scores),
         "images": len(data.open(split)),
+        "official_images": data.official(split),
         "pixels": scores["pixels"],
         "semi": identity.get("semi"),
         "network": identity.get("network") or next(iter(identity.get("networks", [])), None),

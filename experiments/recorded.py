@@ -57,6 +57,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "others": (dict,),  # its other networks' miou, pixel_accuracy and iou
     "labelled": (dict, NOTHING),  # images, of, fingerprint: the part of the training images that kept its labels
     "released": (*TEXT, NOTHING),  # the layout of an authors' checkpoint; our own training has none
+    "official_images": (*WHOLE, NOTHING),  # of the split, by the data set's authors
     "port": (bool, NOTHING),  # another code line than the authors' released it
     "mean_accuracy": (*NUMBER, NOTHING),
     "frequency_weighted_iou": (*NUMBER, NOTHING),
@@ -68,6 +69,11 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
 }
 FRACTIONS = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "category_miou")
 PUBLISHED: dict[str, tuple[type, ...]] = {"miou": NUMBER, "data": TEXT, "split": TEXT, "protocol": TEXT, "source": TEXT}
+
+
+def partial(result: dict) -> bool:
+    """Whether a part of the split's images was judged: no figure of the whole can be set against that."""
+    return bool(result.get("official_images")) and result["images"] != result["official_images"]
 
 
 def check_result(result: Any, file: Path) -> None:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
+from experiments.recorded import partial
+
 # --- rows that were measured
 
 
@@ -83,11 +85,15 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def comparable(result: dict) -> list[dict]:
-    """The published figures on the result's own data, split and protocol; none for another network, or for one trained on other labels.
+    """The published figures on the result's own data, split and protocol; none for another network, other labels, or a part of the images.
 
     A checkpoint that the authors released is the published network; one that another code line released is not.
     """
-    if result.get("port") or any(name.split(".")[0] in ("model", "semi") or name == "data.labelled" for name in result["overrides"]):
+    if (
+        partial(result)
+        or result.get("port")
+        or any(name.split(".")[0] in ("model", "semi") or name == "data.labelled" for name in result["overrides"])
+    ):
         return []
     return [each for each in result["published"] if all(each[name] == result[name] for name in ("data", "split", "protocol"))]
 

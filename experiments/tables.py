@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.command_line import Resolved, catalogue, shown
-from experiments.report import kept
+from experiments.recorded import kept, partial
+from experiments.rows import comparable
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -115,7 +116,7 @@ def protocol_table(results: list[dict[str, Any]]) -> None:
         table.add_column(head, justify="left" if head == "source" else "right")
     for each in results:
         ours = (each["protocol"], f"{100 * each['miou']:.1f}", f"{100 * each['pixel_accuracy']:.1f}")
-        same = [figure for figure in each["published"] if all(figure[key] == each[key] for key in ("data", "split", "protocol"))]
+        same = comparable(each)
         for figure in same:
             table.add_row(*ours, f"{figure['miou']:.1f}", f"{100 * each['miou'] - figure['miou']:+.1f}", figure["source"])
             ours = ("", "", "")
@@ -123,16 +124,20 @@ def protocol_table(results: list[dict[str, Any]]) -> None:
             table.add_row(*ours, "-", "-", "")
     print()
     console().print(table)
+    for line in published_lines(results[0]) if partial(results[0]) else ():
+        print(line)
 
 
 def published_lines(result: dict[str, Any]) -> list[str]:
     """The paper's figures where they are of the same data, split and protocol; else why they are not set beside ours."""
-    comparable = [each for each in result["published"] if (each["data"], each["split"]) == (result["data"], result["split"])]
+    if result["published"] and partial(result):
+        return [f"{result['images']} of {result['official_images']} images were judged: no published figure can be set against that"]
+    there = [each for each in result["published"] if (each["data"], each["split"]) == (result["data"], result["split"])]
     lines = []
-    for each in comparable:
+    for each in there:
         note = "" if each["protocol"] == result["protocol"] else f" (protocol {each['protocol']}: not comparable with {result['protocol']})"
         lines.append(f"published: {each['miou']:.1f} on {each['data']} {each['split']}, {each['source']}{note}")
-    if not comparable and result["published"]:
+    if not there and result["published"]:
         others = sorted({f"{each['data']} {each['split']}" for each in result["published"]})
         lines.append(f"the paper reports on {', '.join(others)}; nothing on {result['data']} {result['split']} can be set against that")
     return lines

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules import Cityscapes
 from datamodules.labels import CITYSCAPES
 from experiments import evaluate, report
 from experiments.examined import RADII, load
@@ -43,7 +44,23 @@ def of(root: Path) -> list[str]:
 # --- protocols
 
 
-def test_every_protocol_of_the_paper_is_scored_beside_its_figure(streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.fixture
+def whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the official data set were as small as ours."""
+    monkeypatch.setattr(Cityscapes, "counts", {"train": 1, "val": 3, "test": 2})
+
+
+def test_a_part_of_the_images_is_set_against_no_published_figure(streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    written(tmp_path / "last.ckpt", address="stdc/stdc1", data="cityscapes", inference="resized:0.5")
+    assert evaluate.main([str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "found.json"), *of(streets)]) == 0
+    assert "3 of 500 images were judged" in capsys.readouterr().out
+    assert report.main([str(tmp_path / "found.json"), "--format", "csv"]) == 0
+    assert "72.2" not in capsys.readouterr().out
+
+
+def test_every_protocol_of_the_paper_is_scored_beside_its_figure(
+    streets: Path, whole: None, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "run").mkdir()
     written(tmp_path / "run" / "last.ckpt", address="stdc/stdc1", data="cityscapes")
     assert evaluate.main([str(tmp_path / "run"), "--protocols", *of(streets)]) == 0
