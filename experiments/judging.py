@@ -79,7 +79,7 @@ def judged_by(mode: str, module: SegmentationModule, data: Any, name: str, sourc
 
 def protocols(module: SegmentationModule) -> list[str]:
     """Every inference mode that the row's paper reports, and the recipe's own; words that name no mode are told and left out."""
-    reported = dict.fromkeys(figure.protocol for figure in experiment(module.identity["experiment"]).published)
+    reported = dict.fromkeys(figure["protocol"] for figure in published_of(module))
     modes = [module.recipe.inference]
     for protocol in reported:
         try:
@@ -243,7 +243,7 @@ def result_of(module: Any, data: Any, data_name: str, split: str, iterations: in
         "date": date.today().isoformat(),
         "departures": identity["departures"],
         "overrides": identity["overrides"],
-        "published": [] if identity.get("port") else [asdict(figure) for figure in row.published],
+        "published": published_of(module),
         "released": identity.get("released"),
         "port": identity.get("port", False),
         "checkpoint": None,
@@ -252,6 +252,12 @@ def result_of(module: Any, data: Any, data_name: str, split: str, iterations: in
         "smoke": identity["smoke"],
         "finished": bool(identity.get("released")) or (not identity["smoke"] and iterations >= module.recipe.iterations),
     }
+
+
+def published_of(module: SegmentationModule) -> list[dict[str, Any]]:
+    """The row's figures; a released checkpoint brings those of whoever trained it."""
+    row = experiment(module.identity["experiment"])
+    return module.identity.get("published", [asdict(figure) for figure in row.published])
 
 
 def judged(data: Any, found: dict[str, Any]) -> dict[str, Any]:

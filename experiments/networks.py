@@ -1,6 +1,6 @@
 """The trained network that a person names: a run or checkpoint of ours, or released:LAYOUT=FILE, the authors' own checkpoint."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +92,7 @@ def released(source: Authors, network: str | None = None) -> "SegmentationModule
         "experiment": row.name,
         "released": source.layout,
         "port": layout.port,
+        "published": [asdict(figure) for figure in (layout.published if layout.port else row.published)],
         "data": data,
         **appearance(data, module.num_classes),
         "seed": 0,

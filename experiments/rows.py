@@ -87,13 +87,9 @@ def mean(values: Sequence[float]) -> float | None:
 def comparable(result: dict) -> list[dict]:
     """The published figures on the result's own data, split and protocol; none for another network, other labels, or a part of the images.
 
-    A checkpoint that the authors released is the published network; one that another code line released is not.
+    A released checkpoint's figures are those of whoever trained it: the authors', or another code line's own.
     """
-    if (
-        partial(result)
-        or result.get("port")
-        or any(name.split(".")[0] in ("model", "semi") or name == "data.labelled" for name in result["overrides"])
-    ):
+    if partial(result) or any(name.split(".")[0] in ("model", "semi") or name == "data.labelled" for name in result["overrides"]):
         return []
     return [each for each in result["published"] if all(each[name] == result[name] for name in ("data", "split", "protocol"))]
 
@@ -142,7 +138,9 @@ def like_with_like(rows: Iterable[dict]) -> dict[tuple[str, str, str], list[dict
 def not_measured(papers: Mapping[str, dict], rows: Iterable[dict]) -> list[dict]:
     """A row for each published figure that none of `rows` is set beside, and for each experiment with neither figure nor run."""
     rows = list(rows)
-    held = {(row["experiment"], row["data"], row["split"], row["protocol"]) for row in rows if row["published"] is not None}
+    held = {
+        (row["experiment"], row["data"], row["split"], row["protocol"]) for row in rows if row["published"] is not None and not row["port"]
+    }
     run = {row["experiment"] for row in rows if not row["port"]}
     missing = []
     for paper, row, claims in [(paper, row, claims) for paper, book in papers.items() for row, claims in book["rows"].items()]:

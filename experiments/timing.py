@@ -145,7 +145,7 @@ def of_word(source: str, size: tuple[int, int] | None) -> Subject:
     row = experiment(layout.network) if isinstance(layout.network, str) else None
     if not size and not row:
         raise Refused(f"{source}: {name} is no row of a paper, which would say at what size it is judged; give --size HEIGHTxWIDTH")
-    published = row.published_speed if row else ()
+    published = row.published_speed if row and not layout.port else ()
     return Subject(f"released:{name}", size or counted_at(row), layout.address, published, released=name, port=layout.port, module=module)
 
 

@@ -4,11 +4,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from segmodels.module import Normalization
+
+if TYPE_CHECKING:
+    from segmodels.paper import Published
 
 State = dict[str, Tensor]
 COUNTER = "num_batches_tracked"  # older checkpoints lack them, inference does not read them: they are never loaded
@@ -29,6 +33,7 @@ class Released:
     convert: Callable[[State], State] | None = None  # where a tensor's meaning differs, not only its name
     row: str = ""  # "paper/row" where the network is none itself: the row that a port computes in its own way
     data: str = ""  # what it was trained on, where that is not the row's own data
+    published: tuple["Published", ...] = ()  # of a port: what its own code line claims
 
     @property
     def address(self) -> str:

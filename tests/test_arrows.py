@@ -20,7 +20,8 @@ ALLOWED = {
     "segmodels/checkpoint.py": ANY | {"segmodels.module", "segmodels.paper", "segmodels.recipe", "segmodels.released"},
     "segmodels/deploy.py": ANY | {"segmodels.module"},
     "segmodels/architectures": ANY | {"segmodels.module", "segmodels.paper", "segmodels.recipe", "segmodels.released"},
-    "segmodels/ports": ANY | {"segmodels.module", "segmodels.paper", "segmodels.recipe", "segmodels.released", "segmodels.architectures"},
+    "segmodels/ports": ANY
+    | {"segmodels.ports", "segmodels.module", "segmodels.paper", "segmodels.recipe", "segmodels.released", "segmodels.architectures"},
     "segmodels/semisup": ANY | {"segmodels.module", "segmodels.inference", "segmodels.paper"},
     "datamodules": {"datamodules"},
 }

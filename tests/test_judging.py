@@ -124,6 +124,18 @@ def evaluate_module(file: Path) -> torch.nn.Module:
     return from_released(X39, file)
 
 
+def test_another_code_lines_checkpoint_is_held_against_its_own_figures(
+    streets: Path, whole: None, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    torch.save(state("mmseg_bisenetv2"), tmp_path / "v2.pth")
+    out = tmp_path / "found.json"
+    words = ["--released", "mmseg_bisenetv2", str(tmp_path / "v2.pth"), "--inference", "whole", "--pictures", "0", "--out", str(out)]
+    assert evaluate.main([*words, *of(streets)]) == 0
+    found, said = json.loads(out.read_text()), capsys.readouterr().out
+    assert found["port"] and all("mmsegmentation" in each["source"] for each in found["published"])
+    assert "published: 75.8 on cityscapes val, mmsegmentation, configs/bisenetv2/README.md (batch 32)" in said
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -19,6 +19,7 @@ from segmodels.module import Normalization
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import coincheung_rule, ohem
 from segmodels.parts.two_paths import FeatureFusion, pooled
+from segmodels.ports import by_coincheung
 from segmodels.released import Released
 
 
@@ -59,9 +60,26 @@ class BiSeNetCoinCheung(BiSeNet):
 # --- faces
 
 FACE = (
-    "background", "skin", "left brow", "right brow", "left eye", "right eye", "glasses", "left ear", "right ear", "earring",
-    "nose", "mouth", "upper lip", "lower lip", "neck", "necklace", "cloth", "hair", "hat",
-)  # fmt: skip
+    "background",
+    "skin",
+    "left brow",
+    "right brow",
+    "left eye",
+    "right eye",
+    "glasses",
+    "left ear",
+    "right ear",
+    "earring",
+    "nose",
+    "mouth",
+    "upper lip",
+    "lower lip",
+    "neck",
+    "necklace",
+    "cloth",
+    "hair",
+    "hat",
+)
 
 
 class ContextAndDetail(NearestContextPath):
@@ -130,6 +148,11 @@ CITYSCAPES = Normalization(mean=(0.3257, 0.3690, 0.3223), std=(0.2112, 0.2148, 0
 RELEASED = {
     "bisenet_face_zllrunning": Released(BiSeNetFaces, "conv_out.conv_out.weight", RENAMES, row="bisenet/resnet18", data="CelebAMask-HQ"),
     "bisenetv1_coincheung": Released(
-        BiSeNetCoinCheung, "conv_out.conv_out.bias", RENAMES, normalization=CITYSCAPES, row="bisenet/resnet18"
+        BiSeNetCoinCheung,
+        "conv_out.conv_out.bias",
+        RENAMES,
+        normalization=CITYSCAPES,
+        row="bisenet/resnet18",
+        published=by_coincheung(75.44, 77.45),
     ),
 }

@@ -12,6 +12,7 @@ from segmodels.architectures.bisenet import BiSeNet, ContextPath
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.losses import cross_entropy
 from segmodels.parts.two_paths import FeatureFusion
+from segmodels.ports import by_mmseg
 from segmodels.released import Released
 
 
@@ -67,4 +68,7 @@ RENAMES = (
     (r"\.conv\.(?=weight)", ".0."),
     (r"\.bn\.", ".1."),
 )
-RELEASED = {"mmseg_bisenetv1_r18": Released(BiSeNetMMSeg, "decode_head.conv_seg.bias", RENAMES, row="bisenet/resnet18")}
+PUBLISHED = by_mmseg("bisenetv1", from_scratch=(74.44, 77.05), from_ImageNet=(74.37, 76.91), from_ImageNet_batch_32=(75.16, 77.24))
+RELEASED = {
+    "mmseg_bisenetv1_r18": Released(BiSeNetMMSeg, "decode_head.conv_seg.bias", RENAMES, row="bisenet/resnet18", published=PUBLISHED)
+}

@@ -14,6 +14,7 @@ from segmodels.architectures.bisenetv2 import BiSeNetV2, GuidedAggregation, init
 from segmodels.module import Normalization
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.losses import coincheung_rule, ohem
+from segmodels.ports import by_coincheung
 from segmodels.released import Released
 
 
@@ -85,6 +86,11 @@ RENAMES = (
 CITYSCAPES = Normalization(mean=(0.3257, 0.3690, 0.3223), std=(0.2112, 0.2148, 0.2115))
 RELEASED = {
     "bisenetv2_coincheung": Released(
-        BiSeNetV2CoinCheung, "head.conv_out.1.bias", RENAMES, normalization=CITYSCAPES, row="bisenetv2/bilateral"
+        BiSeNetV2CoinCheung,
+        "head.conv_out.1.bias",
+        RENAMES,
+        normalization=CITYSCAPES,
+        row="bisenetv2/bilateral",
+        published=by_coincheung(74.95, 76.53),
     ),
 }

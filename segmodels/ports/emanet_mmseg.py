@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from segmodels.architectures.emanet import EMANet, EMAUnit
 from segmodels.module import Batch
+from segmodels.paper import Published
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.losses import cross_entropy
+from segmodels.ports import by_mmseg
 from segmodels.released import Released
 
 
@@ -73,4 +75,6 @@ RENAMES = (
     (r"^(reduction|unit\.conv2|bottleneck|fusion|auxiliary\.0)\.conv\.", r"\1.0."),
     (r"^(reduction|unit\.conv2|bottleneck|fusion|auxiliary\.0)\.bn\.", r"\1.1."),
 )
-RELEASED = {"mmseg_emanet_r50_d8": Released(EMANetMMSeg, "decode_head.conv_seg.bias", RENAMES, row="emanet/resnet50")}
+CROPS_769 = Published(79.33, "cityscapes", "val", "slide:769x769/513x513", "mmsegmentation, configs/emanet/README.md (crops 769x769)")
+PUBLISHED = (*by_mmseg("emanet", crops_512x1024=(77.59, 79.44)), CROPS_769)
+RELEASED = {"mmseg_emanet_r50_d8": Released(EMANetMMSeg, "decode_head.conv_seg.bias", RENAMES, row="emanet/resnet50", published=PUBLISHED)}
