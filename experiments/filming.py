@@ -18,9 +18,9 @@ from PIL import Image
 from experiments.command_line import Refused, refuse
 from experiments.door import door, quiet
 from experiments.networks import Authors
-from experiments.pictures import save, strip_beside
+from experiments.pictures import strip_beside
 from experiments.predict import CAMERA, camera_number, place_of, public
-from experiments.predicting import Pictures, Predictor, ahead, behind, prepare, shown
+from experiments.predicting import Pictures, Predictor, ahead, behind, keep, prepare, shown
 
 CODECS = {"avc1": "H.264", "mp4v": "MPEG-4"}  # the better first; OpenCV's wheels encode H.264 only where the hardware does
 USUAL_RATE = 25.0
@@ -69,7 +69,7 @@ def filmed(reel: "Reel", name: Path, predictor: Predictor, asked: Any, interrupt
                     break
         seconds = time.perf_counter() - begun
         if not done:
-            raise Refused(f"{reel} gave no frame{' between --start and --end' if asked.start or asked.end else ''}; nothing was written")
+            raise Refused(f"{reel} gave no frame{reel.bounds()}; nothing of it was written")
         recording.finish()
     except BaseException:
         recording.discard()
@@ -95,7 +95,7 @@ def develop(out: Path, name: Path, frame: "Frame", found: Pictures, predictor: P
                 continue
             folder = place_of(out, kind, name)
             folder.mkdir(exist_ok=True)
-            save(picture, folder / f"{frame.number:06d}.png")
+            keep(picture, folder / f"{frame.number:06d}.png")
 
 
 # --- in
@@ -116,7 +116,7 @@ class Reel:
     def __init__(self, name: str, capture: cv2.VideoCapture, asked: Any) -> None:
         self.name, self.capture, self.asked = name, capture, asked
         said = capture.get(cv2.CAP_PROP_FPS)
-        self.known_rate = 1 <= said <= 1000
+        self.known_rate = 0 < said <= 1000
         self.source_rate = said if self.known_rate else USUAL_RATE
         self.rate = self.source_rate / (asked.every or 1)
         self.count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))  # as the header says
@@ -133,6 +133,11 @@ class Reel:
 
     def end(self) -> float:
         return np.inf if self.asked.end is None else self.asked.end * self.source_rate
+
+    def bounds(self) -> str:
+        """Where its frames were looked for."""
+        ending = f" (it ends at {self.count / self.source_rate:.4g} s)" if self.count else ""
+        return f" between --start and --end{ending}" if self.asked.start or self.asked.end else ""
 
     def expected(self, most: int | None) -> int | None:
         """Frames to be predicted, for the bar; a file that does not say how many it holds has none."""
@@ -285,7 +290,8 @@ class Recording:
             if self.writer.isOpened():
                 self.size = tuple(side // 2 * 2 for side in size)  # both codecs store colors of pixels by twos
                 return
-        raise Refused(f"OpenCV cannot write a video of {size[0]}x{size[1]} pixels to {self.file}; take --kinds color for pictures")
+        what = f"{size[0]}x{size[1]} pixels and {self.rate:.4g} frames per second"
+        raise Refused(f"OpenCV cannot write a video of {what} to {self.file}; take --kinds color for pictures")
 
     def finish(self) -> None:
         """OpenCV does not say when a disk is full, hence the count."""
@@ -305,7 +311,7 @@ class Recording:
     def described(self) -> str:
         if self.writer is None:
             return ""
-        return f" ({self.size[0]}x{self.size[1]}, {self.frames} frames, {self.rate:.4g} per second, {self.codec})"
+        return f" ({self.size[0]}x{self.size[1]}, {self.frames} frame{'s' * (self.frames > 1)}, {self.rate:.4g} per second, {self.codec})"
 
 
 class Interruption:

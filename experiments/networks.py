@@ -57,7 +57,7 @@ def checkpoint_of(path: Path) -> Path:
 
 def nearest(path: Path) -> str:
     """ " (did you mean ...?)" for a file or folder of almost that name beside it."""
-    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    beside = [each.name for each in path.parent.iterdir() if each.name != path.name] if path.parent.is_dir() else []
     match = get_close_matches(path.name, beside, n=1)
     return f" (did you mean {path.parent / match[0]}?)" if match else ""
 

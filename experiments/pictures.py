@@ -71,12 +71,16 @@ def sheet(rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str], title: str
     return made
 
 
-def save(picture: Image.Image | np.ndarray, file: Path) -> None:
-    """Whole or not at all."""
+def save(picture: Image.Image | np.ndarray, file: Path, effort: int = 6) -> None:
+    """Whole or not at all; `effort`, 0 to 9, is spent on a smaller file."""
     picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
     partial = file.with_name(f".{file.name}.partial")
-    picture.save(partial, format="PNG")
-    partial.replace(file)
+    try:
+        picture.save(partial, format="PNG", compress_level=effort)
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def legend(names: Sequence[str], palette: Palette) -> Image.Image:

@@ -79,6 +79,7 @@ def parser() -> Parser:
     made.add_argument("--kinds", metavar="KIND,...", help="default: label,color,overlay of images, overlay of a video or camera")
     made.add_argument("--inference", metavar="MODE", help="default: the recipe's (see evaluate.py --help)")
     made.add_argument("--batch", metavar="N", type=int, default=1, help="images of one size that go through together (default 1)")
+    made.add_argument("--precision", choices=("32-true", "16-mixed", "bf16-mixed"), help="default: what the run was trained in")
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda where there is one")
     made.add_argument("--strength", metavar="SHARE", type=float, default=0.55, help="of the colors in the overlay, 0 to 1 (default 0.55)")
     film = made.add_argument_group("videos and cameras")
@@ -94,6 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_intermixed_args(arguments)
     try:
         source, inputs = source_of(asked.network), sorted_out(asked.inputs)
+        apart(inputs, asked.out)
         check(asked, inputs.kind)
         kinds = kinds_of(asked.kinds or ("label,color,overlay" if inputs.kind == "images" else "overlay"))
         outputs = named_outputs(inputs, asked.out, kinds)
@@ -105,6 +107,9 @@ def main(arguments: list[str] | None = None) -> int:
         return run(source, outputs, kinds, asked)
     except Refused as problem:
         return words.refuse(problem)
+    except KeyboardInterrupt:
+        print("stopped; what is written is whole", file=sys.stderr)
+        return 130
 
 
 def check(asked: Any, kind: str) -> None:
@@ -203,7 +208,8 @@ def files_of(word: str) -> list[tuple[Path, Path]]:
 
 
 def inside(folder: Path) -> list[tuple[Path, Path]]:
-    files = sorted(each for each in folder.rglob("*") if each.name[0] != "." and each.is_file())
+    """What is hidden, or in a hidden folder, stays so, as in a pattern."""
+    files = sorted(each for each in folder.rglob("*") if each.is_file() and not hidden(each.relative_to(folder)))
     if images := [(each, each.relative_to(folder)) for each in files if each.suffix.lower() in IMAGES]:
         return images
     videos = [each for each in files if each.suffix.lower() in VIDEOS]
@@ -211,11 +217,18 @@ def inside(folder: Path) -> list[tuple[Path, Path]]:
     raise Refused(f"{folder} holds no image{hint}; images end in {', '.join(IMAGES)}")
 
 
+def hidden(path: Path) -> bool:
+    return any(part[0] == "." for part in path.parts)
+
+
 def matching(pattern: str) -> list[tuple[Path, Path]]:
     """Names begin where the pattern's fixed part ends, so that files of one name in two folders stay apart."""
     parts = Path(pattern).parts
     fixed = Path(*parts[: next(place for place, part in enumerate(parts) if glob.has_magic(part))])
-    files = [path for each in sorted(glob.glob(pattern, recursive=True)) if (path := Path(each)).is_file()]
+    paths = [Path(each) for each in sorted(glob.glob(pattern, recursive=True))]
+    files = [each for each in paths if each.is_file()]
+    if paths and not files:
+        raise Refused(f"{pattern} matches only folders, such as {paths[0]}; give {Path(pattern) / '*'} for the files in them")
     known = [each for each in files if each.suffix.lower() in IMAGES + VIDEOS]
     if not known:
         why = f"of the {len(files)} files that match {pattern} none is an image or video" if files else f"no file matches {pattern}"
@@ -224,6 +237,18 @@ def matching(pattern: str) -> list[tuple[Path, Path]]:
 
 
 # --- what they become
+
+
+def apart(inputs: Inputs, out: Path) -> None:
+    """Pictures of an earlier call are no images to predict, where --out lies in the folder that is searched."""
+    if inputs.kind != "images":
+        return
+    there, single = out.resolve(), folder_of(ONE_CLASS)
+    for each, _ in inputs.found:
+        place = each.resolve()
+        first = place.parts[len(there.parts)] if there in place.parents else ""
+        if first in (*KINDS, "legend.png") or first.startswith(single):
+            raise Refused(f"{each} lies where --out {out} holds predictions; give images and an --out apart from each other")
 
 
 def named_outputs(inputs: Inputs, out: Path, kinds: tuple[str, ...]) -> list[tuple[Path | str, Path]]:

@@ -31,6 +31,7 @@ from segmodels.module import SegmentationModule
 
 BLOCK = 128  # rows whose probabilities exist at one time
 THREADS = 4  # that read, and as many that write
+EFFORT = 2  # of PNG's compression: an overlay takes a fifth of the usual 6's time, and a tenth more room
 Given, Made = TypeVar("Given"), TypeVar("Made")
 Pictures = dict[str, np.ndarray]  # by kind
 
@@ -65,7 +66,7 @@ class Predictor:
         if asked.device == "cuda" and not torch.cuda.is_available():
             raise Refused("--device cuda: torch sees no GPU here; take --device cpu, or leave it out")
         self.module, self.kinds, self.strength = trained(source), tuple(kinds), asked.strength
-        settle(self.module, asked.inference, None)
+        settle(self.module, asked.inference, asked.precision)
         self.classes, self.palette = self.module.identity["classes"], self.module.identity["palette"]
         self.single = {kind: self.number_of(kind.removeprefix(ONE_CLASS)) for kind in kinds if kind.startswith(ONE_CLASS)}
         self.labels = own_labels(self.module) if "ids" in kinds else None
@@ -97,9 +98,9 @@ class Predictor:
         return {kind: made[kind] for kind in self.kinds}
 
     def speed(self, what: str, count: int, seconds: float) -> str:
-        """The first pass warms up: it counts for the network only when there is no other."""
-        passes = self.passes[1:] or self.passes
-        alone = sum(images for images, _ in passes) / sum(each for _, each in passes)
+        """The first pass warms up: it is left out where it was slower than the others."""
+        counted = (self.passes, self.passes[1:] or self.passes)
+        alone = max(sum(images for images, _ in passes) / sum(each for _, each in passes) for passes in counted)
         return f"{rate(alone)} {what}/s through the network alone, {rate(count / seconds)} with reading and writing ({self.hardware()})"
 
     def hardware(self) -> str:
@@ -198,13 +199,20 @@ def prepare(out: Path, key: Image.Image | None, targets: Sequence[tuple[Any, Pat
     except OSError as problem:
         raise Refused(f"{problem.filename} cannot be made ({problem.strerror}); give another --out") from None
     if key and not file.exists():
-        save(key, file)
+        keep(key, file)
 
 
 def write(out: Path, name: Path, image: np.ndarray, found: Pictures, predictor: Predictor) -> None:
     with door():
         for kind, picture in predictor.pictures(image, found).items():
-            save(picture, place_of(out, kind, name))
+            keep(picture, place_of(out, kind, name))
+
+
+def keep(picture: Image.Image | np.ndarray, file: Path) -> None:
+    try:
+        save(picture, file, EFFORT)
+    except OSError as problem:
+        raise Refused(f"{file} could not be written ({problem.strerror or problem}); make room, or give another --out") from problem
 
 
 # --- at the same time

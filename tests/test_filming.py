@@ -335,8 +335,23 @@ def test_what_cannot_be_filmed_is_refused(network: tuple[Path, SegmentationModul
 def test_a_part_without_frames_is_refused(network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     video(tmp_path / "good.mp4", frames=3)
     assert run(network[0], tmp_path / "good.mp4", "--out", tmp_path / "out", "--start", 9) == 2
-    assert "gave no frame between --start and --end; nothing was written" in capsys.readouterr().err
+    assert "gave no frame between --start and --end (it ends at 0.3 s); nothing of it was written" in capsys.readouterr().err
     assert not (tmp_path / "out" / "good.mp4").exists()
+
+
+def test_a_slow_video_says_its_rate(network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    video(tmp_path / "lapse.mp4", frames=2, rate=0.5)
+    assert run(network[0], tmp_path / "lapse.mp4", "--out", tmp_path / "out", "--start", 2) == 0
+    assert rate_of(tmp_path / "out" / "lapse.mp4") == 0.5
+    assert "1 frame, 0.5 per second" in (printed := capsys.readouterr().out) and "does not say its rate" not in printed
+
+
+def test_a_rate_that_no_writer_takes_is_refused(
+    network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    video(tmp_path / "drive.mp4", frames=2)
+    assert run(network[0], tmp_path / "drive.mp4", "--out", tmp_path / "out", "--every", 100_000) == 2
+    assert "96x64 pixels and 0.0001 frames per second" in capsys.readouterr().err
 
 
 def test_a_video_is_not_overwritten(network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -3,6 +3,7 @@
 import io
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
 from experiments import predict, predicting
 from experiments.command_line import Refused
 from experiments.pictures import legend, overlay
-from experiments.predicting import ahead, batches, behind, maps_of, opened
+from experiments.predicting import ahead, batches, behind, keep, maps_of, opened
 from segmodels.inference import Strips, mode
 from segmodels.module import SegmentationModule
 from segmodels.released import from_released
@@ -132,18 +133,19 @@ def test_probability_and_entropy_are_those_of_the_plain_softmax(
 ) -> None:
     """Images higher than a block of rows; of flip, the mean of an image and its mirror."""
     image = picture(tmp_path / "street.png", noise(300, 70))
-    kinds = "probability,entropy,probability:traffic light"
-    assert run(network[0], tmp_path / "street.png", "--out", tmp_path / "out", "--kinds", kinds, "--inference", inference) == 0
     expected = shares(network[1], image)
     if inference == "flip":
         expected = (expected + shares(network[1], image[:, ::-1])[..., ::-1]) / 2
+    name = CITYSCAPES.names[expected.std((1, 2)).argmax()]  # an untrained network is sure that most classes are nowhere
+    kinds = f"probability,entropy,probability:{name}"
+    assert run(network[0], tmp_path / "street.png", "--out", tmp_path / "out", "--kinds", kinds, "--inference", inference) == 0
     entropy = -(expected * np.log(np.maximum(expected, 1e-300))).sum(0) / np.log(19)
-    light = expected[CITYSCAPES.names.index("traffic light")]
-    for folder, values in {"probability": expected.max(0), "entropy": entropy, "probability-traffic light": light}.items():
+    single = expected[CITYSCAPES.names.index(name)]
+    for folder, values in {"probability": expected.max(0), "entropy": entropy, f"probability-{name}": single}.items():
         found = read(tmp_path / "out" / folder / "street.png")
         assert found.dtype == np.uint8 and np.abs(found - 255 * values).max() <= 0.51
         assert found.std() > 0.3
-    assert {each.name for each in (tmp_path / "out").iterdir()} == {"probability", "entropy", "probability-traffic light"}
+    assert {each.name for each in (tmp_path / "out").iterdir()} == {"probability", "entropy", f"probability-{name}"}
 
 
 def test_certain_is_black_and_all_alike_is_white_in_the_entropy() -> None:
@@ -227,7 +229,55 @@ def test_a_full_disk_is_one_sentence(
         picture(tmp_path / "in" / f"{name}.png")
     monkeypatch.setattr(predicting, "save", full)
     assert run(network[0], tmp_path / "in", "--out", tmp_path / "out", "--kinds", "label") == 2
-    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'label.png'\n"
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'out' / 'label' / 'a.png'} could not be written (No space left on device); make room, or give another --out\n"
+    )
+
+
+def test_a_picture_that_the_disk_did_not_take_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(picture: Image.Image, file: Path, **_: object) -> None:
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(Refused, match=r"a\.png could not be written \(No space left on device\); make room"):
+        keep(noise(5, 7), tmp_path / "a.png")
+    with pytest.raises(Refused, match=r"legend\.png could not be written"):
+        predicting.prepare(tmp_path, legend(CITYSCAPES.names, CITYSCAPES.palette), [], ["color"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_stops_between_pictures_in_one_line(
+    network: tuple[Path, SegmentationModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    real = predicting.Predictor.__call__
+
+    def pressed(self: predicting.Predictor, images: list[np.ndarray]) -> list[dict]:
+        if self.passes:
+            raise KeyboardInterrupt
+        return real(self, images)
+
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}.png")
+    monkeypatch.setattr(predicting.Predictor, "__call__", pressed)
+    assert run(network[0], tmp_path / "in", "--out", tmp_path / "out", "--kinds", "label") == 130
+    assert capsys.readouterr().err == "stopped; what is written is whole\n"
+    assert {file.name for file in (tmp_path / "out" / "label").iterdir()} <= {"a.png"}
+
+
+def test_the_network_alone_is_never_slower_than_with_reading_and_writing() -> None:
+    predictor = SimpleNamespace(passes=[(4, 1.0), (1, 9.0)], hardware=lambda: "here")  # one image of another size after a batch
+    assert predicting.Predictor.speed(predictor, "images", 5, 10.0).startswith("0.5 images/s through the network alone, 0.5 with")
+    predictor.passes = [(1, 9.0), (4, 1.0)]  # a slow first pass warms up
+    assert predicting.Predictor.speed(predictor, "images", 5, 10.0).startswith("4 images/s through the network alone, 0.5 with")
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_precision_is_the_one_that_was_asked_for(precision: str, tmp_path: Path) -> None:
+    module, image = written(tmp_path / "half.ckpt", precision="bf16-mixed"), picture(tmp_path / "street.png", noise(120, 160))
+    assert run(tmp_path / "half.ckpt", tmp_path / "street.png", "--out", tmp_path / "out", "--precision", precision) == 0
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+        assert np.array_equal(read(tmp_path / "out" / "label" / "street.png"), predicted(module, image))
 
 
 def test_a_network_trained_in_half_precision_predicts_in_it(tmp_path: Path) -> None:
@@ -400,7 +450,33 @@ def test_places_without_images_are_answered_with_what_is_there(
         capsys, tmp_path, network[0], tmp_path / "empty", "--out", tmp_path / "out"
     )
     sentence = refused(capsys, tmp_path, network[0], tmp_path / "steret.png", "--out", tmp_path / "out")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    assert f"there is no image or folder {tmp_path / 'gone.png'}; give" in refused(
+        capsys, tmp_path, network[0], tmp_path / "gone.png", "--out", tmp_path / "out"
+    )
     assert f"there is no image or folder {tmp_path / 'steret.png'} (did you mean {tmp_path / 'street.png'}?)" in sentence
+
+
+def test_what_is_hidden_is_not_predicted(network: tuple[Path, SegmentationModule], tmp_path: Path) -> None:
+    for name in ("in/a.png", "in/.b.png", "in/.thumbnails/c.png", "in/d/.e/f.png"):
+        picture(tmp_path / name)
+    hidden = tmp_path / ".cache" / "in"
+    hidden.parent.mkdir()
+    (tmp_path / "in").rename(hidden)  # a hidden folder that is named is searched
+    assert run(network[0], hidden, "--out", tmp_path / "out", "--kinds", "label") == 0
+    assert [file.name for file in (tmp_path / "out").rglob("*.png")] == ["a.png"]
+
+
+@pytest.mark.parametrize("below", ["", "predictions"])
+def test_predictions_are_not_predicted_again(
+    below: str, network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    picture(tmp_path / "in" / "a.png")
+    out = tmp_path / "in" / below
+    assert run(network[0], tmp_path / "in", "--out", out, "--kinds", "label,probability:road") == 0
+    capsys.readouterr()
+    sentence = refused(capsys, tmp_path, network[0], tmp_path / "in", "--out", out, "--kinds", "entropy")
+    assert f"{out / 'label' / 'a.png'} lies where --out {out} holds predictions" in sentence
 
 
 def test_two_images_of_one_name_are_refused(
@@ -443,6 +519,7 @@ def test_more_images_join_a_folder_but_not_those_of_other_classes(
 def test_wrong_words_are_refused(network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     picture(tmp_path / "street.png")
     (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
     answers = {
         ("--strength", "1.5"): "--strength 1.5: it is the colors' share of the overlay, from 0 to 1",
         ("--strength", "nan"): "from 0 to 1",
@@ -454,6 +531,7 @@ def test_wrong_words_are_refused(network: tuple[Path, SegmentationModule], tmp_p
         ("--legend",): "--legend is for videos and cameras; leave it out for images",
         ("--end", "3"): "--end is for videos and cameras",
         (tmp_path / "*.jpg",): f"no file matches {tmp_path / '*.jpg'}; images and videos end in .png",
+        (tmp_path / "fo*",): f"{tmp_path / 'fo*'} matches only folders, such as {tmp_path / 'folder'}; give {tmp_path / 'fo*' / '*'} for",
         (tmp_path / "fi*",): "of the 1 files that match",
         ("--out", tmp_path / "file"): "is a file; --out takes a folder",
         ("--out", tmp_path / "file" / "below"): "cannot be made (Not a directory); give another --out",
