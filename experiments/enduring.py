@@ -20,7 +20,7 @@ from experiments.networks import Authors, trained
 from experiments.pictures import save
 from experiments.runs import write_json
 from experiments.seeing import label_of, settle
-from experiments.shifting import asked_kinds, comparable, places, read, shift, shift_plot, shift_sheet, shift_table
+from experiments.shifting import asked_kinds, places, read, shift, shift_plot, shift_sheet, shift_table
 from experiments.tables import console
 from segmodels.module import SegmentationModule
 
@@ -42,9 +42,7 @@ def endure(source: Path | Authors, asked: argparse.Namespace) -> int:
         setting = {"data": name, "split": asked.split, "protocol": module.recipe.inference, "precision": module.recipe.precision}
         passes = 1 + len(kinds) * len(asked.severities)
         print(f"{module.identity['experiment']}: {passes} times {len(images)} images of {name} {asked.split}", flush=True)
-        found = shift(images, judge_of(module, data), kinds, asked.severities, others=others, setting=setting)
-        if reference:
-            comparable(found, reference)
+        found = shift(images, judge_of(module, data), kinds, asked.severities, others=others, setting=setting, reference=reference)
     except (Refused, DataError) as problem:
         return refuse(problem)
     console().print(shift_table(found, reference))

@@ -123,6 +123,8 @@ def main(arguments: list[str] | None = None) -> int:
 def named_source(asked: words.argparse.Namespace) -> Path | Authors:
     """The network that was named, in either of the two ways."""
     if not asked.released:
+        if not asked.network and asked.shift and Path(asked.shift).exists():
+            raise Refused(f"--shift took {asked.shift} for its kinds; name the network before --shift")
         if not asked.network or asked.network.startswith("data."):
             raise Refused("no network is named; give a run folder, a checkpoint, or --released LAYOUT FILE")
         return source_of(asked.network)
@@ -141,6 +143,7 @@ def check(asked: words.argparse.Namespace, source: Path | Authors) -> None:
         asked.overrides.insert(0, asked.shift)
         asked.shift = "all"
     check_shift(asked)
+    check_submit(asked)
     if asked.inference:
         checked_mode(asked.inference)
     if asked.pictures < 0:
@@ -150,16 +153,18 @@ def check(asked: words.argparse.Namespace, source: Path | Authors) -> None:
             raise Refused(f"--protocols scores several times and {flag} names one file; leave {flag} out, or give one --inference")
         if file:
             check_out(file, file, flag)
-    if not asked.out and isinstance(source, Path):
+    if asked.out:
+        check_beside(asked.out)
+    elif isinstance(source, Path):
         check_out(None, source)
+    else:
+        check_runs(asked.runs)
 
 
 def check_shift(asked: words.argparse.Namespace) -> None:
-    apart = {"--protocols": asked.protocols, "--full": asked.full, "--submit": asked.submit, "--beside": asked.beside, "--out": asked.out}
-    if asked.shift or asked.across:
-        if clash := next((flag for flag, given in apart.items() if given), None):
-            raise Refused(f"--shift and --across write files of their own: leave out {clash}, or run twice")
-    elif asked.reference:
+    if (asked.shift or asked.across) and (clash := apart(asked, "--submit")):
+        raise Refused(f"--shift and --across write files of their own: leave out {clash}, or run twice")
+    if asked.reference and not asked.shift:
         raise Refused("--reference is what a --shift is compared with; add --shift, or leave it out")
     numbers = asked.severities.split(",")
     if not all(each in ("1", "2", "3", "4", "5") for each in numbers):
@@ -167,6 +172,17 @@ def check_shift(asked: words.argparse.Namespace) -> None:
     asked.severities = sorted({int(each) for each in numbers})
     if asked.shift_images is not None and asked.shift_images < 1:
         raise Refused(f"--shift-images {asked.shift_images}: it is a number of images from 1 up")
+
+
+def check_submit(asked: words.argparse.Namespace) -> None:
+    if asked.submit and (clash := apart(asked)):
+        raise Refused(f"--submit writes files for the test server and nothing else: leave out {clash}, or run twice")
+
+
+def apart(asked: words.argparse.Namespace, *others: str) -> str | None:
+    """The first flag that was given of those that belong to a plain evaluation alone, and of others."""
+    flags = ("--protocols", "--page", "--full", "--beside", "--out", *others)
+    return next((flag for flag in flags if getattr(asked, flag.removeprefix("--"))), None)
 
 
 def check_out(out: Path | None, checkpoint: Path, flag: str = "--out") -> None:
@@ -178,6 +194,22 @@ def check_out(out: Path | None, checkpoint: Path, flag: str = "--out") -> None:
         raise Refused(f"there is no folder {folder} for {out.name}; make it, or give another {flag}")
     if not os.access(folder, os.W_OK):
         raise Refused(f"{folder} cannot be written to; give {flag} FILE in another folder")
+
+
+def check_beside(out: Path) -> None:
+    """The image records and the pictures take the result's name, with endings of their own."""
+    if out.suffix != ".json":
+        raise Refused(f"--out {out}: a result is a .json file; write --out {out.with_name(out.name + '.json')}")
+    for ending in (".npz", ".png"):
+        if out.with_suffix(ending).exists():
+            raise Refused(f"{out.with_suffix(ending)} exists and would be written beside {out.name}; give another --out")
+
+
+def check_runs(runs: Path) -> None:
+    """The folder need not exist, but it must be possible to make it."""
+    place = next(each for each in (runs.absolute(), *runs.absolute().parents) if each.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise Refused(f"{runs} cannot be written to; give --runs another folder")
 
 
 def checked_mode(text: str) -> str:

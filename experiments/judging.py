@@ -206,6 +206,8 @@ def score(module: SegmentationModule, data: Any, name: str, split: str, examiner
         flush=True,
     )
     (trainer.validate if split == "val" else trainer.test)(module, dataloaders=data.judging(split), verbose=False)
+    if not module.scores["pixels"]:
+        raise Refused(f"no pixel of {name} {split} has a label: there is nothing to judge; see the labels with experiments/check_data.py")
     return result_of(module, data, name, split, module.identity["iterations"])
 
 

@@ -38,6 +38,8 @@ def source_of(word: str | Path) -> Path | Authors:
 
 
 def authors(layout: str, file: Path) -> Authors:
+    if file.is_dir():
+        raise Refused(f"{file} is a folder; give the authors' checkpoint, a file")
     if not file.is_file():
         raise Refused(f"there is no file {file}{nearest(file)}; give the authors' checkpoint")
     return Authors(layout, file)

@@ -71,16 +71,26 @@ def shift(
     *,
     others: Mapping[str, Source] | None = None,
     setting: Mapping[str, Any] | None = None,
+    reference: Shift | None = None,
     seed: int = 0,
 ) -> Shift:
-    """The clean source first, so that a network that cannot be judged fails before the long part."""
-    clean, others = judge(source)["miou"], others or {}
+    """What cannot be judged, or not be compared with the reference, fails before the long part."""
+    setting = {**(setting or {}), "images": len(source), "shift_seed": seed}
+    if reference:
+        comparable(Shift(0.0, {kind: dict.fromkeys(severities, 0.0) for kind in kinds}, {}, setting), reference)
+    clean, others = measured(judge(source)["miou"], "the images"), others or {}
     cells = [(kind, severity) for kind in kinds for severity in severities]
     found: dict[str, dict[int, float]] = {kind: {} for kind in kinds}
-    elsewhere = {name: judge(other)["miou"] for name, other in shown(others.items(), "other data sets")}
+    elsewhere = {name: measured(judge(other)["miou"], name) for name, other in shown(others.items(), "other data sets")}
     for kind, severity in shown(cells, "shifting"):
         found[kind][severity] = judge(Shifted(source, kind, severity, seed))["miou"]
-    return Shift(clean, found, elsewhere, {**(setting or {}), "images": len(source), "shift_seed": seed})
+    return Shift(clean, found, elsewhere, setting)
+
+
+def measured(miou: float, what: str) -> float:
+    if math.isnan(miou):
+        raise Refused(f"no pixel of {what} has a label: there is nothing to judge; see the labels with experiments/check_data.py")
+    return miou
 
 
 def shown(parts: Iterable[Any], doing: str) -> Iterable[Any]:

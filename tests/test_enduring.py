@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from datamodules.shifts import Shifted
-from experiments import evaluate
+from experiments import enduring, evaluate
 from experiments.judging import open_data
 from experiments.networks import trained
 from segmodels.metrics import JaccardIndex, scores
@@ -69,13 +70,51 @@ def test_a_second_network_is_measured_against_the_first(streets: Path, tmp_path:
     capsys.readouterr()
     again = shifted(tmp_path, streets, *words, "--reference", str(first))
     assert again["shift"]["setting"]["images"] == 2 and "CD" in capsys.readouterr().out
-    assert (
-        evaluate.main(
-            [str(tmp_path / "last.ckpt"), "--shift", "fog", "--severities", "3", "--reference", str(first), f"data.root={streets}"]
-        )
-        == 2
-    )
-    assert capsys.readouterr().err.count("\n") >= 1
+
+
+def test_a_reference_of_another_kind_is_refused_before_the_work(
+    streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shifted(tmp_path, streets, "--shift", "night", "--severities", "3", "--shift-images", "2")
+    monkeypatch.setattr(enduring, "judge_of", lambda module, data: pytest.fail)  # called with the first source to be judged
+    again = [str(tmp_path / "last.ckpt"), "--severities", "3", "--reference", str(next(tmp_path.glob("shift-*.json")))]
+    for words, said in (
+        (["--shift", "fog", "--shift-images", "2"], "the reference lacks fog in some severity"),
+        (["--shift", "night", "--shift-images", "3"], "the reference's images is 2 and not 3"),
+    ):
+        capsys.readouterr()
+        assert evaluate.main([*again, *words, f"data.root={streets}", "data.workers=0"]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_images_without_a_label_are_refused(streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    nothing = unlabelled(tmp_path / "nothing")
+    for words, of in ((["--shift", "fog", f"data.root={nothing}"], "the images"), (["--across", f"bdd100k={bdd(tmp_path)}"], "bdd100k")):
+        words = [*words, *([] if "--shift" in words else [f"data.root={streets}"])]
+        assert evaluate.main([str(tmp_path / "last.ckpt"), *words, "data.workers=0"]) == 2
+        assert f"no pixel of {of} has a label" in capsys.readouterr().err
+    assert not list(tmp_path.glob("shift-*"))
+
+
+def unlabelled(root: Path) -> Path:
+    trees.cityscapes(root, {"train": 1, "val": 2}, size=(64, 96))
+    return void(root, "gtFine/val/*/*_labelIds.png", 0)
+
+
+def bdd(root: Path) -> Path:
+    trees.bdd100k(root / "bdd")
+    return void(root / "bdd", "**/*.png", 255)
+
+
+def void(root: Path, labels: str, value: int) -> Path:
+    for file in root.glob(labels):
+        trees.save(file, np.full_like(np.asarray(Image.open(file)), value))
+    return root
+
+
+def test_a_folder_taken_for_kinds_of_shift_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert evaluate.main(["--shift", str(tmp_path)]) == 2
+    assert f"--shift took {tmp_path} for its kinds; name the network before --shift" in capsys.readouterr().err
 
 
 def test_an_option_of_the_data_may_follow_the_flag(streets: Path, tmp_path: Path) -> None:
@@ -90,6 +129,8 @@ def test_an_option_of_the_data_may_follow_the_flag(streets: Path, tmp_path: Path
         (["--shift", "fogg"], "did you mean fog?"),
         (["--shift", "--severities", "0,6"], "numbers from 1 to 5"),
         (["--shift", "--full"], "leave out --full"),
+        (["--shift", "--page", "new.html"], "leave out --page"),
+        (["--across", "acdc=.", "--reference", "nowhere.json"], "add --shift"),
         (["--reference", "nowhere.json"], "add --shift"),
         (["--shift", "--reference", "nowhere.json"], "nowhere.json cannot be read"),
         (["--across", "acdc"], "write NAME=DIR"),

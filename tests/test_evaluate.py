@@ -220,6 +220,9 @@ WRONG = [
     (["--inference", "slid:3x3"], "no inference mode; there are whole"),
     (["--out", "no/such/folder/result.json"], "there is no folder no/such/folder for result.json"),
     (["--out", "tests/test_evaluate.py"], "exists and is not overwritten"),
+    (["--out", "found.png"], "a result is a .json file; write --out found.png.json"),
+    (["--submit", "new", "--full"], "leave out --full"),
+    (["--submit", "new", "--protocols"], "leave out --protocols"),
 ]
 
 
@@ -238,6 +241,24 @@ def test_a_result_that_cannot_be_written_is_known_before_the_work(
     monkeypatch.setattr(os, "access", lambda folder, how: folder != tmp_path)  # permissions do not stop root
     written(tmp_path / "streets.ckpt")
     assert f"{tmp_path} cannot be written to; give --out FILE" in refused(capsys, tmp_path, [tmp_path / "streets.ckpt", *SMALL])
+
+
+def test_the_records_of_another_result_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    written(tmp_path / "streets.ckpt")
+    (tmp_path / "found.npz").write_text("mine")
+    assert evaluate.main([str(tmp_path / "streets.ckpt"), *SMALL, "--out", str(tmp_path / "found.json")]) == 2
+    assert f"{tmp_path / 'found.npz'} exists and would be written beside found.json" in capsys.readouterr().err
+    assert (tmp_path / "found.npz").read_text() == "mine"
+
+
+def test_images_without_a_label_are_refused_and_give_no_result(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    written(tmp_path / "last.ckpt", data="cityscapes")
+    trees.cityscapes(tmp_path / "data", {"train": 1, "val": 2}, size=(64, 96))
+    for file in (tmp_path / "data").glob("gtFine/val/*/*_labelIds.png"):
+        trees.save(file, np.zeros((64, 96), np.uint8))
+    assert evaluate.main([str(tmp_path / "last.ckpt"), f"data.root={tmp_path / 'data'}", "data.workers=0"]) == 2
+    assert "error: no pixel of cityscapes val has a label" in capsys.readouterr().err
+    assert not list(tmp_path.glob("evaluation-*"))
 
 
 def test_an_image_that_breaks_off_is_named_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

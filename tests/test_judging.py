@@ -156,6 +156,16 @@ def test_a_released_checkpoint_that_is_named_wrongly_is_refused(
     assert said in error and error.count("\n") == 1
 
 
+def test_a_place_for_released_results_that_cannot_be_made_is_known_before_the_work(
+    streets: Path, authors: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["--released", X39, str(authors), *of(streets), "--runs"]
+    assert evaluate.main([*words, str(authors / "runs")]) == 2
+    assert f"{authors / 'runs'} cannot be written to; give --runs another folder" in capsys.readouterr().err
+    assert evaluate.main(["--released", X39, str(tmp_path), *of(streets)]) == 2
+    assert f"{tmp_path} is a folder; give the authors' checkpoint" in capsys.readouterr().err
+
+
 def test_two_networks_are_drawn_beside_each_other(streets: Path, authors: Path, tmp_path: Path) -> None:
     written(tmp_path / "last.ckpt", data="cityscapes")
     out = tmp_path / "found.json"
