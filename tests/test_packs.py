@@ -274,8 +274,9 @@ def test_damage_anywhere_in_the_list_of_a_zip_is_no_traceback(city: Path, tmp_pa
     out = zipped(city, tmp_path / "zips")
     file, rng = out / "gtFine_trainvaltest.zip", np.random.default_rng(0)
     content = file.read_bytes()
-    for place in rng.integers(content.index(b"PK\1\2"), len(content), 120).tolist():
-        file.write_bytes(replaced(content, place, bytes([int(rng.integers(256))])))
+    first = content.index(b"PK\1\2")
+    for place in (first + 6, *rng.integers(first, len(content), 120).tolist()):  # a version that no zip has, and anything
+        file.write_bytes(replaced(content, place, bytes([255 if place == first + 6 else int(rng.integers(256))])))
         try:
             found = source(out)
             for index in range(len(found)):
