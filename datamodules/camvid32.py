@@ -62,6 +62,7 @@ class CamVid32(SegmentationData):
         "and unzip each into a folder of its name"
     )
     counts: ClassVar[dict[str, int]] = {"train": 367, "val": 101, "test": 233}
+    relabels: ClassVar[tuple[str, ...]] = ("grouped",)
 
     def __init__(self, root: str | Path | None = None, *, grouped: bool = True, **settings: Any) -> None:
         super().__init__(root, **settings)

@@ -3,7 +3,7 @@
 Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding. CVPR 2016. arXiv:1604.01685
 Read as the official zips unpack, or out of the zips themselves; ids are mapped here: no preprocessing, no trainIds files.
 
-data.training=coarse takes the 19998 coarsely labelled images of train_extra (gtCoarse.zip, leftImg8bit_trainextra.zip) instead of the 2975,
+data.training=coarse takes the 19997 coarsely labelled images of train_extra (gtCoarse.zip, leftImg8bit_trainextra.zip) instead of the 2975,
 fine+coarse both. Papers with coarse labels train on these first and go on with fine ones (a second run with --init), or on both at once.
 """
 

@@ -42,6 +42,7 @@ class Context(SegmentationData):
         "mmsegmentation's tools/dataset_converters/pascal_context.py makes the labels and lists"
     )
     counts: ClassVar[dict[str, int]] = {"train": 4998, "val": 5105}
+    relabels: ClassVar[tuple[str, ...]] = ("background",)
 
     def __init__(self, root: str | Path | None = None, *, background: bool = False, **settings: Any) -> None:
         """`background`: a 60th class, for papers that count it; else its pixels are ignored."""

@@ -234,7 +234,9 @@ def recolor(image: np.ndarray, strength: float, seed: int, number: int) -> np.nd
 
 
 def tensors(image: np.ndarray, label: np.ndarray) -> Sample:
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), torch.from_numpy(np.ascontiguousarray(label))
+    """Copied only where torch could not write: a raw pack shows its file's own bytes."""
+    image, label = (np.require(each, requirements="CW") for each in (image, label))
+    return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label)
 
 
 class Crops(Dataset[Sample | DataError]):

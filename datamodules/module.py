@@ -5,6 +5,7 @@ A semi-supervised run gets pairs of them, `(labelled, unlabelled)`; the second's
 
 import inspect
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -35,7 +36,7 @@ from datamodules.packs import Pack
 from datamodules.resident import Draws, Resident
 from datamodules.splits import chosen, fingerprint
 from datamodules.spots import Spots, located
-from datamodules.store import Memory, Part, Source
+from datamodules.store import Memory, Part, Source, Unpaired
 from datamodules.stream import Stream, address
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
@@ -57,6 +58,7 @@ class SegmentationData(LightningDataModule):
     budget: ClassVar[dict[str, Any]] = {}  # recipe fields that replace the paper's
     caution: ClassVar[str] = ""  # what a result on it does not say
     hidden: ClassVar[dict[str, str]] = {}  # splits whose labels are not public, and what to do instead
+    relabels: ClassVar[tuple[str, ...]] = ()  # options that choose other labels of the same images
 
     def __init__(
         self,
@@ -119,7 +121,8 @@ class SegmentationData(LightningDataModule):
         counts, defaults = getattr(self, "counts", {}), inspect.signature(type(self).__init__).parameters
         if split == "train" and getattr(self, "training", None) in counts:
             return counts[self.training]
-        plain = all(getattr(self, option, None) == defaults[option].default for option in self.own_options())
+        alike = (*self.relabels, *(("training",) if split != "train" else ()))  # leave the split's images as they are
+        plain = all(getattr(self, each, None) == defaults[each].default for each in self.own_options() if each not in alike)
         return counts.get(split) if plain else None
 
     def instances(self, split: str, index: int) -> np.ndarray | None:
@@ -127,8 +130,12 @@ class SegmentationData(LightningDataModule):
         return None
 
     @property
+    def given(self) -> str | Path | None:
+        return self.given_root or (os.environ.get(self.environment) if self.environment else None)
+
+    @property
     def root(self) -> Path:
-        given = self.given_root or (os.environ.get(self.environment) if self.environment else None)
+        given = self.given
         if not given:
             raise DataError(f"{self.name} needs a folder: {self.remedy}")
         root = Path(given).expanduser()
@@ -160,7 +167,7 @@ class SegmentationData(LightningDataModule):
         if split in self.hidden:
             raise DataError(f"{self.name}'s {split} labels are not public: {self.hidden[split]}")
         if split not in self.sources:
-            source = self.packed(split) or self.source(split)
+            source = self.stored(split)
             if self.cache and not isinstance(source, Stream):
                 raise DataError(
                     f"data.cache={self.cache} keeps what is read out of streams, and {self.name} {split} is none: drop data.cache"
@@ -170,10 +177,32 @@ class SegmentationData(LightningDataModule):
             self.sources[split] = remembered(source) if in_memory else source
         return self.sources[split]
 
+    def stored(self, split: str) -> Source:
+        """The split's stream or pack, or else its files."""
+        try:
+            return self.packed(split) or self.source(split)
+        except OSError as problem:
+            raise DataError(f"{problem.filename} cannot be read ({problem.strerror}): make it readable, or give another folder") from None
+        except Unpaired:
+            raise
+        except DataError:
+            if not (others := self.packs_beside(split)):
+                raise
+            raise DataError(
+                f"{self.root} holds {', '.join(others)} and no pack of {split}: pack {split} there too, as the others were packed"
+            ) from None
+
+    def packs_beside(self, split: str) -> list[str]:
+        """What packing other splits wrote, or began to write, where the split has no pack."""
+        if not self.given or not (folder := Path(self.given).expanduser()).is_dir():
+            return []
+        kind = type(self).__name__.lower()
+        found = sorted(file.name for file in folder.iterdir() if re.match(rf"\.?{kind}-\w+\.(pack|stream)", file.name))
+        return [] if any(name.startswith(f"{kind}-{split}.") for name in found) else found
+
     def packed(self, split: str) -> Pack | Stream | None:
         """The split's stream or pack, where root holds one; see experiments/pack.py."""
-        given = self.given_root or (os.environ.get(self.environment) if self.environment else None)
-        if not given:
+        if not (given := self.given):
             return None
         stem = f"{type(self).__name__.lower()}-{split}"
         if place := address(given, stem):
@@ -182,6 +211,9 @@ class SegmentationData(LightningDataModule):
             found, place = Pack(file, self.labels), str(file)
         else:
             return None
+        data, part = (found.description.get(each, wanted) for each, wanted in (("data", type(self).__name__.lower()), ("split", split)))
+        if f"{data}-{part}" != stem:
+            raise DataError(f"{place} was packed from {data} {part} and carries another name: give it its own name back")
         for name, value in found.description.get("options", {}).items():
             if getattr(self, name) != value:
                 raise DataError(

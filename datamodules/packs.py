@@ -122,6 +122,7 @@ def framed(content: dict[str, Any]) -> bytes:
 def scan(partial: Path, head: bytes, names: Sequence[str]) -> list[tuple[int, int]]:
     """Where the whole records of an interrupted writing begin and end; none if it was of other images or another form."""
     found: list[tuple[int, int]] = []
+    ends = partial.stat().st_size
     with partial.open("rb") as file:
         if file.read(len(head)) != head:
             return []
@@ -130,7 +131,7 @@ def scan(partial: Path, head: bytes, names: Sequence[str]) -> list[tuple[int, in
             if len(fixed) < HEAD.size:
                 break
             magic, named, _, _, _, checksum, length = HEAD.unpack(fixed)
-            body = file.read(length) if magic == RECORD else b""
+            body = file.read(length) if length <= ends - file.tell() else b""
             if len(body) < length or magic != RECORD or zlib.crc32(body) != checksum or body[:named] != names[len(found)].encode():
                 break
             found.append((begins, file.tell()))
@@ -173,7 +174,10 @@ class Pack:
 
     def __init__(self, file: Path, labels: LabelSet | None = None) -> None:
         self.file, self.labels = Path(file), labels
-        self.description, self.index = opened(self.file)
+        try:
+            self.description, self.index = opened(self.file)
+        except OSError as error:
+            raise DataError(f"{file} cannot be read ({error.strerror}): make it readable, or pack this split again") from None
         self.names, self.form = self.index.names, self.description["form"]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -245,9 +249,10 @@ class Pack:
         """An image's part of the file, checked."""
         bounds = self.blobs(index)
         begins = int(bounds[0]) - 4 * (len(bounds) - 1) - len(self.names[index].encode()) - HEAD.size
-        magic, *_, checksum, length = HEAD.unpack_from(self.mapped, begins)
+        *fixed, checksum, length = HEAD.unpack_from(self.mapped, begins)
         whole = memoryview(self.mapped)[begins : begins + HEAD.size + length]
-        if magic != RECORD or zlib.crc32(whole[HEAD.size :]) != checksum:
+        expected = [RECORD, len(self.names[index].encode()), *self.size(index), len(bounds) - 1]
+        if fixed != expected or zlib.crc32(whole[HEAD.size :]) != checksum:
             raise DataError(f"{self.file} is damaged in {self.names[index]}: pack this split again")
         return whole
 
@@ -277,7 +282,7 @@ def opened(file: Path) -> tuple[dict[str, Any], Index]:
         begins, end = struct.unpack("<Q8s", pack.read(16))
         if end != END:
             raise DataError(f"{file} is cut short: copy it again, or {again}")
-        pack.seek(begins)
+        pack.seek(min(begins, pack.tell()))  # a damaged place may lie beyond the end
         index = unframed(pack, file)
         table = pack.read(8 * sum(index["bounds"]))
         if zlib.crc32(table) != index["checksum"]:
@@ -287,8 +292,9 @@ def opened(file: Path) -> tuple[dict[str, Any], Index]:
     return description, Index(tuple(index["names"]), sizes, starts, np.frombuffer(table, "<u8"))
 
 
-def unframed(pack: BinaryIO, file: Path) -> dict[str, Any]:
-    length, checksum = struct.unpack("<II", pack.read(8))
+def unframed(pack: BinaryIO, file: Path | str) -> dict[str, Any]:
+    fixed = pack.read(8)
+    length, checksum = struct.unpack("<II", fixed) if len(fixed) == 8 else (0, None)
     text = pack.read(length)
     if zlib.crc32(text) != checksum:
         raise DataError(f"{file} is damaged: copy it again, or pack this split again")

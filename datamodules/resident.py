@@ -83,7 +83,7 @@ def counted(numbers: Tensor) -> np.ndarray:
 
 
 def on(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+    return torch.from_numpy(np.require(array, requirements="CW")).to(device, non_blocking=True)
 
 
 # --- where pixels come from

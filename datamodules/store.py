@@ -255,7 +255,7 @@ def read_label(path: str, colored: bool = False, read: Reader = from_disk) -> np
     if header.kind == 3 or header[1:] == (1, 0):
         return decode(data, path, indices)
     if header[1:] != (8, 0):
-        remedy = "give every class its color in classes.yaml, or save ids" if header.kind in (2, 6) else "save ids"
+        remedy = "give every class its color in classes.yaml (of --data folder), or save ids" if header.kind in (2, 6) else "save ids"
         raise DataError(
             f"{path} is {KINDS.get(header.kind, 'unknown')} of {header.depth} bits; "
             f"a label is one 8-bit channel of ids: {remedy} as 8-bit gray PNG"

@@ -244,7 +244,7 @@ def described(head: Any, place: str) -> dict[str, Any]:
         raise DataError(f"{place} is litdata's, but no stream of images and labels: {again}")
     if head[: len(START)] != START:
         raise DataError(f"{place} is a stream of another version than {VERSION}: {again}, or read it with the version that wrote it")
-    content = unframed(BytesIO(head[len(START) :]), Path(place))
+    content = unframed(BytesIO(head[len(START) :]), place)
     if content["version"] != VERSION:
         raise DataError(f"{place} is a stream of version {content['version']}, and this reads {VERSION}: {again}")
     return content

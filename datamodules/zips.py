@@ -61,7 +61,9 @@ def members(file: Path) -> dict[str, Member]:
     try:
         with zipfile.ZipFile(file) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
-    except (zipfile.BadZipFile, OSError) as problem:
+    except OSError as problem:
+        raise DataError(f"{file} cannot be read ({problem.strerror or problem}): make it readable, or {AGAIN}") from None
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as problem:  # the last two where its list is damaged
         raise DataError(f"{file} is no zip, or only the beginning of one ({problem}): {AGAIN}") from None
     for info in infos:
         path = PurePosixPath(info.filename)

@@ -16,6 +16,7 @@ from datamodules import DataError
 from datamodules.labels import IGNORED, LabelSet, spans
 from datamodules.packs import Pack
 from datamodules.store import Files, Memory, Source, Unpaired, read_image
+from datamodules.stream import Stream
 
 SPLITS = ("train", "val", "test")
 FAR = 0.25  # an image's share of ignored pixels is suspicious this far from the median, or 8 robust deviations if that is more
@@ -64,7 +65,9 @@ def place(source: Source, index: int) -> str:
     """Where the image is, for a person."""
     if isinstance(source, Files):
         return source.pairs[index][0]
-    return f"{source.file} ({source.names[index]})" if isinstance(source, Pack) else source.names[index]
+    if isinstance(source, (Pack, Stream)):
+        return f"{source.file if isinstance(source, Pack) else source.place} ({source.names[index]})"
+    return source.names[index]
 
 
 def read(source: Source, labels: LabelSet, index: int) -> Sample:
@@ -347,12 +350,14 @@ def listed(data: Any, name: str) -> Split:
         raise DataError(f"{data.name}'s {name} labels are not public: {data.hidden[name]}")
     split = Split(name, data.labels, official=data.official(name))
     try:
-        source = data.packed(name) or data.source(name)
+        source = data.stored(name)
     except Unpaired as problem:
         for file in problem.files:
             split.found("pairs", f"{file} stands alone, so nothing of {name} was read: {problem.remedy}", file=file)
         return split
-    split.source = Pack(source.file) if isinstance(source, Pack) else source  # whose labels are the files' numbers
+    if isinstance(source, (Pack, Stream)):
+        source.labels = None  # so that its labels are the files' numbers
+    split.source = source
     return split
 
 

@@ -396,3 +396,21 @@ def test_dark_zurich_has_nothing_to_train_on(tmp_path: Path) -> None:
 def test_every_data_set_has_a_tree_here() -> None:
     covered = {*CASES, "voc", "camvid32", "cityscapes", "camvid", "folder", "streets"}
     assert set(datamodules.names()) == covered
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "counts"),
+    [
+        (Cityscapes, {}, (2975, 500)),
+        (Cityscapes, {"training": "coarse"}, (None, 500)),  # what is judged stays as it is
+        (VOC, {}, (10582, 1449)),
+        (VOC, {"training": "train"}, (1464, 1449)),
+        (Context, {"background": True}, (4998, 5105)),
+        (CamVid32, {"grouped": False}, (367, 101)),
+        (ACDC, {"condition": "night"}, (None, None)),
+        (COCOStuff, {"release": "10k"}, (None, None)),
+    ],
+)
+def test_official_counts_are_known_unless_an_option_chooses_other_images(data: type, options: dict, counts: tuple) -> None:
+    made = data("anywhere", **options)
+    assert (made.official("train"), made.official("val")) == counts

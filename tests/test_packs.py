@@ -11,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from datamodules import Cityscapes, Folder, packs
+from datamodules import Cityscapes, DataError, Folder, packs
+from datamodules.crops import Whole
 from datamodules.labels import CITYSCAPES
+from datamodules.resident import Resident
 from datamodules.store import Source, png_decoder, read_image
 from experiments import pack
 from tests import trees
@@ -191,6 +194,10 @@ def replaced(content: bytes, at: int, by: bytes) -> bytes:
         (lambda content: b"nothing of the kind", "is not a pack"),
         (lambda content: replaced(content, 7, b"2"), "is a pack of another version"),
         (lambda content: content[:-100], "is cut short"),
+        (lambda content: content[:5], "is not a pack"),
+        (lambda content: content[:8], "is damaged"),
+        (lambda content: content[:12], "is damaged"),
+        (lambda content: replaced(content, len(content) - 9, b"\xff"), "is damaged"),  # the place of its index
         (lambda content: replaced(content, 20, b"x"), "is damaged"),
         (lambda content: replaced(content, len(content) - 30, b"xxxx"), "is damaged in its index"),
     ],
@@ -199,6 +206,55 @@ def test_a_pack_that_cannot_be_read_is_named_before_training(harm, words: str, c
     file = packed(city, tmp_path / "packs", "--splits", "train") / "cityscapes-train.pack"
     file.write_bytes(harm(file.read_bytes()))
     complaint(lambda: source(tmp_path / "packs"), str(file), words)
+
+
+def test_any_byte_of_a_pack_is_watched_over(city: Path, tmp_path: Path) -> None:
+    """Also those of a record's head, which streams are read by."""
+    file = packed(city, tmp_path / "packs", "--splits", "val") / "cityscapes-val.pack"
+    whole, found = file.read_bytes(), packs.Pack(file)
+    heads = [int(found.blobs(each)[0]) - 4 * (len(found.blobs(each)) - 1) - len(found.names[each]) - packs.HEAD.size for each in range(3)]
+    rng = np.random.default_rng(0)
+    places = [head + byte for head in heads for byte in range(packs.HEAD.size)]
+    for place in (*places, *range(16), *range(len(whole) - 16, len(whole)), *rng.integers(0, len(whole), 100).tolist()):
+        file.write_bytes(replaced(whole, place, bytes([whole[place] ^ 1 << int(rng.integers(8))])))
+        try:
+            noticed = packs.Pack(file).verify()
+        except DataError as problem:
+            noticed = str(file) in str(problem)
+        assert noticed, place
+
+
+def test_a_pack_that_may_not_be_read_is_named(city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = packed(city, tmp_path / "packs", "--splits", "train") / "cityscapes-train.pack"
+
+    def refused(*given: object) -> None:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(packs, "opened", refused)
+    complaint(lambda: source(tmp_path / "packs"), f"{file} cannot be read (Permission denied)", "make it readable")
+
+
+def test_a_split_without_a_pack_is_named_where_others_have_one(city: Path, tmp_path: Path) -> None:
+    out = packed(city, tmp_path / "packs", "--splits", "train")
+    complaint(lambda: source(out, "val"), f"{out} holds cityscapes-train.pack and no pack of val", "pack val there too")
+    (out / "cityscapes-train.pack").rename(out / ".cityscapes-train.pack.partial")
+    complaint(lambda: source(out), "holds .cityscapes-train.pack.partial and no pack of train")
+    complaint(lambda: Cityscapes(tmp_path / "nowhere").open("train"), "there is no folder")
+
+
+@pytest.mark.parametrize(("split", "name"), [("train", "cityscapes-val"), ("val", "cityscapes-train")])
+def test_a_pack_of_another_split_under_this_name_is_refused(split: str, name: str, city: Path, tmp_path: Path) -> None:
+    out = packed(city, tmp_path / "packs", "--splits", split)
+    (out / f"cityscapes-{split}.pack").rename(out / f"{name}.pack")
+    complaint(lambda: source(out, name.split("-")[1]), f"{name}.pack was packed from cityscapes {split}", "its own name")
+
+
+def test_raw_packs_are_judged_and_kept_on_a_device_without_a_warning(city: Path, tmp_path: Path) -> None:
+    """Their windows show the file's own bytes, which nobody may write."""
+    out = packed(city, tmp_path / "packs", "--form", "raw")
+    found = source(out, "val")
+    for index, image in enumerate([Whole(found)[0][0].permute(1, 2, 0), Resident(found, torch.device("cpu")).pairs[1][0]]):
+        assert np.array_equal(image.numpy(), source(city, "val").window(index)[0])
 
 
 def test_a_zip_that_is_cut_short_or_damaged_or_odd_is_named(city: Path, tmp_path: Path) -> None:
@@ -212,6 +268,33 @@ def test_a_zip_that_is_cut_short_or_damaged_or_odd_is_named(city: Path, tmp_path
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("../outside.png", b"")
     complaint(lambda: source(out), str(file), "names a file outside itself (../outside.png)")
+
+
+def test_damage_anywhere_in_the_list_of_a_zip_is_no_traceback(city: Path, tmp_path: Path) -> None:
+    out = zipped(city, tmp_path / "zips")
+    file, rng = out / "gtFine_trainvaltest.zip", np.random.default_rng(0)
+    content = file.read_bytes()
+    first = content.index(b"PK\1\2")
+    for place in (first + 6, *rng.integers(first, len(content), 120).tolist()):  # a version that no zip has, and anything
+        file.write_bytes(replaced(content, place, bytes([255 if place == first + 6 else int(rng.integers(256))])))
+        try:
+            found = source(out)
+            for index in range(len(found)):
+                found.label(index)
+        except DataError as problem:
+            assert str(out) in str(problem)
+
+
+def test_what_this_user_may_not_read_is_named(city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = zipped(city, tmp_path / "zips")
+
+    def refused(file: Path, *given: object) -> None:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(zipfile, "ZipFile", refused)
+    complaint(lambda: source(out), "leftImg8bit_trainvaltest.zip cannot be read (Permission denied): make it readable")
+    monkeypatch.setattr(Path, "is_dir", refused)
+    complaint(lambda: source(city), "cannot be read (Permission denied): make it readable", "another folder")
 
 
 def test_a_missing_city_is_named(city: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from datamodules import Cityscapes
 from datamodules.crops import Crop, Crops
+from datamodules.loader import Loader
 from datamodules.packs import Pack
 from experiments import pack, run
 from tests import trees
@@ -188,3 +190,17 @@ def test_reading_on_and_on_takes_no_more_memory_and_no_more_files(form: str, roo
     (memory, files), (later, still) = read(0, 500), read(500, 2500)
     assert still == files
     assert later - memory < 8192, "kilobytes"
+
+
+def test_a_run_that_mostly_waits_for_its_data_says_what_helps(
+    roots: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["--model", "bisenet/xception39", "--data", "cityscapes", f"data.root={roots['folder']}", "data.workers=0", "--init", "scratch",
+             "recipe.iterations=4", "recipe.batch=2", "recipe.crop=64x128", "trainer.wandb=disabled", "trainer.pictures=0",
+             "trainer.accelerator=cpu", "trainer.log_every=1", "trainer.validate_every=4"]  # fmt: skip
+    quick = Loader.make
+    for name, seconds in (("quick", 0), ("slow", 3)):
+        monkeypatch.setattr(Loader, "make", lambda *given, seconds=seconds: time.sleep(seconds) or quick(*given))
+        assert run.main([*words, "--runs", str(tmp_path / name)]) == 0
+        said = capsys.readouterr().err
+        assert ("training waits for its data" in said and "experiments/pack.py" in said) == (name == "slow")
