@@ -96,7 +96,7 @@ def released(source: Authors, network: str | None = None) -> "SegmentationModule
         "port": layout.port,
         "published": [asdict(figure) for figure in (layout.published if layout.port else row.published)],
         "data": data,
-        **appearance(data, module.num_classes),
+        **appearance(data, module.num_classes, layout.names),
         "seed": 0,
         "departures": [],
         "overrides": {"released": source.layout},
@@ -106,8 +106,8 @@ def released(source: Authors, network: str | None = None) -> "SegmentationModule
     return module
 
 
-def appearance(data: str, count: int) -> dict[str, list[Any]]:
-    """Names and colors of the data set that has so many classes; numbers and well apart colors where none fits."""
+def appearance(data: str, count: int, names: tuple[str, ...] = ()) -> dict[str, list[Any]]:
+    """Names and colors of the data set that has so many classes; the names given, or numbers, and well apart colors where none fits."""
     import datamodules
     from datamodules.labels import devkit_color
 
@@ -115,4 +115,7 @@ def appearance(data: str, count: int) -> dict[str, list[Any]]:
     labels = getattr(datamodules, name).labels if name else None
     if labels and len(labels.names) == count:
         return {"classes": list(labels.names), "palette": [list(color) for color in labels.palette]}
-    return {"classes": NUMBERED[:count], "palette": [list(devkit_color(n)) for n in range(1, count + 1)]}
+    return {
+        "classes": list(names) if len(names) == count else NUMBERED[:count],
+        "palette": [list(devkit_color(n)) for n in range(1, count + 1)],
+    }

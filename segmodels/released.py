@@ -33,6 +33,7 @@ class Released:
     convert: Callable[[State], State] | None = None  # where a tensor's meaning differs, not only its name
     row: str = ""  # "paper/row" where the network is none itself: the row that a port computes in its own way
     data: str = ""  # what it was trained on, where that is not the row's own data
+    names: tuple[str, ...] = ()  # of the classes, where no data set of ours has them
     published: tuple["Published", ...] = ()  # of a port: what its own code line claims
 
     @property

@@ -136,6 +136,14 @@ def test_another_code_lines_checkpoint_is_held_against_its_own_figures(
     assert "published: 75.8 on cityscapes val, mmsegmentation, configs/bisenetv2/README.md (batch 32)" in said
 
 
+def test_a_network_of_other_things_is_refused_by_the_names_of_its_classes(
+    streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    torch.save(state("bisenet_face_zllrunning"), tmp_path / "face.pth")
+    assert evaluate.main(["--released", "bisenet_face_zllrunning", str(tmp_path / "face.pth"), "--data", "cityscapes", *of(streets)]) == 2
+    assert "19 classes apart (background, skin, left brow, ...)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -146,7 +146,9 @@ RENAMES = (
 )
 CITYSCAPES = Normalization(mean=(0.3257, 0.3690, 0.3223), std=(0.2112, 0.2148, 0.2115))
 RELEASED = {
-    "bisenet_face_zllrunning": Released(BiSeNetFaces, "conv_out.conv_out.weight", RENAMES, row="bisenet/resnet18", data="CelebAMask-HQ"),
+    "bisenet_face_zllrunning": Released(
+        BiSeNetFaces, "conv_out.conv_out.weight", RENAMES, row="bisenet/resnet18", data="CelebAMask-HQ", names=FACE
+    ),
     "bisenetv1_coincheung": Released(
         BiSeNetCoinCheung,
         "conv_out.conv_out.bias",
