@@ -15,6 +15,7 @@ import numpy as np
 from datamodules import DataError
 from datamodules.labels import IGNORED, LabelSet, spans
 from datamodules.packs import Pack
+from datamodules.progress import shown
 from datamodules.store import Files, Memory, Source, Unpaired, read_image
 from datamodules.stream import Stream
 
@@ -368,20 +369,20 @@ def chosen(count: int, limit: int | None) -> list[int]:
     return [number * count // limit for number in range(limit)]
 
 
-def look(split: Split, limit: int | None, workers: int, progress: Callable[..., Iterator[Any]]) -> None:
+def look(split: Split, limit: int | None, workers: int) -> None:
     """Reads everything in threads: decoding holds no lock."""
     if split.source is None:
         return
     indices = chosen(len(split.source), limit)
     if isinstance(split.source, Pack):
         names = {name: index for index, name in enumerate(split.source.names)}
-        damaged = split.source.verify(lambda _: progress(indices, len(indices), 0, f"checksums of {split.name}"))
+        damaged = split.source.verify(lambda _: shown(indices, f"checksums of {split.name}"))
         for name in damaged:
             split.found("file", f"{split.source.file} is damaged in {name}: pack this split again", names[name])
         split.checked += len(damaged)
         indices = [index for index in indices if split.source.names[index] not in set(damaged)]
     with ThreadPoolExecutor(workers) as pool:
-        for each in progress(in_turn(pool, split, indices), len(indices), 0, f"reading {split.name}"):
+        for each in shown(in_turn(pool, split, indices), f"reading {split.name}", len(indices)):
             split.add(each)
     split.judge()
 

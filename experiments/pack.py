@@ -11,11 +11,12 @@ An interrupted run goes on where it stopped when the same command is given again
 import argparse
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from datamodules.progress import shown
 from experiments import command_line as words
 from experiments.command_line import Parser, Refused
 
@@ -102,7 +103,7 @@ def stream(place: Path, out: Path | None) -> int:
             if target.exists():
                 raise Refused(f"{target} is there already; remove it, or give another --out")
             found = Pack(file)
-            before += write(found, target, before, lambda images, name=file.stem: progress(images, len(images), 0, f"streaming {name}"))
+            before += write(found, target, before, lambda images, name=file.stem: shown(images, f"streaming {name}"))
             print(f"{target}: {len(found)} images, {sum(each.stat().st_size for each in target.iterdir()) / 2**20:.1f} MiB")
     except DataError as problem:
         return words.refuse(problem)
@@ -125,9 +126,8 @@ def pack_split(described: dict[str, Any], source: Any, asked: argparse.Namespace
     with ThreadPoolExecutor(asked.workers or cores()) as pool:  # decoding and compressing hold no lock
 
         def records(first: int) -> Iterator[bytes]:
-            return progress(
-                in_order(pool, source, asked.form, range(first, len(source))), len(source), first, f"packing {described['split']}"
-            )
+            made = in_order(pool, source, asked.form, range(first, len(source)))
+            return shown(made, f"packing {described['split']}", len(source), first)
 
         packs.write(file, described | {"form": asked.form}, source.names, records)
     print(f"{file}: {len(source)} images, {file.stat().st_size / 2**20:.1f} MiB{share(source, file)}")
@@ -170,18 +170,6 @@ def in_order(pool: ThreadPoolExecutor, source: Any, form: str, indices: Sequence
 # --- what a person sees
 
 
-def progress(records: Iterable[Any], total: int, first: int, doing: str) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(doing, total=total, completed=first)
-        for each in records:
-            yield each
-            bar.advance(task)
-
-
 def packs_in(place: Path) -> list[Path]:
     files = sorted(place.glob("*.pack")) if place.is_dir() else [place]
     if not files or not files[0].is_file():
@@ -205,7 +193,7 @@ def verified(file: Path) -> list[str]:
         found = packs.Pack(file)
     except DataError as problem:
         return [str(problem)]
-    wrong = found.verify(lambda images: progress(images, len(found), 0, f"checking {file.name}"))
+    wrong = found.verify(lambda images: shown(images, f"checking {file.name}"))
     print(f"{file}: {len(found)} images, {len(wrong)} damaged")
     return [f"{file} is damaged in {name}: pack this split again" for name in wrong]
 

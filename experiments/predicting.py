@@ -20,6 +20,7 @@ from torch import Tensor
 
 import datamodules
 from datamodules.labels import LabelSet
+from datamodules.progress import shown
 from experiments.command_line import Refused, named, refuse
 from experiments.door import door, quiet
 from experiments.networks import Authors, trained
@@ -44,7 +45,7 @@ def predict(source: Path | Authors, targets: Sequence[tuple[Path, Path]], kinds:
             sizes = sizes_of([file for file, _ in targets])  # all are read before the first is written
             prepare(asked.out, predictor.key if {"color", "overlay"} & set(kinds) else None, targets, kinds)
         begun = time.perf_counter()
-        with shown("predicting", len(targets)) as step, behind(THREADS) as later:
+        with bar("predicting", len(targets)) as step, behind(THREADS) as later:
             for images, batch in read_ahead(batches(targets, sizes, asked.batch)):
                 for image, found, (_, name) in zip(images, predictor(images), batch):
                     later(write, asked.out, name, image, found, predictor)
@@ -164,12 +165,7 @@ def opened(file: Path) -> np.ndarray:
 
 def sizes_of(files: Sequence[Path]) -> list[tuple[int, ...]]:
     """Of every image, upright; one that cannot be read is refused."""
-    sizes = []
-    with shown("reading", len(files)) as step:
-        for image in ahead(opened, files, THREADS):
-            sizes.append(image.shape)
-            step(1)
-    return sizes
+    return [image.shape for image in shown(ahead(opened, files, THREADS), "reading", len(files))]
 
 
 def batches(targets: Sequence[tuple[Path, Path]], sizes: Sequence[tuple[int, ...]], most: int) -> list[list[tuple[Path, Path]]]:
@@ -263,10 +259,10 @@ class Speed(ProgressColumn):
 
 
 @contextmanager
-def shown(doing: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def bar(doing: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """step(n): so many more are done; a bar on a terminal, nothing elsewhere."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=total == 1 or not console.is_terminal) as bar:
-        task = bar.add_task(doing, total=total)
-        yield lambda count: bar.advance(task, count)
+    with Progress(*columns, console=console, transient=True, disable=total == 1 or not console.is_terminal) as board:
+        task = board.add_task(doing, total=total)
+        yield lambda count: board.advance(task, count)

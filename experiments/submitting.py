@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from datamodules import DataError
+from datamodules.progress import shown
 from experiments.command_line import Refused, data_options, refuse
 from experiments.door import door, quiet
 from experiments.judging import open_data, stored_options
@@ -41,8 +40,7 @@ def submit(source: Path | Authors, asked: Any) -> int:
                 raise Refused(f"{asked.submit} exists and is not overwritten; give another --submit")
             asked.submit.mkdir(parents=True)
         module.to("cuda" if torch.cuda.is_available() else "cpu")
-        console = Console(stderr=True)
-        for index in track(range(len(images)), "predicting", console=console, transient=True, disable=not console.is_terminal):
+        for index in shown(range(len(images)), "predicting"):
             label = label_of(module, images.image(index))
             save(data.labels.decode(label), asked.submit / f"{images.names[index]}{ENDING}")
         archive = packed(asked.submit, images.names)

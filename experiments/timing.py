@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
+from datamodules.progress import shown
 from experiments import runs
 from experiments.catalogue import counted_at
 from experiments.command_line import Refused
@@ -394,8 +393,3 @@ def device_of(asked: argparse.Namespace) -> str:
     if device == "cpu" and asked.precision.startswith("16"):
         raise Refused(f"--precision {asked.precision} is not computed on a CPU; give {asked.precision.replace('16', 'bf16')} or 32-true")
     return device
-
-
-def shown(many: Sequence[Any], doing: str) -> Iterable[Any]:
-    screen = Console(stderr=True)
-    return track(many, doing, console=screen, transient=True, disable=not screen.is_terminal)
