@@ -480,7 +480,7 @@ def measured(run: Run) -> dict[str, Any] | None:
     if run.state != FINISHED:
         return None
     try:
-        (result,) = report.read_results([run.folder])
+        (result,) = report.read_results([run.folder / "result.json"])  # beside it may lie what evaluate.py said later
         _, validations = report.curve(report.read_metrics(run.folder), "val/mIoU")
     except report.ReportError as problem:
         run.reason = f"unreadable: {problem}"

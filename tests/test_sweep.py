@@ -284,6 +284,15 @@ def test_the_table_has_means_and_spreads_over_seeds_and_the_difference_to_the_ma
     assert "41.67 ± 2.08" in capsys.readouterr().out
 
 
+def test_what_evaluate_said_later_of_a_run_is_no_run_of_the_sweep(start: Callable[..., int], tmp_path: Path) -> None:
+    words = ("--model", PAIR)
+    assert start(*words) == 0
+    before = table_of(tmp_path)
+    run = tmp_path / before["stdc/stdc1"]["runs"][0]["folder"]
+    runs.write_json(run / "checkpoints" / "evaluation-last-flip.json", result("stdc/stdc1", miou=0.9, protocol="flip"))
+    assert start(*words) == 0 and table_of(tmp_path) == before
+
+
 def test_a_recipe_a_start_and_an_override_that_levels_rows_are_told_in_the_differences() -> None:
     def told(row: str, main: str, *overrides: str) -> list[str]:
         return sweep.differences(*(words.resolve(f"bisenet/{each}", "cityscapes", overrides) for each in (row, main)), None)
