@@ -4,10 +4,10 @@ A JPEG that is damaged in its middle still decodes, to wrong pixels that nothing
 """
 
 import hashlib
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from datamodules.packs import Pack
 from datamodules.progress import shown
 from datamodules.store import Files, Memory, Source, Unpaired, read_image
 from datamodules.stream import Stream
+from experiments.threads import ahead
 
 SPLITS = ("train", "val", "test")
 FAR = 0.25  # an image's share of ignored pixels is suspicious this far from the median, or 8 robust deviations if that is more
@@ -381,24 +382,10 @@ def look(split: Split, limit: int | None, workers: int) -> None:
             split.found("file", f"{split.source.file} is damaged in {name}: pack this split again", names[name])
         split.checked += len(damaged)
         indices = [index for index in indices if split.source.names[index] not in set(damaged)]
-    with ThreadPoolExecutor(workers) as pool:
-        for each in shown(in_turn(pool, split, indices), f"reading {split.name}", len(indices)):
-            split.add(each)
+    samples = ahead(partial(measure, split.source, split.labels), indices, workers)
+    for each in shown(samples, f"reading {split.name}", len(indices)):
+        split.add(each)
     split.judge()
-
-
-def in_turn(pool: ThreadPoolExecutor, split: Split, indices: Sequence[int]) -> Iterator[Measured]:
-    waiting: deque[Future[Measured]] = deque()
-    try:
-        for index in indices:
-            waiting.append(pool.submit(measure, split.source, split.labels, index))
-            if len(waiting) > 4 * pool._max_workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def compare(splits: Sequence[Split]) -> None:

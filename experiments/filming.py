@@ -20,7 +20,8 @@ from experiments.door import door, quiet
 from experiments.networks import Authors
 from experiments.pictures import strip_beside
 from experiments.predict import CAMERA, camera_number, place_of, public
-from experiments.predicting import Pictures, Predictor, ahead, bar, behind, keep, prepare
+from experiments.predicting import Pictures, Predictor, bar, keep, prepare
+from experiments.threads import ahead, behind
 
 CODECS = {"avc1": "H.264", "mp4v": "MPEG-4"}  # the better first; OpenCV's wheels encode H.264 only where the hardware does
 USUAL_RATE = 25.0

@@ -10,15 +10,15 @@ An interrupted run goes on where it stopped when the same command is given again
 
 import argparse
 import sys
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datamodules.progress import shown
 from experiments import command_line as words
 from experiments.command_line import Parser, Refused
+from experiments.threads import ahead
 
 EPILOG = """\
 forms
@@ -123,13 +123,12 @@ def pack_split(described: dict[str, Any], source: Any, asked: argparse.Namespace
             raise Refused(f"{file} holds other images, labels or another form; remove it, or give another --out")
         print(f"{file} is there already: {len(there)} images")
         return
-    with ThreadPoolExecutor(asked.workers or cores()) as pool:  # decoding and compressing hold no lock
 
-        def records(first: int) -> Iterator[bytes]:
-            made = in_order(pool, source, asked.form, range(first, len(source)))
-            return shown(made, f"packing {described['split']}", len(source), first)
+    def records(first: int) -> Iterator[bytes]:
+        found = ahead(partial(made, source, asked.form), range(first, len(source)), asked.workers or cores())
+        return shown(found, f"packing {described['split']}", len(source), first)
 
-        packs.write(file, described | {"form": asked.form}, source.names, records)
+    packs.write(file, described | {"form": asked.form}, source.names, records)
     print(f"{file}: {len(source)} images, {file.stat().st_size / 2**20:.1f} MiB{share(source, file)}")
 
 
@@ -150,21 +149,6 @@ def made(source: Any, form: str, index: int) -> bytes:
     if numbers.ndim == 3:  # painted in the palette's colors
         numbers = source.labels.decode(source.labels.encode_colors(numbers, source.names[index]))
     return record(source.names[index], source.image(index), numbers, form)
-
-
-def in_order(pool: ThreadPoolExecutor, source: Any, form: str, indices: Sequence[int]) -> Iterator[bytes]:
-    """Results in order, with few of them waiting: a split must not pile up in memory."""
-    waiting: deque[Future[bytes]] = deque()
-    try:
-        for index in indices:
-            waiting.append(pool.submit(made, source, form, index))
-            if len(waiting) > 4 * pool._max_workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:  # an error or Ctrl-C waits for nothing that has not begun
-            future.cancel()
 
 
 # --- what a person sees

@@ -1,6 +1,7 @@
 """The files that Cityscapes' test server takes: label ids, one PNG per image, by the image's official name."""
 
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from experiments.judging import open_data, stored_options
 from experiments.networks import Authors, trained
 from experiments.official import official_scores
 from experiments.pictures import save
-from experiments.seeing import label_of, settle
+from experiments.seeing import device_of, label_of, settle
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.module import SegmentationModule
 
@@ -24,7 +25,7 @@ ENDING = "_pred_labelIds.png"  # the server asks that a name begins with the ima
 AGREE = 1e-6
 
 
-def submit(source: Path | Authors, asked: Any) -> int:
+def submit(source: Path | Authors, asked: Namespace) -> int:
     quiet()
     try:
         with door():
@@ -39,7 +40,7 @@ def submit(source: Path | Authors, asked: Any) -> int:
             if asked.submit.exists():
                 raise Refused(f"{asked.submit} exists and is not overwritten; give another --submit")
             asked.submit.mkdir(parents=True)
-        module.to("cuda" if torch.cuda.is_available() else "cpu")
+        module.to(device_of())
         for index in shown(range(len(images)), "predicting"):
             label = label_of(module, images.image(index))
             save(data.labels.decode(label), asked.submit / f"{images.names[index]}{ENDING}")
