@@ -33,6 +33,7 @@ from datamodules.crops import (
 from datamodules.labels import RGB, LabelSet
 from datamodules.loader import Loader
 from datamodules.packs import Pack
+from datamodules.progress import shown
 from datamodules.resident import Draws, Resident
 from datamodules.splits import chosen, fingerprint
 from datamodules.spots import Spots, located
@@ -366,12 +367,8 @@ class SegmentationData(LightningDataModule):
 
 def remembered(source: Source) -> Memory:
     """Everything a source has, read once."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console, count = Console(stderr=True), len(source)
-    memory = Memory(source.names, [source.size(index) for index in range(count)])
-    for index in track(range(count), "reading all images", console=console, transient=True, disable=not console.is_terminal):
+    memory = Memory(source.names, [source.size(index) for index in range(len(source))])
+    for index in shown(range(len(source)), "reading all images"):
         memory.put(index, *source.window(index))
     return memory
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from datamodules import DataError
+from datamodules.progress import shown
 from datamodules.store import Source
 
 TILE = 1024
@@ -45,14 +46,10 @@ class Spots:
 
 def located(source: Source, classes: int, share: float, threads: int) -> Spots:
     """Reads every label; about 20 ms of one core for one of 1024 x 2048, a minute for Cityscapes."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
     with ThreadPoolExecutor(threads) as pool:
         found = pool.map(lambda index: centroids(source.label(index), classes), range(len(source)))
-        bar = {"total": len(source), "console": console, "transient": True, "disable": not console.is_terminal}
-        tables = [np.insert(table, 1, index, axis=1) for index, table in enumerate(track(found, "finding every class", **bar))]
+        walk = enumerate(shown(found, "finding every class", len(source)))
+        tables = [np.insert(table, 1, index, axis=1) for index, table in walk]
     table = np.concatenate(tables)  # (spots, 4): class, image, row, column
     if not len(table):
         raise DataError(f"class_uniform={share} asks for classes, and no training label shows one: take class_uniform=0")

@@ -20,6 +20,7 @@ import numpy as np
 from datamodules import DataError
 from datamodules.labels import CITYSCAPES
 from datamodules.module import SegmentationData
+from datamodules.progress import shown
 from datamodules.store import Memory, Pair, Size
 
 SPLITS = ("train", "val", "test")
@@ -108,13 +109,10 @@ def scene_name(index: int) -> str:
 
 def scenes(split: str, count: int, size: Size, scene_seed: int = 0) -> Iterator[Pair]:
     """RGB and label ids, with a progress bar; the splits of every scene seed are seeds of their own."""
-    from rich.console import Console
-    from rich.progress import track
-
     from datamodules.scenes import scene
 
-    seed, console = len(SPLITS) * scene_seed + SPLITS.index(split), Console(stderr=True)
-    for index in track(range(count), f"making {count} {split} scenes", console=console, transient=True, disable=not console.is_terminal):
+    seed = len(SPLITS) * scene_seed + SPLITS.index(split)
+    for index in shown(range(count), f"making {count} {split} scenes"):
         yield scene(seed, index, *size)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import sys
 import time
@@ -20,6 +19,7 @@ from rich.columns import Columns
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from experiments.mirror import WandB
 from experiments.pictures import contact_sheet, overlay, save, task_sheet
 from experiments.runs import Metrics
 from segmodels.module import Normalization, SegmentationModule
@@ -178,98 +178,6 @@ def agreed(trainer: Trainer, wish: bool) -> bool:
 
 
 # --- numbers
-
-
-class WandB:
-    """A mirror of the run folder. Its axis is our step, "trainer/global_step": no call passes W&B's own."""
-
-    def __init__(self, mode: str, folder: Path, config: Mapping[str, Any]) -> None:
-        self.mode, self.folder, self.config, self.run = mode, folder, config, None
-
-    def start(self) -> None:
-        self.run = start_wandb(self.mode, self.folder, self.config)
-        if self.run:
-            self.run.define_metric("trainer/global_step")
-            self.run.define_metric("*", step_metric="trainer/global_step")
-
-    def log(self, values: Mapping[str, Any], step: int) -> None:
-        if self.run:
-            self.run.log({**values, "trainer/global_step": step})
-
-    def log_overlays(self, rows: list, names: tuple[str, ...], step: int) -> None:
-        import wandb
-
-        classes = dict(enumerate(names)) | {255: "ignored"}
-
-        def picture(name: str, image: np.ndarray, guess: np.ndarray, label: np.ndarray) -> Any:
-            masks = {"prediction": {"mask_data": guess, "class_labels": classes}, "truth": {"mask_data": label, "class_labels": classes}}
-            return wandb.Image(image, masks=masks, caption=f"{name}, step {step}")
-
-        if self.run:
-            self.log({"val/pictures": [picture(*row) for row in rows]}, step)
-
-    def log_sheet(self, name: str, sheet: Any, step: int) -> None:
-        import wandb
-
-        if self.run:
-            self.log({name: wandb.Image(sheet)}, step)
-
-    def log_classes(self, names: tuple[str, ...], iou: list[float | None], step: int) -> None:
-        import wandb
-
-        if self.run:
-            self.log({"val/IoU": wandb.Table(columns=["class", "IoU"], data=[list(pair) for pair in zip(names, iou)])}, step)
-
-    def finish(self, exit_code: int) -> None:
-        if self.run:
-            self.run.finish(exit_code=exit_code)
-
-
-PATIENCE = 20  # seconds that a run waits for W&B before it goes on without
-
-
-def start_wandb(mode: str, folder: Path, config: Mapping[str, Any]) -> Any:
-    """The mode is always explicit, so that nobody is asked anything; without W&B the run goes on, with a sentence."""
-    import wandb
-
-    wandb.setup(wandb.Settings(silent=True))
-    settings = wandb.Settings(console="off", silent=True, init_timeout=PATIENCE, finish_timeout=6 * PATIENCE)
-    how = {"project": "segmodels", "name": folder.name, "id": config["id"], "resume": "allow", "dir": str(folder), "config": dict(config),
-           "group": config["experiment"], "settings": settings}  # fmt: skip
-    for attempt in dict.fromkeys((mode, "offline")):
-        try:
-            return wandb.init(mode=attempt, **how)
-        except Exception as problem:
-            then = "logged offline; upload it later with `wandb sync`" if attempt == "online" else "not mirrored in W&B"
-            print(f"W&B is not to be had ({sentence(problem)}): this run is {then}", file=sys.stderr, flush=True)
-            wandb.teardown()  # else the run's id counts as taken
-            shutil.rmtree(folder / "wandb", ignore_errors=True)
-    return None
-
-
-def sentence(problem: Exception) -> str:
-    return f"{type(problem).__name__}: {str(problem).splitlines()[0]}" if str(problem) else type(problem).__name__
-
-
-def wandb_mode() -> str:
-    """What "auto" means: as the environment says, else online where a key is at hand."""
-    said = os.environ.get("WANDB_MODE", "")
-    return said if said in ("online", "offline", "disabled") else "online" if logged_in() else "offline"
-
-
-def logged_in() -> bool:
-    """Whether a W&B key is at hand, found without asking anybody."""
-    import netrc
-
-    import wandb
-
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        hosts = netrc.netrc(os.environ.get("NETRC")).hosts
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return any(host in wandb.Settings().base_url or "wandb" in host for host in hosts if host != "default")
 
 
 REMEDY = "pack the data set (experiments/pack.py), keep it in memory (data.resident=memory or device), or give it more data.workers"
@@ -480,31 +388,3 @@ class Bar(PerStep):
         if self.board:
             self.board.stop()
             self.board = None
-
-
-class JudgingBar(Callback):
-    """Images judged so far, where there is a terminal."""
-
-    def __init__(self, images: int) -> None:
-        self.images, self.progress = images, None
-
-    def _start(self) -> None:
-        columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-        self.progress = Progress(*columns, transient=True, disable=not sys.stdout.isatty())
-        self.task = self.progress.add_task("", total=self.images)
-        self.progress.start()
-
-    def on_validation_start(self, *unused: Any) -> None:
-        self._start()
-
-    def on_validation_batch_end(self, *unused: Any) -> None:
-        self.progress.advance(self.task)
-
-    def on_validation_end(self, *unused: Any) -> None:
-        self.progress.stop()
-
-    def on_exception(self, *unused: Any) -> None:
-        if self.progress:
-            self.progress.stop()
-
-    on_test_start, on_test_batch_end, on_test_end = on_validation_start, on_validation_batch_end, on_validation_end

@@ -16,6 +16,9 @@ svg polyline { stroke-width: 2.2; fill: none !important } svg .two.line { stroke
 """
 
 
+STEPS = (0, 0.25, 0.5, 0.75, 1)  # of an axis
+
+
 class Series(NamedTuple):
     """Two of them at most are told apart: the first is a full line with dots, the second dashed with rings."""
 
@@ -43,17 +46,17 @@ class Frame:
         """Between points of the plane."""
         return f'<line x1="{self.x(start[0])}" y1="{self.y(start[1])}" x2="{self.x(end[0])}" y2="{self.y(end[1])}" class="{kind}"/>'
 
-    def column(self, start: float, end: float, height: float, kind: str = "column", told: str = "") -> str:
+    def column(self, start: float, end: float, height: float, told: str = "") -> str:
         title = f"<title>{html.escape(told)}</title>" if told else ""
         return (
             f'<rect x="{self.x(start)}" y="{self.y(height)}" width="{self.x(end) - self.x(start):.1f}" '
-            f'height="{self.y(0) - self.y(height):.1f}" class="{kind}">{title}</rect>'
+            f'height="{self.y(0) - self.y(height):.1f}" class="column">{title}</rect>'
         )
 
-    def percents(self, steps: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)) -> list[str]:
+    def percents(self) -> list[str]:
         """Lines across, with their percents."""
-        lines = [self.line((0, step), (1, step), "grid") for step in steps]
-        return lines + [self.words(self.left - 7, self.y(step) + 4, f"{100 * step:.0f} %", "end") for step in steps]
+        lines = [self.line((0, step), (1, step), "grid") for step in STEPS]
+        return lines + [self.words(self.left - 7, self.y(step) + 4, f"{100 * step:.0f} %", "end") for step in STEPS]
 
     def below(self, text: str) -> str:
         return self.words(self.x(0.5), self.height - 6, text)
@@ -105,7 +108,7 @@ def reliability(bins: np.ndarray, told: str) -> str:
             parts.append(frame.column((index + 0.06) / size, (index + 0.94) / size, accuracy, told=said))
             parts.append(frame.line((middle, accuracy), (middle, sure), "short"))
     parts.append(frame.line((0, 0), (1, 1), "ideal"))
-    ticks = [frame.words(frame.x(step), frame.y(0) + 17, f"{100 * step:.0f} %") for step in (0, 0.25, 0.5, 0.75, 1)]
+    ticks = [frame.words(frame.x(step), frame.y(0) + 17, f"{100 * step:.0f} %") for step in STEPS]
     return frame.picture([*parts, *ticks, frame.words(frame.x(0.5), frame.y(0) + 36, "confidence"), *masses(bins[:, 0])], told)
 
 

@@ -64,7 +64,6 @@ def check(asked: argparse.Namespace) -> int:
     from datamodules.module import cores
     from experiments.checking import compare, look
     from experiments.evaluate import check_out
-    from experiments.pack import progress
     from experiments.runs import write_json
 
     for name, number, least in (("--limit", asked.limit, 1), ("--workers", asked.workers, 0)):
@@ -81,7 +80,7 @@ def check(asked: argparse.Namespace) -> int:
     except DataError as problem:
         return words.refuse(problem)
     for split in splits:
-        look(split, asked.limit, asked.workers or cores(), progress)
+        look(split, asked.limit, asked.workers or cores())
     compare(splits)
     findings = [finding for split in splits for finding in split.findings]
     report(data, splits, asked.limit)

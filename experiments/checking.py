@@ -4,10 +4,10 @@ A JPEG that is damaged in its middle still decodes, to wrong pixels that nothing
 """
 
 import hashlib
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +15,10 @@ import numpy as np
 from datamodules import DataError
 from datamodules.labels import IGNORED, LabelSet, spans
 from datamodules.packs import Pack
+from datamodules.progress import shown
 from datamodules.store import Files, Memory, Source, Unpaired, read_image
 from datamodules.stream import Stream
+from experiments.threads import ahead
 
 SPLITS = ("train", "val", "test")
 FAR = 0.25  # an image's share of ignored pixels is suspicious this far from the median, or 8 robust deviations if that is more
@@ -368,36 +370,22 @@ def chosen(count: int, limit: int | None) -> list[int]:
     return [number * count // limit for number in range(limit)]
 
 
-def look(split: Split, limit: int | None, workers: int, progress: Callable[..., Iterator[Any]]) -> None:
+def look(split: Split, limit: int | None, workers: int) -> None:
     """Reads everything in threads: decoding holds no lock."""
     if split.source is None:
         return
     indices = chosen(len(split.source), limit)
     if isinstance(split.source, Pack):
         names = {name: index for index, name in enumerate(split.source.names)}
-        damaged = split.source.verify(lambda _: progress(indices, len(indices), 0, f"checksums of {split.name}"))
+        damaged = split.source.verify(lambda _: shown(indices, f"checksums of {split.name}"))
         for name in damaged:
             split.found("file", f"{split.source.file} is damaged in {name}: pack this split again", names[name])
         split.checked += len(damaged)
         indices = [index for index in indices if split.source.names[index] not in set(damaged)]
-    with ThreadPoolExecutor(workers) as pool:
-        for each in progress(in_turn(pool, split, indices), len(indices), 0, f"reading {split.name}"):
-            split.add(each)
+    samples = ahead(partial(measure, split.source, split.labels), indices, workers)
+    for each in shown(samples, f"reading {split.name}", len(indices)):
+        split.add(each)
     split.judge()
-
-
-def in_turn(pool: ThreadPoolExecutor, split: Split, indices: Sequence[int]) -> Iterator[Measured]:
-    waiting: deque[Future[Measured]] = deque()
-    try:
-        for index in indices:
-            waiting.append(pool.submit(measure, split.source, split.labels, index))
-            if len(waiting) > 4 * pool._max_workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def compare(splits: Sequence[Split]) -> None:

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -246,7 +246,3 @@ class Parser(argparse.ArgumentParser):
             near = get_close_matches(wrong, known, n=1, cutoff=0.5)
             message = f"there is no option {wrong}; " + (f"did you mean {near[0]}? " if near else "") + f"there are {', '.join(known)}"
         self.exit(2, f"error: {message}\n")
-
-
-def dataclass_help(kind: type) -> str:
-    return ", ".join(each.name for each in fields(kind))

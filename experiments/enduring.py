@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from lightning import Trainer
 
 from datamodules import DataError
 from datamodules.crops import Whole
@@ -15,11 +13,11 @@ from datamodules.loader import Loader
 from datamodules.store import Part, Source
 from experiments.command_line import Refused, catalogue, data_options, named, refuse
 from experiments.door import door, quiet
-from experiments.judging import open_data, placed, stored_options, where
+from experiments.judging import open_data, placed, stored_options, trainer_of, where
 from experiments.networks import Authors, trained
 from experiments.pictures import save
 from experiments.runs import write_json
-from experiments.seeing import label_of, settle
+from experiments.seeing import device_of, label_of, settle
 from experiments.shifting import asked_kinds, places, read, shift, shift_plot, shift_sheet, shift_table
 from experiments.tables import console
 from segmodels.module import SegmentationModule
@@ -55,7 +53,7 @@ def endure(source: Path | Authors, asked: argparse.Namespace) -> int:
     print(f"plot         {file.with_suffix('.png')}")
     if kinds:
         sheet = file.with_name(f"{file.stem}-images.png")
-        module.to("cuda" if torch.cuda.is_available() else "cpu")
+        module.to(device_of())
         save(shift_sheet(images, len(images) // 2, lambda image: label_of(module, image), data.palette, kinds), sheet)
         print(f"pictures     {sheet}")
     return 0
@@ -72,12 +70,8 @@ def judge_of(module: SegmentationModule, data: Any) -> Callable[[Source], dict[s
     """The score of any source, by the code that validates during training."""
 
     def judge(source: Source) -> dict[str, Any]:
-        trainer = Trainer(
-            precision=module.recipe.precision, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
-            enable_checkpointing=False,
-        )  # fmt: skip
         images = Loader(Whole(source), [[index] for index in range(len(source))], data.worker_count(source))
-        trainer.validate(module, dataloaders=images, verbose=False)
+        trainer_of(module).validate(module, dataloaders=images, verbose=False)
         return module.scores
 
     return judge

@@ -1,5 +1,6 @@
 """A closer look at each image while a split is judged: its confusion matrix always, and all else that --full asks for."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,25 +8,49 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning import Callback, Trainer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from experiments.examined import BINS, RADII, Examined, sizes_of
+from experiments.examined import BINS, RADII, Examined
+from experiments.failing import further_scores
 from segmodels.inference import Strips
-from segmodels.metrics.boundary import (
-    band_confusions,
-    boundary_counts,
-    boundary_iou_counts,
-    boundary_iou_scores,
-    boundary_scores,
-)
-from segmodels.metrics.calibration import calibration_counts, calibration_scores
+from segmodels.metrics.boundary import band_confusions, boundary_counts, boundary_iou_counts
+from segmodels.metrics.calibration import calibration_counts
 from segmodels.metrics.comparison import interval
 from segmodels.metrics.confusion import confusion_of, scores
-from segmodels.metrics.instances import instance_counts, instance_scores
+from segmodels.metrics.instances import instance_counts
 from segmodels.module import SegmentationModule
 
 ROWS = 128  # of the image at a time: its logits never exist at full size
 DRAWS = 1000  # of the bootstrap
+
+
+class JudgingBar(Callback):
+    """Images judged so far, where there is a terminal."""
+
+    def __init__(self, images: int) -> None:
+        self.images, self.progress = images, None
+
+    def _start(self) -> None:
+        columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+        self.progress = Progress(*columns, transient=True, disable=not sys.stdout.isatty())
+        self.task = self.progress.add_task("", total=self.images)
+        self.progress.start()
+
+    def on_validation_start(self, *unused: Any) -> None:
+        self._start()
+
+    def on_validation_batch_end(self, *unused: Any) -> None:
+        self.progress.advance(self.task)
+
+    def on_validation_end(self, *unused: Any) -> None:
+        self.progress.stop()
+
+    def on_exception(self, *unused: Any) -> None:
+        if self.progress:
+            self.progress.stop()
+
+    on_test_start, on_test_batch_end, on_test_end = on_validation_start, on_validation_batch_end, on_validation_end
 
 
 class Examiner(Callback):
@@ -101,13 +126,8 @@ def measures(examined: Examined) -> dict[str, Any]:
     """What --full adds to a result, as fractions; per class by name, None where there is nothing to judge by."""
     names = list(examined.classes)
     losses = examined.losses[~np.isnan(examined.losses)]
-    found = {"loss": float(losses.mean()) if len(losses) else None}
-    edges = boundary_scores(torch.from_numpy(examined.boundaries))
-    found |= {"boundary_f1": edges["boundary_f1"]} | {f"boundary_{name}_by_class": edges[name] for name in ("f1", "precision", "recall")}
-    found |= boundary_iou_scores(torch.from_numpy(examined.boundary_overlaps).sum(0))
-    found |= calibration_scores(torch.from_numpy(examined.calibration))
-    if examined.instances is not None:
-        found |= instance_scores(torch.from_numpy(examined.instances), sizes_of(examined), examined.categories)
+    found = {"loss": float(losses.mean()) if len(losses) else None} | further_scores(examined)
+    found |= {f"boundary_{name}_by_class": found.pop(name) for name in ("f1", "precision", "recall")}
     per_class = {
         name: values for name, values in found.items() if isinstance(values, list) and len(values) == len(names) and name != "reliability"
     }

@@ -25,6 +25,7 @@ from experiments import command_line as words
 from experiments.command_line import Parser, Refused
 from experiments.evaluate import check_out
 from experiments.networks import checkpoint_of
+from experiments.protocols import by
 
 if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
     from torch import Tensor
@@ -119,7 +120,7 @@ def export(asked: argparse.Namespace) -> int:
         try:
             verified = written(module, asked, partial, says)
         except RuntimeError as problem:  # a size that the network cannot take, an operation that ONNX lacks
-            size, reason = "x".join(map(str, asked.size)), str(problem).strip().splitlines()[0]
+            size, reason = by(asked.size), str(problem).strip().splitlines()[0]
             raise Refused(f"{says['model']} cannot be exported at {size}: {reason}") from problem
         if not verified.ok:
             print(f"error: onnxruntime computes something else ({verified.difference:.1e}, limit {verified.limit:.1e})", file=sys.stderr)

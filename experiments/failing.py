@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from experiments.examined import RADII, Examined
+from experiments.examined import RADII, Examined, sizes_of
+from segmodels.metrics.boundary import boundary_iou_scores, boundary_scores
+from segmodels.metrics.calibration import calibration_scores
 from segmodels.metrics.comparison import image_scores
 from segmodels.metrics.confusion import margins, rates
+from segmodels.metrics.instances import instance_scores
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,21 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 def rated(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """`rates` of (..., C, C) counts."""
     return {name: value.numpy() for name, value in rates(margins(torch.from_numpy(confusion))).items()}
+
+
+def further_scores(examined: Examined) -> dict[str, Any]:
+    """Of what was counted beside the confusions; what was not counted is missing."""
+    found: dict[str, Any] = {}
+    if examined.boundaries is not None:
+        found |= boundary_scores(torch.from_numpy(examined.boundaries))
+    if examined.boundary_overlaps is not None:
+        found |= boundary_iou_scores(torch.from_numpy(examined.boundary_overlaps.sum(0)))
+    if examined.calibration is not None:
+        found |= calibration_scores(torch.from_numpy(examined.calibration))
+    if examined.instances is not None:
+        counts = torch.from_numpy(examined.instances)
+        found |= instance_scores(counts, sizes_of(examined), examined.categories)
+    return found
 
 
 def image_iou(confusions: np.ndarray) -> np.ndarray:

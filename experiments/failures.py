@@ -5,22 +5,20 @@
 
 import html
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from experiments import charts, failing
-from experiments.examined import Examined, sizes_of
+from experiments.examined import Examined
 from experiments.failing import Confused
 from experiments.page import counted, document, framed, percent, section, table
 from experiments.worst import STYLE as IMAGES
 from experiments.worst import Shown, tagged, worst_images
-from segmodels.metrics.boundary import boundary_iou_scores, boundary_scores
 from segmodels.metrics.calibration import calibration_scores
 from segmodels.metrics.comparison import class_intervals, interval
 from segmodels.metrics.confusion import scores
-from segmodels.metrics.instances import instance_scores
 
 PAIRS = 10  # of classes, each with an image
 MATRIX = 24  # classes of a matrix that can be read
@@ -112,7 +110,7 @@ def too_sure(over: float) -> str:
 def measures(examined: Examined) -> list[Measure]:
     """Every number that there could be; the value is None where it was not measured."""
     counts = torch.from_numpy(examined.confusion)
-    found = scores(counts, examined.categories) | per_class(examined)
+    found = scores(counts, examined.categories) | failing.further_scores(examined)
     around = interval(torch.from_numpy(examined.confusions)) if len(examined.names) > 1 and examined.confusion.any() else None
     return [
         Measure("mIoU", found["miou"], "the mean IoU of the classes", around),
@@ -125,21 +123,6 @@ def measures(examined: Examined) -> list[Measure]:
         Measure("calibration error", found.get("ece"), "ECE: confidence from accuracy; less is better"),
         Measure("iIoU", found.get("miiou"), "small instances weigh as much as large ones"),
     ]
-
-
-def per_class(examined: Examined) -> dict[str, Any]:
-    """The scores of what was counted beside the confusions; the others are missing."""
-    found: dict[str, Any] = {}
-    if examined.boundaries is not None:
-        found |= boundary_scores(torch.from_numpy(examined.boundaries))
-    if examined.boundary_overlaps is not None:
-        found |= boundary_iou_scores(torch.from_numpy(examined.boundary_overlaps.sum(0)))
-    if examined.calibration is not None:
-        found |= calibration_scores(torch.from_numpy(examined.calibration))
-    if examined.instances is not None:
-        counts = torch.from_numpy(examined.instances)
-        found |= instance_scores(counts, sizes_of(examined), examined.categories)
-    return found
 
 
 def numbers(examined: Examined) -> Iterator[str]:
@@ -161,7 +144,7 @@ def classes(examined: Examined) -> Iterator[str]:
         "Lowest IoU first: accuracy is the share of a class's pixels that were found, precision the share of the pixels given to it that "
         "are its own, and the last column says what its missed pixels were most often taken for.",
     )
-    confusion, found = examined.confusion, per_class(examined)
+    confusion, found = examined.confusion, failing.further_scores(examined)
     hits, true, predicted = np.diagonal(confusion), confusion.sum(1), confusion.sum(0)
     rates, precision = failing.rated(confusion), failing.ratio(hits, predicted)
     holding = (examined.confusions.sum(2) > 0).sum(0)  # images, by class

@@ -20,7 +20,8 @@ from experiments.door import door, quiet
 from experiments.networks import Authors
 from experiments.pictures import strip_beside
 from experiments.predict import CAMERA, camera_number, place_of, public
-from experiments.predicting import Pictures, Predictor, ahead, behind, keep, prepare, shown
+from experiments.predicting import Pictures, Predictor, bar, keep, prepare
+from experiments.threads import ahead, behind
 
 CODECS = {"avc1": "H.264", "mp4v": "MPEG-4"}  # the better first; OpenCV's wheels encode H.264 only where the hardware does
 USUAL_RATE = 25.0
@@ -59,7 +60,7 @@ def filmed(reel: "Reel", name: Path, predictor: Predictor, asked: Any, interrupt
     begun, done = time.perf_counter(), 0
     batches = together(islice(reel.frames(interruption), asked.frames), asked.batch)
     try:
-        with shown(f"{reel}", reel.expected(asked.frames)) as step, behind(1) as later:
+        with bar(f"{reel}", reel.expected(asked.frames)) as step, behind(1) as later:
             for batch in batches if reel.live else read_ahead(batches):
                 for frame, found in zip(batch, predictor([each.image for each in batch])):
                     later(develop, asked.out, name, frame, found, predictor, recording)

@@ -1,5 +1,6 @@
 """Scoring a checkpoint: the same code that validates during training, on any split and in any inference mode."""
 
+from argparse import Namespace
 from dataclasses import asdict
 from datetime import date
 from functools import partial
@@ -8,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 
 import datamodules
 from datamodules import DataError
-from experiments import callbacks, runs
+from experiments import runs
 from experiments.command_line import PLACES, Refused, catalogue, data_options, named, refuse
 from experiments.door import door, quiet
-from experiments.examining import Examiner, measures, surprise, uncertainty
+from experiments.examining import Examiner, JudgingBar, measures, surprise, uncertainty
 from experiments.failures import failure_page
 from experiments.networks import NUMBERED, Authors, trained
 from experiments.pictures import IGNORED, colored, save, sheet
@@ -29,7 +30,7 @@ from segmodels.paper import paper as find_paper
 from segmodels.recipe import inference_steps
 
 
-def judge(source: Path | Authors, asked: Any) -> int:
+def judge(source: Path | Authors, asked: Namespace) -> int:
     quiet()
     try:
         with door():
@@ -50,7 +51,9 @@ def judge(source: Path | Authors, asked: Any) -> int:
     return 0
 
 
-def judged_by(mode: str, module: SegmentationModule, data: Any, name: str, source: Path | Authors, asked: Any, companions: list) -> dict:
+def judged_by(
+    mode: str, module: SegmentationModule, data: Any, name: str, source: Path | Authors, asked: Namespace, companions: list
+) -> dict:
     """One protocol: scored, shown, written with all that belongs to it."""
     settle(module, mode, asked.precision)
     examiner = Examiner(data, asked.split, asked.full)
@@ -91,11 +94,11 @@ def protocols(module: SegmentationModule) -> list[str]:
     return list(dict.fromkeys(modes))
 
 
-def written_to(source: Path | Authors, asked: Any, result: dict[str, Any]) -> Path:
+def written_to(source: Path | Authors, asked: Namespace, result: dict[str, Any]) -> Path:
     return asked.out or placed(source, asked, f"{result['data']}-{asked.split}-{result['protocol']}")
 
 
-def placed(source: Path | Authors, asked: Any, about: str, kind: str = "evaluation", own: str = "result.json") -> Path:
+def placed(source: Path | Authors, asked: Namespace, about: str, kind: str = "evaluation", own: str = "result.json") -> Path:
     """A new file: beside a run's checkpoint; in a folder of its own, as a run has one, for the authors' checkpoint."""
     if isinstance(source, Path):
         return fresh(source.parent, "-".join(filter(None, (kind, source.stem, asked.which, about))), ".json")
@@ -194,10 +197,7 @@ def same_classes(source: Path | Authors, module: SegmentationModule, data: Any) 
 
 
 def score(module: SegmentationModule, data: Any, name: str, split: str, examiner: Examiner) -> dict[str, Any]:
-    trainer = Trainer(
-        precision=module.recipe.precision, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, callbacks=[callbacks.JudgingBar(len(data.open(split))), examiner],
-    )  # fmt: skip
+    trainer = trainer_of(module, JudgingBar(len(data.open(split))), examiner)
     released = module.identity.get("released")
     trained_for = f"as released ({released})" if released else f"after {module.identity['iterations']} steps"
     print(
@@ -209,6 +209,14 @@ def score(module: SegmentationModule, data: Any, name: str, split: str, examiner
     if not module.scores["pixels"]:
         raise Refused(f"no pixel of {name} {split} has a label: there is nothing to judge; see the labels with experiments/check_data.py")
     return result_of(module, data, name, split, module.identity["iterations"])
+
+
+def trainer_of(module: SegmentationModule, *watching: Callback) -> Trainer:
+    """That judges in the recipe's precision on one device, and says and writes nothing itself."""
+    return Trainer(
+        precision=module.recipe.precision, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, callbacks=[*watching],
+    )  # fmt: skip
 
 
 def result_of(module: Any, data: Any, data_name: str, split: str, iterations: int) -> dict[str, Any]:

@@ -10,14 +10,15 @@ An interrupted run goes on where it stopped when the same command is given again
 
 import argparse
 import sys
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datamodules.progress import shown
 from experiments import command_line as words
 from experiments.command_line import Parser, Refused
+from experiments.threads import ahead
 
 EPILOG = """\
 forms
@@ -102,7 +103,7 @@ def stream(place: Path, out: Path | None) -> int:
             if target.exists():
                 raise Refused(f"{target} is there already; remove it, or give another --out")
             found = Pack(file)
-            before += write(found, target, before, lambda images, name=file.stem: progress(images, len(images), 0, f"streaming {name}"))
+            before += write(found, target, before, lambda images, name=file.stem: shown(images, f"streaming {name}"))
             print(f"{target}: {len(found)} images, {sum(each.stat().st_size for each in target.iterdir()) / 2**20:.1f} MiB")
     except DataError as problem:
         return words.refuse(problem)
@@ -122,14 +123,12 @@ def pack_split(described: dict[str, Any], source: Any, asked: argparse.Namespace
             raise Refused(f"{file} holds other images, labels or another form; remove it, or give another --out")
         print(f"{file} is there already: {len(there)} images")
         return
-    with ThreadPoolExecutor(asked.workers or cores()) as pool:  # decoding and compressing hold no lock
 
-        def records(first: int) -> Iterator[bytes]:
-            return progress(
-                in_order(pool, source, asked.form, range(first, len(source))), len(source), first, f"packing {described['split']}"
-            )
+    def records(first: int) -> Iterator[bytes]:
+        found = ahead(partial(made, source, asked.form), range(first, len(source)), asked.workers or cores())
+        return shown(found, f"packing {described['split']}", len(source), first)
 
-        packs.write(file, described | {"form": asked.form}, source.names, records)
+    packs.write(file, described | {"form": asked.form}, source.names, records)
     print(f"{file}: {len(source)} images, {file.stat().st_size / 2**20:.1f} MiB{share(source, file)}")
 
 
@@ -152,34 +151,7 @@ def made(source: Any, form: str, index: int) -> bytes:
     return record(source.names[index], source.image(index), numbers, form)
 
 
-def in_order(pool: ThreadPoolExecutor, source: Any, form: str, indices: Sequence[int]) -> Iterator[bytes]:
-    """Results in order, with few of them waiting: a split must not pile up in memory."""
-    waiting: deque[Future[bytes]] = deque()
-    try:
-        for index in indices:
-            waiting.append(pool.submit(made, source, form, index))
-            if len(waiting) > 4 * pool._max_workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:  # an error or Ctrl-C waits for nothing that has not begun
-            future.cancel()
-
-
 # --- what a person sees
-
-
-def progress(records: Iterable[Any], total: int, first: int, doing: str) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(doing, total=total, completed=first)
-        for each in records:
-            yield each
-            bar.advance(task)
 
 
 def packs_in(place: Path) -> list[Path]:
@@ -205,7 +177,7 @@ def verified(file: Path) -> list[str]:
         found = packs.Pack(file)
     except DataError as problem:
         return [str(problem)]
-    wrong = found.verify(lambda images: progress(images, len(found), 0, f"checking {file.name}"))
+    wrong = found.verify(lambda images: shown(images, f"checking {file.name}"))
     print(f"{file}: {len(found)} images, {len(wrong)} damaged")
     return [f"{file} is damaged in {name}: pack this split again" for name in wrong]
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.protocols import input_size, protocol_name
+from experiments.protocols import by, input_size, protocol_name
 from experiments.recorded import RESULTS, ReportError, read_catalogue, read_json
-from experiments.speed import by, on, settings
+from experiments.speed import on, settings
 
 Left = dict[str, list[str]]  # why something is no point -> what it is
 NETWORK = ("name", "size", "problem", "experiment", "model", "released", "port")

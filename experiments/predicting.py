@@ -3,12 +3,10 @@
 import math
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,19 +18,20 @@ from torch import Tensor
 
 import datamodules
 from datamodules.labels import LabelSet
+from datamodules.progress import shown
 from experiments.command_line import Refused, named, refuse
 from experiments.door import door, quiet
 from experiments.networks import Authors, trained
 from experiments.pictures import colored, legend, overlay, save
 from experiments.predict import ONE_CLASS, folder_of, place_of
-from experiments.seeing import seeing, settle
+from experiments.seeing import device_of, seeing, settle
+from experiments.threads import ahead, behind
 from segmodels.inference import Strips
 from segmodels.module import SegmentationModule
 
 BLOCK = 128  # rows whose probabilities exist at one time
 THREADS = 4  # that read, and as many that write
 EFFORT = 2  # of PNG's compression: an overlay takes a fifth of the usual 6's time, and a tenth more room
-Given, Made = TypeVar("Given"), TypeVar("Made")
 Pictures = dict[str, np.ndarray]  # by kind
 
 
@@ -44,7 +43,7 @@ def predict(source: Path | Authors, targets: Sequence[tuple[Path, Path]], kinds:
             sizes = sizes_of([file for file, _ in targets])  # all are read before the first is written
             prepare(asked.out, predictor.key if {"color", "overlay"} & set(kinds) else None, targets, kinds)
         begun = time.perf_counter()
-        with shown("predicting", len(targets)) as step, behind(THREADS) as later:
+        with bar("predicting", len(targets)) as step, behind(THREADS) as later:
             for images, batch in read_ahead(batches(targets, sizes, asked.batch)):
                 for image, found, (_, name) in zip(images, predictor(images), batch):
                     later(write, asked.out, name, image, found, predictor)
@@ -63,8 +62,7 @@ class Predictor:
     """A network ready to use: images of one size in, what the kinds need out."""
 
     def __init__(self, source: Path | Authors, kinds: Sequence[str], asked: Any) -> None:
-        if asked.device == "cuda" and not torch.cuda.is_available():
-            raise Refused("--device cuda: torch sees no GPU here; take --device cpu, or leave it out")
+        device = device_of(asked.device)  # refused before a checkpoint is read
         self.module, self.kinds, self.strength = trained(source), tuple(kinds), asked.strength
         settle(self.module, asked.inference, asked.precision)
         self.classes, self.palette = self.module.identity["classes"], self.module.identity["palette"]
@@ -72,7 +70,7 @@ class Predictor:
         self.labels = own_labels(self.module) if "ids" in kinds else None
         self.key = legend(self.classes, self.palette)
         self.passes: list[tuple[int, float]] = []  # (images, seconds)
-        self.module.to("cuda" if asked.device == "auto" and torch.cuda.is_available() else asked.device.replace("auto", "cpu"))
+        self.module.to(device)
 
     def number_of(self, name: str) -> int:
         return self.classes.index(named("class", name, self.classes, ONE_CLASS))
@@ -164,12 +162,7 @@ def opened(file: Path) -> np.ndarray:
 
 def sizes_of(files: Sequence[Path]) -> list[tuple[int, ...]]:
     """Of every image, upright; one that cannot be read is refused."""
-    sizes = []
-    with shown("reading", len(files)) as step:
-        for image in ahead(opened, files, THREADS):
-            sizes.append(image.shape)
-            step(1)
-    return sizes
+    return [image.shape for image in shown(ahead(opened, files, THREADS), "reading", len(files))]
 
 
 def batches(targets: Sequence[tuple[Path, Path]], sizes: Sequence[tuple[int, ...]], most: int) -> list[list[tuple[Path, Path]]]:
@@ -215,45 +208,6 @@ def keep(picture: Image.Image | np.ndarray, file: Path) -> None:
         raise Refused(f"{file} could not be written ({problem.strerror or problem}); make room, or give another --out") from problem
 
 
-# --- at the same time
-
-
-def ahead(make: Callable[[Given], Made], items: Iterable[Given], threads: int) -> Iterator[Made]:
-    """make(item) of each item in turn, begun by threads before it is asked for; never more than twice as many as there are threads."""
-    with ThreadPoolExecutor(threads) as pool:
-        begun: deque[Future] = deque()
-        try:
-            for item in items:
-                begun.append(pool.submit(make, item))
-                if len(begun) >= 2 * threads:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
-        finally:
-            for each in begun:
-                each.cancel()
-
-
-@contextmanager
-def behind(threads: int) -> Iterator[Callable[..., None]]:
-    """later(work, ...) has threads do it, in order if there is one; it waits where they fall behind, and what fails there fails here."""
-    with ThreadPoolExecutor(threads) as pool:
-        begun: deque[Future] = deque()
-
-        def later(work: Callable[..., Any], *given: Any) -> None:
-            begun.append(pool.submit(work, *given))
-            while begun and (len(begun) > 2 * threads or begun[0].done()):
-                begun.popleft().result()
-
-        try:
-            yield later
-            while begun:
-                begun.popleft().result()
-        finally:
-            for each in begun:
-                each.cancel()
-
-
 # --- what a terminal shows
 
 
@@ -263,10 +217,10 @@ class Speed(ProgressColumn):
 
 
 @contextmanager
-def shown(doing: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def bar(doing: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """step(n): so many more are done; a bar on a terminal, nothing elsewhere."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=total == 1 or not console.is_terminal) as bar:
-        task = bar.add_task(doing, total=total)
-        yield lambda count: bar.advance(task, count)
+    with Progress(*columns, console=console, transient=True, disable=total == 1 or not console.is_terminal) as board:
+        task = board.add_task(doing, total=total)
+        yield lambda count: board.advance(task, count)

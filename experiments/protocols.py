@@ -1,6 +1,6 @@
 """Inference modes as the papers call them, and at what size a network sees an image in each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.catalogue import IMAGES, catalogue
@@ -16,10 +16,10 @@ def protocol_name(protocol: str, data: str, paper: str = "") -> str:
     size = IMAGES.get(data) and input_size(protocol, data)
     if not (size and protocol.startswith("resized:")):
         return protocol
-    by, share = "x".join(map(str, size)), SEG.get(protocol) if data == "cityscapes" else None
+    share = SEG.get(protocol) if data == "cityscapes" else None
     if paper:
-        return share if share and paper == "stdc" else by
-    return f"{share} ({by})" if share else by
+        return share if share and paper == "stdc" else by(size)
+    return f"{share} ({by(size)})" if share else by(size)
 
 
 def input_size(protocol: str, data: str, overrides: Mapping[str, Any] | None = None) -> tuple[int, int] | None:
@@ -41,3 +41,8 @@ def image_size(data: str, overrides: Mapping[str, Any]) -> tuple[int, int] | Non
     known = catalogue()["data"].get(data, {}).get("options", {})
     sides = [overrides.get(f"data.{side}", known.get(side, {}).get("default")) for side in ("height", "width")]
     return tuple(sides) if all(sides) else None
+
+
+def by(size: Sequence[int]) -> str:
+    """ "512x1024", height first."""
+    return "x".join(map(str, size))

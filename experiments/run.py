@@ -10,11 +10,11 @@ python experiments/run.py --model "stdc/*" --seeds 0,1,2               every row
 
 import os
 import sys
+from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from experiments import command_line as words
-from experiments import sweep
+from experiments import planned, sweep
 from experiments.command_line import Parser, Refused, Resolved
 from experiments.tables import catalogue_table, resolved_table
 
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise Refused("which model? give --model paper[/row], for example --model bisenet (--list prints them all)")
         if asked.seed < 0:
             raise Refused(f"--seed {asked.seed}: a seed is a whole number from 0 up")
-        if sweep.several(asked):
+        if planned.several(asked):
             return sweep.sweep(asked)
         resolved = words.resolve(asked.model, asked.data, asked.overrides, asked.smoke, asked.semi)
         if asked.show:
@@ -94,14 +94,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
 
-def start(asked: Any, resolved: Resolved) -> int:
+def start(asked: Namespace, resolved: Resolved) -> int:
     introduce(resolved)
     from experiments.training import train
 
     return train(resolved, seed=asked.seed, init=asked.init, folders=asked.runs)
 
 
-def resume(asked: Any) -> int:
+def resume(asked: Namespace) -> int:
     given = [flag for flag in ("model", "data", "init", "seeds") if getattr(asked, flag)] + asked.overrides
     given += ["semi"] if asked.semi != "none" else []
     if given or asked.smoke:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from experiments.command_line import Refused
 from segmodels.inference import Strips, mode
 from segmodels.module import SegmentationModule
 
@@ -18,6 +19,14 @@ def settle(module: SegmentationModule, inference: str | None, precision: str | N
         print("16-mixed is not computed on a CPU; bf16-mixed takes its place")
         precision = "bf16-mixed"
     module.recipe = replace(module.recipe, inference=inference, precision=precision)
+
+
+def device_of(wanted: str = "auto") -> str:
+    """What --device means here: the GPU where there is one."""
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise Refused("--device cuda: this torch sees no CUDA device; give --device cpu, or leave it out")
+    return "cuda" if there and wanted != "cpu" else "cpu"
 
 
 def half_precision(module: SegmentationModule) -> AbstractContextManager:

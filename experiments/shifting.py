@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from datamodules.progress import shown
 from datamodules.shifts import GROUPS, KINDS, SEVERITIES, Shifted, chosen
 from datamodules.store import Source
 from experiments.command_line import Refused, catalogue, named
@@ -91,11 +90,6 @@ def measured(miou: float, what: str) -> float:
     if math.isnan(miou):
         raise Refused(f"no pixel of {what} has a label: there is nothing to judge; see the labels with experiments/check_data.py")
     return miou
-
-
-def shown(parts: Iterable[Any], doing: str) -> Iterable[Any]:
-    console, parts = Console(stderr=True), list(parts)
-    return track(parts, doing, console=console, transient=True, disable=len(parts) < 2 or not console.is_terminal)
 
 
 def mean(values: Iterable[float]) -> float:

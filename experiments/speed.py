@@ -12,6 +12,7 @@ from experiments.command_line import Refused, catalogue, refuse
 from experiments.evaluate import check_out
 from experiments.export import rows_of
 from experiments.networks import checkpoint_of
+from experiments.protocols import by
 from experiments.tables import console
 
 INFER = """\
@@ -87,17 +88,24 @@ def height_by_width(text: str) -> tuple[int, int]:
 
 
 def infer(words: argparse.Namespace) -> int:
+    """1 where a network could not be timed."""
     try:
         words.sources = [source for word in words.networks for source in sources(word)]
         if words.size and min(words.size) < SMALLEST:
-            raise Refused(f"--size {words.size[0]}x{words.size[1]}: the networks need {SMALLEST}x{SMALLEST} pixels or more")
+            raise Refused(f"--size {by(words.size)}: the networks need {SMALLEST}x{SMALLEST} pixels or more")
         if words.out:
             check_out(words.out, words.out)
         from experiments import timing
+        from experiments.runs import write_json
 
-        return timing.infer(words)
+        results, said = timing.timed(words)
     except Refused as problem:
         return refuse(problem)
+    show(results, said)
+    if words.out:
+        write_json(words.out, {"conditions": said, "networks": results})
+        print(f"result       {words.out}")
+    return int(any(each["problem"] for each in results))
 
 
 def sources(word: str) -> list[str | Path]:
@@ -160,7 +168,3 @@ def notes(results: Sequence[dict[str, Any]]) -> list[str]:
 
 def on(figure: dict[str, Any]) -> str:
     return ", ".join(filter(None, (figure["device"], figure["runtime"])))
-
-
-def by(size: Sequence[int]) -> str:
-    return "x".join(map(str, size))

@@ -1,23 +1,23 @@
 """The files that Cityscapes' test server takes: label ids, one PNG per image, by the image's official name."""
 
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from datamodules import DataError
+from datamodules.progress import shown
 from experiments.command_line import Refused, data_options, refuse
 from experiments.door import door, quiet
 from experiments.judging import open_data, stored_options
 from experiments.networks import Authors, trained
 from experiments.official import official_scores
 from experiments.pictures import save
-from experiments.seeing import label_of, settle
+from experiments.seeing import device_of, label_of, settle
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.module import SegmentationModule
 
@@ -25,7 +25,7 @@ ENDING = "_pred_labelIds.png"  # the server asks that a name begins with the ima
 AGREE = 1e-6
 
 
-def submit(source: Path | Authors, asked: Any) -> int:
+def submit(source: Path | Authors, asked: Namespace) -> int:
     quiet()
     try:
         with door():
@@ -40,9 +40,8 @@ def submit(source: Path | Authors, asked: Any) -> int:
             if asked.submit.exists():
                 raise Refused(f"{asked.submit} exists and is not overwritten; give another --submit")
             asked.submit.mkdir(parents=True)
-        module.to("cuda" if torch.cuda.is_available() else "cpu")
-        console = Console(stderr=True)
-        for index in track(range(len(images)), "predicting", console=console, transient=True, disable=not console.is_terminal):
+        module.to(device_of())
+        for index in shown(range(len(images)), "predicting"):
             label = label_of(module, images.image(index))
             save(data.labels.decode(label), asked.submit / f"{images.names[index]}{ENDING}")
         archive = packed(asked.submit, images.names)

@@ -1,17 +1,15 @@
 """What `--list`, `--show` and the end of a run print."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from experiments.command_line import Resolved, catalogue, shown
-from experiments.recorded import kept, partial
+from experiments.protocols import by
+from experiments.recorded import RESULTS, kept, partial
 from experiments.rows import comparable
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def console() -> Console:
@@ -47,7 +45,7 @@ def millions(count: int) -> str:
 
 def macs_shown(entry: dict[str, Any]) -> str:
     """ "58.3G @ 768x1536": convolutions and matrix products, at what the network sees of one image."""
-    return f"{entry['macs'] / 1e9:.1f}G @ {'x'.join(map(str, entry['macs_size']))}" if entry["macs"] else "not counted"
+    return f"{entry['macs'] / 1e9:.1f}G @ {by(entry['macs_size'])}" if entry["macs"] else "not counted"
 
 
 def best_of_ours(experiment: str, data: str) -> float | None:

@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
+from datamodules.progress import shown
 from experiments import runs
 from experiments.catalogue import counted_at
 from experiments.command_line import Refused
 from experiments.door import door, quiet
 from experiments.export import clear_errors, settled
-from experiments.speed import by, show
+from experiments.protocols import by
+from experiments.seeing import device_of
 from segmodels import deploy
 from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
@@ -366,10 +366,12 @@ def conditions(asked: argparse.Namespace, device: str) -> dict[str, Any]:
 # --- the whole
 
 
-def infer(asked: argparse.Namespace) -> int:
-    """1 where a network could not be timed."""
+def timed(asked: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The figures of every network, and the conditions that all of them were measured under."""
     quiet()
-    device = device_of(asked)
+    device = device_of(asked.device)
+    if device == "cpu" and asked.precision.startswith("16"):
+        raise Refused(f"--precision {asked.precision} is not computed on a CPU; give {asked.precision.replace('16', 'bf16')} or 32-true")
     laps = cuda_laps if device == "cuda" else cpu_laps
     torch.set_num_threads(asked.threads or torch.get_num_threads())
     torch.backends.cudnn.benchmark = True
@@ -378,24 +380,4 @@ def infer(asked: argparse.Namespace) -> int:
         prepare(each, asked, device, laps)
     alternated(subjects, shown(range(asked.rounds), "timing, round"), laps)
     first = next((each for each in subjects if not each.problem), None)
-    results, said = [result_of(each, first, asked.batch) for each in subjects], conditions(asked, device)
-    show(results, said)
-    if asked.out:
-        runs.write_json(asked.out, {"conditions": said, "networks": results})
-        print(f"result       {asked.out}")
-    return int(any(each.problem for each in subjects))
-
-
-def device_of(asked: argparse.Namespace) -> str:
-    there = torch.cuda.is_available()
-    if asked.device == "cuda" and not there:
-        raise Refused("--device cuda: this torch sees no CUDA device; give --device cpu, or leave it out")
-    device = "cuda" if there and asked.device != "cpu" else "cpu"
-    if device == "cpu" and asked.precision.startswith("16"):
-        raise Refused(f"--precision {asked.precision} is not computed on a CPU; give {asked.precision.replace('16', 'bf16')} or 32-true")
-    return device
-
-
-def shown(many: Sequence[Any], doing: str) -> Iterable[Any]:
-    screen = Console(stderr=True)
-    return track(many, doing, console=screen, transient=True, disable=not screen.is_terminal)
+    return [result_of(each, first, asked.batch) for each in subjects], conditions(asked, device)

@@ -15,6 +15,7 @@ from experiments import callbacks, runs
 from experiments.command_line import PLACES, Refused, Resolved, departures, refuse
 from experiments.door import door, quiet
 from experiments.judging import result_of
+from experiments.mirror import WandB, wandb_mode
 from experiments.tables import class_table, console, published_lines
 from segmodels.checkpoint import start_from
 from segmodels.module import SegmentationModule
@@ -277,8 +278,8 @@ def rhythm(recipe: Recipe, machine: dict[str, Any]) -> callbacks.Rhythm:
 def watchers(resolved: Resolved, timing: callbacks.Rhythm, folder: Path, config: dict[str, Any]) -> list[Callback]:
     """In the order that matters: numbers before the checkpoint that counts on them, pictures while the average stands in."""
     machine, average = resolved.trainer, resolved.recipe["ema"]
-    mode = callbacks.wandb_mode() if machine["wandb"] == "auto" else machine["wandb"]
-    mirror = None if mode == "disabled" else callbacks.WandB(mode, folder, config)
+    mode = wandb_mode() if machine["wandb"] == "auto" else machine["wandb"]
+    mirror = None if mode == "disabled" else WandB(mode, folder, config)
     numbers = callbacks.Numbers(runs.Metrics(folder / "metrics.csv"), timing, mirror)
     title = f"{resolved.experiment}{f' with {resolved.semi_name}' if resolved.semi_name != 'none' else ''} on {resolved.data_name}"
     return [

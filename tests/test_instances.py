@@ -11,10 +11,11 @@ import torch
 from datamodules.camvid import CamVid
 from datamodules.cityscapes import Cityscapes
 from datamodules.labels import CITYSCAPES, CITYSCAPES_IDS, LabelSet
+from experiments.official import official_script
 from segmodels.metrics import confusion_of, scores
 from segmodels.metrics.instances import instance_counts, instance_scores
 from tests import trees
-from tests.official import Maps, official_scores, official_script
+from tests.official import Maps, official_scores
 from tests.test_data_files import complaint
 
 SIZES, CATEGORIES = CITYSCAPES.instance_sizes, CITYSCAPES.categories
@@ -61,8 +62,8 @@ def summed(predicted: Maps, ids: Maps, instances: Maps) -> tuple[torch.Tensor, t
     return counts, confusion
 
 
-def assert_official(predicted: Maps, ids: Maps, instances: Maps, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
-    official = official_scores(predicted, ids, folder, monkeypatch, instances=instances)
+def assert_official(predicted: Maps, ids: Maps, instances: Maps, folder: Path) -> dict:
+    official = official_scores(predicted, ids, folder, instances=instances)
     counts, confusion = summed(predicted, ids, instances)
     plain, found = scores(confusion, CATEGORIES), instance_scores(counts, SIZES, CATEGORIES)
     for ours, theirs in (
@@ -85,46 +86,46 @@ def assert_official(predicted: Maps, ids: Maps, instances: Maps, folder: Path, m
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("random", [True, False])
-def test_every_score_is_the_official_scripts(seed: int, random: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_score_is_the_official_scripts(seed: int, random: bool, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     ids, instances = zip(*(truth(rng, FILE_IDS) for _ in range(4)))
     predicted = [rng.integers(19, size=SIZE).astype(np.uint8) if random else guess(rng, each) for each in ids]
-    found = assert_official(predicted, ids, instances, tmp_path, monkeypatch)
+    found = assert_official(predicted, ids, instances, tmp_path)
     assert found["miiou"] > 0.03 and found["category_miiou"] > 0.1
 
 
-def test_classes_that_occur_nowhere_are_left_out_as_officially(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_that_occur_nowhere_are_left_out_as_officially(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     ids, instances = zip(*(truth(rng, [0, 7, 8, 26, 29]) for _ in range(2)))  # no human, and of the vehicles cars and caravans
     predicted = [np.where(each == 26, CAR, ROAD).astype(np.uint8) for each in ids]
-    found = assert_official(predicted, ids, instances, tmp_path, monkeypatch)
+    found = assert_official(predicted, ids, instances, tmp_path)
     assert found["iiou"][PERSON] is None and found["iiou_categories"]["human"] is None and found["iiou"][CAR] == 1
 
 
-def test_a_label_that_is_all_ignored_gives_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_label_that_is_all_ignored_gives_no_score(tmp_path: Path) -> None:
     ids = np.zeros(SIZE, int)
-    found = assert_official([np.full(SIZE, CAR, np.uint8)], [ids], [ids], tmp_path, monkeypatch)
+    found = assert_official([np.full(SIZE, CAR, np.uint8)], [ids], [ids], tmp_path)
     assert found["iiou"] == [None] * 19 and np.isnan(found["miiou"]) and np.isnan(found["category_miiou"])
 
 
-def test_a_group_is_no_instance_but_a_car_predicted_on_it_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_is_no_instance_but_a_car_predicted_on_it_is_right(tmp_path: Path) -> None:
     ids = np.full(SIZE, 7)
     ids[:, :50] = 26
     instances = ids.copy()
     instances[:20, :50] = 26001
     predicted = np.where(ids == 26, CAR, ROAD).astype(np.uint8)
     predicted[30:, :50] = ROAD  # misses half of the group
-    assert assert_official([predicted], [ids], [instances], tmp_path, monkeypatch)["iiou"][CAR] == 1
+    assert assert_official([predicted], [ids], [instances], tmp_path)["iiou"][CAR] == 1
 
 
-def test_an_instance_under_ignored_pixels_counts_as_officially(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_instance_under_ignored_pixels_counts_as_officially(tmp_path: Path) -> None:
     ids = np.full(SIZE, 7)
     ids[:30, :40] = 26
     instances = np.where(ids == 26, 26003, ids)
     ids[:30, :20] = 1  # the ego vehicle, over half of the instance
     predicted = np.full(SIZE, ROAD, np.uint8)
     predicted[:30, :10], predicted[:30, 30:40] = CAR, CAR
-    assert assert_official([predicted], [ids], [instances], tmp_path, monkeypatch)["iiou"][CAR] == 0.5
+    assert assert_official([predicted], [ids], [instances], tmp_path)["iiou"][CAR] == 0.5
 
 
 def test_a_small_instance_weighs_as_much_as_a_large_one() -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import segmodels
 from datamodules import DataError
-from experiments import callbacks, evaluate, report, run, training
+from experiments import callbacks, evaluate, mirror, report, run, training
 from segmodels.architectures.bisenet import BiSeNet
 from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
@@ -136,7 +136,7 @@ def interrupt_twice(folder: Path) -> int:
 
 def mirror_nowhere(folder: Path) -> int:
     os.environ |= {"WANDB_API_KEY": 40 * "a", "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    callbacks.PATIENCE = 1
+    mirror.PATIENCE = 1
     return run_tiny(folder, "trainer.wandb=online")
 
 
@@ -739,21 +739,21 @@ def test_auto_is_online_only_where_a_key_is_at_hand(tmp_path: Path, monkeypatch:
     import wandb
 
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert callbacks.wandb_mode() == "disabled"
+    assert mirror.wandb_mode() == "disabled"
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert callbacks.wandb_mode() == "offline"
+    assert mirror.wandb_mode() == "offline"
     (tmp_path / "netrc").write_text("machine github.com login someone password secret\n")
-    assert callbacks.wandb_mode() == "offline"
+    assert mirror.wandb_mode() == "offline"
     (tmp_path / "netrc").write_text(f"machine {wandb.Settings().base_url.removeprefix('https://')} login user password {40 * 'a'}\n")
-    assert callbacks.wandb_mode() == "online"
+    assert mirror.wandb_mode() == "online"
     (tmp_path / "netrc").unlink()
     monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
-    assert callbacks.wandb_mode() == "online"
+    assert mirror.wandb_mode() == "online"
 
 
 def test_a_run_waits_for_its_mirror_no_longer_than_twenty_seconds() -> None:
-    assert callbacks.PATIENCE <= 20
+    assert mirror.PATIENCE <= 20
 
 
 # --- other ways to compute

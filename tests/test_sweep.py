@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from experiments import command_line as words
-from experiments import report, run, runs, sweep
+from experiments import planned, report, run, runs, sweep
 from experiments.command_line import Refused
 from tests.test_report import result
 
@@ -91,9 +91,9 @@ def table_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 def test_a_pattern_names_rows_each_once_and_a_paper_alone_its_main_row() -> None:
     known = words.catalogue()["papers"]["stdc"]["rows"]
-    assert sweep.matching("stdc/*") == [f"stdc/{row}" for row in known]
-    assert sweep.matching("stdc/no_*, stdc, stdc/stdc[12]") == ["stdc/no_detail", "stdc/stdc1", "stdc/stdc2"]
-    assert sweep.matching("*/resnet101") == ["emanet/resnet101", "fcn/resnet101", "sfnet/resnet101"]
+    assert planned.matching("stdc/*") == [f"stdc/{row}" for row in known]
+    assert planned.matching("stdc/no_*, stdc, stdc/stdc[12]") == ["stdc/no_detail", "stdc/stdc1", "stdc/stdc2"]
+    assert planned.matching("*/resnet101") == ["emanet/resnet101", "fcn/resnet101", "sfnet/resnet101"]
 
 
 @pytest.mark.parametrize(
@@ -121,10 +121,8 @@ def test_what_any_row_refuses_is_refused_before_the_first(
 
 def test_what_only_networks_and_data_refuse_is_found_without_leaving_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    planned = sweep.plan(
-        asked("--model", "bisenet/xception39,fcn", "--smoke", "recipe.batch=1", "trainer.accelerator=cpu", folder=tmp_path)
-    )
-    found = sweep.refusals([(each.resolved, 0) for each in planned], None)
+    rows = planned.plan(asked("--model", "bisenet/xception39,fcn", "--smoke", "recipe.batch=1", "trainer.accelerator=cpu", folder=tmp_path))
+    found = sweep.refusals([(each.resolved, 0) for each in rows], None)
     assert "needs at least 2 images" in found[0] and found[1] == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -134,7 +132,7 @@ def test_show_says_what_would_run_and_what_differs_without_torch(tmp_path: Path)
     given = ["--model", "stdc/*", "--seeds", "3,4", "--show", "--runs", str(tmp_path)]
     told = subprocess.run([sys.executable, "-c", code, *given], cwd=ROOT, capture_output=True, text=True, check=True)
     lines = {line.split()[0]: line for line in told.stdout.splitlines() if line.startswith("stdc/")}
-    assert list(lines) == sweep.matching("stdc/*") and "(main)" in lines["stdc/stdc1"]
+    assert list(lines) == planned.matching("stdc/*") and "(main)" in lines["stdc/stdc1"]
     assert "model.detail_strides (1, 2, 4) -> ()" in lines["stdc/no_detail"] and "seed 3 new, seed 4 new" in lines["stdc/no_detail"]
     assert told.stderr == "False\n" and list(tmp_path.iterdir()) == []
 
@@ -204,7 +202,7 @@ def test_a_run_is_known_by_all_that_decides_its_score(
 
 
 def test_a_run_that_another_process_makes_is_left_to_it(start: Callable[..., int], trainings: Trainings, tmp_path: Path) -> None:
-    first, _ = sweep.plan(asked("--model", PAIR, folder=tmp_path))
+    first, _ = planned.plan(asked("--model", PAIR, folder=tmp_path))
     with sweep.alone(tmp_path, first) as lock:
         assert lock is not None
         assert start("--model", PAIR) == 0
@@ -284,9 +282,18 @@ def test_the_table_has_means_and_spreads_over_seeds_and_the_difference_to_the_ma
     assert "41.67 ± 2.08" in capsys.readouterr().out
 
 
+def test_what_evaluate_said_later_of_a_run_is_no_run_of_the_sweep(start: Callable[..., int], tmp_path: Path) -> None:
+    words = ("--model", PAIR)
+    assert start(*words) == 0
+    before = table_of(tmp_path)
+    run = tmp_path / before["stdc/stdc1"]["runs"][0]["folder"]
+    runs.write_json(run / "checkpoints" / "evaluation-last-flip.json", result("stdc/stdc1", miou=0.9, protocol="flip"))
+    assert start(*words) == 0 and table_of(tmp_path) == before
+
+
 def test_a_recipe_a_start_and_an_override_that_levels_rows_are_told_in_the_differences() -> None:
     def told(row: str, main: str, *overrides: str) -> list[str]:
-        return sweep.differences(*(words.resolve(f"bisenet/{each}", "cityscapes", overrides) for each in (row, main)), None)
+        return planned.differences(*(words.resolve(f"bisenet/{each}", "cityscapes", overrides) for each in (row, main)), None)
 
     assert "starts from resnet18.tv_in1k -> scratch" in told("xception39", "resnet18")
     assert told("xception39_speed", "resnet18_speed")[0] == "model.backbone resnet18 -> xception39"
@@ -331,7 +338,7 @@ def test_a_value_that_is_refused_in_the_rehearsal_ends_the_command(tmp_path: Pat
 
 
 def test_rows_of_no_interest_to_a_sweep_are_single_runs() -> None:
-    assert not sweep.several(asked("--model", "stdc/no_detail"))
-    assert sweep.several(asked("--model", "stdc", "--seeds", "1")) and sweep.several(asked("--model", "stdc,fcn"))
+    assert not planned.several(asked("--model", "stdc/no_detail"))
+    assert planned.several(asked("--model", "stdc", "--seeds", "1")) and planned.several(asked("--model", "stdc,fcn"))
     with pytest.raises(Refused, match="no row matches"):
-        sweep.plan(asked("--model", "nothing*"))
+        planned.plan(asked("--model", "nothing*"))
