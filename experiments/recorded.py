@@ -162,8 +162,10 @@ def result_files(path: Path) -> list[Path]:
 
 
 def evaluations(run: Path) -> list[Path]:
-    """What evaluate.py said later of the run's last weights, under other protocols or on other data."""
-    return sorted((run / "checkpoints").glob("evaluation-last-*.json"))
+    """What evaluate.py said later of the run's last weights, under other protocols or on other data; in the run's own precision."""
+    files = sorted((run / "checkpoints").glob("evaluation-last-*.json"))
+    precision = read_json(run / "result.json").get("precision") if files else None
+    return [file for file in files if read_json(file).get("precision") == precision]
 
 
 def sweep_files(path: Path) -> list[Path]:

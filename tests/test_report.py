@@ -303,6 +303,19 @@ def test_runs_are_found_by_run_by_folder_of_runs_by_folder_of_results_and_by_fil
         assert Path(found["file"]).is_relative_to(path)
 
 
+def test_evaluations_of_the_last_weights_stand_beside_the_run_in_its_own_precision(tmp_path: Path) -> None:
+    run = leave_run(tmp_path / "runs" / "a", result(precision="32-true"))
+    (run / "checkpoints").mkdir(exist_ok=True)
+    for name, protocol, precision in (
+        ("last-a", "flip", "32-true"),
+        ("last-b", "flip", "bf16-mixed"),
+        ("best-a", "resized:0.5", "32-true"),
+    ):
+        (run / "checkpoints" / f"evaluation-{name}.json").write_text(json.dumps(result(protocol=protocol, precision=precision)))
+    for path in (run, run.parent):
+        assert sorted(found["protocol"] for found in read_results([path])) == sorted([result()["protocol"], "flip"])
+
+
 def test_a_result_and_its_copy_count_once(tmp_path: Path) -> None:
     leave_run(tmp_path / "runs" / "a", result())
     leave_run(tmp_path / "runs" / "b", result(seed=1))
