@@ -281,8 +281,9 @@ def test_a_second_ctrl_c_ends_and_leaves_no_half_video(
     def twice(self: filming.Predictor, images: list[np.ndarray]) -> list[dict]:
         if self.passes:
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)  # a second signal before the first one is handled would be the same one
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.1)
+            time.sleep(0.3)
         return real(self, images)
 
     monkeypatch.setattr(filming.Predictor, "__call__", twice)
