@@ -328,7 +328,7 @@ class Interruption:
 
     def heard(self, *_: Any) -> None:
         self.asked = True
-        signal.signal(signal.SIGINT, self.before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever it was before, such as ignored in the background
         print("\nstopping; the video is being finished (Ctrl-C again ends at once)", file=sys.stderr, flush=True)
 
     def __exit__(self, *_: Any) -> None:
