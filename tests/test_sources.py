@@ -199,7 +199,7 @@ def test_a_run_that_mostly_waits_for_its_data_says_what_helps(
              "recipe.iterations=4", "recipe.batch=2", "recipe.crop=64x128", "trainer.wandb=disabled", "trainer.pictures=0",
              "trainer.accelerator=cpu", "trainer.log_every=1", "trainer.validate_every=4"]  # fmt: skip
     quick = Loader.make
-    for name, seconds in (("quick", 0), ("slow", 3)):
+    for name, seconds in (("quick", 0), ("slow", 1.5)):
         monkeypatch.setattr(Loader, "make", lambda *given, seconds=seconds: time.sleep(seconds) or quick(*given))
         assert run.main([*words, "--runs", str(tmp_path / name)]) == 0
         said = capsys.readouterr().err
