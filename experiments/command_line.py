@@ -237,7 +237,10 @@ def refuse(problem: Exception) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one sentence."""
+    """argparse whose errors are one sentence, and whose descriptions keep their lines."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter} | settings)
 
     def error(self, message: str) -> None:
         if "unrecognized arguments" in message:

@@ -55,13 +55,7 @@ what is written
 
 
 def parser() -> Parser:
-    made = Parser(
-        prog="evaluate.py",
-        description=__doc__,
-        epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=words.argparse.RawDescriptionHelpFormatter,
-    )
+    made = Parser(prog="evaluate.py", description=__doc__, epilog=EPILOG)
     add = made.add_argument
     add("network", nargs="?", help=NETWORK_HELP)
     add("overrides", nargs="*", metavar="data.name=value", help="options of the data set, such as data.root=DIR")

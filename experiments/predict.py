@@ -64,13 +64,7 @@ class Inputs:
 
 
 def parser() -> Parser:
-    made = Parser(
-        prog="predict.py",
-        description=__doc__,
-        epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=words.argparse.RawDescriptionHelpFormatter,
-    )
+    made = Parser(prog="predict.py", description=__doc__, epilog=EPILOG)
     made.add_argument("network", help=NETWORK_HELP)
     made.add_argument(
         "inputs", nargs="+", help="images, folders of them, quoted patterns, videos; or one camera:0, camera:/dev/video0, rtsp://..."
