@@ -294,7 +294,10 @@ def through_workers(words: argparse.Namespace) -> Callable[[Feed, int], float]:
 
     def lap(row: Feed, turn: int) -> float:
         few, many = words.workers, 7 * words.workers
-        return 1000 * (spent(row, many) - spent(row, few)) / ((many - few) * words.batch)
+        start = spent(row, few)
+        while (work := spent(row, many) - start) <= 0:  # lost in what starting costs: ask for more of it
+            few, many, start = many, 2 * many, work + start
+        return 1000 * work / ((many - few) * words.batch)
 
     return lap
 

@@ -83,3 +83,22 @@ def test_windows_that_differ_are_not_timed(city: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("datamodules.crops.cut", lambda *given: tuple(np.roll(each, 1, 0) for each in exact(*given)))
     assert benchmark.main(words(city)) == 2
     assert "not the same samples, so nothing was timed" in capsys.readouterr().err
+
+
+def test_work_that_is_lost_in_what_starting_costs_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting costs 5 s once and 3 s later; a batch costs a quarter of a second: 7 batches less 1 would come out at -0.5 s."""
+    clock, started, taken = [0.0], [], []
+
+    def start_loader(samples: feeding.Samples, *args: object, **more: object) -> range:
+        started.append(len(samples) // 2)
+        clock[0] += 5 if len(started) == 1 else 3
+        return range(len(samples) // 2)
+
+    def now() -> float:
+        return clock[0] + 0.25 * sum(started)
+
+    monkeypatch.setattr("datamodules.loader.Loader", start_loader)
+    monkeypatch.setattr(feeding, "total", now)
+    words_said = benchmark.parser().parse_args(["data", "--workers", "1", "--batch", "2"])
+    milliseconds = feeding.through_workers(words_said)(feeding.Feed("raw packs", taken.append), 0)
+    assert started == [1, 7, 14] and milliseconds == pytest.approx(1000 * 0.25 * 7 / (7 * 2))
