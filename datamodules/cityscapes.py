@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from datamodules import DataError
+from datamodules.decoding import Reader, Size, decode
 from datamodules.labels import CITYSCAPES
 from datamodules.layouts import one_of, tell
 from datamodules.module import SegmentationData
-from datamodules.store import Files, Images, Reader, Size, decode, paired
+from datamodules.store import Files, Images, paired
 from datamodules.zips import Zips
 
 IMAGE, LABEL, INSTANCES = "_leftImg8bit.png", "_{kind}_labelIds.png", "_gtFine_instanceIds.png"

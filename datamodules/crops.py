@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from datamodules import DataError
+from datamodules.decoding import Box, Size
 from datamodules.labels import IGNORED
 from datamodules.spots import Spot, Spots, counted
-from datamodules.store import Box, Pair, Size, Source
+from datamodules.store import Pair, Source
 
 MEAN = (124, 116, 104)  # ImageNet's mean color: what padding shows a network is close to nothing
 ORDER, WINDOW, COLOR, SPLIT = 1, 2, 3, 4  # separate streams of one seed

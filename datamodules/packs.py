@@ -25,8 +25,9 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from datamodules import DataError
+from datamodules.decoding import Box, Size
 from datamodules.labels import LabelSet
-from datamodules.store import Box, Pair, Size
+from datamodules.store import Pair
 
 START, END, RECORD = b"SEGPACK1", b"SEGPACK.", b"RECO"
 VERSION = 1

@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 
 from datamodules import DataError
 from datamodules.crops import COLOR, MEAN, Crop, Draw, Sample, Window, choose, draw, factors, nearest, varied
+from datamodules.decoding import Size
 from datamodules.labels import IGNORED
 from datamodules.spots import Spot, Spots
-from datamodules.store import Size, Source
+from datamodules.store import Source
 
 SATURATION = (0.299, 0.587, 0.114)  # how much each color adds to brightness
 

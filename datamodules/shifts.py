@@ -22,7 +22,8 @@ import cv2
 import numpy as np
 
 from datamodules import DataError
-from datamodules.store import Box, Pair, Size, Source, inside
+from datamodules.decoding import Box, Size, inside
+from datamodules.store import Pair, Source
 
 Dice = np.random.Generator
 ROWS = 512  # the height that lengths are given for

@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 
 from datamodules import DataError
+from datamodules.decoding import Box, Size
 from datamodules.labels import LabelSet
 from datamodules.packs import HEAD, Index, Pack, framed, unframed
-from datamodules.store import Box, Pair, Size
+from datamodules.store import Pair
 
 START = b"SEGSTRM1"
 VERSION = 1

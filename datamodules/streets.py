@@ -18,10 +18,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from datamodules import DataError
+from datamodules.decoding import Size
 from datamodules.labels import CITYSCAPES
 from datamodules.module import SegmentationData
 from datamodules.progress import shown
-from datamodules.store import Memory, Pair, Size
+from datamodules.store import Memory, Pair
 
 SPLITS = ("train", "val", "test")
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from datamodules import DataError
-from datamodules.store import from_disk
+from datamodules.decoding import from_disk
 
 LOCAL = struct.Struct("<4s22xHH")  # a member's own header: signature, bytes of its name and of its extra field
 AGAIN = "download it again from where the data set comes from"

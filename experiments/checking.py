@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datamodules import DataError
+from datamodules.decoding import read_image
 from datamodules.labels import IGNORED, LabelSet, spans
 from datamodules.packs import Pack
 from datamodules.progress import shown
-from datamodules.store import Files, Memory, Source, Unpaired, read_image
+from datamodules.store import Files, Memory, Source, Unpaired
 from datamodules.stream import Stream
 from experiments.threads import ahead
 

@@ -352,9 +352,9 @@ def measured(words: argparse.Namespace) -> int:
 
 
 def decoder() -> str:
-    from datamodules.store import png_decoder
+    from datamodules.png import codecs
 
-    return "imagecodecs" if png_decoder() else "OpenCV (imagecodecs would be faster)"
+    return "imagecodecs" if codecs() else "OpenCV (imagecodecs would be faster)"
 
 
 HEADS = ("how", "source", "ms per sample", "times as fast", "spread")

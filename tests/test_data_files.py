@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from datamodules import CamVid, Cityscapes, DataError, Folder
+from datamodules.decoding import decode, read_image, read_label
 from datamodules.labels import CAMVID, CITYSCAPES
-from datamodules.store import Files, decode, read_image, read_label
+from datamodules.store import Files
 from tests import trees
 
 NAMED = [{"name": "road"}, {"name": "sky"}, {"name": "tree"}]

@@ -17,7 +17,7 @@ from datamodules import Cityscapes, DataError, Folder, packs
 from datamodules.crops import Whole
 from datamodules.labels import CITYSCAPES
 from datamodules.resident import Resident
-from datamodules.store import Source, png_decoder, read_image
+from datamodules.store import Source
 from experiments import pack
 from tests import trees
 from tests.test_data_files import PAINTED, complaint
@@ -106,15 +106,6 @@ def test_masks_in_colors_are_packed_as_their_classes(tmp_path: Path) -> None:
     out = tmp_path / "packs"
     assert pack.main(["--data", "folder", f"data.root={root}", "--out", str(out), "--workers", "1"]) == 0
     assert_same(Folder(out).open("train"), Folder(root).open("train"))
-
-
-def test_a_faster_decoder_gives_the_same_pixels(city: Path) -> None:
-    if png_decoder() is None:
-        pytest.skip("imagecodecs is not installed")
-    import cv2
-
-    for file in sorted(city.rglob("*leftImg8bit.png")):
-        assert np.array_equal(read_image(str(file)), cv2.imread(str(file), cv2.IMREAD_COLOR_RGB))
 
 
 # --- writing
