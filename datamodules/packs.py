@@ -2,7 +2,8 @@
 those of the original files.
 
 Two forms. "tiles" is small and fast: each image is cut into tiles of 128 x 256, each row of a tile is stored as its difference from the row
-above, and zstd compresses what is left. "raw" is large and faster: plain pixels, read through a memory map.
+above, and zstd compresses what is left. "raw" is large and faster: plain pixels, read through a memory map; each image's
+checksum is compared when it is first read.
 
     8 bytes b"SEGPACK1" | description (JSON) | records, one per image | index (JSON + table) | where the index begins | b"SEGPACK."
     a record: its lengths and checksum | name | blobs: image tiles row by row, then label tiles; or image, label
@@ -182,7 +183,12 @@ class Pack:
         self.names, self.form = self.index.names, self.description["form"]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "mapped"}
+        return {name: value for name, value in vars(self).items() if name not in ("mapped", "checked")}
+
+    @cached_property
+    def checked(self) -> set[int]:
+        """The images of a raw pack that were found whole, by this process."""
+        return set()
 
     @cached_property
     def mapped(self) -> mmap.mmap:
@@ -214,6 +220,9 @@ class Pack:
         return self.index.bounds[self.index.starts[index] : self.index.starts[index + 1]]
 
     def plain(self, index: int, box: Box | None, channels: int) -> np.ndarray:
+        if index not in self.checked:  # a tile has its own checksum, a plain record one for all of it
+            self.record(index)
+            self.checked.add(index)
         (height, width), bounds = self.size(index), self.blobs(index)
         start, shape = int(bounds[0 if channels == 3 else 1]), (height, width, 3) if channels == 3 else (height, width)
         array = np.frombuffer(self.mapped, np.uint8, height * width * channels, start).reshape(shape)
