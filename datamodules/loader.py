@@ -11,7 +11,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from datamodules import DataError
-from datamodules.crops import collate
+from datamodules.samples import collate
 
 
 class Loader:

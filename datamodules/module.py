@@ -18,23 +18,13 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from datamodules import DataError
-from datamodules.crops import (
-    UNLABELLED,
-    Both,
-    BothSampler,
-    Crop,
-    Crops,
-    DrawSampler,
-    Sample,
-    Whole,
-    collate,
-    collate_both,
-)
+from datamodules.crops import Crop
 from datamodules.labels import RGB, LabelSet
 from datamodules.loader import Loader
 from datamodules.packs import Pack
 from datamodules.progress import shown
 from datamodules.resident import Draws, Resident
+from datamodules.samples import UNLABELLED, Both, BothSampler, Crops, DrawSampler, Sample, Whole, collate, collate_both
 from datamodules.splits import chosen, fingerprint
 from datamodules.spots import Spots, located
 from datamodules.store import Memory, Part, Source, Unpaired

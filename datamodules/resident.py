@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules import DataError
-from datamodules.crops import COLOR, MEAN, Crop, Draw, Sample, Window, choose, draw, factors, nearest, varied
+from datamodules.crops import COLOR, MEAN, Crop, Window, choose, draw, factors, nearest, varied
 from datamodules.decoding import Size
 from datamodules.labels import IGNORED
+from datamodules.samples import Draw, Sample
 from datamodules.spots import Spot, Spots
 from datamodules.store import Source
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from datamodules import DataError
-from datamodules.crops import Whole
 from datamodules.loader import Loader
+from datamodules.samples import Whole
 from datamodules.store import Part, Source
 from experiments.command_line import Refused, catalogue, data_options, named, refuse
 from experiments.door import door, quiet

@@ -109,7 +109,8 @@ def peer(root: Path, crop: tuple[int, int]) -> Callable[[int], Any]:
 
 
 def ours(source: Any, crop: tuple[int, int]) -> Callable[[int], Any]:
-    from datamodules.crops import Crop, Crops
+    from datamodules.crops import Crop
+    from datamodules.samples import Crops
 
     crops = Crops(source, Crop(crop, SCALES), seed=0)
     return lambda number: crops[number, number % len(crops)]

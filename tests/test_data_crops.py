@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from datamodules import DataError
-from datamodules.crops import Crop, Crops, Draw, DrawSampler, box_of, choose, cut, draw, recolor
+from datamodules.crops import Crop, box_of, choose, cut, draw, recolor
 from datamodules.labels import LabelSet
 from datamodules.module import SegmentationData
+from datamodules.samples import Crops, Draw, DrawSampler
 from datamodules.store import Memory
 from tests import trees
 
@@ -170,7 +171,8 @@ def test_a_wrong_setting_is_refused_with_what_is_allowed(wrong: dict, words: str
 
 def test_the_package_imports_and_crops_without_albumentations() -> None:
     code = (
-        "import sys; sys.modules['albumentations'] = None; from datamodules.crops import Crop, Crops; from tests import trees\n"
+        "import sys; sys.modules['albumentations'] = None; from datamodules.crops import Crop\n"
+        "from datamodules.samples import Crops; from tests import trees\n"
         "from datamodules.store import Memory; source = Memory.of([trees.noise((9, 9), (0, 1))])\n"
         "print(Crops(source, Crop((4, 4)), 0)[0, 0][0].shape); print(Crops(source, Crop((4, 4), jitter=0.1), 0)[0, 0])"
     )

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import segmodels
 from datamodules import DataError
-from datamodules.crops import UNLABELLED
 from datamodules.module import SegmentationData
+from datamodules.samples import UNLABELLED
 from experiments import callbacks, evaluate, run
 from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule

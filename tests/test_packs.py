@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from datamodules import Cityscapes, DataError, Folder, packs
-from datamodules.crops import Whole
 from datamodules.labels import CITYSCAPES
 from datamodules.resident import Resident
+from datamodules.samples import Whole
 from datamodules.store import Source
 from experiments import pack
 from tests import trees

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from datamodules import DataError
-from datamodules.crops import Crop, Crops
+from datamodules.crops import Crop
 from datamodules.resident import Resident, brighter, contrasted, recolored, saturated
+from datamodules.samples import Crops
 from datamodules.store import Memory
 from tests import trees
 from tests.test_data_module import QUIET, Noise, Witness, as_rank

@@ -11,10 +11,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules import DataError, spots
-from datamodules.crops import TRIES, Crop, Crops, DrawSampler, choose, draw, laid, varied
+from datamodules.crops import TRIES, Crop, choose, draw, laid, varied
 from datamodules.labels import LabelSet
 from datamodules.packs import Pack, record, write
 from datamodules.resident import Resident
+from datamodules.samples import Crops, DrawSampler
 from datamodules.spots import Spots, centroids, located
 from datamodules.store import Memory, Part, Source
 from segmodels import experiment

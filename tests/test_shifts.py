@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from datamodules import DataError, Streets, shifts
-from datamodules.crops import Whole
 from datamodules.labels import CITYSCAPES
 from datamodules.loader import Loader
+from datamodules.samples import Whole
 from datamodules.scenes import scene
 from datamodules.shifts import KINDS, SEVERITIES, STRENGTHS, Shifted, chosen, corrupted
 from datamodules.store import Memory

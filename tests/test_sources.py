@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from datamodules import Cityscapes
-from datamodules.crops import Crop, Crops
+from datamodules.crops import Crop
 from datamodules.loader import Loader
 from datamodules.packs import Pack
+from datamodules.samples import Crops
 from experiments import pack, run
 from tests import trees
 from tests.test_data_module import as_rank
