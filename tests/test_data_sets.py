@@ -388,6 +388,19 @@ def test_gta5_trains_on_every_image_where_it_is_told_to(tmp_path: Path) -> None:
     complaint(lambda: GTA5(tmp_path).open("val"), "holds no valIds", "download it again")
 
 
+@pytest.mark.parametrize(("training", "left"), [("split", ("00001",)), ("all", ("00001", "00002"))])
+def test_gta5_leaves_out_images_whose_label_has_another_size(tmp_path: Path, training: str, left: tuple[str, ...]) -> None:
+    shapes = {"00001": (48, 96), "00002": (48, 96), "15188": (40, 80), "20801": (48, 95), "20860": (47, 96)}
+    for name, (height, width) in shapes.items():
+        trees.save(tmp_path / f"images/{name}.png", np.zeros((height, width, 3), np.uint8))
+        trees.save(tmp_path / f"labels/{name}.png", np.zeros((48, 96), np.uint8))
+    trees.matlab(tmp_path / "split.mat", trainIds=np.array([[1], [15188]]), valIds=np.array([[20801], [2], [20860]]))
+    data = GTA5(tmp_path, training=training)
+    assert data.open("train").names == left and data.open("val").names == ("00002",)
+    for source in (data.open("train"), data.open("val")):
+        assert all(source.window(index)[0].shape == (48, 96, 3) for index in range(len(source)))
+
+
 def test_dark_zurich_has_nothing_to_train_on(tmp_path: Path) -> None:
     trees.darkzurich(tmp_path)
     complaint(lambda: DarkZurich(tmp_path).setup("fit"), "evaluate.py RUN --data darkzurich")
