@@ -5,6 +5,8 @@ Read as the official zips unpack, or out of the zips themselves; ids are mapped 
 
 data.training=coarse takes the 19997 coarsely labelled images of train_extra (gtCoarse.zip, leftImg8bit_trainextra.zip) instead of the 2975,
 fine+coarse both. Papers with coarse labels train on these first and go on with fine ones (a second run with --init), or on both at once.
+Counts: README.md of mcordts/cityscapesScripts; its 19998 of train_extra include a black one (below). The coarse labels of train and val,
+which gtCoarse.zip holds as well, are not read.
 """
 
 from pathlib import Path

@@ -3,7 +3,7 @@
 Neuhold, Ollmann, Rota Bulo, Kontschieder: The Mapillary Vistas Dataset for Semantic Understanding of Street Scenes. ICCV 2017.
 Counts: https://research.mapillary.com/eccv18. Folders: {training,validation}/{images,labels} of the v1.2 zip (datasets/mapillary.py of
 NVIDIA/semantic-segmentation) or {training,validation}/{images,v1.2/labels} of the v2.0 zip (mmsegmentation's
-docs/en/user_guides/2_dataset_prepare.md). Ids: places in the list of classes, as its config.json and mmsegmentation have it.
+docs/en/user_guides/2_dataset_prepare.md). Ids: places in the list of classes, as its config.json and mmsegmentation 1.2.2 have it.
 Mapping: the one of datasets/mapillary.py in shachoi/RobustNet, whose figures papers on generalization compare with. Other mappings exist
 (some take crosswalks, bike lanes and parking for road): a score belongs to its mapping.
 """
