@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Scores = Mapping[str, Any]  # what judging a source found, "miou" among it
 Judge = Callable[[Source], Scores]
-NOISE_SEVERITIES = (1, 2, 3)  # Kamann and Rother count no more of noise: what is beyond is no camera's
+NOISE_SEVERITIES = (1, 2, 3)  # Kamann and Rother's rule, as SegFormer follows it (quoted in issue 71 of NVlabs/SegFormer)
 COLORS = ("#2a78d6", "#d9622b", "#1f9e77", "#8e5bb5")
 
 
@@ -106,7 +106,10 @@ def share(part: float, whole: float) -> float:
 
 @dataclass(frozen=True)
 class Degradation:
-    """Kamann and Rother's, a share of what the reference loses: below 1 the network stands more. None where the reference loses nothing."""
+    """Kamann and Rother's, a share of what the reference loses: below 1 the network stands more. None where the reference loses nothing.
+
+    Both have the form of ImageNet-C's corruption error and its relative one; the paper (arXiv:1908.05005) is recalled, not seen again.
+    """
 
     cd: float | None
     rcd: float | None

@@ -14,8 +14,9 @@ Departures:
 - The authors published networks and weights but no training code; they name HRNet's trainer. The criterion is HRNet's: mining
   on the main output, a plain loss divided by all pixels, ignored ones too, on the auxiliary one.
 - HRNet's trainer sets the learning rate one step late; here step k runs at the value of k.
-- The authors' README asks for "class balance sample" and does not say how: here it is NVIDIA's class-uniform sampling at its default,
-  half of an epoch.
+- The authors' README asks for "class balance sample" and does not say how: here it is NVIDIA's class-uniform sampling at its default
+  (class_uniform_pct of train.py in NVIDIA/semantic-segmentation), half of an epoch. HRNet's trainer samples evenly, and its maintainers
+  call its class weights "class balance" (issue 91 of HRNet/HRNet-Semantic-Segmentation): those are here as well.
 - The ImageNet weights are the authors' alone (timm has none): their file is given as such, and renamed like the classifiers below.
 - The fixed class weights of Cityscapes come with that data set's budget, since they mean nothing on other classes.
 - `min_kept` is a share of the pixels: 1/48 is the usual 131072 of 6 crops of 1024x1024 on a device.

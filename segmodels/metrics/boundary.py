@@ -5,7 +5,7 @@ Everything here takes the maps of one image, uint8 (H, W) on any device, and ret
 A boundary pixel has, above, below, left or right of it, a pixel of another class. Ignored pixels (255) neither count nor make a boundary,
 and what is predicted there is left out: the edge of a hood that nobody labelled is no boundary of the street. Where a data set ignores the
 outlines themselves (VOC's are five pixels wide) little is left to count, and these scores say little. The image's border makes no boundary
-either, because it would always be met; boundary IoU alone follows its authors, who count it.
+either, because it would always be met (Matlab's bfscore counts it); boundary IoU alone follows its authors, who count it.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +37,8 @@ def boundary_scores(counts: Tensor) -> dict[str, float | list[float | None]]:
     A score is made per image, then averaged over images, as Csurka et al. argue: F1 and recall over the images in which the class has a
     true boundary (without a predicted one they are 0), precision over those in which it has a predicted one. As in `scores`, a class that
     is only predicted has F1 0, and one that occurs nowhere has None and is left out. GSCNN's code counts an image without the class as 1,
-    so its figures are higher.
+    so its figures are higher. SegNet (arXiv:1511.00561) and Matlab average the classes of an image first, then the images: rare classes
+    weigh less there.
     """
     predicted, hit, true, met = counts.to(torch.float64).unbind(-1)  # (N, C)
     precision, recall = hit / predicted.clamp(min=1), met / true.clamp(min=1)
