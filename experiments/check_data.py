@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 def check(asked: argparse.Namespace) -> int:
     import datamodules
     from datamodules import DataError
-    from datamodules.module import cores
+    from datamodules.loader import cores
     from experiments.checking import compare, look
     from experiments.evaluate import check_out
     from experiments.runs import write_json

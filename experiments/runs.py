@@ -141,10 +141,11 @@ def versions() -> dict[str, str]:
 def hardware() -> str:
     import torch
 
+    from datamodules.loader import cores
+
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"CPU, {cores} cores ({processor()})"
+    return f"CPU, {cores()} cores ({processor()})"
 
 
 def processor() -> str:
