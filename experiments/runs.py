@@ -20,7 +20,8 @@ SCHEMA = 1
 
 
 def new_folder(runs: Path, resolved: Resolved, seed: int) -> Path:
-    """A name that nothing has yet; decided once, for processes that Lightning starts for other devices inherit it."""
+    """A name that nothing has yet; decided once, for processes that Lightning starts for other devices inherit it. Those of torchrun and
+    SLURM each find one, and only the first one's is made: the others write nothing."""
     if given := os.environ.get("SEGMODELS_RUN"):
         return Path(given)
     method = f"-{resolved.semi_name}" if resolved.semi_name != "none" else ""
@@ -29,6 +30,12 @@ def new_folder(runs: Path, resolved: Resolved, seed: int) -> Path:
     while folder.exists():
         folder, count = runs / f"{name}-{count}", count + 1
     return folder
+
+
+def leads() -> bool:
+    """Whether this process is the first of its run, as torchrun, SLURM, Lightning, or a person who starts one on each node number them."""
+    numbers = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return all(os.environ.get(number, "0") == "0" for number in numbers)
 
 
 def begin(folder: Path, config: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.rhythm import PerStep, Rhythm, in_training
 from segmodels.module import SegmentationModule
@@ -100,7 +101,8 @@ class Checkpoints(PerStep):
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within, Ctrl-C and SIGTERM end the run at its next checkpoint, which is written at once; asked twice, they just end it."""
+        """Within, Ctrl-C and SIGTERM end the run at its next checkpoint, which is written at once. Another Ctrl-C is a person who will not
+        wait; another SIGTERM is none, for a scheduler and the launcher below it send one each."""
         previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         self._listen()
         try:
@@ -116,15 +118,15 @@ class Checkpoints(PerStep):
     def _stop(self, number: int, frame: Any) -> None:
         if os.getpid() != self.process:  # a worker, which a terminal's Ctrl-C reaches too: the run ends it
             return
-        if self.asked:
+        if self.asked and number == signal.SIGINT:
             if sys.stdout.isatty():
                 os.write(sys.stdout.fileno(), b"\033[?25h")  # the progress bar hid the cursor
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.asked = number
-        if "LOCAL_RANK" not in os.environ or os.environ["LOCAL_RANK"] == "0":
+        first, self.asked = not self.asked, self.asked or number
+        if first and rank_zero_only.rank == 0:
             with contextlib.suppress(RuntimeError):  # in the midst of another print
-                print("\nstopping as soon as a checkpoint is written (again to stop at once)", file=sys.stderr, flush=True)
+                print("\nstopping as soon as a checkpoint is written (another Ctrl-C stops at once)", file=sys.stderr, flush=True)
 
 
 def agreed(trainer: Trainer, wish: bool) -> bool:

@@ -179,7 +179,7 @@ def released(module: SegmentationModule, word: str) -> str:
 
 
 def prepare(resolved: Resolved, module: SegmentationModule, data: Any, folder: Path, config: dict[str, Any], new: bool) -> Trainer:
-    """The trainer; and, once for all devices (their processes find SEGMODELS_RUN set), the run folder as it must be at the start."""
+    """The trainer; and, by the first of all processes alone, the run folder as it must be at the start. SEGMODELS_RUN says that it is."""
     try:
         trainer = make_trainer(resolved, folder, config)
     except MisconfigurationException as problem:
@@ -187,7 +187,7 @@ def prepare(resolved: Resolved, module: SegmentationModule, data: Any, folder: P
         raise Refused(f"this machine cannot train so: {words}; see trainer.accelerator and trainer.devices") from None
     check_batch(resolved, module, trainer.world_size)
     check_images(len(data.open("val")), trainer.world_size)
-    if not os.environ.get("SEGMODELS_RUN"):
+    if trainer.is_global_zero and not os.environ.get("SEGMODELS_RUN"):
         begin(folder, config) if new else rewind(folder, trainer)
     return trainer
 
@@ -308,7 +308,7 @@ def fit(trainer: Trainer, module: SegmentationModule, data: Any, resolved: Resol
         return 128 + stop.number
     except (DataError, torch.OutOfMemoryError) as problem:
         words = str(problem) if isinstance(problem, DataError) else TOO_LARGE
-        raise Refused(words if withdrawn(trainer, folder) else f"{words}; then {go_on(folder)}") from None
+        raise Refused(words if withdrawn(trainer, folder) or not folder.exists() else f"{words}; then {go_on(folder)}") from None
     if trainer.is_global_zero:
         conclude(trainer, module, data, resolved, folder, checkpoints.spent())
     return 0

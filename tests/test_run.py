@@ -415,7 +415,7 @@ def test_an_interrupted_run_saves_says_how_to_go_on_and_goes_on(
     monkeypatch.undo()
     printed, folder = capsys.readouterr(), only(tmp_path)
     reached = 3 if step == 2 else 5  # step 3 is validated before the run ends
-    assert printed.err == "\nstopping as soon as a checkpoint is written (again to stop at once)\n"
+    assert printed.err == "\nstopping as soon as a checkpoint is written (another Ctrl-C stops at once)\n"
     assert f"stopped after step {reached}; go on with: python experiments/run.py --resume {folder}\n" in printed.out
     assert signal.getsignal(number) is before
     assert resumed(folder) == 0
