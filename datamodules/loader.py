@@ -2,6 +2,7 @@
 copied from one process to another: that copy costs more than the sample once reading is fast.
 """
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -70,3 +71,10 @@ def alone() -> None:
         cv2.setNumThreads(0)
     except ImportError:
         pass
+
+
+def cores() -> int:
+    """The cores this process may use, which in a container or a job are fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -5,7 +5,6 @@ A semi-supervised run gets pairs of them, `(labelled, unlabelled)`; the second's
 
 import inspect
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,15 +19,16 @@ from torch import Tensor
 from datamodules import DataError
 from datamodules.crops import Crop
 from datamodules.labels import RGB, LabelSet
-from datamodules.loader import Loader
+from datamodules.layouts import one_of, whole
+from datamodules.loader import Loader, cores
+from datamodules.packed import packed, packs_beside
 from datamodules.packs import Pack
-from datamodules.progress import shown
 from datamodules.resident import Draws, Resident
 from datamodules.samples import UNLABELLED, Both, BothSampler, Crops, DrawSampler, Sample, Whole, collate, collate_both
 from datamodules.splits import chosen, fingerprint
 from datamodules.spots import Spots, located
-from datamodules.store import Memory, Part, Source, Unpaired
-from datamodules.stream import Stream, address
+from datamodules.store import Memory, Part, Source, Unpaired, remembered
+from datamodules.stream import Stream
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 
@@ -78,8 +78,6 @@ class SegmentationData(LightningDataModule):
         `semi` says that a method wants them, 0 for as many as labelled ones. `resident`: training images are read once and stay in memory,
         or on the device, where crops are then made. `cache`: a folder that keeps up to `cache_gb` of what is read out of streams."""
         super().__init__()
-        if resident not in ("no", "memory", "device"):
-            raise DataError(f"data.resident={resident} is none of no, memory, device")
         for field, value, least in (
             ("batch", batch, 1),
             ("iterations", iterations, 1),
@@ -88,12 +86,12 @@ class SegmentationData(LightningDataModule):
             ("workers", workers or 0, 0),
             ("unlabelled", unlabelled, 0),
         ):
-            if int(value) != value or value < least:
-                raise DataError(f"{field}={value} is not a whole number from {least} up: the nearest is {max(round(value), least)}")
+            whole(field, value, least)
         self.given_root = root
         self.crop = Crop(crop, scales, continuous, flip, jitter, cat_max_ratio, class_uniform)
         self.batch, self.iterations, self.accumulate, self.seed, self.workers = batch, iterations, accumulate, seed, workers
-        self.labelled, self.unlabelled, self.semi, self.resident = labelled, unlabelled or batch, semi, resident
+        self.labelled, self.unlabelled, self.semi = labelled, unlabelled or batch, semi
+        self.resident = one_of("resident", resident, ("no", "memory", "device"))
         self.cache, self.cache_gb = cache, cache_gb
         self.consumed = 0  # labelled draws of all ranks that training was given
         self.sources: dict[str, Source] = {}
@@ -113,7 +111,7 @@ class SegmentationData(LightningDataModule):
         if split == "train" and getattr(self, "training", None) in counts:
             return counts[self.training]
         alike = (*self.relabels, *(("training",) if split != "train" else ()))  # leave the split's images as they are
-        plain = all(getattr(self, each, None) == defaults[each].default for each in self.own_options() if each not in alike)
+        plain = all(value == defaults[name].default for name, value in self.own_options().items() if name not in alike)
         return counts.get(split) if plain else None
 
     def instances(self, split: str, index: int) -> np.ndarray | None:
@@ -150,7 +148,7 @@ class SegmentationData(LightningDataModule):
     # --- reading
 
     def setup(self, stage: str | None = None) -> None:
-        """Makes the stage's sources, once, and looks at their first samples before any training starts."""
+        """Makes the stage's sources, once, and looks at a few of their samples before any training starts."""
         for split in STAGES.get(stage or "fit", ()):
             self.open(split)
 
@@ -170,55 +168,33 @@ class SegmentationData(LightningDataModule):
 
     def stored(self, split: str) -> Source:
         """The split's stream or pack, or else its files."""
+        data = type(self).__name__.lower()
         try:
-            return self.packed(split) or self.source(split)
+            return self.packed(data, split) or self.source(split)
         except OSError as problem:
             raise DataError(f"{problem.filename} cannot be read ({problem.strerror}): make it readable, or give another folder") from None
         except Unpaired:
             raise
         except DataError:
-            if not (others := self.packs_beside(split)):
-                raise
-            raise DataError(
-                f"{self.root} holds {', '.join(others)} and no pack of {split}: pack {split} there too, as the others were packed"
-            ) from None
-
-    def packs_beside(self, split: str) -> list[str]:
-        """What packing other splits wrote, or began to write, where the split has no pack."""
-        if not self.given or not (folder := Path(self.given).expanduser()).is_dir():
-            return []
-        kind = type(self).__name__.lower()
-        found = sorted(file.name for file in folder.iterdir() if re.match(rf"\.?{kind}-\w+\.(pack|stream)", file.name))
-        return [] if any(name.startswith(f"{kind}-{split}.") for name in found) else found
-
-    def packed(self, split: str) -> Pack | Stream | None:
-        """The split's stream or pack, where root holds one; see experiments/pack.py."""
-        if not (given := self.given):
-            return None
-        stem = f"{type(self).__name__.lower()}-{split}"
-        if place := address(given, stem):
-            found: Pack | Stream = Stream(place, self.labels, self.cache, self.cache_gb)
-        elif (file := Path(given).expanduser() / f"{stem}.pack").is_file():
-            found, place = Pack(file, self.labels), str(file)
-        else:
-            return None
-        data, part = (found.description.get(each, wanted) for each, wanted in (("data", type(self).__name__.lower()), ("split", split)))
-        if f"{data}-{part}" != stem:
-            raise DataError(f"{place} was packed from {data} {part} and carries another name: give it its own name back")
-        for name, value in found.description.get("options", {}).items():
-            if getattr(self, name) != value:
+            if self.given and (others := packs_beside(self.given, data, split)):
                 raise DataError(
-                    f"{place} was packed with data.{name}={value} and not {getattr(self, name)}: pack again, or give that value"
-                )
+                    f"{self.root} holds {', '.join(others)} and no pack of {split}: pack {split} there too, as the others were packed"
+                ) from None
+            raise
+
+    def packed(self, data: str, split: str) -> Pack | Stream | None:
+        """See experiments/pack.py."""
+        found = packed(self.given, data, split, self.own_options(), cache=self.cache, gigabytes=self.cache_gb) if self.given else None
+        if found is not None:
+            found.labels = self.labels
         return found
 
-    @classmethod
-    def own_options(cls) -> list[str]:
-        """What this data set can be asked for beyond what all can, such as other labels; attributes of the same names hold it."""
-        base = inspect.signature(SegmentationData.__init__).parameters
-        return [
-            name for name, each in inspect.signature(cls.__init__).parameters.items() if name not in base and each.kind != each.VAR_KEYWORD
-        ]
+    def own_options(self) -> dict[str, Any]:
+        """What this data set was asked for beyond what all can be, such as other labels; None where no attribute of that name holds it."""
+        base, own = (inspect.signature(kind.__init__).parameters for kind in (SegmentationData, type(self)))
+        return {name: getattr(self, name, None) for name, each in own.items() if name not in base and each.kind != each.VAR_KEYWORD}
+
+    # --- training
 
     def train_dataloader(self) -> Loader:
         source = self.open("train")
@@ -288,6 +264,8 @@ class SegmentationData(LightningDataModule):
         names = self.part(True).names
         return {"images": len(names), "of": len(self.open("train")), "fingerprint": fingerprint(names)}
 
+    # --- judging
+
     def val_dataloader(self) -> Loader:
         return self.judging("val")
 
@@ -355,25 +333,10 @@ class SegmentationData(LightningDataModule):
         self.consumed = state_dict["consumed"]
 
 
-def remembered(source: Source) -> Memory:
-    """Everything a source has, read once."""
-    memory = Memory(source.names, [source.size(index) for index in range(len(source))])
-    for index in shown(range(len(source)), "reading all images"):
-        memory.put(index, *source.window(index))
-    return memory
-
-
 def check(source: Source) -> None:
     """Reads the first, middle and last sample: wrong ids, sizes and formats are mostly wrong everywhere."""
     for index in sorted({0, len(source) // 2, len(source) - 1}):
         source.window(index)
-
-
-def cores() -> int:
-    """The cores this process may use, which in a container or a job are fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def near(folder: Path) -> str:

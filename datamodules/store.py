@@ -13,6 +13,7 @@ import torch
 from datamodules import DataError
 from datamodules.decoding import Box, Reader, Size, from_disk, image_window, inside, png_header, read_image, read_label
 from datamodules.labels import LabelSet
+from datamodules.progress import shown
 
 Pair = tuple[np.ndarray, np.ndarray]  # image uint8 RGB (H, W, 3), label uint8 train ids (H, W)
 Place = TypeVar("Place", Path, str)  # of a file: on the disk, or where a reader finds it
@@ -93,6 +94,14 @@ class Memory:
         height, width = self.sizes[index]
         image = self.images[3 * self.starts[index] :][: 3 * height * width].view(height, width, 3).numpy()
         return inside(image, box), self.label(index, box)
+
+
+def remembered(source: Source) -> Memory:
+    """Everything a source has, read once."""
+    memory = Memory(source.names, [source.size(index) for index in range(len(source))])
+    for index in shown(range(len(source)), "reading all images"):
+        memory.put(index, *source.window(index))
+    return memory
 
 
 # --- files

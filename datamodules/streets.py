@@ -20,6 +20,7 @@ import numpy as np
 from datamodules import DataError
 from datamodules.decoding import Size
 from datamodules.labels import CITYSCAPES
+from datamodules.layouts import whole
 from datamodules.module import SegmentationData
 from datamodules.progress import shown
 from datamodules.store import Memory, Pair
@@ -92,8 +93,7 @@ class Streets(SegmentationData):
             ("scene_seed", scene_seed, 0),
             *((split, count, 1) for split, count in counts.items()),
         ]:
-            if int(value) != value or value < least:
-                raise DataError(f"data.{field}={value} is not a whole number from {least} up: the nearest is {max(round(value), least)}")
+            whole(f"data.{field}", value, least)
         self.size, self.counts, self.scene_seed = (height, width), counts, scene_seed
 
     def source(self, split: str) -> Memory:

@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 def check(asked: argparse.Namespace) -> int:
     import datamodules
     from datamodules import DataError
-    from datamodules.module import cores
+    from datamodules.loader import cores
     from experiments.checking import compare, look
     from experiments.evaluate import check_out
     from experiments.runs import write_json
@@ -97,7 +97,8 @@ def check(asked: argparse.Namespace) -> int:
 def opened(data: Any, asked: str | None) -> list[Any]:
     """The splits with their listings. One that cannot be listed is a problem of its own where another can; test need not be there."""
     from datamodules import DataError
-    from experiments.checking import SPLITS, Split, listed
+    from experiments.checked import SPLITS, Split
+    from experiments.checking import listed
 
     if data.layout:
         _ = data.root  # refuses here what is no folder
@@ -288,7 +289,8 @@ def pictures(data: Any, splits: Sequence[Any]) -> Iterator[str]:
 
 def figure(data: Any, split: Any, index: int, findings: Sequence[Any]) -> str:
     """Image, overlay and label side by side, as far as they can be read."""
-    from experiments.checking import place, read
+    from experiments.checked import place
+    from experiments.checking import read
     from experiments.pictures import overlay
 
     sample = read(split.source, data.labels, index)

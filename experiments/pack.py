@@ -74,7 +74,7 @@ def pack(asked: argparse.Namespace) -> int:
             source = data.open(split)
             if not isinstance(source, Files):
                 raise Refused(f"{name} {split} is not read from files, so there is nothing to pack")
-            described = {"data": name, "split": split, "options": {each: getattr(data, each) for each in data.own_options()}}
+            described = {"data": name, "split": split, "options": data.own_options()}
             pack_split(described, source, asked)
         if (listed := data.root / "classes.yaml").is_file():
             (asked.out / listed.name).write_bytes(listed.read_bytes())
@@ -113,7 +113,7 @@ def stream(place: Path, out: Path | None) -> int:
 
 def pack_split(described: dict[str, Any], source: Any, asked: argparse.Namespace) -> None:
     from datamodules import packs
-    from datamodules.module import cores
+    from datamodules.loader import cores
 
     file = asked.out / f"{described['data']}-{described['split']}.pack"
     if file.exists():

@@ -14,7 +14,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from experiments import command_line as words
-from experiments import planned, sweep
+from experiments import planned, runs, sweep
 from experiments.command_line import Parser, Refused, Resolved
 from experiments.tables import catalogue_table, resolved_table
 
@@ -106,14 +106,12 @@ def resume(asked: Namespace) -> int:
     given += ["semi"] if asked.semi != "none" else []
     if given or asked.smoke:
         raise Refused(f"--resume goes on exactly as the run began, so it stands alone; leave out {', '.join(map(str, given)) or '--smoke'}")
-    from experiments.runs import read_config, resolved_from
-
-    config = read_config(asked.resume)
+    config = runs.read_config(asked.resume)
     if not (asked.resume / "checkpoints" / "last.ckpt").is_file():
         raise Refused(f"{asked.resume} has no checkpoints/last.ckpt: it stopped before its first checkpoint; start it again")
     known = words.catalogue()
     paper, row = words.named_row(known, config["experiment"])
-    resolved = resolved_from(config, known["papers"][paper]["rows"][row])
+    resolved = runs.resolved_from(config, known["papers"][paper]["rows"][row])
     introduce(resolved)
     from experiments.training import train
 
@@ -122,7 +120,7 @@ def resume(asked: Namespace) -> int:
 
 def introduce(resolved: Resolved) -> None:
     """The first lines: what on what, how to use Cityscapes, and what is not the paper's."""
-    if os.environ.get("SEGMODELS_RUN"):  # another device's process, or said before
+    if os.environ.get("SEGMODELS_RUN") or not runs.leads():  # another device's process, or said before
         return
     built_in = " (built-in street scenes; for Cityscapes: --data cityscapes data.root=DIR, or set CITYSCAPES_DATASET=DIR)"
     method = f" with {resolved.semi_name}" if resolved.semi_name != "none" else ""

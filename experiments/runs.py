@@ -20,7 +20,8 @@ SCHEMA = 1
 
 
 def new_folder(runs: Path, resolved: Resolved, seed: int) -> Path:
-    """A name that nothing has yet; decided once, for processes that Lightning starts for other devices inherit it."""
+    """A name that nothing has yet; decided once, for processes that Lightning starts for other devices inherit it. Those of torchrun and
+    SLURM each find one, and only the first one's is made: the others write nothing."""
     if given := os.environ.get("SEGMODELS_RUN"):
         return Path(given)
     method = f"-{resolved.semi_name}" if resolved.semi_name != "none" else ""
@@ -29,6 +30,12 @@ def new_folder(runs: Path, resolved: Resolved, seed: int) -> Path:
     while folder.exists():
         folder, count = runs / f"{name}-{count}", count + 1
     return folder
+
+
+def leads() -> bool:
+    """Whether this process is the first of its run, as torchrun, SLURM, Lightning, or a person who starts one on each node number them."""
+    numbers = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return all(os.environ.get(number, "0") == "0" for number in numbers)
 
 
 def begin(folder: Path, config: Mapping[str, Any]) -> None:
@@ -141,10 +148,11 @@ def versions() -> dict[str, str]:
 def hardware() -> str:
     import torch
 
+    from datamodules.loader import cores
+
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"CPU, {cores} cores ({processor()})"
+    return f"CPU, {cores()} cores ({processor()})"
 
 
 def processor() -> str:

@@ -1,37 +1,34 @@
-"""Networks timed beside each other: what `benchmark.py infer` does once its words are read."""
+"""Networks timed beside each other: what `benchmark.py infer` does once its words are read, with the passes of experiments/passes.py."""
 
 import argparse
 import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from datamodules.progress import shown
 from experiments import runs
 from experiments.catalogue import counted_at
 from experiments.command_line import Refused
 from experiments.door import door, quiet
-from experiments.export import clear_errors, settled
+from experiments.export import LIMIT, settled
+from experiments.passes import Pass, apart, folded, layout, pass_of
 from experiments.protocols import by
 from experiments.seeing import device_of
-from segmodels import deploy
 from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, PublishedSpeed, experiment
-from segmodels.parts.resize import computed_in
 from segmodels.released import from_released, layouts
 
-LIMIT = 1e-4  # of the largest logit, or of 1 where all are smaller; but at least 20 times the plain network's own rounding
 WARM_UP = 3  # passes at the least, and a tenth of the time that is measured
 SETTLED_AT = (128, 256)
 MIB = 2**20
@@ -52,54 +49,6 @@ CLOCKS = {
 }
 
 Laps = Callable[[Callable[[], object], int], list[float]]  # milliseconds of each of so many passes
-
-
-# --- what is timed
-
-
-class Pass(nn.Module):
-    """Normalized floats to what `what` names, through the module's own logits or another network that computes the same."""
-
-    def __init__(self, module: SegmentationModule, what: str, network: nn.Module | None = None) -> None:
-        super().__init__()
-        self.network, self.what = network or Logits(module), what
-        self.multiple, self.align_corners = module.multiple, module.align_corners
-
-    def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        padded = self.padded(image)
-        logits = self.network(padded)
-        if self.what == "logits":
-            return logits
-        logits = logits.to(computed_in(logits))  # half precision would tie neighboring classes
-        if logits.shape[-2:] != padded.shape[-2:]:
-            logits = F.interpolate(logits, padded.shape[-2:], mode="bilinear", align_corners=self.align_corners)
-        logits = logits[..., :height, :width]
-        return logits.argmax(1).to(torch.uint8) if self.what == "label" else logits
-
-    def padded(self, image: Tensor) -> Tensor:
-        down, right = (-side % self.multiple for side in image.shape[-2:])
-        return F.pad(image, (0, right, 0, down)) if down or right else image
-
-
-class Logits(nn.Module):
-    def __init__(self, module: SegmentationModule) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.module.logits(image)
-
-
-def folded(module: SegmentationModule, image: Tensor) -> nn.Module:
-    """The way to the logits alone, batch norm inside its convolutions, for images of this shape."""
-    with torch.no_grad():
-        graph = torch.export.export(Logits(module), (module.padded(image),)).module()
-        deploy.fold(graph)
-    graph.graph.eliminate_dead_code()
-    graph.delete_all_unused_submodules()
-    graph.recompile()
-    return graph
 
 
 # --- the networks
@@ -207,58 +156,6 @@ def made_ready(subject: Subject, asked: argparse.Namespace, device: str, laps: L
     subject.mebibytes = mebibytes(network, work) if device == "cuda" else None
     subject.work = work
     return ""
-
-
-def layout(asked: argparse.Namespace) -> torch.memory_format:
-    return torch.channels_last if asked.channels_last else torch.contiguous_format
-
-
-def pass_of(network: nn.Module, image: Tensor, context: Callable[[], AbstractContextManager], compiled: bool) -> Callable[[], Tensor]:
-    run = compiled_whole(network) if compiled else network
-
-    def work() -> Tensor:
-        with torch.inference_mode(), context():
-            return run(image)
-
-    return work
-
-
-def compiled_whole(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """In one graph: what cannot be compiled is an error, and never computed the slow way unnoticed."""
-    torch._dynamo.config.recompile_limit = 1000  # each network and precision counts as one
-    return torch.compile(network, fullgraph=True, dynamic=False)
-
-
-# --- that the fast form computes the same
-
-
-def apart(module: SegmentationModule, network: Pass, image: Tensor, asked: argparse.Namespace) -> tuple[float, float]:
-    """How far the fast form is from the plain network, in float32 without TF32, and how far it may be.
-
-    Of logits: the largest difference. Of labels: the share of pixels whose class is another by more than rounding may turn.
-    """
-    fast = compiled_whole(network) if asked.compile else network
-    plain = Pass(module, "logits" if asked.what == "logits" else "full")
-    with torch.no_grad(), without_tf32():
-        logits, output = plain(image), fast(image.contiguous(memory_format=layout(asked)))
-        rounding = (copy.deepcopy(plain).double()(image.double()) - logits).abs().max().item()
-    limit = max(LIMIT * max(1.0, logits.abs().max().item()), 20 * rounding)
-    if asked.what == "label":
-        return clear_errors(logits, output, limit), 0.0
-    return (output - logits).abs().max().item(), limit
-
-
-@contextmanager
-def without_tf32() -> Iterator[None]:
-    settings = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [each.allow_tf32 for each in settings]
-    for each in settings:
-        each.allow_tf32 = False
-    try:
-        yield
-    finally:
-        for each, was in zip(settings, before):
-            each.allow_tf32 = was
 
 
 # --- the clock

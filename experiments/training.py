@@ -11,11 +11,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import datamodules
 from datamodules import DataError
-from experiments import callbacks, runs
+from experiments import runs, saving, watching
 from experiments.command_line import PLACES, Refused, Resolved, departures, refuse
 from experiments.door import door, quiet
 from experiments.judging import result_of
 from experiments.mirror import WandB, wandb_mode
+from experiments.rhythm import Rhythm
 from experiments.tables import class_table, console, published_lines
 from segmodels.checkpoint import start_from
 from segmodels.module import SegmentationModule
@@ -178,7 +179,7 @@ def released(module: SegmentationModule, word: str) -> str:
 
 
 def prepare(resolved: Resolved, module: SegmentationModule, data: Any, folder: Path, config: dict[str, Any], new: bool) -> Trainer:
-    """The trainer; and, once for all devices (their processes find SEGMODELS_RUN set), the run folder as it must be at the start."""
+    """The trainer; and, by the first of all processes alone, the run folder as it must be at the start. SEGMODELS_RUN says that it is."""
     try:
         trainer = make_trainer(resolved, folder, config)
     except MisconfigurationException as problem:
@@ -186,7 +187,7 @@ def prepare(resolved: Resolved, module: SegmentationModule, data: Any, folder: P
         raise Refused(f"this machine cannot train so: {words}; see trainer.accelerator and trainer.devices") from None
     check_batch(resolved, module, trainer.world_size)
     check_images(len(data.open("val")), trainer.world_size)
-    if not os.environ.get("SEGMODELS_RUN"):
+    if trainer.is_global_zero and not os.environ.get("SEGMODELS_RUN"):
         begin(folder, config) if new else rewind(folder, trainer)
     return trainer
 
@@ -199,7 +200,7 @@ def begin(folder: Path, config: dict[str, Any]) -> None:
 def rewind(folder: Path, trainer: Trainer) -> None:
     """What metrics.csv holds beyond the checkpoint will be logged again."""
     step = read(folder / "checkpoints" / "last.ckpt")["global_step"]
-    one(trainer, callbacks.Numbers).metrics.drop_after(step)
+    one(trainer, watching.Numbers).metrics.drop_after(step)
     print(f"resuming after step {step}", flush=True)
 
 
@@ -269,26 +270,26 @@ def strategy(machine: dict[str, Any]) -> str:
     return "auto" if machine["devices"] in ("1", "auto") and machine["nodes"] == 1 else "ddp"
 
 
-def rhythm(recipe: Recipe, machine: dict[str, Any]) -> callbacks.Rhythm:
+def rhythm(recipe: Recipe, machine: dict[str, Any]) -> Rhythm:
     validate = machine["validate_every"] or min(4000, max(1, recipe.iterations // 5))
     save = machine["checkpoint_every"] or min(1000, validate)
-    return callbacks.Rhythm(recipe.iterations, validate, save, min(machine["log_every"], recipe.iterations), machine["max_minutes"])
+    return Rhythm(recipe.iterations, validate, save, min(machine["log_every"], recipe.iterations), machine["max_minutes"])
 
 
-def watchers(resolved: Resolved, timing: callbacks.Rhythm, folder: Path, config: dict[str, Any]) -> list[Callback]:
+def watchers(resolved: Resolved, timing: Rhythm, folder: Path, config: dict[str, Any]) -> list[Callback]:
     """In the order that matters: numbers before the checkpoint that counts on them, pictures while the average stands in."""
     machine, average = resolved.trainer, resolved.recipe["ema"]
     mode = wandb_mode() if machine["wandb"] == "auto" else machine["wandb"]
     mirror = None if mode == "disabled" else WandB(mode, folder, config)
-    numbers = callbacks.Numbers(runs.Metrics(folder / "metrics.csv"), timing, mirror)
+    numbers = watching.Numbers(runs.Metrics(folder / "metrics.csv"), timing, mirror)
     title = f"{resolved.experiment}{f' with {resolved.semi_name}' if resolved.semi_name != 'none' else ''} on {resolved.data_name}"
     return [
         numbers,
-        callbacks.Pictures(folder / "pictures", machine["pictures"], title, mirror),
-        *([callbacks.Tasks(folder / "pictures", machine["pictures"], title, mirror)] if resolved.semi_name != "none" else []),
-        *([callbacks.Average(decay=average)] if average else []),
-        callbacks.Checkpoints(folder / "checkpoints", timing),
-        callbacks.Bar(timing, numbers),
+        watching.Pictures(folder / "pictures", machine["pictures"], title, mirror),
+        *([watching.Tasks(folder / "pictures", machine["pictures"], title, mirror)] if resolved.semi_name != "none" else []),
+        *([saving.Average(decay=average)] if average else []),
+        saving.Checkpoints(folder / "checkpoints", timing),
+        watching.Bar(timing, numbers),
     ]
 
 
@@ -296,18 +297,18 @@ def watchers(resolved: Resolved, timing: callbacks.Rhythm, folder: Path, config:
 
 
 def fit(trainer: Trainer, module: SegmentationModule, data: Any, resolved: Resolved, folder: Path, resume: bool) -> int:
-    checkpoints, numbers, last = one(trainer, callbacks.Checkpoints), one(trainer, callbacks.Numbers), folder / "checkpoints" / "last.ckpt"
+    checkpoints, numbers, last = one(trainer, saving.Checkpoints), one(trainer, watching.Numbers), folder / "checkpoints" / "last.ckpt"
     try:
         with numbers.mirrored(), checkpoints.listening():
             trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
             if module.scores.get("step") != trainer.global_step:  # resumed after its last step
                 trainer.validate(module, datamodule=data, verbose=False)
-    except callbacks.Stopped as stop:
+    except saving.Stopped as stop:
         say(trainer, f"stopped after step {trainer.global_step}; {go_on(folder)}")
         return 128 + stop.number
     except (DataError, torch.OutOfMemoryError) as problem:
         words = str(problem) if isinstance(problem, DataError) else TOO_LARGE
-        raise Refused(words if withdrawn(trainer, folder) else f"{words}; then {go_on(folder)}") from None
+        raise Refused(words if withdrawn(trainer, folder) or not folder.exists() else f"{words}; then {go_on(folder)}") from None
     if trainer.is_global_zero:
         conclude(trainer, module, data, resolved, folder, checkpoints.spent())
     return 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import benchmark, timing
+from experiments import benchmark, passes, timing
 from segmodels.paper import Experiment, PublishedSpeed, experiment, papers
 from segmodels.recipe import Recipe
 from tests.checkpoints import written
@@ -128,7 +128,7 @@ def test_the_clock_is_read_around_each_pass(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_is_timed_is_what_the_module_computes(what: str) -> None:
     module, image = timing.fresh(experiment("emanet/resnet50" if what == "logits" else "stdc/stdc1")), torch.randn(1, 3, 65, 97)
     with torch.no_grad():
-        found, full = timing.Pass(module, what)(image), module(image)
+        found, full = passes.Pass(module, what)(image), module(image)
         expected = {"logits": module.logits(module.padded(image)), "full": full, "label": full.argmax(1).to(torch.uint8)}[what]
     assert found.dtype == expected.dtype and found.shape == expected.shape
     if what == "label":
@@ -140,8 +140,8 @@ def test_what_is_timed_is_what_the_module_computes(what: str) -> None:
 def test_a_folded_network_holds_no_batch_norm_and_takes_the_batch_that_was_asked_for() -> None:
     module = timing.fresh(experiment("fastscnn")).requires_grad_(False)
     assert any("auxiliar" in name for name, _ in module.named_parameters())
-    graph = timing.folded(module, image := torch.randn(2, 3, 64, 128))
-    assert not any(node.target is timing.deploy.BATCH_NORM for node in graph.graph.nodes)
+    graph = passes.folded(module, image := torch.randn(2, 3, 64, 128))
+    assert not any(node.target is passes.deploy.BATCH_NORM for node in graph.graph.nodes)
     assert not any("auxiliar" in name for name, _ in graph.named_parameters())
     assert torch.allclose(graph(image), module.logits(image), atol=1e-4)
 
@@ -158,7 +158,7 @@ def test_fast_forms_are_shown_to_be_equal_and_the_difference_is_stored(tmp_path:
 
 @pytest.mark.parametrize("what", ["logits", "label"])
 def test_a_folded_network_that_differs_is_not_timed(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folded = timing.folded
+    folded = passes.folded
 
     class Off(nn.Module):
         def __init__(self, network: nn.Module) -> None:

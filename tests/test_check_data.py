@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from experiments import check_data
-from experiments.checking import SPLITS
+from experiments.checked import SPLITS
 from tests import trees
 
 NAMED = [{"name": "road"}, {"name": "sky"}, {"name": "tree"}]

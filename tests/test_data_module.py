@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import datamodules
 from datamodules import DataError
 from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
-from datamodules.loader import Loader
-from datamodules.module import SegmentationData, cores
+from datamodules.loader import Loader, cores
+from datamodules.module import SegmentationData
 from datamodules.store import Files, Memory, Source
 from tests import trees
 

@@ -15,7 +15,7 @@ import segmodels
 from datamodules import DataError
 from datamodules.module import SegmentationData
 from datamodules.samples import UNLABELLED
-from experiments import callbacks, evaluate, run
+from experiments import evaluate, run, saving
 from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
 from segmodels.parts import mixing
@@ -424,12 +424,12 @@ def test_another_run_can_start_from_the_teacher(semi_run: Path, tmp_path: Path, 
 
 
 def die_of_kind(folder: Path, kind: str) -> int:
-    after(callbacks.Checkpoints, "on_step", lambda self: die() if self.step == 5 else None)
+    after(saving.Checkpoints, "on_step", lambda self: die() if self.step == 5 else None)
     return run_semi(folder, "bisenet/xception39", *KINDS[kind])
 
 
 def die_of_row(folder: Path, row: str) -> int:
-    after(callbacks.Checkpoints, "on_step", lambda self: die() if self.step == 13 else None)
+    after(saving.Checkpoints, "on_step", lambda self: die() if self.step == 13 else None)
     return run_semi(folder, row, *TWENTY)
 
 

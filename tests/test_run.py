@@ -23,7 +23,7 @@ from torch import Tensor
 
 import segmodels
 from datamodules import DataError
-from experiments import callbacks, evaluate, mirror, report, run, training
+from experiments import evaluate, mirror, report, run, saving, training, watching
 from segmodels.architectures.bisenet import BiSeNet
 from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
@@ -83,12 +83,12 @@ def after(kind: type, method: str, then: Callable[[Any], None]) -> None:
 
 def die_at(death: str) -> None:
     if death == "between checkpoints":
-        after(callbacks.Checkpoints, "on_step", lambda self: die() if self.step == 5 else None)
+        after(saving.Checkpoints, "on_step", lambda self: die() if self.step == 5 else None)
     elif death == "in a validation":
         after(SegmentationModule, "validation_step", lambda self: die() if self.global_step == 3 else None)
     else:
         step = 3 if death == "after a validation" else 6
-        after(callbacks.Checkpoints, "on_validation_end", lambda self: die() if self.step == step else None)
+        after(saving.Checkpoints, "on_validation_end", lambda self: die() if self.step == step else None)
 
 
 def drop_pixels() -> None:
@@ -318,7 +318,7 @@ def test_validation_pictures_show_the_running_average_that_is_scored(tmp_path: P
         seen[trainer.global_step] = next(module.parameters()).detach().clone()
         return pair[0], pair[1], pair[1]
 
-    monkeypatch.setattr(callbacks, "predicted", predicted)
+    monkeypatch.setattr(watching, "predicted", predicted)
     assert run_tiny(tmp_path, "recipe.ema=0.9", "recipe.iterations=3") == 0
     found = content(only(tmp_path) / "checkpoints" / "last.ckpt")
     name = next(iter(dict(from_checkpoint(only(tmp_path) / "checkpoints" / "last.ckpt").named_parameters())))
@@ -415,7 +415,7 @@ def test_an_interrupted_run_saves_says_how_to_go_on_and_goes_on(
     monkeypatch.undo()
     printed, folder = capsys.readouterr(), only(tmp_path)
     reached = 3 if step == 2 else 5  # step 3 is validated before the run ends
-    assert printed.err == "\nstopping as soon as a checkpoint is written (again to stop at once)\n"
+    assert printed.err == "\nstopping as soon as a checkpoint is written (another Ctrl-C stops at once)\n"
     assert f"stopped after step {reached}; go on with: python experiments/run.py --resume {folder}\n" in printed.out
     assert signal.getsignal(number) is before
     assert resumed(folder) == 0

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from datamodules import Cityscapes
-from experiments import callbacks, run
+from experiments import run, saving
 from tests.test_data_module import QUIET
 from tests.test_run import after
 
@@ -116,5 +116,5 @@ if __name__ == "__main__":
     if what == "pairs":
         pairs(Path(place), [Path(root) for root in words])
     else:
-        after(callbacks.Checkpoints, "on_step", lambda self: wait_to_be_killed(Path(place)) if self.step == STOP else None)
+        after(saving.Checkpoints, "on_step", lambda self: wait_to_be_killed(Path(place)) if self.step == STOP else None)
         sys.exit(run.main(words))
