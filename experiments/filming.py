@@ -13,17 +13,16 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from experiments.command_line import Refused, refuse
 from experiments.door import door, quiet
+from experiments.inputs import CAMERA, camera_number, public
 from experiments.networks import Authors
-from experiments.pictures import strip_beside
-from experiments.predict import CAMERA, camera_number, place_of, public
+from experiments.outputs import IN_COLOR, place_of
 from experiments.predicting import Pictures, Predictor, bar, keep, prepare
+from experiments.recording import Recording
 from experiments.threads import ahead, behind
 
-CODECS = {"avc1": "H.264", "mp4v": "MPEG-4"}  # the better first; OpenCV's wheels encode H.264 only where the hardware does
 USUAL_RATE = 25.0
 PATIENCE = 250  # frames in a row that cannot be decoded, before a file counts as ended
 TIMEOUT = 10_000  # milliseconds that a stream may stay silent
@@ -39,7 +38,7 @@ def film(source: Path | Authors, targets: Sequence[tuple[Path | str, Path]], kin
             for each, _ in targets[1:]:  # all can be opened, before the network is read
                 reel_of(each, asked).close()
             predictor = Predictor(source, kinds, asked)
-            prepare(asked.out, predictor.key if {"color", "overlay"} & set(kinds) else None, targets, kinds)
+            prepare(asked.out, predictor.key if IN_COLOR & set(kinds) else None, targets, kinds)
         with Interruption() as interruption:
             filmed(first, targets[0][1], predictor, asked, interruption)
             for each, name in targets[1:]:
@@ -71,7 +70,8 @@ def filmed(reel: "Reel", name: Path, predictor: Predictor, asked: Any, interrupt
         seconds = time.perf_counter() - begun
         if not done:
             raise Refused(f"{reel} gave no frame{reel.bounds()}; nothing of it was written")
-        recording.finish()
+        with door():
+            recording.finish()
     except BaseException:
         recording.discard()
         raise
@@ -81,14 +81,14 @@ def filmed(reel: "Reel", name: Path, predictor: Predictor, asked: Any, interrupt
     print(predictor.speed("frames", done, seconds), flush=True)
 
 
-def report(reel: "Reel", name: Path, done: int, predictor: Predictor, recording: "Recording", asked: Any, stopped: bool) -> None:
+def report(reel: "Reel", name: Path, done: int, predictor: Predictor, recording: Recording, asked: Any, stopped: bool) -> None:
     places = [str(place_of(asked.out, kind, name)) for kind in predictor.kinds]
     print(f"{reel}: {done} frame{'s' * (done > 1)}{', stopped by Ctrl-C' * stopped}: {', '.join(places)}{recording.described()}")
-    for said in reel.remarks():
+    for said in (*reel.remarks(), *recording.remarks()):
         print(said)
 
 
-def develop(out: Path, name: Path, frame: "Frame", found: Pictures, predictor: Predictor, recording: "Recording") -> None:
+def develop(out: Path, name: Path, frame: "Frame", found: Pictures, predictor: Predictor, recording: Recording) -> None:
     with door():
         for kind, picture in predictor.pictures(frame.image, found).items():
             if kind == "overlay":
@@ -261,58 +261,7 @@ def read_ahead(batches: Iterator[list[Frame]]) -> Iterator[list[Frame]]:
     return takewhile(bool, ahead(lambda _: next(batches, []), repeat(None), threads=1))
 
 
-# --- out
-
-
-class Recording:
-    """A video of pictures, under another name until it is whole."""
-
-    def __init__(self, file: Path, rate: float, key: Image.Image | None = None) -> None:
-        self.file, self.rate, self.key = file, rate, key
-        self.partial = file.with_name(f".{file.stem}.partial{file.suffix}")
-        self.writer: cv2.VideoWriter | None = None
-        self.codec, self.frames, self.strip = "", 0, None
-
-    def add(self, picture: np.ndarray, due: int) -> None:
-        """As often as it takes until `due` frames are there; a picture that comes too early for its rate is left out."""
-        if self.key and self.strip is None:
-            self.strip = strip_beside(self.key, picture.shape[0])
-        picture = np.hstack([picture, self.strip]) if self.key else picture
-        if self.writer is None:
-            self.open((picture.shape[1], picture.shape[0]))
-        pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        while self.frames < due:
-            self.writer.write(pixels)
-            self.frames += 1
-
-    def open(self, size: tuple[int, int]) -> None:
-        for code, self.codec in CODECS.items():
-            self.writer = cv2.VideoWriter(str(self.partial.absolute()), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*code), self.rate, size)
-            if self.writer.isOpened():
-                self.size = tuple(side // 2 * 2 for side in size)  # both codecs store colors of pixels by twos
-                return
-        what = f"{size[0]}x{size[1]} pixels and {self.rate:.4g} frames per second"
-        raise Refused(f"OpenCV cannot write a video of {what} to {self.file}; take --kinds color for pictures")
-
-    def finish(self) -> None:
-        """OpenCV does not say when a disk is full, hence the count."""
-        if self.writer is None:
-            return
-        self.writer.release()
-        found = cv2.VideoCapture(str(self.partial.absolute()), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT)
-        if found != self.frames:
-            raise Refused(f"{self.file} could not be written: {self.frames} frames were given and {found:.0f} are there; is the disk full?")
-        self.partial.replace(self.file)
-
-    def discard(self) -> None:
-        if self.writer is not None:
-            self.writer.release()
-            self.partial.unlink(missing_ok=True)
-
-    def described(self) -> str:
-        if self.writer is None:
-            return ""
-        return f" ({self.size[0]}x{self.size[1]}, {self.frames} frame{'s' * (self.frames > 1)}, {self.rate:.4g} per second, {self.codec})"
+# --- stopping
 
 
 class Interruption:
@@ -329,7 +278,7 @@ class Interruption:
     def heard(self, *_: Any) -> None:
         self.asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever it was before, such as ignored in the background
-        print("\nstopping; the video is being finished (Ctrl-C again ends at once)", file=sys.stderr, flush=True)
+        os.write(2, b"\nstopping; the video is being finished (Ctrl-C again ends at once)\n")  # print may be what it interrupts
 
     def __exit__(self, *_: Any) -> None:
         if self.before is not None:

@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -22,8 +21,9 @@ from datamodules.progress import shown
 from experiments.command_line import Refused, named, refuse
 from experiments.door import door, quiet
 from experiments.networks import Authors, trained
+from experiments.outputs import IN_COLOR, LEGEND, ONE_CLASS, folder_of, place_of
 from experiments.pictures import colored, legend, overlay, save
-from experiments.predict import ONE_CLASS, folder_of, place_of
+from experiments.reading import Size, Unreadable, left_out, opened, refusal, size_of, tried, without_warnings
 from experiments.seeing import device_of, seeing, settle
 from experiments.threads import ahead, behind
 from segmodels.inference import Strips
@@ -33,29 +33,43 @@ BLOCK = 128  # rows whose probabilities exist at one time
 THREADS = 4  # that read, and as many that write
 EFFORT = 2  # of PNG's compression: an overlay takes a fifth of the usual 6's time, and a tenth more room
 Pictures = dict[str, np.ndarray]  # by kind
+Target = tuple[Path, Path]  # an image's file, and what it is called below --out
 
 
-def predict(source: Path | Authors, targets: Sequence[tuple[Path, Path]], kinds: Sequence[str], asked: Any) -> int:
+def predict(source: Path | Authors, targets: Sequence[Target], kinds: Sequence[str], asked: Any) -> int:
+    """Headers are read before anything is written; each image is read once, and one that is damaged inside stops no other."""
     quiet()
+    without_warnings()
+    damaged: list[Unreadable] = []
+    done = 0
     try:
         with door():
             predictor = Predictor(source, kinds, asked)
-            sizes = sizes_of([file for file, _ in targets])  # all are read before the first is written
-            prepare(asked.out, predictor.key if {"color", "overlay"} & set(kinds) else None, targets, kinds)
+            good, sizes = looked_over(targets, damaged)
+            if damaged and not (asked.skip_unreadable and good):
+                raise refusal(damaged)
+            prepare(asked.out, predictor.key if IN_COLOR & set(kinds) else None, good, kinds)
         begun = time.perf_counter()
-        with bar("predicting", len(targets)) as step, behind(THREADS) as later:
-            for images, batch in read_ahead(batches(targets, sizes, asked.batch)):
+        with bar("predicting", len(good)) as step, behind(THREADS) as later:
+            for images, batch in read_ahead(batches(good, sizes, asked.batch), damaged):
                 for image, found, (_, name) in zip(images, predictor(images), batch):
                     later(write, asked.out, name, image, found, predictor)
+                done += len(batch)
                 step(len(batch))
-        seconds = time.perf_counter() - begun
+        report(predictor, done, time.perf_counter() - begun, asked.out)
+        if damaged:
+            raise left_out(damaged, len(targets))
     except Refused as problem:
         return refuse(problem)
-    places = [asked.out / folder_of(kind) for kind in kinds]
-    legends = [asked.out / "legend.png"] * bool({"color", "overlay"} & set(kinds))
-    print(f"{len(targets)} image{'s' * (len(targets) > 1)}: {', '.join(map(str, places + legends))}")
-    print(predictor.speed("images", len(targets), seconds))
     return 0
+
+
+def report(predictor: "Predictor", done: int, seconds: float, out: Path) -> None:
+    if not done:
+        return
+    places = [out / folder_of(kind) for kind in predictor.kinds] + [out / LEGEND] * bool(IN_COLOR & set(predictor.kinds))
+    print(f"{done} image{'s' * (done > 1)}: {', '.join(map(str, places))}")
+    print(predictor.speed("images", done, seconds), flush=True)
 
 
 class Predictor:
@@ -148,42 +162,47 @@ def byte(share: Tensor) -> Tensor:
 # --- files
 
 
-def opened(file: Path) -> np.ndarray:
-    """RGB as the camera meant it: EXIF orientation is applied."""
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
-            if image.mode[0] in "IF":  # PIL would cut off what is above 255
-                raise ValueError(f"its pixels have more than 8 bits, mode {image.mode}")
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
-        why = "its format is not known" if isinstance(problem, UnidentifiedImageError) else problem
-        raise Refused(f"{file} is not an image that can be read ({why}); convert it to 8-bit PNG or JPEG, or leave it out") from None
+def looked_over(targets: Sequence[Target], damaged: list[Unreadable]) -> tuple[list[Target], list[Size]]:
+    """Targets that look whole, and their sizes; the others join the damaged."""
+    seen = shown(ahead(tried(size_of), [file for file, _ in targets], THREADS), "looking", len(targets))
+    good, sizes = [], []
+    for target, size in zip(targets, seen):
+        if isinstance(size, Unreadable):
+            damaged.append(size)
+        else:
+            good.append(target)
+            sizes.append(size)
+    return good, sizes
 
 
-def sizes_of(files: Sequence[Path]) -> list[tuple[int, ...]]:
-    """Of every image, upright; one that cannot be read is refused."""
-    return [image.shape for image in shown(ahead(opened, files, THREADS), "reading", len(files))]
-
-
-def batches(targets: Sequence[tuple[Path, Path]], sizes: Sequence[tuple[int, ...]], most: int) -> list[list[tuple[Path, Path]]]:
+def batches(targets: Sequence[Target], sizes: Sequence[Size], most: int) -> list[list[Target]]:
     """Images of one size together, at most so many; one by one they keep their order."""
     if most == 1:
         return [[target] for target in targets]
-    alike: dict[tuple[int, ...], list[tuple[Path, Path]]] = {}
+    alike: dict[Size, list[Target]] = {}
     for target, size in zip(targets, sizes):
         alike.setdefault(size, []).append(target)
     return [group[start : start + most] for group in alike.values() for start in range(0, len(group), most)]
 
 
-def read_ahead(groups: Sequence[list[tuple[Path, Path]]]) -> Iterator[tuple[list[np.ndarray], list[tuple[Path, Path]]]]:
-    images = ahead(opened, [file for group in groups for file, _ in group], THREADS)
+def read_ahead(groups: Sequence[list[Target]], damaged: list[Unreadable]) -> Iterator[tuple[list[np.ndarray], list[Target]]]:
+    """The images of each group; what turns out damaged joins the damaged, and what has another size than its header said goes apart."""
+    images = ahead(tried(opened), [file for group in groups for file, _ in group], THREADS)
     for group in groups:
-        yield [next(images) for _ in group], group
+        alike: dict[tuple[int, ...], list[tuple[np.ndarray, Target]]] = {}
+        for target in group:
+            image = next(images)
+            if isinstance(image, Unreadable):
+                damaged.append(image)
+            else:
+                alike.setdefault(image.shape, []).append((image, target))
+        for together in alike.values():
+            yield [image for image, _ in together], [target for _, target in together]
 
 
 def prepare(out: Path, key: Image.Image | None, targets: Sequence[tuple[Any, Path]], kinds: Sequence[str]) -> None:
     """The folders, and the legend that all pictures below them share."""
-    file = out / "legend.png"
+    file = out / LEGEND
     if key and file.exists() and not np.array_equal(opened(file), np.asarray(key)):
         raise Refused(f"{file} exists and is of other classes, and is not overwritten; give another --out")
     try:

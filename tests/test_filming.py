@@ -13,8 +13,9 @@ import pytest
 
 from datamodules.labels import CITYSCAPES
 from experiments import filming
-from experiments.filming import Interruption, Recording
+from experiments.filming import Interruption
 from experiments.pictures import overlay
+from experiments.recording import Recording
 from segmodels.module import SegmentationModule
 from tests.checkpoints import written
 from tests.test_predict import noise, predicted, read, refused, run
