@@ -82,7 +82,7 @@ def size_of(file: Path) -> Size:
 def photograph(file: Path) -> Iterator[Image.Image]:
     """The image, not decoded yet. PIL raises almost anything on damaged files, hence every exception here is about the file."""
     try:
-        with Image.open(file) as image:
+        with file.open("rb") as stream, Image.open(stream) as image:  # of a path PIL would map gray TIFFs, and mix up turned ones
             check_offered(image)
             yield image
     except UnidentifiedImageError:

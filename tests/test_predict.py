@@ -1,14 +1,16 @@
 """predict.py: what it writes is the network's label map, in every form and for every kind of picture; what exists is left alone."""
 
 import io
+import struct
 import time
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
 from experiments import outputs, predict, predicting
@@ -395,6 +397,88 @@ def test_one_unreadable_image_is_named_before_any_is_predicted(
     UNREADABLE[name](tmp_path / "in" / name)
     sentence = refused(capsys, tmp_path, network[0], tmp_path / "in", "--out", tmp_path / "out")
     assert f"{tmp_path / 'in' / name} is not an image that can be read" in sentence and "leave it out" in sentence
+
+
+def spoiled(file: Path) -> None:
+    """Header and end are those of a whole image; its pixels are not."""
+    picture(file)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 255
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_image_that_is_damaged_inside_stops_no_other(
+    batch: int, network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    images = {name: picture(tmp_path / "in" / f"{name}.png", noise(50, 70, seed)) for seed, name in enumerate("abd")}
+    spoiled(tmp_path / "in" / "c.png")
+    assert run(network[0], tmp_path / "in", "--out", tmp_path / "out", "--kinds", "label", "--batch", batch) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: 1 of 4 images was left out: {tmp_path / 'in' / 'c.png'} (")
+    assert printed.err.count("\n") == 1 and printed.out.startswith("3 images: ")
+    assert {file.name for file in (tmp_path / "out" / "label").iterdir()} == {"a.png", "b.png", "d.png"}
+    for name, image in images.items():
+        assert np.array_equal(read(tmp_path / "out" / "label" / f"{name}.png"), predicted(network[1], image))
+    picture(tmp_path / "in" / "c.png")  # replaced, and predicted alone, as the sentence says
+    assert run(network[0], tmp_path / "in" / "c.png", "--out", tmp_path / "out", "--kinds", "label") == 0
+
+
+def test_when_every_image_is_damaged_there_is_only_the_sentence(
+    network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    spoiled(tmp_path / "in" / "a.png")
+    assert run(network[0], tmp_path / "in", "--out", tmp_path / "out", "--kinds", "label") == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: 1 of 1 images was left out") and printed.out == ""
+
+
+def test_unreadable_images_are_all_named_and_left_out_if_asked(
+    network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    bad = [tmp_path / "in" / f"{number} - {name}" for number, name in enumerate(UNREADABLE)]
+    for file in bad:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        UNREADABLE[file.name.partition(" - ")[2]](file)
+    words = (network[0], tmp_path / "in", "--out", tmp_path / "out", "--kinds", "label")
+    assert f"{len(bad)} images cannot be read" in refused(capsys, tmp_path, *words, "--skip-unreadable")  # none is left
+    picture(tmp_path / "in" / "good.png")
+    sentence = refused(capsys, tmp_path, *words)
+    assert all(f"{file} (" in sentence for file in bad) and "give --skip-unreadable" in sentence
+    assert run(*words, "--skip-unreadable") == 2
+    said = capsys.readouterr().err
+    assert f"{len(bad)} of {len(bad) + 1} images were left out" in said and all(f"{file} (" in said for file in bad)
+    assert [file.name for file in (tmp_path / "out").rglob("*.png")] == ["good.png"]
+
+
+def test_each_image_is_decoded_once(network: tuple[Path, SegmentationModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded, real = [], ImageFile.ImageFile.load
+
+    def load(image: ImageFile.ImageFile) -> object:
+        if image.tile:  # not yet decoded
+            decoded.append(image.format)
+        return real(image)
+
+    for name in ("a.png", "b.jpg", "c.bmp", "d.png"):
+        picture(tmp_path / "in" / name)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    assert run(network[0], tmp_path / "in", "--out", tmp_path / "out", "--kinds", "label", "--batch", 2) == 0
+    assert sorted(decoded) == ["BMP", "JPEG", "PNG", "PNG"]
+
+
+def test_a_picture_turned_behind_its_pixels_goes_through_by_itself(network: tuple[Path, SegmentationModule], tmp_path: Path) -> None:
+    """A PNG's EXIF note may follow its pixels, where reading the header does not meet it."""
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}.png", noise(50, 70, seed=ord(name)))
+    file, note = tmp_path / "in" / "b.png", Image.Exif()
+    note[274] = 6
+    chunk = b"eXIf" + note.tobytes().removeprefix(b"Exif\0\0")
+    data = file.read_bytes()
+    file.write_bytes(data[:-12] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[-12:])
+    assert run(network[0], tmp_path / "in", "--out", tmp_path / "out", "--kinds", "label", "--batch", 3) == 0
+    for name, turns in {"a": 0, "b": -1, "c": 0}.items():
+        image = np.rot90(noise(50, 70, seed=ord(name)), turns)
+        assert np.array_equal(read(tmp_path / "out" / "label" / f"{name}.png"), predicted(network[1], image))
 
 
 def test_places_without_images_are_answered_with_what_is_there(
