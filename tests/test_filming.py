@@ -353,6 +353,7 @@ def test_a_rate_that_no_writer_takes_is_refused(
 ) -> None:
     video(tmp_path / "drive.mp4", frames=2)
     assert run(network[0], tmp_path / "drive.mp4", "--out", tmp_path / "out", "--every", 100_000) == 2
+    assert held(tmp_path / "out") == {"legend.png"}
     assert "96x64 pixels and 0.0001 frames per second" in capsys.readouterr().err
 
 
