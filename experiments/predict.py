@@ -42,14 +42,14 @@ kinds, each a folder of PNGs below --out, under the image's name
   entropy            8-bit gray: 0 is certain, 255 all classes alike
 
 legend.png says which color is which class. Of a video, every kind but the
-overlay is a folder of numbered frames. A .mp4 is H.264, which plays everywhere,
-with PyAV (pip install -e ".[video]") or where OpenCV has an encoder for it, else
-MPEG-4 Part 2, which players show and browsers do not. A .webm is VP8: it plays
-in browsers, needs nothing more, and takes many times as long to write.
+overlay is a folder of numbered frames. A .mp4 is H.264, which plays in every
+browser, with PyAV (pip install -e ".[video]") or where OpenCV has an encoder;
+else it is MPEG-4 Part 2, which players show and browsers do not. A .webm is
+VP8: browsers play it, it needs nothing more, and takes far longer to write.
 
-Images have 8 or 16 bits; transparency is left out. All headers are read before
-the first prediction, and what cannot be read is refused. An image that turns
-out damaged later is passed over and named at the end, with exit code 2.
+Images have 8 or 16 bits; transparency is left out. The headers and ends of all
+are read before the first prediction, and what cannot be read is refused. One
+that proves damaged later is passed over and named at the end: exit code 2.
 """
 
 

@@ -17,7 +17,7 @@ Size = tuple[int, int]  # width, height
 EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # PIL's modes of images that are converted to RGB
 ORIENTATION = 274  # the EXIF note that says how a camera was held; from 5 up, width and height are exchanged
 NAMED = 10  # files in one sentence
-REMEDY = "convert it to PNG or JPEG, or leave it out"
+REMEDY = "convert it to PNG or JPEG, leave it out, or give --skip-unreadable"
 REMEDIES = "convert them to PNG or JPEG, leave them out, or give --skip-unreadable"
 
 
