@@ -28,8 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import command_line as words
-from experiments.command_line import Parser, Refused
-from experiments.evaluate import checked_mode
+from experiments.command_line import Parser, Refused, checked_mode
 from experiments.networks import NETWORK_HELP, nearest, source_of
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
