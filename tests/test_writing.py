@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import check_data, evaluate
 from experiments.writing import check_makeable, whole, write_text
 from tests.test_arrows import ROOT
 
@@ -77,3 +78,11 @@ def test_a_link_stays_one_and_a_device_is_written_to(tmp_path: Path) -> None:
 def test_a_folder_that_can_be_made_is_not_made_yet(tmp_path: Path) -> None:
     check_makeable(tmp_path / "a" / "b", "--runs")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_page_that_exists_is_refused_by_its_own_flag(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "page.html").write_text("mine")
+    for program, words in ((check_data, ["--data", "streets"]), (evaluate, [str(tmp_path / "page.html")])):
+        assert program.main([*words, "--page", str(tmp_path / "page.html")]) == 2
+        assert f"{tmp_path / 'page.html'} exists and is not overwritten; give another --page" in capsys.readouterr().err
+    assert (tmp_path / "page.html").read_text() == "mine"
