@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import feeding, speed
 from experiments.command_line import Parser
+from experiments.runs import write_json
 from experiments.speed import height_by_width, positive
 
 if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
@@ -216,7 +217,7 @@ def loss(words: argparse.Namespace) -> int:
     if words.json:
         rows = {name: {"equality": asdict(equal[name]), "cost": asdict(costs[name])} for name in equal}
         settings = {k: v for k, v in vars(words).items() if k not in ("json", "run", "parser")}
-        words.json.write_text(json.dumps({"settings": settings, "machine": machine(words.threads), "rows": rows}, indent=1) + "\n")
+        write_json(words.json, {"settings": settings, "machine": machine(words.threads), "rows": rows})
     return 0
 
 
@@ -247,7 +248,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def parser() -> Parser:
-    made = Parser(prog="benchmark.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = Parser(prog="benchmark.py", description=__doc__)
     subjects = made.add_subparsers(title="what to measure", metavar="SUBJECT", required=True)
     speed.add_infer(subjects)
     add_loss(subjects)
@@ -261,7 +262,6 @@ def add_loss(subjects: Any) -> None:
         help="losses of upsampled logits: time, memory",
         description=LOSS,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     made.add_argument("--size", type=height_by_width, default="1024x1024", metavar="HxW", help="of the label")
     made.add_argument("--classes", type=positive, default=19, metavar="N", help="channels of the logits")

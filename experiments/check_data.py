@@ -18,6 +18,7 @@ from typing import Any
 from experiments import command_line as words
 from experiments.command_line import Parser, Refused
 from experiments.page import document, embedded, swatch
+from experiments.writing import check_out, write_text
 
 EPILOG = """\
 problems                                    worth a look (they do not change the exit code)
@@ -34,9 +35,7 @@ UNKNOWN = (255, 255, 255)  # no data set paints a class white
 
 
 def parser() -> Parser:
-    made = Parser(
-        prog="check_data.py", description=__doc__, epilog=EPILOG, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = Parser(prog="check_data.py", description=__doc__, epilog=EPILOG)
     made.add_argument("--data", metavar="NAME", required=True, help="the data set, as in run.py")
     made.add_argument("--splits", metavar="NAME,...", help="default: train, val and test, where their labels are public")
     made.add_argument("--limit", metavar="N", type=int, help="only N images of each split, spread over it")
@@ -63,15 +62,14 @@ def check(asked: argparse.Namespace) -> int:
     from datamodules import DataError
     from datamodules.loader import cores
     from experiments.checking import compare, look
-    from experiments.evaluate import check_out
     from experiments.runs import write_json
 
     for name, number, least in (("--limit", asked.limit, 1), ("--workers", asked.workers, 0)):
         if number is not None and number < least:
             raise Refused(f"{name} {number}: it is a whole number from {least} up")
-    for file in (asked.out, asked.page):
+    for flag, file in (("--out", asked.out), ("--page", asked.page)):
         if file:
-            check_out(file, file)
+            check_out(file, flag)
     name = words.named("data set", asked.data, list(words.catalogue()["data"]))
     options = words.data_options(name, asked.overrides)
     try:
@@ -88,7 +86,7 @@ def check(asked: argparse.Namespace) -> int:
     if asked.out:
         write_json(asked.out, {"schema": 1, "data": name, "options": options, "limit": asked.limit} | content(splits))
     if asked.page:
-        asked.page.write_text(page(data, splits), encoding="utf-8", errors="replace")
+        write_text(asked.page, page(data, splits), errors="replace")
     problems = sum(finding.problem for finding in findings)
     print(ending(splits, problems, len(findings) - problems))
     return 1 if problems else 0

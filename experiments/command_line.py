@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from experiments.catalogue import catalogue, options
-from segmodels.recipe import Recipe
+from segmodels.recipe import Recipe, inference_steps
 
 Origins = dict[str, str]  # "recipe.lr" -> where its value came from
 PLACES = ("root", "workers", "cache", "cache_gb")  # options of a data set that no score depends on
@@ -219,6 +219,15 @@ def shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "(" + ", ".join(shown(each) for each in value) + ")" if len(value) <= 6 else f"{len(value)} values"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def checked_mode(text: str) -> str:
+    """An inference mode, such as slide:769x769+flip."""
+    try:
+        inference_steps(text)
+    except ValueError as problem:
+        raise Refused(str(problem)) from None
+    return text
 
 
 def data_options(name: str, overrides: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from datamodules import DataError
 from datamodules.loader import Loader
 from datamodules.samples import Whole
+from datamodules.shifts import chosen
 from datamodules.store import Part, Source
 from experiments.command_line import Refused, catalogue, data_options, named, refuse
 from experiments.door import door, quiet
@@ -18,8 +20,9 @@ from experiments.networks import Authors, trained
 from experiments.pictures import save
 from experiments.runs import write_json
 from experiments.seeing import device_of, label_of, settle
-from experiments.shifting import asked_kinds, places, read, shift, shift_plot, shift_sheet, shift_table
+from experiments.shifting import places, read, shift, shift_plot, shift_sheet, shift_table
 from experiments.tables import console
+from experiments.writing import whole
 from segmodels.module import SegmentationModule
 
 
@@ -27,7 +30,7 @@ def endure(source: Path | Authors, asked: argparse.Namespace) -> int:
     quiet()
     try:
         with door():
-            kinds, roots = asked_kinds(asked.shift) if asked.shift else (), places(asked.across) if asked.across else {}
+            kinds, roots = chosen(asked.shift) if asked.shift else (), places(asked.across) if asked.across else {}
             reference = read(asked.reference) if asked.reference else None
             module = trained(source, asked.which)
             name = named("data set", asked.data or module.identity["data"], list(catalogue()["data"]))
@@ -49,12 +52,14 @@ def endure(source: Path | Authors, asked: argparse.Namespace) -> int:
     write_json(file, about | {"shift": found.content()})
     print(f"result       {file}")
     title = f"{module.identity['experiment']} on {len(images)} images of {name} {asked.split}"
-    shift_plot(found, title).savefig(file.with_suffix(".png"))
-    print(f"plot         {file.with_suffix('.png')}")
+    plot = file.with_suffix(".png")
+    with whole(plot) as place:
+        shift_plot(found, title).savefig(place, format="png")
+    print(f"plot         {plot}")
     if kinds:
         sheet = file.with_name(f"{file.stem}-images.png")
-        module.to(device_of())
-        save(shift_sheet(images, len(images) // 2, lambda image: label_of(module, image), data.palette, kinds), sheet)
+        predict = partial(label_of, module.to(device_of()))
+        save(shift_sheet(images, len(images) // 2, predict, data.palette, kinds, ends(asked.severities)), sheet)
         print(f"pictures     {sheet}")
     return 0
 
@@ -64,6 +69,11 @@ def spread(source: Source, count: int | None) -> Source:
     if count is None or count >= len(source):
         return source
     return Part(source, np.linspace(0, len(source) - 1, count).round().astype(int).tolist())
+
+
+def ends(severities: list[int]) -> list[int]:
+    """At most three of them, from the mildest to the worst: as many as a sheet has room for."""
+    return sorted({severities[0], severities[len(severities) // 2], severities[-1]})
 
 
 def judge_of(module: SegmentationModule, data: Any) -> Callable[[Source], dict[str, Any]]:

@@ -22,13 +22,14 @@ the files that Cityscapes' test server takes
     data.root=DIR
 """
 
-import os
+import errno
 import sys
 from pathlib import Path
 
 from experiments import command_line as words
-from experiments.command_line import Parser, Refused
+from experiments.command_line import Parser, Refused, checked_mode
 from experiments.networks import NETWORK_HELP, RELEASED, Authors, authors, source_of
+from experiments.writing import check_makeable, check_out, check_writable
 
 EPILOG = """\
 inference modes (joined by +, outermost first)
@@ -51,7 +52,10 @@ what is written
   with --shift: shift-....json, a plot and a sheet of pictures there
   of the authors' checkpoint: a folder below runs/ with result.json, so that
   report.py runs shows it beside retrained ones
+  with --submit: the folder, once all of it is there; where it was stopped,
+  the same command goes on
 """
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, and one's share of it
 
 
 def parser() -> Parser:
@@ -112,6 +116,13 @@ def main(arguments: list[str] | None = None) -> int:
         return judge(source, asked)
     except Refused as problem:
         return words.refuse(problem)
+    except OSError as problem:
+        if problem.errno not in FULL:
+            raise
+        return words.refuse(Refused(f"nothing more can be written ({problem.strerror}); make room, and give the command again"))
+    except KeyboardInterrupt:
+        print("\nstopped; what is named above is written, and nothing else", file=sys.stderr)
+        return 130
 
 
 def named_source(asked: words.argparse.Namespace) -> Path | Authors:
@@ -146,13 +157,21 @@ def check(asked: words.argparse.Namespace, source: Path | Authors) -> None:
         if file and asked.protocols:
             raise Refused(f"--protocols scores several times and {flag} names one file; leave {flag} out, or give one --inference")
         if file:
-            check_out(file, file, flag)
-    if asked.out:
+            check_out(file, flag)
+    check_place(asked, source)
+
+
+def check_place(asked: words.argparse.Namespace, source: Path | Authors) -> None:
+    """That the result can be written, wherever it goes."""
+    if asked.submit:
+        check_makeable(asked.submit, "--submit")
+    elif asked.out:
         check_beside(asked.out)
     elif isinstance(source, Path):
-        check_out(None, source)
+        shifted = asked.shift or asked.across
+        check_writable(source.parent, "copy the checkpoint to another folder" if shifted else "give --out FILE in another folder")
     else:
-        check_runs(asked.runs)
+        check_makeable(asked.runs, "--runs")
 
 
 def check_shift(asked: words.argparse.Namespace) -> None:
@@ -169,25 +188,20 @@ def check_shift(asked: words.argparse.Namespace) -> None:
 
 
 def check_submit(asked: words.argparse.Namespace) -> None:
-    if asked.submit and (clash := apart(asked)):
+    if not asked.submit:
+        return
+    if clash := apart(asked):
         raise Refused(f"--submit writes files for the test server and nothing else: leave out {clash}, or run twice")
+    if asked.data not in (None, "cityscapes"):
+        raise Refused(f"--submit writes files for Cityscapes' test server, and {asked.data} has another; leave out --data")
+    if asked.submit.exists():
+        raise Refused(f"{asked.submit} exists and is not overwritten; give another --submit")
 
 
 def apart(asked: words.argparse.Namespace, *others: str) -> str | None:
     """The first flag that was given of those that belong to a plain evaluation alone, and of others."""
     flags = ("--protocols", "--page", "--full", "--beside", "--out", *others)
     return next((flag for flag in flags if getattr(asked, flag.removeprefix("--"))), None)
-
-
-def check_out(out: Path | None, checkpoint: Path, flag: str = "--out") -> None:
-    """Before the work, that its result can be written."""
-    folder = (out or checkpoint).parent
-    if out and out.exists():
-        raise Refused(f"{out} exists and is not overwritten; give another {flag}")
-    if not folder.is_dir():
-        raise Refused(f"there is no folder {folder} for {out.name}; make it, or give another {flag}")
-    if not os.access(folder, os.W_OK):
-        raise Refused(f"{folder} cannot be written to; give {flag} FILE in another folder")
 
 
 def check_beside(out: Path) -> None:
@@ -197,23 +211,6 @@ def check_beside(out: Path) -> None:
     for ending in (".npz", ".png"):
         if out.with_suffix(ending).exists():
             raise Refused(f"{out.with_suffix(ending)} exists and would be written beside {out.name}; give another --out")
-
-
-def check_runs(runs: Path) -> None:
-    """The folder need not exist, but it must be possible to make it."""
-    place = next(each for each in (runs.absolute(), *runs.absolute().parents) if each.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise Refused(f"{runs} cannot be written to; give --runs another folder")
-
-
-def checked_mode(text: str) -> str:
-    from segmodels.recipe import inference_steps
-
-    try:
-        inference_steps(text)
-    except ValueError as problem:
-        raise Refused(str(problem)) from None
-    return text
 
 
 if __name__ == "__main__":

@@ -80,8 +80,9 @@ class Examiner(Callback):
         self.keep("boundary_overlaps", boundary_iou_counts(predicted, label, classes))
         self.add("bands", band_confusions(predicted, label, classes, RADII))
         self.add("calibration", calibration_counts(confidence, predicted, label, classes, BINS))
-        sizes, instances = self.data.labels.instance_sizes, self.data.instances(self.split, index)
-        self.all_instances &= bool(sizes) and instances is not None
+        sizes = self.data.labels.instance_sizes
+        instances = self.data.instances(self.split, index) if sizes and self.all_instances else None
+        self.all_instances = instances is not None
         if self.all_instances:
             there = torch.from_numpy(instances).to(label.device)
             self.add("instances", instance_counts(predicted, label, there, classes, sizes, self.data.labels.categories))

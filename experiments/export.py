@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import command_line as words
 from experiments.command_line import Parser, Refused
-from experiments.evaluate import check_out
 from experiments.networks import checkpoint_of
 from experiments.protocols import by
+from experiments.writing import check_out, whole
 
 if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
     from torch import Tensor
@@ -35,6 +35,10 @@ if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LIMIT = 1e-4  # of the largest logit, or of 1 where all are smaller; but at least 20 times the module's own rounding
 CHECKED_AT = (128, 256)
+
+
+class Unequal(Exception):
+    """The file is not the network: it is not kept."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Verified:
 
 
 def parser() -> Parser:
-    made = Parser(prog="export.py", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = Parser(prog="export.py", description=__doc__)
     made.add_argument("checkpoint", type=Path, nargs="?", help="a checkpoint, or a run folder (its last checkpoint)")
     made.add_argument("--model", metavar="PAPER[/ROW]", help="a row with fresh weights instead; with --check also a pattern")
     made.add_argument("--size", metavar="HEIGHTxWIDTH", help="the only size that the file will take, such as 512x1024")
@@ -87,7 +91,7 @@ def check_words(asked: argparse.Namespace) -> None:
             raise Refused("what is to be exported? give a run or a checkpoint, or --model paper/row for fresh weights")
         if not asked.size or not asked.out:
             raise Refused("give --size HEIGHTxWIDTH and --out FILE.onnx, or --check to keep no file")
-        check_out(asked.out, asked.out)
+        check_out(asked.out)
     if asked.check and asked.out:
         raise Refused(f"--check keeps no file; leave out --check, which every export includes, or --out {asked.out}")
     asked.size = size_of(asked.size) if asked.size else CHECKED_AT
@@ -115,19 +119,17 @@ def rows_of(pattern: str | None, several: bool) -> list[str]:
 
 def export(asked: argparse.Namespace) -> int:
     module, says = opened(asked)
-    partial = asked.out.with_name(f".{asked.out.name}.partial")
     try:
-        try:
+        with whole(asked.out) as partial:
             verified = written(module, asked, partial, says)
-        except RuntimeError as problem:  # a size that the network cannot take, an operation that ONNX lacks
-            size, reason = by(asked.size), str(problem).strip().splitlines()[0]
-            raise Refused(f"{says['model']} cannot be exported at {size}: {reason}") from problem
-        if not verified.ok:
-            print(f"error: onnxruntime computes something else ({verified.difference:.1e}, limit {verified.limit:.1e})", file=sys.stderr)
-            return 1
-        partial.replace(asked.out)
-    finally:
-        partial.unlink(missing_ok=True)
+            if not verified.ok:
+                raise Unequal(f"onnxruntime computes something else ({verified.difference:.1e}, limit {verified.limit:.1e})")
+    except Unequal as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    except RuntimeError as problem:  # a size that the network cannot take, an operation that ONNX lacks
+        size, reason = by(asked.size), str(problem).strip().splitlines()[0]
+        raise Refused(f"{says['model']} cannot be exported at {size}: {reason}") from problem
     total = sum(each.numel() for each in module.parameters())
     what = "share of pixels of another class" if asked.argmax else "largest difference of a logit"
     print(f"{says['model']}: {verified.parameters:,} parameters of {total:,} while training, batch norm folded")

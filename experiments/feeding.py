@@ -21,6 +21,7 @@ from rich.table import Table
 from experiments.command_line import Refused, refuse
 from experiments.speed import height_by_width, positive
 from experiments.tables import console
+from experiments.writing import check_out
 
 DATA = """\
 CPU time of one training sample (scale from 0.5 to 2, crop, flip; no color): the process's own, one thread, in turns (A B C, C B A, ...).
@@ -39,10 +40,7 @@ SCALES = tuple(round(0.5 + 0.1 * step, 1) for step in range(16))
 
 
 def add_data(subjects: Any) -> None:
-    made = subjects.add_parser(
-        "data", help="what a training sample costs, by source", description=DATA, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    made = subjects.add_parser("data", help="what a training sample costs, by source", description=DATA)
     add = made.add_argument
     add("--root", type=Path, metavar="DIR", help="Cityscapes (default: drawn scenes)")
     add("--images", type=positive, default=8, metavar="N", help="training images to take (default: 8)")
@@ -61,8 +59,8 @@ def data(words: argparse.Namespace) -> int:
     if words.stored:
         return as_markdown(json.loads(STORED.read_text()))
     try:
-        if words.out and words.out.exists():
-            raise Refused(f"{words.out} exists and is not overwritten; give another --out")
+        if words.out:
+            check_out(words.out)
         return measured(words)
     except Refused as problem:
         return refuse(problem)

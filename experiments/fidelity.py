@@ -11,7 +11,6 @@ that is more; a wrong padding, activation or epsilon lies hundreds of times beyo
 one is, and which parameters of the authors' are not here because nothing uses them. The exit code is 1 if any layout fails.
 """
 
-import argparse
 import gzip
 import json
 import sys
@@ -286,7 +285,7 @@ def from_json(row: dict[str, Any]) -> Fidelity:
 
 
 def parser() -> Parser:
-    made = Parser(prog="fidelity.py", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = Parser(prog="fidelity.py", description=__doc__)
     made.add_argument("--only", metavar="TEXT", default="", help="layouts whose name contains TEXT; nothing is written")
     made.add_argument("--stored", action="store_true", help="the table as it was written last; computes nothing")
     made.add_argument("--format", choices=("text", "markdown"), default="text", help="text for a terminal (default), or for a file")

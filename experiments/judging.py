@@ -16,13 +16,15 @@ from datamodules import DataError
 from experiments import runs
 from experiments.command_line import PLACES, Refused, catalogue, data_options, named, refuse
 from experiments.door import door, quiet
+from experiments.examined import Examined
 from experiments.examining import Examiner, JudgingBar, measures, surprise, uncertainty
 from experiments.failures import failure_page
 from experiments.networks import NUMBERED, Authors, trained
 from experiments.pictures import IGNORED, colored, save, sheet
-from experiments.seeing import label_of, seeing, settle
+from experiments.seeing import device_of, label_of, seeing, settle
 from experiments.tables import class_table, protocol_table, published_lines
 from experiments.worst import Shown
+from experiments.writing import write_text
 from segmodels.metrics import scores
 from segmodels.module import SegmentationModule
 from segmodels.paper import experiment, inference_parameters
@@ -58,26 +60,32 @@ def judged_by(
     settle(module, mode, asked.precision)
     examiner = Examiner(data, asked.split, asked.full)
     result = score(module, data, name, asked.split, examiner)
-    file = written_to(source, asked, result)
-    records = file.with_suffix(".npz")
     examined = examiner.found(described(result), data.class_names, data.palette)
-    examined.save(records)
-    result |= uncertainty(examined) | {"checkpoint": where(source), "records": records.name}
+    result |= uncertainty(examined) | {"checkpoint": where(source)}
     if asked.full:
         result["full"] = measures(examined)
     class_table(result)
     for line in (*(published_lines(result) if not asked.protocols else ()), data.caution):
         print(line) if line else None
-    runs.write_json(file, result)
-    print(f"result       {file}")
+    file = asked.out or placed(source, asked, f"{result['data']}-{asked.split}-{result['protocol']}")
+    keep(result, examined, file)
+    images = data.open(asked.split)
     if asked.pictures and (companions or isinstance(source, Authors)):
-        sheet = file.with_suffix(".png")
-        save(beside_each_other([(heading(result), module), *companions], data.open(asked.split), data.palette, asked.pictures), sheet)
-        print(f"pictures     {sheet}")
+        pictures = file.with_suffix(".png")
+        save(beside_each_other([(heading(result), module), *companions], images, data.palette, asked.pictures), pictures)
+        print(f"pictures     {pictures}")
     if asked.page:
-        asked.page.write_text(failure_page(examined, partial(shown, module, data.open(asked.split))), encoding="utf-8")
+        write_text(asked.page, failure_page(examined, partial(shown, module.to(device_of()), images)))
         print(f"page         {asked.page}")
     return result
+
+
+def keep(result: dict[str, Any], examined: Examined, file: Path) -> None:
+    """The records first: a result that names them has them."""
+    records = file.with_suffix(".npz")
+    examined.save(records)
+    runs.write_json(file, result | {"records": records.name})
+    print(f"result       {file}")
 
 
 def protocols(module: SegmentationModule) -> list[str]:
@@ -92,10 +100,6 @@ def protocols(module: SegmentationModule) -> list[str]:
         else:
             modes.append(protocol)
     return list(dict.fromkeys(modes))
-
-
-def written_to(source: Path | Authors, asked: Namespace, result: dict[str, Any]) -> Path:
-    return asked.out or placed(source, asked, f"{result['data']}-{asked.split}-{result['protocol']}")
 
 
 def placed(source: Path | Authors, asked: Namespace, about: str, kind: str = "evaluation", own: str = "result.json") -> Path:
@@ -139,7 +143,7 @@ def beside_each_other(networks: list[tuple[str, SegmentationModule]], source: An
     rows = []
     for index in chosen:
         image, label = source.window(index)
-        guesses = [label_of(module, image) for _, module in networks]
+        guesses = [label_of(module.to(device_of()), image) for _, module in networks]  # a Trainer leaves it on the CPU
         shown = [colored(np.where(label == IGNORED, IGNORED, guess).astype(np.uint8), palette) for guess in guesses]
         rows.append((image, colored(label, palette), *shown))
     heads = ("image", "truth", *(name for name, _ in networks))

@@ -19,6 +19,7 @@ from datamodules.progress import shown
 from experiments import command_line as words
 from experiments.command_line import Parser, Refused
 from experiments.threads import ahead
+from experiments.writing import whole
 
 EPILOG = """\
 forms
@@ -30,9 +31,7 @@ streams hold what the packs hold, need the package litdata, and are read with da
 
 
 def parser() -> Parser:
-    made = Parser(
-        prog="pack.py", description=__doc__, epilog=EPILOG, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = Parser(prog="pack.py", description=__doc__, epilog=EPILOG)
     made.add_argument("--data", metavar="NAME", help="the data set, as in run.py")
     made.add_argument("--out", metavar="DIR", type=Path, help="where the packs go; later it is data.root")
     made.add_argument("--form", choices=("tiles", "raw"), default="tiles", help="default: tiles")
@@ -77,7 +76,8 @@ def pack(asked: argparse.Namespace) -> int:
             described = {"data": name, "split": split, "options": data.own_options()}
             pack_split(described, source, asked)
         if (listed := data.root / "classes.yaml").is_file():
-            (asked.out / listed.name).write_bytes(listed.read_bytes())
+            with whole(asked.out / listed.name) as partial:
+                partial.write_bytes(listed.read_bytes())
     except DataError as problem:
         return words.refuse(problem)
     except KeyboardInterrupt:

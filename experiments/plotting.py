@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments.points import Point
 from experiments.recorded import ReportError
+from experiments.writing import whole
 
 KINDS = (".png", ".svg", ".pdf")
 COLORS = (
@@ -91,8 +92,8 @@ def save(figure: Any, file: Path) -> None:
     kind = file.suffix.lower().removeprefix(".")
     dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)  # one content, one file
     try:
-        with matplotlib.rc_context({"svg.hashsalt": "segmodels", "pdf.fonttype": 42}):
-            figure.savefig(file, format=kind, dpi=200, metadata=dated)
+        with matplotlib.rc_context({"svg.hashsalt": "segmodels", "pdf.fonttype": 42}), whole(file) as partial:
+            figure.savefig(partial, format=kind, dpi=200, metadata=dated)
     except OSError as error:
         raise ReportError(f"{file} cannot be written ({error.strerror}); name a file in a folder that exists") from None
 

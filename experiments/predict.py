@@ -24,8 +24,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.command_line import Parser, Refused, refuse
-from experiments.evaluate import checked_mode
+from experiments.command_line import Parser, Refused, checked_mode, refuse
 from experiments.inputs import sorted_out
 from experiments.networks import NETWORK_HELP, source_of
 from experiments.outputs import apart, kinds_of, named_outputs

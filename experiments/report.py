@@ -20,6 +20,7 @@ from experiments.recorded import (
     stopped_runs,
 )
 from experiments.rows import apart, in_order, like_with_like, name_of, not_measured, table
+from experiments.writing import write_text
 
 __all__ = [  # what programs, tests and notebooks ask the report for
     "FIELDS", "ReportError", "apart", "as_csv", "as_markdown", "as_text", "curve", "kept", "letters", "like_with_like", "main",
@@ -150,7 +151,7 @@ def print_or_write(text: str, options: argparse.Namespace) -> None:
         sys.stdout.write(text)
         return
     try:
-        options.out.write_text(text, encoding="utf-8")
+        write_text(options.out, text)
     except OSError as error:
         raise ReportError(f"{options.out} cannot be written ({error.strerror}); name a file in a folder that exists") from None
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command_line import Refused, Resolved
+from experiments.writing import whole, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = 1
@@ -64,9 +65,7 @@ def inherited(folder: Path) -> Iterator[None]:
 
 def write_json(file: Path, content: Any) -> None:
     """Whole or not at all: a reader never meets half a file."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(file)
+    write_text(file, json.dumps(content, indent=1) + "\n")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -189,9 +188,7 @@ class Metrics:
             csv.DictWriter(lines, self.columns).writerow(row)
 
     def _rewrite(self) -> None:
-        partial = self.file.with_name(f".{self.file.name}.partial")
-        with partial.open("w", newline="") as lines:
+        with whole(self.file) as partial, partial.open("w", newline="") as lines:
             writer = csv.DictWriter(lines, self.columns)
             writer.writeheader()
             writer.writerows(self.rows)
-        partial.replace(self.file)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from rich.table import Table
 
 from datamodules.progress import shown
-from datamodules.shifts import GROUPS, KINDS, SEVERITIES, Shifted, chosen
+from datamodules.shifts import GROUPS, KINDS, SEVERITIES, Shifted
 from datamodules.store import Source
 from experiments.command_line import Refused, catalogue, named
 from experiments.pictures import IGNORED, Palette, colored, sheet
@@ -309,11 +309,3 @@ def cell(image: np.ndarray, label: np.ndarray, words: str, width: int) -> np.nda
     draw.rectangle((0, 0, box[2] + 6, box[3] + 4), fill="black")
     draw.text((6, 4), words, fill="white", font_size=13)
     return np.asarray(made)
-
-
-def asked_kinds(text: str | None) -> tuple[str, ...]:
-    """What follows --shift: nothing is every kind."""
-    try:
-        return chosen(text or "all")
-    except ValueError as problem:
-        raise Refused(str(problem)) from None

@@ -9,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.command_line import Refused, catalogue, refuse
-from experiments.evaluate import check_out
 from experiments.export import rows_of
 from experiments.networks import checkpoint_of
 from experiments.protocols import by
 from experiments.tables import console
+from experiments.writing import check_out
 
 INFER = """\
 Frames per second of networks, without their training heads, on this machine. They run in turns (A B C, A B C, ...), so that a machine that
@@ -40,10 +40,7 @@ SMALLEST = 32  # pixels: the deepest maps of most networks are 1/32 of the image
 
 
 def add_infer(subjects: Any) -> None:
-    made = subjects.add_parser(
-        "infer", help="frames per second of networks", description=INFER, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    made = subjects.add_parser("infer", help="frames per second of networks", description=INFER)
     add = made.add_argument
     add("networks", nargs="+", metavar="NETWORK", help="PAPER, PAPER/ROW, a pattern, a run or checkpoint of ours, or released:NAME=FILE")
     add("--size", type=height_by_width, metavar="HxW", help="of the image (default: where each paper judges, as run.py --list shows)")
@@ -94,7 +91,7 @@ def infer(words: argparse.Namespace) -> int:
         if words.size and min(words.size) < SMALLEST:
             raise Refused(f"--size {by(words.size)}: the networks need {SMALLEST}x{SMALLEST} pixels or more")
         if words.out:
-            check_out(words.out, words.out)
+            check_out(words.out)
         from experiments import timing
         from experiments.runs import write_json
 

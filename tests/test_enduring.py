@@ -1,6 +1,7 @@
 """evaluate.py --shift and --across: scores of corrupted images and of other data sets, and what is refused."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +146,11 @@ def test_a_wrong_word_is_refused_in_one_sentence(
     error = capsys.readouterr().err.splitlines()
     assert said in error[-1] and sum(line.startswith("error") for line in error) == 1
     assert not list(tmp_path.glob("shift-*"))
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_the_shifts(
+    streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda folder, how: folder != tmp_path)  # permissions do not stop root
+    assert evaluate.main([str(tmp_path / "last.ckpt"), "--shift", f"data.root={streets}"]) == 2
+    assert f"{tmp_path} cannot be written to; copy the checkpoint to another folder" in capsys.readouterr().err
