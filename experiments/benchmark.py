@@ -98,7 +98,7 @@ def peak_mebibytes(work: Callable[[], object]) -> float:
     """The highest sum of allocations not yet freed, out of the profiler's trace."""
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:  # torch 2.11 warns without
         work()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
