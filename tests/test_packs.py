@@ -304,7 +304,7 @@ def test_a_pack_of_other_images_than_asked_for_is_refused(city: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["--data", "streets", "--out", "x"], "nothing to pack"),
+        (["--data", "streets", "data.train=1", "data.val=1", "--out", "x"], "nothing to pack"),
         (["--data", "cityscapes"], "what, and where to?"),
         (["--data", "cityscape", "--out", "x"], "did you mean cityscapes"),
         (["--verify", "nowhere"], "holds no .pack file"),

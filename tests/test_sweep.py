@@ -265,7 +265,7 @@ def test_sigterm_is_handed_on_to_the_run_and_the_lock_is_inherited(tmp_path: Pat
 
 
 def test_sigterm_while_the_run_is_being_started_is_handed_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program(tmp_path, "time.sleep(600)", monkeypatch)
+    program(tmp_path, "time.sleep(60)", monkeypatch)
     start, stop = subprocess.Popen, sweep.Stop()
 
     def interrupted(*given: Any, **more: Any) -> subprocess.Popen:
