@@ -112,7 +112,7 @@ def pairs(roots: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     if not hasattr(os, "fork"):
         pytest.skip("this system cannot fork a process")
     out, places = tmp_path_factory.mktemp("pairs"), [roots[kind] for kind in PACKED if roots[kind].exists()]
-    done = subprocess.run(two_ranks("pairs", out, *places), cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(two_ranks("pairs", out, *places), cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr
     assert (out / "straight" / "status").read_text() == "0 0", done.stderr
     return out
@@ -147,7 +147,7 @@ def run_by_two(roots: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
 
 
 def started(words: list[object]) -> None:
-    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr
 
 
