@@ -92,6 +92,11 @@ class Stop:
         if number == signal.SIGTERM and self.process:
             self.process.send_signal(number)
 
+    def hand_on_to(self, process: subprocess.Popen) -> None:
+        self.process = process
+        if self.asked == signal.SIGTERM:  # it came while the process was being started
+            process.send_signal(signal.SIGTERM)
+
     @contextmanager
     def listening(self) -> Iterator["Stop"]:
         previous = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -173,7 +178,7 @@ def process(arguments: Sequence[str], stop: Stop, lock: int) -> tuple[int, list[
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         pass_fds=[lock] if lock >= 0 else [],
     )
-    stop.process = child
+    stop.hand_on_to(child)
     last: deque[str] = deque(maxlen=50)
     reader = threading.Thread(target=pass_through, args=(child.stderr, last), daemon=True)
     reader.start()

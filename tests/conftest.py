@@ -1,6 +1,8 @@
-"""What all tests share: options, quiet libraries, one kind of processor, and an environment without anybody's data sets or W&B key."""
+"""What all tests share: options, quiet libraries, one kind of processor, and an environment without anybody's data sets, W&B key, W&B
+patience or terminal."""
 
 import os
+import sys
 from pathlib import Path
 
 # Before torch and its friends are imported: no network, no telemetry, no threads beyond the machine's.
@@ -9,7 +11,12 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # results are compared bit for bit with the CPU's
+if sys.platform == "linux":
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # processes that train together need no machine that knows its own name
+os.environ["WANDB__SERVICE_WAIT"] = "300"  # seconds for its own process to start; a busy machine needs more than the usual 30
 for name in ("CITYSCAPES_DATASET", "WANDB_API_KEY", "SEGMODELS_RUN"):
+    os.environ.pop(name, None)
+for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):  # how wide and colored a terminal is
     os.environ.pop(name, None)
 
 import pytest  # noqa: E402
@@ -26,6 +33,12 @@ def same_randomness() -> None:
     torch.manual_seed(0)
 
 
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> None:
+    """What several tests share is the same too, whichever of them asks for it first."""
+    if fixturedef.scope != "function":
+        torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one finished run of four tiny steps, made when first asked for; tests read it and write nothing into it."""
@@ -34,6 +47,26 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     assert run.main(["--model", "bisenet/xception39", "--smoke", "trainer.wandb=disabled", "--runs", str(runs)]) == 0
     return next(runs.iterdir())
+
+
+@pytest.fixture(autouse=True)
+def counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network's inference parameters, which every result names: half a second each time, and always the same of the same network."""
+    if judging := sys.modules.get("experiments.judging"):
+        monkeypatch.setattr(judging, "inference_parameters", once_of_each_network)
+
+
+def once_of_each_network(network: object, num_classes: int) -> int:
+    from segmodels.paper import Experiment, inference_parameters
+
+    if not isinstance(network, Experiment):
+        return inference_parameters(network, num_classes)
+    key = network.network, str(network.model), num_classes
+    COUNTED[key] = COUNTED.get(key) or inference_parameters(network, num_classes)
+    return COUNTED[key]
+
+
+COUNTED: dict[tuple[object, str, int], int] = {}
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from experiments import run
 from segmodels.module import SegmentationModule
 from tests.test_run import TINY, after
-from tests.two_ranks import forked, free_port
+from tests.two_ranks import forked
 
 STOP = 5
 KINDS = {
@@ -44,6 +45,17 @@ def launch(kind: str, output: Path, words: Sequence[str], stops: bool) -> str:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [forked(act, numbered(kind, rank)) for rank in range(2)]
     return " ".join(str(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])) for process in ranks)
+
+
+def free_port() -> int:
+    """Below those that the system gives to whoever asks for any, so that nobody is given it before both processes are there."""
+    first = 20_000 + os.getpid() % 10_000
+    return next(port for port in range(first, 32_000) if is_free(port))
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as found:
+        return found.connect_ex(("127.0.0.1", port)) != 0
 
 
 def terminate_twice() -> None:

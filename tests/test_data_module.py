@@ -21,6 +21,7 @@ from datamodules.loader import Loader, cores
 from datamodules.module import SegmentationData
 from datamodules.store import Files, Memory, Source
 from tests import trees
+from tests.patience import until
 
 QUIET = {
     "accelerator": "cpu",
@@ -186,22 +187,27 @@ def test_threads_end_when_a_loader_is_left_in_its_midst() -> None:
     assert making()
     del batches
     gc.collect()
-    deadline = time.monotonic() + 10
-    while making() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not making()
+    assert until(lambda: not making())
 
 
-def test_a_loader_knows_how_long_it_was_waited_for() -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_knows_how_long_it_was_waited_for(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample takes 2 s and what is done with a batch 100 s, by a clock that nothing else moves."""
+    clock, made, turn = [0.0], [], threading.Lock()
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
     class Slow(list):
         def __getitem__(self, index: int) -> Tensor:
-            time.sleep(0.02)
+            with turn:
+                clock[0] += 2
+                made.append(index)
             return torch.zeros(2)
 
-    for workers in (0, 2):
-        loader = Loader(Slow(), [[0], [1], [2]], workers)
-        assert len([time.sleep(0.001) for _ in loader]) == 3
-        assert 0.01 < loader.waited < 5
+    loader = Loader(Slow(), [[0], [1], [2]], workers)
+    for number, _ in enumerate(loader, 1):
+        assert until(lambda: len(made) == (3 if workers else number))  # noqa: B023
+        clock[0] += 100
+    assert loader.waited == 6 if not workers else 2 <= loader.waited <= 6
 
 
 def test_memory_is_read_without_a_copy() -> None:

@@ -118,26 +118,41 @@ def test_another_size_is_refused_by_the_network_itself() -> None:
 # --- ONNX
 
 
+@pytest.fixture(scope="module")
+def of_floats(tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentationModule, Path]:
+    """A module and its file, which takes normalized floats."""
+    module, file = settled(), tmp_path_factory.mktemp("onnx") / "a.onnx"
+    deploy.write_onnx(deploy.deployed(module, SIZE), file, {"classes": ["a", "b"]})
+    return module, file
+
+
 @onnx
-@pytest.mark.parametrize("address", [ROW, "smp/unet_resnet34"])
-def test_a_file_computes_what_the_module_does_and_refuses_other_sizes(address: str, tmp_path: Path) -> None:
-    module, image = settled(address), noise()
+def test_a_file_computes_what_the_module_does_and_refuses_other_sizes(of_floats: tuple[SegmentationModule, Path]) -> None:
+    module, file = of_floats
+    assert_same(deploy.Runtime(file), module, module.normalized(noise()))
+
+
+@onnx
+def test_a_file_takes_uint8_where_asked_for(tmp_path: Path) -> None:
+    module = settled("smp/unet_resnet34")
     deploy.write_onnx(deploy.deployed(module, SIZE, uint8=True), tmp_path / "a.onnx", {"classes": ["a", "b"]})
-    runtime = deploy.Runtime(tmp_path / "a.onnx")
+    assert_same(deploy.Runtime(tmp_path / "a.onnx"), module, noise())
+
+
+def assert_same(runtime: deploy.Runtime, module: SegmentationModule, image: Tensor) -> None:
     with torch.no_grad():
         assert differ(runtime(image), module(image)) < export.LIMIT
     assert runtime.says == {"classes": ["a", "b"]}
     with pytest.raises(ValueError, match="the file takes an image of 1x3x64x96, not 1x3x64x128"):
-        runtime(noise(64, 128))
+        runtime(torch.cat([image, image[..., :32]], 3))
 
 
 @onnx
-def test_a_file_holds_no_training_head_and_no_batch_norm(tmp_path: Path) -> None:
+def test_a_file_holds_no_training_head_and_no_batch_norm(of_floats: tuple[SegmentationModule, Path]) -> None:
     import onnx
 
-    module = settled()
-    deploy.write_onnx(deploy.deployed(module, SIZE), tmp_path / "a.onnx", {})
-    graph = onnx.load(tmp_path / "a.onnx").graph
+    module, file = of_floats
+    graph = onnx.load(file).graph
     module.logits(torch.randn(1, 3, *SIZE)).sum().backward()
     needed = sum(each.numel() for each in module.parameters() if each.grad is not None and each.ndim == 4)
     assert sum(int(torch.tensor(list(each.dims)).prod()) for each in graph.initializer if len(each.dims) == 4) == needed

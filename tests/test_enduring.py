@@ -25,9 +25,10 @@ def streets(tmp_path: Path) -> Path:
 
 
 def shifted(tmp_path: Path, root: Path, *words: str) -> dict:
+    before = set(tmp_path.glob("shift-*.json"))
     assert evaluate.main([str(tmp_path / "last.ckpt"), *words, f"data.root={root}", "data.workers=0"]) == 0
-    newest = max(tmp_path.glob("shift-*.json"), key=lambda file: file.stat().st_mtime_ns)
-    return json.loads(newest.read_text())
+    (new,) = set(tmp_path.glob("shift-*.json")) - before
+    return json.loads(new.read_text())
 
 
 def test_each_cell_is_the_score_of_the_corrupted_images(streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from experiments.pictures import overlay
 from experiments.recording import Recording
 from segmodels.module import SegmentationModule
 from tests.checkpoints import written
+from tests.patience import SECONDS, until
 from tests.test_predict import noise, predicted, read, refused, run
 
 
@@ -170,10 +172,12 @@ PLAIN = SimpleNamespace(every=None, start=None, end=None)
 
 
 class Fake:
-    """A camera of OpenCV's that gives numbered frames, so many per second, and then nothing."""
+    """A camera of OpenCV's that gives numbered frames, so many per second, and then nothing; `before` happens before each of them."""
 
-    def __init__(self, frames: int = 10_000, rate: float = 50, said: float = 20, ctrl_c: int | None = None) -> None:
-        self.left, self.wait, self.said, self.ctrl_c, self.released = frames, 1 / rate, said, ctrl_c, False
+    def __init__(
+        self, frames: int = 10_000, rate: float = 50, said: float = 20, before: Callable[[int], object] = lambda number: None
+    ) -> None:
+        self.frames, self.wait, self.said, self.before, self.asked, self.released = frames, 1 / rate, said, before, -1, False
 
     def isOpened(self) -> bool:
         return True
@@ -183,10 +187,9 @@ class Fake:
 
     def read(self) -> tuple[bool, np.ndarray | None]:
         time.sleep(self.wait)
-        self.left -= 1
-        if self.left == self.ctrl_c:
-            os.kill(os.getpid(), signal.SIGINT)
-        return (True, noise(48, 64, seed=self.left)) if self.left >= 0 else (False, None)
+        self.asked += 1  # whatever came earlier has been taken over by now
+        self.before(self.asked)
+        return (True, noise(48, 64, seed=self.asked)) if self.asked < self.frames else (False, None)
 
     def release(self) -> None:
         self.released = True
@@ -225,15 +228,23 @@ def test_a_camera_is_filmed_for_so_many_seconds_and_its_password_stays_secret(
     assert "rtsp://host/way?..." in printed.out and "secr" not in printed.out + printed.err
 
 
-def test_a_recording_runs_as_fast_as_the_world_did(camera: Callable[..., Fake], tmp_path: Path) -> None:
-    camera(frames=20, rate=40)
-    reel, recording, begun = filming.reel_of("camera:0", PLAIN), Recording(tmp_path / "street.mp4", 20), None
+def test_a_recording_runs_as_fast_as_the_world_did(camera: Callable[..., Fake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the world's clock a tenth of a second lies between two frames of the camera: two frames of the recording."""
+    clock, first_is_taken = [100.0], threading.Event()
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def goes_on(number: int) -> None:
+        assert not number or first_is_taken.wait(SECONDS)
+        clock[0] = 100 + number / 10
+
+    camera(frames=20, before=goes_on)
+    reel, recording = filming.reel_of("camera:0", PLAIN), Recording(tmp_path / "street.mp4", 20)
     for frame in reel.frames(Interruption()):
-        begun = begun or time.monotonic()
-        assert frame.due <= round(20 * (time.monotonic() - begun)) + 2
+        first_is_taken.set()
+        assert frame.due == 2 * frame.number + 1
         recording.add(frame.image, frame.due)
     reel.close()
-    assert frame.due >= 20 * 19 / 40  # 19 waits of the camera lie between the first frame and the last
+    assert frame.number == 19
     recording.finish()
     assert len(seen(tmp_path / "street.mp4")) == frame.due
 
@@ -249,24 +260,29 @@ def test_a_stream_that_ends_leaves_what_came(
 
 
 def test_the_newest_frame_is_taken_and_others_are_passed_by(camera: Callable[..., Fake], tmp_path: Path) -> None:
-    camera(frames=40, rate=100)
+    fake = camera(frames=40, rate=1000)
     reel = filming.reel_of("camera:0", PLAIN)
     numbers = []
     for frame in reel.frames(Interruption()):
         numbers.append(frame.number)
-        time.sleep(0.1)  # ten times as slow as the camera
+        assert until(lambda: fake.asked > min(numbers[-1] + 10, 39))  # ten times as slow as the camera
     reel.close()
-    assert numbers == sorted(set(numbers)) and len(numbers) < 12 and numbers[-1] == 39
+    assert numbers == sorted(set(numbers)) and len(numbers) <= 5 and numbers[-1] == 39
 
 
 # --- stopping
 
 
 def test_ctrl_c_leaves_a_whole_video(
-    camera: Callable[..., Fake], network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture
+    camera: Callable[..., Fake],
+    network: tuple[Path, SegmentationModule],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    camera(frames=1000, ctrl_c=960)
-    before = signal.getsignal(signal.SIGINT)
+    before, real, works = signal.getsignal(signal.SIGINT), filming.Predictor.__call__, threading.Event()
+    monkeypatch.setattr(filming.Predictor, "__call__", lambda *given: works.set() or real(*given))
+    camera(frames=100, before=lambda number: number == 1 and works.wait(SECONDS) and os.kill(os.getpid(), signal.SIGINT))
     assert run(network[0], "camera:0", "--out", tmp_path) == 0
     assert "stopped by Ctrl-C" in capsys.readouterr().out
     assert held(tmp_path) == {"camera0.mp4", "legend.png"} and len(seen(tmp_path / "camera0.mp4")) > 0
@@ -281,10 +297,11 @@ def test_a_second_ctrl_c_ends_and_leaves_no_half_video(
 
     def twice(self: filming.Predictor, images: list[np.ndarray]) -> list[dict]:
         if self.passes:
+            first = signal.getsignal(signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.3)  # a second signal before the first one is handled would be the same one
+            assert until(lambda: signal.getsignal(signal.SIGINT) is not first)  # else the second might be the same one
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.3)
+            until(lambda: False)
         return real(self, images)
 
     monkeypatch.setattr(filming.Predictor, "__call__", twice)

@@ -11,7 +11,8 @@ def test_a_walk_under_a_bar_gives_every_item_and_tells_a_log_nothing(capfd: pyte
 
 
 def test_a_terminal_reads_what_is_done_as_it_is_written(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"}.items():
+        monkeypatch.setenv(name, value)
     walk = shown(iter("ab"), "reading [bold]val", 4, done=2)
     assert next(walk) == "a" and list(walk) == ["b"]
     said, drawn = capfd.readouterr()

@@ -608,7 +608,8 @@ def execute(cwd: Path, monkeypatch: pytest.MonkeyPatch, parameters: str | None =
     book = nbformat.read(NOTEBOOK, as_version=4)
     if parameters is not None:
         next(cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])).source = parameters
-    client.NotebookClient(book, timeout=60, resources={"metadata": {"path": str(cwd)}}).execute()
+    pytest.importorskip("matplotlib.font_manager")  # a kernel that had to look for all fonts first would say so
+    client.NotebookClient(book, timeout=600, startup_timeout=600, resources={"metadata": {"path": str(cwd)}}).execute()
     return [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
 
 

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from segmodels.architectures.bisenet import BiSeNet
 from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
 from tests import trees
+from tests.patience import SECONDS
 from tests.reference import fill
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,8 +135,17 @@ def interrupt_twice(folder: Path) -> int:
 
 
 def mirror_nowhere(folder: Path) -> int:
+    """Little patience for what will not come, and much for what will."""
+    import wandb
+
     os.environ |= {"WANDB_API_KEY": 40 * "a", "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    mirror.PATIENCE = 1
+    start = wandb.init
+
+    def init(mode: str, settings: wandb.Settings, **how: Any) -> wandb.Run:
+        settings.init_timeout, settings.finish_timeout = (1, 1) if mode == "online" else (SECONDS, SECONDS)
+        return start(mode=mode, settings=settings, **how)
+
+    wandb.init = init
     return run_tiny(folder, "trainer.wandb=online")
 
 
@@ -169,7 +178,7 @@ def brought_up(children: str, folder: Path) -> Path:
     code = f"import sys; from pathlib import Path; import tests.test_run as runs; from {module} import {name} as children; "
     code += "runs.bring_up(children, Path(sys.argv[1]))"
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    subprocess.run([sys.executable, "-W", "error", "-c", code, str(folder)], cwd=ROOT, env=environment, check=True, timeout=600)
+    subprocess.run([sys.executable, "-W", "error", "-c", code, str(folder)], cwd=ROOT, env=environment, check=True, timeout=3000)
     return folder
 
 
@@ -360,7 +369,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
 
 def comparable(folder: Path) -> dict[str, Any]:
     result = json.loads((folder / "result.json").read_text())
-    return {name: value for name, value in result.items() if name not in ("seconds", "cpu_seconds", "date")}
+    return {name: value for name, value in result.items() if name not in ("seconds", "cpu_seconds", "date", "commit")}
 
 
 @pytest.mark.parametrize("death", [death for death in DEATHS if death != "between checkpoints"])
@@ -415,7 +424,8 @@ def test_an_interrupted_run_saves_says_how_to_go_on_and_goes_on(
     monkeypatch.undo()
     printed, folder = capsys.readouterr(), only(tmp_path)
     reached = 3 if step == 2 else 5  # step 3 is validated before the run ends
-    assert printed.err == "\nstopping as soon as a checkpoint is written (another Ctrl-C stops at once)\n"
+    told = [line for line in printed.err.splitlines() if not line.startswith("training waits for its data")]  # as a busy machine may
+    assert told == ["", "stopping as soon as a checkpoint is written (another Ctrl-C stops at once)"]
     assert f"stopped after step {reached}; go on with: python experiments/run.py --resume {folder}\n" in printed.out
     assert signal.getsignal(number) is before
     assert resumed(folder) == 0
@@ -794,15 +804,14 @@ def test_clipped_gradients_are_no_longer_than_they_may_be(tmp_path: Path, monkey
 
 
 def test_bfloat16_learns_about_the_same_and_says_so(tmp_path: Path, whole: Callable[[str], Path]) -> None:
-    assert run_tiny(tmp_path, "recipe.precision=bf16-mixed") == 0
+    assert run_tiny(tmp_path, "recipe.precision=bf16-mixed", "recipe.iterations=1") == 0
     here, there = (float(rows(folder)[0]["train/loss"]) for folder in (only(tmp_path), whole("plain")))
     assert here != there and here == pytest.approx(there, rel=0.02)
     assert json.loads((only(tmp_path) / "result.json").read_text())["precision"] == "bf16-mixed"
 
 
-def test_a_smoke_run_takes_seconds_and_is_marked(tmp_path: Path) -> None:
-    began = time.perf_counter()
-    assert run.main(["--model", "bisenet/xception39", "--data", "streets", "--smoke", "--runs", str(tmp_path), *CPU]) == 0
-    assert time.perf_counter() - began < 30
-    (result,) = report.read_results([only(tmp_path)])
-    assert result["smoke"] and not result["finished"]
+def test_a_smoke_run_is_small_and_marked(smoke_run: Path) -> None:
+    (result,) = report.read_results([smoke_run])
+    assert result["smoke"] and not result["finished"] and result["iterations"] == 4
+    config = json.loads((smoke_run / "config.json").read_text())
+    assert np.prod(config["recipe"]["crop"]) * config["recipe"]["batch"] <= 2**15

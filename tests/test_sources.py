@@ -1,11 +1,13 @@
 """What holds for every source: the same samples as from the official folders, whoever makes them, and exactly where a run stopped."""
 
+import gc
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,11 +21,13 @@ from datamodules.loader import Loader
 from datamodules.packs import Pack
 from datamodules.samples import Crops
 from experiments import pack, run
+from segmodels.module import SegmentationModule
 from tests import trees
+from tests.patience import until
 from tests.test_data_module import as_rank
 from tests.test_packs import ROOT, packed, zipped
 from tests.test_run import assert_same_state, comparable, only, without_speed
-from tests.two_ranks import SETTINGS, STOP, until, waiting
+from tests.two_ranks import SETTINGS, STOP, waiting
 
 pytest.importorskip("zstandard")
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file .*:ResourceWarning")  # litdata leaves the chunk it has open to the collector
@@ -108,7 +112,7 @@ def pairs(roots: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     if not hasattr(os, "fork"):
         pytest.skip("this system cannot fork a process")
     out, places = tmp_path_factory.mktemp("pairs"), [roots[kind] for kind in PACKED if roots[kind].exists()]
-    done = subprocess.run(two_ranks("pairs", out, *places), cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(two_ranks("pairs", out, *places), cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr
     assert (out / "straight" / "status").read_text() == "0 0", done.stderr
     return out
@@ -143,7 +147,7 @@ def run_by_two(roots: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
 
 
 def started(words: list[object]) -> None:
-    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr
 
 
@@ -181,6 +185,7 @@ def test_whole_runs_from_files_and_from_packs_are_the_same(roots: dict[str, Path
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the kernel's own figures")
 @pytest.mark.parametrize("form", ["tiles", "raw"])
 def test_reading_on_and_on_takes_no_more_memory_and_no_more_files(form: str, roots: dict[str, Path]) -> None:
+    gc.collect()  # nobody else's files are closed meanwhile
     crops = Crops(Pack(roots[form] / "cityscapes-train.pack", Cityscapes.labels), Crop((64, 96), (0.5, 1.5), continuous=True), 0)
 
     def read(first: int, last: int) -> tuple[int, int]:
@@ -189,19 +194,30 @@ def test_reading_on_and_on_takes_no_more_memory_and_no_more_files(form: str, roo
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, len(list(Path("/proc/self/fd").iterdir()))
 
     (memory, files), (later, still) = read(0, 500), read(500, 2500)
-    assert still == files
+    assert still <= files
     assert later - memory < 8192, "kilobytes"
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(0.9, ""), (3, "training waits for its data 75% of the time")])
 def test_a_run_that_mostly_waits_for_its_data_says_what_helps(
-    roots: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    seconds: float, told: str, roots: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    """By a clock that goes on by so many seconds with each batch and by one with each step."""
     words = ["--model", "bisenet/xception39", "--data", "cityscapes", f"data.root={roots['folder']}", "data.workers=0", "--init", "scratch",
              "recipe.iterations=4", "recipe.batch=2", "recipe.crop=64x128", "trainer.wandb=disabled", "trainer.pictures=0",
              "trainer.accelerator=cpu", "trainer.log_every=1", "trainer.validate_every=4"]  # fmt: skip
-    quick = Loader.make
-    for name, seconds in (("quick", 0), ("slow", 1.5)):
-        monkeypatch.setattr(Loader, "make", lambda *given, seconds=seconds: time.sleep(seconds) or quick(*given))
-        assert run.main([*words, "--runs", str(tmp_path / name)]) == 0
-        said = capsys.readouterr().err
-        assert ("training waits for its data" in said and "experiments/pack.py" in said) == (name == "slow")
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    for kind, method, lasts in ((Loader, "make", seconds), (SegmentationModule, "training_step", 1)):
+        monkeypatch.setattr(kind, method, lengthened(getattr(kind, method), clock, lasts))
+    assert run.main([*words, "--runs", str(tmp_path)]) == 0
+    said = capsys.readouterr().err
+    assert told in said and ("waits for its data" in said) == ("experiments/pack.py" in said) == bool(told)
+
+
+def lengthened(act: Callable, clock: list[float], seconds: float) -> Callable:
+    def longer(*given: object) -> object:
+        clock[0] += seconds
+        return act(*given)
+
+    return longer

@@ -1,6 +1,7 @@
 """Streams: the same pixels as the files from a folder and from a store (a server in this test that speaks S3's GET and HEAD)."""
 
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
 import numpy as np
@@ -102,6 +104,8 @@ def store(folders: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "served" / "bucket").mkdir(parents=True)
     shutil.copytree(folders[2], tmp_path / "served" / "bucket" / "deep")
     found = Store(tmp_path / "served")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
     for name, value in {
         "AWS_ENDPOINT_URL": found.url,
         "AWS_ACCESS_KEY_ID": "nobody",
@@ -111,6 +115,7 @@ def store(folders: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.
         "AWS_CONFIG_FILE": str(tmp_path / "none"),
         "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
         "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
     }.items():
         monkeypatch.setenv(name, value)
     yield found
@@ -261,7 +266,7 @@ def test_without_a_cache_nothing_is_kept(store: Store, tmp_path: Path) -> None:
 
 def test_a_broken_connection_is_made_anew(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = []
-    monkeypatch.setattr(stream.time, "sleep", pauses.append)
+    monkeypatch.setattr(stream, "time", SimpleNamespace(sleep=pauses.append))  # not the sleep of other threads
     found = city("s3://bucket/deep", cache=str(tmp_path / "cache")).open("train")
     store.broken, client = 2, found.free[0]
     assert found.window(1)[0].shape == (*SIZE, 3) and pauses == [1, 4]
@@ -407,6 +412,6 @@ def test_an_interrupted_writing_leaves_nothing_that_looks_whole(folders: tuple[P
 
 
 def test_a_data_error_is_not_asked_for_twice(folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream.time, "sleep", lambda _: pytest.fail("waited"))
+    monkeypatch.setattr(stream, "time", SimpleNamespace(sleep=lambda _: pytest.fail("waited")))
     with pytest.raises(DataError):
         stream.Stream(str(folders[0]), CITYSCAPES)

@@ -19,6 +19,7 @@ import pytest
 from experiments import command_line as words
 from experiments import planned, report, run, runs, sweep
 from experiments.command_line import Refused
+from tests.patience import until
 from tests.test_report import result
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -238,28 +239,42 @@ def test_sigterm_is_handed_on_to_the_run_and_the_lock_is_inherited(tmp_path: Pat
         tmp_path,
         "signal.signal(signal.SIGTERM, lambda *unused: sys.exit(143))\n"
         f"open({str(tmp_path / 'ready')!r}, 'w').close()\n"
-        "for _ in range(600): time.sleep(0.1)",
+        "for _ in range(3000): time.sleep(0.1)",
         monkeypatch,
     )
     lock = (tmp_path / "lock").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
 
     def once_ready() -> None:
-        while not (tmp_path / "ready").exists():
-            threading.Event().wait(0.05)
-        lock.close()  # ours is gone; the run still holds it
-        with (tmp_path / "lock").open("w") as second, pytest.raises(BlockingIOError):
-            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held.append(True)
-        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            assert until((tmp_path / "ready").exists)
+            lock.close()  # ours is gone; the run still holds it
+            with (tmp_path / "lock").open("w") as second, pytest.raises(BlockingIOError):
+                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.append(True)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     held: list[bool] = []
     other = threading.Thread(target=once_ready)
     other.start()
     with sweep.Stop().listening() as stop:
         code, _ = sweep.process([], stop, lock.fileno())
-    other.join()
+        other.join()  # within, for nobody else would take its SIGTERM
     assert (code, stop.asked, held) == (143, signal.SIGTERM, [True])
+
+
+def test_sigterm_while_the_run_is_being_started_is_handed_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, "time.sleep(60)", monkeypatch)
+    start, stop = subprocess.Popen, sweep.Stop()
+
+    def interrupted(*given: Any, **more: Any) -> subprocess.Popen:
+        child = start(*given, **more)
+        stop(signal.SIGTERM, None)
+        return child
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    assert sweep.process([], stop, -1)[0] == 128 + signal.SIGTERM
 
 
 # --- the table
@@ -313,10 +328,13 @@ def test_the_report_shows_the_runs_of_a_sweep_alone(start: Callable[..., int], t
 
 
 def test_two_rows_are_really_trained_judged_and_set_side_by_side(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    given = ["--model", "fastscnn/no_skip,fastscnn", "--smoke", "--runs", str(tmp_path), "trainer.accelerator=cpu", "trainer.pictures=0"]
-    assert run.main([*given, "recipe.iterations=2"]) == 0
+    """One of them before, by a command of its own."""
+    given = ["--smoke", "--runs", str(tmp_path), "trainer.accelerator=cpu", "trainer.pictures=0", "recipe.iterations=2"]
+    assert run.main(["--model", "fastscnn/no_skip", *given]) == 0
+    assert run.main(["--model", "fastscnn/no_skip,fastscnn", *given]) == 0
     said = capfd.readouterr()
-    assert "checking 2 rows before the first training begins" in said.out and "[2/2] fastscnn/fastscnn, seed 0" in said.out
+    assert "2 runs: 1 finished before, 0 to go on with, 1 new" in said.out and "finished before: fastscnn/no_skip, seed 0" in said.out
+    assert "checking 1 row before the first training begins" in said.out and "[1/1] fastscnn/fastscnn, seed 0" in said.out
     assert "error" not in said.err
     rows = table_of(tmp_path)
     assert list(rows) == ["fastscnn/fastscnn", "fastscnn/no_skip"] and rows["fastscnn/no_skip"]["differs"] == ["model.skip True -> False"]
@@ -326,7 +344,7 @@ def test_two_rows_are_really_trained_judged_and_set_side_by_side(tmp_path: Path,
         with (tmp_path / made["folder"] / "metrics.csv").open(newline="") as lines:
             best = max(float(line["val/mIoU"]) for line in csv.DictReader(lines) if line["val/mIoU"])
         assert (row["miou"], row["best"], row["parameters"]) == pytest.approx((100 * left["miou"], 100 * best, left["parameters"]))
-    assert run.main([*given, "recipe.iterations=2"]) == 0
+    assert run.main(["--model", "fastscnn/no_skip,fastscnn", *given]) == 0
     assert "2 runs: 2 finished before, 0 to go on with, 0 new" in capfd.readouterr().out
 
 

@@ -6,7 +6,6 @@
 
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,10 +14,11 @@ from pathlib import Path
 import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from datamodules import Cityscapes
 from experiments import run, saving
+from tests.patience import until
 from tests.test_data_module import QUIET
 from tests.test_run import after
 
@@ -57,9 +57,15 @@ def waiting(out: Path) -> bool:
 
 def train(out: Path, root: Path, checkpoint: Path | None, stops: bool) -> None:
     torch.set_num_threads(1)
+    meet(out / "meeting")
     keeps = ModelCheckpoint(out, every_n_train_steps=2, save_top_k=-1, filename="{step}")
     trainer = lightning.Trainer(**QUIET | {"devices": 2}, strategy="ddp", max_steps=6, limit_val_batches=0, callbacks=[keeps])
     trainer.fit(Keeper(out, stops), datamodule=Cityscapes(root, workers=1, **SETTINGS), ckpt_path=checkpoint, weights_only=True)
+
+
+def meet(place: Path) -> None:
+    """By a file: a port that is free when it is looked for may be another process's when it is opened."""
+    distributed.init_process_group("gloo", init_method=f"file://{place}", rank=int(os.environ["LOCAL_RANK"]), world_size=2)
 
 
 # --- two forks as the two ranks
@@ -68,7 +74,7 @@ def train(out: Path, root: Path, checkpoint: Path | None, stops: bool) -> None:
 def pair(out: Path, root: Path, checkpoint: Path | None = None, stops: bool = False) -> None:
     """Both ranks of one training; `status` says how they ended."""
     out.mkdir()
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "NODE_RANK": "0", "WORLD_SIZE": "2"}
     ranks = [forked(lambda: train(out, root, checkpoint, stops), {"LOCAL_RANK": str(rank)}) for rank in range(2)]
     if stops:
         until(lambda: waiting(out))
@@ -88,19 +94,6 @@ def forked(act: Callable[[], None], environment: dict[str, str]) -> int:
     finally:
         sys.excepthook(*sys.exc_info()) if sys.exc_info()[0] else None
         os._exit(1)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def until(holds: Callable[[], bool], seconds: float = 120) -> bool:
-    end = time.monotonic() + seconds
-    while not holds() and time.monotonic() < end:
-        time.sleep(0.02)
-    return holds()
 
 
 def pairs(out: Path, roots: Sequence[Path]) -> None:
