@@ -168,8 +168,8 @@ def check_place(asked: words.argparse.Namespace, source: Path | Authors) -> None
     elif asked.out:
         check_beside(asked.out)
     elif isinstance(source, Path):
-        shifted = asked.shift or asked.across
-        check_writable(source.parent, "copy the checkpoint to another folder" if shifted else "give --out FILE in another folder")
+        several = asked.shift or asked.across or asked.protocols  # files, which --out cannot name
+        check_writable(source.parent, "copy the checkpoint to another folder" if several else "give --out FILE in another folder")
     else:
         check_makeable(asked.runs, "--runs")
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from experiments.writing import whole
+
 Palette = Sequence[Sequence[int]]
 IGNORED = 255
 
@@ -74,13 +76,8 @@ def sheet(rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str], title: str
 def save(picture: Image.Image | np.ndarray, file: Path, effort: int = 6) -> None:
     """Whole or not at all; `effort`, 0 to 9, is spent on a smaller file."""
     picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
-    partial = file.with_name(f".{file.name}.partial")
-    try:
+    with whole(file) as partial:
         picture.save(partial, format="PNG", compress_level=effort)
-        partial.replace(file)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def legend(names: Sequence[str], palette: Palette) -> Image.Image:

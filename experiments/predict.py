@@ -41,8 +41,8 @@ kinds, each a folder of PNGs below --out, under the image's name
   entropy            8-bit gray: 0 is certain, 255 all classes alike
 
 legend.png says which color is which class. Of a video, every kind but the
-overlay is a folder of numbered frames. A .mp4 is H.264, which plays in every
-browser, with PyAV (pip install -e ".[video]") or where OpenCV has an encoder;
+overlay is a folder of numbered frames. A .mp4 is H.264, which browsers play,
+with PyAV (pip install -e ".[video]") or where OpenCV has an encoder for it;
 else it is MPEG-4 Part 2, which players show and browsers do not. A .webm is
 VP8: browsers play it, it needs nothing more, and takes far longer to write.
 

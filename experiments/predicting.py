@@ -203,8 +203,8 @@ def read_ahead(groups: Sequence[list[Target]], damaged: list[Unreadable]) -> Ite
 def prepare(out: Path, key: Image.Image | None, targets: Sequence[tuple[Any, Path]], kinds: Sequence[str]) -> None:
     """The folders, and the legend that all pictures below them share."""
     file = out / LEGEND
-    if key and file.exists() and not np.array_equal(opened(file), np.asarray(key)):
-        raise Refused(f"{file} exists and is of other classes, and is not overwritten; give another --out")
+    if key and file.exists() and not np.array_equal(tried(opened)(file), np.asarray(key)):
+        raise Refused(f"{file} exists and is no legend of these classes, and is not overwritten; give another --out")
     try:
         for folder in {out, *(place_of(out, kind, name).parent for _, name in targets for kind in kinds)}:
             folder.mkdir(parents=True, exist_ok=True)

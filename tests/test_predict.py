@@ -554,7 +554,11 @@ def test_more_images_join_a_folder_but_not_those_of_other_classes(
     capsys.readouterr()
     written(tmp_path / "camvid.ckpt", labels=CAMVID, data="camvid")
     sentence = refused(capsys, tmp_path, tmp_path / "camvid.ckpt", tmp_path / "c.png", "--out", tmp_path / "out")
-    assert f"{tmp_path / 'out' / 'legend.png'} exists and is of other classes" in sentence
+    assert f"{tmp_path / 'out' / 'legend.png'} exists and is no legend of these classes" in sentence
+    (tmp_path / "out" / "legend.png").write_text("no image at all")
+    assert "legend.png exists and is no legend of these classes" in refused(
+        capsys, tmp_path, network[0], tmp_path / "c.png", "--out", tmp_path / "out"
+    )
 
 
 def test_wrong_words_are_refused(network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

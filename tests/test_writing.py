@@ -80,6 +80,17 @@ def test_a_folder_that_can_be_made_is_not_made_yet(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_several_results_in_a_folder_that_cannot_be_written_to_get_advice_that_can_be_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--out names one file, so --protocols refuses it."""
+    (tmp_path / "last.ckpt").touch()
+    monkeypatch.setattr(os, "access", lambda folder, how: folder != tmp_path)  # permissions do not stop root
+    for words, remedy in (([], "give --out FILE in another folder"), (["--protocols"], "copy the checkpoint to another folder")):
+        assert evaluate.main([str(tmp_path / "last.ckpt"), *words]) == 2
+        assert f"{tmp_path} cannot be written to; {remedy}" in capsys.readouterr().err
+
+
 def test_a_page_that_exists_is_refused_by_its_own_flag(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "page.html").write_text("mine")
     for program, words in ((check_data, ["--data", "streets"]), (evaluate, [str(tmp_path / "page.html")])):
