@@ -62,7 +62,7 @@ def one_of(field: str, value: str, allowed: Sequence[str]) -> str:
     return value
 
 
-def whole(field: str, value: float, least: int) -> None:
+def whole_number(field: str, value: float, least: int) -> None:
     if int(value) != value or value < least:
         raise DataError(f"{field}={value} is not a whole number from {least} up: the nearest is {max(round(value), least)}")
 

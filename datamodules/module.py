@@ -19,7 +19,7 @@ from torch import Tensor
 from datamodules import DataError
 from datamodules.crops import Crop
 from datamodules.labels import RGB, LabelSet
-from datamodules.layouts import one_of, whole
+from datamodules.layouts import one_of, whole_number
 from datamodules.loader import Loader, cores
 from datamodules.packed import packed, packs_beside
 from datamodules.packs import Pack
@@ -86,7 +86,7 @@ class SegmentationData(LightningDataModule):
             ("workers", workers or 0, 0),
             ("unlabelled", unlabelled, 0),
         ):
-            whole(field, value, least)
+            whole_number(field, value, least)
         self.given_root = root
         self.crop = Crop(crop, scales, continuous, flip, jitter, cat_max_ratio, class_uniform)
         self.batch, self.iterations, self.accumulate, self.seed, self.workers = batch, iterations, accumulate, seed, workers

@@ -20,7 +20,7 @@ import numpy as np
 from datamodules import DataError
 from datamodules.decoding import Size
 from datamodules.labels import CITYSCAPES
-from datamodules.layouts import whole
+from datamodules.layouts import whole_number
 from datamodules.module import SegmentationData
 from datamodules.progress import shown
 from datamodules.store import Memory, Pair
@@ -93,7 +93,7 @@ class Streets(SegmentationData):
             ("scene_seed", scene_seed, 0),
             *((split, count, 1) for split, count in counts.items()),
         ]:
-            whole(f"data.{field}", value, least)
+            whole_number(f"data.{field}", value, least)
         self.size, self.counts, self.scene_seed = (height, width), counts, scene_seed
 
     def source(self, split: str) -> Memory:
