@@ -141,7 +141,7 @@ class PyAV:
         try:
             yield
         except self.problem as problem:
-            raise OSError(f"the video could not be written ({problem.strerror})") from problem
+            raise OSError(f"the video could not be written ({problem.strerror}); make room, or give another --out") from problem
 
 
 class OpenCV:

@@ -93,7 +93,7 @@ def test_h264_marks_its_colors_and_begins_with_its_index(tmp_path: Path) -> None
 def test_a_disk_that_h264_fills_is_said(tmp_path: Path) -> None:
     made = Recording(tmp_path / "street.mp4", 10)
     made.partial.symlink_to("/dev/full" if os.path.exists("/dev/full") else pytest.skip("no full device here"))
-    with pytest.raises(OSError, match="the video could not be written"):
+    with pytest.raises(OSError, match=r"the video could not be written \(No space left on device\); make room, or give another --out"):
         made.add(noise(480, 640), 1)
         made.writer.close()
 
