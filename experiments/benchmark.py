@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import feeding, speed
-from experiments.command_line import Parser
+from experiments.command_line import Parser, Refused, refuse
 from experiments.runs import write_json
 from experiments.speed import height_by_width, positive
+from experiments.writing import check_out
 
 if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
     from torch import Tensor
@@ -143,7 +144,7 @@ def loss_pairs(size: tuple[int, int], classes: int, batch: int, stride: int, ali
     easier = (losses_and_limits(margin) for margin in (5.5, 6.5, 8.0, 10.0, 13.0))
     easy, _, same, least = next((x for x in easier if x[1] < x[3]), (None, 0, 0.0, 0))
     if easy is None or many <= kept:
-        raise SystemExit(f"with {kept} pixels to keep, these sizes do not reach both branches of mining; try --size 512x512 --stride 8")
+        raise Refused(f"with {kept} pixels to keep, these sizes do not reach both branches of mining; try --size 512x512 --stride 8")
     return [
         Pair("cross-entropy", with_gradient(two_step, *unsure), with_gradient(lean, *unsure)),
         mining("mining, threshold", unsure, above, kept),
@@ -161,10 +162,12 @@ def last_places(loss: "Tensor", threshold: float, share: float) -> tuple[int, fl
     """How many are hard, above which loss, and how many to keep: beside what was asked for, in a gap between two losses."""
     # whether a pixel right at a limit is kept is a matter of rounding, and so would be the equality of any two forms
     ordered = loss.flatten().sort(descending=True).values
+    if len(ordered) < 2:
+        return 0, 0.0, 0
 
     def gap(place: int) -> int:
         start = max(place - 50, 0)
-        return start + 1 + int((ordered[start : place + 49] - ordered[start + 1 : place + 50]).argmax())
+        return start + 1 + int(ordered[start : place + 50].diff().argmin())
 
     hard, kept = gap(int((ordered > -log(threshold)).sum())), gap(int(share * len(ordered)))
     return hard, float(ordered[hard - 1] + ordered[hard]) / 2, kept
@@ -198,6 +201,15 @@ def made_up(size: tuple[int, int], classes: int, batch: int, stride: int, margin
 
 
 def loss(words: argparse.Namespace) -> int:
+    try:
+        if words.json:
+            check_out(words.json, "--json")
+        return compared(words)
+    except Refused as problem:
+        return refuse(problem)
+
+
+def compared(words: argparse.Namespace) -> int:
     import torch
 
     torch.set_num_threads(words.threads)

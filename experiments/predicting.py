@@ -116,8 +116,8 @@ class Predictor:
         return f"{rate(alone)} {what}/s through the network alone, {rate(count / seconds)} with reading and writing ({self.hardware()})"
 
     def hardware(self) -> str:
-        device = self.module.device
-        return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        device, threads = self.module.device, torch.get_num_threads()
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} thread{'s' * (threads > 1)}"
 
 
 def rate(value: float) -> str:

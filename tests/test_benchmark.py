@@ -265,3 +265,25 @@ def test_published_speeds_have_hardware_and_a_source_and_ablations_claim_none() 
         assert 1 < each.fps < 1000 and each.device and each.source and min(each.size) >= 256, row.name
     main = Experiment(nn.Module, Recipe(), published_speed=(PublishedSpeed(9.0, (64, 64), "a device", "a table"),))
     assert main.but(model={"arm": False}).published_speed == ()
+
+
+# --- losses
+
+
+def test_losses_of_small_images_are_compared_as_well(tmp_path: Path) -> None:
+    """Fewer than fifty pixels may lie behind the last that is hard."""
+    assert benchmark.main(["loss", "--size", "128x128", "--rounds", "1", "--json", str(tmp_path / "loss.json")]) == 0
+    assert set(json.loads((tmp_path / "loss.json").read_text())["rows"]) == {"cross-entropy", "mining, threshold", "mining, top-k"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--size", "1x1", "--batch", "1"], "these sizes do not reach both branches of mining; try --size"),
+        (["--json", "nowhere/loss.json"], "there is no folder nowhere for loss.json; make it, or give another --json"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_the_work(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmark.main(["loss", *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("error: ") and error.count("\n") == 1
