@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import feeding, speed
 from experiments.command_line import Parser, Refused, refuse
+from experiments.door import hushed
 from experiments.runs import write_json
 from experiments.speed import height_by_width, positive
 from experiments.writing import check_out
@@ -99,7 +100,7 @@ def peak_mebibytes(work: Callable[[], object]) -> float:
     """The highest sum of allocations not yet freed, out of the profiler's trace."""
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:  # torch 2.11 warns without
+    with hushed(), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:  # torch 2.11 warns without
         work()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"

@@ -1,6 +1,8 @@
 """Where a user's values and files are met: mistakes become one sentence, and libraries keep quiet."""
 
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,3 +30,17 @@ def quiet() -> None:
                   ".*`self.log\\('val/.*sync_dist=True.*", ".*`isinstance\\(treespec, LeafSpec\\)`.*",
                   ".*Trying to infer the `batch_size`.*"):  # fmt: skip
         warnings.filterwarnings("ignore", words)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Without what libraries print past Python: OpenCV of every codec that it tries, torch's profiler of its own work."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

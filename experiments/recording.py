@@ -1,7 +1,5 @@
 """Pictures into a video, under another name until it is whole."""
 
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -13,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.command_line import Refused
+from experiments.door import hushed
 from experiments.pictures import strip_beside
 
 H264 = "H.264"
@@ -154,17 +153,3 @@ class OpenCV:
 
     def close(self) -> None:
         self.video.release()
-
-
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Without what OpenCV prints, past Python, of every codec that it tries."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
