@@ -2,8 +2,9 @@
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -243,6 +244,17 @@ def refuse(problem: Exception) -> int:
     """One sentence on the error stream; the exit code that a shell expects of a usage error."""
     print(f"error: {problem}", file=sys.stderr)
     return 2
+
+
+def ended(main: Callable[[], int]) -> int:
+    """The exit code of a program: Ctrl-C is heard where a shell began it with that ignored too, and a second one prints no traceback."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return main()
+    except KeyboardInterrupt:  # while the first one was being told of
+        return 130
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python still waits for threads that write; it ends at once then
 
 
 class Parser(argparse.ArgumentParser):

@@ -15,7 +15,7 @@ from datamodules.shifts import chosen
 from datamodules.store import Part, Source
 from experiments.command_line import Refused, catalogue, data_options, named, refuse
 from experiments.door import door, quiet
-from experiments.judging import open_data, placed, stored_options, trainer_of, where
+from experiments.judging import open_data, placed, stored_options, telling_ctrl_c, trainer_of, where
 from experiments.networks import Authors, trained
 from experiments.pictures import save
 from experiments.runs import write_json
@@ -81,7 +81,8 @@ def judge_of(module: SegmentationModule, data: Any) -> Callable[[Source], dict[s
 
     def judge(source: Source) -> dict[str, Any]:
         images = Loader(Whole(source), [[index] for index in range(len(source))], data.worker_count(source))
-        trainer_of(module).validate(module, dataloaders=images, verbose=False)
+        with telling_ctrl_c():
+            trainer_of(module).validate(module, dataloaders=images, verbose=False)
         return module.scores
 
     return judge

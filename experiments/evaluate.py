@@ -27,7 +27,7 @@ import sys
 from pathlib import Path
 
 from experiments import command_line as words
-from experiments.command_line import Parser, Refused, checked_mode
+from experiments.command_line import Parser, Refused, checked_mode, ended
 from experiments.networks import NETWORK_HELP, RELEASED, Authors, authors, source_of
 from experiments.writing import check_makeable, check_out, check_writable
 
@@ -214,4 +214,4 @@ def check_beside(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

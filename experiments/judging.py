@@ -1,6 +1,8 @@
 """Scoring a checkpoint: the same code that validates during training, on any split and in any inference mode."""
 
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
 from functools import partial
@@ -209,7 +211,8 @@ def score(module: SegmentationModule, data: Any, name: str, split: str, examiner
         f"({module.recipe.inference}, {module.recipe.precision})",
         flush=True,
     )
-    (trainer.validate if split == "val" else trainer.test)(module, dataloaders=data.judging(split), verbose=False)
+    with telling_ctrl_c():
+        (trainer.validate if split == "val" else trainer.test)(module, dataloaders=data.judging(split), verbose=False)
     if not module.scores["pixels"]:
         raise Refused(f"no pixel of {name} {split} has a label: there is nothing to judge; see the labels with experiments/check_data.py")
     return result_of(module, data, name, split, module.identity["iterations"])
@@ -221,6 +224,17 @@ def trainer_of(module: SegmentationModule, *watching: Callback) -> Trainer:
         precision=module.recipe.precision, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, callbacks=[*watching],
     )  # fmt: skip
+
+
+@contextmanager
+def telling_ctrl_c() -> Iterator[None]:
+    """Of a KeyboardInterrupt Lightning makes a silent exit with code 1: the program would not say what it stopped at."""
+    try:
+        yield
+    except SystemExit as problem:
+        if isinstance(problem.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
 
 
 def result_of(module: Any, data: Any, data_name: str, split: str, iterations: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.command_line import Parser, Refused, checked_mode, refuse
+from experiments.command_line import Parser, Refused, checked_mode, ended, refuse
 from experiments.inputs import sorted_out
 from experiments.networks import NETWORK_HELP, source_of
 from experiments.outputs import apart, kinds_of, named_outputs
@@ -123,4 +123,4 @@ def check(asked: Any, kind: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

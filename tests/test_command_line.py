@@ -1,5 +1,8 @@
 """Reading the words: names, values and origins, refused with the nearest right one, and no torch on the way."""
 
+import os
+import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -125,3 +128,44 @@ def test_a_changed_paper_is_imported_again_and_an_unchanged_one_is_not(monkeypat
     stored = {"bisenet": {"hash": "old"}, "unchanged": {"hash": "same"}}
     catalogue._refreshed(stored, {"bisenet": "other", "unchanged": "same"}, catalogue.paper_entry)
     assert asked == ["bisenet"]
+
+
+# --- Ctrl-C
+
+WAITING = """
+import threading, time
+from experiments.command_line import ended
+
+def main():
+    threading.Thread(target=time.sleep, args=(120,)).start()
+    try:
+        print("begun", flush=True)
+        time.sleep(120)
+    except KeyboardInterrupt:
+        return 130
+
+print(ended(main), flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_is_heard_where_a_shell_ignored_it_and_a_second_one_ends_at_once_without_a_traceback() -> None:
+    ignoring = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{WAITING}"
+    child = subprocess.Popen([sys.executable, "-c", ignoring], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "begun\n"
+        child.send_signal(signal.SIGINT)
+        assert child.stdout.readline() == "130\n"
+        child.send_signal(signal.SIGINT)  # while Python waits for the thread
+        assert (child.wait(120), child.stderr.read()) == (-signal.SIGINT, "")
+    finally:
+        child.kill()
+        child.communicate()
+
+
+@pytest.mark.parametrize("program", ["predict", "evaluate"])
+def test_a_long_program_ends_so(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_line, "ended", lambda main: 7)
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "experiments" / f"{program}.py"), run_name="__main__")
+    assert stopped.value.code == 7

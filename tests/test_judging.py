@@ -1,6 +1,7 @@
 """evaluate.py beyond one score: protocols, released checkpoints, a closer look at each image, pictures, submissions."""
 
 import json
+import signal
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from experiments.examining import surprise
 from experiments.official import official_scores
 from segmodels.inference import mode
 from segmodels.metrics import JaccardIndex, scores
+from segmodels.module import SegmentationModule
 from tests import trees
 from tests.checkpoints import written
 from tests.test_released import state
@@ -37,17 +39,37 @@ def authors(tmp_path: Path) -> Path:
     return tmp_path / "x39.pth"
 
 
-def of(root: Path) -> list[str]:
-    return [f"data.root={root}", "data.workers=0"]
-
-
-# --- protocols
-
-
 @pytest.fixture
 def whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the official data set were as small as ours."""
     monkeypatch.setattr(Cityscapes, "counts", {"train": 1, "val": 3, "test": 2})
+
+
+def of(root: Path) -> list[str]:
+    return [f"data.root={root}", "data.workers=0"]
+
+
+# --- Ctrl-C
+
+
+@pytest.mark.parametrize("words", [(), ("--shift", "fog", "--severities", "1")])
+def test_ctrl_c_while_images_are_judged_is_told_in_one_line(
+    words: tuple[str, ...], streets: Path, whole: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SegmentationModule, "validation_step", pressed)
+    written(tmp_path / "last.ckpt", data="cityscapes")
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert evaluate.main([str(tmp_path / "last.ckpt"), *words, *of(streets)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning ignores it from then on
+    assert capsys.readouterr().err == "\nstopped; what is named above is written, and nothing else\n"
+
+
+# --- protocols
 
 
 def test_a_part_of_the_images_is_set_against_no_published_figure(streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
