@@ -97,7 +97,7 @@ def test_pictures_for_other_decoders_are_left_to_them(monkeypatch: pytest.Monkey
     turned = written(picture((20, 30), 3), [4], before=chunk(b"eXIf", b"II*\0\x08\0\0\0\0\0"))
     others = [cv2.imencode(".png", np.zeros(shape, kind))[1].tobytes() for shape, kind in (((9, 9, 4), np.uint8), ((9, 9), np.uint16))]
     interlaced = plain[:28] + b"\x01" + plain[29:]
-    wide = written(np.zeros((1, 21846, 3), np.uint8), [0])
+    wide = written(np.zeros((1, 21845, 3), np.uint8), [0])
     assert [png.window(data) for data in (turned, interlaced, wide, *others)] == [None] * 5
     assert png.window(plain) is not None and png.window(written(np.zeros((1, 21844, 3), np.uint8), [0])) is not None
     monkeypatch.setattr(png, "LARGEST", 20 * 91 - 1)
