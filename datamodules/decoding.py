@@ -44,14 +44,22 @@ def from_disk(path: str, count: int = -1) -> bytes:
 
 
 def whole(data: bytes) -> bool:
-    """Whether the end of the file is there: some decoders fill what is missing with gray and say nothing."""
+    """Whether the end of the file is there, and a PNG as it was written: some decoders guess what is missing and say nothing."""
     if data[:4] == b"\x89PNG":
-        return b"IEND" in data[-4096:]
+        try:
+            return all(True for _ in png.chunks(data))
+        except png.Damaged:
+            return False
     return data[:2] != b"\xff\xd8" or b"\xff\xd9" in data[-4096:]
 
 
 def decode(data: bytes, path: str, how: Callable[[np.ndarray], np.ndarray | None]) -> np.ndarray:
-    pixels = how(np.frombuffer(data, np.uint8)) if whole(data) else None
+    import cv2
+
+    try:
+        pixels = how(np.frombuffer(data, np.uint8)) if whole(data) else None
+    except cv2.error:  # where a header asks for more pixels than there can be
+        pixels = None
     if pixels is None:
         raise damaged(data, path)
     return pixels
@@ -119,5 +127,5 @@ def indices(buffer: np.ndarray) -> np.ndarray | None:
 
     try:
         return np.asarray(Image.open(BytesIO(buffer.tobytes()))).astype(np.uint8)
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # the last where a header says that it is enormous
         return None

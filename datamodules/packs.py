@@ -240,12 +240,9 @@ class Pack:
             tall = min(TILE[0], height - row * TILE[0])
             for column in across:
                 blob = blobs + row * columns + column
-                begins, ends = int(bounds[blob]), int(bounds[blob + 1])
-                try:
-                    pixels = self.decompressor.decompress(memoryview(self.mapped)[begins:ends])
-                except zstd().ZstdError:
-                    raise DataError(f"{self.file} is damaged in {self.names[index]}: pack this split again") from None
                 begin, end = column * TILE[1], min((column + 1) * TILE[1], width)
+                packed = memoryview(self.mapped)[int(bounds[blob]) : int(bounds[blob + 1])]
+                pixels = self.unpacked(index, packed, tall * (end - begin) * channels)
                 tile = np.frombuffer(pixels, np.uint8).reshape(tall, end - begin, channels)
                 first, last = max(begin, left), min(end, right)
                 out[down * TILE[0] : down * TILE[0] + tall, first - left : last - left] = tile[:, first - begin : last - begin]
@@ -254,6 +251,15 @@ class Pack:
         high = rows.start * TILE[0]
         cut = out[top - high : bottom - high]
         return cut if channels == 3 else cut[..., 0]
+
+    def unpacked(self, index: int, packed: memoryview, count: int) -> bytes:
+        """A tile's bytes. So many must be announced: for what a damaged number says there may be no memory."""
+        try:
+            if zstd().frame_content_size(packed) == count:
+                return self.decompressor.decompress(packed)
+        except zstd().ZstdError:
+            pass
+        raise DataError(f"{self.file} is damaged in {self.names[index]}: pack this split again")
 
     def record(self, index: int) -> memoryview:
         """An image's part of the file, checked."""

@@ -42,18 +42,23 @@ class Zip:
 
     def read(self, name: str, count: int = -1) -> bytes:
         """The first `count` bytes, or all."""
-        member = self.members[name]
+        member, damaged = self.members[name], DataError(f"{self.file} is damaged at {name}: {AGAIN}")
         fixed = os.pread(self.descriptor, LOCAL.size, member.header)
         signature, named, extra = LOCAL.unpack(fixed) if len(fixed) == LOCAL.size else (b"", 0, 0)
+        if signature != b"PK\3\4" or member.header + member.packed > os.fstat(self.descriptor).st_size:
+            raise damaged
         packed = os.pread(self.descriptor, member.packed, member.header + LOCAL.size + named + extra)
-        if signature != b"PK\3\4" or len(packed) < member.packed:
-            raise DataError(f"{self.file} is damaged at {name}: {AGAIN}")
+        if len(packed) < member.packed:
+            raise damaged
         if not member.deflated:
             return packed if count < 0 else packed[:count]
         try:
-            return zlib.decompressobj(-15).decompress(packed, max(count, 0))
+            plain = zlib.decompressobj(-15).decompress(packed, member.plain + 1 if count < 0 else count)
         except zlib.error:
-            raise DataError(f"{self.file} is damaged at {name}: {AGAIN}") from None
+            raise damaged from None
+        if count < 0 and len(plain) != member.plain:
+            raise damaged
+        return plain
 
 
 def members(file: Path) -> dict[str, Member]:

@@ -3,8 +3,10 @@
 import gc
 import os
 import pickle
+import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from datamodules.labels import CITYSCAPES
 from datamodules.resident import Resident
 from datamodules.samples import Whole
 from datamodules.store import Source
+from datamodules.zips import Zip
 from experiments import pack
 from tests import trees
 from tests.patience import until
@@ -175,6 +178,21 @@ def test_a_flipped_byte_is_found_and_named(form: str, city: Path, tmp_path: Path
     packs.Pack(file, CITYSCAPES).window(1)
 
 
+def test_no_bit_of_a_tile_goes_unnoticed_in_training(city: Path, tmp_path: Path) -> None:
+    """Its head among them, which says how much memory it takes."""
+    file = packed(city, tmp_path / "packs", "--splits", "val") / "cityscapes-val.pack"
+    whole, found = file.read_bytes(), packs.Pack(file)
+    image = found.window(0, (0, 0, 9, 9))[0].copy()
+    begins, ends = map(int, found.blobs(0)[:2])
+    for place in (*range(begins, begins + 12), *range(ends - 4, ends)):
+        for bit in range(8):
+            file.write_bytes(replaced(whole, place, bytes([whole[place] ^ 1 << bit])))
+            try:
+                assert np.array_equal(packs.Pack(file).window(0, (0, 0, 9, 9))[0], image)  # some bits of the head mean nothing here
+            except DataError as problem:
+                assert str(problem) == f"{file} is damaged in {found.names[0]}: pack this split again"
+
+
 def replaced(content: bytes, at: int, by: bytes) -> bytes:
     return content[:at] + by + content[at + len(by) :]
 
@@ -274,6 +292,26 @@ def test_damage_anywhere_in_the_list_of_a_zip_is_no_traceback(city: Path, tmp_pa
                 found.label(index)
         except DataError as problem:
             assert str(out) in str(problem)
+
+
+def test_a_zip_that_says_other_lengths_than_it_has_takes_no_memory_for_them(tmp_path: Path) -> None:
+    file = tmp_path / "some.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("image.png", bytes(1 << 24))
+    content = file.read_bytes()
+    entry = content.index(b"PK\1\2")
+    wide = struct.pack("<HHQQ", 1, 16, 1 << 24, 1 << 60)  # the large lengths of zip64
+    name = content[entry + 46 : entry + 46 + len("image.png")]
+    head = content[entry : entry + 20] + b"\xff" * 8 + content[entry + 28 : entry + 30] + struct.pack("<H", len(wide))
+    listed = head + content[entry + 32 : entry + 46] + name + wide
+    ending = content[-22:-10] + struct.pack("<I", len(listed)) + content[-6:]
+    for harmed in (replaced(content, entry + 24, struct.pack("<I", 1000)), content[:entry] + listed + ending):
+        file.write_bytes(harmed)
+        tracemalloc.start()
+        complaint(lambda: Zip(file).read("image.png"), f"{file} is damaged at image.png: download it again")
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 1 << 23
 
 
 def test_what_this_user_may_not_read_is_named(city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,15 @@ import random
 import struct
 import threading
 import zlib
+from functools import partial
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from datamodules import DataError, png
 from datamodules.decoding import read_image, read_label
@@ -94,7 +97,7 @@ def test_pictures_for_other_decoders_are_left_to_them(monkeypatch: pytest.Monkey
     turned = written(picture((20, 30), 3), [4], before=chunk(b"eXIf", b"II*\0\x08\0\0\0\0\0"))
     others = [cv2.imencode(".png", np.zeros(shape, kind))[1].tobytes() for shape, kind in (((9, 9, 4), np.uint8), ((9, 9), np.uint16))]
     interlaced = plain[:28] + b"\x01" + plain[29:]
-    wide = written(np.zeros((1, 21846, 3), np.uint8), [0])
+    wide = written(np.zeros((1, 21845, 3), np.uint8), [0])
     assert [png.window(data) for data in (turned, interlaced, wide, *others)] == [None] * 5
     assert png.window(plain) is not None and png.window(written(np.zeros((1, 21844, 3), np.uint8), [0])) is not None
     monkeypatch.setattr(png, "LARGEST", 20 * 91 - 1)
@@ -104,10 +107,23 @@ def test_pictures_for_other_decoders_are_left_to_them(monkeypatch: pytest.Monkey
     assert png.window(plain) is None
 
 
-@pytest.mark.parametrize("read, channels", [(read_image, 3), (read_label, 1)])
-def test_no_flipped_bit_and_no_missing_byte_goes_unnoticed(read, channels: int) -> None:
-    pixels = picture((6, 5), channels)
-    data = written(pixels, [4, 1], parts=2)
+def with_palette(ids: np.ndarray) -> bytes:
+    out = BytesIO()
+    drawn = Image.fromarray(ids, "L")
+    drawn.putpalette(list(range(256)) * 3)
+    drawn.save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["imagecodecs", "without"])
+@pytest.mark.parametrize("read, channels, palette", [(read_image, 3, False), (read_label, 1, False), (read_label, 1, True)])
+def test_no_flipped_bit_and_no_missing_byte_goes_unnoticed(
+    read, channels: int, palette: bool, quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not quick:
+        monkeypatch.setattr(png, "codecs", lambda: None)
+    pixels = picture((6, 5), channels) % 9
+    data = with_palette(pixels) if palette else written(pixels, [4, 1], parts=2)
     for place in range(len(data)):
         for bit in range(8):
             changed = bytearray(data)
@@ -125,6 +141,17 @@ def test_a_stream_that_holds_more_or_less_than_the_header_says_is_damaged() -> N
         head = struct.pack(">2I5B", 5, height, 8, 2, 0, 0, 0)
         with pytest.raises(png.Damaged):
             png.window(png.SIGNATURE + chunk(b"IHDR", head) + data[33:])
+
+
+@pytest.mark.parametrize(("depth", "kind"), [(8, 0), (8, 2), (8, 3), (1, 0)])
+@pytest.mark.parametrize("side", [100_000, 2**31 - 1])
+def test_a_header_that_says_more_than_there_can_be_is_refused_in_a_sentence(side: int, depth: int, kind: int) -> None:
+    head = chunk(b"IHDR", struct.pack(">2I5B", side, side, depth, kind, 0, 0, 0))
+    palette = chunk(b"PLTE", bytes(range(6))) if kind == 3 else b""
+    data = png.SIGNATURE + head + palette + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    for read in (read_image, partial(read_label, colored=True)):
+        with pytest.raises(DataError, match="scan is cut short or damaged"):
+            read("scan", read=lambda path, count=-1: data)
 
 
 def test_threads_do_not_disturb_each_other() -> None:
