@@ -44,16 +44,27 @@ def apart(inputs: Inputs, out: Path) -> None:
             raise Refused(f"{each} lies where --out {out} holds predictions; give images and an --out apart from each other")
 
 
-def named_outputs(inputs: Inputs, out: Path, kinds: tuple[str, ...], ending: str) -> list[tuple[Path | str, Path]]:
-    """(input, output name); two inputs of one name, or an output that exists, are refused before anything is computed."""
+def named_outputs(
+    inputs: Inputs, out: Path, kinds: tuple[str, ...], ending: str, skip_existing: bool = False
+) -> list[tuple[Path | str, Path]]:
+    """(input, output name); two inputs of one name, or an output that exists, are refused before anything is computed.
+
+    Or what is there is left out: of an image, if all its kinds are.
+    """
     if out.exists() and not out.is_dir():
         raise Refused(f"{out} is a file; --out takes a folder, which need not exist yet")
     outputs = [(each, name.parent / f"{name.name if inputs.kind == 'camera' else name.stem}{ending}") for each, name in inputs.found]
     seen: dict[Path, Path | str] = {}
+    missing = []
     for each, name in outputs:
         if name in seen:
             raise Refused(f"{seen[name]} and {each} would both become {name}; rename one, or predict them into different folders")
         seen[name] = each
-        if there := next((place for kind in kinds if (place := place_of(out, kind, name)).exists()), None):
-            raise Refused(f"{there} exists and is not overwritten; give another --out")
-    return outputs
+        places = [place_of(out, kind, name) for kind in kinds]
+        there = [place for place in places if place.exists()]
+        if there and not skip_existing:
+            more = ", or --skip-existing to go on with the other images" if inputs.kind == "images" else ""
+            raise Refused(f"{there[0]} exists and is not overwritten; give another --out{more}")
+        if len(there) < len(places):
+            missing.append((each, name))
+    return missing

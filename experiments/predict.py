@@ -66,6 +66,7 @@ def parser() -> Parser:
     made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda where there is one")
     made.add_argument("--strength", metavar="SHARE", type=float, default=0.55, help="of the colors in the overlay, 0 to 1 (default 0.55)")
     made.add_argument("--skip-unreadable", action="store_true", help="predict the other images, and name these at the end")
+    made.add_argument("--skip-existing", action="store_true", help="leave out images that are predicted already: to go on after Ctrl-C")
     film = made.add_argument_group("videos and cameras")
     film.add_argument("--every", metavar="N", type=int, help="only every Nth frame of a video, which plays as long as before")
     film.add_argument("--start", metavar="SECONDS", type=float, help="where to begin in a video")
@@ -84,7 +85,11 @@ def main(arguments: list[str] | None = None) -> int:
         check(asked, inputs.kind)
         kinds = kinds_of(asked.kinds or ("label,color,overlay" if inputs.kind == "images" else "overlay"))
         ending = ".png" if inputs.kind == "images" else f".{asked.format or 'mp4'}"
-        outputs = named_outputs(inputs, asked.out, kinds, ending)
+        outputs = named_outputs(inputs, asked.out, kinds, ending, asked.skip_existing)
+        if done := len(inputs.found) - len(outputs):
+            print(f"{done} of {len(inputs.found)} images are predicted already", flush=True)
+            if not outputs:
+                return 0
         if inputs.kind == "images":
             from experiments.predicting import predict as run
         else:
@@ -114,6 +119,8 @@ def check(asked: Any, kind: str) -> None:
         raise Refused(f"--end {asked.end:g} is not after --start {asked.start or 0:g}; give a later end")
     if kind == "images" and (given := next((name for name in FILMING if getattr(asked, name)), None)):
         raise Refused(f"--{given} is for videos and cameras; leave it out for images")
+    if kind != "images" and asked.skip_existing:
+        raise Refused("--skip-existing is for images; a video is written whole or not at all")
     if kind != "images" and asked.skip_unreadable:
         raise Refused("--skip-unreadable is for images; a video's damaged frames are left out and told anyway")
     if kind == "camera" and (given := next((name for name in ("every", "start") if getattr(asked, name)), None)):

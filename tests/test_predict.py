@@ -451,6 +451,31 @@ def test_unreadable_images_are_all_named_and_left_out_if_asked(
     assert [file.name for file in (tmp_path / "out").rglob("*.png")] == ["good.png"]
 
 
+def test_what_was_stopped_goes_on_with_the_images_that_are_missing(
+    network: tuple[Path, SegmentationModule], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for seed, name in enumerate("abc"):
+        picture(tmp_path / "in" / f"{name}.png", noise(40, 50, seed))
+    words = (network[0], tmp_path / "in", "--out", tmp_path / "out", "--kinds", "label,color")
+    assert run(*words) == 0
+    whole = {file.relative_to(tmp_path): file.read_bytes() for file in (tmp_path / "out").rglob("*.png")}
+    (tmp_path / "out" / "color" / "b.png").unlink()  # one kind of it was written when it was stopped
+    for kind in ("label", "color"):
+        (tmp_path / "out" / kind / "c.png").unlink()
+    untouched = (tmp_path / "out" / "label" / "a.png").stat().st_mtime_ns
+    capsys.readouterr()
+    assert "or --skip-existing to go on" in refused(capsys, tmp_path, *words)
+    assert run(*words, "--skip-existing") == 0
+    printed = capsys.readouterr().out
+    assert "1 of 3 images are predicted already" in printed and "2 images: " in printed
+    assert {file.relative_to(tmp_path): file.read_bytes() for file in (tmp_path / "out").rglob("*.png")} == whole
+    assert (tmp_path / "out" / "label" / "a.png").stat().st_mtime_ns == untouched
+    assert run(*words, "--skip-existing") == 0
+    assert capsys.readouterr().out == "3 of 3 images are predicted already\n"
+    sentence = refused(capsys, tmp_path, network[0], "camera:0", "--out", tmp_path / "out", "--skip-existing")
+    assert "--skip-existing is for images" in sentence
+
+
 def test_each_image_is_decoded_once(network: tuple[Path, SegmentationModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded, real = [], ImageFile.ImageFile.load
 
