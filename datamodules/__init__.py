@@ -16,7 +16,13 @@ def names() -> dict[str, str]:
     """{"cityscapes": "Cityscapes", ...}: a data set's file defines the class whose lower-case name is the file's."""
     bases, stems = {}, {file.stem for file in HERE.glob("*.py")}
     for stem in sorted(stems):
-        bases.update(re.findall(r"^class (\w+)\((\w+)", (HERE / f"{stem}.py").read_text(encoding="utf-8"), flags=re.MULTILINE))
+        bases.update(
+            re.findall(
+                r"^class (\w+)\((\w+)",
+                (HERE / f"{stem}.py").read_text(encoding="utf-8"),
+                flags=re.MULTILINE,
+            )
+        )
     return {name.lower(): name for name in bases if name.lower() in stems and descends(name, bases)}
 
 
@@ -27,7 +33,9 @@ def descends(name: str, bases: dict[str, str]) -> bool:
 
 def __getattr__(name: str) -> Any:
     if names().get(name.lower()) != name:
-        raise AttributeError(f"datamodules has no {name}; its data sets are {', '.join(names().values())}")
+        raise AttributeError(
+            f"datamodules has no {name}; its data sets are {', '.join(names().values())}"
+        )
     return getattr(importlib.import_module(f"datamodules.{name.lower()}"), name)
 
 

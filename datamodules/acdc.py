@@ -18,7 +18,9 @@ from datamodules.store import Files, paired
 
 IMAGE, LABEL = "_rgb_anon.png", "_gt_labelTrainIds.png"
 WEATHER = ("fog", "night", "rain", "snow")
-PARTS = {("train", each): 400 for each in WEATHER} | {("val", each): 106 if each == "night" else 100 for each in WEATHER}
+PARTS = {("train", each): 400 for each in WEATHER} | {
+    ("val", each): 106 if each == "night" else 100 for each in WEATHER
+}
 
 
 class ACDC(SegmentationData):
@@ -32,7 +34,11 @@ class ACDC(SegmentationData):
     counts: ClassVar[dict[str, int]] = {"train": 1600, "val": 406, "test": 2000}
 
     def __init__(
-        self, root: str | Path | None = None, *, condition: Literal["all", "fog", "night", "rain", "snow"] = "all", **settings: Any
+        self,
+        root: str | Path | None = None,
+        *,
+        condition: Literal["all", "fog", "night", "rain", "snow"] = "all",
+        **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
         self.condition = one_of("condition", condition, ("all", *WEATHER))
@@ -43,6 +49,16 @@ class ACDC(SegmentationData):
         for weather in self.conditions:
             images |= below(self.root, f"rgb_anon/{weather}/{split}/*/*", IMAGE, self.remedy)
             labels |= below(self.root, f"gt/{weather}/{split}/*/*", LABEL, self.remedy)
-        tell(self.name, self.root, split, len(images), sum(PARTS[split, weather] for weather in self.conditions))
-        pairs = paired(images, labels, f"rgb_anon/*/{split} and gt/*/{split} must hold the same recordings; unzip both archives again")
+        tell(
+            self.name,
+            self.root,
+            split,
+            len(images),
+            sum(PARTS[split, weather] for weather in self.conditions),
+        )
+        pairs = paired(
+            images,
+            labels,
+            f"rgb_anon/*/{split} and gt/*/{split} must hold the same recordings; unzip both archives again",
+        )
         return Files(pairs, self.labels, names=list(images))

@@ -56,4 +56,9 @@ class ADE20K(SegmentationData):
         images = by_stem(self.root / "images" / folder, IMAGES, self.remedy)
         labels = by_stem(self.root / "annotations" / folder, LABELS, self.remedy)
         tell(self.name, self.root, split, len(images), self.counts[split])
-        return Files(paired(images, labels, f"images/{folder} and annotations/{folder} must hold the same names"), self.labels)
+        return Files(
+            paired(
+                images, labels, f"images/{folder} and annotations/{folder} must hold the same names"
+            ),
+            self.labels,
+        )

@@ -19,11 +19,20 @@ class BDD100K(SegmentationData):
     name = "BDD100K"
     layout = "images/10k/{train,val}/*.jpg and labels/sem_seg/masks/{train,val}/*.png"
     origin = "register at https://bdd-data.berkeley.edu, download '10K Images' and 'Segmentation' and unzip both; it is the folder bdd100k"
-    hidden: ClassVar[dict[str, str]] = {"test": "evaluate on val, or submit the predictions to BDD100K's server"}
+    hidden: ClassVar[dict[str, str]] = {
+        "test": "evaluate on val, or submit the predictions to BDD100K's server"
+    }
     counts: ClassVar[dict[str, int]] = {"train": 7000, "val": 1000, "test": 2000}
 
     def source(self, split: str) -> Files:
         images = by_stem(self.root / "images" / "10k" / split, IMAGES, self.remedy)
         labels = by_stem(self.root / "labels" / "sem_seg" / "masks" / split, LABELS, self.remedy)
         tell(self.name, self.root, split, len(images), self.counts[split])
-        return Files(paired(images, labels, f"images/10k/{split} and labels/sem_seg/masks/{split} must hold the same names"), self.labels)
+        return Files(
+            paired(
+                images,
+                labels,
+                f"images/10k/{split} and labels/sem_seg/masks/{split} must hold the same names",
+            ),
+            self.labels,
+        )

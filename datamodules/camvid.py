@@ -30,4 +30,7 @@ class CamVid(SegmentationData):
     def source(self, split: str) -> Files:
         images = by_stem(self.root / split, IMAGES, self.remedy)
         labels = by_stem(self.root / f"{split}annot", LABELS, self.remedy)
-        return Files(paired(images, labels, f"{split}/ and {split}annot/ must hold the same names"), self.labels)
+        return Files(
+            paired(images, labels, f"{split}/ and {split}annot/ must hold the same names"),
+            self.labels,
+        )

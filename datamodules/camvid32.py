@@ -27,10 +27,22 @@ GROUPS = {  # the first one gives the class its color
         "Archway": (192, 0, 128),
     },
     "pole": {"Column_Pole": (192, 192, 128), "TrafficCone": (0, 0, 64)},
-    "road": {"Road": (128, 64, 128), "LaneMkgsDriv": (128, 0, 192), "LaneMkgsNonDriv": (192, 0, 64)},
-    "pavement": {"Sidewalk": (0, 0, 192), "ParkingBlock": (64, 192, 128), "RoadShoulder": (128, 128, 192)},
+    "road": {
+        "Road": (128, 64, 128),
+        "LaneMkgsDriv": (128, 0, 192),
+        "LaneMkgsNonDriv": (192, 0, 64),
+    },
+    "pavement": {
+        "Sidewalk": (0, 0, 192),
+        "ParkingBlock": (64, 192, 128),
+        "RoadShoulder": (128, 128, 192),
+    },
     "tree": {"Tree": (128, 128, 0), "VegetationMisc": (192, 192, 0)},
-    "sign": {"SignSymbol": (192, 128, 128), "Misc_Text": (128, 128, 64), "TrafficLight": (0, 64, 64)},
+    "sign": {
+        "SignSymbol": (192, 128, 128),
+        "Misc_Text": (128, 128, 64),
+        "TrafficLight": (0, 64, 64),
+    },
     "fence": {"Fence": (64, 64, 128)},
     "car": {
         "Car": (64, 0, 128),
@@ -48,10 +60,22 @@ GROUPS = {  # the first one gives the class its color
     "bicyclist": {"Bicyclist": (0, 128, 192), "MotorcycleScooter": (192, 0, 192)},
 }
 FIRST = tuple(next(iter(GROUPS[name].values())) for name in CAMVID.names)
-OTHERS = tuple((color, place) for place, name in enumerate(CAMVID.names) for color in [*GROUPS[name].values()][1:])
+OTHERS = tuple(
+    (color, place)
+    for place, name in enumerate(CAMVID.names)
+    for color in [*GROUPS[name].values()][1:]
+)
 VOID = (0, 0, 0)
-GROUPED = LabelSet(CAMVID.names, FIRST, CAMVID.ids, CAMVID.void, void_palette=(VOID,), merged_palette=OTHERS)
-ALONE = LabelSet(CAMVID.names, FIRST, CAMVID.ids, CAMVID.void, void_palette=(VOID, *(color for color, _ in OTHERS)))
+GROUPED = LabelSet(
+    CAMVID.names, FIRST, CAMVID.ids, CAMVID.void, void_palette=(VOID,), merged_palette=OTHERS
+)
+ALONE = LabelSet(
+    CAMVID.names,
+    FIRST,
+    CAMVID.ids,
+    CAMVID.void,
+    void_palette=(VOID, *(color for color, _ in OTHERS)),
+)
 
 
 class CamVid32(SegmentationData):
@@ -64,7 +88,9 @@ class CamVid32(SegmentationData):
     counts: ClassVar[dict[str, int]] = {"train": 367, "val": 101, "test": 233}
     relabels: ClassVar[tuple[str, ...]] = ("grouped",)
 
-    def __init__(self, root: str | Path | None = None, *, grouped: bool = True, **settings: Any) -> None:
+    def __init__(
+        self, root: str | Path | None = None, *, grouped: bool = True, **settings: Any
+    ) -> None:
         super().__init__(root, **settings)
         self.grouped = grouped
 
@@ -75,8 +101,14 @@ class CamVid32(SegmentationData):
     def source(self, split: str) -> Files:
         images = below(self.root, "701_StillsRaw_full/*", ".png", self.remedy)
         labels = below(self.root, "LabeledApproved_full/*", "_L.png", self.remedy)
-        every = paired(images, labels, "701_StillsRaw_full/ and LabeledApproved_full/ must hold the same 701 frames; unzip both again")
-        pairs = {name: pair for name, pair in zip(images, every, strict=True) if split_of(name) == split}
+        every = paired(
+            images,
+            labels,
+            "701_StillsRaw_full/ and LabeledApproved_full/ must hold the same 701 frames; unzip both again",
+        )
+        pairs = {
+            name: pair for name, pair in zip(images, every, strict=True) if split_of(name) == split
+        }
         tell(self.name, self.root, split, len(pairs), self.counts[split])
         return Files([*pairs.values()], self.labels, names=list(pairs), colored=True)
 

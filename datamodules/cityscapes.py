@@ -39,10 +39,19 @@ class Cityscapes(SegmentationData):
     hidden: ClassVar[dict[str, str]] = {
         "test": "evaluate on val, or predict the test images and submit them to https://www.cityscapes-dataset.com"
     }
-    counts: ClassVar[dict[str, int]] = {"train": 2975, "val": 500, "test": 1525, "train_extra": 19997}
+    counts: ClassVar[dict[str, int]] = {
+        "train": 2975,
+        "val": 500,
+        "test": 1525,
+        "train_extra": 19997,
+    }
 
     def __init__(
-        self, root: str | Path | None = None, *, training: Literal["fine", "fine+coarse", "coarse"] = "fine", **settings: Any
+        self,
+        root: str | Path | None = None,
+        *,
+        training: Literal["fine", "fine+coarse", "coarse"] = "fine",
+        **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
         self.training = one_of("training", training, ("fine", "fine+coarse", "coarse"))
@@ -51,7 +60,11 @@ class Cityscapes(SegmentationData):
     def source(self, split: str) -> Files:
         pairs, zips = {}, Zips()
         for quality in self.training.split("+") if split == "train" else ["fine"]:
-            pairs |= self.pairs("gtCoarse", "train_extra", zips) if quality == "coarse" else self.pairs("gtFine", split, zips)
+            pairs |= (
+                self.pairs("gtCoarse", "train_extra", zips)
+                if quality == "coarse"
+                else self.pairs("gtFine", split, zips)
+            )
         return Files([*pairs.values()], self.labels, names=list(pairs), read=zips)
 
     def instances(self, split: str, index: int) -> np.ndarray | None:
@@ -62,11 +75,22 @@ class Cityscapes(SegmentationData):
         if split not in self.instance_files:
             self.instance_files[split] = self.listed("gtFine", split, INSTANCES, source.read)
         path = self.instance_files[split].get(source.names[index])
-        return None if path is None else self.labels.encode_instances(read_instances(path, source.size(index), source.read))
+        return (
+            None
+            if path is None
+            else self.labels.encode_instances(read_instances(path, source.size(index), source.read))
+        )
 
     def pairs(self, kind: str, split: str, zips: Zips) -> dict[str, tuple[str, str]]:
-        images, labels = self.listing("leftImg8bit", split, IMAGE, zips), self.listing(kind, split, LABEL.format(kind=kind), zips)
-        pairs = paired(images, labels, f"leftImg8bit/{split} and {kind}/{split} must hold the same cities; get both archives again")
+        images, labels = (
+            self.listing("leftImg8bit", split, IMAGE, zips),
+            self.listing(kind, split, LABEL.format(kind=kind), zips),
+        )
+        pairs = paired(
+            images,
+            labels,
+            f"leftImg8bit/{split} and {kind}/{split} must hold the same cities; get both archives again",
+        )
         tell(self.name, self.root, split, len(pairs), self.counts[split])
         return dict(zip(images, pairs, strict=True))
 
@@ -83,7 +107,9 @@ class Cityscapes(SegmentationData):
         names.pop(BLACK, None)
         if not names:
             remedy = EXTRA if split == "train_extra" else self.remedy
-            raise DataError(f"{self.root} holds no {kind}/{split}/<city>/*{ending}{self.elsewhere(kind)}: {remedy}")
+            raise DataError(
+                f"{self.root} holds no {kind}/{split}/<city>/*{ending}{self.elsewhere(kind)}: {remedy}"
+            )
         return names
 
     def listed(self, kind: str, split: str, ending: str, zips: Zips) -> dict[str, str]:
@@ -96,7 +122,11 @@ class Cityscapes(SegmentationData):
 
     def elsewhere(self, kind: str) -> str:
         """ " (did you mean ...?)" when the tree begins one folder above or below."""
-        found = [folder for folder in (self.root.parent, *sorted(self.root.iterdir())) if (folder / kind).is_dir()]
+        found = [
+            folder
+            for folder in (self.root.parent, *sorted(self.root.iterdir()))
+            if (folder / kind).is_dir()
+        ]
         return f" (did you mean {found[0]}?)" if found else ""
 
 

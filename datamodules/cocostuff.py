@@ -39,7 +39,19 @@ playingfield, railing, railroad, river, road, rock, roof, rug, salad, sand, sea,
 stairs, stone, straw, structural-other, table, tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete, wall-other,
 wall-panel, wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other, wood
 """
-EMPTY = ("street sign", "hat", "shoe", "eye glasses", "plate", "mirror", "window", "desk", "door", "blender", "hair brush")
+EMPTY = (
+    "street sign",
+    "hat",
+    "shoe",
+    "eye glasses",
+    "plate",
+    "mirror",
+    "window",
+    "desk",
+    "door",
+    "blender",
+    "hair brush",
+)
 IDS = {name.strip(): number for number, name in enumerate(CLASSES.split(","), 1)}
 OF_10K = LabelSet(
     names=tuple(name for name in IDS if name not in EMPTY),
@@ -65,7 +77,13 @@ class COCOStuff(SegmentationData):
     hidden: ClassVar[dict[str, str]] = {"test": "evaluate on val, as the papers do"}
     counts: ClassVar[dict[str, int]] = RELEASES["164k"]
 
-    def __init__(self, root: str | Path | None = None, *, release: Literal["164k", "10k"] = "164k", **settings: Any) -> None:
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        release: Literal["164k", "10k"] = "164k",
+        **settings: Any,
+    ) -> None:
         super().__init__(root, **settings)
         self.release = one_of("release", release, tuple(RELEASES))
 
@@ -75,20 +93,43 @@ class COCOStuff(SegmentationData):
 
     def source(self, split: str) -> Files:
         images, labels = self.listed(split) if self.release == "10k" else self.folders(split)
-        tell(f"{self.name} {self.release}", self.root, split, len(images), RELEASES[self.release][split])
-        pairs = paired(images, labels, f"images/ and annotations/ must hold the same names for {split}; unzip the archives again")
+        tell(
+            f"{self.name} {self.release}",
+            self.root,
+            split,
+            len(images),
+            RELEASES[self.release][split],
+        )
+        pairs = paired(
+            images,
+            labels,
+            f"images/ and annotations/ must hold the same names for {split}; unzip the archives again",
+        )
         return Files(pairs, self.labels, names=list(images))
 
     def folders(self, split: str) -> tuple[dict[str, Path], dict[str, Path]]:
         images = by_stem(self.root / "images" / f"{split}2017", IMAGES, self.remedy)
-        return images, original(by_stem(self.root / "annotations" / f"{split}2017", LABELS, self.remedy))
+        return images, original(
+            by_stem(self.root / "annotations" / f"{split}2017", LABELS, self.remedy)
+        )
 
     def listed(self, split: str) -> tuple[dict[str, Path], dict[str, Path]]:
-        file, annotations = self.root / "imageLists" / f"{LISTS[split]}.txt", self.root / "annotations"
+        file, annotations = (
+            self.root / "imageLists" / f"{LISTS[split]}.txt",
+            self.root / "annotations",
+        )
         names = names_in(file, self.remedy)
-        if annotations.is_dir() and next(annotations.glob("*.mat"), None) and not next(annotations.glob("*.png"), None):
-            raise DataError(f"{annotations} holds Matlab files: make PNGs of them with python -m datamodules.cocostuff {self.root}")
-        images = picked(names, by_stem(self.root / "images", IMAGES, self.remedy), self.root / "images", file)
+        if (
+            annotations.is_dir()
+            and next(annotations.glob("*.mat"), None)
+            and not next(annotations.glob("*.png"), None)
+        ):
+            raise DataError(
+                f"{annotations} holds Matlab files: make PNGs of them with python -m datamodules.cocostuff {self.root}"
+            )
+        images = picked(
+            names, by_stem(self.root / "images", IMAGES, self.remedy), self.root / "images", file
+        )
         return images, picked(names, by_stem(annotations, LABELS, self.remedy), annotations, file)
 
 
@@ -108,7 +149,9 @@ def convert(root: Path) -> int:
             continue
         label = matrix(file, "S")
         if label.ndim != 2 or label.min() < 0 or label.max() > 182:
-            raise DataError(f"{file} holds labels outside 0 .. 182: take the annotations of cocostuff-10k-v1.1.zip")
+            raise DataError(
+                f"{file} holds labels outside 0 .. 182: take the annotations of cocostuff-10k-v1.1.zip"
+            )
         partial = target.with_suffix(".partial")
         partial.write_bytes(cv2.imencode(".png", label.astype("uint8"))[1].tobytes())
         partial.rename(target)
@@ -117,16 +160,22 @@ def convert(root: Path) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m datamodules.cocostuff", allow_abbrev=False, description="Make label PNGs of COCO-Stuff 10k's Matlab files."
+        prog="python -m datamodules.cocostuff",
+        allow_abbrev=False,
+        description="Make label PNGs of COCO-Stuff 10k's Matlab files.",
     )
-    parser.add_argument("root", type=Path, metavar="DIR", help="the folder with images, annotations and imageLists")
+    parser.add_argument(
+        "root", type=Path, metavar="DIR", help="the folder with images, annotations and imageLists"
+    )
     options = parser.parse_args(arguments)
     try:
         count = convert(options.root)
     except DataError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{count} labels are PNGs in {options.root / 'annotations'}: --data cocostuff data.release=10k data.root={options.root}")
+    print(
+        f"{count} labels are PNGs in {options.root / 'annotations'}: --data cocostuff data.release=10k data.root={options.root}"
+    )
     return 0
 
 

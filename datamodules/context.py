@@ -23,7 +23,9 @@ person, plate, platform, pottedplant, road, rock, sheep, shelves, sidewalk, sign
 tvmonitor, wall, water, window, wood
 """
 NAMES = tuple(name.strip() for name in CLASSES.split(","))
-WITHOUT_BACKGROUND = LabelSet(NAMES, palette=tuple(map(devkit_color, range(1, 60))), ids=tuple(range(1, 60)), void=(0, 255))
+WITHOUT_BACKGROUND = LabelSet(
+    NAMES, palette=tuple(map(devkit_color, range(1, 60))), ids=tuple(range(1, 60)), void=(0, 255)
+)
 WITH_BACKGROUND = replace(
     WITHOUT_BACKGROUND,
     names=("background", *NAMES),
@@ -44,7 +46,9 @@ class Context(SegmentationData):
     counts: ClassVar[dict[str, int]] = {"train": 4998, "val": 5105}
     relabels: ClassVar[tuple[str, ...]] = ("background",)
 
-    def __init__(self, root: str | Path | None = None, *, background: bool = False, **settings: Any) -> None:
+    def __init__(
+        self, root: str | Path | None = None, *, background: bool = False, **settings: Any
+    ) -> None:
         """`background`: a 60th class, for papers that count it; else its pixels are ignored."""
         super().__init__(root, **settings)
         self.background = background
@@ -57,8 +61,12 @@ class Context(SegmentationData):
         file = self.root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
         names = names_in(file, self.remedy)
         images, labels = (
-            picked(names, by_stem(self.root / folder, suffixes, self.remedy), self.root / folder, file)
+            picked(
+                names, by_stem(self.root / folder, suffixes, self.remedy), self.root / folder, file
+            )
             for folder, suffixes in (("JPEGImages", IMAGES), ("SegmentationClassContext", LABELS))
         )
         tell(self.name, self.root, split, len(names), self.counts[split])
-        return Files([*zip(images.values(), labels.values(), strict=True)], self.labels, names=names)
+        return Files(
+            [*zip(images.values(), labels.values(), strict=True)], self.labels, names=names
+        )

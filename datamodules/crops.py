@@ -55,12 +55,24 @@ class Crop:
                 "scales",
                 self.scales,
                 "factors above 0 in rising order, such as (0.5, 1.0, 2.0)",
-                bool(self.scales) and min(self.scales) > 0 and list(self.scales) == sorted(self.scales),
+                bool(self.scales)
+                and min(self.scales) > 0
+                and list(self.scales) == sorted(self.scales),
             ),
             ("flip", self.flip, "a probability from 0 to 1", 0 <= self.flip <= 1),
             ("jitter", self.jitter, "a strength from 0 to 1", 0 <= self.jitter <= 1),
-            ("cat_max_ratio", self.cat_max_ratio, "a share above 0, with 1 for any window", 0 < self.cat_max_ratio <= 1),
-            ("class_uniform", self.class_uniform, "a share of the draws from 0 to 1", 0 <= self.class_uniform <= 1),
+            (
+                "cat_max_ratio",
+                self.cat_max_ratio,
+                "a share above 0, with 1 for any window",
+                0 < self.cat_max_ratio <= 1,
+            ),
+            (
+                "class_uniform",
+                self.class_uniform,
+                "a share of the draws from 0 to 1",
+                0 <= self.class_uniform <= 1,
+            ),
         )
         for name, value, allowed, holds in rules:
             if not holds:
@@ -91,14 +103,24 @@ def choose(crop: Crop, size: Size, rng: np.random.Generator, spot: Spot | None =
     """Always four random numbers, whatever the settings: changing one of them leaves the others' draws alone."""
     at_scale, at_top, at_left, at_flip = rng.random(4)
     low, high = crop.scales[0], crop.scales[-1]
-    scale = low + at_scale * (high - low) if crop.continuous else crop.scales[int(at_scale * len(crop.scales))]
+    scale = (
+        low + at_scale * (high - low)
+        if crop.continuous
+        else crop.scales[int(at_scale * len(crop.scales))]
+    )
     scaled = max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
     return laid(crop, size, scaled, (at_top, at_left), bool(at_flip < crop.flip), spot)
 
 
-def laid(crop: Crop, size: Size, scaled: Size, at: Sequence[float], flip: bool, spot: Spot | None) -> Window:
+def laid(
+    crop: Crop, size: Size, scaled: Size, at: Sequence[float], flip: bool, spot: Spot | None
+) -> Window:
     """The window at a place given by two numbers from 0 to 1: anywhere in the scaled image, or about a spot of the unscaled one."""
-    centers = [None, None] if spot is None else [int(place * after / before) for place, after, before in zip(spot, scaled, size)]
+    centers = (
+        [None, None]
+        if spot is None
+        else [int(place * after / before) for place, after, before in zip(spot, scaled, size)]
+    )
     (top, height, down), (left, width, right) = map(along, at, scaled, crop.size, centers)
     return Window(scaled, top, left, height, width, down, right, flip)
 
@@ -109,14 +131,27 @@ def along(at: float, have: int, want: int, center: int | None) -> tuple[int, int
     About a center, any window that has it inside or at its edge is equally likely, before those beyond the image are moved into it.
     """
     last = max(have - want, 0)
-    begin = int(at * (last + 1)) if center is None else min(max(center - want + int(at * (want + 1)), 0), last)
+    begin = (
+        int(at * (last + 1))
+        if center is None
+        else min(max(center - want + int(at * (want + 1)), 0), last)
+    )
     return begin, min(have, want), int(at * max(want - have + 1, 1))
 
 
-def varied(crop: Crop, window: Window, size: Size, rng: np.random.Generator, spot: Spot | None, count: Callable) -> Window:
+def varied(
+    crop: Crop,
+    window: Window,
+    size: Size,
+    rng: np.random.Generator,
+    spot: Spot | None,
+    count: Callable,
+) -> Window:
     """The window, or another of the same scaled image if one class dominates it; `count(window)` tells each number's pixels."""
     for _ in range(TRIES):
-        if (window.height, window.width) == window.scaled or not dominated(count(window), crop.cat_max_ratio):
+        if (window.height, window.width) == window.scaled or not dominated(
+            count(window), crop.cat_max_ratio
+        ):
             break
         window = laid(crop, size, window.scaled, rng.random(2), window.flip, spot)
     return window
@@ -140,7 +175,9 @@ def box_of(window: Window, size: Size) -> Box:
 
 
 def factors(scaled: Size, size: Size) -> tuple[float, float]:
-    return 1 / (scaled[0] / size[0]), 1 / (scaled[1] / size[1])  # twice inverted, as OpenCV's resize does: its last bit decides labels
+    return 1 / (scaled[0] / size[0]), 1 / (
+        scaled[1] / size[1]
+    )  # twice inverted, as OpenCV's resize does: its last bit decides labels
 
 
 def cut(source: Source, index: int, window: Window) -> Pair:
@@ -157,13 +194,25 @@ def cut(source: Source, index: int, window: Window) -> Pair:
 def sampled(label: np.ndarray, window: Window, size: Size, box: Box) -> np.ndarray:
     rows, columns = nearest(window, size, box)
     # The slow gather is the one along rows of memory: it comes where there are fewer of them.
-    return label.take(columns, 1).take(rows, 0) if len(label) < len(rows) else label.take(rows, 0).take(columns, 1)
+    return (
+        label.take(columns, 1).take(rows, 0)
+        if len(label) < len(rows)
+        else label.take(rows, 0).take(columns, 1)
+    )
 
 
 def nearest(window: Window, size: Size, box: Box) -> tuple[np.ndarray, np.ndarray]:
     fy, fx = factors(window.scaled, size)
-    rows = np.floor(np.arange(window.top, window.top + window.height) * fy).astype(np.intp).clip(max=size[0] - 1)
-    columns = np.floor(np.arange(window.left, window.left + window.width) * fx).astype(np.intp).clip(max=size[1] - 1)
+    rows = (
+        np.floor(np.arange(window.top, window.top + window.height) * fy)
+        .astype(np.intp)
+        .clip(max=size[0] - 1)
+    )
+    columns = (
+        np.floor(np.arange(window.left, window.left + window.width) * fx)
+        .astype(np.intp)
+        .clip(max=size[1] - 1)
+    )
     return rows - box[0], (columns[::-1] if window.flip else columns) - box[1]
 
 
@@ -172,12 +221,20 @@ def warp(image: np.ndarray, window: Window, size: Size, box: Box) -> np.ndarray:
 
     fy, fx = factors(window.scaled, size)
     across = fx * (window.left + 0.5) - 0.5 - box[1]
-    matrix = np.float64([[fx, 0, across], [0, fy, fy * (window.top + 0.5) - 0.5 - box[0]]])  # crop pixel -> pixel of the box
+    matrix = np.float64(
+        [[fx, 0, across], [0, fy, fy * (window.top + 0.5) - 0.5 - box[0]]]
+    )  # crop pixel -> pixel of the box
     if window.flip:
         matrix[0, 0], matrix[0, 2] = -fx, across + fx * (window.width - 1)
     # OpenCV warps four channels in less than half of the time that it takes for three.
     how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
-    warped = cv2.warpAffine(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), matrix, (window.width, window.height), dst=room(window), **how)
+    warped = cv2.warpAffine(
+        cv2.cvtColor(image, cv2.COLOR_RGB2RGBA),
+        matrix,
+        (window.width, window.height),
+        dst=room(window),
+        **how,
+    )
     return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
 
 
@@ -193,7 +250,10 @@ def pad(image: np.ndarray, label: np.ndarray, window: Window, size: Size) -> Pai
     if label.shape == size:
         return image, label
     canvas, ignored = blank(size).copy(), np.full(size, IGNORED, np.uint8)
-    place = slice(window.down, window.down + window.height), slice(window.right, window.right + window.width)
+    place = (
+        slice(window.down, window.down + window.height),
+        slice(window.right, window.right + window.width),
+    )
     canvas[place], ignored[place] = image, label
     return canvas, ignored
 
@@ -209,12 +269,21 @@ def blank(size: Size) -> np.ndarray:
 def color_jitter(strength: float) -> Any:
     """One for each thread: it is seeded before it is used."""
     if getattr(OWN, "strength", None) != strength:
-        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the package index for news when imported
+        os.environ.setdefault(
+            "NO_ALBUMENTATIONS_UPDATE", "1"
+        )  # it asks the package index for news when imported
         try:
             from albumentations import ColorJitter
         except ImportError as error:
-            raise DataError(f"jitter={strength} needs albumentations ({error}): pip install albumentations, or set jitter=0") from None
-        OWN.strength, OWN.jitter = strength, ColorJitter(brightness=strength, contrast=strength, saturation=strength, hue=0.0, p=1.0)
+            raise DataError(
+                f"jitter={strength} needs albumentations ({error}): pip install albumentations, or set jitter=0"
+            ) from None
+        OWN.strength, OWN.jitter = (
+            strength,
+            ColorJitter(
+                brightness=strength, contrast=strength, saturation=strength, hue=0.0, p=1.0
+            ),
+        )
     return OWN.jitter
 
 

@@ -33,6 +33,8 @@ class DarkZurich(SegmentationData):
         labels = below(self.root, f"gt/{split}/night/*/*", LABEL, self.remedy)
         tell(self.name, self.root, split, len(images), self.counts[split])
         pairs = paired(
-            images, labels, f"rgb_anon/{split}/night and gt/{split}/night must hold the same recordings; unzip the archive again"
+            images,
+            labels,
+            f"rgb_anon/{split}/night and gt/{split}/night must hold the same recordings; unzip the archive again",
         )
         return Files(pairs, self.labels, names=list(images))

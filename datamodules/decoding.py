@@ -27,7 +27,9 @@ KINDS = {0: "gray", 2: "an RGB picture", 3: "palette", 4: "gray with alpha", 6: 
 
 def png_header(data: bytes, path: str) -> Header:
     if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 26:
-        raise DataError(f"{path} is not a PNG, or only the beginning of one: labels must be 8-bit PNG files, save or copy it again")
+        raise DataError(
+            f"{path} is not a PNG, or only the beginning of one: labels must be 8-bit PNG files, save or copy it again"
+        )
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     return Header((height, width), data[24], data[25])
 
@@ -37,7 +39,9 @@ def from_disk(path: str, count: int = -1) -> bytes:
         with open(path, "rb") as file:
             data = file.read(count)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): restore it or take its pair out of the data") from None
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}): restore it or take its pair out of the data"
+        ) from None
     if not data:
         raise DataError(f"{path} is empty: copy it again from where the data set came from")
     return data
@@ -66,7 +70,9 @@ def decode(data: bytes, path: str, how: Callable[[np.ndarray], np.ndarray | None
 
 
 def damaged(data: bytes, path: str) -> DataError:
-    return DataError(f"{path} is cut short or damaged ({len(data)} bytes): copy it again from where the data set came from")
+    return DataError(
+        f"{path} is cut short or damaged ({len(data)} bytes): copy it again from where the data set came from"
+    )
 
 
 def read_image(path: str, read: Reader = from_disk) -> np.ndarray:
@@ -91,7 +97,9 @@ def image_window(data: bytes, path: str, box: Box | None = None) -> tuple[np.nda
     return inside(pixels, box), pixels.shape[:2]
 
 
-def read_label(path: str, colored: bool = False, read: Reader = from_disk, box: Box | None = None) -> np.ndarray:
+def read_label(
+    path: str, colored: bool = False, read: Reader = from_disk, box: Box | None = None
+) -> np.ndarray:
     """The numbers in the file (H, W), a palette's indices among them; RGB (H, W, 3) only where `colored` allows it."""
     import cv2
 
@@ -100,7 +108,11 @@ def read_label(path: str, colored: bool = False, read: Reader = from_disk, box: 
     if header.kind == 3 or header[1:] == (1, 0):
         return inside(decode(data, path, indices), box)
     if header.depth != 8 or not (header.kind == 0 or (header.kind == 2 and colored)):
-        remedy = "give every class its color in classes.yaml (of --data folder), or save ids" if header.kind in (2, 6) else "save ids"
+        remedy = (
+            "give every class its color in classes.yaml (of --data folder), or save ids"
+            if header.kind in (2, 6)
+            else "save ids"
+        )
         raise DataError(
             f"{path} is {KINDS.get(header.kind, 'unknown')} of {header.depth} bits; "
             f"a label is one 8-bit channel of ids: {remedy} as 8-bit gray PNG"
@@ -127,5 +139,10 @@ def indices(buffer: np.ndarray) -> np.ndarray | None:
 
     try:
         return np.asarray(Image.open(BytesIO(buffer.tobytes()))).astype(np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # the last where a header says that it is enormous
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ):  # the last where a header says that it is enormous
         return None

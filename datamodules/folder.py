@@ -26,7 +26,9 @@ class Folder(SegmentationData):
     name = "folder"
     layout = "classes.yaml, train/images/*, train/masks/*.png and the same below val/"
     origin = "classes.yaml lists the classes, for example '- {name: road}' line by line"
-    budget: ClassVar[dict[str, Any]] = {  # a fine-tuning of moderate length; crops that most photographs can give
+    budget: ClassVar[
+        dict[str, Any]
+    ] = {  # a fine-tuning of moderate length; crops that most photographs can give
         "crop": (512, 512),
         "scales": (0.5, 2.0),
         "continuous": True,
@@ -37,10 +39,14 @@ class Folder(SegmentationData):
         "inference": "whole",
     }
 
-    def __init__(self, root: str | Path | None = None, *, val_share: float = 0.0, **settings: Any) -> None:
+    def __init__(
+        self, root: str | Path | None = None, *, val_share: float = 0.0, **settings: Any
+    ) -> None:
         super().__init__(root, **settings)
         if not 0 <= val_share < 1:
-            raise DataError(f"data.val_share={val_share} is not a share of the training images from 0 to below 1: try 0.1")
+            raise DataError(
+                f"data.val_share={val_share} is not a share of the training images from 0 to below 1: try 0.1"
+            )
         self.val_share = val_share
 
     @cached_property
@@ -64,19 +70,32 @@ class Folder(SegmentationData):
         remedy = self.remedy
         if split == "val" and not folder.is_dir():
             remedy = "make one as train is made, or keep a share of the training images with data.val_share=0.1"
-        images, masks = by_stem(folder / "images", IMAGES, remedy), by_stem(folder / "masks", LABELS, remedy)
-        return paired(images, masks, f"{folder / 'images'} and {folder / 'masks'} must hold the same names")
+        images, masks = (
+            by_stem(folder / "images", IMAGES, remedy),
+            by_stem(folder / "masks", LABELS, remedy),
+        )
+        return paired(
+            images, masks, f"{folder / 'images'} and {folder / 'masks'} must hold the same names"
+        )
 
     def held_out(self, pairs: list[tuple[Path, Path]]) -> set[tuple[Path, Path]]:
         """Chosen by a checksum of the name: an image that is added later does not reshuffle the others."""
         count = round(len(pairs) * self.val_share)
         if not 0 < count < len(pairs) or (self.root / "val").is_dir():
-            why = "there is a val folder already" if (self.root / "val").is_dir() else f"that is {count} of {len(pairs)} images"
+            why = (
+                "there is a val folder already"
+                if (self.root / "val").is_dir()
+                else f"that is {count} of {len(pairs)} images"
+            )
             raise DataError(
                 f"data.val_share={self.val_share} cannot split {self.root / 'train'}: {why}; "
                 f"{'drop data.val_share' if 'already' in why else 'take a share that leaves both sides an image'}"
             )
-        return set(sorted(pairs, key=lambda pair: (zlib.crc32(pair[0].stem.encode()), pair[0].stem))[:count])
+        return set(
+            sorted(pairs, key=lambda pair: (zlib.crc32(pair[0].stem.encode()), pair[0].stem))[
+                :count
+            ]
+        )
 
 
 class Classes:
@@ -92,8 +111,13 @@ class Classes:
         void = tuple(dict.fromkeys(item for item in ignore if isinstance(item, int)))
         if IGNORED not in ids + void:
             void += (IGNORED,)
-        colors = tuple(self.rgb(entry["color"]) if "color" in entry else spread(place) for place, entry in enumerate(classes))
-        self.labels = self.checked(tuple(entry["name"] for entry in classes), colors, ids, void, void_palette)
+        colors = tuple(
+            self.rgb(entry["color"]) if "color" in entry else spread(place)
+            for place, entry in enumerate(classes)
+        )
+        self.labels = self.checked(
+            tuple(entry["name"] for entry in classes), colors, ids, void, void_palette
+        )
 
     def parsed(self, remedy: str) -> Any:
         import yaml
@@ -108,28 +132,51 @@ class Classes:
     def parts(self, content: Any) -> tuple[list, list]:
         """(classes, ignored) of either form: a list, or {classes: [...], ignore: [...]}."""
         content = {"classes": content} if isinstance(content, list) else content
-        if not isinstance(content, dict) or set(content) - {"classes", "ignore"} or not isinstance(content.get("classes"), list):
+        if (
+            not isinstance(content, dict)
+            or set(content) - {"classes", "ignore"}
+            or not isinstance(content.get("classes"), list)
+        ):
             raise self.wrong("it is neither a list of classes nor {classes: [...], ignore: [...]}")
         ignore = content.get("ignore") or []
-        if not isinstance(ignore, list) or any(isinstance(item, int) and not 0 <= item <= 255 for item in ignore):
+        if not isinstance(ignore, list) or any(
+            isinstance(item, int) and not 0 <= item <= 255 for item in ignore
+        ):
             raise self.wrong(f"ignore: {ignore} is not a list of ids from 0 to 255 or colors")
         return content["classes"], ignore
 
     def entry(self, entry: Any) -> dict[str, Any]:
         entry = {"name": entry} if isinstance(entry, str) else entry
-        if not isinstance(entry, dict) or set(entry) - set(FIELDS) or not isinstance(entry.get("name"), str):
-            raise self.wrong(f"{entry!r} is not a class: its fields are {', '.join(FIELDS)}, and name is a text")
+        if (
+            not isinstance(entry, dict)
+            or set(entry) - set(FIELDS)
+            or not isinstance(entry.get("name"), str)
+        ):
+            raise self.wrong(
+                f"{entry!r} is not a class: its fields are {', '.join(FIELDS)}, and name is a text"
+            )
         if not isinstance(entry.get("id", 0), int) or not 0 <= entry.get("id", 0) <= 255:
-            raise self.wrong(f"the id {entry['id']!r} of {entry['name']} is not a whole number from 0 to 255")
+            raise self.wrong(
+                f"the id {entry['id']!r} of {entry['name']} is not a whole number from 0 to 255"
+            )
         return entry
 
     def rgb(self, color: Any) -> RGB:
-        if not isinstance(color, list) or len(color) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in color):
+        if (
+            not isinstance(color, list)
+            or len(color) != 3
+            or not all(isinstance(part, int) and 0 <= part <= 255 for part in color)
+        ):
             raise self.wrong(f"{color!r} is not a color: write [red, green, blue] from 0 to 255")
         return tuple(color)
 
     def checked(
-        self, names: tuple[str, ...], colors: tuple[RGB, ...], ids: tuple[int, ...], void: tuple[int, ...], void_palette: tuple[RGB, ...]
+        self,
+        names: tuple[str, ...],
+        colors: tuple[RGB, ...],
+        ids: tuple[int, ...],
+        void: tuple[int, ...],
+        void_palette: tuple[RGB, ...],
     ) -> LabelSet:
         if self.colored and len(set(colors + void_palette)) < len(colors + void_palette):
             raise self.wrong("two classes share a color, and masks could not be told apart")
@@ -139,10 +186,14 @@ class Classes:
             raise self.wrong(str(error)) from None
 
     def wrong(self, what: str) -> DataError:
-        return DataError(f"{self.file}: {what}; write one class per line, such as '- {{name: road, id: 7, color: [128, 64, 128]}}'")
+        return DataError(
+            f"{self.file}: {what}; write one class per line, such as '- {{name: road, id: 7, color: [128, 64, 128]}}'"
+        )
 
 
 def spread(place: int) -> RGB:
     """A color for a class that has none: the golden angle keeps neighbors in the list apart."""
-    red, green, blue = colorsys.hsv_to_rgb(place * 0.618034 % 1, 0.55 + 0.35 * (place % 2), 0.95 - 0.15 * (place % 3))
+    red, green, blue = colorsys.hsv_to_rgb(
+        place * 0.618034 % 1, 0.55 + 0.35 * (place % 2), 0.95 - 0.15 * (place % 3)
+    )
     return round(255 * red), round(255 * green), round(255 * blue)

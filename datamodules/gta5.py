@@ -22,7 +22,9 @@ from datamodules.module import SegmentationData
 from datamodules.store import IMAGES, LABELS, Files, by_stem, paired
 
 COUNT = 24904
-UNLIKE = {f"{number:05d}" for number in (15188, 17705, *range(20801, 20861))}  # image and label differ in size
+UNLIKE = {
+    f"{number:05d}" for number in (15188, 17705, *range(20801, 20861))
+}  # image and label differ in size
 
 
 class GTA5(SegmentationData):
@@ -36,7 +38,13 @@ class GTA5(SegmentationData):
     caution = "GTA5 is rendered: judge what learned from it on Cityscapes (evaluate.py RUN --data cityscapes)"
     counts: ClassVar[dict[str, int]] = {"train": 12402, "val": 6347, "test": 6155}
 
-    def __init__(self, root: str | Path | None = None, *, training: Literal["split", "all"] = "split", **settings: Any) -> None:
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        training: Literal["split", "all"] = "split",
+        **settings: Any,
+    ) -> None:
         """`training`: the authors' training split, or all images; those of val are then among them, and val says nothing."""
         super().__init__(root, **settings)
         self.training = one_of("training", training, ("split", "all"))
@@ -48,9 +56,19 @@ class GTA5(SegmentationData):
             tell(self.name, self.root, split, len(images), COUNT)
         else:
             names, file = self.listed(split), self.root / "split.mat"
-            images, labels = (picked(names, found, self.root / kind, file) for kind, found in (("images", images), ("labels", labels)))
+            images, labels = (
+                picked(names, found, self.root / kind, file)
+                for kind, found in (("images", images), ("labels", labels))
+            )
             tell(self.name, self.root, split, len(images), self.counts[split])
-        return Files(paired(images, labels, "images/ and labels/ must hold the same names; unzip the pair of archives again"), self.labels)
+        return Files(
+            paired(
+                images,
+                labels,
+                "images/ and labels/ must hold the same names; unzip the pair of archives again",
+            ),
+            self.labels,
+        )
 
     def listed(self, split: str) -> list[str]:
         file = self.root / "split.mat"

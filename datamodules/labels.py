@@ -28,25 +28,42 @@ class LabelSet:
     categories: tuple[str, ...] = ()
     void_palette: tuple[RGB, ...] = ((0, 0, 0),)
     merged: tuple[tuple[int, int], ...] = ()  # further ids of a class: (id in the files, train id)
-    merged_palette: tuple[tuple[RGB, int], ...] = ()  # further colors of a class: (color in the files, train id)
-    instance_sizes: Mapping[int, float] = field(default_factory=dict, hash=False)  # train id -> average pixels of an instance
+    merged_palette: tuple[
+        tuple[RGB, int], ...
+    ] = ()  # further colors of a class: (color in the files, train id)
+    instance_sizes: Mapping[int, float] = field(
+        default_factory=dict, hash=False
+    )  # train id -> average pixels of an instance
 
     def __post_init__(self) -> None:
-        counts = {len(self.names), len(self.palette), len(self.ids), len(self.categories or self.names)}
+        counts = {
+            len(self.names),
+            len(self.palette),
+            len(self.ids),
+            len(self.categories or self.names),
+        }
         if len(counts) != 1 or not 1 <= len(self.ids) <= UNKNOWN:
-            raise DataError(f"a label set needs as many names as colors and ids, 1 to {UNKNOWN} of each; the counts are {sorted(counts)}")
+            raise DataError(
+                f"a label set needs as many names as colors and ids, 1 to {UNKNOWN} of each; the counts are {sorted(counts)}"
+            )
         for kind, values in (("name", self.names), ("id", [i % 256 for i in self.ids])):
             twice = sorted({str(value) for value in values if list(values).count(value) > 1})
             if twice:
-                raise DataError(f"two classes share the {kind} {', '.join(twice)}: give each class its own")
+                raise DataError(
+                    f"two classes share the {kind} {', '.join(twice)}: give each class its own"
+                )
         further = {value for value, _ in self.merged}
         if both := sorted(set(self.ids) & set(self.void) | further & {*self.ids, *self.void}):
-            raise DataError(f"the ids {both} are classes and void at once: drop them from one of the two lists")
+            raise DataError(
+                f"the ids {both} are classes and void at once: drop them from one of the two lists"
+            )
 
     @cached_property
     def known(self) -> frozenset[int]:
         """Every byte that a label file may hold."""
-        return frozenset(i % 256 for i in (*self.ids, *self.void, *(value for value, _ in self.merged)))
+        return frozenset(
+            i % 256 for i in (*self.ids, *self.void, *(value for value, _ in self.merged))
+        )
 
     @cached_property
     def table(self) -> np.ndarray:
@@ -64,8 +81,12 @@ class LabelSet:
 
     def encode(self, values: np.ndarray, where: object = "a label") -> np.ndarray:
         """File ids -> train ids; refuses, naming `where`, a value that is neither a class nor declared void."""
-        if values.dtype == np.uint8:  # as files have it; bytes are translated twice as fast as an array is indexed
-            label = np.frombuffer(bytearray(values.tobytes()).translate(self._strict_table.tobytes()), np.uint8).reshape(values.shape)
+        if (
+            values.dtype == np.uint8
+        ):  # as files have it; bytes are translated twice as fast as an array is indexed
+            label = np.frombuffer(
+                bytearray(values.tobytes()).translate(self._strict_table.tobytes()), np.uint8
+            ).reshape(values.shape)
         else:
             label = self._strict_table.take(values)
         if UNKNOWN in label:
@@ -105,9 +126,15 @@ class LabelSet:
 
     @cached_property
     def _color_table(self) -> np.ndarray:
-        table = np.full(1 << 24, UNKNOWN, np.uint8)  # 16 MB answer two million pixels at once, where a search would take a second
+        table = np.full(
+            1 << 24, UNKNOWN, np.uint8
+        )  # 16 MB answer two million pixels at once, where a search would take a second
         void = ((rgb, IGNORED) for rgb in self.void_palette)
-        for (red, green, blue), train_id in (*void, *self.merged_palette, *zip(self.palette, range(len(self.palette)), strict=True)):
+        for (red, green, blue), train_id in (
+            *void,
+            *self.merged_palette,
+            *zip(self.palette, range(len(self.palette)), strict=True),
+        ):
             table[red << 16 | green << 8 | blue] = train_id
         return table
 
@@ -116,7 +143,10 @@ class LabelSet:
         codes = picture.astype(np.int32) @ np.int32([1 << 16, 1 << 8, 1])  # (H, W, 3) -> (H, W)
         label = self._color_table[codes]
         if UNKNOWN in label:
-            colors = [(code >> 16, code >> 8 & 255, code & 255) for code in np.unique(codes[label == UNKNOWN])[:3].tolist()]
+            colors = [
+                (code >> 16, code >> 8 & 255, code & 255)
+                for code in np.unique(codes[label == UNKNOWN])[:3].tolist()
+            ]
             raise DataError(
                 f"{where} holds the color{'s' * (len(colors) > 1)} {', '.join(map(str, colors))}, which no class has: "
                 "add it to a class or to the ignored colors, and save masks without smoothing or JPEG"
@@ -129,12 +159,18 @@ def spans(values: Sequence[int] | frozenset[int]) -> str:
     ordered = sorted(values)
     starts = [v for v in ordered if v - 1 not in values]
     ends = [v for v in ordered if v + 1 not in values]
-    return ", ".join(str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True))
+    return ", ".join(
+        str(start) if start == end else f"{start}-{end}"
+        for start, end in zip(starts, ends, strict=True)
+    )
 
 
 def devkit_color(number: int) -> RGB:
     """The VOC development kit's color of a label (VOClabelcolormap.m): its bits, dealt to red, green and blue, fill them from above."""
-    return tuple(sum((number >> (3 * place + channel) & 1) << (7 - place) for place in range(8)) for channel in range(3))
+    return tuple(
+        sum((number >> (3 * place + channel) & 1) << (7 - place) for place in range(8))
+        for channel in range(3)
+    )
 
 
 # --- Cityscapes: every id of the annotation, as published with the data set (Cordts et al., CVPR 2016, table in the supplement)
@@ -203,14 +239,31 @@ CITYSCAPES = LabelSet(
     ids=tuple(entry.id for entry in JUDGED),
     void=tuple(entry.id for entry in CITYSCAPES_IDS if not entry.judged),
     categories=tuple(entry.category for entry in JUDGED),
-    instance_sizes={[entry.name for entry in JUDGED].index(name): pixels for name, pixels in CITYSCAPES_INSTANCES.items()},
+    instance_sizes={
+        [entry.name for entry in JUDGED].index(name): pixels
+        for name, pixels in CITYSCAPES_INSTANCES.items()
+    },
 )
-STREET_TRAIN_IDS = replace(CITYSCAPES, ids=tuple(range(19)), void=(255,))  # files that hold train ids: BDD100K, ACDC, Dark Zurich
+STREET_TRAIN_IDS = replace(
+    CITYSCAPES, ids=tuple(range(19)), void=(255,)
+)  # files that hold train ids: BDD100K, ACDC, Dark Zurich
 
 # --- CamVid: the 11 classes of SegNet's split (Badrinarayanan et al., TPAMI 2017), in its order and colors
 
 CAMVID = LabelSet(
-    names=("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"),
+    names=(
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    ),
     palette=(
         (128, 128, 128),
         (128, 0, 0),

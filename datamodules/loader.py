@@ -19,8 +19,19 @@ class Loader:
     """`batches` are lists of what the data set is asked for; `together` makes a batch of its answers. Errors of the data are raised here,
     as one sentence. Lightning may take it for resumable: its sampler is."""
 
-    def __init__(self, dataset: Dataset, batches: Collection[Sequence[Any]], workers: int, together: Callable = collate) -> None:
-        self.dataset, self.batches, self.workers, self.together = dataset, batches, workers, together
+    def __init__(
+        self,
+        dataset: Dataset,
+        batches: Collection[Sequence[Any]],
+        workers: int,
+        together: Callable = collate,
+    ) -> None:
+        self.dataset, self.batches, self.workers, self.together = (
+            dataset,
+            batches,
+            workers,
+            together,
+        )
         self.waited = 0.0  # seconds that whoever takes the batches had to wait for them
 
     def __len__(self) -> int:

@@ -56,7 +56,11 @@ class Mapillary(SegmentationData):
         ids=tuple(IDS[OF_CITYSCAPES[name][0]] for name in CITYSCAPES.names),
         void=tuple(number for name, number in IDS.items() if name not in USED),
         categories=CITYSCAPES.categories,
-        merged=tuple((IDS[other], place) for place, name in enumerate(CITYSCAPES.names) for other in OF_CITYSCAPES[name][1:]),
+        merged=tuple(
+            (IDS[other], place)
+            for place, name in enumerate(CITYSCAPES.names)
+            for other in OF_CITYSCAPES[name][1:]
+        ),
     )
     name = "Mapillary Vistas"
     layout = "{training,validation}/images/*.jpg and {training,validation}/labels/*.png (of version 2.0: v1.2/labels/*.png)"
@@ -67,6 +71,12 @@ class Mapillary(SegmentationData):
     def source(self, split: str) -> Files:
         folder = self.root / FOLDERS[split]
         ids = folder / "v1.2" / "labels" if (folder / "v1.2").is_dir() else folder / "labels"
-        images, labels = by_stem(folder / "images", IMAGES, self.remedy), by_stem(ids, LABELS, self.remedy)
+        images, labels = (
+            by_stem(folder / "images", IMAGES, self.remedy),
+            by_stem(ids, LABELS, self.remedy),
+        )
         tell(self.name, self.root, split, len(images), self.counts[split])
-        return Files(paired(images, labels, f"{folder / 'images'} and {ids} must hold the same names"), self.labels)
+        return Files(
+            paired(images, labels, f"{folder / 'images'} and {ids} must hold the same names"),
+            self.labels,
+        )

@@ -24,7 +24,17 @@ from datamodules.loader import Loader, cores
 from datamodules.packed import packed, packs_beside
 from datamodules.packs import Pack
 from datamodules.resident import Draws, Resident
-from datamodules.samples import UNLABELLED, Both, BothSampler, Crops, DrawSampler, Sample, Whole, collate, collate_both
+from datamodules.samples import (
+    UNLABELLED,
+    Both,
+    BothSampler,
+    Crops,
+    DrawSampler,
+    Sample,
+    Whole,
+    collate,
+    collate_both,
+)
 from datamodules.splits import chosen, fingerprint
 from datamodules.spots import Spots, located
 from datamodules.store import Memory, Part, Source, Unpaired, remembered
@@ -48,7 +58,9 @@ class SegmentationData(LightningDataModule):
     environment: ClassVar[str | None] = None  # variable that names root
     budget: ClassVar[dict[str, Any]] = {}  # recipe fields that replace the paper's
     caution: ClassVar[str] = ""  # what a result on it does not say
-    hidden: ClassVar[dict[str, str]] = {}  # splits whose labels are not public, and what to do instead
+    hidden: ClassVar[
+        dict[str, str]
+    ] = {}  # splits whose labels are not public, and what to do instead
     relabels: ClassVar[tuple[str, ...]] = ()  # options that choose other labels of the same images
 
     def __init__(
@@ -89,7 +101,13 @@ class SegmentationData(LightningDataModule):
             whole_number(field, value, least)
         self.given_root = root
         self.crop = Crop(crop, scales, continuous, flip, jitter, cat_max_ratio, class_uniform)
-        self.batch, self.iterations, self.accumulate, self.seed, self.workers = batch, iterations, accumulate, seed, workers
+        self.batch, self.iterations, self.accumulate, self.seed, self.workers = (
+            batch,
+            iterations,
+            accumulate,
+            seed,
+            workers,
+        )
         self.labelled, self.unlabelled, self.semi = labelled, unlabelled or batch, semi
         self.resident = one_of("resident", resident, ("no", "memory", "device"))
         self.cache, self.cache_gb = cache, cache_gb
@@ -107,11 +125,21 @@ class SegmentationData(LightningDataModule):
 
     def official(self, split: str) -> int | None:
         """How many images the data set's authors count; None where options choose others, or nobody counts."""
-        counts, defaults = getattr(self, "counts", {}), inspect.signature(type(self).__init__).parameters
+        counts, defaults = (
+            getattr(self, "counts", {}),
+            inspect.signature(type(self).__init__).parameters,
+        )
         if split == "train" and getattr(self, "training", None) in counts:
             return counts[self.training]
-        alike = (*self.relabels, *(("training",) if split != "train" else ()))  # leave the split's images as they are
-        plain = all(value == defaults[name].default for name, value in self.own_options().items() if name not in alike)
+        alike = (
+            *self.relabels,
+            *(("training",) if split != "train" else ()),
+        )  # leave the split's images as they are
+        plain = all(
+            value == defaults[name].default
+            for name, value in self.own_options().items()
+            if name not in alike
+        )
         return counts.get(split) if plain else None
 
     def instances(self, split: str, index: int) -> np.ndarray | None:
@@ -162,7 +190,9 @@ class SegmentationData(LightningDataModule):
                     f"data.cache={self.cache} keeps what is read out of streams, and {self.name} {split} is none: drop data.cache"
                 )
             check(source)
-            in_memory = split == "train" and self.resident == "memory" and not isinstance(source, Memory)
+            in_memory = (
+                split == "train" and self.resident == "memory" and not isinstance(source, Memory)
+            )
             self.sources[split] = remembered(source) if in_memory else source
         return self.sources[split]
 
@@ -172,7 +202,9 @@ class SegmentationData(LightningDataModule):
         try:
             return self.packed(data, split) or self.source(split)
         except OSError as problem:
-            raise DataError(f"{problem.filename} cannot be read ({problem.strerror}): make it readable, or give another folder") from None
+            raise DataError(
+                f"{problem.filename} cannot be read ({problem.strerror}): make it readable, or give another folder"
+            ) from None
         except Unpaired:
             raise
         except DataError:
@@ -184,15 +216,32 @@ class SegmentationData(LightningDataModule):
 
     def packed(self, data: str, split: str) -> Pack | Stream | None:
         """See experiments/pack.py."""
-        found = packed(self.given, data, split, self.own_options(), cache=self.cache, gigabytes=self.cache_gb) if self.given else None
+        found = (
+            packed(
+                self.given,
+                data,
+                split,
+                self.own_options(),
+                cache=self.cache,
+                gigabytes=self.cache_gb,
+            )
+            if self.given
+            else None
+        )
         if found is not None:
             found.labels = self.labels
         return found
 
     def own_options(self) -> dict[str, Any]:
         """What this data set was asked for beyond what all can be, such as other labels; None where no attribute of that name holds it."""
-        base, own = (inspect.signature(kind.__init__).parameters for kind in (SegmentationData, type(self)))
-        return {name: getattr(self, name, None) for name, each in own.items() if name not in base and each.kind != each.VAR_KEYWORD}
+        base, own = (
+            inspect.signature(kind.__init__).parameters for kind in (SegmentationData, type(self))
+        )
+        return {
+            name: getattr(self, name, None)
+            for name, each in own.items()
+            if name not in base and each.kind != each.VAR_KEYWORD
+        }
 
     # --- training
 
@@ -204,7 +253,10 @@ class SegmentationData(LightningDataModule):
         samplers = [self.sampler(crops, size, first) for crops, size in zip(streams, sizes)]
         if self.resident == "device":
             streams = [Draws(len(crops)) for crops in streams]
-        workers, together = self.worker_count(source), partial(collate_both, labelled=self.micro_batch)
+        workers, together = (
+            self.worker_count(source),
+            partial(collate_both, labelled=self.micro_batch),
+        )
         if self.semi:
             self.feed = Loader(Both(*streams), BothSampler(*samplers), workers, together)
         else:
@@ -215,20 +267,26 @@ class SegmentationData(LightningDataModule):
         """Crops of the labelled images, or of the others, which have random numbers of their own."""
         if labelled:
             return Crops(self.part(True), self.crop, self.seed, spots=self.spots())
-        crop = replace(self.crop, jitter=0.0, cat_max_ratio=1.0, class_uniform=0.0)  # their classes are not known
+        crop = replace(
+            self.crop, jitter=0.0, cat_max_ratio=1.0, class_uniform=0.0
+        )  # their classes are not known
         return Crops(self.part(False), crop, self.seed + UNLABELLED, labelled=False)
 
     def spots(self) -> Spots | None:
         """Where the classes stand, for draws that ask for them; all labels are read for it, once."""
         if self.crop.class_uniform and not self.found:
             threads = max(cores() // self.neighbors, 1)
-            self.found = located(self.part(True), len(self.class_names), self.crop.class_uniform, threads)
+            self.found = located(
+                self.part(True), len(self.class_names), self.crop.class_uniform, threads
+            )
         return self.found
 
     def sampler(self, crops: Crops, batch: int, first: int) -> DrawSampler:
         batches, start = self.iterations * self.accumulate, first * batch * self.world
         place = {"rank": self.rank, "world": self.world, "start": start}
-        return DrawSampler(len(crops), crops.seed, batch=batch, batches=batches, spots=crops.spots, **place)
+        return DrawSampler(
+            len(crops), crops.seed, batch=batch, batches=batches, spots=crops.spots, **place
+        )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Resident on the device, a training batch is only draws so far."""
@@ -242,7 +300,9 @@ class SegmentationData(LightningDataModule):
         stream = self.stream(labelled)
         if labelled not in self.held:
             self.held[labelled] = Resident(stream.source, draws.device)
-        return self.held[labelled].batch(draws.tolist(), stream.crop, stream.seed, labelled, stream.spots)
+        return self.held[labelled].batch(
+            draws.tolist(), stream.crop, stream.seed, labelled, stream.spots
+        )
 
     def part(self, labelled: bool) -> Source:
         """The training images that keep their labels, or the others; all of them where every image keeps its label."""
@@ -262,7 +322,11 @@ class SegmentationData(LightningDataModule):
         if self.labelled is None:
             return None
         names = self.part(True).names
-        return {"images": len(names), "of": len(self.open("train")), "fingerprint": fingerprint(names)}
+        return {
+            "images": len(names),
+            "of": len(self.open("train")),
+            "fingerprint": fingerprint(names),
+        }
 
     # --- judging
 
@@ -275,7 +339,11 @@ class SegmentationData(LightningDataModule):
     def judging(self, split: str) -> Loader:
         """Each image on exactly one rank, none twice: a share may be one shorter than another's."""
         source = self.open(split)
-        return Loader(Whole(source), [[index] for index in range(self.rank, len(source), self.world)], self.worker_count(source))
+        return Loader(
+            Whole(source),
+            [[index] for index in range(self.rank, len(source), self.world)],
+            self.worker_count(source),
+        )
 
     def worker_count(self, source: Source) -> int:
         """Threads that make batches ahead; on a CPU what is in memory is made in the time that a thread would take from training."""
@@ -343,6 +411,10 @@ def near(folder: Path) -> str:
     """ " (did you mean ...?)" for a folder of almost that name beside it."""
     from difflib import get_close_matches
 
-    beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+    beside = (
+        [path.name for path in folder.parent.iterdir() if path.is_dir()]
+        if folder.parent.is_dir()
+        else []
+    )
     match = get_close_matches(folder.name, beside, n=1, cutoff=0.6)
     return f" (did you mean {folder.parent / match[0]}?)" if match else ""

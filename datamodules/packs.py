@@ -37,7 +37,9 @@ LEVEL = 9  # of zstd: writing is slower and reading is not
 MATCH = 6  # bytes; shorter repetitions in photographs are chance: without them reading is faster, and the file no larger
 Form = Literal["tiles", "raw"]
 OWN = threading.local()
-HEAD = struct.Struct("<4sHIIIIQ")  # magic, bytes of the name, height, width, number of blobs, checksum of all that follows, its length
+HEAD = struct.Struct(
+    "<4sHIIIIQ"
+)  # magic, bytes of the name, height, width, number of blobs, checksum of all that follows, its length
 
 
 # --- one image as blobs, and back
@@ -47,7 +49,9 @@ def zstd() -> Any:
     try:
         import zstandard
     except ImportError:
-        raise DataError("packs of tiles need zstandard: pip install zstandard, or take packs of the raw form") from None
+        raise DataError(
+            "packs of tiles need zstandard: pip install zstandard, or take packs of the raw form"
+        ) from None
     return zstandard
 
 
@@ -67,7 +71,9 @@ def encoded(image: np.ndarray, label: np.ndarray, form: Form) -> list[bytes]:
     """`label` holds the numbers of the file."""
     if form == "raw":
         return [image.tobytes(), label.tobytes()]
-    settings = zstd().ZstdCompressionParameters(compression_level=LEVEL, min_match=MATCH, write_checksum=True, write_content_size=True)
+    settings = zstd().ZstdCompressionParameters(
+        compression_level=LEVEL, min_match=MATCH, write_checksum=True, write_content_size=True
+    )
     compressor = zstd().ZstdCompressor(compression_params=settings)
     blobs = []
     for tile in tiles(image):
@@ -91,13 +97,25 @@ def record(name: str, image: np.ndarray, label: np.ndarray, form: Form) -> bytes
     lengths = np.array([len(blob) for blob in blobs], "<u4").tobytes()
     body = b"".join([name.encode(), lengths, *blobs])
     height, width = label.shape
-    return HEAD.pack(RECORD, len(name.encode()), height, width, len(blobs), zlib.crc32(body), len(body)) + body
+    return (
+        HEAD.pack(
+            RECORD, len(name.encode()), height, width, len(blobs), zlib.crc32(body), len(body)
+        )
+        + body
+    )
 
 
-def write(file: Path, description: dict[str, Any], names: Sequence[str], records: Callable[[int], Iterable[bytes]]) -> None:
+def write(
+    file: Path,
+    description: dict[str, Any],
+    names: Sequence[str],
+    records: Callable[[int], Iterable[bytes]],
+) -> None:
     """Goes on with what an interrupted writing left; `records(first)` makes the records from that image on. The pack appears when whole."""
     partial = file.with_name(f".{file.name}.partial")
-    head = START + framed(description | {"version": VERSION, "tile": list(TILE), "images": len(names)})
+    head = START + framed(
+        description | {"version": VERSION, "tile": list(TILE), "images": len(names)}
+    )
     kept = scan(partial, head, names) if partial.exists() else []
     with partial.open("r+b" if kept else "wb") as out:
         if not kept:
@@ -134,7 +152,12 @@ def scan(partial: Path, head: bytes, names: Sequence[str]) -> list[tuple[int, in
                 break
             magic, named, _, _, _, checksum, length = HEAD.unpack(fixed)
             body = file.read(length) if length <= ends - file.tell() else b""
-            if len(body) < length or magic != RECORD or zlib.crc32(body) != checksum or body[:named] != names[len(found)].encode():
+            if (
+                len(body) < length
+                or magic != RECORD
+                or zlib.crc32(body) != checksum
+                or body[:named] != names[len(found)].encode()
+            ):
                 break
             found.append((begins, file.tell()))
     return found
@@ -147,7 +170,9 @@ def index_of(out: BinaryIO, partial: Path, head: bytes, names: Sequence[str]) ->
         file.seek(len(head))
         for name in names:
             begins, fixed = file.tell(), file.read(HEAD.size)
-            magic, named, height, width, count, _, length = HEAD.unpack(fixed) if len(fixed) == HEAD.size else (b"", *[0] * 6)
+            magic, named, height, width, count, _, length = (
+                HEAD.unpack(fixed) if len(fixed) == HEAD.size else (b"", *[0] * 6)
+            )
             if magic != RECORD or file.read(named) != name.encode():
                 raise DataError(f"{partial} is damaged at {name}: remove it and pack again")
             lengths = np.frombuffer(file.read(4 * count), "<u4").astype(np.uint64)
@@ -157,7 +182,12 @@ def index_of(out: BinaryIO, partial: Path, head: bytes, names: Sequence[str]) ->
             file.seek(begins + HEAD.size + length)
     table = np.concatenate(bounds).astype("<u8").tobytes() if bounds else b""
     counts = [len(each) for each in bounds]
-    return framed({"names": list(names), "sizes": sizes, "bounds": counts, "checksum": zlib.crc32(table)}) + table
+    return (
+        framed(
+            {"names": list(names), "sizes": sizes, "bounds": counts, "checksum": zlib.crc32(table)}
+        )
+        + table
+    )
 
 
 # --- reading
@@ -179,11 +209,15 @@ class Pack:
         try:
             self.description, self.index = opened(self.file)
         except OSError as error:
-            raise DataError(f"{file} cannot be read ({error.strerror}): make it readable, or pack this split again") from None
+            raise DataError(
+                f"{file} cannot be read ({error.strerror}): make it readable, or pack this split again"
+            ) from None
         self.names, self.form = self.index.names, self.description["form"]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("mapped", "checked")}
+        return {
+            name: value for name, value in vars(self).items() if name not in ("mapped", "checked")
+        }
 
     @cached_property
     def checked(self) -> set[int]:
@@ -210,7 +244,11 @@ class Pack:
 
     def label(self, index: int, box: Box | None = None) -> np.ndarray:
         numbers = self.plain(index, box, 1) if self.form == "raw" else self.tiled(index, box, 1)
-        return self.labels.encode(numbers, f"{self.file} ({self.names[index]})") if self.labels else numbers
+        return (
+            self.labels.encode(numbers, f"{self.file} ({self.names[index]})")
+            if self.labels
+            else numbers
+        )
 
     def window(self, index: int, box: Box | None = None) -> Pair:
         image = self.plain(index, box, 3) if self.form == "raw" else self.tiled(index, box, 3)
@@ -220,12 +258,19 @@ class Pack:
         return self.index.bounds[self.index.starts[index] : self.index.starts[index + 1]]
 
     def plain(self, index: int, box: Box | None, channels: int) -> np.ndarray:
-        if index not in self.checked:  # a tile has its own checksum, a plain record one for all of it
+        if (
+            index not in self.checked
+        ):  # a tile has its own checksum, a plain record one for all of it
             self.record(index)
             self.checked.add(index)
         (height, width), bounds = self.size(index), self.blobs(index)
-        start, shape = int(bounds[0 if channels == 3 else 1]), (height, width, 3) if channels == 3 else (height, width)
-        array = np.frombuffer(self.mapped, np.uint8, height * width * channels, start).reshape(shape)
+        start, shape = (
+            int(bounds[0 if channels == 3 else 1]),
+            (height, width, 3) if channels == 3 else (height, width),
+        )
+        array = np.frombuffer(self.mapped, np.uint8, height * width * channels, start).reshape(
+            shape
+        )
         return array if box is None else array[box[0] : box[2], box[1] : box[3]]
 
     def tiled(self, index: int, box: Box | None, channels: int) -> np.ndarray:
@@ -234,7 +279,10 @@ class Pack:
         top, left, bottom, right = box or (0, 0, height, width)
         columns = grid((height, width))[1]
         blobs = 0 if channels == 3 else len(bounds) // 2
-        rows, across = range(top // TILE[0], -(-bottom // TILE[0])), range(left // TILE[1], -(-right // TILE[1]))
+        rows, across = (
+            range(top // TILE[0], -(-bottom // TILE[0])),
+            range(left // TILE[1], -(-right // TILE[1])),
+        )
         out = np.empty((len(rows) * TILE[0], right - left, channels), np.uint8)
         for down, row in enumerate(rows):
             tall = min(TILE[0], height - row * TILE[0])
@@ -245,7 +293,9 @@ class Pack:
                 pixels = self.unpacked(index, packed, tall * (end - begin) * channels)
                 tile = np.frombuffer(pixels, np.uint8).reshape(tall, end - begin, channels)
                 first, last = max(begin, left), min(end, right)
-                out[down * TILE[0] : down * TILE[0] + tall, first - left : last - left] = tile[:, first - begin : last - begin]
+                out[down * TILE[0] : down * TILE[0] + tall, first - left : last - left] = tile[
+                    :, first - begin : last - begin
+                ]
         if channels == 3:
             restore(out.reshape(len(rows), TILE[0], (right - left) * channels))
         high = rows.start * TILE[0]
@@ -264,7 +314,9 @@ class Pack:
     def record(self, index: int) -> memoryview:
         """An image's part of the file, checked."""
         bounds = self.blobs(index)
-        begins = int(bounds[0]) - 4 * (len(bounds) - 1) - len(self.names[index].encode()) - HEAD.size
+        begins = (
+            int(bounds[0]) - 4 * (len(bounds) - 1) - len(self.names[index].encode()) - HEAD.size
+        )
         *fixed, checksum, length = HEAD.unpack_from(self.mapped, begins)
         whole = memoryview(self.mapped)[begins : begins + HEAD.size + length]
         expected = [RECORD, len(self.names[index].encode()), *self.size(index), len(bounds) - 1]
@@ -290,10 +342,14 @@ def opened(file: Path) -> tuple[dict[str, Any], Index]:
         if pack.read(len(START) - 1) != START[:-1]:
             raise DataError(f"{file} is not a pack: {again} with experiments/pack.py")
         if pack.read(1) != START[-1:]:
-            raise DataError(f"{file} is a pack of another version than {VERSION}: {again}, or read it with the version that wrote it")
+            raise DataError(
+                f"{file} is a pack of another version than {VERSION}: {again}, or read it with the version that wrote it"
+            )
         description = unframed(pack, file)
         if description["version"] != VERSION:
-            raise DataError(f"{file} is a pack of version {description['version']}, and this reads {VERSION}: {again}")
+            raise DataError(
+                f"{file} is a pack of version {description['version']}, and this reads {VERSION}: {again}"
+            )
         pack.seek(-16, os.SEEK_END)
         begins, end = struct.unpack("<Q8s", pack.read(16))
         if end != END:

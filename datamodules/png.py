@@ -38,7 +38,12 @@ def codecs() -> Any | None:
 
 def window(data: bytes, box: tuple[int, int, int, int] | None = None) -> np.ndarray | None:
     """Its uint8 pixels, (h, w, 3) or of a gray picture (h, w); None if this PNG is not for here. Raises Damaged."""
-    if codecs() is None or data[24:25] != b"\x08" or data[25] not in CHANNELS or data[28:29] != b"\x00":  # bits, kind, not interlaced
+    if (
+        codecs() is None
+        or data[24:25] != b"\x08"
+        or data[25] not in CHANNELS
+        or data[28:29] != b"\x00"
+    ):  # bits, kind, not interlaced
         return None
     width, height = struct.unpack_from(">2I", data, 16)
     channels = CHANNELS[data[25]]
@@ -56,13 +61,22 @@ def window(data: bytes, box: tuple[int, int, int, int] | None = None) -> np.ndar
         top, left, bottom, right = box or (0, 0, height, width)
         smaller = stored(rows.reshape(height, row)[:bottom, : 1 + channels * right], channels)
         return codecs().spng_decode(smaller)[top:, left:]
-    except (ValueError, RuntimeError, struct.error, IndexError) as problem:  # imagecodecs' errors are RuntimeErrors
+    except (
+        ValueError,
+        RuntimeError,
+        struct.error,
+        IndexError,
+    ) as problem:  # imagecodecs' errors are RuntimeErrors
         raise Damaged from problem
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """(kind, content) of each. Needs no imagecodecs: other decoders overlook wrong checksums, so it stands before them too."""
-    place, view, checksum = len(SIGNATURE), memoryview(data), codecs().deflate_crc32 if codecs() else zlib.crc32
+    place, view, checksum = (
+        len(SIGNATURE),
+        memoryview(data),
+        codecs().deflate_crc32 if codecs() else zlib.crc32,
+    )
     while place < len(data):
         end = place + 8 + int.from_bytes(view[place : place + 4], "big")
         if checksum(view[place + 4 : end]).to_bytes(4, "big") != view[end : end + 4]:
@@ -85,7 +99,9 @@ def stored(rows: np.ndarray, channels: int) -> np.ndarray:
     made = room("made", len(before) + size + len(after) + 4 + 12)
     made[: len(before)] = np.frombuffer(before, np.uint8)
     blocks = made[len(before) :][:size].reshape(height, 5 + rows.shape[1])
-    blocks[:, :5] = np.frombuffer(struct.pack("<BHH", 0, rows.shape[1], rows.shape[1] ^ 0xFFFF), np.uint8)
+    blocks[:, :5] = np.frombuffer(
+        struct.pack("<BHH", 0, rows.shape[1], rows.shape[1] ^ 0xFFFF), np.uint8
+    )
     blocks[-1, 0] = 1  # the last one
     blocks[:, 5:] = rows
     end = len(before) + size + len(after)
@@ -96,7 +112,12 @@ def stored(rows: np.ndarray, channels: int) -> np.ndarray:
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", codecs().deflate_crc32(kind + content))
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", codecs().deflate_crc32(kind + content))
+    )
 
 
 def adler(rows: np.ndarray) -> int:

@@ -6,7 +6,9 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def shown(items: Iterable[Item], doing: str, total: int | None = None, done: int = 0) -> Iterator[Item]:
+def shown(
+    items: Iterable[Item], doing: str, total: int | None = None, done: int = 0
+) -> Iterator[Item]:
     """The items, under a bar that goes away at the end; a log gets none. Of `total`, by default their number, `done` lie behind already."""
     from rich.console import Console
     from rich.markup import escape
@@ -17,7 +19,9 @@ def shown(items: Iterable[Item], doing: str, total: int | None = None, done: int
         yield from items
         return
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(escape(doing), total=count, completed=done)  # rich's own `track` would end at what was walked, without `done`
+        task = bar.add_task(
+            escape(doing), total=count, completed=done
+        )  # rich's own `track` would end at what was walked, without `done`
         for each in items:
             yield each
             bar.advance(task)

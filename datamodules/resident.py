@@ -57,18 +57,44 @@ class Resident:
         self.pairs = [(on(image, device), on(label, device)) for image, label in pairs]
         self.device = device
 
-    def batch(self, draws: Sequence[Draw], crop: Crop, seed: int, labelled: bool = True, spots: Spots | None = None) -> Sample:
-        samples = [self.sample(number, *(spots.of(index) if spots else (index, None)), crop, seed, labelled) for number, index in draws]
-        return torch.stack([image for image, _ in samples]), torch.stack([label for _, label in samples])
+    def batch(
+        self,
+        draws: Sequence[Draw],
+        crop: Crop,
+        seed: int,
+        labelled: bool = True,
+        spots: Spots | None = None,
+    ) -> Sample:
+        samples = [
+            self.sample(
+                number, *(spots.of(index) if spots else (index, None)), crop, seed, labelled
+            )
+            for number, index in draws
+        ]
+        return torch.stack([image for image, _ in samples]), torch.stack(
+            [label for _, label in samples]
+        )
 
-    def sample(self, number: int, index: int, spot: Spot | None, crop: Crop, seed: int, labelled: bool) -> Sample:
+    def sample(
+        self, number: int, index: int, spot: Spot | None, crop: Crop, seed: int, labelled: bool
+    ) -> Sample:
         """What a worker's crop is, but for color: see `recolored`."""
         (image, label), size, rng = self.pairs[index], self.sizes[index], draw(seed, number)
         window = choose(crop, size, rng, spot)
         if crop.cat_max_ratio < 1:
-            window = varied(crop, window, size, rng, spot, lambda other: counted(self.numbers(label, other, size)))
+            window = varied(
+                crop,
+                window,
+                size,
+                rng,
+                spot,
+                lambda other: counted(self.numbers(label, other, size)),
+            )
         rows, columns = taps(window, size)
-        pixels, numbers = blended(image, rows, columns, self.device), self.numbers(label, window, size)
+        pixels, numbers = (
+            blended(image, rows, columns, self.device),
+            self.numbers(label, window, size),
+        )
         if not labelled:
             numbers = torch.zeros_like(numbers)
         if crop.jitter:
@@ -122,9 +148,14 @@ def placed(image: Tensor, label: Tensor, window: Window, size: Size) -> Sample:
     image = image.permute(2, 0, 1)
     if tuple(label.shape) == size:
         return image.contiguous(), label
-    canvas = torch.tensor(MEAN, dtype=torch.uint8, device=image.device).view(3, 1, 1).repeat(1, *size)
+    canvas = (
+        torch.tensor(MEAN, dtype=torch.uint8, device=image.device).view(3, 1, 1).repeat(1, *size)
+    )
     ignored = torch.full(size, IGNORED, dtype=torch.uint8, device=image.device)
-    place = slice(window.down, window.down + window.height), slice(window.right, window.right + window.width)
+    place = (
+        slice(window.down, window.down + window.height),
+        slice(window.right, window.right + window.width),
+    )
     canvas[:, *place], ignored[place] = image, label
     return canvas, ignored
 

@@ -8,11 +8,24 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from datamodules import DataError
-from datamodules.crops import ORDER, Crop, choose, cut, dominated, draw, pad, recolor, sampled, varied
+from datamodules.crops import (
+    ORDER,
+    Crop,
+    choose,
+    cut,
+    dominated,
+    draw,
+    pad,
+    recolor,
+    sampled,
+    varied,
+)
 from datamodules.spots import Spots, counted
 from datamodules.store import Pair, Source
 
-UNLABELLED = 1 << 32  # added to the seed of the unlabelled images' draws, which so have nothing to do with the labelled ones'
+UNLABELLED = (
+    1 << 32
+)  # added to the seed of the unlabelled images' draws, which so have nothing to do with the labelled ones'
 Sample = tuple[Tensor, Tensor]  # uint8 (3, h, w), uint8 (h, w)
 Draw = tuple[int, int]  # draw number, index of the image, or of a spot (see Spots)
 
@@ -29,8 +42,21 @@ class Crops(Dataset[Sample | DataError]):
     Without labels, the label says only where the crop shows no image: 255 there, 0 elsewhere. With spots, an index may be one of theirs.
     """
 
-    def __init__(self, source: Source, crop: Crop, seed: int, labelled: bool = True, spots: Spots | None = None) -> None:
-        self.source, self.crop, self.seed, self.labelled, self.spots = source, crop, seed, labelled, spots
+    def __init__(
+        self,
+        source: Source,
+        crop: Crop,
+        seed: int,
+        labelled: bool = True,
+        spots: Spots | None = None,
+    ) -> None:
+        self.source, self.crop, self.seed, self.labelled, self.spots = (
+            source,
+            crop,
+            seed,
+            labelled,
+            spots,
+        )
 
     def __len__(self) -> int:
         return len(self.source)
@@ -48,7 +74,14 @@ class Crops(Dataset[Sample | DataError]):
         image, label = cut(self.source, index, window)
         if self.crop.cat_max_ratio < 1 and dominated(counted(label), self.crop.cat_max_ratio):
             whole, box = self.source.label(index), (0, 0, *size)
-            window = varied(self.crop, window, size, rng, spot, lambda other: counted(sampled(whole, other, size, box)))
+            window = varied(
+                self.crop,
+                window,
+                size,
+                rng,
+                spot,
+                lambda other: counted(sampled(whole, other, size, box)),
+            )
             image, label = cut(self.source, index, window)
         if not self.labelled:
             label = np.zeros_like(label)
@@ -101,12 +134,16 @@ def collate(samples: Sequence[Sample | Tensor | DataError]) -> Sample | Tensor |
 
 def batch_of(arrays: Sequence[Tensor]) -> Tensor:
     """Stacked, in memory that a GPU can fetch from by itself where there is one."""
-    out = torch.empty((len(arrays), *arrays[0].shape), dtype=arrays[0].dtype, pin_memory=torch.cuda.is_available())
+    out = torch.empty(
+        (len(arrays), *arrays[0].shape), dtype=arrays[0].dtype, pin_memory=torch.cuda.is_available()
+    )
     np.stack([each.numpy() for each in arrays], out=out.numpy())
     return out
 
 
-def collate_both(samples: Sequence[Sample | DataError], labelled: int) -> tuple[Sample, Sample] | DataError:
+def collate_both(
+    samples: Sequence[Sample | DataError], labelled: int
+) -> tuple[Sample, Sample] | DataError:
     """The labelled batch, which comes first, and the unlabelled one."""
     batches = collate(samples[:labelled]), collate(samples[labelled:])
     return next((each for each in batches if isinstance(each, DataError)), batches)
@@ -140,14 +177,20 @@ class DrawSampler(Sampler[list[Draw]]):
     def __iter__(self) -> Iterator[list[Draw]]:
         share = self.batch * self.world
         for first in range(self.start, self.batches * share, share):
-            yield [(number, self.index(number)) for number in range(first + self.rank, first + share, self.world)]
+            yield [
+                (number, self.index(number))
+                for number in range(first + self.rank, first + share, self.world)
+            ]
 
     def index(self, number: int) -> int:
         """Every image once per epoch, in an order of its own, or what the spots make of it: epochs may end inside a batch."""
         epoch, place = divmod(number, self.images)
         if epoch != self.epoch:
             rng = draw(self.seed, epoch, ORDER)
-            self.epoch, self.order = epoch, self.spots.epoch(rng) if self.spots else rng.permutation(self.images)
+            self.epoch, self.order = (
+                epoch,
+                self.spots.epoch(rng) if self.spots else rng.permutation(self.images),
+            )
         return int(self.order[place])
 
 

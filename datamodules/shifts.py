@@ -65,7 +65,12 @@ class Shifted:
     """
 
     def __init__(self, source: Source, kind: str, severity: int, seed: int = 0) -> None:
-        self.source, self.kind, self.severity, self.seed = source, named(kind), checked(severity), seed
+        self.source, self.kind, self.severity, self.seed = (
+            source,
+            named(kind),
+            checked(severity),
+            seed,
+        )
         self.names = source.names
 
     def __len__(self) -> int:
@@ -80,12 +85,18 @@ class Shifted:
     def window(self, index: int, box: Box | None = None) -> Pair:
         """A window out of the whole corrupted image, so that it has the same pixels."""
         image, label = self.source.window(index)
-        return inside(corrupted(image, self.kind, self.severity, (self.seed, index)), box), inside(label, box)
+        return inside(corrupted(image, self.kind, self.severity, (self.seed, index)), box), inside(
+            label, box
+        )
 
 
-def corrupted(image: np.ndarray, kind: str, severity: int, seed: Sequence[int] = (0,)) -> np.ndarray:
+def corrupted(
+    image: np.ndarray, kind: str, severity: int, seed: Sequence[int] = (0,)
+) -> np.ndarray:
     """uint8 RGB (H, W, 3) to the same; the kind is part of the seed, so that rain does not fall where snow does."""
-    strength = {name: values[checked(severity) - 1] for name, values in STRENGTHS[named(kind)].items()}
+    strength = {
+        name: values[checked(severity) - 1] for name, values in STRENGTHS[named(kind)].items()
+    }
     dice = np.random.default_rng([crc32(kind.encode()), *seed])
     found = CORRUPTIONS[kind](image.astype(np.float32) / 255, dice, **strength)
     return (found * 255).round().clip(0, 255).astype(np.uint8)
@@ -106,7 +117,9 @@ def chosen(text: str) -> tuple[str, ...]:
     words = [word.strip() for word in text.split(",") if word.strip()]
     for word in words or [text]:
         if word not in known:
-            raise DataError(f"there is no shift {word or 'without a name'}; {guess(word, known)}there are {', '.join(known)}")
+            raise DataError(
+                f"there is no shift {word or 'without a name'}; {guess(word, known)}there are {', '.join(known)}"
+            )
     return tuple(dict.fromkeys(kind for word in words for kind in known[word]))
 
 
@@ -118,7 +131,9 @@ def guess(word: str, known: Sequence[str]) -> str:
 def checked(severity: int) -> int:
     if severity in SEVERITIES:
         return int(severity)
-    raise DataError(f"there is no severity {severity}: give a whole number from {SEVERITIES[0]} to {SEVERITIES[-1]}")
+    raise DataError(
+        f"there is no severity {severity}: give a whole number from {SEVERITIES[0]} to {SEVERITIES[-1]}"
+    )
 
 
 # --- blur
@@ -152,7 +167,11 @@ def stroke(length: float, degrees: float) -> np.ndarray:
     kernel = np.zeros((2 * reach + 2, 2 * reach + 2))
     for down in (0, 1):
         for right in (0, 1):
-            np.add.at(kernel, (top + down, left + right), (1 - abs(y - top - down)) * (1 - abs(x - left - right)))
+            np.add.at(
+                kernel,
+                (top + down, left + right),
+                (1 - abs(y - top - down)) * (1 - abs(x - left - right)),
+            )
     return normalized(kernel[:-1, :-1])
 
 
@@ -175,18 +194,32 @@ def shot_noise(image: np.ndarray, dice: Dice, *, photons: float) -> np.ndarray:
 
 
 def fog(image: np.ndarray, dice: Dice, *, density: float) -> np.ndarray:
-    return hazy(image, density * (0.7 + 0.6 * clouds(image.shape[:2], dice)), light=(0.80, 0.81, 0.82))
+    return hazy(
+        image, density * (0.7 + 0.6 * clouds(image.shape[:2], dice)), light=(0.80, 0.81, 0.82)
+    )
 
 
-def rain(image: np.ndarray, dice: Dice, *, drops: float, length: float, density: float) -> np.ndarray:
+def rain(
+    image: np.ndarray, dice: Dice, *, drops: float, length: float, density: float
+) -> np.ndarray:
     """Far, nearer and near streaks of one slant before a gray haze."""
     height, width = size = canvas(image.shape)
     slant, layer = dice.uniform(65, 115), np.zeros(size, np.float32)
     for share, near, opacity in ((0.65, 0.35, 0.22), (0.27, 0.65, 0.34), (0.08, 1.0, 0.5)):
-        starts = scattered(dice, "rain", "drops", share, size)[: round(share * drops * width / height)]
+        starts = scattered(dice, "rain", "drops", share, size)[
+            : round(share * drops * width / height)
+        ]
         step = near * length * np.array([np.cos(np.radians(slant)), np.sin(np.radians(slant))])
         lines = np.zeros(size, np.uint8)
-        cv2.polylines(lines, fixed(np.stack([starts, starts + step], 1)), False, 255, 2 if near == 1 else 1, cv2.LINE_AA, FRACTION)
+        cv2.polylines(
+            lines,
+            fixed(np.stack([starts, starts + step], 1)),
+            False,
+            255,
+            2 if near == 1 else 1,
+            cv2.LINE_AA,
+            FRACTION,
+        )
         layer = np.maximum(layer, opacity / 255 * filtered(lines, stroke(near * length / 3, slant)))
     return covered(hazy(0.92 * image, density, light=(0.60, 0.62, 0.64)), layer, 0.88)
 
@@ -196,10 +229,14 @@ def snow(image: np.ndarray, dice: Dice, *, flakes: float, density: float) -> np.
     height, width = size = canvas(image.shape)
     slant, layer = dice.uniform(50, 130), np.zeros(size, np.float32)
     for share, radius, opacity in ((0.72, 0.8, 0.6), (0.23, 1.6, 0.8), (0.05, 3.2, 0.85)):
-        centers = scattered(dice, "snow", "flakes", share, size)[: round(share * flakes * width / height)]
+        centers = scattered(dice, "snow", "flakes", share, size)[
+            : round(share * flakes * width / height)
+        ]
         dots = np.zeros(size, np.uint8)
         for center in fixed(centers):
-            cv2.circle(dots, center.tolist(), round(radius * 2**FRACTION), 255, -1, cv2.LINE_AA, FRACTION)
+            cv2.circle(
+                dots, center.tolist(), round(radius * 2**FRACTION), 255, -1, cv2.LINE_AA, FRACTION
+            )
         layer = np.maximum(layer, opacity / 255 * filtered(dots, stroke(1 + 2.5 * radius, slant)))
     return covered(hazy(image, density, light=(0.83, 0.84, 0.86)), layer, 0.97)
 
@@ -207,14 +244,21 @@ def snow(image: np.ndarray, dice: Dice, *, flakes: float, density: float) -> np.
 def night(image: np.ndarray, dice: Dice, *, light: float, photons: float) -> np.ndarray:
     """In linear light: the sky loses most, headlights warm some of the road, colors pale towards blue, and photons are few."""
     height, width = image.shape[:2]
-    y, x = np.linspace(0, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)
+    y, x = (
+        np.linspace(0, 1, height, dtype=np.float32)[:, None],
+        np.linspace(-1, 1, width, dtype=np.float32),
+    )
     sky = 1 - 0.8 / (1 + np.exp((y - 0.36) / 0.08))
     headlights = 1.6 * np.exp(-((x / 0.6) ** 2) - ((y - 0.7) / 0.16) ** 2)
     day = image**2.2
     pale = 0.4 * day.mean(-1, keepdims=True) + 0.6 * day
-    lamps = sky[..., None] * np.array([0.9, 0.94, 1.16], np.float32) + headlights[..., None] * np.array([1.12, 1.0, 0.8], np.float32)
+    lamps = sky[..., None] * np.array([0.9, 0.94, 1.16], np.float32) + headlights[
+        ..., None
+    ] * np.array([1.12, 1.0, 0.8], np.float32)
     lit = light * lamps * pale / (1 + 2 * pale)
-    return np.maximum(lit + np.sqrt(lit / photons) * dice.standard_normal(image.shape, np.float32), 0) ** (1 / 2.2)
+    return np.maximum(
+        lit + np.sqrt(lit / photons) * dice.standard_normal(image.shape, np.float32), 0
+    ) ** (1 / 2.2)
 
 
 def hazy(image: np.ndarray, density: np.ndarray | float, light: Sequence[float]) -> np.ndarray:
@@ -263,7 +307,9 @@ def fixed(points: np.ndarray) -> np.ndarray:
 def covered(image: np.ndarray, layer: np.ndarray, white: float) -> np.ndarray:
     height, width = image.shape[:2]
     smaller = height < ROWS
-    layer = cv2.resize(layer, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)[..., None]
+    layer = cv2.resize(
+        layer, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    )[..., None]
     return (1 - layer) * image + layer * white
 
 
@@ -272,7 +318,9 @@ def covered(image: np.ndarray, layer: np.ndarray, white: float) -> np.ndarray:
 
 def brightness(image: np.ndarray, dice: Dice, *, more: float) -> np.ndarray:
     hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
-    return cv2.cvtColor(cv2.merge([hue, saturation, np.minimum(value + more, 1)]), cv2.COLOR_HSV2RGB)
+    return cv2.cvtColor(
+        cv2.merge([hue, saturation, np.minimum(value + more, 1)]), cv2.COLOR_HSV2RGB
+    )
 
 
 def contrast(image: np.ndarray, dice: Dice, *, left: float) -> np.ndarray:

@@ -39,7 +39,10 @@ class Spots:
         count = int(self.images * self.share)
         each, more = divmod(count, len(self.classes))
         larger = rng.permutation(len(self.classes)) < more
-        spots = [np.resize(rng.permutation(own), each + extra) for own, extra in zip(self.classes, larger.tolist())]
+        spots = [
+            np.resize(rng.permutation(own), each + extra)
+            for own, extra in zip(self.classes, larger.tolist())
+        ]
         images = rng.permutation(self.images)[: self.images - count]
         return rng.permutation(np.concatenate([images, self.images + np.concatenate(spots)]))
 
@@ -52,9 +55,16 @@ def located(source: Source, classes: int, share: float, threads: int) -> Spots:
         tables = [np.insert(table, 1, index, axis=1) for index, table in walk]
     table = np.concatenate(tables)  # (spots, 4): class, image, row, column
     if not len(table):
-        raise DataError(f"class_uniform={share} asks for classes, and no training label shows one: take class_uniform=0")
+        raise DataError(
+            f"class_uniform={share} asks for classes, and no training label shows one: take class_uniform=0"
+        )
     occurring = np.unique(table[:, 0])
-    return Spots(len(source), share, table[:, 1:].copy(), [np.flatnonzero(table[:, 0] == each) for each in occurring])
+    return Spots(
+        len(source),
+        share,
+        table[:, 1:].copy(),
+        [np.flatnonzero(table[:, 0] == each) for each in occurring],
+    )
 
 
 def centroids(label: np.ndarray, classes: int) -> np.ndarray:
@@ -62,7 +72,11 @@ def centroids(label: np.ndarray, classes: int) -> np.ndarray:
     height, width = label.shape
     corners = [(top, left) for top in range(0, height, TILE) for left in range(0, width, TILE)]
     return np.int32(
-        [spot for top, left in corners for spot in of_tile(label[top : top + TILE, left : left + TILE], top, left, classes)]
+        [
+            spot
+            for top, left in corners
+            for spot in of_tile(label[top : top + TILE, left : left + TILE], top, left, classes)
+        ]
     ).reshape(-1, 3)
 
 
@@ -72,7 +86,10 @@ def of_tile(tile: np.ndarray, top: int, left: int, classes: int) -> list[tuple[i
     found = []
     for number in np.flatnonzero(counted(tile)[:classes]).tolist():
         here = (tile == number).view(np.uint8)
-        across, down = (cv2.reduce(here, side, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel().astype(np.int64) for side in (0, 1))
+        across, down = (
+            cv2.reduce(here, side, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel().astype(np.int64)
+            for side in (0, 1)
+        )
         row, column = (int(sums @ np.arange(len(sums)) / sums.sum()) for sums in (down, across))
         found.append((number, top + row, left + column))
     return found

@@ -11,7 +11,17 @@ import numpy as np
 import torch
 
 from datamodules import DataError
-from datamodules.decoding import Box, Reader, Size, from_disk, image_window, inside, png_header, read_image, read_label
+from datamodules.decoding import (
+    Box,
+    Reader,
+    Size,
+    from_disk,
+    image_window,
+    inside,
+    png_header,
+    read_image,
+    read_label,
+)
 from datamodules.labels import LabelSet
 from datamodules.progress import shown
 
@@ -69,7 +79,10 @@ class Memory:
     @classmethod
     def of(cls, pairs: Iterable[Pair], names: Sequence[str] | None = None) -> "Memory":
         pairs = list(pairs)
-        memory = cls(names or [f"{index:06d}" for index in range(len(pairs))], [label.shape for _, label in pairs])
+        memory = cls(
+            names or [f"{index:06d}" for index in range(len(pairs))],
+            [label.shape for _, label in pairs],
+        )
         for index, (image, label) in enumerate(pairs):
             memory.put(index, image, label)
         return memory
@@ -77,7 +90,9 @@ class Memory:
     def put(self, index: int, image: np.ndarray, label: np.ndarray) -> None:
         pixels, ids = self.window(index)
         if image.shape != pixels.shape or label.shape != ids.shape:
-            raise DataError(f"{self.names[index]}: image {image.shape} and label {label.shape} do not fill {pixels.shape} and {ids.shape}")
+            raise DataError(
+                f"{self.names[index]}: image {image.shape} and label {label.shape} do not fill {pixels.shape} and {ids.shape}"
+            )
         pixels[:], ids[:] = image, label
 
     def __len__(self) -> int:
@@ -88,11 +103,17 @@ class Memory:
 
     def label(self, index: int, box: Box | None = None) -> np.ndarray:
         height, width = self.sizes[index]
-        return inside(self.labels[self.starts[index] :][: height * width].view(height, width).numpy(), box)
+        return inside(
+            self.labels[self.starts[index] :][: height * width].view(height, width).numpy(), box
+        )
 
     def window(self, index: int, box: Box | None = None) -> Pair:
         height, width = self.sizes[index]
-        image = self.images[3 * self.starts[index] :][: 3 * height * width].view(height, width, 3).numpy()
+        image = (
+            self.images[3 * self.starts[index] :][: 3 * height * width]
+            .view(height, width, 3)
+            .numpy()
+        )
         return inside(image, box), self.label(index, box)
 
 
@@ -176,13 +197,19 @@ def by_stem(folder: Path, suffixes: Sequence[str], remedy: str) -> dict[str, Pat
     """The files of a folder by name without suffix, in sorted order; `remedy` tells what belongs there."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}: {remedy}")
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    ]
     if not files:
         raise DataError(f"{folder} holds no {' or '.join(suffixes)} file: {remedy}")
     found = {path.stem: path for path in files}
     if len(found) < len(files):
         twice = next(path for path in files if found[path.stem] != path)
-        raise DataError(f"{twice} and {found[twice.stem].name} share their name: keep one of the two")
+        raise DataError(
+            f"{twice} and {found[twice.stem].name} share their name: keep one of the two"
+        )
     return found
 
 
@@ -194,7 +221,9 @@ class Unpaired(DataError):
         self.files, self.remedy = tuple(files), remedy
 
 
-def paired(images: dict[str, Place], labels: dict[str, Place], remedy: str) -> list[tuple[Place, Place]]:
+def paired(
+    images: dict[str, Place], labels: dict[str, Place], remedy: str
+) -> list[tuple[Place, Place]]:
     """Each image with its label; refuses one that stands alone."""
     lone_images = [path for key, path in images.items() if key not in labels]
     lone_labels = [path for key, path in labels.items() if key not in images]

@@ -36,7 +36,9 @@ VERSION = 1
 STORES = ("s3://", "gs://")  # litdata reads parts of files there; of others it copies whole chunks
 CHUNK = 64 << 20  # bytes; an image is read without the rest of its chunk
 PAUSES = (1, 4, 16)  # seconds before an image is asked for again
-OPENING = threading.Lock()  # litdata's names of files half copied are one process's, not one thread's
+OPENING = (
+    threading.Lock()
+)  # litdata's names of files half copied are one process's, not one thread's
 Bytes = bytes | mmap.mmap
 
 
@@ -54,7 +56,9 @@ def client(place: str) -> dict[str, Any]:
         try:
             import google.cloud.storage  # noqa: F401
         except ImportError:
-            raise DataError(f"{place} needs google-cloud-storage: pip install google-cloud-storage") from None
+            raise DataError(
+                f"{place} needs google-cloud-storage: pip install google-cloud-storage"
+            ) from None
     if not place.startswith("s3://"):
         return {}
     from botocore.config import Config
@@ -70,14 +74,21 @@ def address(root: str | Path, stem: str) -> str | None:
         folder = Path(root).expanduser() / f"{stem}.stream"
         return str(folder) if folder.is_dir() else None
     if not str(root).startswith(STORES):
-        raise DataError(f"data.root={root} is no address that can be streamed: give one of {' or '.join(STORES)}, or a folder")
+        raise DataError(
+            f"data.root={root} is no address that can be streamed: give one of {' or '.join(STORES)}, or a folder"
+        )
     return f"{str(root).rstrip('/')}/{stem}.stream"
 
 
 # --- writing
 
 
-def write(pack: Pack, place: Path, before: int = 0, progress: Callable[[Iterable[int]], Iterable[int]] = iter) -> int:
+def write(
+    pack: Pack,
+    place: Path,
+    before: int = 0,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> int:
     """A pack as a stream, whose bytes are returned. `before`: those of the streams that go into a cache before this one."""
     litdata()
     from litdata.streaming import Cache
@@ -86,7 +97,13 @@ def write(pack: Pack, place: Path, before: int = 0, progress: Callable[[Iterable
     shutil.rmtree(partial, ignore_errors=True)
     lengths = [len(pack.record(number)) for number in range(len(pack))]
     checksums = [zlib.crc32(pack.record(number)) for number in range(len(pack))]
-    content = {"version": VERSION, "pack": pack.description, "names": pack.names, "sizes": pack.index.sizes, "before": before}
+    content = {
+        "version": VERSION,
+        "pack": pack.description,
+        "names": pack.names,
+        "sizes": pack.index.sizes,
+        "before": before,
+    }
     chunks = Cache(str(partial), chunk_bytes=CHUNK)
     chunks[0] = START + framed(content | {"lengths": lengths, "checksums": checksums})
     for number in progress(range(len(pack))):
@@ -120,7 +137,13 @@ class Stream:
     The first images are kept in `cache`, as many as `gigabytes` hold: every process knows which without asking another.
     """
 
-    def __init__(self, place: str, labels: LabelSet | None = None, cache: str | Path | None = None, gigabytes: float = 50.0) -> None:
+    def __init__(
+        self,
+        place: str,
+        labels: LabelSet | None = None,
+        cache: str | Path | None = None,
+        gigabytes: float = 50.0,
+    ) -> None:
         self.place, self.labels = place, labels
         self.cache = Path(cache).expanduser() if cache else None
         self.free, self.process = deque(), 0
@@ -177,7 +200,9 @@ class Stream:
             try:
                 reader = self.reader()
                 found = reader[number]
-                found = bytes(found) if isinstance(found, memoryview) else found  # litdata closes the chunk that a view shows
+                found = (
+                    bytes(found) if isinstance(found, memoryview) else found
+                )  # litdata closes the chunk that a view shows
                 self.free.append(reader)
                 return found
             except DataError:
@@ -199,8 +224,12 @@ class Stream:
             return self.free.pop()
         except IndexError:
             with OPENING:
-                folder = str(self.cache / "litdata") if self.cache else None  # it keeps a copy of the index there
-                return litdata().StreamingDataset(self.place, folder, storage_options=client(self.place))
+                folder = (
+                    str(self.cache / "litdata") if self.cache else None
+                )  # it keeps a copy of the index there
+                return litdata().StreamingDataset(
+                    self.place, folder, storage_options=client(self.place)
+                )
 
     # --- the cache
 
@@ -244,8 +273,12 @@ def described(head: Any, place: str) -> dict[str, Any]:
     if not isinstance(head, bytes) or head[: len(START) - 1] != START[:-1]:
         raise DataError(f"{place} is litdata's, but no stream of images and labels: {again}")
     if head[: len(START)] != START:
-        raise DataError(f"{place} is a stream of another version than {VERSION}: {again}, or read it with the version that wrote it")
+        raise DataError(
+            f"{place} is a stream of another version than {VERSION}: {again}, or read it with the version that wrote it"
+        )
     content = unframed(BytesIO(head[len(START) :]), place)
     if content["version"] != VERSION:
-        raise DataError(f"{place} is a stream of version {content['version']}, and this reads {VERSION}: {again}")
+        raise DataError(
+            f"{place} is a stream of version {content['version']}, and this reads {VERSION}: {again}"
+        )
     return content

@@ -85,7 +85,9 @@ class Streets(SegmentationData):
     ) -> None:
         super().__init__(root, **settings)
         if root is not None:
-            raise DataError(f"streets are made, not read: drop data.root={root}, or take --data cityscapes for a folder of them")
+            raise DataError(
+                f"streets are made, not read: drop data.root={root}, or take --data cityscapes for a folder of them"
+            )
         counts = {"train": train, "val": val, "test": test}
         for field, value, least in [
             ("height", height, 32),
@@ -123,7 +125,9 @@ def scenes(split: str, count: int, size: Size, scene_seed: int = 0) -> Iterator[
 def write(out: Path, counts: dict[str, int], size: Size, scene_seed: int = 0) -> None:
     """Writes Cityscapes' layout beside `out` and moves it there when complete: a killed run leaves no half data set."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is not an empty folder: nothing was written; give another --out")
+        raise DataError(
+            f"{out} exists and is not an empty folder: nothing was written; give another --out"
+        )
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
         for split, count in counts.items():
@@ -138,7 +142,10 @@ def write(out: Path, counts: dict[str, int], size: Size, scene_seed: int = 0) ->
 
 def write_scene(root: Path, split: str, name: str, pair: Pair) -> None:
     image, ids = pair
-    for kind, ending, pixels in (("leftImg8bit", "leftImg8bit", image[..., ::-1]), ("gtFine", "gtFine_labelIds", ids)):
+    for kind, ending, pixels in (
+        ("leftImg8bit", "leftImg8bit", image[..., ::-1]),
+        ("gtFine", "gtFine_labelIds", ids),
+    ):
         file = root / kind / split / name.split("_")[0] / f"{name}_{ending}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(png(pixels))
@@ -162,18 +169,26 @@ def at_least(least: int) -> Callable[[str], int]:
 def parsed_size(text: str) -> Size:
     height, _, width = text.partition("x")
     if not (height.isdecimal() and width.isdecimal() and int(height) >= 32 and int(width) >= 64):
-        raise argparse.ArgumentTypeError(f"{text} is not a size of at least 32x64: write height x width, such as 256x512")
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a size of at least 32x64: write height x width, such as 256x512"
+        )
     return int(height), int(width)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m datamodules.streets", allow_abbrev=False, description="Write built-in street scenes in Cityscapes' folder layout."
+        prog="python -m datamodules.streets",
+        allow_abbrev=False,
+        description="Write built-in street scenes in Cityscapes' folder layout.",
     )
     parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
-    parser.add_argument("--train", type=at_least(1), default=20, help="training scenes (default 20)")
+    parser.add_argument(
+        "--train", type=at_least(1), default=20, help="training scenes (default 20)"
+    )
     parser.add_argument("--val", type=at_least(1), default=5, help="validation scenes (default 5)")
-    parser.add_argument("--size", type=parsed_size, default=(256, 512), help="HEIGHTxWIDTH (default 256x512)")
+    parser.add_argument(
+        "--size", type=parsed_size, default=(256, 512), help="HEIGHTxWIDTH (default 256x512)"
+    )
     parser.add_argument("--seed", type=at_least(0), default=0, help="scene seed (default 0)")
     options = parser.parse_args(arguments)
     try:
@@ -181,7 +196,9 @@ def main(arguments: list[str] | None = None) -> int:
     except DataError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{options.train} train and {options.val} val scenes are in {options.out}: use them as Cityscapes with data.root={options.out}")
+    print(
+        f"{options.train} train and {options.val} val scenes are in {options.out}: use them as Cityscapes with data.root={options.out}"
+    )
     return 0
 
 

@@ -25,7 +25,12 @@ NAMES = tuple(name.strip() for name in CLASSES.split(","))
 
 
 class VOC(SegmentationData):
-    labels = LabelSet(NAMES, palette=tuple(map(devkit_color, range(21))), ids=tuple(range(21)), void_palette=((224, 224, 192),))
+    labels = LabelSet(
+        NAMES,
+        palette=tuple(map(devkit_color, range(21))),
+        ids=tuple(range(21)),
+        void_palette=((224, 224, 192),),
+    )
     name = "PASCAL VOC 2012"
     layout = (
         "JPEGImages/*.jpg, SegmentationClass/*.png, ImageSets/Segmentation/{train,val}.txt, and for data.training=trainaug "
@@ -40,17 +45,35 @@ class VOC(SegmentationData):
     }
     counts: ClassVar[dict[str, int]] = {"trainaug": 10582, "train": 1464, "val": 1449}
 
-    def __init__(self, root: str | Path | None = None, *, training: Literal["trainaug", "train"] = "trainaug", **settings: Any) -> None:
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        training: Literal["trainaug", "train"] = "trainaug",
+        **settings: Any,
+    ) -> None:
         super().__init__(root, **settings)
         self.training = one_of("training", training, ("trainaug", "train"))
 
     def source(self, split: str) -> Files:
         listed = self.training if split == "train" else split
-        file, labels = self.root / "ImageSets" / "Segmentation" / f"{listed}.txt", self.root / "SegmentationClass"
+        file, labels = (
+            self.root / "ImageSets" / "Segmentation" / f"{listed}.txt",
+            self.root / "SegmentationClass",
+        )
         names, found = names_in(file, self.remedy), by_stem(labels, LABELS, self.remedy)
         if listed == "trainaug":
             labels = self.root / "SegmentationClassAug"
             found = by_stem(labels, LABELS, self.remedy) | found
-        images = picked(names, by_stem(self.root / "JPEGImages", IMAGES, self.remedy), self.root / "JPEGImages", file)
+        images = picked(
+            names,
+            by_stem(self.root / "JPEGImages", IMAGES, self.remedy),
+            self.root / "JPEGImages",
+            file,
+        )
         tell(self.name, self.root, listed, len(names), self.counts[listed])
-        return Files([*zip(images.values(), picked(names, found, labels, file).values(), strict=True)], self.labels, names=names)
+        return Files(
+            [*zip(images.values(), picked(names, found, labels, file).values(), strict=True)],
+            self.labels,
+            names=names,
+        )

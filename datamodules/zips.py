@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from datamodules import DataError
 from datamodules.decoding import from_disk
 
-LOCAL = struct.Struct("<4s22xHH")  # a member's own header: signature, bytes of its name and of its extra field
+LOCAL = struct.Struct(
+    "<4s22xHH"
+)  # a member's own header: signature, bytes of its name and of its extra field
 AGAIN = "download it again from where the data set comes from"
 
 
@@ -42,18 +44,28 @@ class Zip:
 
     def read(self, name: str, count: int = -1) -> bytes:
         """The first `count` bytes, or all."""
-        member, damaged = self.members[name], DataError(f"{self.file} is damaged at {name}: {AGAIN}")
+        member, damaged = (
+            self.members[name],
+            DataError(f"{self.file} is damaged at {name}: {AGAIN}"),
+        )
         fixed = os.pread(self.descriptor, LOCAL.size, member.header)
         signature, named, extra = LOCAL.unpack(fixed) if len(fixed) == LOCAL.size else (b"", 0, 0)
-        if signature != b"PK\3\4" or member.header + member.packed > os.fstat(self.descriptor).st_size:
+        if (
+            signature != b"PK\3\4"
+            or member.header + member.packed > os.fstat(self.descriptor).st_size
+        ):
             raise damaged
-        packed = os.pread(self.descriptor, member.packed, member.header + LOCAL.size + named + extra)
+        packed = os.pread(
+            self.descriptor, member.packed, member.header + LOCAL.size + named + extra
+        )
         if len(packed) < member.packed:
             raise damaged
         if not member.deflated:
             return packed if count < 0 else packed[:count]
         try:
-            plain = zlib.decompressobj(-15).decompress(packed, member.plain + 1 if count < 0 else count)
+            plain = zlib.decompressobj(-15).decompress(
+                packed, member.plain + 1 if count < 0 else count
+            )
         except zlib.error:
             raise damaged from None
         if count < 0 and len(plain) != member.plain:
@@ -67,17 +79,37 @@ def members(file: Path) -> dict[str, Member]:
         with zipfile.ZipFile(file) as archive:
             infos = [info for info in archive.infolist() if not info.is_dir()]
     except OSError as problem:
-        raise DataError(f"{file} cannot be read ({problem.strerror or problem}): make it readable, or {AGAIN}") from None
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as problem:  # the last two where its list is damaged
-        raise DataError(f"{file} is no zip, or only the beginning of one ({problem}): {AGAIN}") from None
+        raise DataError(
+            f"{file} cannot be read ({problem.strerror or problem}): make it readable, or {AGAIN}"
+        ) from None
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        ValueError,
+    ) as problem:  # the last two where its list is damaged
+        raise DataError(
+            f"{file} is no zip, or only the beginning of one ({problem}): {AGAIN}"
+        ) from None
     for info in infos:
         path = PurePosixPath(info.filename)
         if path.is_absolute() or ".." in path.parts or "\\" in info.filename:
-            raise DataError(f"{file} names a file outside itself ({info.filename}), so it is not the official archive: {AGAIN}")
-        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise DataError(f"{file} holds {info.filename} encrypted or compressed in an unusual way: unpack it, or {AGAIN}")
+            raise DataError(
+                f"{file} names a file outside itself ({info.filename}), so it is not the official archive: {AGAIN}"
+            )
+        if info.flag_bits & 1 or info.compress_type not in (
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+        ):
+            raise DataError(
+                f"{file} holds {info.filename} encrypted or compressed in an unusual way: unpack it, or {AGAIN}"
+            )
     return {
-        info.filename: Member(info.header_offset, info.compress_size, info.file_size, info.compress_type == zipfile.ZIP_DEFLATED)
+        info.filename: Member(
+            info.header_offset,
+            info.compress_size,
+            info.file_size,
+            info.compress_type == zipfile.ZIP_DEFLATED,
+        )
         for info in infos
     }
 
@@ -92,8 +124,14 @@ class Zips:
         """The paths of members whose names match."""
         if str(file) not in self.zips:
             self.zips[str(file)] = Zip(file)
-        return sorted(f"{file}/{name}" for name in self.zips[str(file)].members if fnmatchcase(name, pattern))
+        return sorted(
+            f"{file}/{name}" for name in self.zips[str(file)].members if fnmatchcase(name, pattern)
+        )
 
     def __call__(self, path: str, count: int = -1) -> bytes:
         zipped = next((each for each in self.zips if path.startswith(each + "/")), None)
-        return self.zips[zipped].read(path[len(zipped) + 1 :], count) if zipped else from_disk(path, count)
+        return (
+            self.zips[zipped].read(path[len(zipped) + 1 :], count)
+            if zipped
+            else from_disk(path, count)
+        )

@@ -87,7 +87,9 @@ def cost(pair: Pair, rounds: int) -> Cost:
     theirs, ours = times["theirs"], times["ours"]
     peaks = peak_mebibytes(pair.theirs), peak_mebibytes(pair.ours)
     faster = statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
-    return Cost((statistics.median(theirs), statistics.median(ours)), peaks, faster, peaks[0] / peaks[1])
+    return Cost(
+        (statistics.median(theirs), statistics.median(ours)), peaks, faster, peaks[0] / peaks[1]
+    )
 
 
 def cpu_milliseconds(work: Callable[[], object]) -> float:
@@ -100,12 +102,17 @@ def peak_mebibytes(work: Callable[[], object]) -> float:
     """The highest sum of allocations not yet freed, out of the profiler's trace."""
     from torch.profiler import ProfilerActivity, profile
 
-    with hushed(), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:  # torch 2.11 warns without
+    with (
+        hushed(),
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record,
+    ):  # torch 2.11 warns without
         work()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         record.export_chrome_trace(str(trace))
-        events = [e for e in json.loads(trace.read_text())["traceEvents"] if e.get("name") == "[memory]"]
+        events = [
+            e for e in json.loads(trace.read_text())["traceEvents"] if e.get("name") == "[memory]"
+        ]
     held = peak = 0
     for event in sorted(events, key=lambda e: e["ts"]):
         held += event["args"]["Bytes"]
@@ -116,7 +123,9 @@ def peak_mebibytes(work: Callable[[], object]) -> float:
 # --- loss
 
 
-def loss_pairs(size: tuple[int, int], classes: int, batch: int, stride: int, align_corners: bool) -> list[Pair]:
+def loss_pairs(
+    size: tuple[int, int], classes: int, batch: int, stride: int, align_corners: bool
+) -> list[Pair]:
     import torch.nn.functional as F
 
     from segmodels.parts.losses import cross_entropy, ohem, stdc_rule
@@ -130,7 +139,9 @@ def loss_pairs(size: tuple[int, int], classes: int, batch: int, stride: int, ali
 
     def mining(name: str, inputs: tuple["Tensor", "Tensor"], above: float, kept: int) -> Pair:
         def mined(logits: "Tensor", label: "Tensor") -> "Tensor":
-            return ohem(logits, label, align_corners=align_corners, rule=stdc_rule(exp(-above), kept))
+            return ohem(
+                logits, label, align_corners=align_corners, rule=stdc_rule(exp(-above), kept)
+            )
 
         def by_sorting(logits: "Tensor", label: "Tensor") -> "Tensor":
             return hardest_by_sorting(two_step(logits, label, "none"), above, kept)
@@ -145,7 +156,9 @@ def loss_pairs(size: tuple[int, int], classes: int, batch: int, stride: int, ali
     easier = (losses_and_limits(margin) for margin in (5.5, 6.5, 8.0, 10.0, 13.0))
     easy, _, same, least = next((x for x in easier if x[1] < x[3]), (None, 0, 0.0, 0))
     if easy is None or many <= kept:
-        raise Refused(f"with {kept} pixels to keep, these sizes do not reach both branches of mining; try --size 512x512 --stride 8")
+        raise Refused(
+            f"with {kept} pixels to keep, these sizes do not reach both branches of mining; try --size 512x512 --stride 8"
+        )
     return [
         Pair("cross-entropy", with_gradient(two_step, *unsure), with_gradient(lean, *unsure)),
         mining("mining, threshold", unsure, above, kept),
@@ -186,18 +199,30 @@ def with_gradient(
     return work
 
 
-def made_up(size: tuple[int, int], classes: int, batch: int, stride: int, margin: float) -> tuple["Tensor", "Tensor"]:
+def made_up(
+    size: tuple[int, int], classes: int, batch: int, stride: int, margin: float
+) -> tuple["Tensor", "Tensor"]:
     """Noise, raised by `margin` at the true class; the label (int64, as F.cross_entropy wants it) is a map of squares, a tenth ignored."""
     import torch
 
     random, cell = torch.Generator().manual_seed(0), 16 * stride
-    squares = torch.randint(0, classes, (batch, -(-size[0] // cell), -(-size[1] // cell)), generator=random)
-    label = squares.repeat_interleave(cell, 1).repeat_interleave(cell, 2)[:, : size[0], : size[1]].contiguous()
+    squares = torch.randint(
+        0, classes, (batch, -(-size[0] // cell), -(-size[1] // cell)), generator=random
+    )
+    label = (
+        squares.repeat_interleave(cell, 1)
+        .repeat_interleave(cell, 2)[:, : size[0], : size[1]]
+        .contiguous()
+    )
     small = -(-size[0] // stride), -(-size[1] // stride)
     logits = torch.randn(batch, classes, *small, generator=random)
-    logits.scatter_add_(1, label[:, None, ::stride, ::stride], torch.full((batch, 1, *small), margin))
+    logits.scatter_add_(
+        1, label[:, None, ::stride, ::stride], torch.full((batch, 1, *small), margin)
+    )
     hidden = torch.rand(squares.shape, generator=random) < 0.1
-    label[hidden.repeat_interleave(cell, 1).repeat_interleave(cell, 2)[:, : size[0], : size[1]]] = 255
+    label[hidden.repeat_interleave(cell, 1).repeat_interleave(cell, 2)[:, : size[0], : size[1]]] = (
+        255
+    )
     return logits.requires_grad_(), label
 
 
@@ -221,33 +246,45 @@ def compared(words: argparse.Namespace) -> int:
     equal = {pair.name: equality(pair) for pair in pairs}
     print(f"{'relative difference':<22}{'loss':>12}{'gradient':>12}")
     for name, found in equal.items():
-        print(f"{name:<22}{found.loss:>12.1e}{found.gradient:>12.1e}" + ("" if found.holds() else "   NOT EQUAL"))
+        print(
+            f"{name:<22}{found.loss:>12.1e}{found.gradient:>12.1e}"
+            + ("" if found.holds() else "   NOT EQUAL")
+        )
     if not all(found.holds() for found in equal.values()):
-        print(f"\nNot equal (allowed: {LOSS_LIMIT} and {GRADIENT_LIMIT}), so nothing was timed.", file=sys.stderr)
+        print(
+            f"\nNot equal (allowed: {LOSS_LIMIT} and {GRADIENT_LIMIT}), so nothing was timed.",
+            file=sys.stderr,
+        )
         return 1
     costs = {pair.name: cost(pair, words.rounds) for pair in pairs}
     print("\n" + table(costs))
     if words.json:
-        rows = {name: {"equality": asdict(equal[name]), "cost": asdict(costs[name])} for name in equal}
+        rows = {
+            name: {"equality": asdict(equal[name]), "cost": asdict(costs[name])} for name in equal
+        }
         settings = {k: v for k, v in vars(words).items() if k not in ("json", "run", "parser")}
-        write_json(words.json, {"settings": settings, "machine": machine(words.threads), "rows": rows})
+        write_json(
+            words.json, {"settings": settings, "machine": machine(words.threads), "rows": rows}
+        )
     return 0
 
 
 def table(costs: dict[str, Cost]) -> str:
     lines = [f"{'theirs -> ours':<22}{'CPU ms':>18}{'faster':>9}{'peak MiB':>20}{'less':>9}"]
     for name, found in costs.items():
-        milliseconds, mebibytes = ("{:.0f} -> {:.0f}".format(*x) for x in (found.milliseconds, found.mebibytes))
-        lines.append(f"{name:<22}{milliseconds:>18}{found.faster:>8.1f}x{mebibytes:>20}{found.less_memory:>8.1f}x")
+        milliseconds, mebibytes = (
+            "{:.0f} -> {:.0f}".format(*x) for x in (found.milliseconds, found.mebibytes)
+        )
+        lines.append(
+            f"{name:<22}{milliseconds:>18}{found.faster:>8.1f}x{mebibytes:>20}{found.less_memory:>8.1f}x"
+        )
     return "\n".join(lines)
 
 
 def machine(threads: int) -> str:
     import torch
 
-    return (
-        f"torch {torch.__version__}, {platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' * (threads > 1)}"
-    )
+    return f"torch {torch.__version__}, {platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {threads} thread{'s' * (threads > 1)}"
 
 
 # --- the command line
@@ -276,13 +313,33 @@ def add_loss(subjects: Any) -> None:
         description=LOSS,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    made.add_argument("--size", type=height_by_width, default="1024x1024", metavar="HxW", help="of the label")
-    made.add_argument("--classes", type=positive, default=19, metavar="N", help="channels of the logits")
+    made.add_argument(
+        "--size", type=height_by_width, default="1024x1024", metavar="HxW", help="of the label"
+    )
+    made.add_argument(
+        "--classes", type=positive, default=19, metavar="N", help="channels of the logits"
+    )
     made.add_argument("--batch", type=positive, default=2, metavar="N", help="images")
-    made.add_argument("--stride", type=positive, default=8, metavar="N", help="size of the label over size of the logits")
-    made.add_argument("--align-corners", action="store_true", help="upsample with align_corners=True")
-    made.add_argument("--rounds", type=positive, default=3, metavar="N", help="how often each form runs")
-    made.add_argument("--threads", type=positive, default=1, metavar="N", help="torch's threads; CPU time adds them up")
+    made.add_argument(
+        "--stride",
+        type=positive,
+        default=8,
+        metavar="N",
+        help="size of the label over size of the logits",
+    )
+    made.add_argument(
+        "--align-corners", action="store_true", help="upsample with align_corners=True"
+    )
+    made.add_argument(
+        "--rounds", type=positive, default=3, metavar="N", help="how often each form runs"
+    )
+    made.add_argument(
+        "--threads",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="torch's threads; CPU time adds them up",
+    )
     made.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
     made.set_defaults(run=loss, parser=made)
 

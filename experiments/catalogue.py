@@ -19,8 +19,15 @@ from segmodels.recipe import Recipe, inference_steps
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "experiments" / "results" / "catalogue.json"
-IMAGES = {"cityscapes": (1024, 2048), "camvid": (360, 480)}  # where all images of a data set have one size
-GIVEN_ELSEWHERE = ("accumulate", "seed", "semi")  # arguments of a data set that are not in its group: trainer.accumulate, --seed, --semi
+IMAGES = {
+    "cityscapes": (1024, 2048),
+    "camvid": (360, 480),
+}  # where all images of a data set have one size
+GIVEN_ELSEWHERE = (
+    "accumulate",
+    "seed",
+    "semi",
+)  # arguments of a data set that are not in its group: trainer.accumulate, --seed, --semi
 
 
 def catalogue(anew: bool = False) -> dict[str, Any]:
@@ -28,9 +35,15 @@ def catalogue(anew: bool = False) -> dict[str, Any]:
     stored = json.loads(FILE.read_text()) if FILE.exists() and not anew else {}
     architectures, data = ROOT / "segmodels" / "architectures", ROOT / "datamodules"
     read = (ROOT / "segmodels" / "recipe.py", Path(__file__))
-    papers = {file.stem: hashed(file, *read) for file in architectures.glob("*.py") if file.stem != "__init__"}
+    papers = {
+        file.stem: hashed(file, *read)
+        for file in architectures.glob("*.py")
+        if file.stem != "__init__"
+    }
     sets = {name: hashed(data / f"{name}.py", data / "module.py") for name in datamodules.names()}
-    methods = {name: hashed(ROOT / "segmodels" / "semisup" / f"{name}.py") for name in semisup.names()}
+    methods = {
+        name: hashed(ROOT / "segmodels" / "semisup" / f"{name}.py") for name in semisup.names()
+    }
     return {
         "papers": _refreshed(stored.get("papers", {}), papers, paper_entry),
         "data": _refreshed(stored.get("data", {}), sets, data_entry),
@@ -42,9 +55,14 @@ def hashed(*files: Path) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
-def _refreshed(stored: Mapping[str, dict], hashes: Mapping[str, str], entry: Callable[[str], dict]) -> dict[str, dict]:
+def _refreshed(
+    stored: Mapping[str, dict], hashes: Mapping[str, str], entry: Callable[[str], dict]
+) -> dict[str, dict]:
     fresh = {name for name, value in hashes.items() if stored.get(name, {}).get("hash") == value}
-    return {name: stored[name] if name in fresh else {"hash": value} | entry(name) for name, value in sorted(hashes.items())}
+    return {
+        name: stored[name] if name in fresh else {"hash": value} | entry(name)
+        for name, value in sorted(hashes.items())
+    }
 
 
 def paper_entry(name: str) -> dict[str, Any]:
@@ -83,14 +101,27 @@ def row_entry(experiment: Any) -> dict[str, Any]:
 def counted_at(experiment: Any) -> tuple[int, int]:
     """What the network sees of one image: all of it, resized where the row's protocol says so; the crop where images differ in size."""
     height, width = IMAGES.get(experiment.data, experiment.recipe.crop)
-    scale = next((float(argument) for mode, argument in inference_steps(experiment.recipe.inference) if mode == "resized"), 1.0)
+    scale = next(
+        (
+            float(argument)
+            for mode, argument in inference_steps(experiment.recipe.inference)
+            if mode == "resized"
+        ),
+        1.0,
+    )
     return round(height * scale), round(width * scale)
 
 
 def data_entry(name: str) -> dict[str, Any]:
     kind = getattr(datamodules, datamodules.names()[name])
-    own = [each for each in reversed(kind.__mro__) if each.__module__.startswith("datamodules") and "__init__" in vars(each)]
-    known = {key: value for each in own for key, value in options(each.__init__, skip=("self",)).items()}
+    own = [
+        each
+        for each in reversed(kind.__mro__)
+        if each.__module__.startswith("datamodules") and "__init__" in vars(each)
+    ]
+    known = {
+        key: value for each in own for key, value in options(each.__init__, skip=("self",)).items()
+    }
     elsewhere = {field.name for field in fields(Recipe)} | set(GIVEN_ELSEWHERE)
     return {
         "title": (inspect.getdoc(inspect.getmodule(kind)) or name).splitlines()[0],
@@ -111,7 +142,11 @@ def options(source: Callable | type, skip: tuple[str, ...] = ()) -> dict[str, di
     """Name -> kind of value and default, of a dataclass or of a function's arguments."""
     if is_dataclass(source):
         hints = get_type_hints(source)
-        return {f.name: kind_of(hints[f.name]) | {"default": plain(None if f.default is MISSING else f.default)} for f in fields(source)}
+        return {
+            f.name: kind_of(hints[f.name])
+            | {"default": plain(None if f.default is MISSING else f.default)}
+            for f in fields(source)
+        }
     hints, found = get_type_hints(source), {}
     for name, argument in inspect.signature(source).parameters.items():
         if name not in skip and argument.kind is not argument.VAR_KEYWORD and name in hints:
@@ -135,7 +170,9 @@ def kind_of(hint: Any) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """As JSON gives it back: tuples are lists, mappings are dicts."""
-    return json.loads(json.dumps(value, default=lambda odd: dict(odd) if isinstance(odd, Mapping) else str(odd)))
+    return json.loads(
+        json.dumps(value, default=lambda odd: dict(odd) if isinstance(odd, Mapping) else str(odd))
+    )
 
 
 def written() -> str:

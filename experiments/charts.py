@@ -29,7 +29,15 @@ class Series(NamedTuple):
 class Frame:
     """A plane from 0 to 1 each way, inside margins for words."""
 
-    def __init__(self, width: int, height: int, left: int = 52, top: int = 14, right: int = 24, bottom: int = 44) -> None:
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        left: int = 52,
+        top: int = 14,
+        right: int = 24,
+        bottom: int = 44,
+    ) -> None:
         self.width, self.height, self.left, self.top = width, height, left, top
         self.wide, self.high = width - left - right, height - top - bottom
 
@@ -39,7 +47,9 @@ class Frame:
     def y(self, part: float) -> float:
         return round(self.top + (1 - part) * self.high, 1)
 
-    def words(self, x: float, y: float, text: str, anchor: str = "middle", kind: str = "soft") -> str:
+    def words(
+        self, x: float, y: float, text: str, anchor: str = "middle", kind: str = "soft"
+    ) -> str:
         return f'<text x="{x}" y="{y}" text-anchor="{anchor}" class="{kind}">{html.escape(text)}</text>'
 
     def line(self, start: tuple[float, float], end: tuple[float, float], kind: str) -> str:
@@ -56,7 +66,10 @@ class Frame:
     def percents(self) -> list[str]:
         """Lines across, with their percents."""
         lines = [self.line((0, step), (1, step), "grid") for step in STEPS]
-        return lines + [self.words(self.left - 7, self.y(step) + 4, f"{100 * step:.0f} %", "end") for step in STEPS]
+        return lines + [
+            self.words(self.left - 7, self.y(step) + 4, f"{100 * step:.0f} %", "end")
+            for step in STEPS
+        ]
 
     def below(self, text: str) -> str:
         return self.words(self.x(0.5), self.height - 6, text)
@@ -70,7 +83,9 @@ def lines(series: Sequence[Series], ticks: Sequence[str], below: str, told: str)
     """One point a tick, ticks evenly apart."""
     frame = Frame(440, 290, top=40)
     places = [(index + 0.5) / len(ticks) for index in range(len(ticks))]
-    parts = frame.percents() + [frame.words(frame.x(place), frame.y(0) + 17, tick) for place, tick in zip(places, ticks)]
+    parts = frame.percents() + [
+        frame.words(frame.x(place), frame.y(0) + 17, tick) for place, tick in zip(places, ticks)
+    ]
     for number, (kind, each) in enumerate(zip(("one", "two"), series)):
         points = [(place, value) for place, value in zip(places, each.values) if np.isfinite(value)]
         path = " ".join(f"{frame.x(place)},{frame.y(value)}" for place, value in points)
@@ -80,7 +95,9 @@ def lines(series: Sequence[Series], ticks: Sequence[str], below: str, told: str)
         parts.append(f'<polyline points="{start},14 {start + 30},14" class="{kind} line"/>')
         parts.append(frame.words(start + 37, 18, each.name, "start", ""))
         for x, y in [*dots, (start + 15, 14)]:
-            parts.append(f'<circle cx="{x}" cy="{y}" r="4" class="{kind}{" hollow" * (kind == "two")}"/>')
+            parts.append(
+                f'<circle cx="{x}" cy="{y}" r="4" class="{kind}{" hollow" * (kind == "two")}"/>'
+            )
     return frame.picture([*parts, frame.below(below)], told)
 
 
@@ -91,9 +108,18 @@ def histogram(counts: Sequence[int], ends: tuple[str, str], below: str, told: st
     parts = [frame.line((0, 0), (1, 0), "axis")]
     for index, count in enumerate(counts):
         if count:
-            parts.append(frame.column((index + 0.06) / size, (index + 0.94) / size, 0.88 * count / most))
-            parts.append(frame.words(frame.x((index + 0.5) / size), frame.y(0.88 * count / most) - 4, str(count)))
-    parts += [frame.words(frame.x(place), frame.y(0) + 17, end, side) for place, end, side in zip((0, 1), ends, ("start", "end"))]
+            parts.append(
+                frame.column((index + 0.06) / size, (index + 0.94) / size, 0.88 * count / most)
+            )
+            parts.append(
+                frame.words(
+                    frame.x((index + 0.5) / size), frame.y(0.88 * count / most) - 4, str(count)
+                )
+            )
+    parts += [
+        frame.words(frame.x(place), frame.y(0) + 17, end, side)
+        for place, end, side in zip((0, 1), ends, ("start", "end"))
+    ]
     return frame.picture([*parts, frame.below(below)], told)
 
 
@@ -105,11 +131,21 @@ def reliability(bins: np.ndarray, told: str) -> str:
         if pixels:
             accuracy, sure, middle = hits / pixels, confidence / pixels, (index + 0.5) / size
             said = f"{index / size:.2f} to {(index + 1) / size:.2f}: {accuracy:.1%} right, mean confidence {sure:.1%}"
-            parts.append(frame.column((index + 0.06) / size, (index + 0.94) / size, accuracy, told=said))
+            parts.append(
+                frame.column((index + 0.06) / size, (index + 0.94) / size, accuracy, told=said)
+            )
             parts.append(frame.line((middle, accuracy), (middle, sure), "short"))
     parts.append(frame.line((0, 0), (1, 1), "ideal"))
     ticks = [frame.words(frame.x(step), frame.y(0) + 17, f"{100 * step:.0f} %") for step in STEPS]
-    return frame.picture([*parts, *ticks, frame.words(frame.x(0.5), frame.y(0) + 36, "confidence"), *masses(bins[:, 0])], told)
+    return frame.picture(
+        [
+            *parts,
+            *ticks,
+            frame.words(frame.x(0.5), frame.y(0) + 36, "confidence"),
+            *masses(bins[:, 0]),
+        ],
+        told,
+    )
 
 
 def masses(pixels: np.ndarray) -> list[str]:
@@ -117,7 +153,12 @@ def masses(pixels: np.ndarray) -> list[str]:
     frame, size = Frame(440, 400, top=322, bottom=22), len(pixels)
     shares = pixels / max(pixels.sum(), 1)
     columns = [
-        frame.column((index + 0.06) / size, (index + 0.94) / size, share / max(shares.max(), 1e-12), told=f"{share:.1%} of the pixels")
+        frame.column(
+            (index + 0.06) / size,
+            (index + 0.94) / size,
+            share / max(shares.max(), 1e-12),
+            told=f"{share:.1%} of the pixels",
+        )
         for index, share in enumerate(shares)
         if share
     ]
@@ -128,7 +169,10 @@ def small_reliability(bins: np.ndarray, told: str) -> str:
     """The same of one class, as a line of dots; a dot's area is the share of the pixels."""
     frame = Frame(120, 120, left=6, top=6, right=6, bottom=6)
     filled = bins[bins[:, 0] > 0]
-    points = [(confidence / pixels, hits / pixels, pixels / filled[:, 0].sum()) for pixels, confidence, hits in filled]
+    points = [
+        (confidence / pixels, hits / pixels, pixels / filled[:, 0].sum())
+        for pixels, confidence, hits in filled
+    ]
     edges = [frame.line(*ends, "axis") for ends in (((0, 0), (1, 0)), ((0, 0), (0, 1)))]
     path = " ".join(f"{frame.x(sure)},{frame.y(accuracy)}" for sure, accuracy, _ in points)
     dots = [
@@ -136,4 +180,7 @@ def small_reliability(bins: np.ndarray, told: str) -> str:
         for sure, accuracy, share in points
     ]
     ideal = frame.line((0, 0), (1, 1), "ideal")
-    return frame.picture([*edges, ideal, f'<polyline points="{path}" style="stroke: rgb(var(--good))"/>', *dots], told)
+    return frame.picture(
+        [*edges, ideal, f'<polyline points="{path}" style="stroke: rgb(var(--good))"/>', *dots],
+        told,
+    )

@@ -37,12 +37,34 @@ UNKNOWN = (255, 255, 255)  # no data set paints a class white
 def parser() -> Parser:
     made = Parser(prog="check_data.py", description=__doc__, epilog=EPILOG)
     made.add_argument("--data", metavar="NAME", required=True, help="the data set, as in run.py")
-    made.add_argument("--splits", metavar="NAME,...", help="default: train, val and test, where their labels are public")
-    made.add_argument("--limit", metavar="N", type=int, help="only N images of each split, spread over it")
-    made.add_argument("--workers", metavar="N", type=int, default=0, help="threads that read (default: one per core)")
+    made.add_argument(
+        "--splits",
+        metavar="NAME,...",
+        help="default: train, val and test, where their labels are public",
+    )
+    made.add_argument(
+        "--limit", metavar="N", type=int, help="only N images of each split, spread over it"
+    )
+    made.add_argument(
+        "--workers",
+        metavar="N",
+        type=int,
+        default=0,
+        help="threads that read (default: one per core)",
+    )
     made.add_argument("--out", metavar="FILE", type=Path, help="also write everything as JSON")
-    made.add_argument("--page", metavar="FILE", type=Path, help="also write a page of pictures (HTML, one file), suspicious ones first")
-    made.add_argument("overrides", nargs="*", metavar="data.name=value", help="options of the data set, such as data.root=DIR")
+    made.add_argument(
+        "--page",
+        metavar="FILE",
+        type=Path,
+        help="also write a page of pictures (HTML, one file), suspicious ones first",
+    )
+    made.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="data.name=value",
+        help="options of the data set, such as data.root=DIR",
+    )
     return made
 
 
@@ -84,7 +106,10 @@ def check(asked: argparse.Namespace) -> int:
     report(data, splits, asked.limit)
     say(findings)
     if asked.out:
-        write_json(asked.out, {"schema": 1, "data": name, "options": options, "limit": asked.limit} | content(splits))
+        write_json(
+            asked.out,
+            {"schema": 1, "data": name, "options": options, "limit": asked.limit} | content(splits),
+        )
     if asked.page:
         write_text(asked.page, page(data, splits), errors="replace")
     problems = sum(finding.problem for finding in findings)
@@ -128,13 +153,26 @@ def report(data: Any, splits: Sequence[Any], limit: int | None) -> None:
 
     heads = ("split", "images", "official", "read", "size", "ignored", "mean (0 to 1)", "std")
     table = Table(
-        *heads, title=f"{data.name}{f', {limit} images of a split' if limit else ''}", box=None, pad_edge=False, header_style="bold"
+        *heads,
+        title=f"{data.name}{f', {limit} images of a split' if limit else ''}",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
     )
     for split in splits:
         count = "?" if split.source is None else str(len(split.source))
-        colors = [" ".join(f"{value:.3f}" for value in values) if split.pixels else "" for values in (split.mean, split.std)]
+        colors = [
+            " ".join(f"{value:.3f}" for value in values) if split.pixels else ""
+            for values in (split.mean, split.std)
+        ]
         table.add_row(
-            split.name, count, str(split.official or ""), str(split.checked), sizes(split), percent(split.ignored_share()), *colors
+            split.name,
+            count,
+            str(split.official or ""),
+            str(split.checked),
+            sizes(split),
+            percent(split.ignored_share()),
+            *colors,
         )
     console().print(table)
     table = Table("class", "id", box=None, pad_edge=False, header_style="bold")
@@ -142,7 +180,11 @@ def report(data: Any, splits: Sequence[Any], limit: int | None) -> None:
         table.add_column(f"{split.name} %", justify="right")
         table.add_column("images", justify="right")
     for train_id, name in enumerate(data.labels.names):
-        cells = [cell for split in splits for cell in (percent(share(split, train_id)), str(split.images_with[train_id]))]
+        cells = [
+            cell
+            for split in splits
+            for cell in (percent(share(split, train_id)), str(split.images_with[train_id]))
+        ]
         table.add_row(plain(name), str(data.labels.ids[train_id]), *cells)
     console().print(table)
     for line in lines(data, splits, limit):
@@ -154,7 +196,9 @@ def lines(data: Any, splits: Sequence[Any], limit: int | None) -> Iterator[str]:
         total = max(int(split.values.sum()), 1)
         for kind, values in (("ignored", split.void), ("unknown", split.unknown)):
             if values:
-                yield f"{split.name}: {kind} ids " + ", ".join(f"{value} ({percent(pixels / total)} %)" for value, pixels in values.items())
+                yield f"{split.name}: {kind} ids " + ", ".join(
+                    f"{value} ({percent(pixels / total)} %)" for value, pixels in values.items()
+                )
     first = splits[0]
     if first.name == "train" and first.ignored:
         part = f" (of {first.checked} images)" if limit else ""
@@ -184,10 +228,15 @@ def plain(name: str) -> str:
 
 def sizes(split: Any) -> str:
     """Height x width, the most frequent first."""
-    shown = [f"{height}x{width}" + (f" ({count})" if len(split.sizes) > 1 else "") for (height, width), count in split.sizes.most_common(3)]
+    shown = [
+        f"{height}x{width}" + (f" ({count})" if len(split.sizes) > 1 else "")
+        for (height, width), count in split.sizes.most_common(3)
+    ]
     if len(split.sizes) > 3:
         least, most = (pick(split.sizes, key=lambda size: size[0] * size[1]) for pick in (min, max))
-        shown.append(f"{len(split.sizes) - 3} more from {least[0]}x{least[1]} to {most[0]}x{most[1]}")
+        shown.append(
+            f"{len(split.sizes) - 3} more from {least[0]}x{least[1]} to {most[0]}x{most[1]}"
+        )
     return ", ".join(shown)
 
 
@@ -202,13 +251,17 @@ def say(findings: Sequence[Any]) -> None:
             shown = sentences if kind == "file" else sentences[:SHOWN]
             print("\n".join(f"{head}: {sentence}" for sentence in shown))
             if len(sentences) > len(shown):
-                print(f"{head}: {len(sentences) - len(shown)} more of this kind in {split}; --out FILE names them all")
+                print(
+                    f"{head}: {len(sentences) - len(shown)} more of this kind in {split}; --out FILE names them all"
+                )
 
 
 def ending(splits: Sequence[Any], problems: int, others: int) -> str:
     read = " + ".join(f"{split.checked} {split.name}" for split in splits)
     looks = f", {counted(others, 'thing')} to look at" if others else ""
-    return f"{read} images read: {counted(problems, 'problem') if problems else 'no problem'}{looks}"
+    return (
+        f"{read} images read: {counted(problems, 'problem') if problems else 'no problem'}{looks}"
+    )
 
 
 def counted(number: int, what: str) -> str:
@@ -223,7 +276,12 @@ def content(splits: Sequence[Any]) -> dict[str, Any]:
     findings = [asdict(finding) for split in splits for finding in split.findings]
     return {
         "splits": {split.name: split.summary() for split in splits},
-        "weights": {"median_frequency": train.median_frequency(), "inverse_log": train.inverse_log()} if train else None,
+        "weights": {
+            "median_frequency": train.median_frequency(),
+            "inverse_log": train.inverse_log(),
+        }
+        if train
+        else None,
         "problems": [each for each in findings if each["problem"]],
         "look": [each for each in findings if not each["problem"]],
     }
@@ -239,11 +297,18 @@ figure { margin: 0 0 1.2rem; max-width: 100% } figure img { max-width: 32%; heig
 
 def page(data: Any, splits: Sequence[Any]) -> str:
     """Sentences, classes, and pictures, suspicious ones first."""
-    return document(f"{data.name}: check of the data", [*sentences(splits), *classes(data, splits), *pictures(data, splits)], STYLE)
+    return document(
+        f"{data.name}: check of the data",
+        [*sentences(splits), *classes(data, splits), *pictures(data, splits)],
+        STYLE,
+    )
 
 
 def sentences(splits: Sequence[Any]) -> Iterator[str]:
-    findings = sorted((finding for split in splits for finding in split.findings), key=lambda finding: not finding.problem)
+    findings = sorted(
+        (finding for split in splits for finding in split.findings),
+        key=lambda finding: not finding.problem,
+    )
     problems = sum(finding.problem for finding in findings)
     yield f"<p>{html.escape(ending(splits, problems, len(findings) - problems))}</p><ul>"
     for finding in findings[:200]:
@@ -269,7 +334,12 @@ def classes(data: Any, splits: Sequence[Any]) -> Iterator[str]:
 def pictures(data: Any, splits: Sequence[Any]) -> Iterator[str]:
     """Findings that have a picture, problems first; then samples of every split."""
     marked: dict[tuple[str, int], list[Any]] = {}
-    found = [(split, finding) for split in splits for finding in split.findings if finding.index is not None]
+    found = [
+        (split, finding)
+        for split in splits
+        for finding in split.findings
+        if finding.index is not None
+    ]
     for split, finding in sorted(found, key=lambda each: not each[1].problem):
         marked.setdefault((split.name, finding.index), []).append(finding)
     by_name = {split.name: split for split in splits}
@@ -296,13 +366,25 @@ def figure(data: Any, split: Any, index: int, findings: Sequence[Any]) -> str:
     if sample.image is not None:
         shown.append(("image", embedded(sample.image, smooth=True)))
     colors = label_colors(data, sample)
-    if sample.image is not None and sample.label is not None and sample.image.shape[:2] == sample.label.shape:
-        shown.append(("overlay", embedded(overlay(sample.image, sample.label, data.labels.palette), smooth=True)))
+    if (
+        sample.image is not None
+        and sample.label is not None
+        and sample.image.shape[:2] == sample.label.shape
+    ):
+        shown.append(
+            (
+                "overlay",
+                embedded(overlay(sample.image, sample.label, data.labels.palette), smooth=True),
+            )
+        )
     if colors is not None:
         shown.append(("label", embedded(colors, smooth=False)))
     where = html.escape(f"{split.name}: {place(split.source, index)}")
     ignored = f", {split.ignored[index]:.0%} ignored" if index in split.ignored else ""
-    said = "".join(f'<br><span class="{"wrong" if each.problem else ""}">{html.escape(each.sentence)}</span>' for each in findings)
+    said = "".join(
+        f'<br><span class="{"wrong" if each.problem else ""}">{html.escape(each.sentence)}</span>'
+        for each in findings
+    )
     images = "\n".join(f'<img src="{address}" alt="{what}">' for what, address in shown)
     return f"<figure>{images}<figcaption>{where}{ignored}{said}</figcaption></figure>"
 

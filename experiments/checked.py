@@ -47,7 +47,9 @@ def place(source: Source, index: int) -> str:
     if isinstance(source, Files):
         return source.pairs[index][0]
     if isinstance(source, (Pack, Stream)):
-        return f"{source.file if isinstance(source, Pack) else source.place} ({source.names[index]})"
+        return (
+            f"{source.file if isinstance(source, Pack) else source.place} ({source.names[index]})"
+        )
     return source.names[index]
 
 
@@ -64,7 +66,9 @@ class Split:
     values: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     classes: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     images_with: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    pixels_beside: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # all pixels of the images that hold the class
+    pixels_beside: np.ndarray = field(
+        default_factory=lambda: np.zeros(256, np.int64)
+    )  # all pixels of the images that hold the class
     sizes: Counter = field(default_factory=Counter)
     sums: np.ndarray = field(default_factory=lambda: np.zeros(3))
     squares: np.ndarray = field(default_factory=lambda: np.zeros(3))
@@ -72,9 +76,18 @@ class Split:
     digests: dict[bytes, list[int]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
-    def found(self, kind: str, sentence: str, index: int | None = None, problem: bool = True, file: str = "") -> None:
+    def found(
+        self,
+        kind: str,
+        sentence: str,
+        index: int | None = None,
+        problem: bool = True,
+        file: str = "",
+    ) -> None:
         file = file or (place(self.source, index) if index is not None else "")
-        sentence = sentence.encode("utf-8", "backslashreplace").decode()  # a name that is no UTF-8 must not end the report
+        sentence = sentence.encode(
+            "utf-8", "backslashreplace"
+        ).decode()  # a name that is no UTF-8 must not end the report
         self.findings.append(Finding(kind, self.name, sentence, file, index, problem))
 
     def add(self, each: Measured) -> None:
@@ -114,7 +127,11 @@ class Split:
     @property
     def unknown(self) -> dict[int, int]:
         """Ids that are neither a class nor declared void, and their pixels."""
-        return {value: int(self.values[value]) for value in range(256) if self.values[value] and value not in self.labels.known}
+        return {
+            value: int(self.values[value])
+            for value in range(256)
+            if self.values[value] and value not in self.labels.known
+        }
 
     @property
     def void(self) -> dict[int, int]:
@@ -129,7 +146,11 @@ class Split:
 
     def judge(self) -> None:
         if self.source is not None and self.official not in (None, len(self.source)):
-            self.found("count", f"{self.name} has {len(self.source)} images, the official data set {self.official}", problem=False)
+            self.found(
+                "count",
+                f"{self.name} has {len(self.source)} images, the official data set {self.official}",
+                problem=False,
+            )
         self.judge_meaning()
         self.judge_ignored()
         never = [name for name, pixels in zip(self.labels.names, self.labelled) if not pixels]
@@ -140,7 +161,12 @@ class Split:
             if len(same) > 1:
                 names = " and ".join(place(self.source, index) for index in same[:3])
                 more = f" (and {len(same) - 3} more)" if len(same) > 3 else ""
-                self.found("twice", f"{self.name}: {names}{more} are the same image", same[0], problem=False)
+                self.found(
+                    "twice",
+                    f"{self.name}: {names}{more} are the same image",
+                    same[0],
+                    problem=False,
+                )
 
     def judge_meaning(self) -> None:
         """Numbers that are all allowed and all mean something else."""
@@ -169,7 +195,11 @@ class Split:
         shares = np.array([*self.ignored.values()])
         middle = float(np.median(shares))
         limit = max(FAR, 8 * 1.4826 * float(np.median(np.abs(shares - middle))))
-        far = [(abs(share - middle), index) for index, share in self.ignored.items() if abs(share - middle) > limit and share < 1]
+        far = [
+            (abs(share - middle), index)
+            for index, share in self.ignored.items()
+            if abs(share - middle) > limit and share < 1
+        ]
         for _, index in sorted(far, reverse=True):
             sentence = f"{place(self.source, index)}: {self.ignored[index]:.0%} of it is ignored, and of the median image {middle:.0%}"
             self.found("ignored", sentence, index, problem=False)
@@ -199,7 +229,12 @@ class Split:
             "unknown_ids": {str(value): pixels for value, pixels in self.unknown.items()},
             "ignored": self.ignored_share(),
             "classes": [
-                {"name": name, "pixels": int(pixels), "share": int(pixels) / total, "images": int(self.images_with[train_id])}
+                {
+                    "name": name,
+                    "pixels": int(pixels),
+                    "share": int(pixels) / total,
+                    "images": int(self.images_with[train_id]),
+                }
                 for train_id, (name, pixels) in enumerate(zip(self.labels.names, self.labelled))
             ],
             "mean": self.mean,

@@ -47,9 +47,7 @@ def read(source: Source, labels: LabelSet, index: int) -> Sample:
     label = meant(numbers, labels, where, wrong)
     if image is not None and label is not None and image.shape[:2] != label.shape:
         (high, wide), (tall, broad) = image.shape[:2], label.shape
-        sentence = (
-            f"{place(source, index)} is {high}x{wide} and its label {where} is {tall}x{broad} (height x width): save both at one size"
-        )
+        sentence = f"{place(source, index)} is {high}x{wide} and its label {where} is {tall}x{broad} (height x width): save both at one size"
         wrong.append(("size", sentence))
     if isinstance(source, Files) and numbers is not None and numbers.ndim == 2:
         attempt(wrong, where, lambda: check_palette(source, index, numbers, wrong))
@@ -61,8 +59,15 @@ def attempt(wrong: list[tuple[str, str]], where: str, act: Callable[[], Any]) ->
         return act()
     except DataError as problem:
         wrong.append(("file", str(problem)))
-    except Exception as problem:  # whatever the bytes made a decoder trip over: no file ends the check
-        wrong.append(("file", f"{where} cannot be read ({type(problem).__name__}): copy it again from where the data set came from"))
+    except (
+        Exception
+    ) as problem:  # whatever the bytes made a decoder trip over: no file ends the check
+        wrong.append(
+            (
+                "file",
+                f"{where} cannot be read ({type(problem).__name__}): copy it again from where the data set came from",
+            )
+        )
     return None
 
 
@@ -75,31 +80,61 @@ def picture(source: Files, index: int, wrong: list[tuple[str, str]]) -> np.ndarr
 
         plain = cv2.imdecode(np.frombuffer(source.read(path), np.uint8), cv2.IMREAD_UNCHANGED)
         if plain.dtype != np.uint8 or (plain.ndim == 3 and plain.shape[2] == 4):
-            kind = "an alpha channel" if plain.dtype == np.uint8 else f"{8 * plain.dtype.itemsize} bits"
-            wrong.append(("file", f"{path} has {kind}; images must be 8-bit RGB: convert it, for example with PIL's Image.convert('RGB')"))
+            kind = (
+                "an alpha channel"
+                if plain.dtype == np.uint8
+                else f"{8 * plain.dtype.itemsize} bits"
+            )
+            wrong.append(
+                (
+                    "file",
+                    f"{path} has {kind}; images must be 8-bit RGB: convert it, for example with PIL's Image.convert('RGB')",
+                )
+            )
     return image
 
 
-def meant(numbers: np.ndarray | None, labels: LabelSet, where: str, wrong: list[tuple[str, str]]) -> np.ndarray | None:
+def meant(
+    numbers: np.ndarray | None, labels: LabelSet, where: str, wrong: list[tuple[str, str]]
+) -> np.ndarray | None:
     """Train ids; unknown ids are named and then ignored, unknown colors leave no label."""
     if numbers is None:
         return None
     try:
-        return labels.encode(numbers, where) if numbers.ndim == 2 else labels.encode_colors(numbers, where)
+        return (
+            labels.encode(numbers, where)
+            if numbers.ndim == 2
+            else labels.encode_colors(numbers, where)
+        )
     except DataError as problem:
         wrong.append(("ids", str(problem)))
     return labels.table[numbers] if numbers.ndim == 2 else None
 
 
-def check_palette(source: Files, index: int, numbers: np.ndarray, wrong: list[tuple[str, str]]) -> None:
+def check_palette(
+    source: Files, index: int, numbers: np.ndarray, wrong: list[tuple[str, str]]
+) -> None:
     """A palette PNG that some program renumbered: it looks right in every viewer, and its numbers mean other classes."""
     path, labels = source.pairs[index][1], source.labels
     if source.read(path, 32)[25] != 3:
         return
-    class_of = {color: train_id for train_id, color in enumerate(labels.palette) if labels.palette.count(color) == 1}
-    colors, used = palette(source.read(path)), np.flatnonzero(np.bincount(numbers.ravel(), minlength=256))
-    looks = {value: class_of[colors[value]] for value in used.tolist() if value < len(colors) and colors[value] in class_of}
-    others = {value: train_id for value, train_id in looks.items() if labels.table[value] != train_id}
+    class_of = {
+        color: train_id
+        for train_id, color in enumerate(labels.palette)
+        if labels.palette.count(color) == 1
+    }
+    colors, used = (
+        palette(source.read(path)),
+        np.flatnonzero(np.bincount(numbers.ravel(), minlength=256)),
+    )
+    looks = {
+        value: class_of[colors[value]]
+        for value in used.tolist()
+        if value < len(colors) and colors[value] in class_of
+    }
+    others = {
+        value: train_id for value, train_id in looks.items() if labels.table[value] != train_id
+    }
     if len(looks) >= 2 and 2 * len(others) > len(looks):
         value, train_id = next(iter(others.items()))
         means = labels.names[labels.table[value]] if labels.table[value] != IGNORED else "nothing"
@@ -141,7 +176,9 @@ def measure(source: Source, labels: LabelSet, index: int) -> Measured:
 
 
 def digest(image: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(image), digest_size=16, salt=repr(image.shape).encode()[:16]).digest()
+    return hashlib.blake2b(
+        np.ascontiguousarray(image), digest_size=16, salt=repr(image.shape).encode()[:16]
+    ).digest()
 
 
 # --- all splits
@@ -156,7 +193,11 @@ def listed(data: Any, name: str) -> Split:
         source = data.stored(name)
     except Unpaired as problem:
         for file in problem.files:
-            split.found("pairs", f"{file} stands alone, so nothing of {name} was read: {problem.remedy}", file=file)
+            split.found(
+                "pairs",
+                f"{file} stands alone, so nothing of {name} was read: {problem.remedy}",
+                file=file,
+            )
         return split
     if isinstance(source, (Pack, Stream)):
         source.labels = None  # so that its labels are the files' numbers
@@ -180,7 +221,11 @@ def look(split: Split, limit: int | None, workers: int) -> None:
         names = {name: index for index, name in enumerate(split.source.names)}
         damaged = split.source.verify(lambda _: shown(indices, f"checksums of {split.name}"))
         for name in damaged:
-            split.found("file", f"{split.source.file} is damaged in {name}: pack this split again", names[name])
+            split.found(
+                "file",
+                f"{split.source.file} is damaged in {name}: pack this split again",
+                names[name],
+            )
         split.checked += len(damaged)
         indices = [index for index in indices if split.source.names[index] not in set(damaged)]
     samples = ahead(partial(measure, split.source, split.labels), indices, workers)
@@ -194,6 +239,8 @@ def compare(splits: Sequence[Split]) -> None:
     for number, later in enumerate(splits):
         for earlier in splits[:number]:
             both = later.digests.keys() & earlier.digests.keys()
-            for one, other in sorted((later.digests[same][0], earlier.digests[same][0]) for same in both):
+            for one, other in sorted(
+                (later.digests[same][0], earlier.digests[same][0]) for same in both
+            ):
                 sentence = f"{place(later.source, one)} ({later.name}) is the same image as {place(earlier.source, other)} ({earlier.name})"
                 later.found("leak", f"{sentence}: take one of the two out", one)

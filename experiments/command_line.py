@@ -27,7 +27,9 @@ class Machine:
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: str = "auto"
     nodes: int = 1
-    accumulate: int = 1  # micro-batches per optimizer step; the recipe's batch is their sum over devices
+    accumulate: int = (
+        1  # micro-batches per optimizer step; the recipe's batch is their sum over devices
+    )
     channels_last: bool = True
     compile: bool = False
     deterministic: bool = False
@@ -72,10 +74,18 @@ class Resolved:
         return self.groups()[group][name]
 
     def groups(self) -> dict[str, dict[str, Any]]:
-        return {"recipe": self.recipe, "model": self.model, "data": self.data, "semi": self.semi, "trainer": self.trainer}
+        return {
+            "recipe": self.recipe,
+            "model": self.model,
+            "data": self.data,
+            "semi": self.semi,
+            "trainer": self.trainer,
+        }
 
 
-def resolve(model: str, data: str | None, overrides: Sequence[str], smoke: bool = False, semi: str = "none") -> Resolved:
+def resolve(
+    model: str, data: str | None, overrides: Sequence[str], smoke: bool = False, semi: str = "none"
+) -> Resolved:
     """The paper's values, then what the data set's budget and a semi-supervised method replace, then --smoke, then the command line."""
     known = catalogue()
     paper, row = named_row(known, model)
@@ -93,10 +103,17 @@ def resolve(model: str, data: str | None, overrides: Sequence[str], smoke: bool 
     budget = source["budget"] | entry["budgets"].get(data_name, {})
     update(found, "recipe", budget, f"budget of {data_name}")
     if semi != "none" and found.recipe["ema"]:
-        update(found, "recipe", {"ema": 0.0}, f"--semi {semi}")  # its teacher is a running average already
+        update(
+            found, "recipe", {"ema": 0.0}, f"--semi {semi}"
+        )  # its teacher is a running average already
     if smoke:
         for group, values in SMOKE.items():
-            update(found, group, {name: value for name, value in values.items() if name in kinds[group]}, "--smoke")
+            update(
+                found,
+                group,
+                {name: value for name, value in values.items() if name in kinds[group]},
+                "--smoke",
+            )
     for word in overrides:
         group, name, value = override(word, kinds)
         update(found, group, {name: value}, "command line")
@@ -114,9 +131,20 @@ def update(found: Resolved, group: str, values: Mapping[str, Any], origin: str) 
 def departures(found: Resolved, entry: Mapping[str, Any]) -> list[str]:
     """Every value of the paper that something else replaced."""
     papers = {f"recipe.{name}": value for name, value in entry["recipe"].items()}
-    papers |= {f"model.{name}": entry["model"].get(name, each["default"]) for name, each in entry["options"].items()}
-    now = {f"{group}.{name}": value for group in ("recipe", "model") for name, value in found.groups()[group].items()}
-    labels = [f"data.labelled all -> {found.data['labelled']} (command line)"] if found.data.get("labelled") else []
+    papers |= {
+        f"model.{name}": entry["model"].get(name, each["default"])
+        for name, each in entry["options"].items()
+    }
+    now = {
+        f"{group}.{name}": value
+        for group in ("recipe", "model")
+        for name, value in found.groups()[group].items()
+    }
+    labels = (
+        [f"data.labelled all -> {found.data['labelled']} (command line)"]
+        if found.data.get("labelled")
+        else []
+    )
     method = [f"semi none -> {found.semi_name} (command line)"] if found.semi_name != "none" else []
     return (
         labels
@@ -139,7 +167,9 @@ def check_values(found: Resolved) -> None:
     except ValueError as problem:
         raise Refused(str(problem)) from None
     if found.semi_name == "none" and found.data.get("unlabelled"):
-        raise Refused("data.unlabelled counts images for a semi-supervised method; give one with --semi, or leave it out")
+        raise Refused(
+            "data.unlabelled counts images for a semi-supervised method; give one with --semi, or leave it out"
+        )
     for name in ("accumulate", "nodes", "log_every"):
         if found.trainer[name] < 1:
             raise Refused(f"trainer.{name} is {found.trainer[name]}; it must be at least 1")
@@ -177,7 +207,9 @@ def override(word: str, kinds: Mapping[str, Mapping[str, dict]]) -> tuple[str, s
     address, equals, text = word.partition("=")
     group, dot, name = address.partition(".")
     if not equals or not dot:
-        raise Refused(f"{word} is not understood; write group.name=value, such as recipe.lr=0.01 (groups: {', '.join(kinds)})")
+        raise Refused(
+            f"{word} is not understood; write group.name=value, such as recipe.lr=0.01 (groups: {', '.join(kinds)})"
+        )
     group = named("group", group, list(kinds))
     if not kinds[group]:
         remedy = "; name a method, such as --semi mean_teacher" if group == "semi" else ""
@@ -192,7 +224,9 @@ def value_of(text: str, kind: Mapping[str, Any], address: str) -> Any:
     if "length" in kind:
         parts = [part for part in text.strip("()[]").replace("x", ",").split(",") if part.strip()]
         if kind["length"] and len(parts) != kind["length"]:
-            raise Refused(f"{address}={text}: it takes {kind['length']} values, such as {shown(kind['default'] or [512, 1024])}")
+            raise Refused(
+                f"{address}={text}: it takes {kind['length']} values, such as {shown(kind['default'] or [512, 1024])}"
+            )
         return [_single(part.strip(), kind, address) for part in parts]
     return _single(text, kind, address)
 
@@ -218,7 +252,11 @@ def _single(text: str, kind: Mapping[str, Any], address: str) -> Any:
 
 def shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
-        return "(" + ", ".join(shown(each) for each in value) + ")" if len(value) <= 6 else f"{len(value)} values"
+        return (
+            "(" + ", ".join(shown(each) for each in value) + ")"
+            if len(value) <= 6
+            else f"{len(value)} values"
+        )
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -254,19 +292,33 @@ def ended(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:  # while the first one was being told of
         return 130
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python still waits for threads that write; it ends at once then
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # Python still waits for threads that write; it ends at once then
 
 
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one sentence, and whose descriptions keep their lines."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter} | settings)
+        super().__init__(
+            **{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter}
+            | settings
+        )
 
     def error(self, message: str) -> None:
         if "unrecognized arguments" in message:
             wrong = message.split(":", 1)[1].split()[0]
-            known = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+            known = [
+                flag
+                for action in self._actions
+                for flag in action.option_strings
+                if flag.startswith("--")
+            ]
             near = get_close_matches(wrong, known, n=1, cutoff=0.5)
-            message = f"there is no option {wrong}; " + (f"did you mean {near[0]}? " if near else "") + f"there are {', '.join(known)}"
+            message = (
+                f"there is no option {wrong}; "
+                + (f"did you mean {near[0]}? " if near else "")
+                + f"there are {', '.join(known)}"
+            )
         self.exit(2, f"error: {message}\n")

@@ -55,12 +55,16 @@ def judged(file: Path) -> Judged:
     check_result(result, file)
     records = file.parent / result["records"] if result.get("records") else file.with_suffix(".npz")
     if not records.is_file():
-        raise ReportError(f"{file} has no {records.name} beside it, which says what each image gave; judge it again with evaluate.py")
+        raise ReportError(
+            f"{file} has no {records.name} beside it, which says what each image gave; judge it again with evaluate.py"
+        )
     try:
         with records.open("rb") as stored:
             return Judged(file, result, load(stored))
     except (BadZipFile, ValueError, OSError, KeyError, TypeError) as problem:
-        raise ReportError(f"{records} cannot be read ({problem}); judge the checkpoint again with evaluate.py") from None
+        raise ReportError(
+            f"{records} cannot be read ({problem}); judge the checkpoint again with evaluate.py"
+        ) from None
 
 
 def check_alike(a: Judged, b: Judged) -> None:
@@ -68,12 +72,18 @@ def check_alike(a: Judged, b: Judged) -> None:
     for what in ("data", "split"):
         if a.result[what] != b.result[what]:
             kind = f"{what} {a.result[what]} and {b.result[what]}"
-            raise ReportError(f"{a.file} and {b.file} are of different {kind}; judge both on the same one with evaluate.py")
+            raise ReportError(
+                f"{a.file} and {b.file} are of different {kind}; judge both on the same one with evaluate.py"
+            )
     if list(a.records.classes) != list(b.records.classes):
-        raise ReportError(f"{a.file} and {b.file} tell different classes apart; compare networks that were trained on the same ones")
+        raise ReportError(
+            f"{a.file} and {b.file} tell different classes apart; compare networks that were trained on the same ones"
+        )
     if list(a.records.names) != list(b.records.names):
         counts = f"{len(a.records.names)} and {len(b.records.names)}, {len(set(a.records.names) & set(b.records.names))} in common"
-        raise ReportError(f"{a.file} and {b.file} saw different images ({counts}); judge both on the same copy of the data")
+        raise ReportError(
+            f"{a.file} and {b.file} saw different images ({counts}); judge both on the same copy of the data"
+        )
 
 
 def warnings(a: Judged, b: Judged) -> list[str]:
@@ -89,7 +99,9 @@ def warnings(a: Judged, b: Judged) -> list[str]:
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
     """Holm's correction (Scandinavian Journal of Statistics, 1979); None stays None and is not counted."""
-    order = sorted((index for index, p in enumerate(ps) if p is not None), key=lambda index: ps[index])
+    order = sorted(
+        (index for index, p in enumerate(ps) if p is not None), key=lambda index: ps[index]
+    )
     corrected: list[float | None] = [None] * len(ps)
     least = 0.0
     for rank, index in enumerate(order):
@@ -110,7 +122,11 @@ def as_text(a: Judged, b: Judged, found: Any) -> str:
         console.print(line, markup=False, soft_wrap=True)
     console.print(class_table(a, b, found), "", image_table(a, b, found), "")
     known = sum(p is not None for p in found.class_ps)
-    console.print(READING.format(draws=found.draws, seed=found.seed, classes=known).strip(), markup=False, soft_wrap=True)
+    console.print(
+        READING.format(draws=found.draws, seed=found.seed, classes=known).strip(),
+        markup=False,
+        soft_wrap=True,
+    )
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
@@ -143,7 +159,13 @@ def scored(each: Judged) -> tuple[float, list[float | None]]:
 
 def class_table(a: Judged, b: Judged, found: Any) -> Any:
     table = frame("class", "IoU of A", "IoU of B", "A - B", "95 % interval", "p (Holm)")
-    columns = (scored(a)[1], scored(b)[1], found.class_differences, found.class_intervals, holm(found.class_ps))
+    columns = (
+        scored(a)[1],
+        scored(b)[1],
+        found.class_differences,
+        found.class_intervals,
+        holm(found.class_ps),
+    )
     for name, ours, theirs, difference, interval, p in zip(a.records.classes, *columns):
         figures = (percent(ours), percent(theirs), signed(difference), between(interval))
         table.add_row(*cells(name, *figures, "-" if p is None else f"{p:.4f}"))
@@ -154,7 +176,14 @@ def image_table(a: Judged, b: Judged, found: Any) -> Any:
     from segmodels.metrics.comparison import image_scores
 
     table = frame(f"the {WORST} images that differ most", "mIoU of A", "mIoU of B", "A - B")
-    scores = list(zip(a.records.names, image_scores(a.records.confusions), image_scores(b.records.confusions), found.image_differences))
+    scores = list(
+        zip(
+            a.records.names,
+            image_scores(a.records.confusions),
+            image_scores(b.records.confusions),
+            found.image_differences,
+        )
+    )
     known = [each for each in scores if each[3] is not None]
     for name, ours, theirs, difference in sorted(known, key=lambda each: -abs(each[3]))[:WORST]:
         table.add_row(*cells(name, percent(ours), percent(theirs), signed(difference)))

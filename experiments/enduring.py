@@ -30,25 +30,52 @@ def endure(source: Path | Authors, asked: argparse.Namespace) -> int:
     quiet()
     try:
         with door():
-            kinds, roots = chosen(asked.shift) if asked.shift else (), places(asked.across) if asked.across else {}
+            kinds, roots = (
+                chosen(asked.shift) if asked.shift else (),
+                places(asked.across) if asked.across else {},
+            )
             reference = read(asked.reference) if asked.reference else None
             module = trained(source, asked.which)
-            name = named("data set", asked.data or module.identity["data"], list(catalogue()["data"]))
+            name = named(
+                "data set", asked.data or module.identity["data"], list(catalogue()["data"])
+            )
             options = stored_options(source, module, name) | data_options(name, asked.overrides)
             data = open_data(name, options, asked.split, source, module)
             settle(module, asked.inference, asked.precision)
             images = spread(data.open(asked.split), asked.shift_images)
             others = {each: spread(open_data(each, {"root": root}, asked.split, source, module).open(asked.split), asked.shift_images)
                       for each, root in roots.items()}  # fmt: skip
-        setting = {"data": name, "split": asked.split, "protocol": module.recipe.inference, "precision": module.recipe.precision}
+        setting = {
+            "data": name,
+            "split": asked.split,
+            "protocol": module.recipe.inference,
+            "precision": module.recipe.precision,
+        }
         passes = 1 + len(kinds) * len(asked.severities)
-        print(f"{module.identity['experiment']}: {passes} times {len(images)} images of {name} {asked.split}", flush=True)
-        found = shift(images, judge_of(module, data), kinds, asked.severities, others=others, setting=setting, reference=reference)
+        print(
+            f"{module.identity['experiment']}: {passes} times {len(images)} images of {name} {asked.split}",
+            flush=True,
+        )
+        found = shift(
+            images,
+            judge_of(module, data),
+            kinds,
+            asked.severities,
+            others=others,
+            setting=setting,
+            reference=reference,
+        )
     except (Refused, DataError) as problem:
         return refuse(problem)
     console().print(shift_table(found, reference))
-    file = placed(source, asked, f"{name}-{asked.split}-{module.recipe.inference}", "shift", "shift.json")
-    about = {"experiment": module.identity["experiment"], "released": module.identity.get("released"), "checkpoint": where(source)}
+    file = placed(
+        source, asked, f"{name}-{asked.split}-{module.recipe.inference}", "shift", "shift.json"
+    )
+    about = {
+        "experiment": module.identity["experiment"],
+        "released": module.identity.get("released"),
+        "checkpoint": where(source),
+    }
     write_json(file, about | {"shift": found.content()})
     print(f"result       {file}")
     title = f"{module.identity['experiment']} on {len(images)} images of {name} {asked.split}"
@@ -59,7 +86,12 @@ def endure(source: Path | Authors, asked: argparse.Namespace) -> int:
     if kinds:
         sheet = file.with_name(f"{file.stem}-images.png")
         predict = partial(label_of, module.to(device_of()))
-        save(shift_sheet(images, len(images) // 2, predict, data.palette, kinds, ends(asked.severities)), sheet)
+        save(
+            shift_sheet(
+                images, len(images) // 2, predict, data.palette, kinds, ends(asked.severities)
+            ),
+            sheet,
+        )
         print(f"pictures     {sheet}")
     return 0
 
@@ -80,7 +112,9 @@ def judge_of(module: SegmentationModule, data: Any) -> Callable[[Source], dict[s
     """The score of any source, by the code that validates during training."""
 
     def judge(source: Source) -> dict[str, Any]:
-        images = Loader(Whole(source), [[index] for index in range(len(source))], data.worker_count(source))
+        images = Loader(
+            Whole(source), [[index] for index in range(len(source))], data.worker_count(source)
+        )
         with telling_ctrl_c():
             trainer_of(module).validate(module, dataloaders=images, verbose=False)
         return module.scores

@@ -62,7 +62,12 @@ def parser() -> Parser:
     made = Parser(prog="evaluate.py", description=__doc__, epilog=EPILOG)
     add = made.add_argument
     add("network", nargs="?", help=NETWORK_HELP)
-    add("overrides", nargs="*", metavar="data.name=value", help="options of the data set, such as data.root=DIR")
+    add(
+        "overrides",
+        nargs="*",
+        metavar="data.name=value",
+        help="options of the data set, such as data.root=DIR",
+    )
     add(
         "--released",
         nargs=2,
@@ -70,31 +75,98 @@ def parser() -> Parser:
         help="the authors' checkpoint; short for released:LAYOUT=FILE",
     )
     what = made.add_argument_group("on what")
-    what.add_argument("--data", metavar="NAME", help="default: what the network was trained on, with the run's options")
+    what.add_argument(
+        "--data",
+        metavar="NAME",
+        help="default: what the network was trained on, with the run's options",
+    )
     what.add_argument("--split", choices=("val", "test"), default="val", help="default: val")
     how = made.add_argument_group("how")
     modes = how.add_mutually_exclusive_group()
     modes.add_argument("--inference", metavar="MODE", help="default: the recipe's")
-    modes.add_argument("--protocols", action="store_true", help="every protocol of the paper, one after the other")
-    how.add_argument("--network", dest="which", metavar="NAME", help="of a semi-supervised run: teacher or student (default: the method's)")
-    how.add_argument("--precision", choices=("32-true", "16-mixed", "bf16-mixed"), help="default: what the run was trained in")
+    modes.add_argument(
+        "--protocols", action="store_true", help="every protocol of the paper, one after the other"
+    )
+    how.add_argument(
+        "--network",
+        dest="which",
+        metavar="NAME",
+        help="of a semi-supervised run: teacher or student (default: the method's)",
+    )
+    how.add_argument(
+        "--precision",
+        choices=("32-true", "16-mixed", "bf16-mixed"),
+        help="default: what the run was trained in",
+    )
     more = made.add_argument_group("what else to find out")
-    more.add_argument("--full", action="store_true", help="also boundary F1 and IoU, accuracy near boundaries, calibration, loss, iIoU")
-    more.add_argument("--page", metavar="FILE", type=Path, help="a new HTML page of where it fails (takes --full with it)")
-    more.add_argument("--beside", metavar="NETWORK", action="append", default=[], help="draw its predictions too; may be given again")
-    more.add_argument("--pictures", metavar="N", type=int, default=4, help="images on the sheet of --released and --beside (default: 4)")
-    more.add_argument("--submit", metavar="DIR", type=Path, help="write label files for Cityscapes' test server into a new folder")
+    more.add_argument(
+        "--full",
+        action="store_true",
+        help="also boundary F1 and IoU, accuracy near boundaries, calibration, loss, iIoU",
+    )
+    more.add_argument(
+        "--page",
+        metavar="FILE",
+        type=Path,
+        help="a new HTML page of where it fails (takes --full with it)",
+    )
+    more.add_argument(
+        "--beside",
+        metavar="NETWORK",
+        action="append",
+        default=[],
+        help="draw its predictions too; may be given again",
+    )
+    more.add_argument(
+        "--pictures",
+        metavar="N",
+        type=int,
+        default=4,
+        help="images on the sheet of --released and --beside (default: 4)",
+    )
+    more.add_argument(
+        "--submit",
+        metavar="DIR",
+        type=Path,
+        help="write label files for Cityscapes' test server into a new folder",
+    )
     shift = made.add_argument_group("generalization")
     shift.add_argument(
-        "--shift", metavar="KINDS", nargs="?", const="all", help="corrupted images: all (default), groups or kinds, see below"
+        "--shift",
+        metavar="KINDS",
+        nargs="?",
+        const="all",
+        help="corrupted images: all (default), groups or kinds, see below",
     )
-    shift.add_argument("--severities", metavar="LIST", default="1,2,3,4,5", help="of --shift (default: 1,2,3,4,5)")
-    shift.add_argument("--shift-images", metavar="N", type=int, help="take N images spread over the split (default: all)")
-    shift.add_argument("--across", metavar="NAME=DIR,...", help="other data sets of the same classes, such as acdc=DIR,darkzurich=DIR")
-    shift.add_argument("--reference", metavar="FILE", type=Path, help="another network's --shift file: CD and rCD against it")
+    shift.add_argument(
+        "--severities", metavar="LIST", default="1,2,3,4,5", help="of --shift (default: 1,2,3,4,5)"
+    )
+    shift.add_argument(
+        "--shift-images",
+        metavar="N",
+        type=int,
+        help="take N images spread over the split (default: all)",
+    )
+    shift.add_argument(
+        "--across",
+        metavar="NAME=DIR,...",
+        help="other data sets of the same classes, such as acdc=DIR,darkzurich=DIR",
+    )
+    shift.add_argument(
+        "--reference",
+        metavar="FILE",
+        type=Path,
+        help="another network's --shift file: CD and rCD against it",
+    )
     out = made.add_argument_group("where to")
     out.add_argument("--out", metavar="FILE", type=Path, help="a new file (default: see below)")
-    out.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="for released checkpoints (default: runs)")
+    out.add_argument(
+        "--runs",
+        metavar="DIR",
+        type=Path,
+        default=Path("runs"),
+        help="for released checkpoints (default: runs)",
+    )
     return made
 
 
@@ -119,7 +191,11 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as problem:
         if problem.errno not in FULL:
             raise
-        return words.refuse(Refused(f"nothing more can be written ({problem.strerror}); make room, and give the command again"))
+        return words.refuse(
+            Refused(
+                f"nothing more can be written ({problem.strerror}); make room, and give the command again"
+            )
+        )
     except KeyboardInterrupt:
         print("\nstopped; what is named above is written, and nothing else", file=sys.stderr)
         return 130
@@ -129,13 +205,19 @@ def named_source(asked: words.argparse.Namespace) -> Path | Authors:
     """The network that was named, in either of the two ways."""
     if not asked.released:
         if not asked.network and asked.shift and Path(asked.shift).exists():
-            raise Refused(f"--shift took {asked.shift} for its kinds; name the network before --shift")
+            raise Refused(
+                f"--shift took {asked.shift} for its kinds; name the network before --shift"
+            )
         if not asked.network or asked.network.startswith("data."):
-            raise Refused("no network is named; give a run folder, a checkpoint, or --released LAYOUT FILE")
+            raise Refused(
+                "no network is named; give a run folder, a checkpoint, or --released LAYOUT FILE"
+            )
         return source_of(asked.network)
     if asked.network:  # the first word is an override then
         if "=" not in asked.network or asked.network.startswith(RELEASED):
-            raise Refused(f"two networks are named, {asked.network} and --released; give one (--beside draws a second one)")
+            raise Refused(
+                f"two networks are named, {asked.network} and --released; give one (--beside draws a second one)"
+            )
         asked.overrides.insert(0, asked.network)
     return authors(asked.released[0], Path(asked.released[1]))
 
@@ -144,7 +226,9 @@ def check(asked: words.argparse.Namespace, source: Path | Authors) -> None:
     """All that can be known before torch is imported."""
     asked.beside = [source_of(word) for word in asked.beside]
     asked.full |= bool(asked.page)
-    if asked.shift and asked.shift.startswith("data."):  # the word after --shift was an option of the data set
+    if asked.shift and asked.shift.startswith(
+        "data."
+    ):  # the word after --shift was an option of the data set
         asked.overrides.insert(0, asked.shift)
         asked.shift = "all"
     check_shift(asked)
@@ -155,7 +239,9 @@ def check(asked: words.argparse.Namespace, source: Path | Authors) -> None:
         raise Refused(f"--pictures {asked.pictures}: it is a number of images, or 0 for none")
     for flag, file in (("--out", asked.out), ("--page", asked.page)):
         if file and asked.protocols:
-            raise Refused(f"--protocols scores several times and {flag} names one file; leave {flag} out, or give one --inference")
+            raise Refused(
+                f"--protocols scores several times and {flag} names one file; leave {flag} out, or give one --inference"
+            )
         if file:
             check_out(file, flag)
     check_place(asked, source)
@@ -169,19 +255,30 @@ def check_place(asked: words.argparse.Namespace, source: Path | Authors) -> None
         check_beside(asked.out)
     elif isinstance(source, Path):
         several = asked.shift or asked.across or asked.protocols  # files, which --out cannot name
-        check_writable(source.parent, "copy the checkpoint to another folder" if several else "give --out FILE in another folder")
+        check_writable(
+            source.parent,
+            "copy the checkpoint to another folder"
+            if several
+            else "give --out FILE in another folder",
+        )
     else:
         check_makeable(asked.runs, "--runs")
 
 
 def check_shift(asked: words.argparse.Namespace) -> None:
     if (asked.shift or asked.across) and (clash := apart(asked, "--submit")):
-        raise Refused(f"--shift and --across write files of their own: leave out {clash}, or run twice")
+        raise Refused(
+            f"--shift and --across write files of their own: leave out {clash}, or run twice"
+        )
     if asked.reference and not asked.shift:
-        raise Refused("--reference is what a --shift is compared with; add --shift, or leave it out")
+        raise Refused(
+            "--reference is what a --shift is compared with; add --shift, or leave it out"
+        )
     numbers = asked.severities.split(",")
     if not all(each in ("1", "2", "3", "4", "5") for each in numbers):
-        raise Refused(f"--severities {asked.severities}: write numbers from 1 to 5 with commas between them, such as 1,3,5")
+        raise Refused(
+            f"--severities {asked.severities}: write numbers from 1 to 5 with commas between them, such as 1,3,5"
+        )
     asked.severities = sorted({int(each) for each in numbers})
     if asked.shift_images is not None and asked.shift_images < 1:
         raise Refused(f"--shift-images {asked.shift_images}: it is a number of images from 1 up")
@@ -191,9 +288,13 @@ def check_submit(asked: words.argparse.Namespace) -> None:
     if not asked.submit:
         return
     if clash := apart(asked):
-        raise Refused(f"--submit writes files for the test server and nothing else: leave out {clash}, or run twice")
+        raise Refused(
+            f"--submit writes files for the test server and nothing else: leave out {clash}, or run twice"
+        )
     if asked.data not in (None, "cityscapes"):
-        raise Refused(f"--submit writes files for Cityscapes' test server, and {asked.data} has another; leave out --data")
+        raise Refused(
+            f"--submit writes files for Cityscapes' test server, and {asked.data} has another; leave out --data"
+        )
     if asked.submit.exists():
         raise Refused(f"{asked.submit} exists and is not overwritten; give another --submit")
 
@@ -207,10 +308,14 @@ def apart(asked: words.argparse.Namespace, *others: str) -> str | None:
 def check_beside(out: Path) -> None:
     """The image records and the pictures take the result's name, with endings of their own."""
     if out.suffix != ".json":
-        raise Refused(f"--out {out}: a result is a .json file; write --out {out.with_name(out.name + '.json')}")
+        raise Refused(
+            f"--out {out}: a result is a .json file; write --out {out.with_name(out.name + '.json')}"
+        )
     for ending in (".npz", ".png"):
         if out.with_suffix(ending).exists():
-            raise Refused(f"{out.with_suffix(ending)} exists and would be written beside {out.name}; give another --out")
+            raise Refused(
+                f"{out.with_suffix(ending)} exists and would be written beside {out.name}; give another --out"
+            )
 
 
 if __name__ == "__main__":

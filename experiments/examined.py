@@ -23,13 +23,27 @@ class Examined:
     categories: Sequence[str]  # one per class; empty where the data set has none
     names: Sequence[str]  # of the images
     confusions: np.ndarray  # (N, C, C) int32: pixels by truth and prediction
-    losses: np.ndarray | None = None  # (N,) float64: mean cross-entropy of the labelled pixels in nats; nan where there are none
-    boundaries: np.ndarray | None = None  # (N, C, 4) int64: boundary pixels predicted, of them matched, true, of them matched
-    boundary_overlaps: np.ndarray | None = None  # (N, C, 2) int64: intersection and union of the areas along boundaries
-    bands: np.ndarray | None = None  # (R, C, C) int64: as `confusions`, but summed over images, within each of RADII
-    calibration: np.ndarray | None = None  # (C, BINS, 3) float64, by predicted class: pixels, sum of confidence, hits
-    instance_sizes: np.ndarray | None = None  # (C,) float64: average pixels of a class's instances, 0 for a class without any
-    instances: np.ndarray | None = None  # (C + categories, 3) float64: weighted hits, weighted misses, false alarms
+    losses: np.ndarray | None = (
+        None  # (N,) float64: mean cross-entropy of the labelled pixels in nats; nan where there are none
+    )
+    boundaries: np.ndarray | None = (
+        None  # (N, C, 4) int64: boundary pixels predicted, of them matched, true, of them matched
+    )
+    boundary_overlaps: np.ndarray | None = (
+        None  # (N, C, 2) int64: intersection and union of the areas along boundaries
+    )
+    bands: np.ndarray | None = (
+        None  # (R, C, C) int64: as `confusions`, but summed over images, within each of RADII
+    )
+    calibration: np.ndarray | None = (
+        None  # (C, BINS, 3) float64, by predicted class: pixels, sum of confidence, hits
+    )
+    instance_sizes: np.ndarray | None = (
+        None  # (C,) float64: average pixels of a class's instances, 0 for a class without any
+    )
+    instances: np.ndarray | None = (
+        None  # (C + categories, 3) float64: weighted hits, weighted misses, false alarms
+    )
 
     @property
     def confusion(self) -> np.ndarray:
@@ -39,7 +53,10 @@ class Examined:
         """Whole or not at all; arrays and strings alone, so that it is read without running anything."""
         known = {each.name: getattr(self, each.name) for each in fields(self)}
         with whole(file) as partial, partial.open("wb") as out:
-            np.savez_compressed(out, **{name: np.asarray(value) for name, value in known.items() if value is not None})
+            np.savez_compressed(
+                out,
+                **{name: np.asarray(value) for name, value in known.items() if value is not None},
+            )
 
 
 def sizes_of(examined: Examined) -> dict[int, float]:

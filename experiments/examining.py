@@ -32,7 +32,13 @@ class JudgingBar(Callback):
         self.images, self.progress = images, None
 
     def _start(self) -> None:
-        columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (
+            TextColumn("judging"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self.progress = Progress(*columns, transient=True, disable=not sys.stdout.isatty())
         self.task = self.progress.add_task("", total=self.images)
         self.progress.start()
@@ -50,7 +56,11 @@ class JudgingBar(Callback):
         if self.progress:
             self.progress.stop()
 
-    on_test_start, on_test_batch_end, on_test_end = on_validation_start, on_validation_batch_end, on_validation_end
+    on_test_start, on_test_batch_end, on_test_end = (
+        on_validation_start,
+        on_validation_batch_end,
+        on_validation_end,
+    )
 
 
 class Examiner(Callback):
@@ -64,16 +74,32 @@ class Examiner(Callback):
         self.all_instances = True  # an iIoU of some of the images would be none
 
     def on_validation_batch_end(
-        self, trainer: Trainer, module: SegmentationModule, outputs: dict[str, Any], batch: Any, batch_idx: int, *unused: Any
+        self,
+        trainer: Trainer,
+        module: SegmentationModule,
+        outputs: dict[str, Any],
+        batch: Any,
+        batch_idx: int,
+        *unused: Any,
     ) -> None:
         for label, predicted in zip(batch[1], outputs["predicted"]):
-            self.keep("confusions", confusion_of(predicted, label, module.num_classes).to(torch.int32))
+            self.keep(
+                "confusions", confusion_of(predicted, label, module.num_classes).to(torch.int32)
+            )
         if self.full:
-            self.look(module.num_classes, outputs["strips"], outputs["predicted"][0], batch[1][0], batch_idx)
+            self.look(
+                module.num_classes,
+                outputs["strips"],
+                outputs["predicted"][0],
+                batch[1][0],
+                batch_idx,
+            )
 
     on_test_batch_end = on_validation_batch_end
 
-    def look(self, classes: int, strips: Strips, predicted: Tensor, label: Tensor, index: int) -> None:
+    def look(
+        self, classes: int, strips: Strips, predicted: Tensor, label: Tensor, index: int
+    ) -> None:
         loss, confidence = surprise(strips, label)
         self.keep("losses", loss)
         self.keep("boundaries", boundary_counts(predicted, label, classes))
@@ -85,7 +111,12 @@ class Examiner(Callback):
         self.all_instances = instances is not None
         if self.all_instances:
             there = torch.from_numpy(instances).to(label.device)
-            self.add("instances", instance_counts(predicted, label, there, classes, sizes, self.data.labels.categories))
+            self.add(
+                "instances",
+                instance_counts(
+                    predicted, label, there, classes, sizes, self.data.labels.categories
+                ),
+            )
 
     def keep(self, name: str, value: Tensor) -> None:
         self.seen.setdefault(name, []).append(value.cpu().numpy())
@@ -93,15 +124,27 @@ class Examiner(Callback):
     def add(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-    def found(self, title: str, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> Examined:
+    def found(
+        self, title: str, classes: Sequence[str], palette: Sequence[Sequence[int]]
+    ) -> Examined:
         stacked = {name: np.stack(values) for name, values in self.seen.items()}
         sums = {name: value.cpu().numpy() for name, value in self.sums.items()}
         sizes = self.data.labels.instance_sizes
         if not self.all_instances:
             sums.pop("instances", None)
         elif "instances" in sums:
-            sums["instance_sizes"] = np.array([sizes.get(number, 0.0) for number in range(len(classes))])
-        return Examined(title, classes, palette, self.data.labels.categories, list(self.source.names), **stacked, **sums)
+            sums["instance_sizes"] = np.array(
+                [sizes.get(number, 0.0) for number in range(len(classes))]
+            )
+        return Examined(
+            title,
+            classes,
+            palette,
+            self.data.labels.categories,
+            list(self.source.names),
+            **stacked,
+            **sums,
+        )
 
 
 def surprise(strips: Strips, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +154,9 @@ def surprise(strips: Strips, label: Tensor) -> tuple[Tensor, Tensor]:
     for top in range(0, height, ROWS):
         bottom = min(top + ROWS, height)
         log = strips.log_probabilities(top, bottom)[:1]
-        total += F.nll_loss(log, label[None, top:bottom].long(), ignore_index=255, reduction="sum").double()
+        total += F.nll_loss(
+            log, label[None, top:bottom].long(), ignore_index=255, reduction="sum"
+        ).double()
         confidences.append(log[0].amax(0).exp())
     return total / (label != 255).sum(), torch.cat(confidences)
 
@@ -128,13 +173,24 @@ def measures(examined: Examined) -> dict[str, Any]:
     names = list(examined.classes)
     losses = examined.losses[~np.isnan(examined.losses)]
     found = {"loss": float(losses.mean()) if len(losses) else None} | further_scores(examined)
-    found |= {f"boundary_{name}_by_class": found.pop(name) for name in ("f1", "precision", "recall")}
+    found |= {
+        f"boundary_{name}_by_class": found.pop(name) for name in ("f1", "precision", "recall")
+    }
     per_class = {
-        name: values for name, values in found.items() if isinstance(values, list) and len(values) == len(names) and name != "reliability"
+        name: values
+        for name, values in found.items()
+        if isinstance(values, list) and len(values) == len(names) and name != "reliability"
     }
     bands = [scores(torch.from_numpy(band)) for band in examined.bands]
-    near = {str(radius): {name: band[name] for name in ("miou", "pixel_accuracy")} for radius, band in zip(RADII, bands)}
-    return without_nan(found | {name: dict(zip(names, values)) for name, values in per_class.items()} | {"trimap": near})
+    near = {
+        str(radius): {name: band[name] for name in ("miou", "pixel_accuracy")}
+        for radius, band in zip(RADII, bands)
+    }
+    return without_nan(
+        found
+        | {name: dict(zip(names, values)) for name, values in per_class.items()}
+        | {"trimap": near}
+    )
 
 
 def without_nan(value: Any) -> Any:

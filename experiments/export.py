@@ -57,13 +57,34 @@ class Verified:
 
 def parser() -> Parser:
     made = Parser(prog="export.py", description=__doc__)
-    made.add_argument("checkpoint", type=Path, nargs="?", help="a checkpoint, or a run folder (its last checkpoint)")
-    made.add_argument("--model", metavar="PAPER[/ROW]", help="a row with fresh weights instead; with --check also a pattern")
-    made.add_argument("--size", metavar="HEIGHTxWIDTH", help="the only size that the file will take, such as 512x1024")
+    made.add_argument(
+        "checkpoint",
+        type=Path,
+        nargs="?",
+        help="a checkpoint, or a run folder (its last checkpoint)",
+    )
+    made.add_argument(
+        "--model",
+        metavar="PAPER[/ROW]",
+        help="a row with fresh weights instead; with --check also a pattern",
+    )
+    made.add_argument(
+        "--size",
+        metavar="HEIGHTxWIDTH",
+        help="the only size that the file will take, such as 512x1024",
+    )
     made.add_argument("--out", metavar="FILE", type=Path, help="a new file, such as bisenet.onnx")
-    made.add_argument("--uint8", action="store_true", help="the input is uint8 RGB, normalized inside")
-    made.add_argument("--argmax", action="store_true", help="the output is the class of each pixel, uint8")
-    made.add_argument("--check", action="store_true", help="export and verify, keep no file; without a model: every row")
+    made.add_argument(
+        "--uint8", action="store_true", help="the input is uint8 RGB, normalized inside"
+    )
+    made.add_argument(
+        "--argmax", action="store_true", help="the output is the class of each pixel, uint8"
+    )
+    made.add_argument(
+        "--check",
+        action="store_true",
+        help="export and verify, keep no file; without a model: every row",
+    )
     return made
 
 
@@ -88,17 +109,25 @@ def check_words(asked: argparse.Namespace) -> None:
         raise Refused(f"give {asked.checkpoint} or --model {asked.model}, not both")
     if not asked.check:
         if not asked.checkpoint and not asked.model:
-            raise Refused("what is to be exported? give a run or a checkpoint, or --model paper/row for fresh weights")
+            raise Refused(
+                "what is to be exported? give a run or a checkpoint, or --model paper/row for fresh weights"
+            )
         if not asked.size or not asked.out:
-            raise Refused("give --size HEIGHTxWIDTH and --out FILE.onnx, or --check to keep no file")
+            raise Refused(
+                "give --size HEIGHTxWIDTH and --out FILE.onnx, or --check to keep no file"
+            )
         check_out(asked.out)
     if asked.check and asked.out:
-        raise Refused(f"--check keeps no file; leave out --check, which every export includes, or --out {asked.out}")
+        raise Refused(
+            f"--check keeps no file; leave out --check, which every export includes, or --out {asked.out}"
+        )
     asked.size = size_of(asked.size) if asked.size else CHECKED_AT
     asked.checkpoint = asked.checkpoint and checkpoint_of(asked.checkpoint)
     asked.rows = [] if asked.checkpoint else rows_of(asked.model, several=asked.check)
     if lacking := [name for name in PACKAGES if find_spec(name) is None]:
-        raise Refused(f'exporting needs {", ".join(lacking)}; install the optional packages with: pip install -e ".[export]"')
+        raise Refused(
+            f'exporting needs {", ".join(lacking)}; install the optional packages with: pip install -e ".[export]"'
+        )
 
 
 def size_of(text: str) -> tuple[int, int]:
@@ -109,7 +138,9 @@ def size_of(text: str) -> tuple[int, int]:
 
 def rows_of(pattern: str | None, several: bool) -> list[str]:
     known = words.catalogue()
-    addresses = [f"{paper}/{row}" for paper, entry in known["papers"].items() for row in entry["rows"]]
+    addresses = [
+        f"{paper}/{row}" for paper, entry in known["papers"].items() for row in entry["rows"]
+    ]
     found = [each for each in addresses if several and fnmatch(each, pattern or "*")]
     return found or ["/".join(words.named_row(known, pattern))]
 
@@ -123,16 +154,22 @@ def export(asked: argparse.Namespace) -> int:
         with whole(asked.out) as partial:
             verified = written(module, asked, partial, says)
             if not verified.ok:
-                raise Unequal(f"onnxruntime computes something else ({verified.difference:.1e}, limit {verified.limit:.1e})")
+                raise Unequal(
+                    f"onnxruntime computes something else ({verified.difference:.1e}, limit {verified.limit:.1e})"
+                )
     except Unequal as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
-    except RuntimeError as problem:  # a size that the network cannot take, an operation that ONNX lacks
+    except (
+        RuntimeError
+    ) as problem:  # a size that the network cannot take, an operation that ONNX lacks
         size, reason = by(asked.size), str(problem).strip().splitlines()[0]
         raise Refused(f"{says['model']} cannot be exported at {size}: {reason}") from problem
     total = sum(each.numel() for each in module.parameters())
     what = "share of pixels of another class" if asked.argmax else "largest difference of a logit"
-    print(f"{says['model']}: {verified.parameters:,} parameters of {total:,} while training, batch norm folded")
+    print(
+        f"{says['model']}: {verified.parameters:,} parameters of {total:,} while training, batch norm folded"
+    )
     print(f"verified     {what} {verified.difference:.1e}, limit {verified.limit:.1e}")
     print(f"other sizes  {verified.refusal}")
     print(f"file         {asked.out} ({asked.out.stat().st_size / 1e6:.1f} MB)")
@@ -146,7 +183,11 @@ def opened(asked: argparse.Namespace) -> tuple["SegmentationModule", dict[str, A
     from segmodels.paper import experiment
 
     with door():
-        module = from_checkpoint(asked.checkpoint) if asked.checkpoint else experiment(asked.rows[0]).build().eval()
+        module = (
+            from_checkpoint(asked.checkpoint)
+            if asked.checkpoint
+            else experiment(asked.rows[0]).build().eval()
+        )
     fresh = "" if asked.checkpoint else " (fresh weights, untrained)"
     return module, {
         "model": module.identity["experiment"] + fresh,
@@ -157,23 +198,38 @@ def opened(asked: argparse.Namespace) -> tuple["SegmentationModule", dict[str, A
     }
 
 
-def written(module: "SegmentationModule", asked: argparse.Namespace, file: Path, says: dict[str, Any]) -> Verified:
+def written(
+    module: "SegmentationModule", asked: argparse.Namespace, file: Path, says: dict[str, Any]
+) -> Verified:
     from segmodels import deploy
 
     network = deploy.deployed(module, asked.size, uint8=asked.uint8, argmax=asked.argmax)
     deploy.write_onnx(network, file, says)
-    return verified(module, deploy.Runtime(file), asked, sum(each.numel() for each in network.parameters()))
+    return verified(
+        module, deploy.Runtime(file), asked, sum(each.numel() for each in network.parameters())
+    )
 
 
-def verified(module: "SegmentationModule", runtime: Any, asked: argparse.Namespace, parameters: int) -> Verified:
+def verified(
+    module: "SegmentationModule", runtime: Any, asked: argparse.Namespace, parameters: int
+) -> Verified:
     import torch
 
-    image = torch.randint(256, (1, 3, *asked.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = torch.randint(
+        256, (1, 3, *asked.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     image = image if asked.uint8 else module.normalized(image)
     with torch.no_grad():
         logits = module(image)
-    limit, output = max(LIMIT * max(1.0, logits.abs().max().item()), 20 * rounding(module, image, logits)), runtime(image)
-    difference = clear_errors(logits, output, limit) if asked.argmax else (output - logits).abs().max().item()
+    limit, output = (
+        max(LIMIT * max(1.0, logits.abs().max().item()), 20 * rounding(module, image, logits)),
+        runtime(image),
+    )
+    difference = (
+        clear_errors(logits, output, limit)
+        if asked.argmax
+        else (output - logits).abs().max().item()
+    )
     return Verified(difference, 0.0 if asked.argmax else limit, parameters, refusal(runtime, image))
 
 
@@ -184,7 +240,12 @@ def rounding(module: "SegmentationModule", image: "Tensor", logits: "Tensor") ->
     import torch
 
     with torch.no_grad():
-        return (copy.deepcopy(module).double()(module.normalized(image).double()) - logits).abs().max().item()
+        return (
+            (copy.deepcopy(module).double()(module.normalized(image).double()) - logits)
+            .abs()
+            .max()
+            .item()
+        )
 
 
 def clear_errors(logits: "Tensor", label: "Tensor", limit: float) -> float:
@@ -240,7 +301,9 @@ def settled(module: "SegmentationModule", size: tuple[int, int]) -> None:
         if isinstance(each, torch.nn.modules.batchnorm._BatchNorm):
             each.momentum = 1.0  # one batch settles them
     with torch.no_grad():
-        module.train().logits(module.padded(torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))))
+        module.train().logits(
+            module.padded(torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)))
+        )
     module.eval()
 
 

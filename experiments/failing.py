@@ -34,12 +34,16 @@ class Confused:
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """nan where there is nothing to be a part of."""
     whole = np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)
+    return np.divide(
+        part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0
+    )
 
 
 def rated(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """`rates` of (..., C, C) counts."""
-    return {name: value.numpy() for name, value in rates(margins(torch.from_numpy(confusion))).items()}
+    return {
+        name: value.numpy() for name, value in rates(margins(torch.from_numpy(confusion))).items()
+    }
 
 
 def further_scores(examined: Examined) -> dict[str, Any]:
@@ -65,7 +69,9 @@ def image_iou(confusions: np.ndarray) -> np.ndarray:
 def costs(confusion: np.ndarray) -> np.ndarray:
     """(C, C): what every pair takes from mIoU; 0 on the diagonal."""
     union = confusion.sum(0) + confusion.sum(1) - np.diagonal(confusion)
-    weight = np.divide(1, union, out=np.zeros(len(union)), where=union > 0) / max((union > 0).sum(), 1)
+    weight = np.divide(1, union, out=np.zeros(len(union)), where=union > 0) / max(
+        (union > 0).sum(), 1
+    )
     return confusion * (weight[:, None] + weight) * (1 - np.eye(len(union)))
 
 
@@ -89,7 +95,16 @@ def confused(confusions: np.ndarray, weight: np.ndarray, most: int) -> list[Conf
         if not weight[t, p]:
             break
         pixels = int(confusion[t, p])
-        found.append(Confused(int(t), int(p), pixels, pixels / int(true[t]), float(cost[t, p]), int(confusions[:, t, p].argmax())))
+        found.append(
+            Confused(
+                int(t),
+                int(p),
+                pixels,
+                pixels / int(true[t]),
+                float(cost[t, p]),
+                int(confusions[:, t, p].argmax()),
+            )
+        )
     return found
 
 
@@ -104,9 +119,14 @@ def worst_images(examined: Examined, pairs: Sequence[Confused], worst: int) -> d
     """Images to look at with the reasons why, lowest IoU first: the worst by IoU, the worst by loss, and where a pair is seen best."""
     iou = image_iou(examined.confusions)
     reasons: dict[int, list[str]] = {}
-    for values, word in ((iou, "lowest IoU"), (None if examined.losses is None else -examined.losses, "highest loss")):
+    for values, word in (
+        (iou, "lowest IoU"),
+        (None if examined.losses is None else -examined.losses, "highest loss"),
+    ):
         for place, index in enumerate([] if values is None else ranked(values)[:worst]):
-            reasons.setdefault(index, []).append(word if place == 0 else f"{ordinal(place + 1)} {word}")
+            reasons.setdefault(index, []).append(
+                word if place == 0 else f"{ordinal(place + 1)} {word}"
+            )
     for pair in pairs:
         names = examined.classes[pair.truth], examined.classes[pair.predicted]
         reasons.setdefault(pair.image, []).append(f"most {names[0]} taken for {names[1]}")
@@ -119,7 +139,9 @@ def ranked(values: np.ndarray) -> list[int]:
 
 
 def ordinal(number: int) -> str:
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    ending = (
+        "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    )
     return f"{number}{ending}"
 
 
@@ -160,7 +182,13 @@ def bands(examined: Examined) -> list[Band]:
     pixels, errors = (examined.confusion.sum(), wrong(examined.confusion))
     for radius, counts in zip((*RADII, None), (*examined.bands, examined.confusion)):
         shares = float(ratio(counts.sum(), pixels)), float(ratio(wrong(counts), errors))
-        found.append(Band(radius, *shares, *(float(rated(counts)[name]) for name in ("pixel_accuracy", "miou"))))
+        found.append(
+            Band(
+                radius,
+                *shares,
+                *(float(rated(counts)[name]) for name in ("pixel_accuracy", "miou")),
+            )
+        )
     return found
 
 

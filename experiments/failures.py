@@ -23,7 +23,12 @@ from segmodels.metrics.confusion import scores
 PAIRS = 10  # of classes, each with an image
 MATRIX = 24  # classes of a matrix that can be read
 CHARTS = 24  # classes whose confidence is drawn
-OPTIONAL = {"f1": "boundary F1", "boundary_iou": "boundary IoU", "class_ece": "calibration error", "iiou": "iIoU"}
+OPTIONAL = {
+    "f1": "boundary F1",
+    "boundary_iou": "boundary IoU",
+    "class_ece": "calibration error",
+    "iiou": "iIoU",
+}
 
 
 STYLE = """
@@ -77,7 +82,9 @@ def failure_page(examined: Examined, pictures: Callable[[int], Shown], worst: in
     links = "".join(f'<a href="#{name}">{name}</a> ' for name in sections)
     head = [*in_short(examined, pairs), f'<nav aria-label="sections">{links}</nav>']
     parts = [f'<section id="{name}">{"".join(found)}</section>' for name, found in sections.items()]
-    return document(f"Where it fails: {examined.title}", [*head, *parts], charts.STYLE + STYLE + IMAGES)
+    return document(
+        f"Where it fails: {examined.title}", [*head, *parts], charts.STYLE + STYLE + IMAGES
+    )
 
 
 # --- first of all
@@ -86,8 +93,14 @@ def failure_page(examined: Examined, pictures: Callable[[int], Shown], worst: in
 def in_short(examined: Examined, pairs: Sequence[Confused]) -> Iterator[str]:
     """What a colleague would say first."""
     iou = failing.rated(examined.confusion)["iou"]
-    weakest = ", ".join(f"{tagged(examined, index)} {percent(iou[index])}" for index in failing.ranked(iou)[:3])
-    yield "<ul>" + (f"<li>lowest IoU of a class: {weakest}</li>" if weakest else "<li>no pixel of this split is labelled</li>")
+    weakest = ", ".join(
+        f"{tagged(examined, index)} {percent(iou[index])}" for index in failing.ranked(iou)[:3]
+    )
+    yield "<ul>" + (
+        f"<li>lowest IoU of a class: {weakest}</li>"
+        if weakest
+        else "<li>no pixel of this split is labelled</li>"
+    )
     if pairs:
         pair = pairs[0]
         names = f"{tagged(examined, pair.truth)} taken for {tagged(examined, pair.predicted)}"
@@ -95,7 +108,9 @@ def in_short(examined: Examined, pairs: Sequence[Confused]) -> Iterator[str]:
     if examined.bands is not None and (close := failing.bands(examined)[2]).errors > 0:
         where = f"within {close.radius} pixels of a boundary, where {percent(close.pixels, 0)} of the pixels lie"
         yield f"<li>{percent(close.errors, 0)} of the wrong pixels are {where}</li>"
-    if examined.calibration is not None and np.isfinite(over := failing.excess(examined.calibration.sum(0))):
+    if examined.calibration is not None and np.isfinite(
+        over := failing.excess(examined.calibration.sum(0))
+    ):
         yield f"<li>the network is {too_sure(over)}, its mean confidence against its accuracy</li>"
     yield "</ul>"
 
@@ -111,16 +126,34 @@ def measures(examined: Examined) -> list[Measure]:
     """Every number that there could be; the value is None where it was not measured."""
     counts = torch.from_numpy(examined.confusion)
     found = scores(counts, examined.categories) | failing.further_scores(examined)
-    around = interval(torch.from_numpy(examined.confusions)) if len(examined.names) > 1 and examined.confusion.any() else None
+    around = (
+        interval(torch.from_numpy(examined.confusions))
+        if len(examined.names) > 1 and examined.confusion.any()
+        else None
+    )
     return [
         Measure("mIoU", found["miou"], "the mean IoU of the classes", around),
         Measure("pixel accuracy", found["pixel_accuracy"], "pixels that are right"),
-        Measure("mean accuracy", found["mean_accuracy"], "of the classes: their pixels that were found"),
-        Measure("frequency-weighted IoU", found["frequency_weighted_iou"], "the classes weighed by their pixels"),
-        Measure("category mIoU", found.get("category_miou"), "a class taken for another of its category is right"),
-        Measure("boundary F1", found.get("boundary_f1"), "outlines within a tolerance of each other"),
+        Measure(
+            "mean accuracy", found["mean_accuracy"], "of the classes: their pixels that were found"
+        ),
+        Measure(
+            "frequency-weighted IoU",
+            found["frequency_weighted_iou"],
+            "the classes weighed by their pixels",
+        ),
+        Measure(
+            "category mIoU",
+            found.get("category_miou"),
+            "a class taken for another of its category is right",
+        ),
+        Measure(
+            "boundary F1", found.get("boundary_f1"), "outlines within a tolerance of each other"
+        ),
         Measure("boundary IoU", found.get("boundary_miou"), "IoU of the strips along outlines"),
-        Measure("calibration error", found.get("ece"), "ECE: confidence from accuracy; less is better"),
+        Measure(
+            "calibration error", found.get("ece"), "ECE: confidence from accuracy; less is better"
+        ),
         Measure("iIoU", found.get("miiou"), "small instances weigh as much as large ones"),
     ]
 
@@ -128,7 +161,10 @@ def measures(examined: Examined) -> list[Measure]:
 def numbers(examined: Examined) -> Iterator[str]:
     pixels = counted(examined.confusion.sum())
     count = f"{len(examined.names)} image{'s' * (len(examined.names) != 1)}, {pixels} labelled pixels, {len(examined.classes)} classes"
-    yield section("Numbers", f"Of {count}; more is better but for the calibration error, and brackets hold a 95 % interval over images.")
+    yield section(
+        "Numbers",
+        f"Of {count}; more is better but for the calibration error, and brackets hold a 95 % interval over images.",
+    )
     yield '<dl class="numbers">'
     for each in measures(examined):
         value = "not measured" if each.value is None else percent(each.value)
@@ -164,7 +200,17 @@ def classes(examined: Examined) -> Iterator[str]:
             f"{tagged(examined, other[0])} {percent(other[1])}" if other else "–",
         ])  # fmt: skip
     optional = [head for name, head in OPTIONAL.items() if name in found]
-    heads = ("class", "IoU", "95 % interval", "accuracy", "precision", "of the pixels", "images", *optional, "most taken for")
+    heads = (
+        "class",
+        "IoU",
+        "95 % interval",
+        "accuracy",
+        "precision",
+        "of the pixels",
+        "images",
+        *optional,
+        "most taken for",
+    )
     yield table(heads, rows, "scores of every class", "classes")
     missing = [head for name, head in OPTIONAL.items() if name not in found]
     yield f'<p class="soft">not measured: {", ".join(missing)}</p>' if missing else ""
@@ -177,9 +223,7 @@ def bracketed(interval: tuple[float, float] | None) -> str:
 def bar(value: float) -> str:
     if not np.isfinite(value):
         return '<span class="soft">in no image</span>'
-    return (
-        f'<span class="track"><span class="bar" style="width:{100 * value:.1f}%"></span></span><span class="value">{percent(value)}</span>'
-    )
+    return f'<span class="track"><span class="bar" style="width:{100 * value:.1f}%"></span></span><span class="value">{percent(value)}</span>'
 
 
 # --- confusions
@@ -202,13 +246,28 @@ def confused_pairs(examined: Examined, pairs: Sequence[Confused]) -> Iterator[st
         ]
         for pair in pairs
     ]
-    heads = ("true class", "taken for", "points of mIoU", "of the true class", "pixels", "seen best in")
-    yield table(heads, rows, "most confused pairs of classes", "pairs") if rows else "<p>no pixel is wrong</p>"
+    heads = (
+        "true class",
+        "taken for",
+        "points of mIoU",
+        "of the true class",
+        "pixels",
+        "seen best in",
+    )
+    yield (
+        table(heads, rows, "most confused pairs of classes", "pairs")
+        if rows
+        else "<p>no pixel is wrong</p>"
+    )
 
 
 def matrix(examined: Examined) -> Iterator[str]:
     part, count = failing.matrix_part(examined.confusion, MATRIX), len(examined.classes)
-    few = f" Of {count} classes these are the {len(part)} that are confused at the highest cost." if len(part) < count else ""
+    few = (
+        f" Of {count} classes these are the {len(part)} that are confused at the highest cost."
+        if len(part) < count
+        else ""
+    )
     yield section(
         "Confusion matrix",
         "A row is a true class, a column what its pixels were taken for, in percent of the row: framed on the diagonal what is right, "
@@ -220,7 +279,10 @@ def matrix(examined: Examined) -> Iterator[str]:
     rest = ['<span class="down">all others</span>'] if few else []
     lines = ""
     for index in part:
-        cells = [cell(examined, confusion[index, other], shares[index, other], index, other) for other in part]
+        cells = [
+            cell(examined, confusion[index, other], shares[index, other], index, other)
+            for other in part
+        ]
         if few:
             cells.append(filled(1 - shares[index, part].sum(), "", "any class that is not shown"))
         lines += f'<tr><th scope="row">{tagged(examined, index)}</th>{"".join(cells)}</tr>'
@@ -258,17 +320,37 @@ def boundaries(examined: Examined) -> Iterator[str]:
     found = failing.bands(examined)
     ticks = [str(each.radius or "all") for each in found]
     below = "pixels from a boundary, at most"
-    quality = [charts.Series("pixel accuracy", [each.accuracy for each in found]), charts.Series("mIoU", [each.miou for each in found])]
+    quality = [
+        charts.Series("pixel accuracy", [each.accuracy for each in found]),
+        charts.Series("mIoU", [each.miou for each in found]),
+    ]
     place = [charts.Series("of the wrong pixels", [each.errors for each in found])]
     place.append(charts.Series("of all pixels", [each.pixels for each in found]))
-    drawn = charts.lines(quality, ticks, below, "accuracy and mIoU against the distance from a boundary; the table has the numbers")
-    drawn += charts.lines(place, ticks, below, "share of the errors and of the pixels near a boundary; the table has the numbers")
+    drawn = charts.lines(
+        quality,
+        ticks,
+        below,
+        "accuracy and mIoU against the distance from a boundary; the table has the numbers",
+    )
+    drawn += charts.lines(
+        place,
+        ticks,
+        below,
+        "share of the errors and of the pixels near a boundary; the table has the numbers",
+    )
     yield f'<div class="side">{drawn}</div>'
     rows = [
-        [f"within {each.radius} px" if each.radius else "everywhere", *map(percent, (each.accuracy, each.miou, each.errors, each.pixels))]
+        [
+            f"within {each.radius} px" if each.radius else "everywhere",
+            *map(percent, (each.accuracy, each.miou, each.errors, each.pixels)),
+        ]
         for each in found
     ]
-    yield table(("distance", "pixel accuracy", "mIoU", "of the wrong pixels", "of all pixels"), rows, "scores near boundaries")
+    yield table(
+        ("distance", "pixel accuracy", "mIoU", "of the wrong pixels", "of all pixels"),
+        rows,
+        "scores near boundaries",
+    )
 
 
 def confidence(examined: Examined) -> Iterator[str]:
@@ -281,7 +363,10 @@ def confidence(examined: Examined) -> Iterator[str]:
         "confidence, so an honest network's columns end on the dotted line, and lower ones are too sure.",
     )
     found = calibration_scores(torch.from_numpy(examined.calibration))
-    drawn = charts.reliability(examined.calibration.sum(0), f"reliability diagram; calibration error {percent(found['ece'])}")
+    drawn = charts.reliability(
+        examined.calibration.sum(0),
+        f"reliability diagram; calibration error {percent(found['ece'])}",
+    )
     yield f'<div class="side">{drawn}<div>{"".join(reliabilities(examined, found["class_ece"]))}</div></div>'
 
 
@@ -295,7 +380,11 @@ def reliabilities(examined: Examined, errors: Sequence[float | None]) -> Iterato
     yield '<div class="small">'
     for index in sorted(costly[:CHARTS]):
         words = too_sure(float(failing.excess(examined.calibration[index])))
-        drawn = charts.small_reliability(examined.calibration[index], f"reliability of {examined.classes[index]}: {words}")
-        said = f"{tagged(examined, index)}<br>error {percent(errors[index])}<br><small>{words}</small>"
+        drawn = charts.small_reliability(
+            examined.calibration[index], f"reliability of {examined.classes[index]}: {words}"
+        )
+        said = (
+            f"{tagged(examined, index)}<br>error {percent(errors[index])}<br><small>{words}</small>"
+        )
         yield f"<figure>{drawn}<figcaption>{said}</figcaption></figure>"
     yield "</div>"

@@ -40,18 +40,46 @@ SCALES = tuple(round(0.5 + 0.1 * step, 1) for step in range(16))
 
 
 def add_data(subjects: Any) -> None:
-    made = subjects.add_parser("data", help="what a training sample costs, by source", description=DATA)
+    made = subjects.add_parser(
+        "data", help="what a training sample costs, by source", description=DATA
+    )
     add = made.add_argument
     add("--root", type=Path, metavar="DIR", help="Cityscapes (default: drawn scenes)")
-    add("--images", type=positive, default=8, metavar="N", help="training images to take (default: 8)")
-    add("--crop", type=height_by_width, default=(1024, 1024), metavar="HxW", help="default: 1024x1024")
+    add(
+        "--images",
+        type=positive,
+        default=8,
+        metavar="N",
+        help="training images to take (default: 8)",
+    )
+    add(
+        "--crop",
+        type=height_by_width,
+        default=(1024, 1024),
+        metavar="HxW",
+        help="default: 1024x1024",
+    )
     add("--samples", type=positive, default=8, metavar="N", help="in each turn (default: 8)")
     add("--rounds", type=positive, default=5, metavar="N", help="turns of each source (default: 5)")
-    add("--workers", type=int, default=2, metavar="N", help="also through so many worker processes; 0: not (default: 2)")
+    add(
+        "--workers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="also through so many worker processes; 0: not (default: 2)",
+    )
     add("--batch", type=positive, default=4, metavar="N", help="through workers (default: 4)")
-    add("--cold", action="store_true", help="also wall time with the files dropped from the page cache before each sample")
+    add(
+        "--cold",
+        action="store_true",
+        help="also wall time with the files dropped from the page cache before each sample",
+    )
     add("--out", type=Path, metavar="FILE", help="a new JSON file with every figure and condition")
-    add("--stored", action="store_true", help="the README's table, of the measurement that the repository holds; measures nothing")
+    add(
+        "--stored",
+        action="store_true",
+        help="the README's table, of the measurement that the repository holds; measures nothing",
+    )
     made.set_defaults(run=data, parser=made)
 
 
@@ -152,7 +180,15 @@ def forms(words: argparse.Namespace) -> Iterator[dict[str, Path]]:
                 for file in sorted((folders["folder"] / kind).rglob("*.png")):
                     archive.write(file, file.relative_to(folders["folder"]))
         for form in ("tiles", "raw"):
-            command = ["--data", "cityscapes", f"data.root={folders['folder']}", "--out", str(folders[form]), "--form", form]
+            command = [
+                "--data",
+                "cityscapes",
+                f"data.root={folders['folder']}",
+                "--out",
+                str(folders[form]),
+                "--form",
+                form,
+            ]
             if pack.main([*command, "--splits", "train"]):
                 raise Refused(f"the images could not be packed as {form}")
         yield folders
@@ -167,7 +203,10 @@ def unpacked(words: argparse.Namespace, folder: Path) -> None:
         return write(folder, {"train": words.images, "val": 1}, (1024, 2048))
     source = datamodules.Cityscapes(words.root).open("train")
     for (image, label), name in list(zip(source.pairs, source.names))[: words.images]:
-        for path, kind, ending in ((image, "leftImg8bit", "leftImg8bit"), (label, "gtFine", "gtFine_labelIds")):
+        for path, kind, ending in (
+            (image, "leftImg8bit", "leftImg8bit"),
+            (label, "gtFine", "gtFine_labelIds"),
+        ):
             file = folder / kind / "train" / name.split("_")[0] / f"{name}_{ending}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(source.read(path))
@@ -176,12 +215,32 @@ def unpacked(words: argparse.Namespace, folder: Path) -> None:
 def feeds(folders: dict[str, Path], crop: tuple[int, int]) -> list[Feed]:
     import datamodules
 
-    sources = {name: datamodules.Cityscapes(folder).open("train") for name, folder in folders.items()}
-    names = {"folder": "PNG files", "zips": "the zips", "tiles": "packs of tiles", "raw": "raw packs"}
-    files = {name: tuple(file for file in folder.rglob("*") if file.is_file()) for name, folder in folders.items()}
-    rows = [Feed("torchvision + albumentations", peer(folders["folder"], crop), files["folder"], stock=True)]
+    sources = {
+        name: datamodules.Cityscapes(folder).open("train") for name, folder in folders.items()
+    }
+    names = {
+        "folder": "PNG files",
+        "zips": "the zips",
+        "tiles": "packs of tiles",
+        "raw": "raw packs",
+    }
+    files = {
+        name: tuple(file for file in folder.rglob("*") if file.is_file())
+        for name, folder in folders.items()
+    }
+    rows = [
+        Feed(
+            "torchvision + albumentations",
+            peer(folders["folder"], crop),
+            files["folder"],
+            stock=True,
+        )
+    ]
     rows += [Feed(names[name], ours(source, crop), files[name]) for name, source in sources.items()]
-    return rows + [Feed(f"{names[name]}, as floats", as_floats(ours(sources[name], crop)), files[name]) for name in ("tiles", "raw")]
+    return rows + [
+        Feed(f"{names[name]}, as floats", as_floats(ours(sources[name], crop)), files[name])
+        for name in ("tiles", "raw")
+    ]
 
 
 # --- that it is the same sample
@@ -198,7 +257,10 @@ def apart(source: Any, crop: tuple[int, int], samples: int) -> tuple[int, int]:
         image, label = source.window(number % len(source))
         window = choose(Crop(crop, SCALES), label.shape, draw(0, number))
         size = window.scaled[::-1]
-        place = slice(window.top, window.top + window.height), slice(window.left, window.left + window.width)
+        place = (
+            slice(window.top, window.top + window.height),
+            slice(window.left, window.left + window.width),
+        )
         whole, wide = (
             cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)[place],
             cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)[place],
@@ -214,7 +276,9 @@ def apart(source: Any, crop: tuple[int, int], samples: int) -> tuple[int, int]:
 # --- the clock
 
 
-def turns(rows: Sequence[Feed], rounds: int, lap: Callable[[Feed, int], float]) -> dict[str, list[float]]:
+def turns(
+    rows: Sequence[Feed], rounds: int, lap: Callable[[Feed, int], float]
+) -> dict[str, list[float]]:
     """Milliseconds per sample in each round; every other round goes backwards."""
     found: dict[str, list[float]] = {row.name: [] for row in rows}
     for turn in range(rounds):
@@ -279,14 +343,21 @@ def through_workers(words: argparse.Namespace) -> Callable[[Feed, int], float]:
 
     def spent(row: Feed, batches: int) -> float:
         before, samples = total(), Samples(row.sample, batches * words.batch)
-        loader = stock(samples) if row.stock else Loader(samples, [*chunks(len(samples))], words.workers)
+        loader = (
+            stock(samples) if row.stock else Loader(samples, [*chunks(len(samples))], words.workers)
+        )
         for _ in loader:
             pass
         del loader
         return total() - before
 
     def stock(samples: Samples) -> DataLoader:
-        return DataLoader(samples, batch_size=words.batch, num_workers=words.workers, worker_init_fn=lambda _: torch.set_num_threads(1))
+        return DataLoader(
+            samples,
+            batch_size=words.batch,
+            num_workers=words.workers,
+            worker_init_fn=lambda _: torch.set_num_threads(1),
+        )
 
     def chunks(count: int) -> Iterator[range]:
         return (range(first, first + words.batch) for first in range(0, count, words.batch))
@@ -294,7 +365,9 @@ def through_workers(words: argparse.Namespace) -> Callable[[Feed, int], float]:
     def lap(row: Feed, turn: int) -> float:
         few, many = words.workers, 7 * words.workers
         start = spent(row, few)
-        while (work := spent(row, many) - start) <= 0:  # lost in what starting costs: ask for more of it
+        while (
+            work := spent(row, many) - start
+        ) <= 0:  # lost in what starting costs: ask for more of it
             few, many, start = many, 2 * many, work + start
         return 1000 * work / ((many - few) * words.batch)
 
@@ -322,12 +395,19 @@ def measured(words: argparse.Namespace) -> int:
         rows = feeds(folders, words.crop)
         import datamodules
 
-        levels, labels = apart(datamodules.Cityscapes(folders["tiles"]).open("train"), words.crop, 24)
-        print(f"24 windows against scaling whole images: at most {levels} gray level{'s' * (levels != 1)} and {labels} labels apart")
+        levels, labels = apart(
+            datamodules.Cityscapes(folders["tiles"]).open("train"), words.crop, 24
+        )
+        print(
+            f"24 windows against scaling whole images: at most {levels} gray level{'s' * (levels != 1)} and {labels} labels apart"
+        )
         if levels > 1 or labels:
             raise Refused("these are not the same samples, so nothing was timed")
         png = sum(file.stat().st_size for file in rows[0].files)
-        sizes = {name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / png for name, folder in folders.items()}
+        sizes = {
+            name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / png
+            for name, folder in folders.items()
+        }
         for row in rows:  # every image once: what is done only at first does not belong to a sample
             for number in range(words.images):
                 row.sample(number)
@@ -336,17 +416,33 @@ def measured(words: argparse.Namespace) -> int:
             chosen = [row for row in rows if "floats" not in row.name and "zips" not in row.name]
             found[f"{words.workers} workers"] = turns(chosen, words.rounds, through_workers(words))
         if words.cold:
-            found["cold, wall time"] = turns([row for row in rows if "floats" not in row.name], words.rounds, cold(min(words.samples, 4)))
+            found["cold, wall time"] = turns(
+                [row for row in rows if "floats" not in row.name],
+                words.rounds,
+                cold(min(words.samples, 4)),
+            )
     table(found)
-    print("bytes to the PNGs': " + ", ".join(f"{name} {share:.2f}" for name, share in sizes.items()))
+    print(
+        "bytes to the PNGs': " + ", ".join(f"{name} {share:.2f}" for name, share in sizes.items())
+    )
     conditions = {
         "images": str(words.images) + (" of Cityscapes" if words.root else " drawn scenes"), "crop": list(words.crop), "scales": SCALES,
         "samples": words.samples, "rounds": words.rounds, "batch": words.batch, "hardware": runs.hardware(), "versions": runs.versions(),
         "decoder": decoder(), "date": date.today().isoformat(), "commit": runs.commit(), "load": os.getloadavg()[0],
     }  # fmt: skip
-    print(f"{conditions['images']}; {conditions['hardware']}; load {conditions['load']:.1f}; PNGs by {conditions['decoder']}")
+    print(
+        f"{conditions['images']}; {conditions['hardware']}; load {conditions['load']:.1f}; PNGs by {conditions['decoder']}"
+    )
     if words.out:
-        runs.write_json(words.out, {"conditions": conditions, "milliseconds": found, "bytes": sizes, "apart": [levels, labels]})
+        runs.write_json(
+            words.out,
+            {
+                "conditions": conditions,
+                "milliseconds": found,
+                "bytes": sizes,
+                "apart": [levels, labels],
+            },
+        )
         print(f"result       {words.out}")
     return 0
 
@@ -366,7 +462,13 @@ def cells(found: dict[str, dict[str, list[float]]]) -> Iterator[tuple[str, ...]]
         for name, laps in rows.items():
             ratios = [theirs / own for theirs, own in zip(first, laps)]
             spread = f"{min(ratios):.1f} .. {max(ratios):.1f}" if laps is not first else ""
-            yield how, name, f"{statistics.median(laps):.1f}", f"{statistics.median(ratios):.1f}", spread
+            yield (
+                how,
+                name,
+                f"{statistics.median(laps):.1f}",
+                f"{statistics.median(ratios):.1f}",
+                spread,
+            )
 
 
 def table(found: dict[str, dict[str, list[float]]]) -> None:

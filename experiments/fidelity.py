@@ -59,7 +59,9 @@ class Fidelity:
     commit: str
     logits: Difference | None
     other_size: Difference | None  # of the logits too
-    auxiliary: Difference | None  # of all auxiliary outputs, at both sizes, the one that is nearest to its limit
+    auxiliary: (
+        Difference | None
+    )  # of all auxiliary outputs, at both sizes, the one that is nearest to its limit
     parameters: tuple[int | None, int | None]  # that the logits depend on: ours, theirs
     total: tuple[int | None, int | None]  # with auxiliary heads; theirs without what nothing uses
     macs: tuple[int | None, int | None]
@@ -78,9 +80,25 @@ def fidelity(name: str) -> Fidelity:
         return measured(name, layout)
     except Exception as problem:
         note = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
-        theirs = {"parameters": layout["params_inference"], "total": used(layout), "macs": layout["macs_inference"]}
-        sizes = {"macs_size": tuple(layout["macs_resolution"])} | {what: (None, number) for what, number in theirs.items()}
-        return Fidelity(name, layout["source_repo"], layout["commit"], None, None, None, ok=False, note=note, **sizes)
+        theirs = {
+            "parameters": layout["params_inference"],
+            "total": used(layout),
+            "macs": layout["macs_inference"],
+        }
+        sizes = {"macs_size": tuple(layout["macs_resolution"])} | {
+            what: (None, number) for what, number in theirs.items()
+        }
+        return Fidelity(
+            name,
+            layout["source_repo"],
+            layout["commit"],
+            None,
+            None,
+            None,
+            ok=False,
+            note=note,
+            **sizes,
+        )
 
 
 def measured(name: str, layout: dict[str, Any]) -> Fidelity:
@@ -95,7 +113,11 @@ def measured(name: str, layout: dict[str, Any]) -> Fidelity:
     parameters, spared = reached(module, logits)
     with torch.no_grad():
         main, other_size = sampled(logits, golden), sampled(logits_of(module, other), other)
-        auxiliary = [each for at_size in (golden, other) for each in auxiliaries(module, at_size, layout["aux_names"])]
+        auxiliary = [
+            each
+            for at_size in (golden, other)
+            for each in auxiliaries(module, at_size, layout["aux_names"])
+        ]
     total = sum(each.numel() for each in module.parameters())
     size = tuple(layout["macs_resolution"])
     ours, theirs = macs(module, size), layout["macs_inference"]
@@ -131,12 +153,16 @@ def filled(name: str, layout: dict[str, Any]) -> Any:
     arrays = reference().fill_layout(layout)
     if reference().weights_crc(arrays.values()) != layout["weights_crc32"]:
         raise ValueError("this numpy draws other weights than the authors' network was given")
-    return segmodels.from_released(name, {key: torch.from_numpy(array.copy()) for key, array in arrays.items()})
+    return segmodels.from_released(
+        name, {key: torch.from_numpy(array.copy()) for key, array in arrays.items()}
+    )
 
 
 def logits_of(module: Any, golden: Any) -> Any:
     image, shape = image_of(golden), tuple(golden["main_shape"])
-    whole = len(shape) == 2 or shape[-2:] == tuple(image.shape[-2:])  # a classifier, or logits at the image's size
+    whole = len(shape) == 2 or shape[-2:] == tuple(
+        image.shape[-2:]
+    )  # a classifier, or logits at the image's size
     logits = module(image) if whole else enlarged(module.logits(image), shape, module.align_corners)
     if tuple(logits.shape) != shape:
         raise ValueError(f"logits are {tuple(logits.shape)}, the authors' {shape}")
@@ -148,38 +174,58 @@ def reached(module: Any, logits: Any) -> tuple[int, list[str]]:
     logits.sum().backward()
     without = [name for name, each in module.named_parameters() if each.grad is None]
     spared = [name for name in getattr(module, "without_gradient", ()) if name in without]
-    return sum(each.numel() for name, each in module.named_parameters() if name not in without or name in spared), spared
+    return sum(
+        each.numel()
+        for name, each in module.named_parameters()
+        if name not in without or name in spared
+    ), spared
 
 
 def sampled(logits: Any, golden: Any) -> Difference:
     step, logits = int(golden["stride"]), logits.detach().numpy()
     sample = logits[:, ::step] if logits.ndim == 2 else logits[:, :, ::step, ::step]
-    return difference("x".join(str(side) for side in golden["input_shape"][2:]), sample, golden["main"], golden)
+    return difference(
+        "x".join(str(side) for side in golden["input_shape"][2:]), sample, golden["main"], golden
+    )
 
 
 def auxiliaries(module: Any, golden: Any, names: dict[str, str]) -> list[Difference]:
     """Every auxiliary output of the authors' against ours, enlarged as theirs is; there may be none of ours that they do not have."""
     theirs = sorted({key.split("/")[1] for key in golden.files if key.startswith("aux/")})
     if theirs != sorted(names):
-        raise ValueError(f"the authors' auxiliary outputs are {', '.join(theirs)}, their stored names {', '.join(sorted(names))}")
+        raise ValueError(
+            f"the authors' auxiliary outputs are {', '.join(theirs)}, their stored names {', '.join(sorted(names))}"
+        )
     if not hasattr(module, "outputs"):  # a classifier
         return []
     outputs = module.outputs(image_of(golden))
     if extra := set(outputs) - {"main"} - set(names.values()):
         raise ValueError(f"the authors have no auxiliary output {', '.join(sorted(extra))}")
-    outputs["log_softmax(main)"] = enlarged(outputs["main"], tuple(golden["main_shape"]), module.align_corners).log_softmax(1)
+    outputs["log_softmax(main)"] = enlarged(
+        outputs["main"], tuple(golden["main_shape"]), module.align_corners
+    ).log_softmax(1)
     found = []
     for name in theirs:
-        shape, step = tuple(golden[f"aux/{name}/shape"]), int(golden[f"aux/{name}/sample_flat_stride"])
-        flat, want = enlarged(outputs[names[name]], shape, module.align_corners).flatten(), golden[f"aux/{name}/sample"]
-        found.append(difference(f"{names[name]} ({name})", flat[::step][: len(want)].numpy(), want, golden))
+        shape, step = (
+            tuple(golden[f"aux/{name}/shape"]),
+            int(golden[f"aux/{name}/sample_flat_stride"]),
+        )
+        flat, want = (
+            enlarged(outputs[names[name]], shape, module.align_corners).flatten(),
+            golden[f"aux/{name}/sample"],
+        )
+        found.append(
+            difference(f"{names[name]} ({name})", flat[::step][: len(want)].numpy(), want, golden)
+        )
     return found
 
 
 def image_of(golden: Any) -> Any:
     import torch
 
-    return torch.from_numpy(reference().make_input(str(golden["input_name"]), tuple(golden["input_shape"])))
+    return torch.from_numpy(
+        reference().make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
+    )
 
 
 def enlarged(logits: Any, shape: tuple[int, ...], align_corners: bool) -> Any:
@@ -223,7 +269,17 @@ def cells(found: Fidelity) -> tuple[str, ...]:
     if found.other_size:
         other += f" @ {found.other_size.output}"
     macs = f"{pair(*found.macs)} @ {'x'.join(map(str, found.macs_size))}"
-    return found.name, source, logits, other, auxiliary, pair(*found.parameters), pair(*found.total), macs, VERDICTS[found.ok]
+    return (
+        found.name,
+        source,
+        logits,
+        other,
+        auxiliary,
+        pair(*found.parameters),
+        pair(*found.total),
+        macs,
+        VERDICTS[found.ok],
+    )
 
 
 def compared(found: Difference | None) -> str:
@@ -249,14 +305,24 @@ def as_text(rows: list[Fidelity]) -> None:
 
 
 def as_markdown(rows: list[Fidelity]) -> None:
-    noted = [(*words, f"{verdict}; {each.note}" if each.note else verdict) for each in rows for *words, verdict in [cells(each)]]
-    for line in [HEADS, ["--:" if index in RIGHT else "---" for index in range(len(HEADS))], *noted]:
+    noted = [
+        (*words, f"{verdict}; {each.note}" if each.note else verdict)
+        for each in rows
+        for *words, verdict in [cells(each)]
+    ]
+    for line in [
+        HEADS,
+        ["--:" if index in RIGHT else "---" for index in range(len(HEADS))],
+        *noted,
+    ]:
         print("| " + " | ".join(word.replace("|", "/") for word in line) + " |")
 
 
 def conclusion(rows: list[Fidelity]) -> str:
     failing = [each.name for each in rows if not each.ok]
-    return f"{len(rows) - len(failing)} of {len(rows)} layouts equal the authors'" + (f"; not {', '.join(failing)}" if failing else "")
+    return f"{len(rows) - len(failing)} of {len(rows)} layouts equal the authors'" + (
+        f"; not {', '.join(failing)}" if failing else ""
+    )
 
 
 # --- the stored table
@@ -265,7 +331,11 @@ def conclusion(rows: list[Fidelity]) -> str:
 def write(rows: list[Fidelity], file: Path) -> None:
     from experiments import runs
 
-    made = {"date": date.today().isoformat(), "hardware": runs.hardware(), "versions": runs.versions()}
+    made = {
+        "date": date.today().isoformat(),
+        "hardware": runs.hardware(),
+        "versions": runs.versions(),
+    }
     runs.write_json(file, made | {"layouts": [asdict(each) for each in rows]})
 
 
@@ -277,7 +347,9 @@ def stored(file: Path = RESULT) -> list[Fidelity]:
 
 def from_json(row: dict[str, Any]) -> Fidelity:
     lists = {name: tuple(row[name]) for name in ("parameters", "total", "macs", "macs_size")}
-    differences = {name: Difference(**row[name]) for name in ("logits", "other_size", "auxiliary") if row[name]}
+    differences = {
+        name: Difference(**row[name]) for name in ("logits", "other_size", "auxiliary") if row[name]
+    }
     return Fidelity(**row | lists | differences)
 
 
@@ -286,9 +358,21 @@ def from_json(row: dict[str, Any]) -> Fidelity:
 
 def parser() -> Parser:
     made = Parser(prog="fidelity.py", description=__doc__)
-    made.add_argument("--only", metavar="TEXT", default="", help="layouts whose name contains TEXT; nothing is written")
-    made.add_argument("--stored", action="store_true", help="the table as it was written last; computes nothing")
-    made.add_argument("--format", choices=("text", "markdown"), default="text", help="text for a terminal (default), or for a file")
+    made.add_argument(
+        "--only",
+        metavar="TEXT",
+        default="",
+        help="layouts whose name contains TEXT; nothing is written",
+    )
+    made.add_argument(
+        "--stored", action="store_true", help="the table as it was written last; computes nothing"
+    )
+    made.add_argument(
+        "--format",
+        choices=("text", "markdown"),
+        default="text",
+        help="text for a terminal (default), or for a file",
+    )
     return made
 
 
@@ -296,7 +380,9 @@ def names(only: str = "") -> list[str]:
     """Of the layouts that the authors' numbers are kept of."""
     known = sorted(file.name.removesuffix(".json.gz") for file in RELEASED.glob("*.json.gz"))
     if not known:
-        raise Refused(f"there is nothing in {RELEASED}; run this from a checkout of the repository, which holds the authors' numbers")
+        raise Refused(
+            f"there is nothing in {RELEASED}; run this from a checkout of the repository, which holds the authors' numbers"
+        )
     if chosen := [name for name in known if only in name]:
         return chosen
     raise Refused(f"no layout's name contains {only}; there are {', '.join(known)}")
@@ -306,7 +392,9 @@ def main(words: list[str] | None = None) -> int:
     asked = parser().parse_args(words)
     try:
         chosen = names(asked.only)
-        rows = [each for each in stored() if each.name in chosen] if asked.stored else computed(chosen)
+        rows = (
+            [each for each in stored() if each.name in chosen] if asked.stored else computed(chosen)
+        )
     except Refused as problem:
         return refuse(problem)
     {"text": as_text, "markdown": as_markdown}[asked.format](rows)

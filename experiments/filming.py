@@ -28,7 +28,12 @@ PATIENCE = 250  # frames in a row that cannot be decoded, before a file counts a
 TIMEOUT = 10_000  # milliseconds that a stream may stay silent
 
 
-def film(source: Path | Authors, targets: Sequence[tuple[Path | str, Path]], kinds: Sequence[str], asked: Any) -> int:
+def film(
+    source: Path | Authors,
+    targets: Sequence[tuple[Path | str, Path]],
+    kinds: Sequence[str],
+    asked: Any,
+) -> int:
     quiet()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what fails is said here, in a sentence
@@ -52,7 +57,9 @@ def film(source: Path | Authors, targets: Sequence[tuple[Path | str, Path]], kin
     return 0
 
 
-def filmed(reel: "Reel", name: Path, predictor: Predictor, asked: Any, interruption: "Interruption") -> None:
+def filmed(
+    reel: "Reel", name: Path, predictor: Predictor, asked: Any, interruption: "Interruption"
+) -> None:
     """One video or camera from its first frame to its last, or to Ctrl-C."""
     recording = Recording(asked.out / name, reel.rate, predictor.key if asked.legend else None)
     predictor.passes.clear()
@@ -81,14 +88,31 @@ def filmed(reel: "Reel", name: Path, predictor: Predictor, asked: Any, interrupt
     print(predictor.speed("frames", done, seconds), flush=True)
 
 
-def report(reel: "Reel", name: Path, done: int, predictor: Predictor, recording: Recording, asked: Any, stopped: bool) -> None:
+def report(
+    reel: "Reel",
+    name: Path,
+    done: int,
+    predictor: Predictor,
+    recording: Recording,
+    asked: Any,
+    stopped: bool,
+) -> None:
     places = [str(place_of(asked.out, kind, name)) for kind in predictor.kinds]
-    print(f"{reel}: {done} frame{'s' * (done > 1)}{', stopped by Ctrl-C' * stopped}: {', '.join(places)}{recording.described()}")
+    print(
+        f"{reel}: {done} frame{'s' * (done > 1)}{', stopped by Ctrl-C' * stopped}: {', '.join(places)}{recording.described()}"
+    )
     for said in (*reel.remarks(), *recording.remarks()):
         print(said)
 
 
-def develop(out: Path, name: Path, frame: "Frame", found: Pictures, predictor: Predictor, recording: Recording) -> None:
+def develop(
+    out: Path,
+    name: Path,
+    frame: "Frame",
+    found: Pictures,
+    predictor: Predictor,
+    recording: Recording,
+) -> None:
     with door():
         for kind, picture in predictor.pictures(frame.image, found).items():
             if kind == "overlay":
@@ -106,7 +130,9 @@ def develop(out: Path, name: Path, frame: "Frame", found: Pictures, predictor: P
 class Frame:
     number: int  # in the source
     image: np.ndarray  # RGB
-    due: int  # frames that the recording holds with this one, so that it plays as fast as the source
+    due: (
+        int  # frames that the recording holds with this one, so that it plays as fast as the source
+    )
 
 
 class Reel:
@@ -214,7 +240,11 @@ class Camera(Reel):
             if now - begun >= self.end():
                 return
             if image.shape == size:
-                yield Frame(number, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), round((now - begun) * self.rate) + 1)
+                yield Frame(
+                    number,
+                    cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
+                    round((now - begun) * self.rate) + 1,
+                )
             else:
                 self.other_size += 1
 
@@ -235,11 +265,15 @@ class Camera(Reel):
 def reel_of(source: Path | str, asked: Any) -> Reel:
     """A file; an address, which may lead to a file too; or a camera by its number."""
     if isinstance(source, Path):
-        capture = cv2.VideoCapture(str(source.absolute()), cv2.CAP_FFMPEG)  # absolute: FFmpeg takes "12:30.mp4" for an address
+        capture = cv2.VideoCapture(
+            str(source.absolute()), cv2.CAP_FFMPEG
+        )  # absolute: FFmpeg takes "12:30.mp4" for an address
         remedy = "it is damaged, cut off, or of a kind that OpenCV cannot decode; convert it, for example to MP4, or leave it out"
     elif source.startswith(CAMERA):
         capture = cv2.VideoCapture(camera_number(source.removeprefix(CAMERA)))
-        remedy = "no camera of that number is free; is it plugged in, and does another program use it?"
+        remedy = (
+            "no camera of that number is free; is it plugged in, and does another program use it?"
+        )
     else:
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT]
         capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
@@ -277,8 +311,12 @@ class Interruption:
 
     def heard(self, *_: Any) -> None:
         self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever it was before, such as ignored in the background
-        os.write(2, b"\nstopping; the video is being finished (Ctrl-C again ends at once)\n")  # print may be what it interrupts
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # whatever it was before, such as ignored in the background
+        os.write(
+            2, b"\nstopping; the video is being finished (Ctrl-C again ends at once)\n"
+        )  # print may be what it interrupts
 
     def __exit__(self, *_: Any) -> None:
         if self.before is not None:

@@ -12,10 +12,21 @@ WIDTH = 120
 
 # --- words for a row
 
-HEADS = ("experiment", "protocol", "iterations", "published", "ours", "difference", "parameters", "departures")
+HEADS = (
+    "experiment",
+    "protocol",
+    "iterations",
+    "published",
+    "ours",
+    "difference",
+    "parameters",
+    "departures",
+)
 RIGHT = ("iterations", "difference", "parameters")
 CAPTION = "mIoU in percent; a published figure stands beside ours only on the same data, split and protocol."
-BRACKETS = "In brackets: the 95 % interval of a bootstrap over images; it says nothing about other seeds."
+BRACKETS = (
+    "In brackets: the 95 % interval of a bootstrap over images; it says nothing about other seeds."
+)
 RELEASED = "(released): weights that we did not train, judged here."
 
 
@@ -36,7 +47,9 @@ def our_figure(row: dict) -> str:
     if row["ours"] is None:
         return "not measured"
     if row["spread"] is None:
-        interval = f" [{row['interval'][0]:.1f}, {row['interval'][1]:.1f}]" if row["interval"] else ""
+        interval = (
+            f" [{row['interval'][0]:.1f}, {row['interval'][1]:.1f}]" if row["interval"] else ""
+        )
         return f"{row['ours']:.2f}{interval} ({'released' if row['released'] else '1 seed'})"
     return f"{row['ours']:.2f} ± {row['spread']:.2f} ({len(row['seeds'])} seeds)"
 
@@ -44,7 +57,9 @@ def our_figure(row: dict) -> str:
 def caption(rows: Sequence[dict]) -> str:
     """What a reader must know of the figures that these rows show."""
     brackets = [BRACKETS] if any(row["interval"] and row["spread"] is None for row in rows) else []
-    return " ".join([CAPTION, *brackets, *([RELEASED] if any(row["released"] for row in rows) else [])])
+    return " ".join(
+        [CAPTION, *brackets, *([RELEASED] if any(row["released"] for row in rows) else [])]
+    )
 
 
 def sections(rows: Iterable[dict]) -> list[tuple[str, list[dict]]]:
@@ -53,7 +68,10 @@ def sections(rows: Iterable[dict]) -> list[tuple[str, list[dict]]]:
     for row in rows:
         parts.setdefault((row["data"], row["split"]), []).append(row)
     places = sorted(parts, key=lambda place: (not place[0], place[0], place[1] != "val", place[1]))
-    return [(" ".join(place).strip() or "neither published nor measured", parts[place]) for place in places]
+    return [
+        (" ".join(place).strip() or "neither published nor measured", parts[place])
+        for place in places
+    ]
 
 
 def apart_line(row: dict) -> str:
@@ -71,19 +89,35 @@ APART = "Not averaged:"
 # --- formats
 
 
-def as_text(rows: Sequence[dict], others: Sequence[str], unplotted: Sequence[str] = (), *, width: int = WIDTH, color: bool = False) -> str:
+def as_text(
+    rows: Sequence[dict],
+    others: Sequence[str],
+    unplotted: Sequence[str] = (),
+    *,
+    width: int = WIDTH,
+    color: bool = False,
+) -> str:
     """Tables of at most `width` columns with a legend of the departures."""
     from rich.console import Console
 
     file = io.StringIO()
-    console = Console(file=file, width=width, force_terminal=color, color_system="standard" if color else None, highlight=False)
+    console = Console(
+        file=file,
+        width=width,
+        force_terminal=color,
+        color_system="standard" if color else None,
+        highlight=False,
+    )
     legend: dict[tuple[str, ...], str] = {}
     for title, part in sections(rows):
         console.print(text_table(title, part, legend), "")
     for departures, letter in legend.items():
         console.print(f"({letter}) {'; '.join(departures)}", markup=False)
     console.print(
-        *([caption(rows)] if rows else []), *([APART, *(f"  {line}" for line in others)] if others else []), sep="\n", markup=False
+        *([caption(rows)] if rows else []),
+        *([APART, *(f"  {line}" for line in others)] if others else []),
+        sep="\n",
+        markup=False,
     )
     for line in unplotted:
         console.print("", line, sep="\n", markup=False)
@@ -96,9 +130,17 @@ def text_table(title: str, rows: Sequence[dict], legend: dict[tuple[str, ...], s
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    grid = Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
     for head, width in widths(rows).items():
-        grid.add_column(head, justify="right" if head in RIGHT else "left", overflow="fold", width=width)
+        grid.add_column(
+            head, justify="right" if head in RIGHT else "left", overflow="fold", width=width
+        )
     for row in rows:
         departures = tuple(row["departures"])
         letter = legend.setdefault(departures, letters(len(legend))) if departures else ""
@@ -112,7 +154,10 @@ def widths(rows: Sequence[dict]) -> dict[str, int]:
     texts = {head: [head, *(cells(row).get(head, "") for row in rows)] for head in HEADS}
     room = WIDTH - 2 * len(HEADS)
     needed = {head: max(map(len, column)) for head, column in texts.items()}
-    words = {head: max(len(word) for text in column for word in text.split() or [""]) for head, column in texts.items()}
+    words = {
+        head: max(len(word) for text in column for word in text.split() or [""])
+        for head, column in texts.items()
+    }
     for least in (words, dict.fromkeys(HEADS, 12)):
         while sum(needed.values()) > room:
             wide = [head for head in HEADS if needed[head] > least[head] and head != "ours"]
@@ -140,7 +185,12 @@ def as_markdown(rows: Sequence[dict], others: Sequence[str], unplotted: Sequence
     notes: list[str] = []
     lines = []
     for title, part in sections(rows):
-        lines += [f"### {plain(title)}", "", markdown_line(HEADS), markdown_line("--:" if head in RIGHT else "---" for head in HEADS)]
+        lines += [
+            f"### {plain(title)}",
+            "",
+            markdown_line(HEADS),
+            markdown_line("--:" if head in RIGHT else "---" for head in HEADS),
+        ]
         lines += [markdown_row(row, notes) for row in part] + [""]
     lines += [caption(rows), ""] if rows else []
     lines += [*notes, ""] if notes else []
@@ -159,8 +209,16 @@ def markdown_row(row: dict, notes: list[str]) -> str:
 
 
 def footnote(row: dict) -> str:
-    made = [made_by(row), f"commit {', '.join(row['commit'])}", *row["hardware"], *row["precision"], f"{row['images']} images"]
-    departures = f"departures: {'; '.join(row['departures'])}" if row["departures"] else "no departures"
+    made = [
+        made_by(row),
+        f"commit {', '.join(row['commit'])}",
+        *row["hardware"],
+        *row["precision"],
+        f"{row['images']} images",
+    ]
+    departures = (
+        f"departures: {'; '.join(row['departures'])}" if row["departures"] else "no departures"
+    )
     return f"{', '.join(made)}; {departures}."
 
 
@@ -180,7 +238,21 @@ def plain(word: str) -> str:
 
 
 COLUMNS = {  # of the csv -> of a row
-    **{name: name for name in ("status", "experiment", "paper", "row", "title", "overrides", "data", "split", "protocol", "iterations")},
+    **{
+        name: name
+        for name in (
+            "status",
+            "experiment",
+            "paper",
+            "row",
+            "title",
+            "overrides",
+            "data",
+            "split",
+            "protocol",
+            "iterations",
+        )
+    },
     "published_miou": "published",
     "published_source": "source",
     "our_miou": "ours",
@@ -190,7 +262,19 @@ COLUMNS = {  # of the csv -> of a row
     "seeds": "seeds",
     "difference": "difference",
     "our_pixel_accuracy": "pixel_accuracy",
-    **{name: name for name in ("parameters", "inference_parameters", "images", "departures", "hardware", "precision", "date", "commit")},
+    **{
+        name: name
+        for name in (
+            "parameters",
+            "inference_parameters",
+            "images",
+            "departures",
+            "hardware",
+            "precision",
+            "date",
+            "commit",
+        )
+    },
 }
 
 
@@ -200,7 +284,11 @@ def as_csv(rows: Sequence[dict]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
-        counted = row if row["status"] == "measured" else {**row, **dict.fromkeys(("ours", "interval", "difference", "pixel_accuracy"))}
+        counted = (
+            row
+            if row["status"] == "measured"
+            else {**row, **dict.fromkeys(("ours", "interval", "difference", "pixel_accuracy"))}
+        )
         writer.writerow(csv_cell(counted[name]) for name in COLUMNS.values())
     return file.getvalue()
 

@@ -35,7 +35,9 @@ def sorted_out(words: list[str]) -> Inputs:
     if not videos:
         return Inputs("images", found)
     if image := next((file for file, _ in found if file not in videos), None):
-        raise Refused(f"{videos[0]} is a video and {image} an image; predict videos and images in two calls")
+        raise Refused(
+            f"{videos[0]} is a video and {image} an image; predict videos and images in two calls"
+        )
     return Inputs("videos", found)
 
 
@@ -66,7 +68,9 @@ def camera_number(place: str) -> int:
     """OpenCV counts cameras; a name below /dev leads to such a number."""
     number = place if place.isdigit() else Path(place).resolve().name.removeprefix("video")
     if not number.isdigit():
-        raise Refused(f"{CAMERA}{place} is no camera; write camera:0 for the first, or camera:/dev/video0")
+        raise Refused(
+            f"{CAMERA}{place} is no camera; write camera:0 for the first, or camera:/dev/video0"
+        )
     return int(number)
 
 
@@ -82,13 +86,21 @@ def files_of(word: str) -> list[tuple[Path, Path]]:
         return [(path, Path(path.name))]
     if glob.has_magic(word):
         return matching(word)
-    raise Refused(f"there is no image or folder {path}{nearest(path)}; give images, folders of images, a pattern in quotes, or videos")
+    raise Refused(
+        f"there is no image or folder {path}{nearest(path)}; give images, folders of images, a pattern in quotes, or videos"
+    )
 
 
 def inside(folder: Path) -> list[tuple[Path, Path]]:
     """What is hidden, or in a hidden folder, stays so, as in a pattern."""
-    files = sorted(each for each in folder.rglob("*") if each.is_file() and not hidden(each.relative_to(folder)))
-    if images := [(each, each.relative_to(folder)) for each in files if each.suffix.lower() in IMAGES]:
+    files = sorted(
+        each
+        for each in folder.rglob("*")
+        if each.is_file() and not hidden(each.relative_to(folder))
+    )
+    if images := [
+        (each, each.relative_to(folder)) for each in files if each.suffix.lower() in IMAGES
+    ]:
         return images
     videos = [each for each in files if each.suffix.lower() in VIDEOS]
     hint = f" (its videos are given by name: {videos[0]})" if videos else ""
@@ -106,9 +118,15 @@ def matching(pattern: str) -> list[tuple[Path, Path]]:
     paths = [Path(each) for each in sorted(glob.glob(pattern, recursive=True))]
     files = [each for each in paths if each.is_file()]
     if paths and not files:
-        raise Refused(f"{pattern} matches only folders, such as {paths[0]}; give {Path(pattern) / '*'} for the files in them")
+        raise Refused(
+            f"{pattern} matches only folders, such as {paths[0]}; give {Path(pattern) / '*'} for the files in them"
+        )
     known = [each for each in files if each.suffix.lower() in IMAGES + VIDEOS]
     if not known:
-        why = f"of the {len(files)} files that match {pattern} none is an image or video" if files else f"no file matches {pattern}"
+        why = (
+            f"of the {len(files)} files that match {pattern} none is an image or video"
+            if files
+            else f"no file matches {pattern}"
+        )
         raise Refused(f"{why}; images and videos end in {', '.join(IMAGES + VIDEOS)}")
     return [(each, each.relative_to(fixed)) for each in known]

@@ -39,14 +39,26 @@ def judge(source: Path | Authors, asked: Namespace) -> int:
     try:
         with door():
             module = trained(source, asked.which)
-            name = named("data set", asked.data or module.identity["data"], list(catalogue()["data"]))
+            name = named(
+                "data set", asked.data or module.identity["data"], list(catalogue()["data"])
+            )
             given = data_options(name, asked.overrides)
-            data = open_data(name, stored_options(source, module, name) | given, asked.split, source, module)
+            data = open_data(
+                name, stored_options(source, module, name) | given, asked.split, source, module
+            )
             companions = [companion(each, data) for each in asked.beside]
-            modes = protocols(module) if asked.protocols else [asked.inference or module.recipe.inference]
-        module.identity["overrides"] |= {f"data.{key}": given[key] for key in given if key not in PLACES}
+            modes = (
+                protocols(module)
+                if asked.protocols
+                else [asked.inference or module.recipe.inference]
+            )
+        module.identity["overrides"] |= {
+            f"data.{key}": given[key] for key in given if key not in PLACES
+        }
         if asked.which and asked.which != module.identity["networks"][0]:
-            module.identity["overrides"]["network"] = asked.which  # another network than the method's own choice
+            module.identity["overrides"]["network"] = (
+                asked.which
+            )  # another network than the method's own choice
         results = [judged_by(mode, module, data, name, source, asked, companions) for mode in modes]
     except (Refused, DataError) as problem:
         return refuse(problem)
@@ -56,7 +68,13 @@ def judge(source: Path | Authors, asked: Namespace) -> int:
 
 
 def judged_by(
-    mode: str, module: SegmentationModule, data: Any, name: str, source: Path | Authors, asked: Namespace, companions: list
+    mode: str,
+    module: SegmentationModule,
+    data: Any,
+    name: str,
+    source: Path | Authors,
+    asked: Namespace,
+    companions: list,
 ) -> dict:
     """One protocol: scored, shown, written with all that belongs to it."""
     settle(module, mode, asked.precision)
@@ -69,15 +87,24 @@ def judged_by(
     class_table(result)
     for line in (*(published_lines(result) if not asked.protocols else ()), data.caution):
         print(line) if line else None
-    file = asked.out or placed(source, asked, f"{result['data']}-{asked.split}-{result['protocol']}")
+    file = asked.out or placed(
+        source, asked, f"{result['data']}-{asked.split}-{result['protocol']}"
+    )
     keep(result, examined, file)
     images = data.open(asked.split)
     if asked.pictures and (companions or isinstance(source, Authors)):
         pictures = file.with_suffix(".png")
-        save(beside_each_other([(heading(result), module), *companions], images, data.palette, asked.pictures), pictures)
+        save(
+            beside_each_other(
+                [(heading(result), module), *companions], images, data.palette, asked.pictures
+            ),
+            pictures,
+        )
         print(f"pictures     {pictures}")
     if asked.page:
-        write_text(asked.page, failure_page(examined, partial(shown, module.to(device_of()), images)))
+        write_text(
+            asked.page, failure_page(examined, partial(shown, module.to(device_of()), images))
+        )
         print(f"page         {asked.page}")
     return result
 
@@ -98,16 +125,26 @@ def protocols(module: SegmentationModule) -> list[str]:
         try:
             inference_steps(protocol)
         except ValueError:
-            print(f'the paper also reports "{protocol}", which it does not state precisely enough to be run')
+            print(
+                f'the paper also reports "{protocol}", which it does not state precisely enough to be run'
+            )
         else:
             modes.append(protocol)
     return list(dict.fromkeys(modes))
 
 
-def placed(source: Path | Authors, asked: Namespace, about: str, kind: str = "evaluation", own: str = "result.json") -> Path:
+def placed(
+    source: Path | Authors,
+    asked: Namespace,
+    about: str,
+    kind: str = "evaluation",
+    own: str = "result.json",
+) -> Path:
     """A new file: beside a run's checkpoint; in a folder of its own, as a run has one, for the authors' checkpoint."""
     if isinstance(source, Path):
-        return fresh(source.parent, "-".join(filter(None, (kind, source.stem, asked.which, about))), ".json")
+        return fresh(
+            source.parent, "-".join(filter(None, (kind, source.stem, asked.which, about))), ".json"
+        )
     folder = fresh(asked.runs, f"released-{source.layout}-{about}")
     folder.mkdir(parents=True)
     return folder / own
@@ -115,7 +152,11 @@ def placed(source: Path | Authors, asked: Namespace, about: str, kind: str = "ev
 
 def where(source: Path | Authors) -> str:
     """The checkpoint, without the folders of this machine."""
-    return source.file.name if isinstance(source, Authors) else str(source.relative_to(folder_of(source)))
+    return (
+        source.file.name
+        if isinstance(source, Authors)
+        else str(source.relative_to(folder_of(source)))
+    )
 
 
 def described(result: dict[str, Any]) -> str:
@@ -124,7 +165,11 @@ def described(result: dict[str, Any]) -> str:
 
 
 def heading(result: dict[str, Any]) -> str:
-    return f"{result['experiment']} (released {result['released']})" if result["released"] else result["experiment"]
+    return (
+        f"{result['experiment']} (released {result['released']})"
+        if result["released"]
+        else result["experiment"]
+    )
 
 
 # --- pictures
@@ -136,27 +181,46 @@ def companion(source: Path | Authors, data: Any) -> tuple[str, SegmentationModul
     same_classes(source, module, data)
     settle(module, None, None)
     released = module.identity.get("released")
-    return f"{module.identity['experiment']} ({f'released {released}' if released else 'trained here'})", module
+    return (
+        f"{module.identity['experiment']} ({f'released {released}' if released else 'trained here'})",
+        module,
+    )
 
 
-def beside_each_other(networks: list[tuple[str, SegmentationModule]], source: Any, palette: Any, count: int) -> Any:
+def beside_each_other(
+    networks: list[tuple[str, SegmentationModule]], source: Any, palette: Any, count: int
+) -> Any:
     """Some images spread over the split: image, truth, and what each network says."""
     chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
     rows = []
     for index in chosen:
         image, label = source.window(index)
-        guesses = [label_of(module.to(device_of()), image) for _, module in networks]  # a Trainer leaves it on the CPU
-        shown = [colored(np.where(label == IGNORED, IGNORED, guess).astype(np.uint8), palette) for guess in guesses]
+        guesses = [
+            label_of(module.to(device_of()), image) for _, module in networks
+        ]  # a Trainer leaves it on the CPU
+        shown = [
+            colored(np.where(label == IGNORED, IGNORED, guess).astype(np.uint8), palette)
+            for guess in guesses
+        ]
         rows.append((image, colored(label, palette), *shown))
     heads = ("image", "truth", *(name for name, _ in networks))
-    return sheet(rows, heads, f"{len(chosen)} of {len(source)} images; ignored pixels are black", 512, smooth=(0,))
+    return sheet(
+        rows,
+        heads,
+        f"{len(chosen)} of {len(source)} images; ignored pixels are black",
+        512,
+        smooth=(0,),
+    )
 
 
 def shown(module: SegmentationModule, source: Any, index: int) -> Shown:
     """One image again, with what the network says and how sure it is."""
     image, label = source.window(index)
     with seeing(module, [image]) as strips:
-        predicted, (_, confidence) = strips.argmax()[0], surprise(strips, torch.from_numpy(label).to(module.device))
+        predicted, (_, confidence) = (
+            strips.argmax()[0],
+            surprise(strips, torch.from_numpy(label).to(module.device)),
+        )
     return Shown(image, label, predicted.cpu().numpy(), confidence.float().cpu().numpy())
 
 
@@ -165,7 +229,10 @@ def shown(module: SegmentationModule, source: Any, index: int) -> Shown:
 
 def folder_of(checkpoint: Path) -> Path:
     """The run's folder; a checkpoint that was moved away has only the folder that it lies in."""
-    inside = checkpoint.parent.name == "checkpoints" and (checkpoint.parent.parent / "config.json").is_file()
+    inside = (
+        checkpoint.parent.name == "checkpoints"
+        and (checkpoint.parent.parent / "config.json").is_file()
+    )
     return checkpoint.parent.parent if inside else checkpoint.parent
 
 
@@ -173,16 +240,27 @@ def stored_options(source: Path | Authors, module: SegmentationModule, name: str
     """The run's own options (root, sizes, ...), if it is evaluated on its own data set and its config.json is still beside it."""
     if name != module.identity["data"] or isinstance(source, Authors):
         return {}
-    stored = {key.removeprefix("data."): value for key, value in module.identity["overrides"].items() if key.startswith("data.")}
+    stored = {
+        key.removeprefix("data."): value
+        for key, value in module.identity["overrides"].items()
+        if key.startswith("data.")
+    }
     if (folder_of(source) / "config.json").is_file():
         config = runs.read_config(folder_of(source))
-        stored = config["data"] if config.get("experiment") == module.identity["experiment"] else stored
+        stored = (
+            config["data"] if config.get("experiment") == module.identity["experiment"] else stored
+        )
     known = catalogue()["data"][name]["options"]
     return {key: value for key, value in stored.items() if key in known}
 
 
 def open_data(
-    name: str, options: dict[str, Any], split: str, source: Path | Authors, module: SegmentationModule, labelled: bool = True
+    name: str,
+    options: dict[str, Any],
+    split: str,
+    source: Path | Authors,
+    module: SegmentationModule,
+    labelled: bool = True,
 ) -> Any:
     """The data set, its split opened where it has labels; its classes must be the network's."""
     data = getattr(datamodules, datamodules.names()[name])(**options)
@@ -193,7 +271,11 @@ def open_data(
 
 
 def same_classes(source: Path | Authors, module: SegmentationModule, data: Any) -> None:
-    ours, theirs, name = list(module.identity["classes"]), list(data.class_names), type(data).__name__.lower()
+    ours, theirs, name = (
+        list(module.identity["classes"]),
+        list(data.class_names),
+        type(data).__name__.lower(),
+    )
     unnamed = ours == NUMBERED[: len(theirs)]
     if ours != theirs and not unnamed:
         raise Refused(
@@ -202,19 +284,27 @@ def same_classes(source: Path | Authors, module: SegmentationModule, data: Any) 
         )
 
 
-def score(module: SegmentationModule, data: Any, name: str, split: str, examiner: Examiner) -> dict[str, Any]:
+def score(
+    module: SegmentationModule, data: Any, name: str, split: str, examiner: Examiner
+) -> dict[str, Any]:
     trainer = trainer_of(module, JudgingBar(len(data.open(split))), examiner)
     released = module.identity.get("released")
-    trained_for = f"as released ({released})" if released else f"after {module.identity['iterations']} steps"
+    trained_for = (
+        f"as released ({released})" if released else f"after {module.identity['iterations']} steps"
+    )
     print(
         f"{module.identity['experiment']} {trained_for}, on {len(data.open(split))} images of {name} {split} "
         f"({module.recipe.inference}, {module.recipe.precision})",
         flush=True,
     )
     with telling_ctrl_c():
-        (trainer.validate if split == "val" else trainer.test)(module, dataloaders=data.judging(split), verbose=False)
+        (trainer.validate if split == "val" else trainer.test)(
+            module, dataloaders=data.judging(split), verbose=False
+        )
     if not module.scores["pixels"]:
-        raise Refused(f"no pixel of {name} {split} has a label: there is nothing to judge; see the labels with experiments/check_data.py")
+        raise Refused(
+            f"no pixel of {name} {split} has a label: there is nothing to judge; see the labels with experiments/check_data.py"
+        )
     return result_of(module, data, name, split, module.identity["iterations"])
 
 
@@ -237,9 +327,15 @@ def telling_ctrl_c() -> Iterator[None]:
         raise
 
 
-def result_of(module: Any, data: Any, data_name: str, split: str, iterations: int) -> dict[str, Any]:
+def result_of(
+    module: Any, data: Any, data_name: str, split: str, iterations: int
+) -> dict[str, Any]:
     """result.json: the score with everything that a comparison needs to know, out of a module that has just been judged."""
-    identity, scores, row = module.identity, module.scores, experiment(module.identity["experiment"])
+    identity, scores, row = (
+        module.identity,
+        module.scores,
+        experiment(module.identity["experiment"]),
+    )
     paper, _, name = identity["experiment"].partition("/")
     return {
         "schema": runs.SCHEMA,
@@ -262,7 +358,8 @@ def result_of(module: Any, data: Any, data_name: str, split: str, iterations: in
         "iterations": iterations,
         "parameters": sum(each.numel() for each in getattr(module, "student", module).parameters()),
         "inference_parameters": inference_parameters(
-            module if identity.get("released") else row.but(model=identity["model"]), module.num_classes
+            module if identity.get("released") else row.but(model=identity["model"]),
+            module.num_classes,
         ),
         "hardware": runs.hardware(),
         "precision": module.recipe.precision,
@@ -278,7 +375,8 @@ def result_of(module: Any, data: Any, data_name: str, split: str, iterations: in
         "seconds": None,
         "cpu_seconds": None,
         "smoke": identity["smoke"],
-        "finished": bool(identity.get("released")) or (not identity["smoke"] and iterations >= module.recipe.iterations),
+        "finished": bool(identity.get("released"))
+        or (not identity["smoke"] and iterations >= module.recipe.iterations),
     }
 
 
@@ -291,8 +389,13 @@ def published_of(module: SegmentationModule) -> list[dict[str, Any]]:
 def judged(data: Any, found: dict[str, Any]) -> dict[str, Any]:
     """The scores of a confusion matrix, per class by name; `miou` as torchmetrics gave it."""
     named_scores = {each: dict(zip(data.class_names, found[each])) for each in ("iou", "accuracy")}
-    whole = {each: found[each] for each in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")}
-    return whole | named_scores | categories(torch.tensor(found["confusion"]), data.labels.categories)
+    whole = {
+        each: found[each]
+        for each in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
+    }
+    return (
+        whole | named_scores | categories(torch.tensor(found["confusion"]), data.labels.categories)
+    )
 
 
 def categories(confusion: torch.Tensor, groups: tuple[str, ...]) -> dict[str, Any]:

@@ -34,7 +34,10 @@ class WandB:
         classes = dict(enumerate(names)) | {255: "ignored"}
 
         def picture(name: str, image: np.ndarray, guess: np.ndarray, label: np.ndarray) -> Any:
-            masks = {"prediction": {"mask_data": guess, "class_labels": classes}, "truth": {"mask_data": label, "class_labels": classes}}
+            masks = {
+                "prediction": {"mask_data": guess, "class_labels": classes},
+                "truth": {"mask_data": label, "class_labels": classes},
+            }
             return wandb.Image(image, masks=masks, caption=f"{name}, step {step}")
 
         if self.run:
@@ -50,7 +53,14 @@ class WandB:
         import wandb
 
         if self.run:
-            self.log({"val/IoU": wandb.Table(columns=["class", "IoU"], data=[list(pair) for pair in zip(names, iou)])}, step)
+            self.log(
+                {
+                    "val/IoU": wandb.Table(
+                        columns=["class", "IoU"], data=[list(pair) for pair in zip(names, iou)]
+                    )
+                },
+                step,
+            )
 
     def finish(self, exit_code: int) -> None:
         if self.run:
@@ -62,28 +72,48 @@ def start_wandb(mode: str, folder: Path, config: Mapping[str, Any]) -> Any:
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
-    settings = wandb.Settings(console="off", silent=True, init_timeout=PATIENCE, finish_timeout=6 * PATIENCE)
+    settings = wandb.Settings(
+        console="off", silent=True, init_timeout=PATIENCE, finish_timeout=6 * PATIENCE
+    )
     how = {"project": "segmodels", "name": folder.name, "id": config["id"], "resume": "allow", "dir": str(folder), "config": dict(config),
            "group": config["experiment"], "settings": settings}  # fmt: skip
     for attempt in dict.fromkeys((mode, "offline")):
         try:
             return wandb.init(mode=attempt, **how)
         except Exception as problem:
-            then = "logged offline; upload it later with `wandb sync`" if attempt == "online" else "not mirrored in W&B"
-            print(f"W&B is not to be had ({sentence(problem)}): this run is {then}", file=sys.stderr, flush=True)
+            then = (
+                "logged offline; upload it later with `wandb sync`"
+                if attempt == "online"
+                else "not mirrored in W&B"
+            )
+            print(
+                f"W&B is not to be had ({sentence(problem)}): this run is {then}",
+                file=sys.stderr,
+                flush=True,
+            )
             wandb.teardown()  # else the run's id counts as taken
             shutil.rmtree(folder / "wandb", ignore_errors=True)
     return None
 
 
 def sentence(problem: Exception) -> str:
-    return f"{type(problem).__name__}: {str(problem).splitlines()[0]}" if str(problem) else type(problem).__name__
+    return (
+        f"{type(problem).__name__}: {str(problem).splitlines()[0]}"
+        if str(problem)
+        else type(problem).__name__
+    )
 
 
 def wandb_mode() -> str:
     """What "auto" means: as the environment says, else online where a key is at hand."""
     said = os.environ.get("WANDB_MODE", "")
-    return said if said in ("online", "offline", "disabled") else "online" if logged_in() else "offline"
+    return (
+        said
+        if said in ("online", "offline", "disabled")
+        else "online"
+        if logged_in()
+        else "offline"
+    )
 
 
 def logged_in() -> bool:
@@ -98,4 +128,6 @@ def logged_in() -> bool:
         hosts = netrc.netrc(os.environ.get("NETRC")).hosts
     except (OSError, netrc.NetrcParseError):
         return False
-    return any(host in wandb.Settings().base_url or "wandb" in host for host in hosts if host != "default")
+    return any(
+        host in wandb.Settings().base_url or "wandb" in host for host in hosts if host != "default"
+    )

@@ -11,9 +11,19 @@ if TYPE_CHECKING:
     from segmodels.module import SegmentationModule
 
 NETWORK_HELP = "a run folder (its last checkpoint), a checkpoint of ours, or released:LAYOUT=FILE (the authors')"
-STORED = ("data", "classes", "palette", "seed", "departures", "overrides", "smoke")  # what a run's checkpoint says beside its network
+STORED = (
+    "data",
+    "classes",
+    "palette",
+    "seed",
+    "departures",
+    "overrides",
+    "smoke",
+)  # what a run's checkpoint says beside its network
 RELEASED = "released:"
-NUMBERED = [f"class {number}" for number in range(256)]  # of a released network whose classes nobody named
+NUMBERED = [
+    f"class {number}" for number in range(256)
+]  # of a released network whose classes nobody named
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,9 @@ def source_of(word: str | Path) -> Path | Authors:
         return checkpoint_of(Path(word))
     name, equals, file = str(word).removeprefix(RELEASED).partition("=")
     if not (name and equals and file):
-        raise Refused(f"{word} is not understood; write released:LAYOUT=FILE, such as released:stdc1_seg=stdc1.pth")
+        raise Refused(
+            f"{word} is not understood; write released:LAYOUT=FILE, such as released:stdc1_seg=stdc1.pth"
+        )
     return authors(name, Path(file))
 
 
@@ -51,15 +63,23 @@ def checkpoint_of(path: Path) -> Path:
     if file := next((each for each in places if each.is_file()), None):
         return file
     if not path.exists():
-        raise Refused(f"there is no {path}{nearest(path)}; give a .ckpt file or the folder of a run")
+        raise Refused(
+            f"there is no {path}{nearest(path)}; give a .ckpt file or the folder of a run"
+        )
     runs = sorted(path.glob("*/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
     guess = f" (did you mean {runs[-1].parents[1]}?)" if runs else ""
-    raise Refused(f"{path} holds no checkpoints/last.ckpt{guess}; give a .ckpt file or the folder of a run")
+    raise Refused(
+        f"{path} holds no checkpoints/last.ckpt{guess}; give a .ckpt file or the folder of a run"
+    )
 
 
 def nearest(path: Path) -> str:
     """ " (did you mean ...?)" for a file or folder of almost that name beside it."""
-    beside = [each.name for each in path.parent.iterdir() if each.name != path.name] if path.parent.is_dir() else []
+    beside = (
+        [each.name for each in path.parent.iterdir() if each.name != path.name]
+        if path.parent.is_dir()
+        else []
+    )
     match = get_close_matches(path.name, beside, n=1)
     return f" (did you mean {path.parent / match[0]}?)" if match else ""
 
@@ -72,7 +92,9 @@ def trained(source: Path | Authors, network: str | None = None) -> "Segmentation
 
     module = from_checkpoint(source, network)
     if lacking := [name for name in STORED if name not in module.identity]:
-        raise Refused(f"{source} does not say its {', '.join(lacking)}; give a checkpoint that experiments/run.py wrote")
+        raise Refused(
+            f"{source} does not say its {', '.join(lacking)}; give a checkpoint that experiments/run.py wrote"
+        )
     return module
 
 
@@ -87,14 +109,18 @@ def released(source: Authors, network: str | None = None) -> "SegmentationModule
     module = from_released(source.layout, source.file)
     layout = layouts()[source.layout]
     if not isinstance(module, SegmentationModule) or not layout.address:
-        raise Refused(f"{source}: {source.layout} is a classifier; give a layout of a segmentation network")
+        raise Refused(
+            f"{source}: {source.layout} is a classifier; give a layout of a segmentation network"
+        )
     row = experiment(layout.address)
     data = layout.data or row.data
     module.identity |= {
         "experiment": row.name,
         "released": source.layout,
         "port": layout.port,
-        "published": [asdict(figure) for figure in (layout.published if layout.port else row.published)],
+        "published": [
+            asdict(figure) for figure in (layout.published if layout.port else row.published)
+        ],
         "data": data,
         **appearance(data, module.num_classes, layout.names),
         "seed": 0,

@@ -11,22 +11,32 @@ from typing import Any
 import numpy as np
 
 
-def official_scores(pairs: Sequence[tuple[str, str]], *, instances: bool = False) -> dict[str, Any] | None:
+def official_scores(
+    pairs: Sequence[tuple[str, str]], *, instances: bool = False
+) -> dict[str, Any] | None:
     """What cityscapesScripts says of (predicted label ids, true label ids) in PNG files; None where it is not installed.
 
     For iIoU it looks for a file of instances under the true one's official name.
     """
     if (script := official_script()) is None:
         return None
-    script.args.evalInstLevelScore, script.args.quiet, script.args.JSONOutput = instances, True, False
+    script.args.evalInstLevelScore, script.args.quiet, script.args.JSONOutput = (
+        instances,
+        True,
+        False,
+    )
     with warnings.catch_warnings(action="ignore"), forgotten_names():
-        return script.evaluateImgLists([guess for guess, _ in pairs], [truth for _, truth in pairs], script.args)
+        return script.evaluateImgLists(
+            [guess for guess, _ in pairs], [truth for _, truth in pairs], script.args
+        )
 
 
 def official_script() -> ModuleType | None:
     try:
         with warnings.catch_warnings(action="ignore"), arguments("evaluate"):
-            return importlib.import_module("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+            return importlib.import_module(
+                "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling"
+            )
     except ImportError:
         return None
 

@@ -41,7 +41,9 @@ def apart(inputs: Inputs, out: Path) -> None:
         place = each.resolve()
         first = place.parts[len(there.parts)] if there in place.parents else ""
         if first in (*KINDS, LEGEND) or first.startswith(single):
-            raise Refused(f"{each} lies where --out {out} holds predictions; give images and an --out apart from each other")
+            raise Refused(
+                f"{each} lies where --out {out} holds predictions; give images and an --out apart from each other"
+            )
 
 
 def named_outputs(
@@ -53,17 +55,26 @@ def named_outputs(
     """
     if out.exists() and not out.is_dir():
         raise Refused(f"{out} is a file; --out takes a folder, which need not exist yet")
-    outputs = [(each, name.parent / f"{name.name if inputs.kind == 'camera' else name.stem}{ending}") for each, name in inputs.found]
+    outputs = [
+        (each, name.parent / f"{name.name if inputs.kind == 'camera' else name.stem}{ending}")
+        for each, name in inputs.found
+    ]
     seen: dict[Path, Path | str] = {}
     missing = []
     for each, name in outputs:
         if name in seen:
-            raise Refused(f"{seen[name]} and {each} would both become {name}; rename one, or predict them into different folders")
+            raise Refused(
+                f"{seen[name]} and {each} would both become {name}; rename one, or predict them into different folders"
+            )
         seen[name] = each
         places = [place_of(out, kind, name) for kind in kinds]
         there = [place for place in places if place.exists()]
         if there and not skip_existing:
-            more = ", or --skip-existing to go on with the other images" if inputs.kind == "images" else ""
+            more = (
+                ", or --skip-existing to go on with the other images"
+                if inputs.kind == "images"
+                else ""
+            )
             raise Refused(f"{there[0]} exists and is not overwritten; give another --out{more}")
         if len(there) < len(places):
             missing.append((each, name))

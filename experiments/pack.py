@@ -33,13 +33,35 @@ streams hold what the packs hold, need the package litdata, and are read with da
 def parser() -> Parser:
     made = Parser(prog="pack.py", description=__doc__, epilog=EPILOG)
     made.add_argument("--data", metavar="NAME", help="the data set, as in run.py")
-    made.add_argument("--out", metavar="DIR", type=Path, help="where the packs go; later it is data.root")
+    made.add_argument(
+        "--out", metavar="DIR", type=Path, help="where the packs go; later it is data.root"
+    )
     made.add_argument("--form", choices=("tiles", "raw"), default="tiles", help="default: tiles")
-    made.add_argument("--splits", metavar="NAME,...", default="train,val", help="default: train,val")
-    made.add_argument("--workers", metavar="N", type=int, default=0, help="threads that read and compress (default: one per core)")
-    made.add_argument("--verify", metavar="DIR|FILE", type=Path, help="check packs that are there; writes nothing")
-    made.add_argument("--stream", metavar="DIR", type=Path, help="packs that are there, to be written as streams into --out")
-    made.add_argument("overrides", nargs="*", metavar="data.name=value", help="options of the data set, such as data.root=DIR")
+    made.add_argument(
+        "--splits", metavar="NAME,...", default="train,val", help="default: train,val"
+    )
+    made.add_argument(
+        "--workers",
+        metavar="N",
+        type=int,
+        default=0,
+        help="threads that read and compress (default: one per core)",
+    )
+    made.add_argument(
+        "--verify", metavar="DIR|FILE", type=Path, help="check packs that are there; writes nothing"
+    )
+    made.add_argument(
+        "--stream",
+        metavar="DIR",
+        type=Path,
+        help="packs that are there, to be written as streams into --out",
+    )
+    made.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="data.name=value",
+        help="options of the data set, such as data.root=DIR",
+    )
     return made
 
 
@@ -51,7 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
         if asked.stream:
             return stream(asked.stream, asked.out)
         if not asked.data or not asked.out:
-            raise Refused("what, and where to? for example: --data cityscapes data.root=DIR --out PACKS")
+            raise Refused(
+                "what, and where to? for example: --data cityscapes data.root=DIR --out PACKS"
+            )
         return pack(asked)
     except Refused as problem:
         return words.refuse(problem)
@@ -64,7 +88,9 @@ def pack(asked: argparse.Namespace) -> int:
 
     known = words.catalogue()["data"]
     name = words.named("data set", asked.data, list(known))
-    data = getattr(datamodules, datamodules.names()[name])(**words.data_options(name, asked.overrides))
+    data = getattr(datamodules, datamodules.names()[name])(
+        **words.data_options(name, asked.overrides)
+    )
     asked.out.mkdir(parents=True, exist_ok=True)
     try:
         for split in asked.splits.split(","):
@@ -103,11 +129,20 @@ def stream(place: Path, out: Path | None) -> int:
             if target.exists():
                 raise Refused(f"{target} is there already; remove it, or give another --out")
             found = Pack(file)
-            before += write(found, target, before, lambda images, name=file.stem: shown(images, f"streaming {name}"))
-            print(f"{target}: {len(found)} images, {sum(each.stat().st_size for each in target.iterdir()) / 2**20:.1f} MiB")
+            before += write(
+                found,
+                target,
+                before,
+                lambda images, name=file.stem: shown(images, f"streaming {name}"),
+            )
+            print(
+                f"{target}: {len(found)} images, {sum(each.stat().st_size for each in target.iterdir()) / 2**20:.1f} MiB"
+            )
     except DataError as problem:
         return words.refuse(problem)
-    print(f"copy {out} to an object store and train with data.root=s3://BUCKET/PREFIX data.cache=DIR, or here with data.root={out}")
+    print(
+        f"copy {out} to an object store and train with data.root=s3://BUCKET/PREFIX data.cache=DIR, or here with data.root={out}"
+    )
     return 0
 
 
@@ -120,16 +155,22 @@ def pack_split(described: dict[str, Any], source: Any, asked: argparse.Namespace
         there = packs.Pack(file, source.labels)
         same = all(there.description[key] == value for key, value in described.items())
         if there.names != tuple(source.names) or there.form != asked.form or not same:
-            raise Refused(f"{file} holds other images, labels or another form; remove it, or give another --out")
+            raise Refused(
+                f"{file} holds other images, labels or another form; remove it, or give another --out"
+            )
         print(f"{file} is there already: {len(there)} images")
         return
 
     def records(first: int) -> Iterator[bytes]:
-        found = ahead(partial(made, source, asked.form), range(first, len(source)), asked.workers or cores())
+        found = ahead(
+            partial(made, source, asked.form), range(first, len(source)), asked.workers or cores()
+        )
         return shown(found, f"packing {described['split']}", len(source), first)
 
     packs.write(file, described | {"form": asked.form}, source.names, records)
-    print(f"{file}: {len(source)} images, {file.stat().st_size / 2**20:.1f} MiB{share(source, file)}")
+    print(
+        f"{file}: {len(source)} images, {file.stat().st_size / 2**20:.1f} MiB{share(source, file)}"
+    )
 
 
 def share(source: Any, file: Path) -> str:
@@ -157,7 +198,9 @@ def made(source: Any, form: str, index: int) -> bytes:
 def packs_in(place: Path) -> list[Path]:
     files = sorted(place.glob("*.pack")) if place.is_dir() else [place]
     if not files or not files[0].is_file():
-        raise Refused(f"{place} holds no .pack file; give the folder that pack.py wrote, or one pack")
+        raise Refused(
+            f"{place} holds no .pack file; give the folder that pack.py wrote, or one pack"
+        )
     return files
 
 

@@ -55,7 +55,11 @@ def named(name: str, color: Sequence[int]) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
+    return (
+        "–"
+        if value is None or not math.isfinite(value)
+        else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
+    )
 
 
 def counted(pixels: float) -> str:
@@ -74,8 +78,13 @@ def section(title: str, read_as: str) -> str:
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], told: str, kind: str = "") -> str:
     """Cells are HTML, the first of a row is its head. The frame scrolls where the screen is narrower, by keyboard too."""
     top = "".join(f'<th scope="col">{head}</th>' for head in heads)
-    lines = "".join(f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows)
-    return framed(f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>', told)
+    lines = "".join(
+        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>'
+        for row in rows
+    )
+    return framed(
+        f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>', told
+    )
 
 
 def framed(body: str, told: str) -> str:
@@ -90,7 +99,9 @@ def embedded(picture: Any, smooth: bool) -> str:
 
     width = min(WIDTH, picture.shape[1])
     size = (width, max(round(picture.shape[0] * width / picture.shape[1]), 1))
-    small = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST)
+    small = Image.fromarray(picture).resize(
+        size, Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+    )
     kind, out = ("JPEG" if smooth else "PNG"), BytesIO()
     small.save(out, kind, **({"quality": 82} if smooth else {"optimize": True}))
     return f"data:image/{kind.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"

@@ -20,7 +20,9 @@ from segmodels.parts.resize import computed_in
 class Pass(nn.Module):
     """Normalized floats to what `what` names, through the module's own logits or another network that computes the same."""
 
-    def __init__(self, module: SegmentationModule, what: str, network: nn.Module | None = None) -> None:
+    def __init__(
+        self, module: SegmentationModule, what: str, network: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.network, self.what = network or Logits(module), what
         self.multiple, self.align_corners = module.multiple, module.align_corners
@@ -33,7 +35,9 @@ class Pass(nn.Module):
             return logits
         logits = logits.to(computed_in(logits))  # half precision would tie neighboring classes
         if logits.shape[-2:] != padded.shape[-2:]:
-            logits = F.interpolate(logits, padded.shape[-2:], mode="bilinear", align_corners=self.align_corners)
+            logits = F.interpolate(
+                logits, padded.shape[-2:], mode="bilinear", align_corners=self.align_corners
+            )
         logits = logits[..., :height, :width]
         return logits.argmax(1).to(torch.uint8) if self.what == "label" else logits
 
@@ -69,7 +73,9 @@ def layout(asked: argparse.Namespace) -> torch.memory_format:
     return torch.channels_last if asked.channels_last else torch.contiguous_format
 
 
-def pass_of(network: nn.Module, image: Tensor, context: Callable[[], AbstractContextManager], compiled: bool) -> Callable[[], Tensor]:
+def pass_of(
+    network: nn.Module, image: Tensor, context: Callable[[], AbstractContextManager], compiled: bool
+) -> Callable[[], Tensor]:
     run = compiled_whole(network) if compiled else network
 
     def work() -> Tensor:
@@ -88,7 +94,9 @@ def compiled_whole(network: nn.Module) -> Callable[[Tensor], Tensor]:
 # --- that the fast form computes the same
 
 
-def apart(module: SegmentationModule, network: Pass, image: Tensor, asked: argparse.Namespace) -> tuple[float, float]:
+def apart(
+    module: SegmentationModule, network: Pass, image: Tensor, asked: argparse.Namespace
+) -> tuple[float, float]:
     """How far the fast form is from the plain network, in float32 without TF32, and how far it may be.
 
     Of logits: the largest difference. Of labels: the share of pixels whose class is another by more than rounding may turn.

@@ -19,34 +19,64 @@ def colored(label: np.ndarray, palette: Palette) -> np.ndarray:
     return table[label]
 
 
-def overlay(image: np.ndarray, label: np.ndarray, palette: Palette, strength: float = 0.55) -> np.ndarray:
+def overlay(
+    image: np.ndarray, label: np.ndarray, palette: Palette, strength: float = 0.55
+) -> np.ndarray:
     """The label's colors over the image; ignored pixels show the image."""
     colors = np.zeros((256, 1, 3), np.uint8)
     colors[: len(palette), 0] = palette
-    mixed = ((1 - strength) * np.arange(256)[:, None] + strength * colors).astype(np.uint8)  # (label, value, channel)
+    mixed = ((1 - strength) * np.arange(256)[:, None] + strength * colors).astype(
+        np.uint8
+    )  # (label, value, channel)
     mixed[IGNORED] = np.arange(256)[:, None]
-    first, made = label.astype(np.intp) << 8, np.empty_like(image)  # looked up: several times as fast as mixing each pixel
+    first, made = (
+        label.astype(np.intp) << 8,
+        np.empty_like(image),
+    )  # looked up: several times as fast as mixing each pixel
     for channel in range(3):
         made[..., channel] = mixed[..., channel].ravel().take(first + image[..., channel])
     return made
 
 
-def contact_sheet(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], palette: Palette, title: str, width: int = 512) -> Image.Image:
+def contact_sheet(
+    rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    palette: Palette,
+    title: str,
+    width: int = 512,
+) -> Image.Image:
     """One row per image: the image, the prediction, the truth; predictions are left out where the truth is ignored."""
     shown = [
-        (image, colored(np.where(label == IGNORED, IGNORED, predicted).astype(np.uint8), palette), colored(label, palette))
+        (
+            image,
+            colored(np.where(label == IGNORED, IGNORED, predicted).astype(np.uint8), palette),
+            colored(label, palette),
+        )
         for image, predicted, label in rows
     ]
     return sheet(shown, ("image", "prediction", "truth"), title, width, smooth=(0,))
 
 
-def task_sheet(rows: Sequence[tuple[np.ndarray, ...]], palette: Palette, title: str, width: int = 320) -> Image.Image:
+def task_sheet(
+    rows: Sequence[tuple[np.ndarray, ...]], palette: Palette, title: str, width: int = 320
+) -> Image.Image:
     """What a teacher asks of its student: image, mask, mixed image, class to say (255: nothing), the teacher's confidence."""
     shown = [
-        (image, grays(mask), mixed, colored(label, palette), grays(np.where(label == IGNORED, 0, confidence)))
+        (
+            image,
+            grays(mask),
+            mixed,
+            colored(label, palette),
+            grays(np.where(label == IGNORED, 0, confidence)),
+        )
         for image, mask, mixed, label, confidence in rows
     ]
-    heads = ("unlabelled image", "mask (white: itself)", "what the student sees", "what the teacher says", "confidence (white: 1)")
+    heads = (
+        "unlabelled image",
+        "mask (white: itself)",
+        "what the student sees",
+        "what the teacher says",
+        "confidence (white: 1)",
+    )
     return sheet(shown, heads, title, width, smooth=(0, 2, 4))
 
 
@@ -55,11 +85,21 @@ def grays(values: np.ndarray) -> np.ndarray:
     return np.repeat((255 * values.astype(np.float32)).round().astype(np.uint8)[..., None], 3, 2)
 
 
-def sheet(rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str], title: str, width: int, smooth: Sequence[int]) -> Image.Image:
+def sheet(
+    rows: Sequence[Sequence[np.ndarray]],
+    heads: Sequence[str],
+    title: str,
+    width: int,
+    smooth: Sequence[int],
+) -> Image.Image:
     """RGB pictures in rows under a title and the columns' heads; `smooth` are the columns whose pixels may be blended."""
     head, gap = 26, 6
     heights = [round(row[0].shape[0] * width / row[0].shape[1]) for row in rows]
-    made = Image.new("RGB", (len(heads) * (width + gap) - gap, 2 * head + sum(height + gap for height in heights)), "white")
+    made = Image.new(
+        "RGB",
+        (len(heads) * (width + gap) - gap, 2 * head + sum(height + gap for height in heights)),
+        "white",
+    )
     draw = ImageDraw.Draw(made)
     draw.text((4, 6), title, fill="black", font_size=14)
     for column, name in enumerate(heads):
@@ -68,7 +108,9 @@ def sheet(rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str], title: str
     for row, height in zip(rows, heights):
         for column, pixels in enumerate(row):
             kind = Image.Resampling.BILINEAR if column in smooth else Image.Resampling.NEAREST
-            made.paste(Image.fromarray(pixels).resize((width, height), kind), (column * (width + gap), top))
+            made.paste(
+                Image.fromarray(pixels).resize((width, height), kind), (column * (width + gap), top)
+            )
         top += height + gap
     return made
 
@@ -89,7 +131,9 @@ def legend(names: Sequence[str], palette: Palette) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     for index, (name, color) in enumerate(zip(names, palette)):
         left, top = index // rows * width, 4 + index % rows * line
-        draw.rectangle((left + 6, top + 3, left + 34, top + line - 3), fill=tuple(color), outline="gray")
+        draw.rectangle(
+            (left + 6, top + 3, left + 34, top + line - 3), fill=tuple(color), outline="gray"
+        )
         draw.text((left + 42, top + 4), name, fill="black", **text)
     return sheet
 
@@ -97,7 +141,9 @@ def legend(names: Sequence[str], palette: Palette) -> Image.Image:
 def strip_beside(key: Image.Image, height: int) -> np.ndarray:
     """A legend as high as the picture that it stands beside, RGB; it is made smaller where it is higher."""
     if key.height > height:
-        key = key.resize((max(1, round(key.width * height / key.height)), height), Image.Resampling.LANCZOS)
+        key = key.resize(
+            (max(1, round(key.width * height / key.height)), height), Image.Resampling.LANCZOS
+        )
     strip = np.full((height, key.width, 3), 255, np.uint8)
     strip[: key.height] = np.asarray(key)
     return strip

@@ -15,7 +15,17 @@ from experiments import command_line as words
 from experiments import runs
 from experiments.command_line import Refused, Resolved, shown
 
-BESIDE = ("schema", "id", "starts_from", "origins", "departures", "command", "commit", "versions", "trainer")  # decide no score
+BESIDE = (
+    "schema",
+    "id",
+    "starts_from",
+    "origins",
+    "departures",
+    "command",
+    "commit",
+    "versions",
+    "trainer",
+)  # decide no score
 FINISHED, UNFINISHED, NEW = "finished", "unfinished", "new"
 
 
@@ -40,7 +50,10 @@ class Run:
         done = [run for run in found if is_finished(run)]
         begun = [run for run in found if (run / "checkpoints" / "last.ckpt").is_file()]
         self.state = FINISHED if done else UNFINISHED if begun else NEW
-        self.folder = max(done or begun or [None], key=lambda run: (run / "config.json").stat().st_mtime if run else 0)
+        self.folder = max(
+            done or begun or [None],
+            key=lambda run: (run / "config.json").stat().st_mtime if run else 0,
+        )
 
 
 # --- which runs
@@ -58,12 +71,18 @@ def matching(pattern: str) -> list[str]:
     found: list[str] = []
     for word in filter(None, (part.strip() for part in pattern.split(","))):
         wild = any(sign in word for sign in "*?[")
-        named = [address for address in every if fnmatchcase(address, word)] if wild else ["/".join(words.named_row(known, word))]
+        named = (
+            [address for address in every if fnmatchcase(address, word)]
+            if wild
+            else ["/".join(words.named_row(known, word))]
+        )
         if not named:
             raise Refused(nothing_matches(word, known))
         found += named
     if not found:
-        raise Refused(f"--model {pattern} names no row; write rows or patterns with commas between them, such as 'stdc/*'")
+        raise Refused(
+            f"--model {pattern} names no row; write rows or patterns with commas between them, such as 'stdc/*'"
+        )
     return list(dict.fromkeys(found))
 
 
@@ -80,10 +99,14 @@ def seeds_of(asked: Namespace) -> list[int]:
     if asked.seeds is None:
         return [asked.seed]
     if asked.seed:
-        raise Refused(f"--seed {asked.seed} and --seeds {asked.seeds} say two things; give one of them")
+        raise Refused(
+            f"--seed {asked.seed} and --seeds {asked.seeds} say two things; give one of them"
+        )
     parts = [part.strip() for part in asked.seeds.split(",")]
     if not all(part.isdecimal() for part in parts):
-        raise Refused(f"--seeds {asked.seeds}: write whole numbers from 0 up, separated by commas, such as --seeds 0,1,2")
+        raise Refused(
+            f"--seeds {asked.seeds}: write whole numbers from 0 up, separated by commas, such as --seeds 0,1,2"
+        )
     return list(dict.fromkeys(map(int, parts)))
 
 
@@ -97,7 +120,10 @@ def plan(asked: Namespace) -> list[Run]:
         except Refused as problem:
             refused.setdefault(str(problem), []).append(address)
             continue
-        found += [Run(resolved, seed, identity(runs.config(resolved, seed, asked.init, "", []))) for seed in seeds]
+        found += [
+            Run(resolved, seed, identity(runs.config(resolved, seed, asked.init, "", [])))
+            for seed in seeds
+        ]
     refuse_together(refused)
     for run in found:
         run.look(asked.runs)
@@ -118,17 +144,27 @@ def refuse_together(refused: Mapping[str, list[str]]) -> None:
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a run's score, out of its config.json; where the data lies counts, how it is read does not."""
     kept = {name: value for name, value in config.items() if name not in BESIDE}
-    data = {name: value for name, value in config["data"].items() if name == "root" or name not in words.PLACES}
+    data = {
+        name: value
+        for name, value in config["data"].items()
+        if name == "root" or name not in words.PLACES
+    }
     if data.get("root") and "://" not in data["root"]:
         data["root"] = str(Path(data["root"]).expanduser().resolve())
-    return json.loads(json.dumps(kept | {"data": data, "smoke": "--smoke" in config["origins"].values()}))
+    return json.loads(
+        json.dumps(kept | {"data": data, "smoke": "--smoke" in config["origins"].values()})
+    )
 
 
 def same_run(wanted: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     """A run stores the precision that "auto" came to."""
     there = identity(config)
     if wanted["recipe"]["precision"] == "auto":
-        there["recipe"]["precision"] = "auto" if config["origins"]["recipe.precision"] != "command line" else there["recipe"]["precision"]
+        there["recipe"]["precision"] = (
+            "auto"
+            if config["origins"]["recipe.precision"] != "command line"
+            else there["recipe"]["precision"]
+        )
     return there == wanted
 
 
@@ -162,8 +198,16 @@ def differences(resolved: Resolved, main: Resolved, init: str | None) -> list[st
             if plain(was) != plain(now):
                 found.append(f"{group}.{name} {shown(was)} -> {shown(now)}")
     start, theirs = (each.entry["starts_from"] or "scratch" for each in (resolved, main))
-    published = init is None and resolved.data_name == resolved.entry["data"] and "--smoke" not in resolved.origins.values()
-    return found + ([f"starts from {theirs} -> {start}"] if start != theirs and (published or init == "imagenet") else [])
+    published = (
+        init is None
+        and resolved.data_name == resolved.entry["data"]
+        and "--smoke" not in resolved.origins.values()
+    )
+    return found + (
+        [f"starts from {theirs} -> {start}"]
+        if start != theirs and (published or init == "imagenet")
+        else []
+    )
 
 
 def plain(value: Any) -> Any:
@@ -177,11 +221,17 @@ def main_of(run: Run) -> str:
 def rows_of(planned: Sequence[Run]) -> dict[str, list[Run]]:
     """The runs by row, main rows before their paper's others."""
     rows: dict[str, list[Run]] = {}
-    for run in sorted(planned, key=lambda run: (run.resolved.paper, run.resolved.experiment != main_of(run))):
+    for run in sorted(
+        planned, key=lambda run: (run.resolved.paper, run.resolved.experiment != main_of(run))
+    ):
         rows.setdefault(run.resolved.experiment, []).append(run)
     return rows
 
 
 def differs(run: Run, asked: Namespace) -> list[str]:
     main = main_of(run)
-    return differences(run.resolved, words.resolve(main, run.resolved.data_name, asked.overrides, asked.smoke, asked.semi), asked.init)
+    return differences(
+        run.resolved,
+        words.resolve(main, run.resolved.data_name, asked.overrides, asked.smoke, asked.semi),
+        asked.init,
+    )

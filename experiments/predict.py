@@ -56,24 +56,78 @@ def parser() -> Parser:
     made = Parser(prog="predict.py", description=__doc__, epilog=EPILOG)
     made.add_argument("network", help=NETWORK_HELP)
     made.add_argument(
-        "inputs", nargs="+", help="images, folders of them, quoted patterns, videos; or one camera:0, camera:/dev/video0, rtsp://..."
+        "inputs",
+        nargs="+",
+        help="images, folders of them, quoted patterns, videos; or one camera:0, camera:/dev/video0, rtsp://...",
     )
-    made.add_argument("--out", metavar="DIR", type=Path, required=True, help="a folder; files that are there already are not overwritten")
-    made.add_argument("--kinds", metavar="KIND,...", help="default: label,color,overlay of images, overlay of a video or camera")
-    made.add_argument("--inference", metavar="MODE", help="default: the recipe's (see evaluate.py --help)")
-    made.add_argument("--batch", metavar="N", type=int, default=1, help="images of one size that go through together (default 1)")
-    made.add_argument("--precision", choices=("32-true", "16-mixed", "bf16-mixed"), help="default: what the run was trained in")
-    made.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: cuda where there is one")
-    made.add_argument("--strength", metavar="SHARE", type=float, default=0.55, help="of the colors in the overlay, 0 to 1 (default 0.55)")
-    made.add_argument("--skip-unreadable", action="store_true", help="predict the other images, and name these at the end")
-    made.add_argument("--skip-existing", action="store_true", help="leave out images that are predicted already: to go on after Ctrl-C")
+    made.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="a folder; files that are there already are not overwritten",
+    )
+    made.add_argument(
+        "--kinds",
+        metavar="KIND,...",
+        help="default: label,color,overlay of images, overlay of a video or camera",
+    )
+    made.add_argument(
+        "--inference", metavar="MODE", help="default: the recipe's (see evaluate.py --help)"
+    )
+    made.add_argument(
+        "--batch",
+        metavar="N",
+        type=int,
+        default=1,
+        help="images of one size that go through together (default 1)",
+    )
+    made.add_argument(
+        "--precision",
+        choices=("32-true", "16-mixed", "bf16-mixed"),
+        help="default: what the run was trained in",
+    )
+    made.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="default: cuda where there is one",
+    )
+    made.add_argument(
+        "--strength",
+        metavar="SHARE",
+        type=float,
+        default=0.55,
+        help="of the colors in the overlay, 0 to 1 (default 0.55)",
+    )
+    made.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="predict the other images, and name these at the end",
+    )
+    made.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave out images that are predicted already: to go on after Ctrl-C",
+    )
     film = made.add_argument_group("videos and cameras")
-    film.add_argument("--every", metavar="N", type=int, help="only every Nth frame of a video, which plays as long as before")
+    film.add_argument(
+        "--every",
+        metavar="N",
+        type=int,
+        help="only every Nth frame of a video, which plays as long as before",
+    )
     film.add_argument("--start", metavar="SECONDS", type=float, help="where to begin in a video")
-    film.add_argument("--end", metavar="SECONDS", type=float, help="where to end in a video, or how long to film")
+    film.add_argument(
+        "--end", metavar="SECONDS", type=float, help="where to end in a video, or how long to film"
+    )
     film.add_argument("--frames", metavar="N", type=int, help="predict so many frames at most")
-    film.add_argument("--format", choices=("mp4", "webm"), help="of the video (default mp4; see below)")
-    film.add_argument("--legend", action="store_true", help="the classes' names and colors beside the picture")
+    film.add_argument(
+        "--format", choices=("mp4", "webm"), help="of the video (default mp4; see below)"
+    )
+    film.add_argument(
+        "--legend", action="store_true", help="the classes' names and colors beside the picture"
+    )
     return made
 
 
@@ -83,7 +137,9 @@ def main(arguments: list[str] | None = None) -> int:
         source, inputs = source_of(asked.network), sorted_out(asked.inputs)
         apart(inputs, asked.out)
         check(asked, inputs.kind)
-        kinds = kinds_of(asked.kinds or ("label,color,overlay" if inputs.kind == "images" else "overlay"))
+        kinds = kinds_of(
+            asked.kinds or ("label,color,overlay" if inputs.kind == "images" else "overlay")
+        )
         ending = ".png" if inputs.kind == "images" else f".{asked.format or 'mp4'}"
         outputs = named_outputs(inputs, asked.out, kinds, ending, asked.skip_existing)
         if done := len(inputs.found) - len(outputs):
@@ -108,7 +164,9 @@ def check(asked: Any, kind: str) -> None:
     if asked.inference:
         checked_mode(asked.inference)
     if not 0 <= asked.strength <= 1:
-        raise Refused(f"--strength {asked.strength:g}: it is the colors' share of the overlay, from 0 to 1")
+        raise Refused(
+            f"--strength {asked.strength:g}: it is the colors' share of the overlay, from 0 to 1"
+        )
     for name in ("batch", "every", "frames"):
         if (value := getattr(asked, name)) is not None and value < 1:
             raise Refused(f"--{name} {value}: it is a whole number from 1 up")
@@ -116,17 +174,29 @@ def check(asked: Any, kind: str) -> None:
         if (value := getattr(asked, name)) is not None and not 0 <= value < math.inf:
             raise Refused(f"--{name} {value:g}: it is a number of seconds from 0 up")
     if asked.end is not None and asked.end <= (asked.start or 0):
-        raise Refused(f"--end {asked.end:g} is not after --start {asked.start or 0:g}; give a later end")
-    if kind == "images" and (given := next((name for name in FILMING if getattr(asked, name)), None)):
+        raise Refused(
+            f"--end {asked.end:g} is not after --start {asked.start or 0:g}; give a later end"
+        )
+    if kind == "images" and (
+        given := next((name for name in FILMING if getattr(asked, name)), None)
+    ):
         raise Refused(f"--{given} is for videos and cameras; leave it out for images")
     if kind != "images" and asked.skip_existing:
         raise Refused("--skip-existing is for images; a video is written whole or not at all")
     if kind != "images" and asked.skip_unreadable:
-        raise Refused("--skip-unreadable is for images; a video's damaged frames are left out and told anyway")
-    if kind == "camera" and (given := next((name for name in ("every", "start") if getattr(asked, name)), None)):
-        raise Refused(f"--{given} is for video files; a camera or stream begins now and gives its newest frame, so leave it out")
+        raise Refused(
+            "--skip-unreadable is for images; a video's damaged frames are left out and told anyway"
+        )
+    if kind == "camera" and (
+        given := next((name for name in ("every", "start") if getattr(asked, name)), None)
+    ):
+        raise Refused(
+            f"--{given} is for video files; a camera or stream begins now and gives its newest frame, so leave it out"
+        )
     if kind == "camera" and asked.batch > 1:
-        raise Refused(f"--batch {asked.batch}: a camera's or stream's frames go through as they come; leave it out")
+        raise Refused(
+            f"--batch {asked.batch}: a camera's or stream's frames go through as they come; leave it out"
+        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 from torch import Tensor
 
@@ -23,7 +31,16 @@ from experiments.door import door, quiet
 from experiments.networks import Authors, trained
 from experiments.outputs import IN_COLOR, LEGEND, ONE_CLASS, folder_of, place_of
 from experiments.pictures import colored, legend, overlay, save
-from experiments.reading import Size, Unreadable, left_out, opened, refusal, size_of, tried, without_warnings
+from experiments.reading import (
+    Size,
+    Unreadable,
+    left_out,
+    opened,
+    refusal,
+    size_of,
+    tried,
+    without_warnings,
+)
 from experiments.seeing import device_of, seeing, settle
 from experiments.threads import ahead, behind
 from segmodels.inference import Strips
@@ -31,12 +48,16 @@ from segmodels.module import SegmentationModule
 
 BLOCK = 128  # rows whose probabilities exist at one time
 THREADS = 4  # that read, and as many that write
-EFFORT = 2  # of PNG's compression: an overlay takes a fifth of the usual 6's time, and a tenth more room
+EFFORT = (
+    2  # of PNG's compression: an overlay takes a fifth of the usual 6's time, and a tenth more room
+)
 Pictures = dict[str, np.ndarray]  # by kind
 Target = tuple[Path, Path]  # an image's file, and what it is called below --out
 
 
-def predict(source: Path | Authors, targets: Sequence[Target], kinds: Sequence[str], asked: Any) -> int:
+def predict(
+    source: Path | Authors, targets: Sequence[Target], kinds: Sequence[str], asked: Any
+) -> int:
     """Headers are read before anything is written; each image is read once, and one that is damaged inside stops no other."""
     quiet()
     without_warnings()
@@ -67,7 +88,9 @@ def predict(source: Path | Authors, targets: Sequence[Target], kinds: Sequence[s
 def report(predictor: "Predictor", done: int, seconds: float, out: Path) -> None:
     if not done:
         return
-    places = [out / folder_of(kind) for kind in predictor.kinds] + [out / LEGEND] * bool(IN_COLOR & set(predictor.kinds))
+    places = [out / folder_of(kind) for kind in predictor.kinds] + [out / LEGEND] * bool(
+        IN_COLOR & set(predictor.kinds)
+    )
     print(f"{done} image{'s' * (done > 1)}: {', '.join(map(str, places))}")
     print(predictor.speed("images", done, seconds), flush=True)
 
@@ -79,8 +102,15 @@ class Predictor:
         device = device_of(asked.device)  # refused before a checkpoint is read
         self.module, self.kinds, self.strength = trained(source), tuple(kinds), asked.strength
         settle(self.module, asked.inference, asked.precision)
-        self.classes, self.palette = self.module.identity["classes"], self.module.identity["palette"]
-        self.single = {kind: self.number_of(kind.removeprefix(ONE_CLASS)) for kind in kinds if kind.startswith(ONE_CLASS)}
+        self.classes, self.palette = (
+            self.module.identity["classes"],
+            self.module.identity["palette"],
+        )
+        self.single = {
+            kind: self.number_of(kind.removeprefix(ONE_CLASS))
+            for kind in kinds
+            if kind.startswith(ONE_CLASS)
+        }
         self.labels = own_labels(self.module) if "ids" in kinds else None
         self.key = legend(self.classes, self.palette)
         self.passes: list[tuple[int, float]] = []  # (images, seconds)
@@ -96,7 +126,9 @@ class Predictor:
             maps = maps_of(strips, self.kinds, self.single)
         found = {name: each.cpu().numpy() for name, each in maps.items()}
         self.passes.append((len(images), time.perf_counter() - begun))
-        return [{name: each[number] for name, each in found.items()} for number in range(len(images))]
+        return [
+            {name: each[number] for name, each in found.items()} for number in range(len(images))
+        ]
 
     def pictures(self, image: np.ndarray, found: Pictures) -> Pictures:
         """Every kind that was asked for; apart from the network, so that threads can make them."""
@@ -112,12 +144,19 @@ class Predictor:
     def speed(self, what: str, count: int, seconds: float) -> str:
         """The first pass warms up: it is left out where it was slower than the others."""
         counted = (self.passes, self.passes[1:] or self.passes)
-        alone = max(sum(images for images, _ in passes) / sum(each for _, each in passes) for passes in counted)
+        alone = max(
+            sum(images for images, _ in passes) / sum(each for _, each in passes)
+            for passes in counted
+        )
         return f"{rate(alone)} {what}/s through the network alone, {rate(count / seconds)} with reading and writing ({self.hardware()})"
 
     def hardware(self) -> str:
         device, threads = self.module.device, torch.get_num_threads()
-        return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} thread{'s' * (threads > 1)}"
+        return (
+            torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else f"CPU, {threads} thread{'s' * (threads > 1)}"
+        )
 
 
 def rate(value: float) -> str:
@@ -131,7 +170,9 @@ def own_labels(module: SegmentationModule) -> LabelSet:
     labels = getattr(getattr(datamodules, name), "labels", None) if name else None
     if isinstance(labels, LabelSet) and list(labels.names) == list(module.identity["classes"]):
         return labels
-    raise Refused(f"--kinds ids: the {count} classes of this checkpoint have no other numbers ({data} does not say any); take label")
+    raise Refused(
+        f"--kinds ids: the {count} classes of this checkpoint have no other numbers ({data} does not say any); take label"
+    )
 
 
 def maps_of(strips: Strips, kinds: Sequence[str], single: dict[str, int]) -> dict[str, Tensor]:
@@ -139,18 +180,25 @@ def maps_of(strips: Strips, kinds: Sequence[str], single: dict[str, int]) -> dic
     if not {"probability", "entropy", *single} & set(kinds):
         return {"label": strips.argmax(BLOCK)}
     height = strips.size[0]
-    blocks = [block_of(strips, top, min(top + BLOCK, height), kinds, single) for top in range(0, height, BLOCK)]
+    blocks = [
+        block_of(strips, top, min(top + BLOCK, height), kinds, single)
+        for top in range(0, height, BLOCK)
+    ]
     return {name: torch.cat([block[name] for block in blocks], 1) for name in blocks[0]}
 
 
-def block_of(strips: Strips, top: int, bottom: int, kinds: Sequence[str], single: dict[str, int]) -> dict[str, Tensor]:
+def block_of(
+    strips: Strips, top: int, bottom: int, kinds: Sequence[str], single: dict[str, int]
+) -> dict[str, Tensor]:
     rows = strips.rows(top, bottom)  # (B, C, bottom - top, W)
     shares = rows if strips.averaged else rows.softmax(1)
     made = {"label": rows.argmax(1).to(torch.uint8)}
     if "probability" in kinds:
         made["probability"] = byte(shares.amax(1))
     if "entropy" in kinds:
-        made["entropy"] = byte(torch.special.entr(shares).sum(1) / math.log(max(2, shares.shape[1])))
+        made["entropy"] = byte(
+            torch.special.entr(shares).sum(1) / math.log(max(2, shares.shape[1]))
+        )
     return made | {kind: byte(shares[:, number]) for kind, number in single.items()}
 
 
@@ -162,9 +210,13 @@ def byte(share: Tensor) -> Tensor:
 # --- files
 
 
-def looked_over(targets: Sequence[Target], damaged: list[Unreadable]) -> tuple[list[Target], list[Size]]:
+def looked_over(
+    targets: Sequence[Target], damaged: list[Unreadable]
+) -> tuple[list[Target], list[Size]]:
     """Targets that look whole, and their sizes; the others join the damaged."""
-    seen = shown(ahead(tried(size_of), [file for file, _ in targets], THREADS), "looking", len(targets))
+    seen = shown(
+        ahead(tried(size_of), [file for file, _ in targets], THREADS), "looking", len(targets)
+    )
     good, sizes = [], []
     for target, size in zip(targets, seen):
         if isinstance(size, Unreadable):
@@ -182,10 +234,16 @@ def batches(targets: Sequence[Target], sizes: Sequence[Size], most: int) -> list
     alike: dict[Size, list[Target]] = {}
     for target, size in zip(targets, sizes):
         alike.setdefault(size, []).append(target)
-    return [group[start : start + most] for group in alike.values() for start in range(0, len(group), most)]
+    return [
+        group[start : start + most]
+        for group in alike.values()
+        for start in range(0, len(group), most)
+    ]
 
 
-def read_ahead(groups: Sequence[list[Target]], damaged: list[Unreadable]) -> Iterator[tuple[list[np.ndarray], list[Target]]]:
+def read_ahead(
+    groups: Sequence[list[Target]], damaged: list[Unreadable]
+) -> Iterator[tuple[list[np.ndarray], list[Target]]]:
     """The images of each group; what turns out damaged joins the damaged, and what has another size than its header said goes apart."""
     images = ahead(tried(opened), [file for group in groups for file, _ in group], THREADS)
     for group in groups:
@@ -200,16 +258,25 @@ def read_ahead(groups: Sequence[list[Target]], damaged: list[Unreadable]) -> Ite
             yield [image for image, _ in together], [target for _, target in together]
 
 
-def prepare(out: Path, key: Image.Image | None, targets: Sequence[tuple[Any, Path]], kinds: Sequence[str]) -> None:
+def prepare(
+    out: Path, key: Image.Image | None, targets: Sequence[tuple[Any, Path]], kinds: Sequence[str]
+) -> None:
     """The folders, and the legend that all pictures below them share."""
     file = out / LEGEND
     if key and file.exists() and not np.array_equal(tried(opened)(file), np.asarray(key)):
-        raise Refused(f"{file} exists and is no legend of these classes, and is not overwritten; give another --out")
+        raise Refused(
+            f"{file} exists and is no legend of these classes, and is not overwritten; give another --out"
+        )
     try:
-        for folder in {out, *(place_of(out, kind, name).parent for _, name in targets for kind in kinds)}:
+        for folder in {
+            out,
+            *(place_of(out, kind, name).parent for _, name in targets for kind in kinds),
+        }:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise Refused(f"{problem.filename} cannot be made ({problem.strerror}); give another --out") from None
+        raise Refused(
+            f"{problem.filename} cannot be made ({problem.strerror}); give another --out"
+        ) from None
     if key and not file.exists():
         keep(key, file)
 
@@ -224,7 +291,9 @@ def keep(picture: Image.Image | np.ndarray, file: Path) -> None:
     try:
         save(picture, file, EFFORT)
     except OSError as problem:
-        raise Refused(f"{file} could not be written ({problem.strerror or problem}); make room, or give another --out") from problem
+        raise Refused(
+            f"{file} could not be written ({problem.strerror or problem}); make room, or give another --out"
+        ) from problem
 
 
 # --- what a terminal shows
@@ -239,7 +308,15 @@ class Speed(ProgressColumn):
 def bar(doing: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """step(n): so many more are done; a bar on a terminal, nothing elsewhere."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=total == 1 or not console.is_terminal) as board:
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Speed(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=total == 1 or not console.is_terminal
+    ) as board:
         task = board.add_task(doing, total=total)
         yield lambda count: board.advance(task, count)

@@ -22,7 +22,9 @@ def protocol_name(protocol: str, data: str, paper: str = "") -> str:
     return f"{share} ({by(size)})" if share else by(size)
 
 
-def input_size(protocol: str, data: str, overrides: Mapping[str, Any] | None = None) -> tuple[int, int] | None:
+def input_size(
+    protocol: str, data: str, overrides: Mapping[str, Any] | None = None
+) -> tuple[int, int] | None:
     """What the network sees where it sees an image once; None for several passes, and for images of many sizes."""
     mode, _, scale = protocol.partition(":")
     size = image_size(data, overrides or {})
@@ -39,7 +41,10 @@ def image_size(data: str, overrides: Mapping[str, Any]) -> tuple[int, int] | Non
     if data in IMAGES:
         return IMAGES[data]
     known = catalogue()["data"].get(data, {}).get("options", {})
-    sides = [overrides.get(f"data.{side}", known.get(side, {}).get("default")) for side in ("height", "width")]
+    sides = [
+        overrides.get(f"data.{side}", known.get(side, {}).get("default"))
+        for side in ("height", "width")
+    ]
     return tuple(sides) if all(sides) else None
 
 

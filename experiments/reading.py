@@ -14,8 +14,21 @@ from experiments.command_line import Refused
 
 Made = TypeVar("Made")
 Size = tuple[int, int]  # width, height
-EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # PIL's modes of images that are converted to RGB
-ORIENTATION = 274  # the EXIF note that says how a camera was held; from 5 up, width and height are exchanged
+EIGHT_BITS = (
+    "1",
+    "L",
+    "LA",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+)  # PIL's modes of images that are converted to RGB
+ORIENTATION = (
+    274  # the EXIF note that says how a camera was held; from 5 up, width and height are exchanged
+)
 NAMED = 10  # files in one sentence
 REMEDY = "convert it to PNG or JPEG, leave it out, or give --skip-unreadable"
 REMEDIES = "convert them to PNG or JPEG, leave them out, or give --skip-unreadable"
@@ -40,14 +53,18 @@ def refusal(found: Sequence[Unreadable]) -> Refused:
     if len(found) == 1:
         return found[0]
     more = f", and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    return Refused(f"{len(found)} images cannot be read: {', '.join(each.said for each in found[:NAMED])}{more}; {REMEDIES}")
+    return Refused(
+        f"{len(found)} images cannot be read: {', '.join(each.said for each in found[:NAMED])}{more}; {REMEDIES}"
+    )
 
 
 def left_out(found: Sequence[Unreadable], total: int) -> Refused:
     """Of what was passed over; all are named, since hours may lie between the first and the last."""
     was, them = ("was", "it") if len(found) == 1 else ("were", "them")
     said = ", ".join(each.said for each in found)
-    return Refused(f"{len(found)} of {total} images {was} left out: {said}; replace {them} and predict {them} alone, into the same --out")
+    return Refused(
+        f"{len(found)} of {total} images {was} left out: {said}; replace {them} and predict {them} alone, into the same --out"
+    )
 
 
 def tried(read: Callable[[Path], Made]) -> Callable[[Path], Made | Unreadable]:
@@ -73,7 +90,9 @@ def size_of(file: Path) -> Size:
     with photograph(file) as image:
         size = image.size[::-1] if turned(image) else image.size
         if not ended(image, file):
-            image.draft(image.mode, (1, 1))  # an eighth of a JPEG's size tells as well whether it is whole
+            image.draft(
+                image.mode, (1, 1)
+            )  # an eighth of a JPEG's size tells as well whether it is whole
             image.load()
         return size
 
@@ -82,22 +101,31 @@ def size_of(file: Path) -> Size:
 def photograph(file: Path) -> Iterator[Image.Image]:
     """The image, not decoded yet. PIL raises almost anything on damaged files, hence every exception here is about the file."""
     try:
-        with file.open("rb") as stream, Image.open(stream) as image:  # of a path PIL would map gray TIFFs, and mix up turned ones
+        with (
+            file.open("rb") as stream,
+            Image.open(stream) as image,
+        ):  # of a path PIL would map gray TIFFs, and mix up turned ones
             check_offered(image)
             yield image
     except UnidentifiedImageError:
         raise Unreadable(file, "its format is not known") from None
     except Exception as problem:
-        raise Unreadable(file, getattr(problem, "strerror", None) or str(problem) or type(problem).__name__) from None
+        raise Unreadable(
+            file, getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
+        ) from None
 
 
 def check_offered(image: Image.Image) -> None:
     if image.mode not in EIGHT_BITS and not gray_16(image):
-        raise ValueError(f"its pixels are of another kind than 8 or 16 bits of gray or color, mode {image.mode}")
+        raise ValueError(
+            f"its pixels are of another kind than 8 or 16 bits of gray or color, mode {image.mode}"
+        )
     if image.mode == "CMYK" and deep(image):
         raise ValueError("its pixels are CMYK of 16 bits")
     if pages(image) > 1:
-        raise ValueError(f"it holds {pages(image)} pictures, an animation or pages; an MP4 of them is filmed, and one alone predicted")
+        raise ValueError(
+            f"it holds {pages(image)} pictures, an animation or pages; an MP4 of them is filmed, and one alone predicted"
+        )
 
 
 def pages(image: Image.Image) -> int:
@@ -177,13 +205,20 @@ def ended(image: Image.Image, file: Path) -> bool:
         return 8 + int.from_bytes(head[4:], "little") <= total
     if image.format == "BMP":  # "BM", and the file's size
         return int.from_bytes(head[2:6], "little") == total
-    return tail.endswith({"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}.get(image.format, b"no such end"))
+    return tail.endswith(
+        {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}.get(
+            image.format, b"no such end"
+        )
+    )
 
 
 def places_end(image: Image.Image) -> float:
     """Where the last strip or tile of a TIFF ends; infinity where it does not say."""
     tags = image.tag_v2
-    for starts, lengths in ((273, 279), (324, 325)):  # StripOffsets and StripByteCounts, TileOffsets and TileByteCounts
+    for starts, lengths in (
+        (273, 279),
+        (324, 325),
+    ):  # StripOffsets and StripByteCounts, TileOffsets and TileByteCounts
         if starts in tags and lengths in tags:
             return max(start + length for start, length in zip(tags[starts], tags[lengths]))
     return float("inf")

@@ -55,7 +55,10 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "semi": (dict, NOTHING),  # the method around the network, with its options
     "network": (*TEXT, NOTHING),  # which of a method's networks was judged
     "others": (dict,),  # its other networks' miou, pixel_accuracy and iou
-    "labelled": (dict, NOTHING),  # images, of, fingerprint: the part of the training images that kept its labels
+    "labelled": (
+        dict,
+        NOTHING,
+    ),  # images, of, fingerprint: the part of the training images that kept its labels
     "released": (*TEXT, NOTHING),  # the layout of an authors' checkpoint; our own training has none
     "official_images": (*WHOLE, NOTHING),  # of the split, by the data set's authors
     "port": (bool, NOTHING),  # another code line than the authors' released it
@@ -68,7 +71,13 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "records": (*TEXT, NOTHING),  # the file beside it that holds what each image gave
 }
 FRACTIONS = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "category_miou")
-PUBLISHED: dict[str, tuple[type, ...]] = {"miou": NUMBER, "data": TEXT, "split": TEXT, "protocol": TEXT, "source": TEXT}
+PUBLISHED: dict[str, tuple[type, ...]] = {
+    "miou": NUMBER,
+    "data": TEXT,
+    "split": TEXT,
+    "protocol": TEXT,
+    "source": TEXT,
+}
 
 
 def partial(result: dict) -> bool:
@@ -79,18 +88,27 @@ def partial(result: dict) -> bool:
 def check_result(result: Any, file: Path) -> None:
     """Refuses what this report cannot read truly: another schema, a missing field, a percent where a fraction belongs."""
     if not isinstance(result, dict) or "schema" not in result:
-        raise ReportError(f"{file} is not a result: it has no field schema; name the result.json that experiments/run.py wrote")
+        raise ReportError(
+            f"{file} is not a result: it has no field schema; name the result.json that experiments/run.py wrote"
+        )
     if result["schema"] != SCHEMA:
         newer = f"schema {result['schema']}, and this report reads schema {SCHEMA}"
-        raise ReportError(f"{file} has {newer}; read it with the checkout that wrote it, or run the experiment again")
+        raise ReportError(
+            f"{file} has {newer}; read it with the checkout that wrote it, or run the experiment again"
+        )
     check_fields(result, FIELDS, OPTIONAL, file)
     measured = {name: result.get(name) for name in FRACTIONS}
     for group in ("iou", "categories"):
         measured |= {f"{group} {name}": value for name, value in (result.get(group) or {}).items()}
-    measured |= {f"interval {end}": value for end, value in enumerate(check_interval(result.get("interval"), file))}
+    measured |= {
+        f"interval {end}": value
+        for end, value in enumerate(check_interval(result.get("interval"), file))
+    }
     for name, value in measured.items():
         if value is not None and not (is_a(value, NUMBER) and 0 <= value <= 1):
-            raise ReportError(f"{file}: {name} is {value!r}, but what we measure is a fraction from 0 to 1; write it as one")
+            raise ReportError(
+                f"{file}: {name} is {value!r}, but what we measure is a fraction from 0 to 1; write it as one"
+            )
     for published in result["published"]:
         check_published(published, file)
 
@@ -98,7 +116,9 @@ def check_result(result: Any, file: Path) -> None:
 def check_interval(interval: list | None, file: Path) -> list:
     """Its two ends; none where there is no interval."""
     ends = interval or []
-    if interval is not None and (len(ends) != 2 or not all(is_a(end, NUMBER) for end in ends) or ends[0] > ends[1]):
+    if interval is not None and (
+        len(ends) != 2 or not all(is_a(end, NUMBER) for end in ends) or ends[0] > ends[1]
+    ):
         wanted = "two fractions, the lower first; correct it or judge the checkpoint again"
         raise ReportError(f"{file}: interval is {interval!r}, but must be {wanted}")
     return ends
@@ -107,20 +127,28 @@ def check_interval(interval: list | None, file: Path) -> list:
 def check_published(published: Any, file: Path) -> None:
     """A published figure is in percent; one that is not above 1 was written as a fraction."""
     if not isinstance(published, dict):
-        raise ReportError(f"{file}: a published figure is {published!r}, but must be a dict with {', '.join(PUBLISHED)}; correct it")
+        raise ReportError(
+            f"{file}: a published figure is {published!r}, but must be a dict with {', '.join(PUBLISHED)}; correct it"
+        )
     check_fields(published, PUBLISHED, {}, file)
     if not 1 < published["miou"] <= 100:
-        raise ReportError(f"{file}: a published miou is {published['miou']}, but must be in percent; correct it in the paper's file")
+        raise ReportError(
+            f"{file}: a published miou is {published['miou']}, but must be in percent; correct it in the paper's file"
+        )
 
 
 def check_fields(record: dict, required: Mapping, optional: Mapping, file: Path) -> None:
     """Refuses a record whose fields are missing or of another type."""
     if missing := [name for name in required if name not in record]:
-        raise ReportError(f"{file} lacks {', '.join(missing)}; run the experiment again, or copy its result.json anew")
+        raise ReportError(
+            f"{file} lacks {', '.join(missing)}; run the experiment again, or copy its result.json anew"
+        )
     for name, types in {**required, **optional}.items():
         if name in record and not is_a(record[name], types):
             allowed = " or ".join("null" if each is NOTHING else each.__name__ for each in types)
-            raise ReportError(f"{file}: {name} is {record[name]!r}, but must be {allowed}; correct it or run the experiment again")
+            raise ReportError(
+                f"{file}: {name} is {record[name]!r}, but must be {allowed}; correct it or run the experiment again"
+            )
 
 
 def is_a(value: Any, types: tuple[type, ...]) -> bool:
@@ -137,7 +165,9 @@ def read_results(paths: Iterable[str | Path]) -> list[dict]:
     for file in [file for path in paths for file in result_files(Path(path))]:
         result = read_json(file)
         check_result(result, file)
-        content = json.dumps({name: value for name, value in result.items() if name != "checkpoint"}, sort_keys=True)
+        content = json.dumps(
+            {name: value for name, value in result.items() if name != "checkpoint"}, sort_keys=True
+        )
         found.setdefault(content, {**result, "file": str(file)})
     return list(found.values())
 
@@ -147,17 +177,27 @@ def result_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise ReportError(f"{path} does not exist; name a run folder, a folder of runs or a result file, as in: report.py runs")
+        raise ReportError(
+            f"{path} does not exist; name a run folder, a folder of runs or a result file, as in: report.py runs"
+        )
     if (path / "result.json").is_file():
         return [path / "result.json", *evaluations(path)]
     if is_run(path):
-        raise ReportError(f"{path} has no result.json: its run is still going or was stopped; wait for it, or leave it out")
+        raise ReportError(
+            f"{path} has no result.json: its run is still going or was stopped; wait for it, or leave it out"
+        )
     if (path / "table.json").is_file():
         return sweep_files(path)
     results = sorted(path.glob("*/result.json"))
-    files = [*results, *(file for each in results for file in evaluations(each.parent)), *sorted(kept(path))]
+    files = [
+        *results,
+        *(file for each in results for file in evaluations(each.parent)),
+        *sorted(kept(path)),
+    ]
     if not files and not stopped_runs([path]):
-        raise ReportError(f"{path} holds no results; name a run folder, a folder of runs or a folder of result files")
+        raise ReportError(
+            f"{path} holds no results; name a run folder, a folder of runs or a folder of result files"
+        )
     return files
 
 
@@ -171,9 +211,16 @@ def evaluations(run: Path) -> list[Path]:
 def sweep_files(path: Path) -> list[Path]:
     """The results of a sweep's runs, which lie beside its folder."""
     try:
-        names = [run["folder"] for row in read_json(path / "table.json")["rows"] for run in row["runs"] if run["folder"]]
+        names = [
+            run["folder"]
+            for row in read_json(path / "table.json")["rows"]
+            for run in row["runs"]
+            if run["folder"]
+        ]
     except (KeyError, TypeError):
-        raise ReportError(f"{path / 'table.json'} is no table of a sweep; make it anew with the command that began the sweep") from None
+        raise ReportError(
+            f"{path / 'table.json'} is no table of a sweep; make it anew with the command that began the sweep"
+        ) from None
     return [file for name in names if (file := path.parent / name / "result.json").is_file()]
 
 
@@ -183,7 +230,12 @@ def kept(folder: Path) -> list[Path]:
 
 def stopped_runs(paths: Iterable[str | Path]) -> list[Path]:
     """The runs in these folders that have left no result."""
-    return [run for path in paths for run in sorted(Path(path).glob("*")) if is_run(run) and not (run / "result.json").is_file()]
+    return [
+        run
+        for path in paths
+        for run in sorted(Path(path).glob("*"))
+        if is_run(run) and not (run / "result.json").is_file()
+    ]
 
 
 def is_run(folder: Path) -> bool:
@@ -194,9 +246,13 @@ def read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ReportError(f"{file} does not exist; is {file.parent} a run folder of experiments/run.py?") from None
+        raise ReportError(
+            f"{file} does not exist; is {file.parent} a run folder of experiments/run.py?"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ReportError(f"{file} cannot be read ({error}); check its rights, or copy it anew") from None
+        raise ReportError(
+            f"{file} cannot be read ({error}); check its rights, or copy it anew"
+        ) from None
 
 
 def read_json(file: Path) -> Any:
@@ -204,7 +260,9 @@ def read_json(file: Path) -> Any:
         return json.loads(read_text(file))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}: {error.msg}"
-        raise ReportError(f"{file} is broken JSON ({where}); copy it anew from its run folder, or remove it") from None
+        raise ReportError(
+            f"{file} is broken JSON ({where}); copy it anew from its run folder, or remove it"
+        ) from None
 
 
 def read_metrics(run: str | Path) -> dict[str, list]:
@@ -212,25 +270,37 @@ def read_metrics(run: str | Path) -> dict[str, list]:
     file = Path(run) / "metrics.csv"
     lines = [line for line in csv.reader(io.StringIO(read_text(file))) if line]
     if not lines or "step" not in lines[0]:
-        raise ReportError(f"{file} has no column step; it must be the metrics.csv that experiments/run.py wrote")
+        raise ReportError(
+            f"{file} has no column step; it must be the metrics.csv that experiments/run.py wrote"
+        )
     names, *rows = lines
     if rows and len(rows[-1]) < len(names):
         rows.pop()
     if any(len(row) != len(names) for row in rows):
-        raise ReportError(f"{file} has rows that do not fit its header of {len(names)} columns; copy it anew from the run")
-    return {name: [number(row[column], name, file) for row in rows] for column, name in enumerate(names)}
+        raise ReportError(
+            f"{file} has rows that do not fit its header of {len(names)} columns; copy it anew from the run"
+        )
+    return {
+        name: [number(row[column], name, file) for row in rows] for column, name in enumerate(names)
+    }
 
 
 def number(cell: str, name: str, file: Path) -> float | int | None:
     try:
         return None if not cell.strip() else int(float(cell)) if name == "step" else float(cell)
     except (ValueError, OverflowError):
-        raise ReportError(f"{file}: {name} holds {cell!r}, which is no number; correct the cell or leave it empty") from None
+        raise ReportError(
+            f"{file}: {name} holds {cell!r}, which is no number; correct the cell or leave it empty"
+        ) from None
 
 
 def curve(metrics: Mapping[str, list], name: str) -> tuple[list[int], list[float]]:
     """Steps and values of one metric where it was logged; both empty where it never was."""
-    points = [(step, value) for step, value in zip(metrics["step"], metrics.get(name, ()), strict=False) if None not in (step, value)]
+    points = [
+        (step, value)
+        for step, value in zip(metrics["step"], metrics.get(name, ()), strict=False)
+        if None not in (step, value)
+    ]
     return [step for step, _ in points], [value for _, value in points]
 
 
@@ -243,11 +313,15 @@ def read_catalogue(folder: Path) -> dict[str, dict]:
     """The papers of catalogue.json by name."""
     file = folder / "catalogue.json"
     if not file.is_file():
-        raise ReportError(f"{file} does not exist, and --all needs it; make it with: python -m experiments.catalogue")
+        raise ReportError(
+            f"{file} does not exist, and --all needs it; make it with: python -m experiments.catalogue"
+        )
     papers = document.get("papers") if isinstance(document := read_json(file), dict) else None
     books = papers.values() if isinstance(papers, dict) else [None]
     if not all(isinstance(book, dict) and isinstance(book.get("rows"), dict) for book in books):
-        raise ReportError(f"{file} has no papers with rows; make it anew with: python -m experiments.catalogue")
+        raise ReportError(
+            f"{file} has no papers with rows; make it anew with: python -m experiments.catalogue"
+        )
     for row in [row for book in books for row in book["rows"].values()]:
         for published in row.get("published", ()) if isinstance(row, dict) else (row,):
             check_published(published, file)

@@ -15,7 +15,10 @@ from experiments.door import hushed
 from experiments.pictures import strip_beside
 
 H264 = "H.264"
-CODECS = {".mp4": {"avc1": H264, "mp4v": "MPEG-4"}, ".webm": {"VP80": "VP8"}}  # of OpenCV's wheels: avc1 only where the hardware encodes
+CODECS = {
+    ".mp4": {"avc1": H264, "mp4v": "MPEG-4"},
+    ".webm": {"VP80": "VP8"},
+}  # of OpenCV's wheels: avc1 only where the hardware encodes
 THREADS = 4  # of the encoder
 SLOWEST = 0.001  # frames per second; of fewer, PyAV would make another rate
 
@@ -49,20 +52,31 @@ class Recording:
 
     def open(self, picture: np.ndarray) -> None:
         height, width = picture.shape[:2]
-        self.size = (width // 2 * 2, height // 2 * 2)  # every codec here stores colors of pixels by twos
-        self.writer, self.codec = writer_of(self.partial, self.rate, self.size) if all(self.size) else (None, "")
+        self.size = (
+            width // 2 * 2,
+            height // 2 * 2,
+        )  # every codec here stores colors of pixels by twos
+        self.writer, self.codec = (
+            writer_of(self.partial, self.rate, self.size) if all(self.size) else (None, "")
+        )
         if self.writer is None:
             what = f"{width}x{height} pixels and {self.rate:.4g} frames per second"
-            raise Refused(f"a video of {what} cannot be written to {self.file}; take --kinds color for pictures")
+            raise Refused(
+                f"a video of {what} cannot be written to {self.file}; take --kinds color for pictures"
+            )
 
     def finish(self) -> None:
         """OpenCV does not say when a disk is full, hence the count."""
         if self.writer is None:
             return
         self.writer.close()
-        found = cv2.VideoCapture(str(self.partial.absolute()), cv2.CAP_FFMPEG).get(cv2.CAP_PROP_FRAME_COUNT)
+        found = cv2.VideoCapture(str(self.partial.absolute()), cv2.CAP_FFMPEG).get(
+            cv2.CAP_PROP_FRAME_COUNT
+        )
         if found != self.frames:
-            raise Refused(f"{self.file} could not be written: {self.frames} frames were given and {found:.0f} are there; is the disk full?")
+            raise Refused(
+                f"{self.file} could not be written: {self.frames} frames were given and {found:.0f} are there; is the disk full?"
+            )
         self.partial.replace(self.file)
 
     def discard(self) -> None:
@@ -112,13 +126,19 @@ class PyAV:
 
         self.frame, self.problem = av.VideoFrame.from_ndarray, av.FFmpegError
         with self.as_os_error():
-            self.video = av.open(str(file.absolute()), "w", options={"movflags": "+faststart"})  # plays before all of it is there
+            self.video = av.open(
+                str(file.absolute()), "w", options={"movflags": "+faststart"}
+            )  # plays before all of it is there
             options = {"preset": "veryfast", "crf": "20"}
-            self.stream = self.video.add_stream("libx264", rate=Fraction(rate).limit_denominator(10_000), options=options)
+            self.stream = self.video.add_stream(
+                "libx264", rate=Fraction(rate).limit_denominator(10_000), options=options
+            )
         self.stream.width, self.stream.height, self.stream.pix_fmt = *size, "yuv420p"
         context = self.stream.codec_context
         context.thread_count, context.color_range = THREADS, 1  # 16 to 235
-        context.colorspace = context.color_primaries = context.color_trc = 6  # BT.601, which FFmpeg makes of RGB
+        context.colorspace = context.color_primaries = context.color_trc = (
+            6  # BT.601, which FFmpeg makes of RGB
+        )
 
     def write(self, picture: np.ndarray) -> None:
         with self.as_os_error():
@@ -140,13 +160,17 @@ class PyAV:
         try:
             yield
         except self.problem as problem:
-            raise OSError(f"the video could not be written ({problem.strerror}); make room, or give another --out") from problem
+            raise OSError(
+                f"the video could not be written ({problem.strerror}); make room, or give another --out"
+            ) from problem
 
 
 class OpenCV:
     def __init__(self, file: Path, code: str, rate: float, size: tuple[int, int]) -> None:
         with hushed():
-            self.video = cv2.VideoWriter(str(file.absolute()), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*code), rate, size)
+            self.video = cv2.VideoWriter(
+                str(file.absolute()), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*code), rate, size
+            )
 
     def write(self, picture: np.ndarray) -> None:
         self.video.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from experiments.formats import WIDTH, apart_line, as_csv, as_markdown, as_text, letters, markdown_line, plain
+from experiments.formats import (
+    WIDTH,
+    apart_line,
+    as_csv,
+    as_markdown,
+    as_text,
+    letters,
+    markdown_line,
+    plain,
+)
 from experiments.recorded import (
     FIELDS,
     RESULTS,
@@ -55,18 +64,56 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    words.add_argument("runs", nargs="*", type=Path, metavar="RUN_OR_FOLDER", help="runs, folders of runs or files (none: --results)")
-    words.add_argument("--results", type=Path, metavar="DIR", help="where kept results and the catalogue are (experiments/results)")
-    words.add_argument("--format", choices=("text", "markdown", "csv"), default="text", help="text for a terminal (default), or for a file")
-    words.add_argument("--data", metavar="NAME", help="only this data set, as cityscapes or streets")
+    words.add_argument(
+        "runs",
+        nargs="*",
+        type=Path,
+        metavar="RUN_OR_FOLDER",
+        help="runs, folders of runs or files (none: --results)",
+    )
+    words.add_argument(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="where kept results and the catalogue are (experiments/results)",
+    )
+    words.add_argument(
+        "--format",
+        choices=("text", "markdown", "csv"),
+        default="text",
+        help="text for a terminal (default), or for a file",
+    )
+    words.add_argument(
+        "--data", metavar="NAME", help="only this data set, as cityscapes or streets"
+    )
     words.add_argument("--split", metavar="NAME", help="only this split, as val or test")
     words.add_argument("--paper", metavar="NAME", help="only this paper, as bisenet")
-    words.add_argument("--all", action="store_true", help="also the rows of the catalogue that nobody has measured")
-    words.add_argument("--out", type=Path, metavar="FILE", help="write to this file instead of the screen")
-    words.add_argument("--compare", type=Path, nargs=2, metavar="EVALUATION", help="two evaluations of the same images, by evaluate.py")
-    words.add_argument("--plot", type=Path, metavar="FILE", help="also draw mIoU against frames per second: a .png, .svg or .pdf")
     words.add_argument(
-        "--speed", type=Path, nargs="+", default=[], metavar="BENCH", help="our speeds, as benchmark.py infer --out wrote them"
+        "--all", action="store_true", help="also the rows of the catalogue that nobody has measured"
+    )
+    words.add_argument(
+        "--out", type=Path, metavar="FILE", help="write to this file instead of the screen"
+    )
+    words.add_argument(
+        "--compare",
+        type=Path,
+        nargs=2,
+        metavar="EVALUATION",
+        help="two evaluations of the same images, by evaluate.py",
+    )
+    words.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="also draw mIoU against frames per second: a .png, .svg or .pdf",
+    )
+    words.add_argument(
+        "--speed",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="BENCH",
+        help="our speeds, as benchmark.py infer --out wrote them",
     )
     return words
 
@@ -93,16 +140,26 @@ def report(options: argparse.Namespace) -> tuple[list[dict], list[dict], list[Pa
     """The rows of the table, the rows that stand apart, and the runs without a result."""
     folder = options.results or RESULTS
     if not folder.is_dir() and options.results:
-        raise ReportError(f"{folder} does not exist; name the folder of kept results, as in: report.py --results experiments/results")
+        raise ReportError(
+            f"{folder} does not exist; name the folder of kept results, as in: report.py --results experiments/results"
+        )
     paths = options.runs or ([folder] if kept(folder) else [])
     results = read_results(paths)
     rows, others = table(results), apart(results)
     rows = in_order(rows + not_measured(read_catalogue(folder), rows)) if options.all else rows
-    for name, wanted in (("paper", options.paper), ("data", options.data), ("split", options.split)):
+    for name, wanted in (
+        ("paper", options.paper),
+        ("data", options.data),
+        ("split", options.split),
+    ):
         if wanted is not None:
             check_known(name, wanted, rows + others)
             rows, others = ([row for row in part if row[name] == wanted] for part in (rows, others))
-    return rows, others, [] if options.paper or options.data or options.split else stopped_runs(paths)
+    return (
+        rows,
+        others,
+        [] if options.paper or options.data or options.split else stopped_runs(paths),
+    )
 
 
 def check_known(name: str, wanted: str, rows: list[dict]) -> None:
@@ -113,7 +170,9 @@ def check_known(name: str, wanted: str, rows: list[dict]) -> None:
     near = get_close_matches(wanted, known, n=1, cutoff=0.5)
     guess = f"did you mean {near[0]}? " if near else ""
     have = f"there are {', '.join(known)}" if known else "there is no result at all"
-    raise ReportError(f"no result has the {name} {wanted}; {guess}{have}; run it, or see with --all what is not measured")
+    raise ReportError(
+        f"no result has the {name} {wanted}; {guess}{have}; run it, or see with --all what is not measured"
+    )
 
 
 def compared(options: argparse.Namespace) -> str:
@@ -121,7 +180,9 @@ def compared(options: argparse.Namespace) -> str:
     given = {"RUN_OR_FOLDER": options.runs, "--plot": options.plot, "--speed": options.speed, "--all": options.all, "--data": options.data,
              "--paper": options.paper, "--split": options.split, f"--format {options.format}": options.format != "text"}  # fmt: skip
     if beside := [name for name, value in given.items() if value]:
-        raise ReportError(f"--compare sets two evaluations beside each other and makes no table; leave out {', '.join(beside)}")
+        raise ReportError(
+            f"--compare sets two evaluations beside each other and makes no table; leave out {', '.join(beside)}"
+        )
     from experiments.comparing import compare
 
     return compare(*options.compare)
@@ -133,13 +194,17 @@ def plot(rows: list[dict], options: argparse.Namespace) -> list[str]:
     from experiments.points import how_measured, in_words, points, published_speeds, read_timing
 
     if not options.plot:
-        raise ReportError("--speed says how fast networks are, which a plot alone shows; give it one with --plot FILE.png")
+        raise ReportError(
+            "--speed says how fast networks are, which a plot alone shows; give it one with --plot FILE.png"
+        )
     check_file(options.plot)
     timings = [read_timing(file) for file in options.speed]
     found, left = points(rows, timings, published_speeds(options.results or RESULTS))
     if not found:
         reasons = "; ".join(in_words(left)) or "the table is empty"
-        raise ReportError(f"there is nothing to plot ({reasons}); give --all for published points, or --speed for ours")
+        raise ReportError(
+            f"there is nothing to plot ({reasons}); give --all for published points, or --speed for ours"
+        )
     draw(found, options.plot, how_measured(found, timings))
     made = f"plot: {len(found)} point{'s' * (len(found) > 1)} in {options.plot}"
     return [made, *(f"not in it, {line}" for line in in_words(left))]
@@ -153,10 +218,18 @@ def print_or_write(text: str, options: argparse.Namespace) -> None:
     try:
         write_text(options.out, text)
     except OSError as error:
-        raise ReportError(f"{options.out} cannot be written ({error.strerror}); name a file in a folder that exists") from None
+        raise ReportError(
+            f"{options.out} cannot be written ({error.strerror}); name a file in a folder that exists"
+        ) from None
 
 
-def in_format(rows: list[dict], others: list[dict], stopped: list[Path], unplotted: list[str], options: argparse.Namespace) -> str:
+def in_format(
+    rows: list[dict],
+    others: list[dict],
+    stopped: list[Path],
+    unplotted: list[str],
+    options: argparse.Namespace,
+) -> str:
     if options.format == "csv":
         return as_csv(rows + others)
     lines = [*map(apart_line, others), *(f"without result.json: {run}" for run in stopped)]

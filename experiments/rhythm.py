@@ -27,7 +27,9 @@ class PerStep(Callback):
     def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
         self.step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: Trainer, module: SegmentationModule, *unused: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: SegmentationModule, *unused: Any
+    ) -> None:
         if trainer.global_step != self.step:
             self.step = trainer.global_step
             self.on_step(trainer, module)

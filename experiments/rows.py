@@ -24,7 +24,9 @@ def apart(results: Iterable[dict]) -> list[dict]:
 
 
 def standing(result: dict) -> str:
-    if result.get("smoke") or any(departure.endswith("(--smoke)") for departure in result["departures"]):
+    if result.get("smoke") or any(
+        departure.endswith("(--smoke)") for departure in result["departures"]
+    ):
         return "smoke"
     if not result["finished"]:
         return "unfinished"
@@ -34,7 +36,10 @@ def standing(result: dict) -> str:
 def likeness(result: dict) -> str:
     """What runs must share before their figures may be averaged."""
     same = ("experiment", "overrides", "data", "split", "protocol", "iterations")
-    return json.dumps([*(result[name] for name in same), sorted(result["departures"]), released(result)], sort_keys=True)
+    return json.dumps(
+        [*(result[name] for name in same), sorted(result["departures"]), released(result)],
+        sort_keys=True,
+    )
 
 
 def as_row(runs: Sequence[dict]) -> dict:
@@ -47,7 +52,9 @@ def as_row(runs: Sequence[dict]) -> dict:
         "status": standing(newest),
         "name": name_of(newest),
         **{name: newest[name] for name in same},
-        "iterations": None if released(newest) else newest["iterations"],  # nobody says how long the authors trained
+        "iterations": None
+        if released(newest)
+        else newest["iterations"],  # nobody says how long the authors trained
         "released": released(newest),
         "port": bool(newest.get("port")),
         **published_cells(published),
@@ -57,9 +64,18 @@ def as_row(runs: Sequence[dict]) -> dict:
         "seeds": sorted({run["seed"] for run in runs}),
         "difference": mean(ours) - published[0]["miou"] if ours and published else None,
         "pixel_accuracy": mean(over_seeds(runs, lambda run: run["pixel_accuracy"])),
-        "iou": {name: mean(over_seeds(runs, lambda run, name=name: run["iou"].get(name))) for name in newest["iou"]},
-        **{name: newest[name] for name in ("parameters", "inference_parameters", "images", "departures")},
-        **{name: sorted({str(run[name]) for run in runs}) for name in ("hardware", "precision", "date")},
+        "iou": {
+            name: mean(over_seeds(runs, lambda run, name=name: run["iou"].get(name)))
+            for name in newest["iou"]
+        },
+        **{
+            name: newest[name]
+            for name in ("parameters", "inference_parameters", "images", "departures")
+        },
+        **{
+            name: sorted({str(run[name]) for run in runs})
+            for name in ("hardware", "precision", "date")
+        },
         "commit": sorted({run["commit"] or "none" for run in runs}),
         "runs": [run.get("file", "") for run in runs],
     }
@@ -68,7 +84,11 @@ def as_row(runs: Sequence[dict]) -> dict:
 def interval_of(runs: Sequence[dict]) -> list[float]:
     """Of a single score, in percent; the same weights may have been judged twice, by their run and by evaluate.py."""
     known = [run["interval"] for run in runs if run.get("interval")]
-    return [100 * end for end in known[0]] if known and len({(run["seed"], run["miou"]) for run in runs}) == 1 else []
+    return (
+        [100 * end for end in known[0]]
+        if known and len({(run["seed"], run["miou"]) for run in runs}) == 1
+        else []
+    )
 
 
 def over_seeds(runs: Sequence[dict], value: Callable[[dict], float | None]) -> list[float]:
@@ -89,9 +109,16 @@ def comparable(result: dict) -> list[dict]:
 
     A released checkpoint's figures are those of whoever trained it: the authors', or another code line's own.
     """
-    if partial(result) or any(name.split(".")[0] in ("model", "semi") or name == "data.labelled" for name in result["overrides"]):
+    if partial(result) or any(
+        name.split(".")[0] in ("model", "semi") or name == "data.labelled"
+        for name in result["overrides"]
+    ):
         return []
-    return [each for each in result["published"] if all(each[name] == result[name] for name in ("data", "split", "protocol"))]
+    return [
+        each
+        for each in result["published"]
+        if all(each[name] == result[name] for name in ("data", "split", "protocol"))
+    ]
 
 
 def published_cells(published: Sequence[dict]) -> dict:
@@ -103,8 +130,13 @@ def published_cells(published: Sequence[dict]) -> dict:
 
 def name_of(result: dict) -> str:
     """The address with its overrides, as they are written on the command line, and whose checkpoint it is where it is not ours."""
-    given = {name: value for name, value in sorted(result["overrides"].items()) if name != "released"}
-    words = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in given.items()]
+    given = {
+        name: value for name, value in sorted(result["overrides"].items()) if name != "released"
+    }
+    words = [
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in given.items()
+    ]
     layout = released(result)
     return " ".join([result["experiment"], *words, *([f"(released {layout})"] if layout else [])])
 
@@ -121,7 +153,13 @@ def in_order(rows: Iterable[dict]) -> list[dict]:
 def place_in_order(row: dict) -> list:
     """A released checkpoint comes right after what we trained of the same network and protocol."""
     name = row["name"].removesuffix(f" (released {row['released']})")
-    return [row["paper"], name, *(row[part] for part in ("data", "split", "protocol")), row["released"] or "", row["seeds"]]
+    return [
+        row["paper"],
+        name,
+        *(row[part] for part in ("data", "split", "protocol")),
+        row["released"] or "",
+        row["seeds"],
+    ]
 
 
 def like_with_like(rows: Iterable[dict]) -> dict[tuple[str, str, str], list[dict]]:
@@ -139,15 +177,27 @@ def not_measured(papers: Mapping[str, dict], rows: Iterable[dict]) -> list[dict]
     """A row for each published figure that none of `rows` is set beside, and for each experiment with neither figure nor run."""
     rows = list(rows)
     held = {
-        (row["experiment"], row["data"], row["split"], row["protocol"]) for row in rows if row["published"] is not None and not row["port"]
+        (row["experiment"], row["data"], row["split"], row["protocol"])
+        for row in rows
+        if row["published"] is not None and not row["port"]
     }
     run = {row["experiment"] for row in rows if not row["port"]}
     missing = []
-    for paper, row, claims in [(paper, row, claims) for paper, book in papers.items() for row, claims in book["rows"].items()]:
+    for paper, row, claims in [
+        (paper, row, claims)
+        for paper, book in papers.items()
+        for row, claims in book["rows"].items()
+    ]:
         blank = blank_row(paper, row, papers[paper].get("title", ""), claims.get("parameters"))
         figures = like_with_like(claims.get("published", ()))
         missing += [
-            {**blank, "data": place[0], "split": place[1], "protocol": place[2], **published_cells(figures[place])}
+            {
+                **blank,
+                "data": place[0],
+                "split": place[1],
+                "protocol": place[2],
+                **published_cells(figures[place]),
+            }
             for place in figures
             if (blank["experiment"], *place) not in held
         ]
@@ -159,9 +209,39 @@ def not_measured(papers: Mapping[str, dict], rows: Iterable[dict]) -> list[dict]
 def blank_row(paper: str, row: str, title: str, parameters: int | None) -> dict:
     """A row of the table before anything is known of it."""
     experiment = f"{paper}/{row}"
-    named = {"status": "not measured", "name": experiment, "experiment": experiment, "paper": paper, "row": row, "title": title}
-    numbers = dict.fromkeys(("iterations", "ours", "spread", "difference", "pixel_accuracy", "inference_parameters", "images", "released"))
-    lists = {name: [] for name in ("interval", "seeds", "departures", "hardware", "precision", "date", "commit", "runs")}
+    named = {
+        "status": "not measured",
+        "name": experiment,
+        "experiment": experiment,
+        "paper": paper,
+        "row": row,
+        "title": title,
+    }
+    numbers = dict.fromkeys(
+        (
+            "iterations",
+            "ours",
+            "spread",
+            "difference",
+            "pixel_accuracy",
+            "inference_parameters",
+            "images",
+            "released",
+        )
+    )
+    lists = {
+        name: []
+        for name in (
+            "interval",
+            "seeds",
+            "departures",
+            "hardware",
+            "precision",
+            "date",
+            "commit",
+            "runs",
+        )
+    }
     place = {"data": "", "split": "", "protocol": ""}
     return {
         **named,

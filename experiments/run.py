@@ -35,7 +35,11 @@ fine-tuning on your own images
 
 def parser() -> Parser:
     made = Parser(
-        prog="run.py", description=__doc__, epilog=EPILOG, allow_abbrev=False, formatter_class=words.argparse.RawDescriptionHelpFormatter
+        prog="run.py",
+        description=__doc__,
+        epilog=EPILOG,
+        allow_abbrev=False,
+        formatter_class=words.argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
         "--model",
@@ -53,20 +57,51 @@ def parser() -> Parser:
         default="none",
         help="learn from unlabelled images too: mean_teacher; none (default) is the baseline for it",
     )
-    made.add_argument("--seed", type=int, default=0, help="of weights, data and dropout (default 0)")
-    made.add_argument("--seeds", metavar="N,N,...", help="several seeds, one after another; the table at the end has their mean and spread")
+    made.add_argument(
+        "--seed", type=int, default=0, help="of weights, data and dropout (default 0)"
+    )
+    made.add_argument(
+        "--seeds",
+        metavar="N,N,...",
+        help="several seeds, one after another; the table at the end has their mean and spread",
+    )
     made.add_argument(
         "--init",
         metavar="FROM",
         help="scratch, imagenet, FILE (a checkpoint, whose heads of another class count start anew, or a backbone's ImageNet weights) "
         "or released:NAME=FILE (the authors')",
     )
-    made.add_argument("--resume", metavar="RUN", type=Path, help="go on with an unfinished run folder, exactly where it stopped")
-    made.add_argument("--smoke", action="store_true", help="a few tiny steps, to see that everything works (seconds)")
-    made.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="where run folders go (default: runs)")
-    made.add_argument("--list", action="store_true", help="what there is: papers, rows, parameters, published and our best mIoU")
-    made.add_argument("--show", action="store_true", help="every resolved value of this run and where it came from; trains nothing")
-    made.add_argument("overrides", nargs="*", metavar="group.name=value", help="any value of the run; see below")
+    made.add_argument(
+        "--resume",
+        metavar="RUN",
+        type=Path,
+        help="go on with an unfinished run folder, exactly where it stopped",
+    )
+    made.add_argument(
+        "--smoke",
+        action="store_true",
+        help="a few tiny steps, to see that everything works (seconds)",
+    )
+    made.add_argument(
+        "--runs",
+        metavar="DIR",
+        type=Path,
+        default=Path("runs"),
+        help="where run folders go (default: runs)",
+    )
+    made.add_argument(
+        "--list",
+        action="store_true",
+        help="what there is: papers, rows, parameters, published and our best mIoU",
+    )
+    made.add_argument(
+        "--show",
+        action="store_true",
+        help="every resolved value of this run and where it came from; trains nothing",
+    )
+    made.add_argument(
+        "overrides", nargs="*", metavar="group.name=value", help="any value of the run; see below"
+    )
     return made
 
 
@@ -78,7 +113,9 @@ def main(arguments: list[str] | None = None) -> int:
         if asked.resume:
             return resume(asked)
         if not asked.model:
-            raise Refused("which model? give --model paper[/row], for example --model bisenet (--list prints them all)")
+            raise Refused(
+                "which model? give --model paper[/row], for example --model bisenet (--list prints them all)"
+            )
         if asked.seed < 0:
             raise Refused(f"--seed {asked.seed}: a seed is a whole number from 0 up")
         if planned.several(asked):
@@ -102,29 +139,45 @@ def start(asked: Namespace, resolved: Resolved) -> int:
 
 
 def resume(asked: Namespace) -> int:
-    given = [flag for flag in ("model", "data", "init", "seeds") if getattr(asked, flag)] + asked.overrides
+    given = [
+        flag for flag in ("model", "data", "init", "seeds") if getattr(asked, flag)
+    ] + asked.overrides
     given += ["semi"] if asked.semi != "none" else []
     if given or asked.smoke:
-        raise Refused(f"--resume goes on exactly as the run began, so it stands alone; leave out {', '.join(map(str, given)) or '--smoke'}")
+        raise Refused(
+            f"--resume goes on exactly as the run began, so it stands alone; leave out {', '.join(map(str, given)) or '--smoke'}"
+        )
     config = runs.read_config(asked.resume)
     if not (asked.resume / "checkpoints" / "last.ckpt").is_file():
-        raise Refused(f"{asked.resume} has no checkpoints/last.ckpt: it stopped before its first checkpoint; start it again")
+        raise Refused(
+            f"{asked.resume} has no checkpoints/last.ckpt: it stopped before its first checkpoint; start it again"
+        )
     known = words.catalogue()
     paper, row = words.named_row(known, config["experiment"])
     resolved = runs.resolved_from(config, known["papers"][paper]["rows"][row])
     introduce(resolved)
     from experiments.training import train
 
-    return train(resolved, seed=config["seed"], init="scratch", folders=asked.resume.parent, resumed=asked.resume)
+    return train(
+        resolved,
+        seed=config["seed"],
+        init="scratch",
+        folders=asked.resume.parent,
+        resumed=asked.resume,
+    )
 
 
 def introduce(resolved: Resolved) -> None:
     """The first lines: what on what, how to use Cityscapes, and what is not the paper's."""
-    if os.environ.get("SEGMODELS_RUN") or not runs.leads():  # another device's process, or said before
+    if (
+        os.environ.get("SEGMODELS_RUN") or not runs.leads()
+    ):  # another device's process, or said before
         return
     built_in = " (built-in street scenes; for Cityscapes: --data cityscapes data.root=DIR, or set CITYSCAPES_DATASET=DIR)"
     method = f" with {resolved.semi_name}" if resolved.semi_name != "none" else ""
-    print(f"{resolved.experiment}{method} on {resolved.data_name}{built_in if resolved.data_name == 'streets' else ''}")
+    print(
+        f"{resolved.experiment}{method} on {resolved.data_name}{built_in if resolved.data_name == 'streets' else ''}"
+    )
     if resolved.departures:
         print(f"not as in the paper ({len(resolved.departures)}):")
         print("\n".join(f"  {departure}" for departure in resolved.departures), flush=True)

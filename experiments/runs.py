@@ -71,13 +71,17 @@ def write_json(file: Path, content: Any) -> None:
 def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
-        raise Refused(f"{folder} is not a run folder: it has no config.json; give the folder that the run printed")
+        raise Refused(
+            f"{folder} is not a run folder: it has no config.json; give the folder that the run printed"
+        )
     try:
         stored = json.loads(file.read_text())
     except ValueError:
         raise Refused(f"{file} is damaged; copy it from a backup, or start the run again") from None
     if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
-        raise Refused(f"{file} was not written by this version of run.py; go on with the checkout that began the run, or start it again")
+        raise Refused(
+            f"{file} was not written by this version of run.py; go on with the checkout that began the run, or start it again"
+        )
     return stored
 
 
@@ -85,10 +89,16 @@ def finished(folder: Path) -> dict[str, Any] | None:
     """The result of a run that has made all its steps."""
     file = folder / "result.json"
     result = json.loads(file.read_text()) if file.is_file() else None
-    return result if result and result["iterations"] >= read_config(folder)["recipe"]["iterations"] else None
+    return (
+        result
+        if result and result["iterations"] >= read_config(folder)["recipe"]["iterations"]
+        else None
+    )
 
 
-def config(resolved: Resolved, seed: int, init: str | None, start: str, command: list[str]) -> dict[str, Any]:
+def config(
+    resolved: Resolved, seed: int, init: str | None, start: str, command: list[str]
+) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "id": secrets.token_hex(8),  # of the run in W&B, so that a resumed run goes on there too
@@ -111,14 +121,33 @@ def resolved_from(stored: Mapping[str, Any], entry: Mapping[str, Any]) -> Resolv
     paper, _, row = stored["experiment"].partition("/")
     groups = {group: stored[group] for group in ("recipe", "model", "data", "trainer")}
     groups |= {"semi_name": stored.get("semi_name", "none"), "semi": stored.get("semi", {})}
-    return Resolved(paper, row, stored["data_name"], **groups, origins=stored["origins"], entry=entry, departures=stored["departures"])
+    return Resolved(
+        paper,
+        row,
+        stored["data_name"],
+        **groups,
+        origins=stored["origins"],
+        entry=entry,
+        departures=stored["departures"],
+    )
 
 
 def commit() -> str | None:
     """The commit that the code stood at, with a plus sign where files differ from it; None outside a checkout."""
     try:
-        asked = ("git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+")
-        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        asked = (
+            "git",
+            "-C",
+            str(ROOT),
+            "describe",
+            "--always",
+            "--abbrev=12",
+            "--exclude=*",
+            "--dirty=+",
+        )
+        return subprocess.run(
+            asked, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -169,7 +198,9 @@ class Metrics:
     def __init__(self, file: Path) -> None:
         self.file, self.rows, self.columns = file, [], ["step"]
         if file.exists():
-            whole, _, _ = file.read_text().rpartition("\n")  # a line that was cut off in its midst is none
+            whole, _, _ = file.read_text().rpartition(
+                "\n"
+            )  # a line that was cut off in its midst is none
             reader = csv.DictReader(whole.splitlines())
             self.columns, self.rows = list(reader.fieldnames or ["step"]), list(reader)
 

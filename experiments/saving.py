@@ -50,7 +50,10 @@ class Checkpoints(PerStep):
     def __init__(self, folder: Path, rhythm: Rhythm) -> None:
         self.folder, self.rhythm = folder, rhythm
         self.best, self.asked, self.process = -1.0, 0, os.getpid()
-        self.before, self.began = {"seconds": 0.0, "cpu_seconds": 0.0}, (time.perf_counter(), time.process_time())
+        self.before, self.began = (
+            {"seconds": 0.0, "cpu_seconds": 0.0},
+            (time.perf_counter(), time.process_time()),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, **self.spent()}
@@ -61,7 +64,10 @@ class Checkpoints(PerStep):
 
     def spent(self) -> dict[str, float]:
         """By all sessions of the run, so far as checkpoints know of them."""
-        now = {"seconds": time.perf_counter() - self.began[0], "cpu_seconds": time.process_time() - self.began[1]}
+        now = {
+            "seconds": time.perf_counter() - self.began[0],
+            "cpu_seconds": time.process_time() - self.began[1],
+        }
         return {name: self.before[name] + value for name, value in now.items()}
 
     def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
@@ -70,8 +76,12 @@ class Checkpoints(PerStep):
         self._listen()  # again: Lightning has put a handler of its own before ours
 
     def on_step(self, trainer: Trainer, module: SegmentationModule) -> None:
-        late = self.rhythm.minutes and agreed(trainer, time.perf_counter() - self.began[0] > 60 * self.rhythm.minutes)
-        trainer.should_stop = bool(late) or self.step == self.rhythm.steps  # makes Lightning validate this step
+        late = self.rhythm.minutes and agreed(
+            trainer, time.perf_counter() - self.began[0] > 60 * self.rhythm.minutes
+        )
+        trainer.should_stop = (
+            bool(late) or self.step == self.rhythm.steps
+        )  # makes Lightning validate this step
         if trainer.should_stop or self.step % self.rhythm.validate == 0:
             return
         stop = agreed(trainer, bool(self.asked))
@@ -116,7 +126,9 @@ class Checkpoints(PerStep):
             signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame: Any) -> None:
-        if os.getpid() != self.process:  # a worker, which a terminal's Ctrl-C reaches too: the run ends it
+        if (
+            os.getpid() != self.process
+        ):  # a worker, which a terminal's Ctrl-C reaches too: the run ends it
             return
         if self.asked and number == signal.SIGINT:
             if sys.stdout.isatty():
@@ -126,9 +138,17 @@ class Checkpoints(PerStep):
         first, self.asked = not self.asked, self.asked or number
         if first and rank_zero_only.rank == 0:
             with contextlib.suppress(RuntimeError):  # in the midst of another print
-                print("\nstopping as soon as a checkpoint is written (another Ctrl-C stops at once)", file=sys.stderr, flush=True)
+                print(
+                    "\nstopping as soon as a checkpoint is written (another Ctrl-C stops at once)",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
 
 def agreed(trainer: Trainer, wish: bool) -> bool:
     """Whether any device wishes it."""
-    return trainer.strategy.reduce_boolean_decision(wish, all=False) if trainer.world_size > 1 else wish
+    return (
+        trainer.strategy.reduce_boolean_decision(wish, all=False)
+        if trainer.world_size > 1
+        else wish
+    )

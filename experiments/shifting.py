@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 Scores = Mapping[str, Any]  # what judging a source found, "miou" among it
 Judge = Callable[[Source], Scores]
-NOISE_SEVERITIES = (1, 2, 3)  # Kamann and Rother's rule, as SegFormer follows it (quoted in issue 71 of NVlabs/SegFormer)
+NOISE_SEVERITIES = (
+    1,
+    2,
+    3,
+)  # Kamann and Rother's rule, as SegFormer follows it (quoted in issue 71 of NVlabs/SegFormer)
 COLORS = ("#2a78d6", "#d9622b", "#1f9e77", "#8e5bb5")
 
 
@@ -53,12 +57,30 @@ class Shift:
         """For a JSON file; `read` takes it back, and recomputes what follows from the scores."""
         if not self.clean:  # nothing is a share of it
             return asdict(self)
-        left = {"relative": {kind: self.relative(kind) for kind in self.kinds}, "mean_relative": self.left} if self.kinds else {}
-        return asdict(self) | left | {"others_relative": {name: share(miou, self.clean) for name, miou in self.others.items()}}
+        left = (
+            {
+                "relative": {kind: self.relative(kind) for kind in self.kinds},
+                "mean_relative": self.left,
+            }
+            if self.kinds
+            else {}
+        )
+        return (
+            asdict(self)
+            | left
+            | {
+                "others_relative": {
+                    name: share(miou, self.clean) for name, miou in self.others.items()
+                }
+            }
+        )
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Shift":
-        kinds = {kind: {int(severity): miou for severity, miou in found.items()} for kind, found in content["kinds"].items()}
+        kinds = {
+            kind: {int(severity): miou for severity, miou in found.items()}
+            for kind, found in content["kinds"].items()
+        }
         return cls(content["clean"], kinds, dict(content["others"]), dict(content["setting"]))
 
 
@@ -76,11 +98,17 @@ def shift(
     """What cannot be judged, or not be compared with the reference, fails before the long part."""
     setting = {**(setting or {}), "images": len(source), "shift_seed": seed}
     if reference:
-        comparable(Shift(0.0, {kind: dict.fromkeys(severities, 0.0) for kind in kinds}, {}, setting), reference)
+        comparable(
+            Shift(0.0, {kind: dict.fromkeys(severities, 0.0) for kind in kinds}, {}, setting),
+            reference,
+        )
     clean, others = measured(judge(source)["miou"], "the images"), others or {}
     cells = [(kind, severity) for kind in kinds for severity in severities]
     found: dict[str, dict[int, float]] = {kind: {} for kind in kinds}
-    elsewhere = {name: measured(judge(other)["miou"], name) for name, other in shown(others.items(), "other data sets")}
+    elsewhere = {
+        name: measured(judge(other)["miou"], name)
+        for name, other in shown(others.items(), "other data sets")
+    }
     for kind, severity in shown(cells, "shifting"):
         found[kind][severity] = judge(Shifted(source, kind, severity, seed))["miou"]
     return Shift(clean, found, elsewhere, setting)
@@ -88,7 +116,9 @@ def shift(
 
 def measured(miou: float, what: str) -> float:
     if math.isnan(miou):
-        raise Refused(f"no pixel of {what} has a label: there is nothing to judge; see the labels with experiments/check_data.py")
+        raise Refused(
+            f"no pixel of {what} has a label: there is nothing to judge; see the labels with experiments/check_data.py"
+        )
     return miou
 
 
@@ -118,7 +148,9 @@ class Degradation:
 def degradation(result: Shift, reference: Shift) -> dict[str, Degradation]:
     """CD: sums of 1 - mIoU over the severities, by kind; rCD: of what is lost from clean. Of noise the first three severities count."""
     comparable(result, reference)
-    return {kind: against(result, reference, kind) for kind in result.kinds if counted(result, kind)}
+    return {
+        kind: against(result, reference, kind) for kind in result.kinds if counted(result, kind)
+    }
 
 
 def against(result: Shift, reference: Shift, kind: str) -> Degradation:
@@ -127,11 +159,17 @@ def against(result: Shift, reference: Shift, kind: str) -> Degradation:
         scores = [each.kinds[kind][severity] for severity in counted(result, kind)]
         sums.append((sum(1 - miou for miou in scores), sum(each.clean - miou for miou in scores)))
     (error, lost), (their_error, their_loss) = sums
-    return Degradation(error / their_error if their_error else None, lost / their_loss if their_loss > 0 else None)
+    return Degradation(
+        error / their_error if their_error else None, lost / their_loss if their_loss > 0 else None
+    )
 
 
 def counted(result: Shift, kind: str) -> list[int]:
-    return [severity for severity in result.kinds[kind] if kind not in GROUPS["noise"] or severity in NOISE_SEVERITIES]
+    return [
+        severity
+        for severity in result.kinds[kind]
+        if kind not in GROUPS["noise"] or severity in NOISE_SEVERITIES
+    ]
 
 
 def comparable(result: Shift, reference: Shift) -> None:
@@ -139,10 +177,18 @@ def comparable(result: Shift, reference: Shift) -> None:
     for name in sorted(result.setting.keys() | reference.setting.keys()):
         ours, theirs = result.setting.get(name), reference.setting.get(name)
         if ours != theirs:
-            raise Refused(f"the reference's {name} is {theirs} and not {ours}: shift both networks in the same way")
-    lacking = [kind for kind, found in result.kinds.items() if not found.keys() <= reference.kinds.get(kind, {}).keys()]
+            raise Refused(
+                f"the reference's {name} is {theirs} and not {ours}: shift both networks in the same way"
+            )
+    lacking = [
+        kind
+        for kind, found in result.kinds.items()
+        if not found.keys() <= reference.kinds.get(kind, {}).keys()
+    ]
     if lacking:
-        raise Refused(f"the reference lacks {', '.join(lacking)} in some severity: shift it with the same kinds and severities")
+        raise Refused(
+            f"the reference lacks {', '.join(lacking)} in some severity: shift it with the same kinds and severities"
+        )
 
 
 def read(file: Path) -> Shift:
@@ -151,7 +197,9 @@ def read(file: Path) -> Shift:
         content = json.loads(file.read_text(encoding="utf-8"))
         return Shift.of(content.get("shift", content))
     except OSError as problem:
-        raise Refused(f"{file} cannot be read ({problem.strerror}); give a file that --shift wrote") from None
+        raise Refused(
+            f"{file} cannot be read ({problem.strerror}); give a file that --shift wrote"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise Refused(f"{file} holds no shift; give a file that --shift wrote") from None
 
@@ -162,12 +210,16 @@ def places(text: str) -> dict[str, Path]:
     for word in text.split(","):
         name, equals, folder = (part.strip() for part in word.partition("="))
         if not (equals and name and folder):
-            raise Refused(f"--across {text}: {word.strip() or 'nothing'} is not understood; write NAME=DIR,NAME=DIR, such as acdc=DIR")
+            raise Refused(
+                f"--across {text}: {word.strip() or 'nothing'} is not understood; write NAME=DIR,NAME=DIR, such as acdc=DIR"
+            )
         name = named("data set", name, list(catalogue()["data"]))
         if name in found:
             raise Refused(f"--across {text}: {name} is named twice; give it one folder")
         if not Path(folder).expanduser().is_dir():
-            raise Refused(f"--across {text}: there is no folder {folder}; give the folder that holds {name}")
+            raise Refused(
+                f"--across {text}: there is no folder {folder}; give the folder that holds {name}"
+            )
         found[name] = Path(folder).expanduser()
     return found
 
@@ -178,25 +230,71 @@ def places(text: str) -> dict[str, Path]:
 def shift_table(result: Shift, reference: Shift | None = None) -> Table:
     """mIoU in percent; a row per kind, and what is left of the clean score."""
     compared = degradation(result, reference) if reference else {}
-    heads = ["", "", *map(str, result.severities), "mean", "left %", *(("CD %", "rCD %") if reference else ())]
-    table = Table(*heads, title="mIoU % by severity", box=None, pad_edge=False, header_style="bold", title_justify="left")
+    heads = [
+        "",
+        "",
+        *map(str, result.severities),
+        "mean",
+        "left %",
+        *(("CD %", "rCD %") if reference else ()),
+    ]
+    table = Table(
+        *heads,
+        title="mIoU % by severity",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title_justify="left",
+    )
     for column in table.columns[2:]:
         column.justify = "right"
     blank = [""] * len(result.severities)
-    table.add_row("[bold]clean[/]", "", *blank, f"[bold]{percent(result.clean)}[/]", percent(1.0), end_section=True)
+    table.add_row(
+        "[bold]clean[/]",
+        "",
+        *blank,
+        f"[bold]{percent(result.clean)}[/]",
+        percent(1.0),
+        end_section=True,
+    )
     for group, kinds in GROUPS.items():
         for kind in (kind for kind in kinds if kind in result.kinds):
             scores = result.kinds[kind]
             cells = [percent(scores.get(severity)) for severity in result.severities]
             each = compared.get(kind, Degradation(None, None))
             more = (percent(each.cd), percent(each.rcd)) if reference else ()
-            table.add_row(spaced(kind), f"[dim]{group}[/]", *cells, percent(mean(scores.values())), percent(result.relative(kind)), *more)
+            table.add_row(
+                spaced(kind),
+                f"[dim]{group}[/]",
+                *cells,
+                percent(mean(scores.values())),
+                percent(result.relative(kind)),
+                *more,
+            )
     if result.kinds:
-        means = [mean(found[severity] for found in result.kinds.values() if severity in found) for severity in result.severities]
+        means = [
+            mean(found[severity] for found in result.kinds.values() if severity in found)
+            for severity in result.severities
+        ]
         every = percent(mean(mean(found.values()) for found in result.kinds.values()))
-        more = [percent(average(getattr(each, name) for each in compared.values())) for name in ("cd", "rcd")] if reference else []
+        more = (
+            [
+                percent(average(getattr(each, name) for each in compared.values()))
+                for name in ("cd", "rcd")
+            ]
+            if reference
+            else []
+        )
         table.add_section()
-        table.add_row("[bold]mean[/]", "", *map(percent, means), every, f"[bold]{percent(result.left)}[/]", *more, end_section=True)
+        table.add_row(
+            "[bold]mean[/]",
+            "",
+            *map(percent, means),
+            every,
+            f"[bold]{percent(result.left)}[/]",
+            *more,
+            end_section=True,
+        )
     for name, miou in result.others.items():
         table.add_row(name, "", *blank, percent(miou), percent(share(miou, result.clean)))
     return table
@@ -222,12 +320,18 @@ def shift_plot(result: Shift, title: str = "") -> "Figure":
     """mIoU against severity, a panel per group of kinds; other data sets as bars beside them."""
     from matplotlib.figure import Figure
 
-    groups = {group: [kind for kind in kinds if kind in result.kinds] for group, kinds in GROUPS.items()}
+    groups = {
+        group: [kind for kind in kinds if kind in result.kinds] for group, kinds in GROUPS.items()
+    }
     groups = {group: kinds for group, kinds in groups.items() if kinds}
     count = len(groups) + bool(result.others)
     figure = Figure(figsize=(max(3.0 * count, 4), 3.6), dpi=150, layout="constrained")
     axes = list(figure.subplots(1, max(count, 1), sharey=True, squeeze=False)[0])
-    highest = 100 * max(result.clean, *result.others.values(), *(miou for found in result.kinds.values() for miou in found.values()))
+    highest = 100 * max(
+        result.clean,
+        *result.others.values(),
+        *(miou for found in result.kinds.values() for miou in found.values()),
+    )
     for axis, (group, kinds) in zip(axes, groups.items()):
         curves(axis, result, kinds)
         axis.set_title(group, fontsize=11, loc="left")
@@ -246,7 +350,15 @@ def curves(axis: "Axes", result: Shift, kinds: Sequence[str]) -> None:
     """Severity 0 is the clean score; the names stand in a legend, as curves end close to each other."""
     for kind, color, marker in zip(kinds, COLORS, "osD^"):
         points = {0: result.clean, **result.kinds[kind]}
-        axis.plot(list(points), [100 * miou for miou in points.values()], color=color, marker=marker, ms=4, lw=1.8, label=spaced(kind))
+        axis.plot(
+            list(points),
+            [100 * miou for miou in points.values()],
+            color=color,
+            marker=marker,
+            ms=4,
+            lw=1.8,
+            label=spaced(kind),
+        )
     axis.set_xticks([0, *result.severities], ["0", *map(str, result.severities)])
     axis.set_xlabel("severity")
     axis.legend(frameon=False, fontsize=8, loc="best", handlelength=1.6)
@@ -254,10 +366,21 @@ def curves(axis: "Axes", result: Shift, kinds: Sequence[str]) -> None:
 
 
 def bars(axis: "Axes", result: Shift) -> None:
-    axis.bar(range(len(result.others)), [100 * miou for miou in result.others.values()], width=0.7, color="#66727f")
+    axis.bar(
+        range(len(result.others)),
+        [100 * miou for miou in result.others.values()],
+        width=0.7,
+        color="#66727f",
+    )
     for place, miou in enumerate(result.others.values()):
         axis.annotate(
-            f"{100 * miou:.1f}", (place, 100 * miou), (0, -11), textcoords="offset points", ha="center", fontsize=8, color="white"
+            f"{100 * miou:.1f}",
+            (place, 100 * miou),
+            (0, -11),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color="white",
         )
     axis.set_xlim(-0.75, max(len(result.others), 3) - 0.25)
     axis.set_xticks(range(len(result.others)), list(result.others), fontsize=8)
@@ -287,13 +410,26 @@ def shift_sheet(
     image, label = source.window(index)
 
     def judged(words: str, image: np.ndarray) -> np.ndarray:
-        return cell(image, colored(np.where(label == IGNORED, IGNORED, predict(image)).astype(np.uint8), palette), words, width)
+        return cell(
+            image,
+            colored(np.where(label == IGNORED, IGNORED, predict(image)).astype(np.uint8), palette),
+            words,
+            width,
+        )
 
     first = [judged("clean", image), cell(image, colored(label, palette), "truth", width)]
     blocks = [first + [np.full_like(first[0], 255)] * (len(severities) - 2)]
     for kind in kinds:
-        blocks.append([judged(f"{spaced(kind)} {each}", Shifted(source, kind, each, seed).window(index)[0]) for each in severities])
-    rows = [[each for block in blocks[place : place + 2] for each in block] for place in range(0, len(blocks), 2)]
+        blocks.append(
+            [
+                judged(f"{spaced(kind)} {each}", Shifted(source, kind, each, seed).window(index)[0])
+                for each in severities
+            ]
+        )
+    rows = [
+        [each for block in blocks[place : place + 2] for each in block]
+        for place in range(0, len(blocks), 2)
+    ]
     title = f"{source.names[index]}: kinds of shift by severity, each with the prediction beneath"
     return sheet(rows, [""] * max(map(len, rows)), title, width, smooth=())
 

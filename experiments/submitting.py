@@ -31,7 +31,9 @@ from segmodels.metrics import JaccardIndex, scores
 from segmodels.module import SegmentationModule
 
 NAME, FILES = "cityscapes", "files"
-ENDING = "_pred_labelIds.png"  # the server asks that a name begins with the image's and ends in .png
+ENDING = (
+    "_pred_labelIds.png"  # the server asks that a name begins with the image's and ends in .png
+)
 AGREE = 1e-6
 
 
@@ -42,7 +44,9 @@ def submit(source: Path | Authors, asked: Namespace) -> int:
         with door():
             module = trained(source, asked.which)
             options = stored_options(source, module, NAME) | data_options(NAME, asked.overrides)
-            data = open_data(NAME, options, asked.split, source, module, labelled=asked.split != "test")
+            data = open_data(
+                NAME, options, asked.split, source, module, labelled=asked.split != "test"
+            )
             settle(module, asked.inference, asked.precision)
             images = data.images(asked.split)
             begin(begun, note_of(source, asked, module, options, images.names))
@@ -60,9 +64,13 @@ def submit(source: Path | Authors, asked: Namespace) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
-    print(f"{len(images)} label files of {NAME} {asked.split} in {asked.submit}, and packed in {asked.submit / archive.name}")
+    print(
+        f"{len(images)} label files of {NAME} {asked.split} in {asked.submit}, and packed in {asked.submit / archive.name}"
+    )
     if asked.split == "test":
-        print(f"{NAME}'s test labels are not public, so no mIoU is told: upload {archive.name} to https://www.cityscapes-dataset.com")
+        print(
+            f"{NAME}'s test labels are not public, so no mIoU is told: upload {archive.name} to https://www.cityscapes-dataset.com"
+        )
     return 0
 
 
@@ -70,7 +78,11 @@ def submit(source: Path | Authors, asked: Namespace) -> int:
 
 
 def note_of(
-    source: Path | Authors, asked: Namespace, module: SegmentationModule, options: dict[str, Any], names: list[str]
+    source: Path | Authors,
+    asked: Namespace,
+    module: SegmentationModule,
+    options: dict[str, Any],
+    names: list[str],
 ) -> dict[str, Any]:
     """All that the files depend on; as JSON gives it back."""
     file, layout = (source.file, source.layout) if isinstance(source, Authors) else (source, None)
@@ -96,7 +108,9 @@ def begin(folder: Path, note: dict[str, Any]) -> None:
         before = json.loads(stored.read_text())
         if changed := [name for name, value in note.items() if before.get(name) != value]:
             other = f"an unfinished submission with another {', '.join(changed)}"
-            raise Refused(f"{folder} holds {other}; give what was given then, remove that folder, or give another --submit")
+            raise Refused(
+                f"{folder} holds {other}; give what was given then, remove that folder, or give another --submit"
+            )
     else:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(stored, note)
@@ -117,7 +131,9 @@ def predict(module: SegmentationModule, images: Any, data: Any, folder: Path) ->
             continue
         save(data.labels.decode(label_of(module, image)), file)
         if not right(file, image.shape[:2], judged):
-            raise Refused(f"{file} was written wrongly; the disk may be failing: predict into another folder")
+            raise Refused(
+                f"{file} was written wrongly; the disk may be failing: predict into another folder"
+            )
 
 
 def right(file: Path, size: tuple[int, int], judged: set[int]) -> bool:
@@ -150,13 +166,19 @@ def self_check(begun: Path, data: Any, split: str, module: SegmentationModule) -
         save(numbers, truth)
         with Image.open(guess) as picture:
             predicted = data.labels.encode(np.asarray(picture), guess)
-        judge.update(torch.from_numpy(predicted), torch.from_numpy(data.labels.encode(numbers, name)))
+        judge.update(
+            torch.from_numpy(predicted), torch.from_numpy(data.labels.encode(numbers, name))
+        )
         pairs.append((str(guess), str(truth)))
     ours, theirs = scores(judge.confmat)["miou"], official_scores(pairs)
     print(f"mIoU of the files on {split}: {100 * ours:.4f}")
     if theirs is None:
-        print("not checked with the official script: pip install cityscapesscripts, and submit again")
+        print(
+            "not checked with the official script: pip install cityscapesscripts, and submit again"
+        )
     elif abs(theirs["averageScoreClasses"] - ours) > AGREE:
-        raise Refused(f"the official script says {100 * theirs['averageScoreClasses']:.4f}: please report this with the files in {begun}")
+        raise Refused(
+            f"the official script says {100 * theirs['averageScoreClasses']:.4f}: please report this with the files in {begun}"
+        )
     else:
         print(f"the official script says the same: {100 * theirs['averageScoreClasses']:.4f}")

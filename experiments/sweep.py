@@ -30,7 +30,16 @@ from experiments.planned import FINISHED, NEW, UNFINISHED, Run, digest, plan, re
 from experiments.swept import conclude, show, write_table
 
 PROGRAM = Path(__file__).with_name("run.py")
-OWN = ("model", "seed", "seeds", "runs", "overrides", "resume", "list", "show")  # words that a single run is not given as they came
+OWN = (
+    "model",
+    "seed",
+    "seeds",
+    "runs",
+    "overrides",
+    "resume",
+    "list",
+    "show",
+)  # words that a single run is not given as they came
 
 
 # --- before the first training
@@ -43,11 +52,19 @@ def rehearse(asked: Namespace, new: Sequence[Run]) -> None:
         first.setdefault(run.resolved.experiment, run)
     if not first:
         return
-    print(f"checking {len(first)} row{'s' * (len(first) > 1)} before the first training begins", flush=True)
+    print(
+        f"checking {len(first)} row{'s' * (len(first) > 1)} before the first training begins",
+        flush=True,
+    )
     ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is this process's to tell of
     # a process of its own: this one stays small and never touches the GPU
-    with ProcessPoolExecutor(1, get_context("spawn"), signal.signal, ignore) as process, suppress(BrokenProcessPool):
-        found = process.submit(refusals, [(run.resolved, run.seed) for run in first.values()], asked.init).result()
+    with (
+        ProcessPoolExecutor(1, get_context("spawn"), signal.signal, ignore) as process,
+        suppress(BrokenProcessPool),
+    ):
+        found = process.submit(
+            refusals, [(run.resolved, run.seed) for run in first.values()], asked.init
+        ).result()
         refused: dict[str, list[str]] = {}
         for address, reason in zip(first, found, strict=True):
             refused.setdefault(reason, []).append(address) if reason else None
@@ -64,9 +81,14 @@ def refusals(rows: Sequence[tuple[Resolved, int]], init: str | None) -> list[str
     opened: dict[str, Any] = {}
     found = []
     for resolved, seed in rows:
-        place = json.dumps([resolved.data_name, resolved.data, [resolved.recipe[name] for name in training.SEEN]])
+        place = json.dumps(
+            [resolved.data_name, resolved.data, [resolved.recipe[name] for name in training.SEEN]]
+        )
         try:
-            with door(), runs.inherited(Path("rehearsal")):  # inside a run that exists, no folder is made
+            with (
+                door(),
+                runs.inherited(Path("rehearsal")),
+            ):  # inside a run that exists, no folder is made
                 data = opened[place] = opened.get(place) or training.open_data(resolved, seed)
                 module, _ = training.build(resolved, data, init, seed, new=True)
                 training.prepare(resolved, module, data, Path("rehearsal"), {}, new=True)
@@ -99,7 +121,9 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator["Stop"]:
-        previous = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {
+            number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield self
         finally:
@@ -114,10 +138,16 @@ def sweep(asked: Namespace) -> int:
         return show(planned, asked)
     folder = asked.runs / folder_name(asked.model, planned)
     waiting = [run for run in planned if run.state != FINISHED]
-    count = {state: sum(run.state == state for run in planned) for state in (FINISHED, UNFINISHED, NEW)}
-    print(f"{len(planned)} runs: {count[FINISHED]} finished before, {count[UNFINISHED]} to go on with, {count[NEW]} new")
+    count = {
+        state: sum(run.state == state for run in planned) for state in (FINISHED, UNFINISHED, NEW)
+    }
+    print(
+        f"{len(planned)} runs: {count[FINISHED]} finished before, {count[UNFINISHED]} to go on with, {count[NEW]} new"
+    )
     for run in planned:
-        print(f"  finished before: {run.name} ({run.folder}{other_commit(run)})") if run.state == FINISHED else None
+        print(
+            f"  finished before: {run.name} ({run.folder}{other_commit(run)})"
+        ) if run.state == FINISHED else None
     try:
         rehearse(asked, [run for run in waiting if run.state == NEW])
     except KeyboardInterrupt:
@@ -125,7 +155,10 @@ def sweep(asked: Namespace) -> int:
         return 130
     folder.mkdir(parents=True, exist_ok=True)
     with Stop().listening() as stop:
-        codes = [each(asked, run, stop, f"[{number}/{len(waiting)}]", planned, folder) for number, run in enumerate(waiting, 1)]
+        codes = [
+            each(asked, run, stop, f"[{number}/{len(waiting)}]", planned, folder)
+            for number, run in enumerate(waiting, 1)
+        ]
     for run in planned:  # what another process made meanwhile counts
         run.look(asked.runs)
         run.reason = "" if run.state == FINISHED else run.reason
@@ -136,7 +169,9 @@ def sweep(asked: Namespace) -> int:
     return next(filter(None, codes), 0)
 
 
-def each(asked: Namespace, run: Run, stop: Stop, place: str, planned: Sequence[Run], folder: Path) -> int:
+def each(
+    asked: Namespace, run: Run, stop: Stop, place: str, planned: Sequence[Run], folder: Path
+) -> int:
     """One run, unless the sweep was asked to stop; the table is written anew after it."""
     if stop.asked:
         run.reason = "not run: the sweep was stopped"
@@ -162,14 +197,34 @@ def command(asked: Namespace, run: Run) -> list[str]:
     """The words of a single run: as they came, or to go on with what it has."""
     if run.state == UNFINISHED:
         return ["--resume", str(run.folder)]
-    given = {name: value for name, value in vars(asked).items() if name not in OWN and value is not None and value is not False}
-    options = [word for name, value in given.items() for word in (f"--{name}", *([] if value is True else [str(value)]))]
-    return ["--model", run.resolved.experiment, "--seed", str(run.seed), "--runs", str(asked.runs), *options, *asked.overrides]
+    given = {
+        name: value
+        for name, value in vars(asked).items()
+        if name not in OWN and value is not None and value is not False
+    }
+    options = [
+        word
+        for name, value in given.items()
+        for word in (f"--{name}", *([] if value is True else [str(value)]))
+    ]
+    return [
+        "--model",
+        run.resolved.experiment,
+        "--seed",
+        str(run.seed),
+        "--runs",
+        str(asked.runs),
+        *options,
+        *asked.overrides,
+    ]
 
 
 def process(arguments: Sequence[str], stop: Stop, lock: int) -> tuple[int, list[str]]:
     """The exit code as a shell tells it, and the last lines of the error stream, all of which passes through."""
-    paths = [str(PROGRAM.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]  # the same checkout as ours
+    paths = [
+        str(PROGRAM.parents[1]),
+        *filter(None, [os.environ.get("PYTHONPATH")]),
+    ]  # the same checkout as ours
     child = subprocess.Popen(
         [sys.executable, str(PROGRAM), *arguments],
         stderr=subprocess.PIPE,

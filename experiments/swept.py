@@ -61,7 +61,13 @@ def row_of(made: Sequence[Run], asked: Namespace) -> Row:
     )  # fmt: skip
     results = [(run, measured(run)) for run in made]
     row.runs = [
-        {"seed": run.seed, "folder": run.folder and run.folder.name, "state": run.state, "reason": run.reason} | (found or {})
+        {
+            "seed": run.seed,
+            "folder": run.folder and run.folder.name,
+            "state": run.state,
+            "reason": run.reason,
+        }
+        | (found or {})
         for run, found in results
     ]
     found = [each for _, each in results if each]
@@ -72,8 +78,13 @@ def row_of(made: Sequence[Run], asked: Namespace) -> Row:
     row.best, row.best_spread = mean_and_spread(found, "best")
     row.pixel_accuracy, _ = mean_and_spread(found, "pixel_accuracy")
     row.seconds, _ = mean_and_spread(found, "seconds")
-    row.parameters, row.inference_parameters = found[-1]["parameters"], found[-1]["inference_parameters"]
-    row.commit, row.hardware, row.precision = (sorted({str(each[name]) for each in found}) for name in ("commit", "hardware", "precision"))
+    row.parameters, row.inference_parameters = (
+        found[-1]["parameters"],
+        found[-1]["inference_parameters"],
+    )
+    row.commit, row.hardware, row.precision = (
+        sorted({str(each[name]) for each in found}) for name in ("commit", "hardware", "precision")
+    )
     return row
 
 
@@ -82,17 +93,34 @@ def measured(run: Run) -> dict[str, Any] | None:
     if run.state != FINISHED:
         return None
     try:
-        (result,) = read_results([run.folder / "result.json"])  # beside it may lie what evaluate.py said later
+        (result,) = read_results(
+            [run.folder / "result.json"]
+        )  # beside it may lie what evaluate.py said later
         _, validations = curve(read_metrics(run.folder), "val/mIoU")
     except ReportError as problem:
         run.reason = f"unreadable: {problem}"
         return None
-    percent = {name: None if result[name] is None else 100 * result[name] for name in ("miou", "pixel_accuracy")}
-    same = {name: result[name] for name in ("parameters", "inference_parameters", "seconds", "commit", "hardware", "precision")}
+    percent = {
+        name: None if result[name] is None else 100 * result[name]
+        for name in ("miou", "pixel_accuracy")
+    }
+    same = {
+        name: result[name]
+        for name in (
+            "parameters",
+            "inference_parameters",
+            "seconds",
+            "commit",
+            "hardware",
+            "precision",
+        )
+    }
     return percent | {"best": 100 * max(validations) if validations else None} | same
 
 
-def mean_and_spread(found: Sequence[Mapping[str, Any]], name: str) -> tuple[float | None, float | None]:
+def mean_and_spread(
+    found: Sequence[Mapping[str, Any]], name: str
+) -> tuple[float | None, float | None]:
     """Over seeds, with the sample standard deviation; one seed has none."""
     values = [each[name] for each in found if each[name] is not None]
     return fmean(values) if values else None, stdev(values) if len(values) > 1 else None
@@ -100,13 +128,17 @@ def mean_and_spread(found: Sequence[Mapping[str, Any]], name: str) -> tuple[floa
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "row": lambda row: row.row + (" (main)" if row.main else ""),
-    "differs from the main row": lambda row: "; ".join(row.differs) or ("-" if row.main else "in nothing"),
+    "differs from the main row": lambda row: (
+        "; ".join(row.differs) or ("-" if row.main else "in nothing")
+    ),
     "mIoU": lambda row: figure(row.miou, row.spread),
     "best": lambda row: figure(row.best, row.best_spread),
     "to main": lambda row: "-" if row.difference is None else f"{row.difference:+.2f}",
     "pixel accuracy": lambda row: figure(row.pixel_accuracy, None),
     "parameters": lambda row: millions(row.parameters),
-    "inference": lambda row: "-" if row.inference_parameters is None else millions(row.inference_parameters),
+    "inference": lambda row: (
+        "-" if row.inference_parameters is None else millions(row.inference_parameters)
+    ),
     "seconds": lambda row: "-" if row.seconds is None else f"{row.seconds:.0f}",
 }
 RIGHT = ("mIoU", "best", "to main", "pixel accuracy", "parameters", "inference", "seconds")
@@ -119,21 +151,40 @@ def figure(value: float | None, spread: float | None) -> str:
 def notes(rows: Sequence[Row], planned: Sequence[Run], asked: Namespace) -> list[str]:
     """What the figures are of, and every run that is missing."""
     data, smoke = planned[0].resolved.data_name, any(run.wanted["smoke"] for run in planned)
-    protocols, steps = (", ".join(dict.fromkeys(f"{getattr(row, name)}" for row in rows)) for name in ("protocol", "iterations"))
+    protocols, steps = (
+        ", ".join(dict.fromkeys(f"{getattr(row, name)}" for row in rows))
+        for name in ("protocol", "iterations")
+    )
     asked_seeds = list(dict.fromkeys(run.seed for run in planned))
     seeds = f"seed{'s' * (len(asked_seeds) > 1)} {', '.join(map(str, asked_seeds))}"
     lines = [
         f"mIoU in percent of the last weights on {data} val ({protocols}) after {steps} iterations, {seeds}",
         "to main: the difference to the paper's main row, in points; inference: the parameters that remain",
-        "best: the highest validation during training, chosen on these same images" + ("; ± over seeds" if several_seeds(rows) else ""),
+        "best: the highest validation during training, chosen on these same images"
+        + ("; ± over seeds" if several_seeds(rows) else ""),
     ]
-    made = {name: sorted({word for row in rows for word in getattr(row, name)}) for name in ("commit", "hardware", "precision")}
-    lines += ["; ".join(f"{name} {', '.join(found)}" for name, found in made.items())] if any(row.seeds for row in rows) else []
-    given = [f"--{name} {value}" for name, value in (("semi", asked.semi), ("init", asked.init)) if value not in (None, "none")]
+    made = {
+        name: sorted({word for row in rows for word in getattr(row, name)})
+        for name in ("commit", "hardware", "precision")
+    }
+    lines += (
+        ["; ".join(f"{name} {', '.join(found)}" for name, found in made.items())]
+        if any(row.seeds for row in rows)
+        else []
+    )
+    given = [
+        f"--{name} {value}"
+        for name, value in (("semi", asked.semi), ("init", asked.init))
+        if value not in (None, "none")
+    ]
     given += [word for word in asked.overrides if not word.startswith(("data.root=", "trainer."))]
     lines += [f"on every row: {' '.join(given)}"] if given else []
     lines += ["--smoke: a few tiny steps, whose figures mean nothing"] if smoke else []
-    return lines + [f"{run.name}: {run.reason or run.state}" for run in planned if run.state != FINISHED or run.reason]
+    return lines + [
+        f"{run.name}: {run.reason or run.state}"
+        for run in planned
+        if run.state != FINISHED or run.reason
+    ]
 
 
 def several_seeds(rows: Sequence[Row]) -> bool:
@@ -144,27 +195,59 @@ def conclude(planned: Sequence[Run], folder: Path, asked: Namespace) -> None:
     rows = write_table(planned, folder, asked)
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for head in COLUMNS:
-        grid.add_column(head, justify="right" if head in RIGHT else "left", overflow="fold", no_wrap=head == "row")
+        grid.add_column(
+            head,
+            justify="right" if head in RIGHT else "left",
+            overflow="fold",
+            no_wrap=head == "row",
+        )
     for row in rows:
-        grid.add_row(*(Text(cell(row)) for cell in COLUMNS.values()), style="" if row.seeds else "dim")
+        grid.add_row(
+            *(Text(cell(row)) for cell in COLUMNS.values()), style="" if row.seeds else "dim"
+        )
     out = console()
     print()
     out.print(grid)
     out.print()
     for line in (*notes(rows, planned, asked), f"table        {folder / 'table.md'}"):
         out.print(line, highlight=False, markup=False, soft_wrap=True)
-    out.print(f"paper / ours python experiments/report.py {folder}", highlight=False, markup=False, soft_wrap=True)
+    out.print(
+        f"paper / ours python experiments/report.py {folder}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def write_table(planned: Sequence[Run], folder: Path, asked: Namespace) -> list[Row]:
     """table.md to read and table.json for programs; `py` finds the runs by the latter."""
     rows = table(planned, asked)
-    heads = [markdown_line(COLUMNS), markdown_line("--:" if head in RIGHT else "---" for head in COLUMNS)]
+    heads = [
+        markdown_line(COLUMNS),
+        markdown_line("--:" if head in RIGHT else "---" for head in COLUMNS),
+    ]
     lines = [markdown_line(plain(cell(row)) for cell in COLUMNS.values()) for row in rows]
     title = f"# {plain(asked.model)} on {planned[0].resolved.data_name}"
-    text = "\n".join([title, "", *heads, *lines, "", *(f"- {plain(note)}" for note in notes(rows, planned, asked)), ""])
-    content = {"model": asked.model, "overrides": asked.overrides, "rows": [vars(row) for row in rows]}
-    for name, words_in_it in (("table.md", text), ("table.json", json.dumps(content, indent=1) + "\n")):
+    text = "\n".join(
+        [
+            title,
+            "",
+            *heads,
+            *lines,
+            "",
+            *(f"- {plain(note)}" for note in notes(rows, planned, asked)),
+            "",
+        ]
+    )
+    content = {
+        "model": asked.model,
+        "overrides": asked.overrides,
+        "rows": [vars(row) for row in rows],
+    }
+    for name, words_in_it in (
+        ("table.md", text),
+        ("table.json", json.dumps(content, indent=1) + "\n"),
+    ):
         partial = folder / f".{name}.{os.getpid()}.partial"  # two sweeps may share the work
         partial.write_text(words_in_it, encoding="utf-8")
         partial.replace(folder / name)
@@ -173,13 +256,27 @@ def write_table(planned: Sequence[Run], folder: Path, asked: Namespace) -> list[
 
 def show(planned: Sequence[Run], asked: Namespace) -> int:
     """Which rows would run, and what differs; trains nothing."""
-    grid = Table("row", "differs from the main row", "iterations", "parameters", "runs", box=None, pad_edge=False, header_style="bold")
+    grid = Table(
+        "row",
+        "differs from the main row",
+        "iterations",
+        "parameters",
+        "runs",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     for address, made in rows_of(planned).items():
         main, resolved = address == main_of(made[0]), made[0].resolved
-        there = ", ".join(f"seed {run.seed} {run.state}" + (f" ({run.folder})" if run.folder else "") for run in made)
+        there = ", ".join(
+            f"seed {run.seed} {run.state}" + (f" ({run.folder})" if run.folder else "")
+            for run in made
+        )
         told = "; ".join(differs(made[0], asked)) or ("-" if main else "in nothing")
         name, size = address + (" (main)" if main else ""), millions(resolved.entry["parameters"])
         grid.add_row(*map(Text, (name, told, f"{resolved.recipe['iterations']}", size, there)))
     console().print(grid)
-    print(f"\n{len(planned)} runs on {planned[0].resolved.data_name}; --model PAPER/ROW --show prints every value of one")
+    print(
+        f"\n{len(planned)} runs on {planned[0].resolved.data_name}; --model PAPER/ROW --show prints every value of one"
+    )
     return 0

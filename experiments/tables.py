@@ -23,9 +23,14 @@ def catalogue_table() -> int:
     heads = ("row", "parameters", "inference", "MACs", "data", "published", "ours", "protocol")
     table = Table(*heads, box=None, pad_edge=False, header_style="bold")
     for paper, entry in known["papers"].items():
-        table.add_row(f"[bold]{entry['title'].split(':')[0]}[/]" + (f" (arXiv:{entry['arxiv']})" if entry["arxiv"] else ""))
+        table.add_row(
+            f"[bold]{entry['title'].split(':')[0]}[/]"
+            + (f" (arXiv:{entry['arxiv']})" if entry["arxiv"] else "")
+        )
         for row, each in entry["rows"].items():
-            first = next((figure for figure in each["published"] if figure["data"] == each["data"]), None)
+            first = next(
+                (figure for figure in each["published"] if figure["data"] == each["data"]), None
+            )
             name = f"  {paper}/{row}" + (" (main)" if row == entry["main"] else "")
             ours = best_of_ours(f"{paper}/{row}", each["data"])
             table.add_row(
@@ -35,7 +40,9 @@ def catalogue_table() -> int:
             )  # fmt: skip
     console().print(table)
     print("\ndata sets: " + ", ".join(known["data"]))
-    print("mIoU in percent; parameters while training and at inference; MACs of one image's way to the logits, as height x width")
+    print(
+        "mIoU in percent; parameters while training and at inference; MACs of one image's way to the logits, as height x width"
+    )
     return 0
 
 
@@ -45,7 +52,9 @@ def millions(count: int) -> str:
 
 def macs_shown(entry: dict[str, Any]) -> str:
     """ "58.3G @ 768x1536": convolutions and matrix products, at what the network sees of one image."""
-    return f"{entry['macs'] / 1e9:.1f}G @ {by(entry['macs_size'])}" if entry["macs"] else "not counted"
+    return (
+        f"{entry['macs'] / 1e9:.1f}G @ {by(entry['macs_size'])}" if entry["macs"] else "not counted"
+    )
 
 
 def best_of_ours(experiment: str, data: str) -> float | None:
@@ -56,12 +65,23 @@ def best_of_ours(experiment: str, data: str) -> float | None:
 
 
 def is_ours(result: dict[str, Any], experiment: str, data: str) -> bool:
-    return result["experiment"] == experiment and result["data"] == data and bool(result.get("finished")) and not result.get("released")
+    return (
+        result["experiment"] == experiment
+        and result["data"] == data
+        and bool(result.get("finished"))
+        and not result.get("released")
+    )
 
 
 def resolved_table(resolved: Resolved) -> int:
     table = Table(
-        "name", "value", "from", title=f"{resolved.experiment} on {resolved.data_name}", box=None, pad_edge=False, header_style="bold"
+        "name",
+        "value",
+        "from",
+        title=f"{resolved.experiment} on {resolved.data_name}",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
     )
     for group, values in resolved.groups().items():
         for name, value in values.items():
@@ -84,11 +104,15 @@ def class_table(result: dict[str, Any]) -> None:
     console().print(table)
     if result.get("interval"):
         low, high = (100 * each for each in result["interval"])
-        print(f"mIoU lies between {low:.1f} and {high:.1f} in 95 % of the sets of images drawn out of these {result['images']} (bootstrap)")
+        print(
+            f"mIoU lies between {low:.1f} and {high:.1f} in 95 % of the sets of images drawn out of these {result['images']} (bootstrap)"
+        )
     for line in further_lines(result.get("full") or {}):
         print(line)
     for name, other in result["others"].items():
-        score = f"mIoU {100 * other['miou']:.1f}, pixel accuracy {100 * other['pixel_accuracy']:.1f}"
+        score = (
+            f"mIoU {100 * other['miou']:.1f}, pixel accuracy {100 * other['pixel_accuracy']:.1f}"
+        )
         print(f"this is the {result['network']}; the {name}: {score}")
 
 
@@ -98,12 +122,18 @@ def further_lines(found: dict[str, Any]) -> list[str]:
         "boundary_f1": "boundary F1", "boundary_miou": "boundary IoU", "miiou": "iIoU (instances weigh alike)",
         "category_miiou": "iIoU of the categories", "ece": "calibration error (ECE)",
     }  # fmt: skip
-    lines = [f"{word:32} {100 * found[name]:.1f} %" for name, word in shares.items() if found.get(name) is not None]
+    lines = [
+        f"{word:32} {100 * found[name]:.1f} %"
+        for name, word in shares.items()
+        if found.get(name) is not None
+    ]
     if found.get("loss") is not None:
         lines.append(f"{'cross-entropy per image':32} {found['loss']:.3f} nats")
     for radius, band in (found.get("trimap") or {}).items():
         if band.get("miou") is not None:
-            lines.append(f"{f'mIoU within {radius} px of a boundary':32} {100 * band['miou']:.1f} %")
+            lines.append(
+                f"{f'mIoU within {radius} px of a boundary':32} {100 * band['miou']:.1f} %"
+            )
     return lines
 
 
@@ -113,10 +143,19 @@ def protocol_table(results: list[dict[str, Any]]) -> None:
     for head in ("mIoU", "pixel accuracy", "published", "difference", "source"):
         table.add_column(head, justify="left" if head == "source" else "right")
     for each in results:
-        ours = (each["protocol"], f"{100 * each['miou']:.1f}", f"{100 * each['pixel_accuracy']:.1f}")
+        ours = (
+            each["protocol"],
+            f"{100 * each['miou']:.1f}",
+            f"{100 * each['pixel_accuracy']:.1f}",
+        )
         same = comparable(each)
         for figure in same:
-            table.add_row(*ours, f"{figure['miou']:.1f}", f"{100 * each['miou'] - figure['miou']:+.1f}", figure["source"])
+            table.add_row(
+                *ours,
+                f"{figure['miou']:.1f}",
+                f"{100 * each['miou'] - figure['miou']:+.1f}",
+                figure["source"],
+            )
             ours = ("", "", "")
         if not same:
             table.add_row(*ours, "-", "-", "")
@@ -129,13 +168,27 @@ def protocol_table(results: list[dict[str, Any]]) -> None:
 def published_lines(result: dict[str, Any]) -> list[str]:
     """The paper's figures where they are of the same data, split and protocol; else why they are not set beside ours."""
     if result["published"] and partial(result):
-        return [f"{result['images']} of {result['official_images']} images were judged: no published figure can be set against that"]
-    there = [each for each in result["published"] if (each["data"], each["split"]) == (result["data"], result["split"])]
+        return [
+            f"{result['images']} of {result['official_images']} images were judged: no published figure can be set against that"
+        ]
+    there = [
+        each
+        for each in result["published"]
+        if (each["data"], each["split"]) == (result["data"], result["split"])
+    ]
     lines = []
     for each in there:
-        note = "" if each["protocol"] == result["protocol"] else f" (protocol {each['protocol']}: not comparable with {result['protocol']})"
-        lines.append(f"published: {each['miou']:.1f} on {each['data']} {each['split']}, {each['source']}{note}")
+        note = (
+            ""
+            if each["protocol"] == result["protocol"]
+            else f" (protocol {each['protocol']}: not comparable with {result['protocol']})"
+        )
+        lines.append(
+            f"published: {each['miou']:.1f} on {each['data']} {each['split']}, {each['source']}{note}"
+        )
     if not there and result["published"]:
         others = sorted({f"{each['data']} {each['split']}" for each in result["published"]})
-        lines.append(f"the paper reports on {', '.join(others)}; nothing on {result['data']} {result['split']} can be set against that")
+        lines.append(
+            f"the paper reports on {', '.join(others)}; nothing on {result['data']} {result['split']} can be set against that"
+        )
     return lines

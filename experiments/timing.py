@@ -62,10 +62,14 @@ class Subject:
     size: tuple[int, int]
     experiment: str = ""  # "paper/row"; empty for a released network that is no row
     published: tuple[PublishedSpeed, ...] = ()
-    model: Mapping[str, Any] = field(default_factory=dict)  # what of the row's network a run changed
+    model: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what of the row's network a run changed
     released: str | None = None  # the layout of an authors' checkpoint
     port: bool = False  # of another code line, so another network than the row's
-    module: SegmentationModule | None = None  # None: a row, which is built with fresh weights when its turn comes
+    module: SegmentationModule | None = (
+        None  # None: a row, which is built with fresh weights when its turn comes
+    )
     work: Callable[[], object] | None = None  # one pass
     difference: float | None = None  # of the fast form; None where the plain network is timed
     limit: float | None = None
@@ -79,7 +83,10 @@ class Subject:
 def opened(sources: Sequence[str | Path], size: tuple[int, int] | None) -> list[Subject]:
     """Every checkpoint is read here, before anything is timed; rows are not built yet."""
     with door():
-        return [of_checkpoint(each, size) if isinstance(each, Path) else of_word(each, size) for each in sources]
+        return [
+            of_checkpoint(each, size) if isinstance(each, Path) else of_word(each, size)
+            for each in sources
+        ]
 
 
 def of_word(source: str, size: tuple[int, int] | None) -> Subject:
@@ -93,9 +100,19 @@ def of_word(source: str, size: tuple[int, int] | None) -> Subject:
     layout = layouts()[name]
     row = experiment(layout.network) if isinstance(layout.network, str) else None
     if not size and not row:
-        raise Refused(f"{source}: {name} is no row of a paper, which would say at what size it is judged; give --size HEIGHTxWIDTH")
+        raise Refused(
+            f"{source}: {name} is no row of a paper, which would say at what size it is judged; give --size HEIGHTxWIDTH"
+        )
     published = row.published_speed if row and not layout.port else ()
-    return Subject(f"released:{name}", size or counted_at(row), layout.address, published, released=name, port=layout.port, module=module)
+    return Subject(
+        f"released:{name}",
+        size or counted_at(row),
+        layout.address,
+        published,
+        released=name,
+        port=layout.port,
+        module=module,
+    )
 
 
 def of_checkpoint(file: Path, size: tuple[int, int] | None) -> Subject:
@@ -105,9 +122,18 @@ def of_checkpoint(file: Path, size: tuple[int, int] | None) -> Subject:
     judged = replace(row, data=module.identity.get("data", row.data), recipe=module.recipe)
     same = dict(module.identity["model"]) == dict(row.model)
     given = module.identity.get("overrides", {}).items()
-    model = {name.removeprefix("model."): value for name, value in given if name.startswith("model.")}
+    model = {
+        name.removeprefix("model."): value for name, value in given if name.startswith("model.")
+    }
     published = row.published_speed if same else ()
-    return Subject(f"{row.name} ({file})", size or counted_at(judged), row.name, published, model, module=module)
+    return Subject(
+        f"{row.name} ({file})",
+        size or counted_at(judged),
+        row.name,
+        published,
+        model,
+        module=module,
+    )
 
 
 def fresh(row: Experiment) -> SegmentationModule:
@@ -133,9 +159,13 @@ def failure(subject: Subject, problem: Exception) -> str:
 
 def made_ready(subject: Subject, asked: argparse.Namespace, device: str, laps: Laps) -> str:
     """Why it is not to be timed; empty where it may be."""
-    module = (subject.module or fresh(experiment(subject.name))).eval().requires_grad_(False).to(device)
+    module = (
+        (subject.module or fresh(experiment(subject.name))).eval().requires_grad_(False).to(device)
+    )
     module.to(memory_format=torch.contiguous_format)  # a run's checkpoint may be otherwise
-    image = torch.randn(asked.batch, 3, *subject.size, generator=torch.Generator().manual_seed(0)).to(device)
+    image = torch.randn(
+        asked.batch, 3, *subject.size, generator=torch.Generator().manual_seed(0)
+    ).to(device)
     network = Pass(module, asked.what, folded(module, image) if asked.folded else None)
     if asked.folded or asked.channels_last or asked.compile:
         network = copy.deepcopy(network)
@@ -185,8 +215,12 @@ def cuda_laps(work: Callable[[], object], passes: int) -> list[float]:
 def warmed_up(work: Callable[[], object], asked: argparse.Namespace, laps: Laps) -> tuple[int, int]:
     """Passes that the warm-up took, and how many passes make a turn so that all turns together take --seconds."""
     found = laps(work, WARM_UP)  # the first may compile, or look for the fastest kernels
-    rest = laps(work, max(1, min(100, round(100 * asked.seconds / max(found[-1], 0.01)))))  # a tenth of the time that is measured
-    return len(found) + len(rest), max(1, round(1000 * asked.seconds / asked.rounds / max(statistics.median(rest), 0.01)))
+    rest = laps(
+        work, max(1, min(100, round(100 * asked.seconds / max(found[-1], 0.01))))
+    )  # a tenth of the time that is measured
+    return len(found) + len(rest), max(
+        1, round(1000 * asked.seconds / asked.rounds / max(statistics.median(rest), 0.01))
+    )
 
 
 def alternated(subjects: Sequence[Subject], rounds: Iterable[int], laps: Laps) -> None:
@@ -203,7 +237,9 @@ def alternated(subjects: Sequence[Subject], rounds: Iterable[int], laps: Laps) -
 
 def mebibytes(network: nn.Module, work: Callable[[], object]) -> dict[str, float]:
     """On the device: tensors that the network holds (training heads too, unless folded), and the most that one pass takes beside them."""
-    held = sum(each.numel() * each.element_size() for each in (*network.parameters(), *network.buffers()))
+    held = sum(
+        each.numel() * each.element_size() for each in (*network.parameters(), *network.buffers())
+    )
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -216,13 +252,25 @@ def mebibytes(network: nn.Module, work: Callable[[], object]) -> dict[str, float
 
 
 def result_of(subject: Subject, first: Subject | None, batch: int) -> dict[str, Any]:
-    said: dict[str, Any] = {"name": subject.name, "size": list(subject.size), "problem": subject.problem or None}
-    said |= {"experiment": subject.experiment, "model": dict(subject.model), "released": subject.released, "port": subject.port}
+    said: dict[str, Any] = {
+        "name": subject.name,
+        "size": list(subject.size),
+        "problem": subject.problem or None,
+    }
+    said |= {
+        "experiment": subject.experiment,
+        "model": dict(subject.model),
+        "released": subject.released,
+        "port": subject.port,
+    }
     said |= {"difference": subject.difference, "limit": subject.limit, "warm_up": subject.warm_up}
     said |= {"published": [asdict(each) for each in subject.published]}
     if subject.problem:
         return said
-    laps, medians = sorted(lap for turn in subject.rounds for lap in turn), [statistics.median(turn) for turn in subject.rounds]
+    laps, medians = (
+        sorted(lap for turn in subject.rounds for lap in turn),
+        [statistics.median(turn) for turn in subject.rounds],
+    )
     beside = [statistics.median(turn) for turn in first.rounds]
     return said | {
         "fps": 1000 * batch / statistics.median(laps),
@@ -238,7 +286,16 @@ def result_of(subject: Subject, first: Subject | None, batch: int) -> dict[str, 
 def conditions(asked: argparse.Namespace, device: str) -> dict[str, Any]:
     """Everything that moves a figure."""
     cuda = device == "cuda"
-    chosen = ("what", "batch", "precision", "folded", "channels_last", "compile", "rounds", "seconds")
+    chosen = (
+        "what",
+        "batch",
+        "precision",
+        "folded",
+        "channels_last",
+        "compile",
+        "rounds",
+        "seconds",
+    )
     return FIXED | {name: getattr(asked, name) for name in chosen} | {
         "size": list(asked.size) if asked.size else "each network's own",
         "timed": TIMED[asked.what],
@@ -268,7 +325,9 @@ def timed(asked: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, An
     quiet()
     device = device_of(asked.device)
     if device == "cpu" and asked.precision.startswith("16"):
-        raise Refused(f"--precision {asked.precision} is not computed on a CPU; give {asked.precision.replace('16', 'bf16')} or 32-true")
+        raise Refused(
+            f"--precision {asked.precision} is not computed on a CPU; give {asked.precision.replace('16', 'bf16')} or 32-true"
+        )
     laps = cuda_laps if device == "cuda" else cpu_laps
     torch.set_num_threads(asked.threads or torch.get_num_threads())
     torch.backends.cudnn.benchmark = True

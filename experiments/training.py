@@ -27,11 +27,23 @@ from segmodels.released import read, unwrapped
 from segmodels.semisup import method
 
 # What of a recipe the data module needs.
-SEEN = ("crop", "scales", "continuous", "flip", "jitter", "cat_max_ratio", "class_uniform", "batch", "iterations")
+SEEN = (
+    "crop",
+    "scales",
+    "continuous",
+    "flip",
+    "jitter",
+    "cat_max_ratio",
+    "class_uniform",
+    "batch",
+    "iterations",
+)
 Kind = TypeVar("Kind", bound=Callback)
 
 
-def train(resolved: Resolved, *, seed: int, init: str | None, folders: Path, resumed: Path | None = None) -> int:
+def train(
+    resolved: Resolved, *, seed: int, init: str | None, folders: Path, resumed: Path | None = None
+) -> int:
     quiet()
     try:
         if resumed and runs.finished(resumed):
@@ -39,7 +51,9 @@ def train(resolved: Resolved, *, seed: int, init: str | None, folders: Path, res
         with door():
             stored = runs.read_config(resumed) if resumed else None
             data = open_data(resolved, seed)
-            module, start = build(resolved, data, stored["init"] if stored else init, seed, new=not stored)
+            module, start = build(
+                resolved, data, stored["init"] if stored else init, seed, new=not stored
+            )
             folder = resumed or runs.new_folder(folders, resolved, seed)
             config = stored or runs.config(resolved, seed, init, start, sys.argv[1:])
             trainer = prepare(resolved, module, data, folder, config, new=not stored)
@@ -54,7 +68,9 @@ def train(resolved: Resolved, *, seed: int, init: str | None, folders: Path, res
 
 def nothing_left(folder: Path) -> int:
     result = runs.finished(folder)
-    print(f"{folder} is finished: mIoU {100 * result['miou']:.1f} % after {result['iterations']} steps; there is nothing to go on with")
+    print(
+        f"{folder} is finished: mIoU {100 * result['miou']:.1f} % after {result['iterations']} steps; there is nothing to go on with"
+    )
     return 0
 
 
@@ -66,7 +82,9 @@ def open_data(resolved: Resolved, seed: int) -> Any:
     recipe = Recipe(**resolved.recipe)  # a run of before has the default of what came later
     seen = {name: getattr(recipe, name) for name in SEEN}
     semi = resolved.semi_name != "none"
-    data = kind(**resolved.data, **seen, accumulate=resolved.trainer["accumulate"], seed=seed, semi=semi)
+    data = kind(
+        **resolved.data, **seen, accumulate=resolved.trainer["accumulate"], seed=seed, semi=semi
+    )
     data.setup("fit")
     data.part(labelled=True)  # refuses a part that cannot be had
     return data
@@ -75,7 +93,9 @@ def open_data(resolved: Resolved, seed: int) -> Any:
 def settle_precision(resolved: Resolved) -> None:
     """ "auto" is bfloat16 where the hardware computes in it, else float32."""
     if resolved.recipe["precision"] == "auto":
-        resolved.recipe["precision"] = "bf16-mixed" if computes_bfloat16(resolved.trainer["accelerator"]) else "32-true"
+        resolved.recipe["precision"] = (
+            "bf16-mixed" if computes_bfloat16(resolved.trainer["accelerator"]) else "32-true"
+        )
         resolved.departures = departures(resolved, resolved.entry)
 
 
@@ -83,10 +103,16 @@ def computes_bfloat16(accelerator: str) -> bool:
     if accelerator in ("auto", "gpu") and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     info = Path("/proc/cpuinfo")
-    return accelerator in ("auto", "cpu") and info.exists() and any(flag in info.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+    return (
+        accelerator in ("auto", "cpu")
+        and info.exists()
+        and any(flag in info.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+    )
 
 
-def build(resolved: Resolved, data: Any, init: str | None, seed: int, new: bool) -> tuple[SegmentationModule, str]:
+def build(
+    resolved: Resolved, data: Any, init: str | None, seed: int, new: bool
+) -> tuple[SegmentationModule, str]:
     """The module, and what its weights start from in words; those of a resumed run come from its checkpoint later."""
     settle_precision(resolved)
     seed_everything(seed, verbose=False)
@@ -108,12 +134,17 @@ def build(resolved: Resolved, data: Any, init: str | None, seed: int, new: bool)
 def identity(resolved: Resolved, data: Any, init: str | None, seed: int) -> dict[str, Any]:
     """What a checkpoint carries besides weights and recipe: enough to build, name and compare the network without its run folder."""
     changed = {
-        name: resolved.value(name) for name, origin in resolved.origins.items() if origin == "command line" and "trainer." not in name
+        name: resolved.value(name)
+        for name, origin in resolved.origins.items()
+        if origin == "command line" and "trainer." not in name
     }
     semi = {}
     if resolved.semi_name != "none":
         changed["semi"] = resolved.semi_name
-        semi = {"semi": {"method": resolved.semi_name} | resolved.semi, "networks": list(method(resolved.semi_name).networks)}
+        semi = {
+            "semi": {"method": resolved.semi_name} | resolved.semi,
+            "networks": list(method(resolved.semi_name).networks),
+        }
     return semi | {
         "experiment": resolved.experiment,
         "model": resolved.model,
@@ -123,7 +154,11 @@ def identity(resolved: Resolved, data: Any, init: str | None, seed: int) -> dict
         "seed": seed,
         "labelled": data.share_of_labels(),
         "departures": resolved.departures,
-        "overrides": {name: value for name, value in changed.items() if name not in {f"data.{place}" for place in PLACES}}
+        "overrides": {
+            name: value
+            for name, value in changed.items()
+            if name not in {f"data.{place}" for place in PLACES}
+        }
         | start_named(init),
         "smoke": "--smoke" in resolved.origins.values(),
     }
@@ -140,13 +175,22 @@ def initialize(module: SegmentationModule, init: str | None, resolved: Resolved)
     """What the weights start from, in words. Unless told, ImageNet on the row's own data set and nothing elsewhere."""
     starts_from = resolved.entry["starts_from"]
     if init is None:
-        as_published = resolved.data_name == resolved.entry["data"] and "--smoke" not in resolved.origins.values()
+        as_published = (
+            resolved.data_name == resolved.entry["data"]
+            and "--smoke" not in resolved.origins.values()
+        )
         init = "imagenet" if starts_from and as_published else "scratch"
     if init == "scratch":
-        return "scratch" + (f" (the paper starts from ImageNet: --init imagenet loads timm's {starts_from})" if starts_from else "")
+        return "scratch" + (
+            f" (the paper starts from ImageNet: --init imagenet loads timm's {starts_from})"
+            if starts_from
+            else ""
+        )
     if init == "imagenet":
         if not starts_from:
-            raise Refused(f"{resolved.experiment} starts from scratch: no ImageNet weights are named for it")
+            raise Refused(
+                f"{resolved.experiment} starts from scratch: no ImageNet weights are named for it"
+            )
         return module.load_pretrained(starts_from)
     if init.startswith("released:"):
         return released(module, init.removeprefix("released:"))
@@ -162,7 +206,9 @@ def from_file(module: SegmentationModule, file: str) -> str:
     try:
         return module.load_pretrained(file)
     except ValueError as problem:
-        raise Refused(f"{problem}; the authors' weights of a whole network are given as --init released:NAME=FILE") from None
+        raise Refused(
+            f"{problem}; the authors' weights of a whole network are given as --init released:NAME=FILE"
+        ) from None
 
 
 def released(module: SegmentationModule, word: str) -> str:
@@ -171,20 +217,31 @@ def released(module: SegmentationModule, word: str) -> str:
 
     name, equals, file = word.partition("=")
     if not equals:
-        raise Refused(f"--init released:{word}: write released:NAME=FILE, the layout's name and the authors' checkpoint")
+        raise Refused(
+            f"--init released:{word}: write released:NAME=FILE, the layout's name and the authors' checkpoint"
+        )
     other = from_released(name, file)
     if isinstance(other, SegmentationModule):
         return start_from(module, other.state_dict(), f"{file} ({name})")
     return load_encoder(module.encoder(), other.state_dict(), called=f"{file} ({name})")
 
 
-def prepare(resolved: Resolved, module: SegmentationModule, data: Any, folder: Path, config: dict[str, Any], new: bool) -> Trainer:
+def prepare(
+    resolved: Resolved,
+    module: SegmentationModule,
+    data: Any,
+    folder: Path,
+    config: dict[str, Any],
+    new: bool,
+) -> Trainer:
     """The trainer; and, by the first of all processes alone, the run folder as it must be at the start. SEGMODELS_RUN says that it is."""
     try:
         trainer = make_trainer(resolved, folder, config)
     except MisconfigurationException as problem:
         words = " ".join(str(problem).split())
-        raise Refused(f"this machine cannot train so: {words}; see trainer.accelerator and trainer.devices") from None
+        raise Refused(
+            f"this machine cannot train so: {words}; see trainer.accelerator and trainer.devices"
+        ) from None
     check_batch(resolved, module, trainer.world_size)
     check_images(len(data.open("val")), trainer.world_size)
     if trainer.is_global_zero and not os.environ.get("SEGMODELS_RUN"):
@@ -225,7 +282,9 @@ def check_batch(resolved: Resolved, module: SegmentationModule, world: int) -> N
         return
     network = blueprint(experiment(resolved.experiment).but(model=resolved.model)).train()
     try:
-        network.outputs(torch.zeros(1, 3, *resolved.recipe["crop"], device=next(network.parameters()).device))
+        network.outputs(
+            torch.zeros(1, 3, *resolved.recipe["crop"], device=next(network.parameters()).device)
+        )
     except ValueError:
         raise Refused(
             f"{resolved.experiment} normalizes over the batch after global pooling, so it needs at least 2 images per device and step; "
@@ -236,7 +295,9 @@ def check_batch(resolved: Resolved, module: SegmentationModule, world: int) -> N
 def check_images(count: int, world: int) -> None:
     """A process without an image to judge would leave the others waiting for it."""
     if count < world:
-        raise Refused(f"{count} validation images cannot be shared by {world} processes; take trainer.devices={count} or more images")
+        raise Refused(
+            f"{count} validation images cannot be shared by {world} processes; take trainer.devices={count} or more images"
+        )
 
 
 def make_trainer(resolved: Resolved, folder: Path, config: dict[str, Any]) -> Trainer:
@@ -254,7 +315,9 @@ def make_trainer(resolved: Resolved, folder: Path, config: dict[str, Any]) -> Tr
         accumulate_grad_batches=machine["accumulate"],
         gradient_clip_val=recipe.clip or None,
         deterministic="warn" if machine["deterministic"] else None,
-        sync_batchnorm=recipe.sync_bn and torch.cuda.is_available() and machine["accelerator"] in ("auto", "gpu"),
+        sync_batchnorm=recipe.sync_bn
+        and torch.cuda.is_available()
+        and machine["accelerator"] in ("auto", "gpu"),
         use_distributed_sampler=False,
         num_sanity_val_steps=2,
         logger=False,
@@ -273,10 +336,18 @@ def strategy(machine: dict[str, Any]) -> str:
 def rhythm(recipe: Recipe, machine: dict[str, Any]) -> Rhythm:
     validate = machine["validate_every"] or min(4000, max(1, recipe.iterations // 5))
     save = machine["checkpoint_every"] or min(1000, validate)
-    return Rhythm(recipe.iterations, validate, save, min(machine["log_every"], recipe.iterations), machine["max_minutes"])
+    return Rhythm(
+        recipe.iterations,
+        validate,
+        save,
+        min(machine["log_every"], recipe.iterations),
+        machine["max_minutes"],
+    )
 
 
-def watchers(resolved: Resolved, timing: Rhythm, folder: Path, config: dict[str, Any]) -> list[Callback]:
+def watchers(
+    resolved: Resolved, timing: Rhythm, folder: Path, config: dict[str, Any]
+) -> list[Callback]:
     """In the order that matters: numbers before the checkpoint that counts on them, pictures while the average stands in."""
     machine, average = resolved.trainer, resolved.recipe["ema"]
     mode = wandb_mode() if machine["wandb"] == "auto" else machine["wandb"]
@@ -286,7 +357,11 @@ def watchers(resolved: Resolved, timing: Rhythm, folder: Path, config: dict[str,
     return [
         numbers,
         watching.Pictures(folder / "pictures", machine["pictures"], title, mirror),
-        *([watching.Tasks(folder / "pictures", machine["pictures"], title, mirror)] if resolved.semi_name != "none" else []),
+        *(
+            [watching.Tasks(folder / "pictures", machine["pictures"], title, mirror)]
+            if resolved.semi_name != "none"
+            else []
+        ),
         *([saving.Average(decay=average)] if average else []),
         saving.Checkpoints(folder / "checkpoints", timing),
         watching.Bar(timing, numbers),
@@ -296,11 +371,24 @@ def watchers(resolved: Resolved, timing: Rhythm, folder: Path, config: dict[str,
 # --- running
 
 
-def fit(trainer: Trainer, module: SegmentationModule, data: Any, resolved: Resolved, folder: Path, resume: bool) -> int:
-    checkpoints, numbers, last = one(trainer, saving.Checkpoints), one(trainer, watching.Numbers), folder / "checkpoints" / "last.ckpt"
+def fit(
+    trainer: Trainer,
+    module: SegmentationModule,
+    data: Any,
+    resolved: Resolved,
+    folder: Path,
+    resume: bool,
+) -> int:
+    checkpoints, numbers, last = (
+        one(trainer, saving.Checkpoints),
+        one(trainer, watching.Numbers),
+        folder / "checkpoints" / "last.ckpt",
+    )
     try:
         with numbers.mirrored(), checkpoints.listening():
-            trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
+            trainer.fit(
+                module, datamodule=data, ckpt_path=last if resume else None, weights_only=True
+            )
             if module.scores.get("step") != trainer.global_step:  # resumed after its last step
                 trainer.validate(module, datamodule=data, verbose=False)
     except saving.Stopped as stop:
@@ -308,7 +396,11 @@ def fit(trainer: Trainer, module: SegmentationModule, data: Any, resolved: Resol
         return 128 + stop.number
     except (DataError, torch.OutOfMemoryError) as problem:
         words = str(problem) if isinstance(problem, DataError) else TOO_LARGE
-        raise Refused(words if withdrawn(trainer, folder) or not folder.exists() else f"{words}; then {go_on(folder)}") from None
+        raise Refused(
+            words
+            if withdrawn(trainer, folder) or not folder.exists()
+            else f"{words}; then {go_on(folder)}"
+        ) from None
     if trainer.is_global_zero:
         conclude(trainer, module, data, resolved, folder, checkpoints.spent())
     return 0
@@ -330,16 +422,27 @@ def withdrawn(trainer: Trainer, folder: Path) -> bool:
     return trainer.is_global_zero and runs.withdraw(folder)
 
 
-def conclude(trainer: Trainer, module: SegmentationModule, data: Any, resolved: Resolved, folder: Path, spent: dict[str, float]) -> None:
+def conclude(
+    trainer: Trainer,
+    module: SegmentationModule,
+    data: Any,
+    resolved: Resolved,
+    folder: Path,
+    spent: dict[str, float],
+) -> None:
     """The last weights' score, on disk and on the screen."""
     result = result_of(module, data, resolved.data_name, "val", trainer.global_step)
-    result |= {key: round(value, 1) for key, value in spent.items()} | {"checkpoint": "checkpoints/last.ckpt"}
+    result |= {key: round(value, 1) for key, value in spent.items()} | {
+        "checkpoint": "checkpoints/last.ckpt"
+    }
     runs.write_json(folder / "result.json", result)
     class_table(result)
     for line in (*published_lines(result), data.caution):
         print(line) if line else None
     if trainer.global_step < resolved.recipe["iterations"]:
-        print(f"trainer.max_minutes ended it after step {trainer.global_step} of {resolved.recipe['iterations']}; {go_on(folder)}")
+        print(
+            f"trainer.max_minutes ended it after step {trainer.global_step} of {resolved.recipe['iterations']}; {go_on(folder)}"
+        )
     say_where(folder)
 
 

@@ -13,7 +13,14 @@ from lightning import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.columns import Columns
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from experiments.mirror import WandB
 from experiments.pictures import contact_sheet, overlay, save, task_sheet
@@ -34,18 +41,27 @@ class Numbers(PerStep):
     def __init__(self, metrics: Metrics, rhythm: Rhythm, mirror: WandB | None) -> None:
         self.metrics, self.rhythm, self.mirror = metrics, rhythm, mirror
         self.images, self.since, self.speed = 0, 0.0, 0.0
-        self.waited, self.slow = 0.0, 0  # seconds for data before this stretch; stretches that were mostly waiting
+        self.waited, self.slow = (
+            0.0,
+            0,
+        )  # seconds for data before this stretch; stretches that were mostly waiting
 
     def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
         super().on_train_start(trainer, module)
         if self.mirror and trainer.is_global_zero:
             self.mirror.start()
-        self.images, self.since, self.waited = 0, time.perf_counter(), trainer.datamodule.feed.waited
+        self.images, self.since, self.waited = (
+            0,
+            time.perf_counter(),
+            trainer.datamodule.feed.waited,
+        )
 
     def on_train_batch_start(self, *unused: Any) -> None:
         self.since = self.since or time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Trainer, module: SegmentationModule, outputs: Any, batch: Any, index: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: SegmentationModule, outputs: Any, batch: Any, index: int
+    ) -> None:
         data = trainer.datamodule
         self.images += (data.micro_batch + data.micro_unlabelled) * trainer.world_size
         super().on_train_batch_end(trainer, module)
@@ -60,15 +76,25 @@ class Numbers(PerStep):
         self.add(trainer, values | {"images_per_second": self.speed, "data_wait": wait})
         self.slow = self.slow + 1 if wait > 0.5 else 0
         if self.slow == 3 and trainer.is_global_zero:
-            print(f"training waits for its data {wait:.0%} of the time: {REMEDY}", file=sys.stderr, flush=True)
+            print(
+                f"training waits for its data {wait:.0%} of the time: {REMEDY}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
         if not in_training(trainer):
             return
-        self.images, self.since, self.waited = 0, 0.0, trainer.datamodule.feed.waited  # training's clock stands still
+        self.images, self.since, self.waited = (
+            0,
+            0.0,
+            trainer.datamodule.feed.waited,
+        )  # training's clock stands still
         self.add(trainer, logged(trainer, "val/"))
         if self.mirror and trainer.is_global_zero:
-            self.mirror.log_classes(trainer.datamodule.class_names, module.scores["iou"], trainer.global_step)
+            self.mirror.log_classes(
+                trainer.datamodule.class_names, module.scores["iou"], trainer.global_step
+            )
 
     @rank_zero_only
     def add(self, trainer: Trainer, values: Mapping[str, float]) -> None:
@@ -90,7 +116,11 @@ class Numbers(PerStep):
 
 def logged(trainer: Trainer, *beginnings: str) -> dict[str, float]:
     """What the module logged under such names, as it is now."""
-    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(beginnings)}
+    return {
+        name: float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith(beginnings)
+    }
 
 
 # --- pictures
@@ -109,12 +139,28 @@ class Pictures(Callback):
 
     def draw(self, trainer: Trainer, module: SegmentationModule) -> None:
         source, labels = trainer.datamodule.sources["val"], trainer.datamodule.labels
-        chosen = np.linspace(0, len(source) - 1, min(self.count, len(source))).round().astype(int).tolist()
-        rows = [(source.names[index], *predicted(trainer, module, *source.window(index))) for index in chosen]
+        chosen = (
+            np.linspace(0, len(source) - 1, min(self.count, len(source)))
+            .round()
+            .astype(int)
+            .tolist()
+        )
+        rows = [
+            (source.names[index], *predicted(trainer, module, *source.window(index)))
+            for index in chosen
+        ]
         for name, image, guess, _ in rows:
-            save(overlay(image, guess, labels.palette), self.folder / f"val_{Path(name).stem}_{trainer.global_step:06d}.png")
-        title = f"{self.title}, step {trainer.global_step}: mIoU {100 * module.scores['miou']:.1f} %"
-        save(contact_sheet([row[1:] for row in rows], labels.palette, title), self.folder / "contact_sheet.png")
+            save(
+                overlay(image, guess, labels.palette),
+                self.folder / f"val_{Path(name).stem}_{trainer.global_step:06d}.png",
+            )
+        title = (
+            f"{self.title}, step {trainer.global_step}: mIoU {100 * module.scores['miou']:.1f} %"
+        )
+        save(
+            contact_sheet([row[1:] for row in rows], labels.palette, title),
+            self.folder / "contact_sheet.png",
+        )
         if self.mirror:
             self.mirror.log_overlays(rows, labels.names, trainer.global_step)
 
@@ -132,7 +178,10 @@ class Tasks(Pictures):
 
     def draw(self, trainer: Trainer, module: SegmentationModule) -> None:
         data = trainer.datamodule
-        image, padding = (each.to(module.device) for each in data.unlabelled_crops(max(self.count, module.least_unlabelled)))
+        image, padding = (
+            each.to(module.device)
+            for each in data.unlabelled_crops(max(self.count, module.least_unlabelled))
+        )
         with torch.random.fork_rng(), trainer.precision_plugin.val_step_context():
             torch.manual_seed(0)
             task = module.task((image, padding))
@@ -147,7 +196,10 @@ class Tasks(Pictures):
 
 def pixels(image: torch.Tensor, normalization: Normalization) -> torch.Tensor:
     """Normalized (B, 3, H, W) back to uint8 RGB (B, H, W, 3)."""
-    mean, std = (torch.tensor(each, device=image.device).view(3, 1, 1) for each in (normalization.mean, normalization.std))
+    mean, std = (
+        torch.tensor(each, device=image.device).view(3, 1, 1)
+        for each in (normalization.mean, normalization.std)
+    )
     image = ((image * std + mean) * normalization.scale).round().clamp(0, 255).to(torch.uint8)
     return (image.flip(1) if normalization.order == "BGR" else image).permute(0, 2, 3, 1)
 
@@ -169,7 +221,13 @@ class Bar(PerStep):
     """Step, losses, learning rate, mIoU, images per second, time left; plain lines where there is no terminal."""
 
     def __init__(self, rhythm: Rhythm, numbers: Numbers) -> None:
-        self.rhythm, self.numbers, self.board, self.miou, self.said = rhythm, numbers, None, None, 0.0
+        self.rhythm, self.numbers, self.board, self.miou, self.said = (
+            rhythm,
+            numbers,
+            None,
+            None,
+            0.0,
+        )
         self.console = Console()
 
     @rank_zero_only
@@ -180,7 +238,9 @@ class Bar(PerStep):
             columns = (TextColumn("{task.description:18}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
                        TimeRemainingColumn())  # fmt: skip
             self.board = Board(*columns, console=self.console, speed_estimate_period=600)
-            self.task = self.board.add_task("training", total=self.rhythm.steps, completed=self.step)
+            self.task = self.board.add_task(
+                "training", total=self.rhythm.steps, completed=self.step
+            )
             self.board.start()
 
     @rank_zero_only
@@ -191,7 +251,10 @@ class Bar(PerStep):
                 self.board.numbers = tuple(self._words(trainer))
         elif self.step % max(1, self.rhythm.steps // 10) == 0 or time.monotonic() - self.said > 60:
             self.said = time.monotonic()
-            print(f"step {self.step}/{self.rhythm.steps}  {'  '.join(self._words(trainer))}", flush=True)
+            print(
+                f"step {self.step}/{self.rhythm.steps}  {'  '.join(self._words(trainer))}",
+                flush=True,
+            )
 
     def _words(self, trainer: Trainer) -> Iterator[str]:
         for name, value in logged(trainer, "train/").items():
@@ -204,10 +267,18 @@ class Bar(PerStep):
 
     @rank_zero_only
     def on_validation_batch_end(
-        self, trainer: Trainer, module: SegmentationModule, outputs: Any, batch: Any, index: int, *unused: Any
+        self,
+        trainer: Trainer,
+        module: SegmentationModule,
+        outputs: Any,
+        batch: Any,
+        index: int,
+        *unused: Any,
     ) -> None:
         if self.board:
-            self.board.update(self.task, description=f"validating {index + 1}/{trainer.num_val_batches[0]}")
+            self.board.update(
+                self.task, description=f"validating {index + 1}/{trainer.num_val_batches[0]}"
+            )
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
@@ -218,7 +289,10 @@ class Bar(PerStep):
             self.board.update(self.task, description="training")
             self.board.numbers = tuple(self._words(trainer))
         else:
-            print(f"step {self.step}/{self.rhythm.steps}  validation mIoU {100 * self.miou:.1f} %", flush=True)
+            print(
+                f"step {self.step}/{self.rhythm.steps}  validation mIoU {100 * self.miou:.1f} %",
+                flush=True,
+            )
 
     @rank_zero_only
     def on_train_end(self, *unused: Any) -> None:

@@ -13,7 +13,11 @@ from experiments.pictures import IGNORED, colored, overlay
 
 SURE = 0.8  # a wrong pixel of at least this confidence is wrong and sure
 WRONG, HESITANT, UNJUDGED = (176, 0, 40), (238, 125, 22), (72, 76, 82)  # apart in lightness too
-RAMP = ((0, 34, 78), (124, 123, 120), (254, 232, 56))  # of the confidence, from 0 to 1; read in gray as well
+RAMP = (
+    (0, 34, 78),
+    (124, 123, 120),
+    (254, 232, 56),
+)  # of the confidence, from 0 to 1; read in gray as well
 LEGEND = 40  # classes; of more, those that the images hold are named
 STYLE = """
 .spread { margin: .6rem 0 } .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .9rem; margin: .4rem 0 }
@@ -41,7 +45,12 @@ def tagged(examined: Examined, index: int) -> str:
     return named(examined.classes[index], examined.palette[index])
 
 
-def worst_images(examined: Examined, pictures: Callable[[int], Shown], chosen: Mapping[int, Sequence[str]], worst: int) -> Iterator[str]:
+def worst_images(
+    examined: Examined,
+    pictures: Callable[[int], Shown],
+    chosen: Mapping[int, Sequence[str]],
+    worst: int,
+) -> Iterator[str]:
     """`chosen` says why an image is shown; its pictures are made one image at a time."""
     by = "IoU and by loss" if examined.losses is not None else "IoU"
     yield section(
@@ -62,7 +71,12 @@ def spread(examined: Examined) -> str:
     counts, _ = np.histogram(judged, bins=20, range=(0, 1))
     middle = f", median {percent(float(np.median(judged)))}" if len(judged) else ""
     unjudged = f"; {len(iou) - len(judged)} have no labelled pixel" * (len(judged) < len(iou))
-    drawn = charts.histogram(counts.tolist(), ("0 %", "100 %"), "IoU of an image, over its classes", f"the images by IoU{middle}")
+    drawn = charts.histogram(
+        counts.tolist(),
+        ("0 %", "100 %"),
+        "IoU of an image, over its classes",
+        f"the images by IoU{middle}",
+    )
     return f'<figure class="spread">{drawn}<figcaption class="soft">{len(judged)} images{middle}{unjudged}</figcaption></figure>'
 
 
@@ -72,7 +86,11 @@ def legend(examined: Examined, chosen: Mapping[int, Sequence[str]]) -> str:
         counts = examined.confusions[list(chosen)].sum(0)
         classes = np.flatnonzero(counts.sum(0) + counts.sum(1)).tolist()
     names = "".join(tagged(examined, index) for index in classes)
-    marks = ((WRONG, "wrong and sure"), (HESITANT, "wrong and unsure"), (UNJUDGED, "not judged (black in the truth)"))
+    marks = (
+        (WRONG, "wrong and sure"),
+        (HESITANT, "wrong and unsure"),
+        (UNJUDGED, "not judged (black in the truth)"),
+    )
     errors = "".join(f'<span class="class">{swatch(color)}{text}</span>' for color, text in marks)
     colors = ", ".join(f"rgb{color}" for color in RAMP)
     ramp = f'<span class="class">confidence 0 <i class="ramp" style="background:linear-gradient(90deg, {colors})"></i> 1</span>'
@@ -107,7 +125,10 @@ def told(examined: Examined, index: int, shown: Shown) -> Iterator[str]:
     yield f"<p><strong>IoU {percent(failing.image_iou(counts)[0])}</strong> {over}{loss}</p>"
     yield f"<p>{percent(found['pixel_accuracy'])} of the pixels right; {sure_of(shown)}</p>"
     iou = np.where(counts[0].sum(1) > 0, found["iou"], np.nan)
-    worst = "".join(f"<li>{tagged(examined, each)} {percent(iou[each])}</li>" for each in failing.ranked(iou)[:4])
+    worst = "".join(
+        f"<li>{tagged(examined, each)} {percent(iou[each])}</li>"
+        for each in failing.ranked(iou)[:4]
+    )
     yield f"<p>lowest classes</p><ul>{worst}</ul>"
     pairs = [
         f"<li>{tagged(examined, each.truth)} taken for {tagged(examined, each.predicted)} {percent(each.share)}</li>"
@@ -118,7 +139,11 @@ def told(examined: Examined, index: int, shown: Shown) -> Iterator[str]:
 
 def sure_of(shown: Shown) -> str:
     wrong = mistaken(shown)
-    return f"{percent((shown.confidence[wrong] >= SURE).mean())} of the wrong ones sure" if wrong.any() else "none is wrong"
+    return (
+        f"{percent((shown.confidence[wrong] >= SURE).mean())} of the wrong ones sure"
+        if wrong.any()
+        else "none is wrong"
+    )
 
 
 def mistaken(shown: Shown) -> np.ndarray:
@@ -130,11 +155,19 @@ def error_map(shown: Shown) -> np.ndarray:
     gray = shown.image.astype(np.float32).mean(-1, keepdims=True)
     made = np.repeat((170 + gray / 3).astype(np.uint8), 3, 2)
     wrong, sure = mistaken(shown), shown.confidence >= SURE
-    made[wrong & sure], made[wrong & ~sure], made[shown.label == IGNORED] = WRONG, HESITANT, UNJUDGED
+    made[wrong & sure], made[wrong & ~sure], made[shown.label == IGNORED] = (
+        WRONG,
+        HESITANT,
+        UNJUDGED,
+    )
     return made
 
 
 def ramp(confidence: np.ndarray) -> np.ndarray:
     """0 to 1 (H, W) -> RGB (H, W, 3), from dark blue to yellow."""
     places = np.linspace(0, 1, len(RAMP))
-    return np.stack([np.interp(confidence, places, channel) for channel in zip(*RAMP)], -1).round().astype(np.uint8)
+    return (
+        np.stack([np.interp(confidence, places, channel) for channel in zip(*RAMP)], -1)
+        .round()
+        .astype(np.uint8)
+    )

@@ -15,7 +15,9 @@ def check_out(file: Path, flag: str = "--out") -> None:
     if file.exists():
         raise Refused(f"{file} exists and is not overwritten; give another {flag}")
     if not file.parent.is_dir():
-        raise Refused(f"there is no folder {file.parent} for {file.name}; make it, or give another {flag}")
+        raise Refused(
+            f"there is no folder {file.parent} for {file.name}; make it, or give another {flag}"
+        )
     check_writable(file.parent, f"give {flag} FILE in another folder")
 
 

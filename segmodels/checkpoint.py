@@ -22,65 +22,115 @@ def from_checkpoint(path: str | Path, network: str | None = None) -> Segmentatio
     content = read(path)
     identity, weights = content.get("segmodels"), content.get("state_dict")
     if not isinstance(identity, Mapping) or not isinstance(weights, Mapping):
-        raise ValueError(f"{path} was not written by a run of this project; for an authors' checkpoint see segmodels.from_released")
+        raise ValueError(
+            f"{path} was not written by a run of this project; for an authors' checkpoint see segmodels.from_released"
+        )
     try:
         module = built(identity)
-    except (KeyError, TypeError, ValueError) as problem:  # a paper, row, option or field that was renamed or removed since
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as problem:  # a paper, row, option or field that was renamed or removed since
         address = identity.get("experiment", "nothing")
-        raise ValueError(f"{path} was trained as {address}, which cannot be built now: {problem}; {REMEDY}") from problem
+        raise ValueError(
+            f"{path} was trained as {address}, which cannot be built now: {problem}; {REMEDY}"
+        ) from problem
     module.identity["iterations"] = content.get("global_step", 0)
     name, weights = one_network(path, identity, weights, network)
     module.identity |= {"network": name} if name else {}
     if problem := misfit(module.state_dict(), weights):
-        raise ValueError(f"{path} does not fit {identity['experiment']} as it is written now: {problem}; {REMEDY}")
+        raise ValueError(
+            f"{path} does not fit {identity['experiment']} as it is written now: {problem}; {REMEDY}"
+        )
     module.load_state_dict(weights, strict=False)  # strict but for the counters, as misfit has seen
     if any(tensor.ndim == 4 and not tensor.is_contiguous() for tensor in weights.values()):
-        module.to(memory_format=torch.channels_last)  # as it was trained: another order of summation rounds otherwise
+        module.to(
+            memory_format=torch.channels_last
+        )  # as it was trained: another order of summation rounds otherwise
     return module.eval()
 
 
-def one_network(path: str | Path, identity: Mapping[str, Any], weights: State, network: str | None) -> tuple[str, State]:
+def one_network(
+    path: str | Path, identity: Mapping[str, Any], weights: State, network: str | None
+) -> tuple[str, State]:
     """Its name and its weights, out of a checkpoint that may hold several."""
     names = identity.get("networks", [])
     if network and network not in names:
-        raise ValueError(f"{path} holds no {network}; " + (f"it holds {' and '.join(names)}" if names else "it holds one network alone"))
+        raise ValueError(
+            f"{path} holds no {network}; "
+            + (f"it holds {' and '.join(names)}" if names else "it holds one network alone")
+        )
     if not names:
         return "", weights
     network = network or names[0]
-    return network, {name.removeprefix(f"{network}."): tensor for name, tensor in weights.items() if name.startswith(f"{network}.")}
+    return network, {
+        name.removeprefix(f"{network}."): tensor
+        for name, tensor in weights.items()
+        if name.startswith(f"{network}.")
+    }
 
 
 def built(identity: Mapping[str, Any]) -> SegmentationModule:
     """The network that a checkpoint describes, without its weights."""
-    module = experiment(identity["experiment"]).network(num_classes=identity["num_classes"], **identity["model"])
-    own = {key: identity[key] for key in identity if key not in ("num_classes", "recipe", "normalization")}
+    module = experiment(identity["experiment"]).network(
+        num_classes=identity["num_classes"], **identity["model"]
+    )
+    own = {
+        key: identity[key]
+        for key in identity
+        if key not in ("num_classes", "recipe", "normalization")
+    }
     module.adopt(recipe_from(identity["recipe"]), Normalization(**identity["normalization"]), own)
     return module
 
 
 def start_from(module: SegmentationModule, source: str | Path | State, called: str = "") -> str:
     """Load what fits; tensors of another shape (the heads of another class count) start anew. Says in words what happened."""
-    content, called = (source, called) if isinstance(source, Mapping) else (read(source), str(source))
+    content, called = (
+        (source, called) if isinstance(source, Mapping) else (read(source), str(source))
+    )
     if isinstance(identity := content.get("segmodels"), Mapping):
-        content = dict(content) | {"state_dict": one_network(called, identity, content["state_dict"], None)[1]}
-    found, own = unwrapped(content), {name: each for name, each in module.state_dict().items() if not name.endswith(COUNTER)}
-    fitting = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
+        content = dict(content) | {
+            "state_dict": one_network(called, identity, content["state_dict"], None)[1]
+        }
+    found, own = (
+        unwrapped(content),
+        {name: each for name, each in module.state_dict().items() if not name.endswith(COUNTER)},
+    )
+    fitting = {
+        name: tensor
+        for name, tensor in found.items()
+        if name in own and own[name].shape == tensor.shape
+    }
     if len(fitting) < len(own) / 2:
         raise ValueError(
             f"{called} holds another network: only {len(fitting)} of {len(own)} tensors fit {type(module).__name__} "
             f"({_described(content)}); start from a checkpoint of the same model"
         )
     module.load_state_dict(fitting, strict=False)
-    rest = {"start anew": [name for name in own if name not in fitting], "left out": [name for name in found if name not in own]}
-    said = [f"{len(fitting)} of {len(own)} tensors from {called}", *(f"{what}: {_layers(names)}" for what, names in rest.items() if names)]
+    rest = {
+        "start anew": [name for name in own if name not in fitting],
+        "left out": [name for name in found if name not in own],
+    }
+    said = [
+        f"{len(fitting)} of {len(own)} tensors from {called}",
+        *(f"{what}: {_layers(names)}" for what, names in rest.items() if names),
+    ]
     return "; ".join(said)
 
 
 def _layers(names: list[str], most: int = 6) -> str:
     layers = sorted({name.rsplit(".", 1)[0] for name in names})
-    return ", ".join(layers[:most]) + (f" and {len(layers) - most} more" if len(layers) > most else "")
+    return ", ".join(layers[:most]) + (
+        f" and {len(layers) - most} more" if len(layers) > most else ""
+    )
 
 
 def _described(content: Mapping[str, Any]) -> str:
     identity = content.get("segmodels")
-    return f"it was trained as {identity['experiment']}" if isinstance(identity, Mapping) else "it names no experiment of this project"
+    return (
+        f"it was trained as {identity['experiment']}"
+        if isinstance(identity, Mapping)
+        else "it names no experiment of this project"
+    )

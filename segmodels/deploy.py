@@ -13,7 +13,11 @@ from torch.fx import GraphModule, Node
 
 from segmodels.module import SegmentationModule
 
-CONVOLUTIONS = {torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default}
+CONVOLUTIONS = {
+    torch.ops.aten.conv1d.default,
+    torch.ops.aten.conv2d.default,
+    torch.ops.aten.conv3d.default,
+}
 BATCH_NORM = torch.ops.aten.batch_norm.default
 
 
@@ -29,19 +33,27 @@ class Deployed(nn.Module):
         padded = self.module.padded(self.module.normalized(image))
         logits, size = self.module.logits(padded), padded.shape[-2:]
         if logits.shape[-2:] != size:
-            logits = F.interpolate(logits, size, mode="bilinear", align_corners=self.module.align_corners)
+            logits = F.interpolate(
+                logits, size, mode="bilinear", align_corners=self.module.align_corners
+            )
         logits = logits[..., :height, :width]
         return logits.argmax(1).to(torch.uint8) if self.argmax else logits
 
 
-def deployed(module: SegmentationModule, size: tuple[int, int], *, uint8: bool = False, argmax: bool = False) -> GraphModule:
+def deployed(
+    module: SegmentationModule, size: tuple[int, int], *, uint8: bool = False, argmax: bool = False
+) -> GraphModule:
     """For images (1, 3, *size): normalized floats, or uint8 RGB that is normalized inside; any other size is refused.
 
     It shares no weights with the module, and holds those alone that its output is computed from.
     """
-    image = torch.zeros(1, 3, *size, dtype=torch.uint8 if uint8 else next(module.parameters()).dtype)
+    image = torch.zeros(
+        1, 3, *size, dtype=torch.uint8 if uint8 else next(module.parameters()).dtype
+    )
     with torch.no_grad():
-        graph = torch.export.export(Deployed(copy.deepcopy(module).cpu().eval(), argmax), (image,)).module()
+        graph = torch.export.export(
+            Deployed(copy.deepcopy(module).cpu().eval(), argmax), (image,)
+        ).module()
         fold(graph)
     graph.training = False  # it has no other mode; torch.onnx asks
     graph.graph.eliminate_dead_code()
@@ -55,13 +67,21 @@ def deployed(module: SegmentationModule, size: tuple[int, int], *, uint8: bool =
 
 def fold(graph: GraphModule) -> int:
     """Every batch norm whose input is a convolution's output, and nobody else's, becomes part of it; how many did."""
-    pairs = [(node.args[0], node) for node in graph.graph.nodes if node.target is BATCH_NORM and foldable(node)]
+    pairs = [
+        (node.args[0], node)
+        for node in graph.graph.nodes
+        if node.target is BATCH_NORM and foldable(node)
+    ]
     for index, (conv, norm) in enumerate(pairs):
         weight, bias = folded(graph, conv, norm)
         for kind, value in (("weight", weight), ("bias", bias)):
-            graph.register_parameter(f"folded_{index}_{kind}", nn.Parameter(value, requires_grad=False))
+            graph.register_parameter(
+                f"folded_{index}_{kind}", nn.Parameter(value, requires_grad=False)
+            )
         with graph.graph.inserting_before(conv):
-            weight, bias = (graph.graph.get_attr(f"folded_{index}_{kind}") for kind in ("weight", "bias"))
+            weight, bias = (
+                graph.graph.get_attr(f"folded_{index}_{kind}") for kind in ("weight", "bias")
+            )
         conv.args = (conv.args[0], weight, bias, *conv.args[3:])
         norm.replace_all_uses_with(conv)
         graph.graph.erase_node(norm)
@@ -71,8 +91,15 @@ def fold(graph: GraphModule) -> int:
 def foldable(norm: Node) -> bool:
     """A convolution with weights of its own, read by this norm alone, and statistics that do not come from the batch."""
     conv, *values = norm.args[:6]
-    fixed = norm.args[5] is False and all(value is None or value.op == "get_attr" for value in values[:4])
-    return fixed and conv.target in CONVOLUTIONS and len(conv.users) == 1 and conv.args[1].op == "get_attr"
+    fixed = norm.args[5] is False and all(
+        value is None or value.op == "get_attr" for value in values[:4]
+    )
+    return (
+        fixed
+        and conv.target in CONVOLUTIONS
+        and len(conv.users) == 1
+        and conv.args[1].op == "get_attr"
+    )
 
 
 def folded(graph: GraphModule, conv: Node, norm: Node) -> tuple[Tensor, Tensor]:
@@ -101,7 +128,14 @@ def write_onnx(network: GraphModule, file: Path, says: Mapping[str, Any]) -> Non
     """One file: from "image" to "output", with `says` as its metadata; needs the packages of the extra "export"."""
     image = next(node for node in network.graph.nodes if node.op == "placeholder").meta["val"]
     image = torch.zeros(image.shape, dtype=image.dtype)
-    program = torch.onnx.export(network, (image,), dynamo=True, input_names=["image"], output_names=["output"], verbose=False)
+    program = torch.onnx.export(
+        network,
+        (image,),
+        dynamo=True,
+        input_names=["image"],
+        output_names=["output"],
+        verbose=False,
+    )
     program.model.metadata_props.update({key: json.dumps(value) for key, value in says.items()})
     program.save(str(file))
 
@@ -115,8 +149,13 @@ class Runtime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 4  # a refused size is raised, not printed as well
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self.says = {key: json.loads(value) for key, value in self.session.get_modelmeta().custom_metadata_map.items()}
+        self.session = onnxruntime.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"]
+        )
+        self.says = {
+            key: json.loads(value)
+            for key, value in self.session.get_modelmeta().custom_metadata_map.items()
+        }
 
     def __call__(self, image: Tensor) -> Tensor:
         """A size that is not the file's is a ValueError."""
@@ -126,4 +165,6 @@ class Runtime:
             if "INVALID_ARGUMENT" not in str(problem):
                 raise
             expected = "x".join(map(str, self.session.get_inputs()[0].shape))
-            raise ValueError(f"the file takes an image of {expected}, not {'x'.join(map(str, image.shape))}") from problem
+            raise ValueError(
+                f"the file takes an image of {expected}, not {'x'.join(map(str, image.shape))}"
+            ) from problem

@@ -18,7 +18,9 @@ from segmodels.recipe import inference_steps
 class Strips:
     """`rows(top, bottom)` makes those rows, (B, C, bottom - top, W), of an image's logits; of probabilities, once modes were averaged."""
 
-    def __init__(self, size: tuple[int, int], rows: Callable[[int, int], Tensor], averaged: bool = False) -> None:
+    def __init__(
+        self, size: tuple[int, int], rows: Callable[[int, int], Tensor], averaged: bool = False
+    ) -> None:
         self.size, self.rows, self.averaged = size, rows, averaged
 
     def probabilities(self, top: int, bottom: int) -> Tensor:
@@ -28,7 +30,11 @@ class Strips:
     def log_probabilities(self, top: int, bottom: int) -> Tensor:
         """Exact for logits, however small; those of averaged probabilities end where their number type does."""
         rows = self.rows(top, bottom)
-        return rows.clamp_min(torch.finfo(rows.dtype).tiny).log() if self.averaged else rows.log_softmax(1)
+        return (
+            rows.clamp_min(torch.finfo(rows.dtype).tiny).log()
+            if self.averaged
+            else rows.log_softmax(1)
+        )
 
     def full(self) -> Tensor:
         return self.rows(0, self.size[0])
@@ -36,7 +42,13 @@ class Strips:
     def argmax(self, block: int = 128) -> Tensor:
         """The class of each pixel, uint8 (B, H, W)."""
         height = self.size[0]
-        return torch.cat([self.rows(top, min(top + block, height)).argmax(1).to(torch.uint8) for top in range(0, height, block)], 1)
+        return torch.cat(
+            [
+                self.rows(top, min(top + block, height)).argmax(1).to(torch.uint8)
+                for top in range(0, height, block)
+            ],
+            1,
+        )
 
 
 class Network(Protocol):
@@ -56,7 +68,9 @@ def resized(scale: float, inner: Mode = whole) -> Mode:
     """The image at `scale`, its logits brought back to full size (STDC's Seg50 and Seg75, BiSeNet's 768x1536)."""
 
     def judged(network: Network, image: Tensor) -> Strips:
-        return rescaled(inner(network, at_scale(network.normalized(image), scale)), tuple(image.shape[-2:]))
+        return rescaled(
+            inner(network, at_scale(network.normalized(image), scale)), tuple(image.shape[-2:])
+        )
 
     return judged
 
@@ -66,7 +80,16 @@ def flip(inner: Mode = whole) -> Mode:
 
     def judged(network: Network, image: Tensor) -> Strips:
         straight, mirrored = inner(network, image), inner(network, image.flip(-1))
-        return mean_of([straight, Strips(mirrored.size, lambda top, bottom: mirrored.rows(top, bottom).flip(-1), mirrored.averaged)])
+        return mean_of(
+            [
+                straight,
+                Strips(
+                    mirrored.size,
+                    lambda top, bottom: mirrored.rows(top, bottom).flip(-1),
+                    mirrored.averaged,
+                ),
+            ]
+        )
 
     return judged
 
@@ -80,12 +103,16 @@ def multiscale(scales: tuple[float, ...], inner: Mode = whole) -> Mode:
     return judged
 
 
-def slide(window: tuple[int, int], stride: tuple[int, int] | None = None, inner: Mode = whole) -> Mode:
+def slide(
+    window: tuple[int, int], stride: tuple[int, int] | None = None, inner: Mode = whole
+) -> Mode:
     """Windows over the image, two thirds of a window apart unless told; logits are averaged where windows overlap."""
     steps = stride or tuple(-(-2 * side // 3) for side in window)
 
     def judged(network: Network, image: Tensor) -> Strips:
-        height, width = image.shape[-2:]  # windows are normalized one by one: no float copy of a large image
+        height, width = image.shape[
+            -2:
+        ]  # windows are normalized one by one: no float copy of a large image
         tall, wide = min(window[0], height), min(window[1], width)
         tiles = {
             (top, left): inner(network, image[..., top : top + tall, left : left + wide])
@@ -93,17 +120,27 @@ def slide(window: tuple[int, int], stride: tuple[int, int] | None = None, inner:
             for left in starts(width, wide, steps[1])
         }
         averaged = next(iter(tiles.values())).averaged
-        return Strips((height, width), lambda top, bottom: _overlapped(tiles, (tall, wide), width, top, bottom), averaged)
+        return Strips(
+            (height, width),
+            lambda top, bottom: _overlapped(tiles, (tall, wide), width, top, bottom),
+            averaged,
+        )
 
     return judged
 
 
 def starts(side: int, window: int, step: int) -> list[int]:
     """Where windows begin; the last one ends at the border."""
-    return [min(start, side - window) for start in range(0, max(side - window, 0) + step, step) if start < side - window + step]
+    return [
+        min(start, side - window)
+        for start in range(0, max(side - window, 0) + step, step)
+        if start < side - window + step
+    ]
 
 
-def _overlapped(tiles: dict[tuple[int, int], Strips], window: tuple[int, int], width: int, top: int, bottom: int) -> Tensor:
+def _overlapped(
+    tiles: dict[tuple[int, int], Strips], window: tuple[int, int], width: int, top: int, bottom: int
+) -> Tensor:
     total, count = None, None
     for (y, x), tile in tiles.items():
         low, high = max(top, y), min(bottom, y + window[0])
@@ -154,5 +191,8 @@ def _named(name: str, argument: str, inner: Mode) -> Mode:
     if name == "multiscale":
         return multiscale(tuple(float(scale) for scale in argument.split(",")), inner)
     if name == "slide":
-        return slide(*(tuple(int(side) for side in size.split("x")) for size in argument.split("/")), inner=inner)
+        return slide(
+            *(tuple(int(side) for side in size.split("x")) for size in argument.split("/")),
+            inner=inner,
+        )
     return flip(inner) if name == "flip" else inner

@@ -18,7 +18,9 @@ from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.resize import computed_in, upsampled_rows
 from segmodels.recipe import Recipe
 
-Batch = tuple[Tensor, Tensor]  # image (B, 3, H, W) uint8, or float when already normalized; label (B, H, W), 255 ignored
+Batch = tuple[
+    Tensor, Tensor
+]  # image (B, 3, H, W) uint8, or float when already normalized; label (B, H, W), 255 ignored
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,18 @@ class SegmentationModule(LightningModule):
 
     align_corners = False  # of the upsampling from logits to the image's size
     multiple = 1  # heights and widths are padded to a multiple of this
-    without_gradient: tuple[str, ...] = ()  # parameters that no loss reaches; the paper's file says why
+    without_gradient: tuple[
+        str, ...
+    ] = ()  # parameters that no loss reaches; the paper's file says why
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.recipe = Recipe()
         self.normalization = Normalization()
-        self.identity: dict[str, Any] = {}  # plain values that a checkpoint needs to build this module again
+        self.identity: dict[
+            str, Any
+        ] = {}  # plain values that a checkpoint needs to build this module again
         self.seed = 0
         self.judge = JaccardIndex(num_classes)
         self.scores: dict[str, Any] = {}  # of the last validation or test
@@ -100,9 +106,14 @@ class SegmentationModule(LightningModule):
         if image.dtype != torch.uint8:
             return image
         settings = self.normalization
-        mean, std = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in (settings.mean, settings.std))
+        mean, std = (
+            torch.tensor(values, device=image.device).view(3, 1, 1)
+            for values in (settings.mean, settings.std)
+        )
         image = image.flip(1) if settings.order == "BGR" else image
-        return image.to(mean.dtype).div_(settings.scale).sub_(mean).div_(std)  # in place: a large image is taken once, not three times
+        return (
+            image.to(mean.dtype).div_(settings.scale).sub_(mean).div_(std)
+        )  # in place: a large image is taken once, not three times
 
     def prepared(self, batch: Batch) -> Batch:
         """The batch with its image normalized: the first line of every paper's `losses`."""
@@ -118,23 +129,39 @@ class SegmentationModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Several devices wait for every gradient that is asked for, in networks held inside this one too."""
-        networks = [each for each in self.modules() if isinstance(each, SegmentationModule)] if stage == "fit" else []
+        networks = (
+            [each for each in self.modules() if isinstance(each, SegmentationModule)]
+            if stage == "fit"
+            else []
+        )
         for network in networks:
             for name in network.without_gradient:
                 network.get_parameter(name).requires_grad_(False)
 
     @property
     def class_weights(self) -> Tensor | None:
-        return torch.tensor(self.recipe.class_weights, device=self.device) if self.recipe.class_weights else None
+        return (
+            torch.tensor(self.recipe.class_weights, device=self.device)
+            if self.recipe.class_weights
+            else None
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Dropout must not depend on what ran before: a resumed run draws the same.
         torch.manual_seed((self.seed * 1_000_003 + batch_idx) * 4_099 + self.global_rank)
         terms = self.losses(batch)
         loss = sum(terms.values())
-        seen = {f"train/{name}": value.detach() for name, value in (terms | self.watched | {"loss": loss}).items()}
-        self.micro_batches = [*(self.micro_batches if batch_idx % self.trainer.accumulate_grad_batches else []), seen]
-        means = {name: torch.stack([each[name] for each in self.micro_batches]).mean() for name in seen}
+        seen = {
+            f"train/{name}": value.detach()
+            for name, value in (terms | self.watched | {"loss": loss}).items()
+        }
+        self.micro_batches = [
+            *(self.micro_batches if batch_idx % self.trainer.accumulate_grad_batches else []),
+            seen,
+        ]
+        means = {
+            name: torch.stack([each[name] for each in self.micro_batches]).mean() for name in seen
+        }
         self.log_dict(means | {"lr": self.optimizers().param_groups[0]["lr"]})
         return loss
 
@@ -158,10 +185,14 @@ class SegmentationModule(LightningModule):
         encoder = self.encoder()
         slow = set(encoder.parameters()) if encoder is not None else set()
         fast = [parameter for parameter in self.parameters() if parameter not in slow]
-        groups = self._split_by_decay(slow and list(encoder.parameters()), 1.0) + self._split_by_decay(fast, self.recipe.head_lr)
+        groups = self._split_by_decay(
+            slow and list(encoder.parameters()), 1.0
+        ) + self._split_by_decay(fast, self.recipe.head_lr)
         return [group for group in groups if group["params"]]
 
-    def _split_by_decay(self, parameters: Iterable[nn.Parameter], share: float) -> list[dict[str, Any]]:
+    def _split_by_decay(
+        self, parameters: Iterable[nn.Parameter], share: float
+    ) -> list[dict[str, Any]]:
         settings, trained = self.recipe, [each for each in parameters if each.requires_grad]
         decayed = [each for each in trained if each.ndim > 1 or settings.decay_norms]
         spared = [each for each in trained if each.ndim <= 1 and not settings.decay_norms]
@@ -173,7 +204,10 @@ class SegmentationModule(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self._optimizer(self.parameter_groups())
         scheduler = LambdaLR(optimizer, self._schedule())
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
 
     def _optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
         if self.recipe.optimizer == "adamw":
@@ -186,8 +220,14 @@ class SegmentationModule(LightningModule):
         if settings.schedule == "poly":
             decay = schedules.poly(steps, settings.power, floor)
         else:
-            decay = schedules.cosine(steps, floor) if settings.schedule == "cosine" else schedules.constant()
-        return schedules.warmed_up(decay, settings.warmup, settings.warmup_from, settings.warmup_shape)
+            decay = (
+                schedules.cosine(steps, floor)
+                if settings.schedule == "cosine"
+                else schedules.constant()
+            )
+        return schedules.warmed_up(
+            decay, settings.warmup, settings.warmup_from, settings.warmup_shape
+        )
 
     # --- judging
 
@@ -226,7 +266,9 @@ class SegmentationModule(LightningModule):
         found = self.concluded()
         if not self.trainer.sanity_checking:
             self.scores = found | {"step": self.global_step}
-            self.log_dict({f"{split}/mIoU": found["miou"], f"{split}/pixel_accuracy": found["pixel_accuracy"]})
+            self.log_dict(
+                {f"{split}/mIoU": found["miou"], f"{split}/pixel_accuracy": found["pixel_accuracy"]}
+            )
 
     def concluded(self) -> dict[str, Any]:
         """Every score of what was judged, over all ranks."""

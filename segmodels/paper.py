@@ -48,22 +48,41 @@ class Experiment:
     model: Mapping[str, Any] = field(default_factory=dict)
     data: str = "cityscapes"
     published: tuple[Published, ...] = ()
-    published_speed: tuple[PublishedSpeed, ...] = ()  # the same for every split, so it is no part of `published`
-    starts_from: str | None = None  # the timm name of the ImageNet weights that the backbone starts from
+    published_speed: tuple[
+        PublishedSpeed, ...
+    ] = ()  # the same for every split, so it is no part of `published`
+    starts_from: str | None = (
+        None  # the timm name of the ImageNet weights that the backbone starts from
+    )
     normalization: Normalization = Normalization()
-    budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # data set -> recipe fields, over the data set's own
+    budgets: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # data set -> recipe fields, over the data set's own
     name: str = ""
 
-    def but(self, *, recipe: Mapping[str, Any] | None = None, model: Mapping[str, Any] | None = None, **changes: Any) -> "Experiment":
+    def but(
+        self,
+        *,
+        recipe: Mapping[str, Any] | None = None,
+        model: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> "Experiment":
         """The same row with a small difference; an ablation keeps no published figure unless it is given one."""
         changes = {"published": (), "published_speed": (), "name": ""} | changes
-        return replace(self, recipe=replace(self.recipe, **(recipe or {})), model={**self.model, **(model or {})}, **changes)
+        return replace(
+            self,
+            recipe=replace(self.recipe, **(recipe or {})),
+            model={**self.model, **(model or {})},
+            **changes,
+        )
 
     def build(self, num_classes: int = 19, device: str | None = None) -> SegmentationModule:
         """The module, freshly initialised; device="meta" gives its shapes without memory or time."""
         with torch.device(device) if device else torch.device("cpu"):
             module = self.network(num_classes=num_classes, **self.model)
-        module.adopt(self.recipe, self.normalization, {"experiment": self.name, "model": dict(self.model)})
+        module.adopt(
+            self.recipe, self.normalization, {"experiment": self.name, "model": dict(self.model)}
+        )
         return module
 
 
@@ -79,7 +98,11 @@ def inference_parameters(network: Experiment | SegmentationModule, num_classes: 
     """Parameters that the logits depend on, with a gradient or without: what a deployed network holds."""
     module = shapes(blueprint(network, num_classes) if isinstance(network, Experiment) else network)
     module.logits(torch.zeros(1, 3, 256, 512, device="meta")).sum().backward()
-    return sum(each.numel() for name, each in module.named_parameters() if each.grad is not None or name in module.without_gradient)
+    return sum(
+        each.numel()
+        for name, each in module.named_parameters()
+        if each.grad is not None or name in module.without_gradient
+    )
 
 
 def macs(network: Experiment | nn.Module, size: tuple[int, int]) -> int | None:
@@ -91,7 +114,9 @@ def macs(network: Experiment | nn.Module, size: tuple[int, int]) -> int | None:
     counter, image = FlopCounterMode(display=False), torch.zeros(1, 3, *size, device="meta")
     try:
         with torch.no_grad(), counter:
-            module.logits(module.padded(image)) if isinstance(module, SegmentationModule) else module(image)
+            module.logits(module.padded(image)) if isinstance(
+                module, SegmentationModule
+            ) else module(image)
     except RuntimeError:
         return None
     return counter.get_total_flops() // 2
@@ -120,7 +145,11 @@ def papers() -> dict[str, Paper]:
 
 
 def paper_names() -> list[str]:
-    return sorted(file.stem for file in (Path(__file__).parent / "architectures").glob("*.py") if file.stem != "__init__")
+    return sorted(
+        file.stem
+        for file in (Path(__file__).parent / "architectures").glob("*.py")
+        if file.stem != "__init__"
+    )
 
 
 def paper(name: str) -> Paper:

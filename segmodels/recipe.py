@@ -13,10 +13,14 @@ class Recipe:
     # what it sees
     crop: tuple[int, int] = (1024, 1024)
     scales: tuple[float, ...] = (1.0,)
-    continuous: bool = False  # draw anywhere between the first and the last scale instead of one of the set
+    continuous: bool = (
+        False  # draw anywhere between the first and the last scale instead of one of the set
+    )
     flip: float = 0.5
     jitter: float = 0.0
-    cat_max_ratio: float = 1.0  # a crop of which one class has this share or more is drawn again; 1 takes any
+    cat_max_ratio: float = (
+        1.0  # a crop of which one class has this share or more is drawn again; 1 takes any
+    )
     class_uniform: float = 0.0  # share of an epoch's crops that show each class equally often
     batch: int = 16
     iterations: int = 80_000
@@ -55,7 +59,9 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
     """A recipe out of a stored dict; a name it does not have is an error, a name that is missing keeps its default."""
     known = {field.name for field in fields(Recipe)}
     if unknown := sorted(set(values) - known):
-        raise ValueError(f"a recipe has no field {', '.join(unknown)}; its fields are {', '.join(sorted(known))}")
+        raise ValueError(
+            f"a recipe has no field {', '.join(unknown)}; its fields are {', '.join(sorted(known))}"
+        )
     return Recipe(**values)
 
 
@@ -91,9 +97,13 @@ def inference_steps(text: str) -> list[tuple[str, str]]:
     for name, argument in steps:
         if name not in MODES or not re.fullmatch(MODES[name][0], argument):
             allowed = "; ".join(example for _, example in MODES.values())
-            raise ValueError(f"{':'.join(filter(None, (name, argument)))} is no inference mode; there are {allowed}, joined by +")
+            raise ValueError(
+                f"{':'.join(filter(None, (name, argument)))} is no inference mode; there are {allowed}, joined by +"
+            )
         if name == "slide" and "/" in argument:
             window, stride = (size.split("x") for size in argument.split("/"))
             if any(int(step) > int(side) for step, side in zip(stride, window)):
-                raise ValueError(f"slide:{argument} would skip pixels: a stride may not be larger than its window")
+                raise ValueError(
+                    f"slide:{argument} would skip pixels: a stride may not be larger than its window"
+                )
     return steps

@@ -27,10 +27,14 @@ class Released:
 
     network: str | Callable[[int], nn.Module]
     classes: str  # the tensor, by the authors' name, whose first dimension counts the classes
-    renames: tuple[tuple[str, str | Callable[[re.Match], str]], ...]  # (pattern, replacement), applied in turn to every name
+    renames: tuple[
+        tuple[str, str | Callable[[re.Match], str]], ...
+    ]  # (pattern, replacement), applied in turn to every name
     drops: tuple[str, ...] = ()  # patterns of tensors that the network has no use for
     normalization: Normalization = Normalization()
-    convert: Callable[[State], State] | None = None  # where a tensor's meaning differs, not only its name
+    convert: Callable[[State], State] | None = (
+        None  # where a tensor's meaning differs, not only its name
+    )
     row: str = ""  # "paper/row" where the network is none itself: the row that a port computes in its own way
     data: str = ""  # what it was trained on, where that is not the row's own data
     names: tuple[str, ...] = ()  # of the classes, where no data set of ours has them
@@ -47,7 +51,11 @@ class Released:
         return ".ports." in getattr(getattr(self.network, "func", self.network), "__module__", "")
 
     def renamed(self, state: State) -> State:
-        kept = {name: tensor for name, tensor in state.items() if not any(re.search(drop, name) for drop in self.drops)}
+        kept = {
+            name: tensor
+            for name, tensor in state.items()
+            if not any(re.search(drop, name) for drop in self.drops)
+        }
         for pattern, replacement in self.renames:
             kept = {re.sub(pattern, replacement, name): tensor for name, tensor in kept.items()}
         return self.convert(kept) if self.convert else kept
@@ -69,9 +77,15 @@ def layouts() -> dict[str, Released]:
     import importlib
 
     here = Path(__file__).parent
-    names = [f"segmodels.{folder}.{file.stem}" for folder in ("architectures", "ports") for file in sorted((here / folder).glob("*.py"))]
+    names = [
+        f"segmodels.{folder}.{file.stem}"
+        for folder in ("architectures", "ports")
+        for file in sorted((here / folder).glob("*.py"))
+    ]
     files = [importlib.import_module(name) for name in names if not name.endswith("__init__")]
-    return {name: layout for file in files for name, layout in getattr(file, "RELEASED", {}).items()}
+    return {
+        name: layout for file in files for name, layout in getattr(file, "RELEASED", {}).items()
+    }
 
 
 def from_released(name: str, weights: str | Path | Mapping[str, Tensor]) -> nn.Module:
@@ -85,7 +99,9 @@ def from_released(name: str, weights: str | Path | Mapping[str, Tensor]) -> nn.M
     layout = known[name]
     state = unwrapped(weights if isinstance(weights, Mapping) else read(weights), layout.drops)
     if layout.classes not in state:
-        raise ValueError(f"{origin} is not a {name} checkpoint: it has no {layout.classes}{_nearest(state, known)}")
+        raise ValueError(
+            f"{origin} is not a {name} checkpoint: it has no {layout.classes}{_nearest(state, known)}"
+        )
     module, renamed = layout.build(len(state[layout.classes])), layout.renamed(state)
     if problem := misfit(module.state_dict(), renamed):
         raise ValueError(f"{origin} is not a {name} checkpoint: {problem}{_nearest(state, known)}")
@@ -101,10 +117,16 @@ def read(path: str | Path) -> dict:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:
         if re.search("Unsupported (global|class)", str(problem)):
-            raise ValueError(f"{path} holds more than tensors and plain values, so it is not read; save its state dict alone") from None
-        raise ValueError(f"{path} is not a checkpoint: it is damaged or another kind of file") from None
+            raise ValueError(
+                f"{path} holds more than tensors and plain values, so it is not read; save its state dict alone"
+            ) from None
+        raise ValueError(
+            f"{path} is not a checkpoint: it is damaged or another kind of file"
+        ) from None
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict"
+        )
     return dict(content)
 
 
@@ -113,8 +135,16 @@ def unwrapped(content: Mapping, drops: tuple[str, ...] = ()) -> State:
     for key in ("state_dict", "model", "model_state", "module"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
-    state = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor) and not name.endswith(COUNTER)}
-    state = {name: tensor for name, tensor in state.items() if not any(re.search(drop, name) for drop in drops)}
+    state = {
+        name: tensor
+        for name, tensor in content.items()
+        if isinstance(tensor, Tensor) and not name.endswith(COUNTER)
+    }
+    state = {
+        name: tensor
+        for name, tensor in state.items()
+        if not any(re.search(drop, name) for drop in drops)
+    }
     for prefix in ("module.", "model."):
         if state and all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
@@ -125,9 +155,19 @@ def misfit(expected: State, found: State) -> str:
     """What keeps `found` from being loaded, in words; empty when nothing does."""
     missing = [name for name in expected if name not in found and not name.endswith(COUNTER)]
     extra = [name for name in found if name not in expected]
-    reshaped = [name for name in found if name in expected and found[name].shape != expected[name].shape]
-    problems = {"lacks": missing, "has beyond the network's": extra, "has in another shape": reshaped}
-    return "; ".join(f"it {verb} {len(names)} tensors ({', '.join(names[:2])}, ...)" for verb, names in problems.items() if names)
+    reshaped = [
+        name for name in found if name in expected and found[name].shape != expected[name].shape
+    ]
+    problems = {
+        "lacks": missing,
+        "has beyond the network's": extra,
+        "has in another shape": reshaped,
+    }
+    return "; ".join(
+        f"it {verb} {len(names)} tensors ({', '.join(names[:2])}, ...)"
+        for verb, names in problems.items()
+        if names
+    )
 
 
 def _nearest(state: State, known: Mapping[str, Released]) -> str:
@@ -135,9 +175,17 @@ def _nearest(state: State, known: Mapping[str, Released]) -> str:
     shares = {}
     for name, layout in known.items():
         if layout.classes in state:
-            expected, found = layout.build(len(state[layout.classes]), "meta").state_dict(), layout.renamed(state)
-            expected = {key: tensor for key, tensor in expected.items() if not key.endswith(COUNTER)}
-            same = sum(key in expected and expected[key].shape == tensor.shape for key, tensor in found.items())
+            expected, found = (
+                layout.build(len(state[layout.classes]), "meta").state_dict(),
+                layout.renamed(state),
+            )
+            expected = {
+                key: tensor for key, tensor in expected.items() if not key.endswith(COUNTER)
+            }
+            same = sum(
+                key in expected and expected[key].shape == tensor.shape
+                for key, tensor in found.items()
+            )
             shares[name] = same / max(len(expected), len(found))
     best = max(shares, key=shares.get, default=None)
     return f"; it looks like {best}" if best and shares[best] > 0.9 else "; no known layout fits it"

@@ -30,13 +30,28 @@ def content_of(module: SegmentationModule, steps: int = 7) -> dict[str, Any]:
     return content
 
 
-def built(address: str = ROW, labels: LabelSet = CITYSCAPES, data: str = "streets", **recipe: Any) -> SegmentationModule:
+def built(
+    address: str = ROW, labels: LabelSet = CITYSCAPES, data: str = "streets", **recipe: Any
+) -> SegmentationModule:
     """A module with everything that a run lets its checkpoints say."""
     row = experiment(address)
     module = row.build(len(labels.names))
-    says = {"data": data, "classes": list(labels.names), "palette": [list(color) for color in labels.palette], "seed": 3}
-    more = {"experiment": address, "model": dict(row.model), "departures": [], "overrides": {}, "smoke": False}
-    module.adopt(replace(row.recipe, **{"inference": "whole"} | recipe), Normalization(), says | more)
+    says = {
+        "data": data,
+        "classes": list(labels.names),
+        "palette": [list(color) for color in labels.palette],
+        "seed": 3,
+    }
+    more = {
+        "experiment": address,
+        "model": dict(row.model),
+        "departures": [],
+        "overrides": {},
+        "smoke": False,
+    }
+    module.adopt(
+        replace(row.recipe, **{"inference": "whole"} | recipe), Normalization(), says | more
+    )
     return lively(module)
 
 
@@ -63,7 +78,9 @@ class Code:
 def changed(file: Path, changes: Mapping[str, Any], drops: Sequence[str] = ()) -> None:
     """A checkpoint whose identity is another, as an older or newer code would have written it."""
     content = content_of(built())
-    content["segmodels"] = {key: value for key, value in (content["segmodels"] | changes).items() if key not in drops}
+    content["segmodels"] = {
+        key: value for key, value in (content["segmodels"] | changes).items() if key not in drops
+    }
     torch.save(content, file)
 
 
@@ -80,17 +97,47 @@ def reshaped(file: Path) -> None:
 
 # name -> (who writes the file, what the refusal must say beside the file's name)
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "text": (lambda file: file.write_text("weights"), "is not a checkpoint: it is damaged or another kind of file"),
-    "empty": (lambda file: file.touch(), "is not a checkpoint: it is damaged or another kind of file"),
+    "text": (
+        lambda file: file.write_text("weights"),
+        "is not a checkpoint: it is damaged or another kind of file",
+    ),
+    "empty": (
+        lambda file: file.touch(),
+        "is not a checkpoint: it is damaged or another kind of file",
+    ),
     "truncated": (truncated, "is not a checkpoint: it is damaged or another kind of file"),
-    "code": (lambda file: torch.save({"segmodels": Code(file.with_name("trace"))}, file), "holds more than tensors and plain values"),
-    "pickle": (lambda file: file.write_bytes(pickle.dumps(Code(file.with_name("trace")), 2)), "is not"),
+    "code": (
+        lambda file: torch.save({"segmodels": Code(file.with_name("trace"))}, file),
+        "holds more than tensors and plain values",
+    ),
+    "pickle": (
+        lambda file: file.write_bytes(pickle.dumps(Code(file.with_name("trace")), 2)),
+        "is not",
+    ),
     "list": (lambda file: torch.save([1, 2], file), "holds a list, not a checkpoint"),
-    "authors": (lambda file: torch.save({"model": {"heads.2.conv_1x1.bias": torch.zeros(19)}}, file), "see segmodels.from_released"),
-    "bare weights": (lambda file: torch.save(built().state_dict(), file), "see segmodels.from_released"),
-    "other paper": (lambda file: changed(file, {"experiment": "bisenett/x"}), "was trained as bisenett/x, which cannot be built now"),
-    "other row": (lambda file: changed(file, {"experiment": "bisenet/xception40"}), "did you mean xception39"),
-    "other option": (lambda file: changed(file, {"model": {"boosters": 4}}), "unexpected keyword argument 'boosters'"),
-    "other recipe": (lambda file: changed(file, {"recipe": {"momentun": 0.9}}), "a recipe has no field momentun"),
+    "authors": (
+        lambda file: torch.save({"model": {"heads.2.conv_1x1.bias": torch.zeros(19)}}, file),
+        "see segmodels.from_released",
+    ),
+    "bare weights": (
+        lambda file: torch.save(built().state_dict(), file),
+        "see segmodels.from_released",
+    ),
+    "other paper": (
+        lambda file: changed(file, {"experiment": "bisenett/x"}),
+        "was trained as bisenett/x, which cannot be built now",
+    ),
+    "other row": (
+        lambda file: changed(file, {"experiment": "bisenet/xception40"}),
+        "did you mean xception39",
+    ),
+    "other option": (
+        lambda file: changed(file, {"model": {"boosters": 4}}),
+        "unexpected keyword argument 'boosters'",
+    ),
+    "other recipe": (
+        lambda file: changed(file, {"recipe": {"momentun": 0.9}}),
+        "a recipe has no field momentun",
+    ),
     "other tensors": (reshaped, "does not fit bisenet/xception39 as it is written now"),
 }

@@ -12,11 +12,22 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # results are compared bit for bit with the CPU's
 if sys.platform == "linux":
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # processes that train together need no machine that knows its own name
-os.environ["WANDB__SERVICE_WAIT"] = "300"  # seconds for its own process to start; a busy machine needs more than the usual 30
+    os.environ.setdefault(
+        "GLOO_SOCKET_IFNAME", "lo"
+    )  # processes that train together need no machine that knows its own name
+os.environ["WANDB__SERVICE_WAIT"] = (
+    "300"  # seconds for its own process to start; a busy machine needs more than the usual 30
+)
 for name in ("CITYSCAPES_DATASET", "WANDB_API_KEY", "SEGMODELS_RUN"):
     os.environ.pop(name, None)
-for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):  # how wide and colored a terminal is
+for name in (
+    "COLUMNS",
+    "LINES",
+    "FORCE_COLOR",
+    "NO_COLOR",
+    "TTY_COMPATIBLE",
+    "TTY_INTERACTIVE",
+):  # how wide and colored a terminal is
     os.environ.pop(name, None)
 
 import pytest  # noqa: E402
@@ -24,8 +35,18 @@ import torch  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--camvid", metavar="DIR", default=None, help="a CamVid folder, written --camvid=DIR: also run what wants real images")
-    parser.addoption("--weights", metavar="DIR", default=None, help="real ImageNet and face weights and pictures, written --weights=DIR")
+    parser.addoption(
+        "--camvid",
+        metavar="DIR",
+        default=None,
+        help="a CamVid folder, written --camvid=DIR: also run what wants real images",
+    )
+    parser.addoption(
+        "--weights",
+        metavar="DIR",
+        default=None,
+        help="real ImageNet and face weights and pictures, written --weights=DIR",
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +66,19 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from experiments import run
 
     runs = tmp_path_factory.mktemp("runs")
-    assert run.main(["--model", "bisenet/xception39", "--smoke", "trainer.wandb=disabled", "--runs", str(runs)]) == 0
+    assert (
+        run.main(
+            [
+                "--model",
+                "bisenet/xception39",
+                "--smoke",
+                "trainer.wandb=disabled",
+                "--runs",
+                str(runs),
+            ]
+        )
+        == 0
+    )
     return next(runs.iterdir())
 
 

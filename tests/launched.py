@@ -25,9 +25,22 @@ KINDS = {
 def numbered(kind: str, rank: int) -> dict[str, str]:
     """What tells one process from the other, under torchrun on one machine, and under SLURM on two nodes."""
     if kind == "torchrun":
-        said = {"TORCHELASTIC_RUN_ID": "none", "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+        said = {
+            "TORCHELASTIC_RUN_ID": "none",
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "GROUP_RANK": 0,
+            "WORLD_SIZE": 2,
+            "LOCAL_WORLD_SIZE": 2,
+        }
     else:
-        job = {"SLURM_JOB_ID": 1, "SLURM_JOB_NAME": "train", "SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 1, "SLURM_NNODES": 2}
+        job = {
+            "SLURM_JOB_ID": 1,
+            "SLURM_JOB_NAME": "train",
+            "SLURM_NTASKS": 2,
+            "SLURM_NTASKS_PER_NODE": 1,
+            "SLURM_NNODES": 2,
+        }
         said = job | {"SLURM_PROCID": rank, "SLURM_NODEID": rank, "SLURM_LOCALID": 0}
     return {name: str(value) for name, value in said.items()}
 
@@ -39,7 +52,11 @@ def launch(kind: str, output: Path, words: Sequence[str], stops: bool) -> str:
         for number in (1, 2):
             os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         if stops:
-            after(SegmentationModule, "training_step", lambda module: terminate_twice() if module.global_step == STOP - 1 else None)
+            after(
+                SegmentationModule,
+                "training_step",
+                lambda module: terminate_twice() if module.global_step == STOP - 1 else None,
+            )
         os._exit(run.main(list(words)))
 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -67,7 +84,9 @@ def stop_and_go_on(kind: str, out: Path) -> None:
     words = [*TINY, "--runs", str(out / "runs"), "trainer.checkpoint_every=100", *KINDS[kind]]
     (out / "stopped").write_text(launch(kind, out / "stopped.txt", words, stops=True))
     folder = min((out / "runs").iterdir())
-    (out / "resumed").write_text(launch(kind, out / "resumed.txt", ["--resume", str(folder)], stops=False))
+    (out / "resumed").write_text(
+        launch(kind, out / "resumed.txt", ["--resume", str(folder)], stops=False)
+    )
 
 
 if __name__ == "__main__":

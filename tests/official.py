@@ -13,7 +13,9 @@ from experiments import official
 Maps = Sequence[np.ndarray]
 
 
-def official_scores(predicted: Maps, ids: Maps, folder: Path, *, instances: Maps | None = None) -> dict:
+def official_scores(
+    predicted: Maps, ids: Maps, folder: Path, *, instances: Maps | None = None
+) -> dict:
     """`predicted` holds train ids, `ids` label ids and `instances` instance ids, as the files do; without the last, no iIoU."""
     pytest.importorskip("cityscapesscripts", reason="the eval script is in the test extra")
     pairs = []
@@ -23,5 +25,7 @@ def official_scores(predicted: Maps, ids: Maps, folder: Path, *, instances: Maps
         Image.fromarray(CITYSCAPES.decode(guess)).save(pairs[-1][0])
         Image.fromarray(truth.astype(np.uint8)).save(pairs[-1][1])
         if instances is not None:
-            Image.fromarray(instances[index].astype(np.uint16)).save(f"{name}_gtFine_instanceIds.png")
+            Image.fromarray(instances[index].astype(np.uint16)).save(
+                f"{name}_gtFine_instanceIds.png"
+            )
     return official.official_scores(pairs, instances=instances is not None)

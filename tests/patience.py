@@ -3,7 +3,9 @@
 import time
 from collections.abc import Callable
 
-SECONDS = 600.0  # after which what is waited for will not come; nothing passes or fails earlier for this
+SECONDS = (
+    600.0  # after which what is waited for will not come; nothing passes or fails earlier for this
+)
 
 
 def until(holds: Callable[[], bool], seconds: float = SECONDS) -> bool:

@@ -28,7 +28,12 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     except SystemExit as left:  # argparse's own
         code = left.code
     said = capsys.readouterr()
-    assert code == 2 and said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1, said
+    assert (
+        code == 2
+        and said.out == ""
+        and said.err.startswith("error: ")
+        and said.err.count("\n") == 1
+    ), said
     return said.err
 
 
@@ -38,7 +43,16 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 
 def asked(**changes: object) -> argparse.Namespace:
-    words = dict(what="logits", batch=1, precision="32-true", folded=False, channels_last=False, compile=False, rounds=2, seconds=0.01)
+    words = dict(
+        what="logits",
+        batch=1,
+        precision="32-true",
+        folded=False,
+        channels_last=False,
+        compile=False,
+        rounds=2,
+        seconds=0.01,
+    )
     return argparse.Namespace(**words | changes)
 
 
@@ -61,32 +75,71 @@ def test_every_condition_and_figure_is_stored(plain: dict) -> None:
         "rounds",
         "seconds",
     } <= {*said}
-    assert {"warm_up", "clock", "device", "device_kind", "threads", "tf32", "cudnn", "versions", "date", "commit", "limit"} <= {*said}
-    assert (said["what"], said["argmax"], said["size"], said["device_kind"]) == ("logits", False, [64, 128], "cpu")
-    assert [each["name"] for each in plain["networks"]] == ["fastscnn/fastscnn", "bisenetv2/bilateral"]
+    assert {
+        "warm_up",
+        "clock",
+        "device",
+        "device_kind",
+        "threads",
+        "tf32",
+        "cudnn",
+        "versions",
+        "date",
+        "commit",
+        "limit",
+    } <= {*said}
+    assert (said["what"], said["argmax"], said["size"], said["device_kind"]) == (
+        "logits",
+        False,
+        [64, 128],
+        "cpu",
+    )
+    assert [each["name"] for each in plain["networks"]] == [
+        "fastscnn/fastscnn",
+        "bisenetv2/bilateral",
+    ]
     for each in plain["networks"]:
-        assert each["problem"] is None and each["peak_mib"] is None and len(each["round_medians_ms"]) == 2
+        assert (
+            each["problem"] is None
+            and each["peak_mib"] is None
+            and len(each["round_medians_ms"]) == 2
+        )
         assert each["passes"] >= 2 and each["warm_up"] > timing.WARM_UP
-        assert each["fps"] == pytest.approx(1000 / each["median_ms"]) and 0 < each["median_ms"] <= each["p95_ms"]
+        assert (
+            each["fps"] == pytest.approx(1000 / each["median_ms"])
+            and 0 < each["median_ms"] <= each["p95_ms"]
+        )
 
 
 def test_the_ratio_is_to_the_first_network_and_round_by_round(plain: dict) -> None:
     first, second = (each["round_medians_ms"] for each in plain["networks"])
     assert plain["networks"][0]["ratio"] == 1
-    assert plain["networks"][1]["ratio"] == pytest.approx(sum(a / b for a, b in zip(first, second)) / 2)
+    assert plain["networks"][1]["ratio"] == pytest.approx(
+        sum(a / b for a, b in zip(first, second)) / 2
+    )
 
 
 def test_published_figures_are_stored_with_hardware_and_source_beside_ours(plain: dict) -> None:
     figure = plain["networks"][0]["published"][0]
-    assert (figure["fps"], figure["size"], figure["device"]) == (123.5, [1024, 2048], "Titan Xp") and "abstract" in figure["source"]
+    assert (figure["fps"], figure["size"], figure["device"]) == (
+        123.5,
+        [1024, 2048],
+        "Titan Xp",
+    ) and "abstract" in figure["source"]
 
 
 def test_figures_of_known_laps() -> None:
     slow, fast = (
-        timing.Subject(name, (64, 64), rounds=rounds) for name, rounds in (("a", [[4.0, 8.0], [40.0, 60.0]]), ("b", [[3.0], [5.0]]))
+        timing.Subject(name, (64, 64), rounds=rounds)
+        for name, rounds in (("a", [[4.0, 8.0], [40.0, 60.0]]), ("b", [[3.0], [5.0]]))
     )
     found = timing.result_of(fast, slow, batch=2)
-    assert (found["median_ms"], found["p95_ms"], found["fps"], found["passes"]) == (4.0, 5.0, 500.0, 2)
+    assert (found["median_ms"], found["p95_ms"], found["fps"], found["passes"]) == (
+        4.0,
+        5.0,
+        500.0,
+        2,
+    )
     assert found["ratio"] == (6 / 3 + 50 / 5) / 2
     hundred = timing.Subject("c", (64, 64), rounds=[[float(each) for each in range(100, 0, -1)]])
     assert timing.result_of(hundred, hundred, batch=1)["p95_ms"] == 95
@@ -98,7 +151,8 @@ def test_figures_of_known_laps() -> None:
 def test_networks_take_turns_in_every_round() -> None:
     calls = []
     subjects = [
-        timing.Subject(name, (64, 64), work=lambda name=name: calls.append(name), passes=n) for name, n in (("a", 2), ("b", 1), ("c", 1))
+        timing.Subject(name, (64, 64), work=lambda name=name: calls.append(name), passes=n)
+        for name, n in (("a", 2), ("b", 1), ("c", 1))
     ]
     timing.alternated(subjects, range(2), timing.cpu_laps)
     assert calls == ["a", "a", "b", "c"] * 2
@@ -109,9 +163,16 @@ def test_a_network_that_fails_in_its_turn_is_named_and_the_others_go_on() -> Non
     def fails() -> None:
         raise RuntimeError("out of memory")
 
-    subjects = [timing.Subject("a", (64, 64), work=fails, passes=1), timing.Subject("b", (64, 64), work=lambda: None, passes=1)]
+    subjects = [
+        timing.Subject("a", (64, 64), work=fails, passes=1),
+        timing.Subject("b", (64, 64), work=lambda: None, passes=1),
+    ]
     timing.alternated(subjects, range(3), timing.cpu_laps)
-    assert "out of memory" in subjects[0].problem and not subjects[0].rounds and len(subjects[1].rounds) == 3
+    assert (
+        "out of memory" in subjects[0].problem
+        and not subjects[0].rounds
+        and len(subjects[1].rounds) == 3
+    )
 
 
 def test_the_clock_is_read_around_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,10 +187,17 @@ def test_the_clock_is_read_around_each_pass(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("what", ["logits", "full", "label"])
 def test_what_is_timed_is_what_the_module_computes(what: str) -> None:
-    module, image = timing.fresh(experiment("emanet/resnet50" if what == "logits" else "stdc/stdc1")), torch.randn(1, 3, 65, 97)
+    module, image = (
+        timing.fresh(experiment("emanet/resnet50" if what == "logits" else "stdc/stdc1")),
+        torch.randn(1, 3, 65, 97),
+    )
     with torch.no_grad():
         found, full = passes.Pass(module, what)(image), module(image)
-        expected = {"logits": module.logits(module.padded(image)), "full": full, "label": full.argmax(1).to(torch.uint8)}[what]
+        expected = {
+            "logits": module.logits(module.padded(image)),
+            "full": full,
+            "label": full.argmax(1).to(torch.uint8),
+        }[what]
     assert found.dtype == expected.dtype and found.shape == expected.shape
     if what == "label":
         assert (found != expected).float().mean() < 1e-3
@@ -146,18 +214,38 @@ def test_a_folded_network_holds_no_batch_norm_and_takes_the_batch_that_was_asked
     assert torch.allclose(graph(image), module.logits(image), atol=1e-4)
 
 
-def test_fast_forms_are_shown_to_be_equal_and_the_difference_is_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fast_forms_are_shown_to_be_equal_and_the_difference_is_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = measured(
-        "fastscnn", "--folded", "--channels-last", "--precision", "bf16-mixed", "--argmax", "--batch", "2", out=tmp_path / "x.json"
+        "fastscnn",
+        "--folded",
+        "--channels-last",
+        "--precision",
+        "bf16-mixed",
+        "--argmax",
+        "--batch",
+        "2",
+        out=tmp_path / "x.json",
     )
     said, network = found["conditions"], found["networks"][0]
-    assert (said["folded"], said["channels_last"], said["argmax"], said["what"], said["batch"]) == (True, True, True, "label", 2)
-    assert network["difference"] == network["limit"] == 0 and network["fps"] == pytest.approx(2000 / network["median_ms"])
+    assert (said["folded"], said["channels_last"], said["argmax"], said["what"], said["batch"]) == (
+        True,
+        True,
+        True,
+        "label",
+        2,
+    )
+    assert network["difference"] == network["limit"] == 0 and network["fps"] == pytest.approx(
+        2000 / network["median_ms"]
+    )
     assert "difference" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["logits", "label"])
-def test_a_folded_network_that_differs_is_not_timed(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folded_network_that_differs_is_not_timed(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folded = passes.folded
 
     class Off(nn.Module):
@@ -169,8 +257,14 @@ def test_a_folded_network_that_differs_is_not_timed(what: str, tmp_path: Path, m
             return self.network(image).roll(1, dims=1)
 
     monkeypatch.setattr(timing, "folded", lambda module, image: Off(folded(module, image)))
-    found = measured("fastscnn", "--folded", "--what", what, out=tmp_path / "x.json", code=1)["networks"][0]
-    assert found["difference"] > found["limit"] and "differs from the plain network" in found["problem"] and "fps" not in found
+    found = measured("fastscnn", "--folded", "--what", what, out=tmp_path / "x.json", code=1)[
+        "networks"
+    ][0]
+    assert (
+        found["difference"] > found["limit"]
+        and "differs from the plain network" in found["problem"]
+        and "fps" not in found
+    )
 
 
 def test_logits_that_are_not_numbers_are_named_and_the_others_go_on(
@@ -199,14 +293,20 @@ def test_a_network_that_cannot_run_is_named_with_the_size(monkeypatch: pytest.Mo
     monkeypatch.setattr(timing, "folded", too_deep)
     subject = timing.Subject("fastscnn/fastscnn", (64, 128))
     timing.prepare(subject, asked(folded=True), "cpu", timing.cpu_laps)
-    assert subject.problem == "cannot run at 64x128: RuntimeError: output size is too small" and subject.work is None
+    assert (
+        subject.problem == "cannot run at 64x128: RuntimeError: output size is too small"
+        and subject.work is None
+    )
 
 
 # --- which networks
 
 
 def test_each_is_timed_at_its_papers_size_unless_one_is_given() -> None:
-    sizes = [each.size for each in timing.opened(["stdc/stdc1", "bisenet/resnet18", "ddrnet/23_slim"], None)]
+    sizes = [
+        each.size
+        for each in timing.opened(["stdc/stdc1", "bisenet/resnet18", "ddrnet/23_slim"], None)
+    ]
     assert sizes == [(512, 1024), (768, 1536), (1024, 2048)]
     assert timing.opened(["stdc/stdc1"], (64, 96))[0].size == (64, 96)
 
@@ -250,41 +350,73 @@ def test_a_wrong_word_is_refused_in_one_sentence_before_anything_is_built(
     assert said in refused(capsys, *words)
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "notes.ckpt").write_text("not a checkpoint")
-    assert "damaged or another kind of file" in refused(capsys, "fastscnn", str(tmp_path / "notes.ckpt"))
+    assert "damaged or another kind of file" in refused(
+        capsys, "fastscnn", str(tmp_path / "notes.ckpt")
+    )
 
 
 # --- what the papers claim
 
 
 def test_published_speeds_have_hardware_and_a_source_and_ablations_claim_none() -> None:
-    claims = [(row, each) for paper in papers().values() for row in paper.rows.values() for each in row.published_speed]
+    claims = [
+        (row, each)
+        for paper in papers().values()
+        for row in paper.rows.values()
+        for each in row.published_speed
+    ]
     assert len(claims) > 20
     for row, each in claims:
-        assert 1 < each.fps < 1000 and each.device and each.source and min(each.size) >= 256, row.name
-    main = Experiment(nn.Module, Recipe(), published_speed=(PublishedSpeed(9.0, (64, 64), "a device", "a table"),))
+        assert 1 < each.fps < 1000 and each.device and each.source and min(each.size) >= 256, (
+            row.name
+        )
+    main = Experiment(
+        nn.Module, Recipe(), published_speed=(PublishedSpeed(9.0, (64, 64), "a device", "a table"),)
+    )
     assert main.but(model={"arm": False}).published_speed == ()
 
 
 # --- losses
 
 
-def test_losses_of_small_images_are_compared_as_well(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_losses_of_small_images_are_compared_as_well(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Fewer than fifty pixels may lie behind the last that is hard."""
-    assert benchmark.main(["loss", "--size", "128x128", "--rounds", "1", "--json", str(tmp_path / "loss.json")]) == 0
-    assert set(json.loads((tmp_path / "loss.json").read_text())["rows"]) == {"cross-entropy", "mining, threshold", "mining, top-k"}
+    assert (
+        benchmark.main(
+            ["loss", "--size", "128x128", "--rounds", "1", "--json", str(tmp_path / "loss.json")]
+        )
+        == 0
+    )
+    assert set(json.loads((tmp_path / "loss.json").read_text())["rows"]) == {
+        "cross-entropy",
+        "mining, threshold",
+        "mining, top-k",
+    }
     assert "profiler" not in capfd.readouterr().err.lower()  # torch's own remarks are no reader's
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--size", "1x1", "--batch", "1"], "these sizes do not reach both branches of mining; try --size"),
-        (["--json", "nowhere/loss.json"], "there is no folder nowhere for loss.json; make it, or give another --json"),
+        (
+            ["--size", "1x1", "--batch", "1"],
+            "these sizes do not reach both branches of mining; try --size",
+        ),
+        (
+            ["--json", "nowhere/loss.json"],
+            "there is no folder nowhere for loss.json; make it, or give another --json",
+        ),
     ],
 )
-def test_what_cannot_be_compared_is_refused_before_the_work(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_compared_is_refused_before_the_work(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert benchmark.main(["loss", *words]) == 2
     error = capsys.readouterr().err
     assert said in error and error.startswith("error: ") and error.count("\n") == 1

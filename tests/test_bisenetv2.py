@@ -22,14 +22,27 @@ REFERENCE = Path(__file__).parent / "reference"
 TERMS = {
     "bisenetv1_coincheung": {"main": "main", "auxiliary2": "aux1", "auxiliary1": "aux2"},
     "bisenetv2_coincheung": {"main": "main"} | {f"booster{n + 1}": f"aux{n}" for n in range(1, 5)},
-    "mmseg_bisenetv2": {"main": "decode.loss_ce"} | {f"booster{n + 2}": f"aux_{n}.loss_ce" for n in range(4)},
+    "mmseg_bisenetv2": {"main": "decode.loss_ce"}
+    | {f"booster{n + 2}": f"aux_{n}.loss_ce" for n in range(4)},
 }
 COINCHEUNG = {
     "bisenetv1_coincheung": Recipe(
-        lr=1e-2, iterations=80_000, head_lr=10, decay_norms=False, warmup=1000, warmup_from=0.1, warmup_shape="geometric"
+        lr=1e-2,
+        iterations=80_000,
+        head_lr=10,
+        decay_norms=False,
+        warmup=1000,
+        warmup_from=0.1,
+        warmup_shape="geometric",
     ),
     "bisenetv2_coincheung": Recipe(
-        lr=5e-3, iterations=150_000, head_lr=10, decay_norms=False, warmup=1000, warmup_from=0.1, warmup_shape="geometric"
+        lr=5e-3,
+        iterations=150_000,
+        head_lr=10,
+        decay_norms=False,
+        warmup=1000,
+        warmup_from=0.1,
+        warmup_shape="geometric",
     ),
 }
 
@@ -40,7 +53,10 @@ def packed(path: str) -> dict:
 
 def released(name: str) -> SegmentationModule:
     layout = packed(f"released/{name}.json.gz")
-    return segmodels.from_released(name, {key: torch.from_numpy(np.array(value)) for key, value in fill.fill_layout(layout).items()})
+    return segmodels.from_released(
+        name,
+        {key: torch.from_numpy(np.array(value)) for key, value in fill.fill_layout(layout).items()},
+    )
 
 
 def trained_one_step(name: str) -> tuple[SegmentationModule, dict, dict]:
@@ -51,7 +67,9 @@ def trained_one_step(name: str) -> tuple[SegmentationModule, dict, dict]:
         if isinstance(layer, (nn.Dropout, nn.Dropout2d)):
             layer.p = 0
     label = cases.build({"label": case["inputs"]["label"]})["label"]
-    image = fill.make_input(case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"]))
+    image = fill.make_input(
+        case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"])
+    )
     terms = module.losses((torch.from_numpy(image).double(), torch.from_numpy(label)))
     sum(terms.values()).backward()
     return module, terms, case
@@ -70,31 +88,47 @@ def test_one_training_step_is_that_of_the_code_line_in_float64(name: str) -> Non
     assert len(norms) == len(list(module.parameters()))
     for theirs, norm in norms.items():
         (mine,) = rename({theirs: torch.empty(0)})
-        assert module.get_parameter(mine).grad.norm().item() == pytest.approx(norm, rel=1e-6, abs=1e-6 * case["grad_norm"])
+        assert module.get_parameter(mine).grad.norm().item() == pytest.approx(
+            norm, rel=1e-6, abs=1e-6 * case["grad_norm"]
+        )
     for theirs, facts in case["gradients"].items():
         (mine,) = rename({theirs: torch.empty(0)})
         gradient = module.get_parameter(mine).grad.flatten()[:: facts["stride"]].numpy()
-        np.testing.assert_allclose(gradient, golden[f"grad/{theirs}/sample"].ravel(), rtol=0, atol=1e-6 * facts["max_abs"])
+        np.testing.assert_allclose(
+            gradient, golden[f"grad/{theirs}/sample"].ravel(), rtol=0, atol=1e-6 * facts["max_abs"]
+        )
     for theirs, facts in case["batchnorm"].items():
         for statistic in ("running_mean", "running_var"):
             (mine,) = rename({f"{theirs}.{statistic}": torch.empty(0)})
             found = module.get_buffer(mine).flatten()[:: facts["stride"]].numpy()
-            np.testing.assert_allclose(found, golden[f"bn/{theirs}/{statistic}"].ravel(), rtol=1e-6, atol=1e-7)
+            np.testing.assert_allclose(
+                found, golden[f"bn/{theirs}/{statistic}"].ravel(), rtol=1e-6, atol=1e-7
+            )
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_auxiliary_outputs_are_those_of_the_code_line(name: str) -> None:
     golden = np.load(REFERENCE / "released" / f"{name}.npz")
-    wanted = {mine: theirs for mine, theirs in TERMS[name].items() if f"aux/{theirs}/sample" in golden.files}
+    wanted = {
+        mine: theirs
+        for mine, theirs in TERMS[name].items()
+        if f"aux/{theirs}/sample" in golden.files
+    }
     assert wanted or name.startswith("mmseg")
     module = released(name)
-    image = torch.from_numpy(fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"])))
+    image = torch.from_numpy(
+        fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
+    )
     with torch.no_grad():
         outputs = module.outputs(image)
     for mine, theirs in wanted.items():
-        logits = nn.functional.interpolate(outputs[mine], image.shape[-2:], mode="bilinear", align_corners=False)
+        logits = nn.functional.interpolate(
+            outputs[mine], image.shape[-2:], mode="bilinear", align_corners=False
+        )
         sample = golden[f"aux/{theirs}/sample"]
-        found = logits.flatten()[:: int(golden[f"aux/{theirs}/sample_flat_stride"])].numpy()[: sample.size]
+        found = logits.flatten()[:: int(golden[f"aux/{theirs}/sample_flat_stride"])].numpy()[
+            : sample.size
+        ]
         assert np.abs(found - sample).max() <= 2e-5 * np.abs(logits.numpy()).max()
 
 
@@ -103,10 +137,17 @@ def test_parameter_groups_and_schedule_are_those_of_coincheungs_code(name: str) 
     reference, module = packed(f"steps/{name}_training.json.gz"), released(name)
     module.recipe = recipe = COINCHEUNG[name]
     assert recipe.lr == reference["base_lr"]
-    facts = {id(p): (round(group["lr"] / recipe.lr), group["weight_decay"]) for group in module.parameter_groups() for p in group["params"]}
+    facts = {
+        id(p): (round(group["lr"] / recipe.lr), group["weight_decay"])
+        for group in module.parameter_groups()
+        for p in group["params"]
+    }
     mine = {key: facts[id(parameter)] for key, parameter in module.named_parameters()}
     theirs = {
-        next(iter(layouts()[name].renamed({key: torch.empty(0)}))): (group["lr_multiplier"], group["weight_decay"])
+        next(iter(layouts()[name].renamed({key: torch.empty(0)}))): (
+            group["lr_multiplier"],
+            group["weight_decay"],
+        )
         for group in reference["groups"]
         for key in group["params"]
     }
@@ -128,14 +169,25 @@ def test_boosters_only_teach() -> None:
     """With and without them the deployed network is the same, and weight 0 leaves none in the module."""
     rows = paper("bisenetv2").rows
     whole, bare = rows["no_ohem"].build(5, "meta"), rows["no_boosters"].build(5, "meta").eval()
-    assert {name for name, _ in whole.named_parameters() if not name.startswith("boosters.")} == set(dict(bare.named_parameters()))
+    assert {
+        name for name, _ in whole.named_parameters() if not name.startswith("boosters.")
+    } == set(dict(bare.named_parameters()))
     assert not rows["bilateral"].but(model={"booster_weight": 0.0}).build(5, "meta").boosters
 
 
 def test_an_override_of_one_option_leaves_a_network_that_trains() -> None:
-    main, batch = segmodels.experiment("bisenetv2"), (torch.randn(2, 3, 64, 64), torch.randint(5, (2, 64, 64), dtype=torch.uint8))
+    main, batch = (
+        segmodels.experiment("bisenetv2"),
+        (torch.randn(2, 3, 64, 64), torch.randint(5, (2, 64, 64), dtype=torch.uint8)),
+    )
     assert set(main.but(model={"branches": "detail"}).build(5).losses(batch)) == {"main"}
-    assert set(main.but(model={"branches": "semantic"}).build(5).losses(batch)) == {"main", "booster2", "booster3", "booster4", "booster5"}
+    assert set(main.but(model={"branches": "semantic"}).build(5).losses(batch)) == {
+        "main",
+        "booster2",
+        "booster3",
+        "booster4",
+        "booster5",
+    }
     with pytest.raises(ValueError, match="stage 2, 3, 4 or 5"):
         main.but(model={"boosters": (1,)}).build(5)
 
@@ -150,14 +202,20 @@ def test_a_booster_is_weighted_and_the_main_loss_is_not() -> None:
     with torch.no_grad():
         whole, halved = full.losses(batch), half.losses(batch)
     assert halved["main"].item() == pytest.approx(whole["main"].item())
-    assert all(halved[name].item() == pytest.approx(0.5 * whole[name].item()) for name in whole if name != "main")
+    assert all(
+        halved[name].item() == pytest.approx(0.5 * whole[name].item())
+        for name in whole
+        if name != "main"
+    )
 
 
 def test_the_main_row_mines_hard_pixels_and_the_ablation_takes_all() -> None:
     batch = torch.randn(2, 3, 64, 96), torch.randint(5, (2, 64, 96), dtype=torch.uint8)
     module = segmodels.experiment("bisenetv2").build(5).eval()
     with torch.no_grad():
-        logits = nn.functional.interpolate(module.logits(batch[0]), (64, 96), mode="bilinear", align_corners=False)
+        logits = nn.functional.interpolate(
+            module.logits(batch[0]), (64, 96), mode="bilinear", align_corners=False
+        )
         pixels = nn.functional.cross_entropy(logits, batch[1].long(), reduction="none")
         mined = (torchseg_rule(0.7, 1 / 16)(pixels, batch[1], None) * pixels).sum()
         assert module.losses(batch)["main"].item() == pytest.approx(mined.item(), rel=1e-5)
@@ -175,7 +233,9 @@ def test_the_main_row_mines_hard_pixels_and_the_ablation_takes_all() -> None:
         ("wide", (32, 64, 128, 256)),
     ],
 )
-def test_lambda_narrows_the_first_stages_and_alpha_widens_all(row: str, channels: tuple[int, ...]) -> None:
+def test_lambda_narrows_the_first_stages_and_alpha_widens_all(
+    row: str, channels: tuple[int, ...]
+) -> None:
     module = segmodels.experiment(f"bisenetv2/{row}").build(5, "meta").eval()
     assert module.semantic.channels == channels
     stages, features = module.parts(torch.zeros(1, 3, 64, 64, device="meta"))
@@ -202,7 +262,10 @@ def test_guided_aggregation_is_the_two_gated_products_of_figure_6() -> None:
         torch.testing.assert_close(module(detail, semantic), module.fuse(fine + coarse))
 
 
-@pytest.mark.parametrize("layout", ["bisenetv1_coincheung", "bisenetv2_coincheung", "mmseg_bisenetv1_r18", "mmseg_bisenetv2"])
+@pytest.mark.parametrize(
+    "layout",
+    ["bisenetv1_coincheung", "bisenetv2_coincheung", "mmseg_bisenetv1_r18", "mmseg_bisenetv2"],
+)
 def test_a_port_takes_sizes_that_its_code_line_refuses(layout: str) -> None:
     module = layouts()[layout].build(3).eval()
     with torch.no_grad():
@@ -210,13 +273,25 @@ def test_a_port_takes_sizes_that_its_code_line_refuses(layout: str) -> None:
             assert module(torch.randn(1, 3, height, width)).shape == (1, 3, height, width)
 
 
-@pytest.mark.parametrize("layout", ["bisenetv1_coincheung", "bisenetv2_coincheung", "mmseg_bisenetv1_r18", "mmseg_bisenetv2"])
-def test_crops_without_a_label_give_a_port_zero_loss_and_every_parameter_a_gradient(layout: str) -> None:
+@pytest.mark.parametrize(
+    "layout",
+    ["bisenetv1_coincheung", "bisenetv2_coincheung", "mmseg_bisenetv1_r18", "mmseg_bisenetv2"],
+)
+def test_crops_without_a_label_give_a_port_zero_loss_and_every_parameter_a_gradient(
+    layout: str,
+) -> None:
     module = layouts()[layout].build(3).train()
-    loss = sum(module.losses((torch.randn(2, 3, 64, 64), torch.full((2, 64, 64), 255, dtype=torch.uint8))).values())
+    loss = sum(
+        module.losses(
+            (torch.randn(2, 3, 64, 64), torch.full((2, 64, 64), 255, dtype=torch.uint8))
+        ).values()
+    )
     loss.backward()
     assert loss.item() == 0
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in module.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all()
+        for parameter in module.parameters()
+    )
 
 
 def test_coincheungs_images_are_normalized_by_the_statistics_of_cityscapes() -> None:
@@ -229,11 +304,14 @@ def test_coincheungs_images_are_normalized_by_the_statistics_of_cityscapes() -> 
 def test_the_three_ways_of_speeding_a_network_up_cost_less() -> None:
     rows = paper("bisenet").rows
     sizes = {
-        row: sum(p.numel() for p in rows[row].build(19, "meta").parameters()) for row in ("resnet18", "thin_channels", "no_last_stage")
+        row: sum(p.numel() for p in rows[row].build(19, "meta").parameters())
+        for row in ("resnet18", "thin_channels", "no_last_stage")
     }
     assert sizes["thin_channels"] < 0.5 * sizes["resnet18"]
     assert sizes["no_last_stage"] < 0.5 * sizes["resnet18"]
     small, main = rows["small_input"].recipe, rows["resnet18"].recipe
     shrunk = small.crop[0] / main.crop[0]
     assert small.scales == pytest.approx([scale * shrunk for scale in main.scales])
-    assert float(small.inference.removeprefix("resized:")) == pytest.approx(shrunk * float(main.inference.removeprefix("resized:")))
+    assert float(small.inference.removeprefix("resized:")) == pytest.approx(
+        shrunk * float(main.inference.removeprefix("resized:"))
+    )

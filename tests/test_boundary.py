@@ -8,7 +8,13 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
 
-from segmodels.metrics.boundary import band_confusions, boundary_counts, boundary_iou_counts, boundary_iou_scores, boundary_scores
+from segmodels.metrics.boundary import (
+    band_confusions,
+    boundary_counts,
+    boundary_iou_counts,
+    boundary_iou_scores,
+    boundary_scores,
+)
 
 Maps = tuple[torch.Tensor, torch.Tensor]
 
@@ -20,7 +26,9 @@ def maps(seed: int, classes: int = 4, ignored: bool = True) -> Maps:
     coarse = draw.integers(0, classes, (height // 4 + 2, width // 4 + 2))
     label = np.kron(coarse, np.ones((4, 4), int))[:height, :width]
     predicted = np.roll(label, draw.integers(-3, 4, 2), (0, 1))
-    predicted = np.where(draw.random(label.shape) < 0.06, draw.integers(0, classes, label.shape), predicted)
+    predicted = np.where(
+        draw.random(label.shape) < 0.06, draw.integers(0, classes, label.shape), predicted
+    )
     if ignored:
         top, left = draw.integers(0, height), draw.integers(0, width)
         label[top : top + 5, left : left + 7] = 255
@@ -29,7 +37,10 @@ def maps(seed: int, classes: int = 4, ignored: bool = True) -> Maps:
 
 
 def everything(predicted: torch.Tensor, label: torch.Tensor, classes: int = 4) -> list[list]:
-    return [each(predicted, label, classes).tolist() for each in (boundary_counts, boundary_iou_counts, band_confusions)]
+    return [
+        each(predicted, label, classes).tolist()
+        for each in (boundary_counts, boundary_iou_counts, band_confusions)
+    ]
 
 
 def contour(classes: list[list[int]], label: list[list[int]], which: int) -> list[tuple[int, int]]:
@@ -37,19 +48,38 @@ def contour(classes: list[list[int]], label: list[list[int]], which: int) -> lis
     for y, row in enumerate(classes):
         for x, own in enumerate(row):
             around = [(y + dy, x + dx) for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1))]
-            around = [(v, u) for v, u in around if 0 <= v < len(classes) and 0 <= u < len(row) and label[v][u] != 255]
+            around = [
+                (v, u)
+                for v, u in around
+                if 0 <= v < len(classes) and 0 <= u < len(row) and label[v][u] != 255
+            ]
             if own == which and label[y][x] != 255 and any(classes[v][u] != own for v, u in around):
                 found.append((y, x))
     return found
 
 
-def slow_counts(predicted: torch.Tensor, label: torch.Tensor, num_classes: int, pixels: int) -> list[list[int]]:
+def slow_counts(
+    predicted: torch.Tensor, label: torch.Tensor, num_classes: int, pixels: int
+) -> list[list[int]]:
     """Every boundary pixel of one map against every one of the other."""
     counts = []
     for which in range(num_classes):
-        found, true = contour(predicted.tolist(), label.tolist(), which), contour(label.tolist(), label.tolist(), which)
-        near = lambda one, others: any((one[0] - y) ** 2 + (one[1] - x) ** 2 <= pixels**2 for y, x in others)  # noqa: E731
-        counts.append([len(found), sum(near(each, true) for each in found), len(true), sum(near(each, found) for each in true)])
+        found, true = (
+            contour(predicted.tolist(), label.tolist(), which),
+            contour(label.tolist(), label.tolist(), which),
+        )
+
+        def near(one: tuple[int, int], others: list[tuple[int, int]]) -> bool:
+            return any((one[0] - y) ** 2 + (one[1] - x) ** 2 <= pixels**2 for y, x in others)
+
+        counts.append(
+            [
+                len(found),
+                sum(near(each, true) for each in found),
+                len(true),
+                sum(near(each, found) for each in true),
+            ]
+        )
     return counts
 
 
@@ -58,14 +88,18 @@ def test_boundary_pixels_match_as_in_a_comparison_of_all_pairs(seed: int) -> Non
     classes, tolerance = (4, 11)[seed % 2], (0.0075, 0.05, 0.1, 0.17, 0.3)[seed % 5]
     predicted, label = maps(seed, classes)
     pixels = ceil(tolerance * hypot(*label.shape))
-    assert boundary_counts(predicted, label, classes, tolerance).tolist() == slow_counts(predicted, label, classes, pixels)
+    assert boundary_counts(predicted, label, classes, tolerance).tolist() == slow_counts(
+        predicted, label, classes, pixels
+    )
 
 
 def test_more_classes_than_a_byte_has_bits_are_told_apart() -> None:
     """Each class crosses each of the others: a bit of another group of classes would match."""
     label = (torch.arange(40)[:, None] // 2 + torch.arange(40) // 2).remainder(20).to(torch.uint8)
     predicted = label.roll(3, 1)
-    assert boundary_counts(predicted, label, 20, 0.03).tolist() == slow_counts(predicted, label, 20, 2)
+    assert boundary_counts(predicted, label, 20, 0.03).tolist() == slow_counts(
+        predicted, label, 20, 2
+    )
 
 
 def test_strips_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,9 +113,18 @@ def test_strips_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_tolerance_is_a_share_of_the_diagonal_rounded_up_and_met_by_equality() -> None:
     columns = torch.arange(400).expand(300, 400)  # a diagonal of 500: 3.75 pixels make 4
     label = (columns >= 200).to(torch.uint8)
-    assert boundary_counts((columns >= 204).to(torch.uint8), label, 2).tolist() == [[300, 300, 300, 300]] * 2
-    assert boundary_counts((columns >= 205).to(torch.uint8), label, 2).tolist() == [[300, 0, 300, 0]] * 2
-    assert boundary_counts(label[:3, 198:203], label[:3, 199:204], 2)[:, 1].tolist() == [3, 3]  # a small image forgives one pixel
+    assert (
+        boundary_counts((columns >= 204).to(torch.uint8), label, 2).tolist()
+        == [[300, 300, 300, 300]] * 2
+    )
+    assert (
+        boundary_counts((columns >= 205).to(torch.uint8), label, 2).tolist()
+        == [[300, 0, 300, 0]] * 2
+    )
+    assert boundary_counts(label[:3, 198:203], label[:3, 199:204], 2)[:, 1].tolist() == [
+        3,
+        3,
+    ]  # a small image forgives one pixel
 
 
 def per_image(counts: list[int]) -> float:
@@ -102,7 +145,12 @@ def test_scores_are_means_over_the_images_in_which_a_class_has_a_boundary() -> N
     first = [per_image(each) for each in counts[:, 0].tolist()]
     assert first == [0.5, 0, 1]
     assert found["f1"] == [pytest.approx(0.5), pytest.approx(per_image([4, 4, 4, 2])), 0, None]
-    assert found["precision"] == [pytest.approx((0.5 + 1) / 2), pytest.approx((0.5 + 1) / 2), 0, None]
+    assert found["precision"] == [
+        pytest.approx((0.5 + 1) / 2),
+        pytest.approx((0.5 + 1) / 2),
+        0,
+        None,
+    ]
     assert found["recall"] == [pytest.approx((0.5 + 0 + 1) / 3), pytest.approx(0.5), None, None]
     assert found["boundary_f1"] == pytest.approx((0.5 + per_image([4, 4, 4, 2]) + 0) / 3)
 
@@ -115,8 +163,14 @@ def authors_area(mask: np.ndarray, pixels: int) -> np.ndarray:
 
 def area_beside_labelled(mask: np.ndarray, labelled: np.ndarray, pixels: int) -> np.ndarray:
     """The same, where an ignored pixel takes nothing off: by growing what does, from a frame of ones."""
-    outside = cv2.copyMakeBorder((labelled & ~mask).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
-    return mask & labelled & (cv2.dilate(outside, np.ones((3, 3), np.uint8), iterations=pixels)[1:-1, 1:-1] == 1)
+    outside = cv2.copyMakeBorder(
+        (labelled & ~mask).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1
+    )
+    return (
+        mask
+        & labelled
+        & (cv2.dilate(outside, np.ones((3, 3), np.uint8), iterations=pixels)[1:-1, 1:-1] == 1)
+    )
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -127,9 +181,16 @@ def test_boundary_iou_is_that_of_repeated_erosion(seed: int, ignored: bool) -> N
     pixels = max(round(width * hypot(*label.shape)), 1)
     expected = []
     for each in range(4):
-        found, true, labelled = (predicted == each).numpy(), (label == each).numpy(), (label != 255).numpy()
+        found, true, labelled = (
+            (predicted == each).numpy(),
+            (label == each).numpy(),
+            (label != 255).numpy(),
+        )
         if ignored:
-            found, true = area_beside_labelled(found, labelled, pixels), area_beside_labelled(true, labelled, pixels)
+            found, true = (
+                area_beside_labelled(found, labelled, pixels),
+                area_beside_labelled(true, labelled, pixels),
+            )
         else:
             found, true = authors_area(found, pixels), authors_area(true, pixels)
         expected.append([(found & true).sum(), (found | true).sum()])
@@ -179,7 +240,9 @@ def test_an_edge_against_ignored_pixels_or_the_border_is_no_boundary() -> None:
     label[0, 0] = 255
     edges, areas, bands = everything(label.masked_fill(label == 255, 1), label)
     assert not any(map(any, edges)) and not torch.tensor(bands).any()
-    assert areas[0] == [label.ne(255).sum() - (7 * 7 - 9)] * 2  # one pixel along the border of the image, as the authors have it
+    assert (
+        areas[0] == [label.ne(255).sum() - (7 * 7 - 9)] * 2
+    )  # one pixel along the border of the image, as the authors have it
 
 
 def test_a_perfect_prediction_scores_one() -> None:
@@ -187,12 +250,20 @@ def test_a_perfect_prediction_scores_one() -> None:
     predicted = label.masked_fill(label == 255, 0)
     found = boundary_scores(boundary_counts(predicted, label, 5)[None])
     assert found["f1"] == found["precision"] == found["recall"] == [1, 1, 1, 1, None]
-    assert boundary_iou_scores(boundary_iou_counts(predicted, label, 5))["boundary_iou"] == [1, 1, 1, 1, None]
+    assert boundary_iou_scores(boundary_iou_counts(predicted, label, 5))["boundary_iou"] == [
+        1,
+        1,
+        1,
+        1,
+        None,
+    ]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (5, 6)])
 @pytest.mark.parametrize("value", [0, 255])
-def test_a_map_of_one_class_or_ignored_throughout_has_no_boundary(shape: tuple[int, int], value: int) -> None:
+def test_a_map_of_one_class_or_ignored_throughout_has_no_boundary(
+    shape: tuple[int, int], value: int
+) -> None:
     label = torch.full(shape, value, dtype=torch.uint8)
     counts = boundary_counts(label.new_zeros(shape), label, 2)
     assert not counts.any() and counts.shape == (2, 4) and counts.dtype == torch.int64
@@ -208,11 +279,15 @@ def test_a_map_of_one_class_or_ignored_throughout_has_no_boundary(shape: tuple[i
 @pytest.mark.parametrize("shape", [(1, 9), (9, 1), (2, 2), (4, 5)])
 def test_a_tolerance_larger_than_the_image_matches_all_of_a_class(shape: tuple[int, int]) -> None:
     draw = torch.Generator().manual_seed(0)
-    label, predicted = (torch.randint(2, shape, generator=draw, dtype=torch.uint8) for _ in range(2))
+    label, predicted = (
+        torch.randint(2, shape, generator=draw, dtype=torch.uint8) for _ in range(2)
+    )
     label.view(-1)[:2] = predicted.view(-1)[-2:] = torch.tensor([0, 1], dtype=torch.uint8)
     counts = boundary_counts(predicted, label, 2, tolerance=2.0)
     assert counts.tolist() == slow_counts(predicted, label, 2, 1000)
     assert counts.all() and torch.equal(counts[:, ::2], counts[:, 1::2])
     areas = boundary_iou_counts(predicted, label, 2, width=2.0)
-    assert areas[:, 1].tolist() == [((predicted == each) | (label == each)).sum() for each in (0, 1)]
+    assert areas[:, 1].tolist() == [
+        ((predicted == each) | (label == each)).sum() for each in (0, 1)
+    ]
     assert band_confusions(predicted, label, 2)[-1].sum() == label.numel()

@@ -19,7 +19,9 @@ from tests.checkpoints import BAD, ROW, built, content_of, written
 
 PAPERS = segmodels.papers()
 MAIN_ROWS = [f"{name}/{paper.main}" for name, paper in PAPERS.items()]
-OTHER_ROWS = [f"{name}/{row}" for name, paper in PAPERS.items() for row in paper.rows if row != paper.main]
+OTHER_ROWS = [
+    f"{name}/{row}" for name, paper in PAPERS.items() for row in paper.rows if row != paper.main
+]
 ROWS = MAIN_ROWS + [pytest.param(row, marks=pytest.mark.catalogue) for row in OTHER_ROWS]
 
 
@@ -29,9 +31,20 @@ def trained(folder: Path, channels_last: bool) -> tuple[Path, SegmentationModule
     module.normalization = Normalization(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0), order="BGR")
     if channels_last:
         module.to(memory_format=torch.channels_last)
-    batch = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8), torch.randint(11, (2, 64, 64), dtype=torch.uint8)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer, batches = Trainer(accelerator="cpu", max_epochs=1, **quiet), DataLoader([batch, batch], batch_size=None)
+    batch = (
+        torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8),
+        torch.randint(11, (2, 64, 64), dtype=torch.uint8),
+    )
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    trainer, batches = (
+        Trainer(accelerator="cpu", max_epochs=1, **quiet),
+        DataLoader([batch, batch], batch_size=None),
+    )
     trainer.fit(module, batches, batches)
     trainer.save_checkpoint(folder / "trained.ckpt")
     return folder / "trained.ckpt", module.eval()
@@ -43,11 +56,15 @@ def bits(module: SegmentationModule, image: Tensor, half: bool) -> Tensor:
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_a_checkpoint_gives_back_the_trained_network_bit_for_bit(tmp_path: Path, channels_last: bool) -> None:
+def test_a_checkpoint_gives_back_the_trained_network_bit_for_bit(
+    tmp_path: Path, channels_last: bool
+) -> None:
     file, module = trained(tmp_path, channels_last)
     back = from_checkpoint(file)
     image = torch.randint(256, (1, 3, 75, 101), dtype=torch.uint8)
-    assert all(torch.equal(tensor, back.state_dict()[name]) for name, tensor in module.state_dict().items())
+    assert all(
+        torch.equal(tensor, back.state_dict()[name]) for name, tensor in module.state_dict().items()
+    )
     for half in (False, True):
         assert torch.equal(bits(back, image, half), bits(module, image, half))
 
@@ -56,7 +73,11 @@ def test_a_checkpoint_gives_back_recipe_normalization_classes_and_steps(tmp_path
     file, module = trained(tmp_path, channels_last=True)
     back = from_checkpoint(file)
     assert not any(each.training for each in back.modules())
-    assert (back.recipe, back.normalization, back.num_classes) == (module.recipe, module.normalization, 11)
+    assert (back.recipe, back.normalization, back.num_classes) == (
+        module.recipe,
+        module.normalization,
+        11,
+    )
     assert back.identity == module.identity | {"iterations": 2}
     assert back.identity["classes"] == list(CAMVID.names)
     assert [tuple(color) for color in back.identity["palette"]] == list(CAMVID.palette)
@@ -65,8 +86,14 @@ def test_a_checkpoint_gives_back_recipe_normalization_classes_and_steps(tmp_path
 def test_a_run_leaves_checkpoints_of_tensors_and_plain_values(smoke_run: Path) -> None:
     for name in ("last.ckpt", "best.ckpt"):
         content = torch.load(smoke_run / "checkpoints" / name, weights_only=True)
-        module, config = from_checkpoint(smoke_run / "checkpoints" / name), json.loads((smoke_run / "config.json").read_text())
-        assert all(torch.equal(tensor, content["state_dict"][key]) for key, tensor in module.state_dict().items())
+        module, config = (
+            from_checkpoint(smoke_run / "checkpoints" / name),
+            json.loads((smoke_run / "config.json").read_text()),
+        )
+        assert all(
+            torch.equal(tensor, content["state_dict"][key])
+            for key, tensor in module.state_dict().items()
+        )
         assert json.loads(json.dumps(asdict(module.recipe))) == config["recipe"]
         assert module.identity["iterations"] == content["global_step"]
 
@@ -78,8 +105,14 @@ def test_every_row_comes_back_from_its_checkpoint(address: str, tmp_path: Path) 
     back = from_checkpoint(tmp_path / "row.ckpt")
     (tmp_path / "row.ckpt").unlink()  # 35 of them fill a disk
     assert type(back) is type(module) and back.num_classes == 5
-    assert all(torch.equal(tensor, back.state_dict()[name]) for name, tensor in module.state_dict().items())
-    assert (back.recipe, back.normalization, back.identity["experiment"]) == (module.recipe, module.normalization, address)
+    assert all(
+        torch.equal(tensor, back.state_dict()[name]) for name, tensor in module.state_dict().items()
+    )
+    assert (back.recipe, back.normalization, back.identity["experiment"]) == (
+        module.recipe,
+        module.normalization,
+        address,
+    )
 
 
 def test_a_checkpoint_without_batch_counters_is_read(tmp_path: Path) -> None:
@@ -88,7 +121,9 @@ def test_a_checkpoint_without_batch_counters_is_read(tmp_path: Path) -> None:
         del content["state_dict"][name]
     torch.save(content, tmp_path / "old.ckpt")
     image = torch.randint(256, (1, 3, 33, 65), dtype=torch.uint8)
-    assert torch.equal(bits(from_checkpoint(tmp_path / "old.ckpt"), image, False), bits(module, image, False))
+    assert torch.equal(
+        bits(from_checkpoint(tmp_path / "old.ckpt"), image, False), bits(module, image, False)
+    )
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -113,14 +148,21 @@ def test_a_checkpoint_of_an_older_code_says_where_to_read_it(tmp_path: Path) -> 
 
 
 def state(module: SegmentationModule) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in module.state_dict().items() if not name.endswith(COUNTER)}
+    return {
+        name: tensor.clone()
+        for name, tensor in module.state_dict().items()
+        if not name.endswith(COUNTER)
+    }
 
 
 def test_starting_from_the_same_network_takes_every_tensor(tmp_path: Path) -> None:
     other, module = written(tmp_path / "other.ckpt"), segmodels.experiment(ROW).build()
     said = start_from(module, tmp_path / "other.ckpt")
     assert all(torch.equal(tensor, state(other)[name]) for name, tensor in state(module).items())
-    assert said == f"{len(state(module))} of {len(state(module))} tensors from {tmp_path / 'other.ckpt'}"
+    assert (
+        said
+        == f"{len(state(module))} of {len(state(module))} tensors from {tmp_path / 'other.ckpt'}"
+    )
 
 
 def test_starting_with_another_class_count_leaves_the_heads_as_they_were(tmp_path: Path) -> None:
@@ -128,12 +170,21 @@ def test_starting_with_another_class_count_leaves_the_heads_as_they_were(tmp_pat
     before = state(module)
     said = start_from(module, tmp_path / "other.ckpt")
     heads = {name for name, tensor in before.items() if tensor.shape != state(other)[name].shape}
-    assert heads == {f"{head}.1.{kind}" for head in ("classifier", "auxiliaries.0", "auxiliaries.1") for kind in ("weight", "bias")}
-    assert all(torch.equal(tensor, before[name] if name in heads else state(other)[name]) for name, tensor in state(module).items())
+    assert heads == {
+        f"{head}.1.{kind}"
+        for head in ("classifier", "auxiliaries.0", "auxiliaries.1")
+        for kind in ("weight", "bias")
+    }
+    assert all(
+        torch.equal(tensor, before[name] if name in heads else state(other)[name])
+        for name, tensor in state(module).items()
+    )
     assert said.endswith("; start anew: auxiliaries.0.1, auxiliaries.1.1, classifier.1")
 
 
-LEFT_OUT = "; left out: " + ", ".join(f"auxiliaries.{head}.{layer}" for head in (0, 1) for layer in ("0.0", "0.1", "1"))
+LEFT_OUT = "; left out: " + ", ".join(
+    f"auxiliaries.{head}.{layer}" for head in (0, 1) for layer in ("0.0", "0.1", "1")
+)
 
 
 def test_starting_says_which_tensors_of_the_checkpoint_have_no_place(tmp_path: Path) -> None:
@@ -149,14 +200,20 @@ def test_another_network_is_no_start_and_changes_nothing(tmp_path: Path) -> None
     written(tmp_path / "other.ckpt")
     module = segmodels.experiment("bisenet/resnet18").build()
     before = state(module)
-    with pytest.raises(ValueError, match=f"holds another network: only .* tensors fit BiSeNet .it was trained as {ROW}"):
+    with pytest.raises(
+        ValueError,
+        match=f"holds another network: only .* tensors fit BiSeNet .it was trained as {ROW}",
+    ):
         start_from(module, tmp_path / "other.ckpt")
     assert all(torch.equal(tensor, before[name]) for name, tensor in state(module).items())
 
 
 def test_a_network_of_the_same_names_but_other_widths_is_no_start() -> None:
     module = segmodels.experiment(ROW).build()
-    wider = {name: torch.zeros(*(2 * side for side in tensor.shape)) for name, tensor in state(module).items()}
+    wider = {
+        name: torch.zeros(*(2 * side for side in tensor.shape))
+        for name, tensor in state(module).items()
+    }
     wider["classifier.1.bias"] = torch.zeros(19)
     with pytest.raises(ValueError, match=r"only 1 of \d+ tensors fit BiSeNet"):
         start_from(module, {"state_dict": wider}, "wider.ckpt")

@@ -16,8 +16,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_values_come_from_paper_then_budget_then_smoke_then_command_line() -> None:
-    found = resolve("bisenet", "streets", ["recipe.lr=0.5", "model.arm=no", "recipe.crop=64x96"], smoke=True)
-    origins = {name: found.origins[f"recipe.{name}"] for name in ("power", "jitter", "iterations", "lr", "crop")}
+    found = resolve(
+        "bisenet", "streets", ["recipe.lr=0.5", "model.arm=no", "recipe.crop=64x96"], smoke=True
+    )
+    origins = {
+        name: found.origins[f"recipe.{name}"]
+        for name in ("power", "jitter", "iterations", "lr", "crop")
+    }
     assert origins == {
         "power": "paper",
         "jitter": "budget of streets",
@@ -30,7 +35,9 @@ def test_values_come_from_paper_then_budget_then_smoke_then_command_line() -> No
 
 def test_what_replaced_a_papers_value_is_a_departure_and_what_did_not_is_none() -> None:
     assert resolve("bisenet", "cityscapes", []).departures == []
-    found = resolve("bisenet", "cityscapes", ["recipe.lr=0.5", "recipe.power=0.9", "trainer.devices=2"])
+    found = resolve(
+        "bisenet", "cityscapes", ["recipe.lr=0.5", "recipe.power=0.9", "trainer.devices=2"]
+    )
     assert found.departures == ["recipe.lr 0.025 -> 0.5 (command line)"]
 
 
@@ -41,7 +48,9 @@ def test_a_row_may_override_a_data_sets_budget(monkeypatch: pytest.MonkeyPatch) 
     assert resolve("bisenet", "streets", []).recipe["iterations"] == 7
 
 
-def test_the_default_data_set_is_cityscapes_where_its_variable_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_data_set_is_cityscapes_where_its_variable_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert resolve("bisenet", None, []).data_name == "streets"
     monkeypatch.setenv("CITYSCAPES_DATASET", "somewhere")
     assert resolve("bisenet", None, []).data_name == "cityscapes"
@@ -54,7 +63,12 @@ def test_the_default_data_set_is_cityscapes_where_its_variable_is_set(monkeypatc
         ("bisenet/no_ram", None, "", "no row bisenet/no_ram; did you mean bisenet/no_arm"),
         ("bisenet", "cityscape", "", "no data set cityscape; did you mean cityscapes"),
         ("bisenet", None, "recpie.lr=1", "no group recpie; did you mean recipe"),
-        ("bisenet", None, "recipe.irations=1", "no field recipe.irations; did you mean recipe.iterations"),
+        (
+            "bisenet",
+            None,
+            "recipe.irations=1",
+            "no field recipe.irations; did you mean recipe.iterations",
+        ),
         ("bisenet", None, "model.amr=true", "no field model.amr; did you mean model.arm"),
         ("bisenet", None, "data.hieght=64", "no field data.hieght; did you mean data.height"),
         ("bisenet", None, "recipe.lr=fast", "recipe.lr=fast: it takes a number"),
@@ -68,23 +82,37 @@ def test_the_default_data_set_is_cityscapes_where_its_variable_is_set(monkeypatc
         ("bisenet", None, "lr=1", "write group.name=value"),
     ],
 )
-def test_a_wrong_word_is_refused_with_the_right_one(model: str, data: str | None, word: str, answer: str) -> None:
+def test_a_wrong_word_is_refused_with_the_right_one(
+    model: str, data: str | None, word: str, answer: str
+) -> None:
     with pytest.raises(Refused) as refusal:
         resolve(model, data, [word] if word else [])
     assert answer in str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--list"], ["--model", "bisenett"], ["--model", "bisenet", "--show"], ["--modle", "bisenet"]]
+    "words",
+    [
+        ["--help"],
+        ["--list"],
+        ["--model", "bisenett"],
+        ["--model", "bisenet", "--show"],
+        ["--modle", "bisenet"],
+    ],
 )
 def test_questions_are_answered_without_importing_torch(words: list[str]) -> None:
-    code = (
-        "import sys; from experiments import run\ntry:\n run.main(sys.argv[1:])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = "import sys; from experiments import run\ntry:\n run.main(sys.argv[1:])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *words],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", code, *words], cwd=ROOT, check=True, capture_output=True)
 
 
-def test_a_refusal_is_one_line_on_the_error_stream_and_exit_code_2(capsys: pytest.CaptureFixture) -> None:
+def test_a_refusal_is_one_line_on_the_error_stream_and_exit_code_2(
+    capsys: pytest.CaptureFixture,
+) -> None:
     assert run.main(["--model", "bisenett"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -111,7 +139,11 @@ def test_list_names_every_row_with_what_it_costs(capsys: pytest.CaptureFixture) 
     printed = capsys.readouterr().out
     main_row = next(line for line in printed.splitlines() if "bisenet/resnet18 (main)" in line)
     assert "13.19M      12.89M     58.3G @ 768x1536" in main_row
-    assert all(f"{paper}/{row}" in printed for paper, entry in catalogue.catalogue()["papers"].items() for row in entry["rows"])
+    assert all(
+        f"{paper}/{row}" in printed
+        for paper, entry in catalogue.catalogue()["papers"].items()
+        for row in entry["rows"]
+    )
 
 
 @pytest.mark.catalogue
@@ -121,9 +153,13 @@ def test_the_stored_catalogue_is_what_the_files_say(monkeypatch: pytest.MonkeyPa
     assert catalogue.written() == stored, "run `python -m experiments.catalogue`"
 
 
-def test_a_changed_paper_is_imported_again_and_an_unchanged_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_paper_is_imported_again_and_an_unchanged_one_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(catalogue, "hashed", lambda *files: "other" if files[0].stem == "bisenet" else "same")
+    monkeypatch.setattr(
+        catalogue, "hashed", lambda *files: "other" if files[0].stem == "bisenet" else "same"
+    )
     monkeypatch.setattr(catalogue, "paper_entry", lambda name: asked.append(name) or {})
     stored = {"bisenet": {"hash": "old"}, "unchanged": {"hash": "same"}}
     catalogue._refreshed(stored, {"bisenet": "other", "unchanged": "same"}, catalogue.paper_entry)
@@ -149,9 +185,17 @@ print(ended(main), flush=True)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ctrl_c_is_heard_where_a_shell_ignored_it_and_a_second_one_ends_at_once_without_a_traceback() -> None:
+def test_ctrl_c_is_heard_where_a_shell_ignored_it_and_a_second_one_ends_at_once_without_a_traceback() -> (
+    None
+):
     ignoring = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{WAITING}"
-    child = subprocess.Popen([sys.executable, "-c", ignoring], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", ignoring],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert child.stdout.readline() == "begun\n"
         child.send_signal(signal.SIGINT)

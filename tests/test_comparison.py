@@ -12,9 +12,19 @@ from segmodels.metrics.comparison import class_intervals, image_scores, interval
 Counts = np.ndarray  # (N, C, C)
 
 
-def judged(count: int, classes: int = 4, right: float = 0.7, seed: int = 0, truth_seed: int | None = None, pixels: int = 60) -> Counts:
+def judged(
+    count: int,
+    classes: int = 4,
+    right: float = 0.7,
+    seed: int = 0,
+    truth_seed: int | None = None,
+    pixels: int = 60,
+) -> Counts:
     """A model on `count` images: each has some of the classes, and a share of pixels around `right` is right."""
-    images, rng = np.random.default_rng(seed if truth_seed is None else truth_seed), np.random.default_rng(seed)
+    images, rng = (
+        np.random.default_rng(seed if truth_seed is None else truth_seed),
+        np.random.default_rng(seed),
+    )
     made = np.zeros((count, classes, classes), np.int64)
     for one in made:
         shares = images.dirichlet(np.full(classes, 0.5))
@@ -37,21 +47,32 @@ def drawn_images(count: int, draws: int, seed: int) -> list[list[int]]:
     """The images of each draw, as a generator of the same seed gives them."""
     generator, lists = torch.Generator().manual_seed(seed), []
     while len(lists) < draws:
-        lists += torch.randint(count, (min(256, draws - len(lists)), count), generator=generator).tolist()
+        lists += torch.randint(
+            count, (min(256, draws - len(lists)), count), generator=generator
+        ).tolist()
     return lists
 
 
-@pytest.mark.parametrize("statistic", ["miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"])
+@pytest.mark.parametrize(
+    "statistic", ["miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou"]
+)
 def test_an_interval_is_that_of_a_slow_loop_over_the_same_draws(statistic: str) -> None:
     counts = judged(9)
-    seen = [scores(torch.from_numpy(counts[images].sum(0)))[statistic] for images in drawn_images(9, 300, seed=4)]
-    assert interval(counts, statistic, 0.9, draws=300, seed=4) == pytest.approx(tuple(np.nanquantile(seen, [0.05, 0.95])), abs=1e-12)
+    seen = [
+        scores(torch.from_numpy(counts[images].sum(0)))[statistic]
+        for images in drawn_images(9, 300, seed=4)
+    ]
+    assert interval(counts, statistic, 0.9, draws=300, seed=4) == pytest.approx(
+        tuple(np.nanquantile(seen, [0.05, 0.95])), abs=1e-12
+    )
 
 
 def test_an_interval_is_that_of_other_random_numbers() -> None:
     counts, rng = judged(12), np.random.default_rng(1)
     seen = [miou(counts[rng.integers(12, size=12)].sum(0)) for _ in range(2000)]
-    assert interval(counts, draws=4000) == pytest.approx(tuple(np.quantile(seen, [0.025, 0.975])), abs=0.01)
+    assert interval(counts, draws=4000) == pytest.approx(
+        tuple(np.quantile(seen, [0.025, 0.975])), abs=0.01
+    )
     assert interval(counts)[0] < miou(counts.sum(0)) < interval(counts)[1]
 
 
@@ -90,7 +111,11 @@ def test_a_score_of_an_image_is_over_the_classes_of_its_truth() -> None:
     found = image_scores(counts)
     for one, score in zip(counts, found):
         true = [each for each in range(5) if one[each].sum()]
-        assert score == pytest.approx(np.mean([iou(one)[each] for each in true])) if true else score is None
+        assert (
+            score == pytest.approx(np.mean([iou(one)[each] for each in true]))
+            if true
+            else score is None
+        )
     assert found[1] is None
 
 
@@ -102,13 +127,24 @@ def test_a_pair_is_that_of_slow_loops() -> None:
     classes = np.array(iou(a.sum(0))) - np.array(iou(b.sum(0)))
     assert np.allclose(found.class_differences[:3], classes[:3])
     assert found.class_differences[3] is found.class_intervals[3] is found.class_ps[3] is None
-    drawn = [miou(a[images].sum(0)) - miou(b[images].sum(0)) for images in drawn_images(7, 300, seed=5)]
+    drawn = [
+        miou(a[images].sum(0)) - miou(b[images].sum(0)) for images in drawn_images(7, 300, seed=5)
+    ]
     assert found.interval == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=1e-12)
-    drawn = [np.subtract(iou(a[images].sum(0)), iou(b[images].sum(0)))[:3] for images in drawn_images(7, 300, seed=5)]
-    assert np.allclose(found.class_intervals[:3], np.nanquantile(drawn, [0.025, 0.975], axis=0).T, atol=1e-12)
+    drawn = [
+        np.subtract(iou(a[images].sum(0)), iou(b[images].sum(0)))[:3]
+        for images in drawn_images(7, 300, seed=5)
+    ]
+    assert np.allclose(
+        found.class_intervals[:3], np.nanquantile(drawn, [0.025, 0.975], axis=0).T, atol=1e-12
+    )
     images = np.subtract(image_scores(a), image_scores(b))
     assert np.allclose(found.image_differences, images)
-    assert (found.wins, found.ties, found.losses) == ((images > 0).sum(), (images == 0).sum(), (images < 0).sum())
+    assert (found.wins, found.ties, found.losses) == (
+        (images > 0).sum(),
+        (images == 0).sum(),
+        (images < 0).sum(),
+    )
 
 
 def test_p_values_are_those_of_every_way_to_swap() -> None:
@@ -127,7 +163,10 @@ def test_p_values_are_those_of_every_way_to_swap() -> None:
 def test_models_that_do_not_differ_get_p_values_of_every_size_equally_often() -> None:
     found = []
     for seed in range(300):
-        a, b = (judged(10, classes=3, seed=2 * seed + each, truth_seed=5000 + seed, pixels=40) for each in range(2))
+        a, b = (
+            judged(10, classes=3, seed=2 * seed + each, truth_seed=5000 + seed, pixels=40)
+            for each in range(2)
+        )
         compared = paired(a, b, draws=99, seed=seed)
         found.append([compared.p, *compared.class_ps])
     found = np.array(found)
@@ -138,7 +177,10 @@ def test_models_that_do_not_differ_get_p_values_of_every_size_equally_often() ->
 
 
 def test_a_clear_difference_is_told_and_whose_it_is() -> None:
-    better, worse = judged(30, right=0.9, seed=1, truth_seed=9), judged(30, right=0.5, seed=2, truth_seed=9)
+    better, worse = (
+        judged(30, right=0.9, seed=1, truth_seed=9),
+        judged(30, right=0.5, seed=2, truth_seed=9),
+    )
     found, other = paired(better, worse, draws=499), paired(worse, better, draws=499)
     assert found.p == other.p == 1 / 500  # the least that 499 draws can say
     assert found.difference == -other.difference > 0 and found.interval[0] > 0 > other.interval[1]
@@ -147,17 +189,32 @@ def test_a_clear_difference_is_told_and_whose_it_is() -> None:
 
 def test_a_model_is_no_better_than_itself() -> None:
     found = paired(judged(6), judged(6))
-    assert found.difference == 0 and found.interval == (0, 0) and found.p == 1 and (found.wins, found.ties, found.losses) == (0, 6, 0)
+    assert (
+        found.difference == 0
+        and found.interval == (0, 0)
+        and found.p == 1
+        and (found.wins, found.ties, found.losses) == (0, 6, 0)
+    )
 
 
 def test_one_image_and_images_without_a_label_have_their_answers() -> None:
     counts = judged(1)
     assert interval(counts) == pytest.approx((miou(counts[0]),) * 2)
-    assert paired(counts, judged(1, right=0.2, seed=7, truth_seed=0)).p == 1  # one swap changes the sign alone
+    assert (
+        paired(counts, judged(1, right=0.2, seed=7, truth_seed=0)).p == 1
+    )  # one swap changes the sign alone
     empty = np.zeros((3, 4, 4), np.int64)
-    assert np.isnan(interval(empty)).all() and class_intervals(empty) == [None] * 4 and image_scores(empty) == [None] * 3
+    assert (
+        np.isnan(interval(empty)).all()
+        and class_intervals(empty) == [None] * 4
+        and image_scores(empty) == [None] * 3
+    )
     found = paired(empty, empty)
-    assert np.isnan(found.difference) and np.isnan(found.p) and (found.wins, found.ties, found.losses) == (0, 0, 0)
+    assert (
+        np.isnan(found.difference)
+        and np.isnan(found.p)
+        and (found.wins, found.ties, found.losses) == (0, 0, 0)
+    )
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

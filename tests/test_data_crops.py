@@ -40,12 +40,17 @@ def flat(batches: Iterable[list[Draw]]) -> list[Draw]:
     return [item for batch in batches for item in batch]
 
 
-def resized_then_cropped(image: np.ndarray, label: np.ndarray, crop: Crop, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def resized_then_cropped(
+    image: np.ndarray, label: np.ndarray, crop: Crop, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """The slow way: scale everything, then cut."""
     window = choose(crop, label.shape, rng)
     whole = cv2.resize(image, window.scaled[::-1], interpolation=cv2.INTER_LINEAR)
     ids = cv2.resize(label, window.scaled[::-1], interpolation=cv2.INTER_NEAREST)
-    place = slice(window.top, window.top + window.height), slice(window.left, window.left + window.width)
+    place = (
+        slice(window.top, window.top + window.height),
+        slice(window.left, window.left + window.width),
+    )
     image, label = whole[place], ids[place]
     return (image[:, ::-1], label[:, ::-1]) if window.flip else (image, label)
 
@@ -66,10 +71,14 @@ def test_a_window_read_before_scaling_equals_the_crop_of_the_scaled_image(
     for number in range(200):
         height, width = draw(5, number, stream=9).integers(60, 400, 2).tolist()
         image, label = trees.noise((height, width), tuple(range(19)), seed=number, block=1)
-        ours, ours_label = cut(Memory.of([(image, label)]), 0, choose(crop, label.shape, draw(0, number)))
+        ours, ours_label = cut(
+            Memory.of([(image, label)]), 0, choose(crop, label.shape, draw(0, number))
+        )
         theirs, their_label = resized_then_cropped(image, label, crop, draw(0, number))
         assert np.array_equal(ours_label, their_label), f"labels differ in draw {number}"
-        assert np.abs(ours.astype(int) - theirs).max() <= 1, f"more than a gray level in draw {number}"
+        assert np.abs(ours.astype(int) - theirs).max() <= 1, (
+            f"more than a gray level in draw {number}"
+        )
 
 
 def test_a_window_of_a_large_image_reads_only_what_it_shows() -> None:
@@ -90,14 +99,18 @@ def test_an_image_smaller_than_the_crop_stands_on_mean_color_and_ignored_label()
     pixels, ids = Crops(Memory.of([(image, label)]), Crop((16, 20), flip=0.0), seed=0).sample(0, 0)
     assert pixels.shape == (16, 20, 3) and (ids != 255).sum() == 120
     assert (pixels[ids == 255] == (124, 116, 104)).all()
-    assert np.array_equal(pixels[ids != 255], image.reshape(-1, 3)) and np.array_equal(ids[ids != 255], label.ravel())
+    assert np.array_equal(pixels[ids != 255], image.reshape(-1, 3)) and np.array_equal(
+        ids[ids != 255], label.ravel()
+    )
 
 
 def test_jitter_changes_the_picture_and_never_the_padding_or_the_label() -> None:
     source = Memory.of([trees.noise((10, 12), (0, 1))])
     plain, label = Crops(source, Crop((16, 20)), seed=0).sample(0, 0)
     jittered, same = Crops(source, Crop((16, 20), jitter=0.5), seed=0).sample(0, 0)
-    assert np.array_equal(label, same) and np.array_equal(plain[label == 255], jittered[label == 255])
+    assert np.array_equal(label, same) and np.array_equal(
+        plain[label == 255], jittered[label == 255]
+    )
     assert not np.array_equal(plain[label != 255], jittered[label != 255])
 
 
@@ -113,17 +126,28 @@ def test_batches_are_the_same_for_any_number_of_workers(workers: int) -> None:
     alone = batches(Noise(**SETTINGS, batch=4, iterations=5, workers=0))
     helped = batches(Noise(**SETTINGS, batch=4, iterations=5, workers=workers))
     assert len(alone) == len(helped) == 5
-    assert all(torch.equal(a, b) for pair, other in zip(alone, helped, strict=True) for a, b in zip(pair, other, strict=True))
+    assert all(
+        torch.equal(a, b)
+        for pair, other in zip(alone, helped, strict=True)
+        for a, b in zip(pair, other, strict=True)
+    )
 
 
 def test_batches_are_uint8_images_and_train_ids() -> None:
     image, label = batches(Noise(**SETTINGS, batch=4, iterations=1))[0]
     assert image.shape == (4, 3, 24, 40) and label.shape == (4, 24, 40)
-    assert image.dtype == label.dtype == torch.uint8 and set(label.unique().tolist()) <= {0, 1, 2, 255}
+    assert image.dtype == label.dtype == torch.uint8 and set(label.unique().tolist()) <= {
+        0,
+        1,
+        2,
+        255,
+    }
 
 
 def test_another_seed_draws_other_batches() -> None:
-    first, other = (batches(Noise(**SETTINGS, batch=4, iterations=1, seed=seed))[0] for seed in (0, 1))
+    first, other = (
+        batches(Noise(**SETTINGS, batch=4, iterations=1, seed=seed))[0] for seed in (0, 1)
+    )
     assert not torch.equal(first[0], other[0])
 
 
@@ -131,7 +155,10 @@ def test_every_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
     draws = flat(DrawSampler(7, 0, batch=3, batches=14))
     assert [number for number, _ in draws] == list(range(42))
     epochs = [[index for _, index in draws[start : start + 7]] for start in range(0, 42, 7)]
-    assert all(sorted(epoch) == list(range(7)) for epoch in epochs) and len({tuple(epoch) for epoch in epochs}) > 3
+    assert (
+        all(sorted(epoch) == list(range(7)) for epoch in epochs)
+        and len({tuple(epoch) for epoch in epochs}) > 3
+    )
 
 
 def test_ranks_share_out_each_global_batch_and_draw_what_one_rank_draws() -> None:
@@ -141,7 +168,9 @@ def test_ranks_share_out_each_global_batch_and_draw_what_one_rank_draws() -> Non
 
 
 def test_accumulation_takes_the_same_draws_in_smaller_batches() -> None:
-    assert flat(DrawSampler(7, 3, batch=6, batches=4)) == flat(DrawSampler(7, 3, batch=2, batches=12))
+    assert flat(DrawSampler(7, 3, batch=6, batches=4)) == flat(
+        DrawSampler(7, 3, batch=2, batches=12)
+    )
 
 
 def test_a_resumed_sampler_yields_only_what_is_left_and_counts_all() -> None:

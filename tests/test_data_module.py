@@ -32,7 +32,9 @@ QUIET = {
     "use_distributed_sampler": False,
     "max_epochs": 1,
 }
-pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*", "ignore:Checkpoint directory .* not empty")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*treespec, LeafSpec.*", "ignore:Checkpoint directory .* not empty"
+)
 
 
 class Noise(SegmentationData):
@@ -41,7 +43,9 @@ class Noise(SegmentationData):
     counts = {"train": 7, "val": 5, "test": 3}
 
     def source(self, split: str) -> Source:
-        return Memory.of([trees.noise((12, 16), (0, 1, 2), seed=k) for k in range(self.counts[split])])
+        return Memory.of(
+            [trees.noise((12, 16), (0, 1, 2), seed=k) for k in range(self.counts[split])]
+        )
 
 
 class Witness(lightning.LightningModule):
@@ -69,13 +73,18 @@ def fingerprint(image: Tensor) -> int:
 
 
 def as_rank(data: SegmentationData, rank: int, world: int) -> SegmentationData:
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, num_devices=world, training=True)
+    data.trainer = SimpleNamespace(
+        global_rank=rank, world_size=world, num_devices=world, training=True
+    )
     data.setup("fit")
     return data
 
 
 def noise(**settings: object) -> Noise:
-    return Noise(**{"crop": (8, 8), "scales": (0.5, 1.5), "continuous": True, "batch": 4, "iterations": 10} | settings)
+    return Noise(
+        **{"crop": (8, 8), "scales": (0.5, 1.5), "continuous": True, "batch": 4, "iterations": 10}
+        | settings
+    )
 
 
 # --- resume
@@ -83,18 +92,30 @@ def noise(**settings: object) -> Noise:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_resumed_run_is_given_exactly_the_batches_that_are_left(tmp_path: Path, workers: int, accumulate: int) -> None:
+def test_a_resumed_run_is_given_exactly_the_batches_that_are_left(
+    tmp_path: Path, workers: int, accumulate: int
+) -> None:
     settings = {"workers": workers, "accumulate": accumulate}
     trainer = QUIET | {"accumulate_grad_batches": accumulate, "val_check_interval": 3 * accumulate}
     straight, before, after = Witness(), Witness(), Witness()
-    lightning.Trainer(**trainer, max_steps=10, enable_checkpointing=False).fit(straight, datamodule=noise(**settings))
-    first, second = ([ModelCheckpoint(tmp_path, every_n_train_steps=4, save_top_k=-1, filename="{step}")] for _ in range(2))
-    lightning.Trainer(**trainer, max_steps=5, callbacks=first).fit(before, datamodule=noise(**settings))
+    lightning.Trainer(**trainer, max_steps=10, enable_checkpointing=False).fit(
+        straight, datamodule=noise(**settings)
+    )
+    first, second = (
+        [ModelCheckpoint(tmp_path, every_n_train_steps=4, save_top_k=-1, filename="{step}")]
+        for _ in range(2)
+    )
+    lightning.Trainer(**trainer, max_steps=5, callbacks=first).fit(
+        before, datamodule=noise(**settings)
+    )
     resumed = noise(**settings)
     lightning.Trainer(**trainer, max_steps=10, callbacks=second).fit(
         after, datamodule=resumed, ckpt_path=tmp_path / "step=4.ckpt", weights_only=True
     )
-    assert len(straight.seen) == 10 * accumulate and len({tuple(batch) for batch in straight.seen}) == 10 * accumulate
+    assert (
+        len(straight.seen) == 10 * accumulate
+        and len({tuple(batch) for batch in straight.seen}) == 10 * accumulate
+    )
     assert before.seen == straight.seen[: 5 * accumulate]
     assert after.seen == straight.seen[4 * accumulate :]
     assert resumed.consumed == 40
@@ -103,7 +124,9 @@ def test_a_resumed_run_is_given_exactly_the_batches_that_are_left(tmp_path: Path
 
 def test_only_training_counts_as_consumed() -> None:
     data = noise()
-    lightning.Trainer(**QUIET, max_steps=10, limit_train_batches=3, enable_checkpointing=False).fit(Witness(), datamodule=data)
+    lightning.Trainer(**QUIET, max_steps=10, limit_train_batches=3, enable_checkpointing=False).fit(
+        Witness(), datamodule=data
+    )
     assert data.state_dict() == {"consumed": 12}
     lightning.Trainer(**QUIET).validate(Witness(), datamodule=data, verbose=False)
     assert data.state_dict() == {"consumed": 12}
@@ -124,21 +147,35 @@ def test_ranks_together_are_given_the_images_of_one_process() -> None:
     loaders = [data.train_dataloader() for data in (alone, *ranks)]
     assert [len(loader) for loader in loaders] == [6, 6, 6]
     for one, first, second in zip(*loaders, strict=True):
-        halves = [fingerprint(image) for image, _ in zip(torch.cat([first[0], second[0]]), range(4), strict=True)]
-        assert first[0].shape[0] == 2 and sorted(halves) == sorted(fingerprint(image) for image in one[0])
+        halves = [
+            fingerprint(image)
+            for image, _ in zip(torch.cat([first[0], second[0]]), range(4), strict=True)
+        ]
+        assert first[0].shape[0] == 2 and sorted(halves) == sorted(
+            fingerprint(image) for image in one[0]
+        )
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
-def test_an_odd_validation_set_is_judged_once_and_unpadded_on_any_number_of_ranks(world: int) -> None:
+def test_an_odd_validation_set_is_judged_once_and_unpadded_on_any_number_of_ranks(
+    world: int,
+) -> None:
     shares = [list(as_rank(noise(batch=12), rank, world).val_dataloader()) for rank in range(world)]
     given = [fingerprint(image) for share in shares for batch, _ in share for image in batch]
     data = noise()
-    whole = [fingerprint(torch.from_numpy(data.source("val").window(index)[0]).permute(2, 0, 1)) for index in range(5)]
-    assert sorted(given) == sorted(whole) and all(batch.shape[0] == 1 for share in shares for batch, _ in share)
+    whole = [
+        fingerprint(torch.from_numpy(data.source("val").window(index)[0]).permute(2, 0, 1))
+        for index in range(5)
+    ]
+    assert sorted(given) == sorted(whole) and all(
+        batch.shape[0] == 1 for share in shares for batch, _ in share
+    )
 
 
 def test_a_batch_that_ranks_and_accumulation_cannot_share_is_refused() -> None:
-    with pytest.raises(DataError, match=r"batch=10 .* 2 ranks x 2 accumulation steps: take 8 or 12"):
+    with pytest.raises(
+        DataError, match=r"batch=10 .* 2 ranks x 2 accumulation steps: take 8 or 12"
+    ):
         as_rank(noise(batch=10, accumulate=2), 0, 2).train_dataloader()
 
 
@@ -154,12 +191,19 @@ class Gap:
     """Image 5 cannot be read, and the first look does not notice."""
 
     def __init__(self, source: Source) -> None:
-        self.source, self.names, self.size, self.label = source, source.names, source.size, source.label
+        self.source, self.names, self.size, self.label = (
+            source,
+            source.names,
+            source.size,
+            source.label,
+        )
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def window(self, index: int, box: tuple[int, int, int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def window(
+        self, index: int, box: tuple[int, int, int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         if index == 5:
             raise DataError("image 5 is damaged: copy it again")
         return self.source.window(index, box)
@@ -171,7 +215,10 @@ def test_an_error_in_a_worker_arrives_as_its_one_sentence(workers: int) -> None:
     data.setup("fit")
     with pytest.raises(DataError) as caught:
         list(data.train_dataloader())
-    assert str(caught.value) == "image 5 is damaged: copy it again" and not multiprocessing.active_children()
+    assert (
+        str(caught.value) == "image 5 is damaged: copy it again"
+        and not multiprocessing.active_children()
+    )
 
 
 def making() -> int:
@@ -191,7 +238,9 @@ def test_threads_end_when_a_loader_is_left_in_its_midst() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_knows_how_long_it_was_waited_for(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loader_knows_how_long_it_was_waited_for(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A sample takes 2 s and what is done with a batch 100 s, by a clock that nothing else moves."""
     clock, made, turn = [0.0], [], threading.Lock()
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
@@ -215,13 +264,21 @@ def test_memory_is_read_without_a_copy() -> None:
     data.setup("fit")
     list(data.train_dataloader())
     image, label = data.sources["train"].window(0)
-    assert np.shares_memory(image, data.sources["train"].images.numpy()) and np.shares_memory(label, data.sources["train"].labels.numpy())
+    assert np.shares_memory(image, data.sources["train"].images.numpy()) and np.shares_memory(
+        label, data.sources["train"].labels.numpy()
+    )
 
 
-def test_workers_follow_the_cores_a_process_may_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_follow_the_cores_a_process_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = Files([(tmp_path / "a.png", tmp_path / "b.png")], CITYSCAPES)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(3)), raising=False)
-    assert cores() == 3 and noise().worker_count(files) == 3 and noise(workers=1).worker_count(files) == 1
+    assert (
+        cores() == 3
+        and noise().worker_count(files) == 3
+        and noise(workers=1).worker_count(files) == 1
+    )
     assert noise().worker_count(noise().source("val")) == 0
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert noise().worker_count(files) == 8
@@ -238,8 +295,19 @@ def test_a_loader_survives_being_listed_twice() -> None:
 
 
 def test_a_data_set_is_found_by_its_file() -> None:
-    assert datamodules.names().items() >= {"cityscapes": "Cityscapes", "camvid": "CamVid", "streets": "Streets", "folder": "Folder"}.items()
-    assert all(issubclass(getattr(datamodules, name), SegmentationData) for name in datamodules.names().values())
+    assert (
+        datamodules.names().items()
+        >= {
+            "cityscapes": "Cityscapes",
+            "camvid": "CamVid",
+            "streets": "Streets",
+            "folder": "Folder",
+        }.items()
+    )
+    assert all(
+        issubclass(getattr(datamodules, name), SegmentationData)
+        for name in datamodules.names().values()
+    )
     with pytest.raises(AttributeError, match=r"its data sets are ACDC, .* Cityscapes"):
         getattr(datamodules, "Cityscape")  # noqa: B009
 
@@ -248,27 +316,41 @@ def test_every_official_id_of_cityscapes_is_a_class_or_ignored() -> None:
     oracle = pytest.importorskip("cityscapesscripts.helpers.labels").labels
     table = {label.id: label.trainId for label in oracle}
     assert CITYSCAPES.known == {id % 256 for id in table}
-    assert all(CITYSCAPES.table[id % 256] == (train_id if 0 <= train_id < 19 else 255) for id, train_id in table.items())
-    judged = sorted((label for label in oracle if 0 <= label.trainId < 19), key=lambda label: label.trainId)
-    assert CITYSCAPES.names == tuple(label.name for label in judged) and CITYSCAPES.palette == tuple(label.color for label in judged)
+    assert all(
+        CITYSCAPES.table[id % 256] == (train_id if 0 <= train_id < 19 else 255)
+        for id, train_id in table.items()
+    )
+    judged = sorted(
+        (label for label in oracle if 0 <= label.trainId < 19), key=lambda label: label.trainId
+    )
+    assert CITYSCAPES.names == tuple(
+        label.name for label in judged
+    ) and CITYSCAPES.palette == tuple(label.color for label in judged)
     assert CITYSCAPES.categories == tuple(label.category for label in judged)
 
 
 @pytest.mark.parametrize("labels", [CITYSCAPES, CAMVID])
 def test_decoding_undoes_encoding(labels: LabelSet) -> None:
     ids = np.array(labels.ids, np.uint8).reshape(1, -1)
-    assert np.array_equal(labels.encode(ids), np.arange(len(ids[0]))[None]) and np.array_equal(labels.decode(labels.encode(ids)), ids)
+    assert np.array_equal(labels.encode(ids), np.arange(len(ids[0]))[None]) and np.array_equal(
+        labels.decode(labels.encode(ids)), ids
+    )
     assert labels.decode(np.uint8([[255]])) == labels.void[0]
 
 
 def test_colors_and_train_ids_turn_into_each_other() -> None:
     label = np.append(np.arange(19), 255).astype(np.uint8)[None]
-    assert tuple(CITYSCAPES.color(label)[0, 13]) == (0, 0, 142) and tuple(CITYSCAPES.color(label)[0, 19]) == (0, 0, 0)
+    assert tuple(CITYSCAPES.color(label)[0, 13]) == (0, 0, 142) and tuple(
+        CITYSCAPES.color(label)[0, 19]
+    ) == (0, 0, 0)
     assert np.array_equal(CITYSCAPES.encode_colors(CITYSCAPES.color(label)), label)
 
 
 def test_a_value_that_is_neither_class_nor_void_is_refused_with_the_nearest() -> None:
-    with pytest.raises(DataError, match=r"x.png holds the label values 12, 200; allowed are 0-11 \(nearest to 12: 11\)"):
+    with pytest.raises(
+        DataError,
+        match=r"x.png holds the label values 12, 200; allowed are 0-11 \(nearest to 12: 11\)",
+    ):
         CAMVID.encode(np.uint8([[0, 12, 200]]), "x.png")
 
 

@@ -21,7 +21,11 @@ def test_streets_are_the_scenes_of_the_generator_with_train_ids() -> None:
         image, ids = scene(0, index, 32, 64)
         window, label = data.sources["train"].window(index)
         assert np.array_equal(window, image) and np.array_equal(label, CITYSCAPES.table[ids])
-    assert data.sources.keys() == {"train", "val"} and data.class_names[0] == "road" and len(data.palette) == 19
+    assert (
+        data.sources.keys() == {"train", "val"}
+        and data.class_names[0] == "road"
+        and len(data.palette) == 19
+    )
 
 
 def test_splits_and_scene_seeds_never_share_a_scene() -> None:
@@ -36,7 +40,9 @@ def test_splits_and_scene_seeds_never_share_a_scene() -> None:
 
 def test_streets_on_disk_are_read_back_as_cityscapes(tmp_path: Path) -> None:
     writer.write(tmp_path / "out", {"train": 2, "val": 1}, (40, 80), scene_seed=4)
-    assert (tmp_path / "out/leftImg8bit/train/streets/streets_000001_000019_leftImg8bit.png").is_file()
+    assert (
+        tmp_path / "out/leftImg8bit/train/streets/streets_000001_000019_leftImg8bit.png"
+    ).is_file()
     assert (tmp_path / "out/gtFine/val/streets/streets_000000_000019_gtFine_labelIds.png").is_file()
     data = Cityscapes(tmp_path / "out")
     for split, seed, count in (("train", 12, 2), ("val", 13, 1)):
@@ -55,14 +61,18 @@ def test_a_folder_that_holds_something_is_never_written_to(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
-def test_a_writing_that_breaks_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writing_that_breaks_off_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(writer, "png", lambda pixels: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         writer.write(tmp_path / "out", {"train": 1}, (32, 64))
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_writes_scenes_and_answers_mistakes_with_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_writes_scenes_and_answers_mistakes_with_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "out").mkdir()
     words = ["--out", str(tmp_path / "out"), "--train", "1"]
     done = subprocess.run(
@@ -81,9 +91,15 @@ def test_the_command_writes_scenes_and_answers_mistakes_with_a_sentence(tmp_path
 
 @pytest.mark.parametrize(
     "words, sentence",
-    [(["--size", "512"], "256x512"), (["--size", "8x8"], "at least 32x64"), (["--train", "none"], "whole number from 1 up")],
+    [
+        (["--size", "512"], "256x512"),
+        (["--size", "8x8"], "at least 32x64"),
+        (["--train", "none"], "whole number from 1 up"),
+    ],
 )
-def test_a_wrong_option_is_refused(words: list[str], sentence: str, capsys: pytest.CaptureFixture) -> None:
+def test_a_wrong_option_is_refused(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(SystemExit) as stop:
         writer.main(["--out", "unused", *words])
     assert stop.value.code == 2 and sentence in capsys.readouterr().err
@@ -104,5 +120,10 @@ def test_a_wrong_setting_of_streets_is_refused(wrong: dict, words: str) -> None:
 
 
 def test_the_class_weights_of_the_budget_follow_from_the_scenes() -> None:
-    pixels = sum(np.bincount(CITYSCAPES.table[scene(0, index, 256, 512)[1]].ravel(), minlength=256)[:19] for index in range(200))
-    assert np.allclose(Streets.budget["class_weights"], 1 / np.log(1.1 + pixels / pixels.sum()), rtol=0.05)
+    pixels = sum(
+        np.bincount(CITYSCAPES.table[scene(0, index, 256, 512)[1]].ravel(), minlength=256)[:19]
+        for index in range(200)
+    )
+    assert np.allclose(
+        Streets.budget["class_weights"], 1 / np.log(1.1 + pixels / pixels.sum()), rtol=0.05
+    )

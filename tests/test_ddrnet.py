@@ -32,7 +32,9 @@ def test_one_training_step_is_the_authors_in_float64() -> None:
     module.recipe, module.min_kept = replace(module.recipe, class_weights=CITYSCAPES), 4096
     terms = module.losses(batch)
     theirs = training_step.stored("ddrnet23_slim")["terms"]
-    training_step.assert_terms(terms, {"main": theirs["main_ohem"], "auxiliary": 0.4 * theirs["aux_unweighted"]})
+    training_step.assert_terms(
+        terms, {"main": theirs["main_ohem"], "auxiliary": 0.4 * theirs["aux_unweighted"]}
+    )
     sum(terms.values()).backward()
     training_step.assert_the_authors_gradients("ddrnet23_slim", module)
 
@@ -40,30 +42,42 @@ def test_one_training_step_is_the_authors_in_float64() -> None:
 def test_one_training_step_of_mmsegs_is_mmsegs_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     module, batch = training_step.prepared("mmseg_ddrnet23_slim")
     # mmseg makes the weights in the type of the logits
-    monkeypatch.setattr(type(module), "class_weights", torch.tensor(CITYSCAPES, dtype=torch.float64))
+    monkeypatch.setattr(
+        type(module), "class_weights", torch.tensor(CITYSCAPES, dtype=torch.float64)
+    )
     terms = module.losses(batch)
     theirs = training_step.stored("mmseg_ddrnet23_slim")["terms"]
-    training_step.assert_terms(terms, {"main": theirs["decode.loss_context"], "auxiliary": theirs["decode.loss_spatial"]})
+    training_step.assert_terms(
+        terms, {"main": theirs["decode.loss_context"], "auxiliary": theirs["decode.loss_spatial"]}
+    )
     sum(terms.values()).backward()
     training_step.assert_the_authors_gradients("mmseg_ddrnet23_slim", module)
 
 
-@pytest.mark.parametrize("name", ["ddrnet23_slim", pytest.param("ddrnet39", marks=pytest.mark.catalogue)])
+@pytest.mark.parametrize(
+    "name", ["ddrnet23_slim", pytest.param("ddrnet39", marks=pytest.mark.catalogue)]
+)
 def test_the_auxiliary_output_is_the_authors(name: str) -> None:
     golden = np.load(RELEASED / f"{name}.npz")
     module = segmodels.from_released(name, training_step.weights(name))
     with torch.no_grad():
-        given = torch.from_numpy(fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"])))
+        given = torch.from_numpy(
+            fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
+        )
         auxiliary = module.outputs(given)["auxiliary"].numpy()
     assert auxiliary.shape == tuple(golden["aux/aux1/shape"])
     sample = golden["aux/aux1/sample"].ravel()
     ours = auxiliary.ravel()[:: int(golden["aux/aux1/sample_flat_stride"])][: len(sample)]
-    assert np.abs(ours - sample).max() <= max(20 * float(golden["max_abs_diff_vs_float64"]), 2e-5 * np.abs(sample).max())
+    assert np.abs(ours - sample).max() <= max(
+        20 * float(golden["max_abs_diff_vs_float64"]), 2e-5 * np.abs(sample).max()
+    )
 
 
 @pytest.mark.parametrize(("row", "millions"), [("23_slim", 5.7), ("23", 20.1), ("39", 32.4)])
 def test_parameters_are_as_many_as_the_paper_counts(row: str, millions: float) -> None:
-    assert inference_parameters(segmodels.experiment(f"ddrnet/{row}")) / 1e6 == pytest.approx(millions, abs=0.05)
+    assert inference_parameters(segmodels.experiment(f"ddrnet/{row}")) / 1e6 == pytest.approx(
+        millions, abs=0.05
+    )
 
 
 @pytest.mark.parametrize("row", ["23_slim", "23", "39"])
@@ -85,7 +99,10 @@ def test_a_criterion_that_is_stored_beside_the_network_is_dropped_by_name() -> N
 
 
 def reaches(output: Tensor, part: nn.Module | None) -> bool:
-    return part is not None and any(g is not None for g in torch.autograd.grad(output.sum(), list(part.parameters()), allow_unused=True))
+    return part is not None and any(
+        g is not None
+        for g in torch.autograd.grad(output.sum(), list(part.parameters()), allow_unused=True)
+    )
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -99,10 +116,19 @@ def test_a_fusion_lets_one_branch_see_the_other(fusion: str) -> None:
 
 def test_every_scale_of_dappm_sees_those_before_it_and_none_behind() -> None:
     pyramid = DAPPM(8, 4, 8)
-    own, pooled = torch.randn(2, 4, 6, 6, requires_grad=True), [torch.randn(2, 4, 6, 6, requires_grad=True) for _ in range(4)]
+    own, pooled = (
+        torch.randn(2, 4, 6, 6, requires_grad=True),
+        [torch.randn(2, 4, 6, 6, requires_grad=True) for _ in range(4)],
+    )
     maps = pyramid.aggregated(own, pooled)
     given = [own, *pooled]
-    seen = [[g is not None for g in torch.autograd.grad(x.sum(), given, retain_graph=True, allow_unused=True)] for x in maps]
+    seen = [
+        [
+            g is not None
+            for g in torch.autograd.grad(x.sum(), given, retain_graph=True, allow_unused=True)
+        ]
+        for x in maps
+    ]
     assert seen == [[n <= position for n in range(5)] for position in range(5)]
 
 
@@ -111,7 +137,9 @@ def test_context_modules_take_the_same_map_and_give_the_same_width(row: str) -> 
     module, main = DDRNet(3, **EXPERIMENTS[row].model), DDRNet(3)
     x = torch.randn(2, 512, 2, 4)
     assert module.context(x).shape == main.context(x).shape == (2, 128, 2, 4)
-    assert sum(p.numel() for p in module.context.parameters()) < sum(p.numel() for p in main.context.parameters())
+    assert sum(p.numel() for p in module.context.parameters()) < sum(
+        p.numel() for p in main.context.parameters()
+    )
 
 
 def test_without_mining_the_main_loss_is_the_mean_over_labeled_pixels() -> None:
@@ -120,9 +148,13 @@ def test_without_mining_the_main_loss_is_the_mean_over_labeled_pixels() -> None:
     label[:, :9] = 255
     given = image().double()
     with torch.no_grad():
-        full = nn.functional.interpolate(module.logits(given), (64, 128), mode="bilinear", align_corners=False)
+        full = nn.functional.interpolate(
+            module.logits(given), (64, 128), mode="bilinear", align_corners=False
+        )
         expected = nn.functional.cross_entropy(full, label.long(), ignore_index=255)
-        assert module.losses((given, label))["main"].item() == pytest.approx(expected.item(), rel=1e-12)
+        assert module.losses((given, label))["main"].item() == pytest.approx(
+            expected.item(), rel=1e-12
+        )
 
 
 def test_sizes_beside_multiples_of_8_are_padded_and_cropped() -> None:
@@ -144,7 +176,10 @@ def test_a_word_that_an_option_does_not_know_is_refused(option: str) -> None:
 
 def test_the_imagenet_file_of_the_authors_fills_the_backbone(tmp_path: Path) -> None:
     weights = training_step.weights("ddrnet23_slim_imagenet")
-    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in weights.items()}}, tmp_path / "imagenet.pth")
+    torch.save(
+        {"state_dict": {f"module.{name}": tensor for name, tensor in weights.items()}},
+        tmp_path / "imagenet.pth",
+    )
     module = DDRNet(5)
     said = module.load_pretrained(str(tmp_path / "imagenet.pth"))
     classifier = segmodels.from_released("ddrnet23_slim_imagenet", weights)
@@ -157,13 +192,21 @@ def test_the_imagenet_file_of_the_authors_fills_the_backbone(tmp_path: Path) -> 
 
 
 # The rates of HRNet's trainer (484 epochs of 247 batches); it sets a rate behind the step, so its step k runs at ours of k - 1.
-RATES = {1: 0.01, 2: 0.009999924716400406, 1000: 0.009924760194941644, 59774: 0.005358947999544434, 119547: 5.025032936562562e-07}
+RATES = {
+    1: 0.01,
+    2: 0.009999924716400406,
+    1000: 0.009924760194941644,
+    59774: 0.005358947999544434,
+    119547: 5.025032936562562e-07,
+}
 
 
 def test_the_rate_is_that_of_hrnets_trainer_one_step_earlier() -> None:
     recipe = EXPERIMENTS["23_slim"].recipe
     schedule = schedules.poly(recipe.iterations, recipe.power)
-    assert {step: recipe.lr * schedule(step - 1) for step in RATES} == pytest.approx(RATES, rel=1e-9)
+    assert {step: recipe.lr * schedule(step - 1) for step in RATES} == pytest.approx(
+        RATES, rel=1e-9
+    )
 
 
 def test_all_parameters_learn_alike_and_all_decay() -> None:

@@ -19,7 +19,10 @@ from tests import checkpoints
 ROOT = Path(__file__).resolve().parents[1]
 ROW = checkpoints.ROW
 SIZE = (64, 96)
-onnx = pytest.mark.skipif(any(find_spec(name) is None for name in export.PACKAGES), reason="the extra export is not installed")
+onnx = pytest.mark.skipif(
+    any(find_spec(name) is None for name in export.PACKAGES),
+    reason="the extra export is not installed",
+)
 
 
 def settled(address: str = ROW) -> SegmentationModule:
@@ -44,7 +47,12 @@ class Small(SegmentationModule):
         super().__init__(num_classes=4)
         self.arrangement = arrangement
         self.conv, self.classifier = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
-        self.norm = nn.BatchNorm2d(4, eps=1e-2, affine=arrangement != "plain", track_running_stats=arrangement != "of the batch")
+        self.norm = nn.BatchNorm2d(
+            4,
+            eps=1e-2,
+            affine=arrangement != "plain",
+            track_running_stats=arrangement != "of the batch",
+        )
         if arrangement != "of the batch":
             self.norm.running_mean.uniform_(-1, 1)
             self.norm.running_var.uniform_(0.5, 2)
@@ -71,9 +79,19 @@ def test_a_deployed_network_computes_the_same_without_a_batch_norm(address: str)
 
 
 @pytest.mark.parametrize(
-    ("arrangement", "left"), [("straight", 0), ("plain", 0), ("twice", 0), ("apart", 1), ("shortcut", 1), ("of the batch", 1)]
+    ("arrangement", "left"),
+    [
+        ("straight", 0),
+        ("plain", 0),
+        ("twice", 0),
+        ("apart", 1),
+        ("shortcut", 1),
+        ("of the batch", 1),
+    ],
 )
-def test_a_norm_is_folded_where_it_alone_reads_a_convolution_and_knows_its_statistics(arrangement: str, left: int) -> None:
+def test_a_norm_is_folded_where_it_alone_reads_a_convolution_and_knows_its_statistics(
+    arrangement: str, left: int
+) -> None:
     module = Small(arrangement).eval()
     network, image = deploy.deployed(module, SIZE), torch.randn(1, 3, *SIZE)
     with torch.no_grad():
@@ -84,8 +102,14 @@ def test_a_norm_is_folded_where_it_alone_reads_a_convolution_and_knows_its_stati
 def test_a_deployed_network_holds_the_weights_that_its_logits_need_and_no_others() -> None:
     module = settled()
     module.logits(torch.randn(1, 3, *SIZE)).sum().backward()
-    needed = sum(each.numel() for each in module.parameters() if each.grad is not None and each.ndim == 4)
-    held = sum(each.numel() for each in deploy.deployed(module, SIZE).state_dict().values() if each.ndim == 4)
+    needed = sum(
+        each.numel() for each in module.parameters() if each.grad is not None and each.ndim == 4
+    )
+    held = sum(
+        each.numel()
+        for each in deploy.deployed(module, SIZE).state_dict().values()
+        if each.ndim == 4
+    )
     assert held == needed < sum(each.numel() for each in module.parameters() if each.ndim == 4)
 
 
@@ -127,7 +151,9 @@ def of_floats(tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentationMod
 
 
 @onnx
-def test_a_file_computes_what_the_module_does_and_refuses_other_sizes(of_floats: tuple[SegmentationModule, Path]) -> None:
+def test_a_file_computes_what_the_module_does_and_refuses_other_sizes(
+    of_floats: tuple[SegmentationModule, Path],
+) -> None:
     module, file = of_floats
     assert_same(deploy.Runtime(file), module, module.normalized(noise()))
 
@@ -135,7 +161,9 @@ def test_a_file_computes_what_the_module_does_and_refuses_other_sizes(of_floats:
 @onnx
 def test_a_file_takes_uint8_where_asked_for(tmp_path: Path) -> None:
     module = settled("smp/unet_resnet34")
-    deploy.write_onnx(deploy.deployed(module, SIZE, uint8=True), tmp_path / "a.onnx", {"classes": ["a", "b"]})
+    deploy.write_onnx(
+        deploy.deployed(module, SIZE, uint8=True), tmp_path / "a.onnx", {"classes": ["a", "b"]}
+    )
     assert_same(deploy.Runtime(tmp_path / "a.onnx"), module, noise())
 
 
@@ -148,35 +176,58 @@ def assert_same(runtime: deploy.Runtime, module: SegmentationModule, image: Tens
 
 
 @onnx
-def test_a_file_holds_no_training_head_and_no_batch_norm(of_floats: tuple[SegmentationModule, Path]) -> None:
+def test_a_file_holds_no_training_head_and_no_batch_norm(
+    of_floats: tuple[SegmentationModule, Path],
+) -> None:
     import onnx
 
     module, file = of_floats
     graph = onnx.load(file).graph
     module.logits(torch.randn(1, 3, *SIZE)).sum().backward()
-    needed = sum(each.numel() for each in module.parameters() if each.grad is not None and each.ndim == 4)
-    assert sum(int(torch.tensor(list(each.dims)).prod()) for each in graph.initializer if len(each.dims) == 4) == needed
+    needed = sum(
+        each.numel() for each in module.parameters() if each.grad is not None and each.ndim == 4
+    )
+    assert (
+        sum(
+            int(torch.tensor(list(each.dims)).prod())
+            for each in graph.initializer
+            if len(each.dims) == 4
+        )
+        == needed
+    )
     assert not [node for node in graph.node if node.op_type == "BatchNormalization"]
     assert [(each.name) for each in (*graph.input, *graph.output)] == ["image", "output"]
 
 
 @onnx
-def test_a_runs_checkpoint_is_exported_with_its_classes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_runs_checkpoint_is_exported_with_its_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     module = checkpoints.written(tmp_path / "last.ckpt")
     out = tmp_path / "network.onnx"
-    assert export.main([str(tmp_path), "--size", "64x96", "--out", str(out), "--uint8", "--argmax"]) == 0
+    assert (
+        export.main([str(tmp_path), "--size", "64x96", "--out", str(out), "--uint8", "--argmax"])
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "other sizes  refused: the file takes an image of 1x3x64x96" in printed
     runtime, image = deploy.Runtime(out), noise()
     assert runtime.says["classes"] == module.identity["classes"]
     assert runtime.says["model"] == ROW
     with torch.no_grad():
-        assert export.clear_errors(module(image), runtime(image), 1e-5 * module(image).abs().max().item()) == 0
+        assert (
+            export.clear_errors(
+                module(image), runtime(image), 1e-5 * module(image).abs().max().item()
+            )
+            == 0
+        )
     assert sorted(file.name for file in tmp_path.iterdir()) == ["last.ckpt", "network.onnx"]
 
 
 @onnx
-def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_computes_something_else_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = deploy.folded
     monkeypatch.setattr(deploy, "folded", lambda *at: (right(*at)[0] * 1.001, right(*at)[1]))
     assert export.main(["--model", ROW, "--size", "64x96", "--out", str(tmp_path / "a.onnx")]) == 1
@@ -188,7 +239,9 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path, monkeyp
 @pytest.mark.catalogue
 @pytest.mark.parametrize("address", export.rows_of(None, several=True))
 def test_every_row_goes_to_onnx(address: str) -> None:
-    asked = argparse.Namespace(checkpoint=None, rows=[address], size=export.CHECKED_AT, uint8=False, argmax=False)
+    asked = argparse.Namespace(
+        checkpoint=None, rows=[address], size=export.CHECKED_AT, uint8=False, argmax=False
+    )
     assert export.checked(asked).ok
 
 
@@ -209,13 +262,18 @@ def test_classes_that_rounding_may_turn_are_no_errors_and_others_are() -> None:
         (["--model", "bisenet/*", "--size", "64x96", "--out", "a.onnx"], "no row bisenet/*"),
         (["--model", ROW, "--size", "64", "--out", "a.onnx"], "--size 64: it takes height x width"),
         (["--model", ROW, "--size", "64x96"], "give --size HEIGHTxWIDTH and --out FILE.onnx"),
-        (["--model", ROW, "--size", "64x96", "--out", "nowhere/a.onnx"], "there is no folder nowhere"),
+        (
+            ["--model", ROW, "--size", "64x96", "--out", "nowhere/a.onnx"],
+            "there is no folder nowhere",
+        ),
         (["--model", ROW, "--check", "--out", "a.onnx"], "--check keeps no file"),
         (["missing.ckpt", "--check"], "there is no missing.ckpt"),
         (["missing.ckpt", "--model", ROW, "--check"], "not both"),
     ],
 )
-def test_a_wrong_word_is_one_sentence(given: list[str], answer: str, capsys: pytest.CaptureFixture) -> None:
+def test_a_wrong_word_is_one_sentence(
+    given: list[str], answer: str, capsys: pytest.CaptureFixture
+) -> None:
     assert export.main(given) == 2
     said = capsys.readouterr().err
     assert answer in said
@@ -228,12 +286,17 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(
 ) -> None:
     monkeypatch.setattr(export, "find_spec", lambda name: None)
     assert export.main(["--model", ROW, "--check"]) == 2
-    assert 'needs onnx, onnxscript, onnxruntime; install the optional packages with: pip install -e ".[export]"' in capsys.readouterr().err
+    assert (
+        'needs onnx, onnxscript, onnxruntime; install the optional packages with: pip install -e ".[export]"'
+        in capsys.readouterr().err
+    )
 
 
 def test_a_pattern_chooses_rows_and_nothing_chooses_them_all() -> None:
     assert "bisenet/no_arm" in export.rows_of("bisenet/*", several=True)
-    assert not [row for row in export.rows_of("bisenet/*", several=True) if not row.startswith("bisenet/")]
+    assert not [
+        row for row in export.rows_of("bisenet/*", several=True) if not row.startswith("bisenet/")
+    ]
     assert export.rows_of("bisenet", several=True) == ["bisenet/resnet18"]
     assert {row.split("/")[0] for row in export.rows_of(None, several=True)} > {"bisenet", "fcn"}
 

@@ -22,7 +22,10 @@ from segmodels.released import layouts
 from tests.reference import cases, fill
 
 REFERENCE = Path(__file__).parent / "reference"
-STEPS = {"emanet_r50": {"main": ("image0", "image1")}, "mmseg_emanet_r50_d8": {"main": ("decode.loss_ce",), "auxiliary": ("aux.loss_ce",)}}
+STEPS = {
+    "emanet_r50": {"main": ("image0", "image1")},
+    "mmseg_emanet_r50_d8": {"main": ("decode.loss_ce",), "auxiliary": ("aux.loss_ce",)},
+}
 
 # --- textbook EM
 
@@ -31,28 +34,38 @@ def cloud(points: int = 60, dimensions: int = 3, groups: int = 4) -> tuple[np.nd
     """Points around four centers, and four starting means elsewhere."""
     random = np.random.default_rng(1)
     centers = 2 * random.standard_normal((groups, dimensions))
-    return centers[random.integers(groups, size=points)] + random.standard_normal((points, dimensions)), random.standard_normal(
-        centers.shape
-    )
+    return centers[random.integers(groups, size=points)] + random.standard_normal(
+        (points, dimensions)
+    ), random.standard_normal(centers.shape)
 
 
 def likelihood(x: np.ndarray, means: np.ndarray, variance: float) -> float:
     """Of a mixture of equal shares and covariance variance * I, up to a constant."""
-    return sum(math.log(sum(math.exp(-((point - mean) ** 2).sum() / (2 * variance)) for mean in means) / len(means)) for point in x)
+    return sum(
+        math.log(
+            sum(math.exp(-((point - mean) ** 2).sum() / (2 * variance)) for mean in means)
+            / len(means)
+        )
+        for point in x
+    )
 
 
 def textbook(x: np.ndarray, means: np.ndarray, variance: float) -> np.ndarray:
     """One step of EM for that mixture: each mean becomes the average of the points by their posterior probabilities."""
     weighted, mass = np.zeros_like(means), np.zeros(len(means))
     for point in x:
-        density = np.array([math.exp(-((point - mean) ** 2).sum() / (2 * variance)) for mean in means])
+        density = np.array(
+            [math.exp(-((point - mean) ** 2).sum() / (2 * variance)) for mean in means]
+        )
         posterior = density / density.sum()
         mass += posterior
         weighted += posterior[:, None] * point
     return weighted / mass[:, None]
 
 
-def ours(x: np.ndarray, means: np.ndarray, kernel: str, lambda_: float, normalization: str) -> np.ndarray:
+def ours(
+    x: np.ndarray, means: np.ndarray, kernel: str, lambda_: float, normalization: str
+) -> np.ndarray:
     """Without the 1e-6 that the network adds to what it divides by: the textbook has none."""
     points, bases = (torch.from_numpy(each.T)[None] for each in (x, means))  # (1, C, N), (1, C, K)
     means = maximization(points, expectation(points, bases, kernel, lambda_), epsilon=0.0)
@@ -60,7 +73,9 @@ def ours(x: np.ndarray, means: np.ndarray, kernel: str, lambda_: float, normaliz
 
 
 @pytest.mark.parametrize("variance", [0.5, 1.0, 3.0])
-def test_with_the_gaussian_kernel_it_is_em_for_a_gaussian_mixture_of_fixed_covariance(variance: float) -> None:
+def test_with_the_gaussian_kernel_it_is_em_for_a_gaussian_mixture_of_fixed_covariance(
+    variance: float,
+) -> None:
     x, means = cloud()
     reached = [likelihood(x, means, variance)]
     for _ in range(15):
@@ -73,7 +88,9 @@ def test_with_the_gaussian_kernel_it_is_em_for_a_gaussian_mixture_of_fixed_covar
 
 
 @pytest.mark.parametrize("lambda_", [0.5, 1.0, 2.0])
-def test_with_unit_bases_every_iteration_raises_the_likelihood_that_the_e_step_assumes(lambda_: float) -> None:
+def test_with_unit_bases_every_iteration_raises_the_likelihood_that_the_e_step_assumes(
+    lambda_: float,
+) -> None:
     """The log of sum over k of exp(lambda x.mu[k]), with mu on the sphere: what the paper's own unit climbs."""
     x, means = cloud()
     means /= np.linalg.norm(means, axis=1, keepdims=True)
@@ -100,13 +117,19 @@ def test_the_steps_are_the_papers_sums_over_pixels() -> None:
 
 def test_gaussian_and_exponential_kernels_agree_on_unit_bases_and_differ_on_others() -> None:
     x, bases = torch.randn(1, 8, 20), normalized(torch.randn(1, 8, 5))
-    torch.testing.assert_close(expectation(x, bases, "gaussian"), expectation(x, bases, "exponential"), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        expectation(x, bases, "gaussian"), expectation(x, bases, "exponential"), rtol=0, atol=1e-5
+    )
     uneven = bases * torch.tensor([1.0, 2, 1, 1, 1])
-    assert (expectation(x, uneven, "gaussian") - expectation(x, uneven, "exponential")).abs().max() > 0.1
+    assert (
+        expectation(x, uneven, "gaussian") - expectation(x, uneven, "exponential")
+    ).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("kernel", ["exponential", "gaussian", "inner"])
-def test_shares_of_a_pixel_are_positive_and_sum_to_one_where_a_base_answers_for_it(kernel: str) -> None:
+def test_shares_of_a_pixel_are_positive_and_sum_to_one_where_a_base_answers_for_it(
+    kernel: str,
+) -> None:
     x, bases = torch.randn(2, 8, 20), torch.randn(2, 8, 5)
     z, products = expectation(x, bases, kernel), x.transpose(1, 2) @ bases
     assert z.min() >= 0
@@ -137,11 +160,16 @@ def final_bases(module: EMAUnit, x: Tensor) -> Tensor:
 
 def test_bases_move_once_per_step_towards_the_mean_over_all_images_of_its_micro_batches() -> None:
     module, start = unit(), unit().bases.clone()
-    batches = [torch.randn(2, 8, 5, 6, dtype=torch.float64), torch.randn(3, 8, 5, 6, dtype=torch.float64)]
+    batches = [
+        torch.randn(2, 8, 5, 6, dtype=torch.float64),
+        torch.randn(3, 8, 5, 6, dtype=torch.float64),
+    ]
     expected = 0.9 * start[0] + 0.1 * torch.cat([final_bases(module, x) for x in batches]).mean(0)
     for x in batches:
         module(x)
-        assert torch.equal(module.bases, start)  # every micro-batch of a step starts from the same bases
+        assert torch.equal(
+            module.bases, start
+        )  # every micro-batch of a step starts from the same bases
     module.keep()
     torch.testing.assert_close(module.bases[0], expected, rtol=0, atol=1e-12)
     module.keep()  # a step that saw nothing moves nothing
@@ -189,14 +217,18 @@ def test_ranks_share_the_mean_over_their_images(monkeypatch: pytest.MonkeyPatch)
     one, two = passed(0), passed(1)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(
-        torch.distributed, "all_reduce", lambda totals: totals.add_(torch.cat([two.seen.flatten(), totals.new_full((1,), 2)]))
+        torch.distributed,
+        "all_reduce",
+        lambda totals: totals.add_(torch.cat([two.seen.flatten(), totals.new_full((1,), 2)])),
     )
     one.keep()
     torch.testing.assert_close(one.bases[0], mean_over_ranks(), rtol=0, atol=1e-12)
 
 
 def rank(number: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=2
+    )
     module = passed(number)
     module.keep()
     torch.save(module.bases, f"{folder}/{number}.pt")
@@ -212,13 +244,18 @@ def test_processes_share_the_mean_over_their_images(tmp_path: Path) -> None:
 
 
 def test_iterations_are_those_of_the_mode() -> None:
-    x, options = torch.randn(2, 8, 5, 6, dtype=torch.float64), {"train_iterations": 2, "eval_iterations": 5}
+    x, options = (
+        torch.randn(2, 8, 5, 6, dtype=torch.float64),
+        {"train_iterations": 2, "eval_iterations": 5},
+    )
     with torch.no_grad():
         for mode, other in ((True, "train_iterations"), (False, "eval_iterations")):
             same = unit(**{name: options[other] for name in options}).train(mode).attended(x)
             found = unit(**options).train(mode).attended(x)
             assert all(torch.equal(a, b) for a, b in zip(found, same))
-    assert not torch.equal(unit(**options).train().attended(x)[0], unit(**options).eval().attended(x)[0])
+    assert not torch.equal(
+        unit(**options).train().attended(x)[0], unit(**options).eval().attended(x)[0]
+    )
 
 
 def test_fixed_bases_stay_and_trained_ones_follow_their_gradient() -> None:
@@ -259,7 +296,11 @@ class Holder(SegmentationModule):
 
     def __init__(self, student: SegmentationModule) -> None:
         super().__init__(student.num_classes)
-        self.recipe, self.student, self.teacher = student.recipe, student, copy.deepcopy(student).requires_grad_(False)
+        self.recipe, self.student, self.teacher = (
+            student.recipe,
+            student,
+            copy.deepcopy(student).requires_grad_(False),
+        )
 
     def losses(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         terms = self.student.losses(batch)
@@ -277,15 +318,30 @@ class Holder(SegmentationModule):
 def batches(count: int, images: int = 2) -> DataLoader:
     random = torch.Generator().manual_seed(3)
     made = [
-        (torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8, generator=random), torch.randint(3, (images, 32, 32), generator=random))
+        (
+            torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8, generator=random),
+            torch.randint(3, (images, 32, 32), generator=random),
+        )
         for _ in range(count)
     ]
     return DataLoader(made, batch_size=None)
 
 
 def trainer(**options: object) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    return Trainer(accelerator="cpu", max_epochs=1, num_sanity_val_steps=0, limit_val_batches=0, **quiet, **options)
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    return Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        **quiet,
+        **options,
+    )
 
 
 def test_a_network_inside_another_module_keeps_its_bases_as_it_does_alone() -> None:
@@ -294,9 +350,13 @@ def test_a_network_inside_another_module_keeps_its_bases_as_it_does_alone() -> N
     trainer(accumulate_grad_batches=2).fit(alone, batches(4), batches(1))
     holder = Holder(held)
     trainer(accumulate_grad_batches=2).fit(holder, batches(4), batches(1))
-    assert torch.equal(held.unit.bases, alone.unit.bases) and not torch.equal(held.unit.bases, start)
+    assert torch.equal(held.unit.bases, alone.unit.bases) and not torch.equal(
+        held.unit.bases, start
+    )
     assert torch.equal(holder.teacher.unit.bases, start)
-    assert not held.unit.conv1.weight.requires_grad  # devices that train together would wait for its gradient
+    assert (
+        not held.unit.conv1.weight.requires_grad
+    )  # devices that train together would wait for its gradient
 
 
 class Saved(Callback):
@@ -311,12 +371,18 @@ class Saved(Callback):
             self.bases = module.unit.bases.clone()
 
 
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended:UserWarning:lightning")
+@pytest.mark.filterwarnings(
+    "ignore:You're resuming from a checkpoint that ended before the epoch ended:UserWarning:lightning"
+)
 def test_bases_survive_checkpoint_and_resume_bit_for_bit(tmp_path: Path) -> None:
     data, whole, resumed, saved = batches(4), small(), small(), Saved(tmp_path / "half.ckpt")
     trainer(max_steps=4, callbacks=[saved]).fit(whole, data, data)
-    assert torch.equal(torch.load(saved.file, weights_only=True)["state_dict"]["unit.bases"], saved.bases)
-    rest = DataLoader(data.dataset[2:] + data.dataset[:2], batch_size=None)  # the trainer counts on, a plain loader starts anew
+    assert torch.equal(
+        torch.load(saved.file, weights_only=True)["state_dict"]["unit.bases"], saved.bases
+    )
+    rest = DataLoader(
+        data.dataset[2:] + data.dataset[:2], batch_size=None
+    )  # the trainer counts on, a plain loader starts anew
     resume = trainer(max_steps=4)
     resume.fit(resumed, rest, data, ckpt_path=saved.file)
     assert resume.global_step == 4
@@ -328,7 +394,11 @@ def test_a_parameter_without_gradient_asks_for_none_in_training_and_stays_as_it_
     module = small()
     before = {name: parameter.clone() for name, parameter in module.named_parameters()}
     trainer().fit(module, batches(2), batches(1))
-    same = [name for name, parameter in module.named_parameters() if torch.equal(parameter, before[name])]
+    same = [
+        name
+        for name, parameter in module.named_parameters()
+        if torch.equal(parameter, before[name])
+    ]
     assert sorted(same) == sorted(module.without_gradient)
     assert not any(module.get_parameter(name).requires_grad for name in module.without_gradient)
 
@@ -353,7 +423,9 @@ def test_no_iterations_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("channels", "millions"), [(256, 4.87), (512, 10.0)])
-def test_the_papers_parameter_counts_are_those_of_reduction_unit_and_bases(channels: int, millions: float) -> None:
+def test_the_papers_parameter_counts_are_those_of_reduction_unit_and_bases(
+    channels: int, millions: float
+) -> None:
     with torch.device("meta"):
         module = EMANet(21, depth=101, channels=channels)
     counted = [*module.reduction.parameters(), *module.unit.parameters(), module.unit.bases]
@@ -363,16 +435,23 @@ def test_the_papers_parameter_counts_are_those_of_reduction_unit_and_bases(chann
 def test_last_stages_are_dilated_as_the_authors_are() -> None:
     with torch.device("meta"):
         backbone = EMANet(21).backbone
-    stages = [[block.conv2.dilation[0] for block in stage] for stage in (backbone.layer2, backbone.layer3, backbone.layer4)]
+    stages = [
+        [block.conv2.dilation[0] for block in stage]
+        for stage in (backbone.layer2, backbone.layer3, backbone.layer4)
+    ]
     assert stages == [[1] * 4, [1, 2, 2, 2, 2, 2], [2, 8, 16]]
 
 
 def state(name: str) -> dict[str, Tensor]:
     layout = json.loads(gzip.decompress((REFERENCE / "released" / f"{name}.json.gz").read_bytes()))
-    return {key: torch.from_numpy(np.array(value)) for key, value in fill.fill_layout(layout).items()}
+    return {
+        key: torch.from_numpy(np.array(value)) for key, value in fill.fill_layout(layout).items()
+    }
 
 
-@pytest.mark.parametrize("name", ["emanet_r50", pytest.param("mmseg_emanet_r50_d8", marks=pytest.mark.catalogue)])
+@pytest.mark.parametrize(
+    "name", ["emanet_r50", pytest.param("mmseg_emanet_r50_d8", marks=pytest.mark.catalogue)]
+)
 def test_one_training_step_is_the_authors_in_float64(name: str) -> None:
     """Loss terms, gradients, batch-norm statistics and the bases after the step."""
     case = json.loads((REFERENCE / "steps" / f"{name}.json").read_text())
@@ -382,10 +461,14 @@ def test_one_training_step_is_the_authors_in_float64(name: str) -> None:
         if isinstance(layer, nn.Dropout2d):
             layer.p = 0.0
     label = cases.build({"label": case["inputs"]["label"]})["label"]
-    image = fill.make_input(case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"]))
+    image = fill.make_input(
+        case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"])
+    )
     terms = module.losses((torch.from_numpy(image).double(), torch.from_numpy(label)))
     for ours, theirs in STEPS[name].items():
-        assert terms[ours].item() == pytest.approx(float(np.mean([case["terms"][each] for each in theirs])), rel=1e-9)
+        assert terms[ours].item() == pytest.approx(
+            float(np.mean([case["terms"][each] for each in theirs])), rel=1e-9
+        )
     assert sum(terms.values()).item() == pytest.approx(case["loss_value"], rel=1e-9)
     sum(terms.values()).backward()
     module.after_step()
@@ -395,41 +478,75 @@ def test_one_training_step_is_the_authors_in_float64(name: str) -> None:
         return ours
 
     assert sorted(map(renamed, case["without_gradient"])) == sorted(module.without_gradient)
-    norms = {renamed(each): norm for each, norm in zip(golden["param_names"], golden["param_grad_norms"])}
-    assert norms.keys() == {each for each, parameter in module.named_parameters() if parameter.grad is not None}
+    norms = {
+        renamed(each): norm for each, norm in zip(golden["param_names"], golden["param_grad_norms"])
+    }
+    assert norms.keys() == {
+        each for each, parameter in module.named_parameters() if parameter.grad is not None
+    }
     for ours, norm in norms.items():
-        assert module.get_parameter(ours).grad.norm().item() == pytest.approx(norm, rel=1e-6, abs=1e-9 * case["grad_norm"]), ours
+        assert module.get_parameter(ours).grad.norm().item() == pytest.approx(
+            norm, rel=1e-6, abs=1e-9 * case["grad_norm"]
+        ), ours
     for theirs, facts in case["gradients"].items():
         gradient = module.get_parameter(renamed(theirs)).grad.flatten()[:: facts["stride"]].numpy()
-        np.testing.assert_allclose(gradient, golden[f"grad/{theirs}/sample"].ravel(), rtol=0, atol=1e-6 * facts["max_abs"])
+        np.testing.assert_allclose(
+            gradient, golden[f"grad/{theirs}/sample"].ravel(), rtol=0, atol=1e-6 * facts["max_abs"]
+        )
     for theirs, facts in case["batchnorm"].items():
         layer = module.get_submodule(renamed(f"{theirs}.weight").removesuffix(".weight"))
         for kind in ("running_mean", "running_var"):
             statistic = getattr(layer, kind)[:: facts["stride"]].numpy()
-            np.testing.assert_allclose(statistic, golden[f"bn/{theirs}/{kind}"], rtol=1e-6, atol=1e-7)
+            np.testing.assert_allclose(
+                statistic, golden[f"bn/{theirs}/{kind}"], rtol=1e-6, atol=1e-7
+            )
     for theirs, facts in case["buffers"].items():
         bases = module.get_buffer(renamed(theirs)).flatten()[:: facts["stride"]].numpy()
         np.testing.assert_allclose(bases, golden[f"buffer/{theirs}/sample"], rtol=0, atol=1e-7)
 
 
 def test_parameter_groups_are_those_of_the_authors_code() -> None:
-    groups = json.loads(gzip.decompress((REFERENCE / "steps" / "emanet_r50_groups.json.gz").read_bytes()))
+    groups = json.loads(
+        gzip.decompress((REFERENCE / "steps" / "emanet_r50_groups.json.gz").read_bytes())
+    )
     module = segmodels.experiment("emanet/resnet50").build()
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     ours = {
-        names[id(p)]: (round(group["lr"] / 0.009), group["weight_decay"]) for group in module.parameter_groups() for p in group["params"]
+        names[id(p)]: (round(group["lr"] / 0.009), group["weight_decay"])
+        for group in module.parameter_groups()
+        for p in group["params"]
     }
     renamed = layouts()["emanet_r50"].renamed
-    theirs = {name: (g["lr_multiplier"], g["weight_decay"]) for g in groups for name in renamed(dict.fromkeys(g["params"], torch.empty(0)))}
+    theirs = {
+        name: (g["lr_multiplier"], g["weight_decay"])
+        for g in groups
+        for name in renamed(dict.fromkeys(g["params"], torch.empty(0)))
+    }
     assert ours == theirs
 
 
-def test_the_rate_is_the_authors_where_theirs_moves_and_at_most_ten_steps_from_it_elsewhere() -> None:
+def test_the_rate_is_the_authors_where_theirs_moves_and_at_most_ten_steps_from_it_elsewhere() -> (
+    None
+):
     """Their code counts steps from 1 and moves the rate every tenth one, so that it stands at step k - 1 for our step k."""
     module = segmodels.experiment("emanet/resnet50").build(device="meta")
     schedule = module._schedule()
-    authors = {0: 0.009, 10: 0.008997299954994499, 100: 0.008972995494490354, 1000: 0.008729544401714395, 15000: 0.004822980581413319}
+    authors = {
+        0: 0.009,
+        10: 0.008997299954994499,
+        100: 0.008972995494490354,
+        1000: 0.008729544401714395,
+        15000: 0.004822980581413319,
+    }
     for step, rate in authors.items():
         assert 0.009 * schedule(step) == pytest.approx(rate, rel=1e-9)
-    for step, rate in {1: 0.009, 2: 0.009, 500: 0.008864886806421496, 999: 0.008729544401714395, 29999: 0.0}.items():
-        assert 0.009 * abs(schedule(max(0, step - 10)) - schedule(step)) + 1e-6 >= abs(0.009 * schedule(step) - rate)
+    for step, rate in {
+        1: 0.009,
+        2: 0.009,
+        500: 0.008864886806421496,
+        999: 0.008729544401714395,
+        29999: 0.0,
+    }.items():
+        assert 0.009 * abs(schedule(max(0, step - 10)) - schedule(step)) + 1e-6 >= abs(
+            0.009 * schedule(step) - rate
+        )

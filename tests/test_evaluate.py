@@ -50,7 +50,9 @@ def counted(pairs: Iterator[tuple[np.ndarray, np.ndarray]], classes: int) -> lis
     return [hit[each] / seen[each] if seen[each] else None for each in range(classes)]
 
 
-def predicted(module: SegmentationModule, image: np.ndarray, inference: str, half: bool = False) -> np.ndarray:
+def predicted(
+    module: SegmentationModule, image: np.ndarray, inference: str, half: bool = False
+) -> np.ndarray:
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
         return mode(inference)(module, pixels).full().argmax(1)[0].numpy()
@@ -60,19 +62,43 @@ def predicted(module: SegmentationModule, image: np.ndarray, inference: str, hal
 
 
 @pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/last.ckpt"])
-def test_a_run_gets_the_score_that_it_gave_itself(place: str, smoke_run: Path, tmp_path: Path) -> None:
-    own, again = json.loads((smoke_run / "result.json").read_text()), result(smoke_run / place, out=tmp_path / "again.json")
-    elsewhere = ("seconds", "cpu_seconds", "date", "commit", "interval", "records")  # the last two come of each image
-    assert {key: value for key, value in again.items() if key not in elsewhere} == {k: v for k, v in own.items() if k not in elsewhere}
+def test_a_run_gets_the_score_that_it_gave_itself(
+    place: str, smoke_run: Path, tmp_path: Path
+) -> None:
+    own, again = (
+        json.loads((smoke_run / "result.json").read_text()),
+        result(smoke_run / place, out=tmp_path / "again.json"),
+    )
+    elsewhere = (
+        "seconds",
+        "cpu_seconds",
+        "date",
+        "commit",
+        "interval",
+        "records",
+    )  # the last two come of each image
+    assert {key: value for key, value in again.items() if key not in elsewhere} == {
+        k: v for k, v in own.items() if k not in elsewhere
+    }
     assert own["iou"]["road"] > 0
 
 
-def test_a_checkpoint_that_left_its_run_gets_the_same_score_on_the_same_data(smoke_run: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_left_its_run_gets_the_same_score_on_the_same_data(
+    smoke_run: Path, tmp_path: Path
+) -> None:
     moved = shutil.copy(smoke_run / "checkpoints" / "last.ckpt", tmp_path / "moved.ckpt")
-    own, again = json.loads((smoke_run / "result.json").read_text()), result(moved, *SMALL, out=tmp_path / "again.json")
+    own, again = (
+        json.loads((smoke_run / "result.json").read_text()),
+        result(moved, *SMALL, out=tmp_path / "again.json"),
+    )
     assert again["iou"] == own["iou"]
     assert again["checkpoint"] == "moved.ckpt"
-    assert again["overrides"] == {"data.height": 64, "data.width": 128, "data.val": 4, "data.test": 4}
+    assert again["overrides"] == {
+        "data.height": 64,
+        "data.width": 128,
+        "data.val": 4,
+        "data.test": 4,
+    }
 
 
 def odd_images(root: Path) -> dict[str, trees.Arrays]:
@@ -81,7 +107,9 @@ def odd_images(root: Path) -> dict[str, trees.Arrays]:
     image, label = trees.noise((37, 83), (0, 1, 2, 255), seed=9)
     trees.save(root / "val" / "images" / "wide.png", image)
     trees.save(root / "val" / "masks" / "wide.png", label)
-    return {name: pair for name, pair in pairs.items() if name.startswith("val/")} | {"val/wide": (image, label)}
+    return {name: pair for name, pair in pairs.items() if name.startswith("val/")} | {
+        "val/wide": (image, label)
+    }
 
 
 MODES = [
@@ -91,8 +119,13 @@ MODES = [
 
 
 @pytest.mark.parametrize("inference", MODES)
-def test_every_inference_mode_scores_images_of_odd_sizes_as_a_slow_loop_does(inference: str, tmp_path: Path) -> None:
-    module, images = written(tmp_path / "three.ckpt", labels=THREE, data="folder"), odd_images(tmp_path / "images")
+def test_every_inference_mode_scores_images_of_odd_sizes_as_a_slow_loop_does(
+    inference: str, tmp_path: Path
+) -> None:
+    module, images = (
+        written(tmp_path / "three.ckpt", labels=THREE, data="folder"),
+        odd_images(tmp_path / "images"),
+    )
     words = (f"data.root={tmp_path / 'images'}", "data.workers=0", "--inference", inference)
     found = result(tmp_path / "three.ckpt", *words, out=tmp_path / "found.json")
     maps = [(predicted(module, image, inference), label) for image, label in images.values()]
@@ -101,14 +134,27 @@ def test_every_inference_mode_scores_images_of_odd_sizes_as_a_slow_loop_does(inf
     assert (found["protocol"], found["images"], found["data"]) == (inference, 3, "folder")
 
 
-@pytest.mark.parametrize(("precision", "recorded"), [("32-true", "32-true"), ("bf16-mixed", "bf16-mixed"), ("16-mixed", "bf16-mixed")])
-def test_precision_is_what_was_asked_for_and_the_result_says_which(precision: str, recorded: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("precision", "recorded"),
+    [("32-true", "32-true"), ("bf16-mixed", "bf16-mixed"), ("16-mixed", "bf16-mixed")],
+)
+def test_precision_is_what_was_asked_for_and_the_result_says_which(
+    precision: str, recorded: str, tmp_path: Path
+) -> None:
     if precision == "16-mixed" and torch.accelerator.is_available():
         pytest.skip("float16 is computed here")
-    module, images = written(tmp_path / "three.ckpt", labels=THREE, data="folder"), odd_images(tmp_path / "images")
+    module, images = (
+        written(tmp_path / "three.ckpt", labels=THREE, data="folder"),
+        odd_images(tmp_path / "images"),
+    )
     words = ("--precision", precision, f"data.root={tmp_path / 'images'}", "data.workers=0")
     found = result(tmp_path / "three.ckpt", *words, out=tmp_path / "found.json")
-    scores = {half: counted(((predicted(module, i, "whole", half), label) for i, label in images.values()), 3) for half in (False, True)}
+    scores = {
+        half: counted(
+            ((predicted(module, i, "whole", half), label) for i, label in images.values()), 3
+        )
+        for half in (False, True)
+    }
     assert scores[False] != scores[True]
     assert list(found["iou"].values()) == pytest.approx(scores[recorded == "bf16-mixed"], abs=1e-12)
     assert found["precision"] == recorded
@@ -119,17 +165,30 @@ def test_camvids_test_split_is_scored_in_its_official_layout(tmp_path: Path) -> 
     pairs = trees.camvid(tmp_path / "CamVid", {"train": 1, "val": 1, "test": 3})
     words = ("--split", "test", f"data.root={tmp_path / 'CamVid'}", "data.workers=0")
     found = result(tmp_path / "camvid.ckpt", *words, out=tmp_path / "found.json")
-    tested = [(image, np.where(ids == 11, 255, ids)) for name, (image, ids) in pairs.items() if name.startswith("test/")]
+    tested = [
+        (image, np.where(ids == 11, 255, ids))
+        for name, (image, ids) in pairs.items()
+        if name.startswith("test/")
+    ]
     slow = counted(((predicted(module, image, "whole"), label) for image, label in tested), 11)
     assert list(found["iou"].values()) == pytest.approx(slow, abs=1e-12)
-    assert (found["split"], found["images"], found["pixels"]) == ("test", 3, sum((label != 255).sum() for _, label in tested))
+    assert (found["split"], found["images"], found["pixels"]) == (
+        "test",
+        3,
+        sum((label != 255).sum() for _, label in tested),
+    )
 
 
-def test_a_checkpoint_of_cityscapes_classes_is_scored_on_another_data_set_of_them(tmp_path: Path) -> None:
+def test_a_checkpoint_of_cityscapes_classes_is_scored_on_another_data_set_of_them(
+    tmp_path: Path,
+) -> None:
     written(tmp_path / "streets.ckpt")
     trees.cityscapes(tmp_path / "Cityscapes", {"train": 1, "val": 2})
     words = ("--data", "cityscapes", f"data.root={tmp_path / 'Cityscapes'}", "data.workers=0")
-    assert result(tmp_path / "streets.ckpt", *words, out=tmp_path / "found.json")["data"] == "cityscapes"
+    assert (
+        result(tmp_path / "streets.ckpt", *words, out=tmp_path / "found.json")["data"]
+        == "cityscapes"
+    )
 
 
 # --- the result
@@ -138,13 +197,21 @@ def test_a_checkpoint_of_cityscapes_classes_is_scored_on_another_data_set_of_the
 def test_the_report_reads_an_evaluation(smoke_run: Path, tmp_path: Path) -> None:
     result(smoke_run, "--inference", "flip", "--split", "test", out=tmp_path / "flip.json")
     (read,) = read_results([tmp_path / "flip.json"])
-    assert (read["experiment"], read["protocol"], read["split"], read["checkpoint"]) == (ROW, "flip", "test", "checkpoints/last.ckpt")
+    assert (read["experiment"], read["protocol"], read["split"], read["checkpoint"]) == (
+        ROW,
+        "flip",
+        "test",
+        "checkpoints/last.ckpt",
+    )
 
 
 def test_an_evaluation_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     written(tmp_path / "best.ckpt")
     command = [str(tmp_path / "best.ckpt"), *SMALL, "--inference", "resized:0.5"]
-    names = ["evaluation-best-streets-val-resized_0.5.json", "evaluation-best-streets-val-resized_0.5-1.json"]
+    names = [
+        "evaluation-best-streets-val-resized_0.5.json",
+        "evaluation-best-streets-val-resized_0.5-1.json",
+    ]
     for count in (1, 2):
         assert evaluate.main(command) == 0
         assert sorted(file.name for file in tmp_path.glob("*.json")) == sorted(names[:count])
@@ -155,11 +222,17 @@ def test_an_evaluation_is_never_overwritten(tmp_path: Path, capsys: pytest.Captu
     assert (tmp_path / names[0]).read_text() == "mine"
 
 
-def test_the_screen_says_what_was_scored_and_how(smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_screen_says_what_was_scored_and_how(
+    smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     result(smoke_run, "--precision", "32-true", out=tmp_path / "found.json")
     printed = capsys.readouterr()
-    assert printed.out.startswith(f"{ROW} after 4 steps, on 4 images of streets val (whole, 32-true)\n")
-    assert "ranks nothing" in printed.out and printed.out.endswith(f"result       {tmp_path / 'found.json'}\n")
+    assert printed.out.startswith(
+        f"{ROW} after 4 steps, on 4 images of streets val (whole, 32-true)\n"
+    )
+    assert "ranks nothing" in printed.out and printed.out.endswith(
+        f"result       {tmp_path / 'found.json'}\n"
+    )
     assert printed.err == ""
 
 
@@ -177,42 +250,64 @@ def refused(capsys: pytest.CaptureFixture, folder: Path, words: list[object]) ->
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_is_no_checkpoint_is_refused_in_one_sentence(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_what_is_no_checkpoint_is_refused_in_one_sentence(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     write, words = BAD[kind]
     write(tmp_path / "bad.ckpt")
     sentence = refused(capsys, tmp_path, [tmp_path / "bad.ckpt", *SMALL])
     assert str(tmp_path / "bad.ckpt") in sentence and words in sentence
 
 
-def test_a_place_without_a_checkpoint_is_answered_with_the_nearest_one(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_place_without_a_checkpoint_is_answered_with_the_nearest_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "runs" / "first" / "checkpoints").mkdir(parents=True)
     (tmp_path / "runs" / "first" / "checkpoints" / "last.ckpt").touch()
     (tmp_path / "empty").mkdir()
-    assert "empty holds no checkpoints/last.ckpt; give" in refused(capsys, tmp_path, [tmp_path / "empty"])
-    assert f"(did you mean {tmp_path / 'runs' / 'first'}?)" in refused(capsys, tmp_path, [tmp_path / "runs"])
+    assert "empty holds no checkpoints/last.ckpt; give" in refused(
+        capsys, tmp_path, [tmp_path / "empty"]
+    )
+    assert f"(did you mean {tmp_path / 'runs' / 'first'}?)" in refused(
+        capsys, tmp_path, [tmp_path / "runs"]
+    )
     assert f"(did you mean {tmp_path / 'runs'}?)" in refused(capsys, tmp_path, [tmp_path / "rnus"])
-    assert f"there is no {tmp_path / 'far' / 'away.ckpt'}; give" in refused(capsys, tmp_path, [tmp_path / "far" / "away.ckpt"])
+    assert f"there is no {tmp_path / 'far' / 'away.ckpt'}; give" in refused(
+        capsys, tmp_path, [tmp_path / "far" / "away.ckpt"]
+    )
 
 
-def test_a_checkpoint_of_another_class_count_than_the_data_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_checkpoint_of_another_class_count_than_the_data_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     written(tmp_path / "streets.ckpt")
     trees.camvid(tmp_path / "CamVid", {"train": 1, "val": 1})
     words = [tmp_path / "streets.ckpt", "--data", "camvid", f"data.root={tmp_path / 'CamVid'}"]
     sentence = refused(capsys, tmp_path, words)
-    assert f"{tmp_path / 'streets.ckpt'} tells 19 classes apart (road, sidewalk, building, ...) and camvid has 11" in sentence
+    assert (
+        f"{tmp_path / 'streets.ckpt'} tells 19 classes apart (road, sidewalk, building, ...) and camvid has 11"
+        in sentence
+    )
     assert "evaluate it on the data set it was trained on (streets)" in sentence
 
 
-def test_a_checkpoint_that_names_no_data_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_checkpoint_that_names_no_data_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     changed(tmp_path / "bare.ckpt", {}, drops=("data", "palette"))
-    assert f"{tmp_path / 'bare.ckpt'} does not say its data, palette; give" in refused(capsys, tmp_path, [tmp_path / "bare.ckpt"])
+    assert f"{tmp_path / 'bare.ckpt'} does not say its data, palette; give" in refused(
+        capsys, tmp_path, [tmp_path / "bare.ckpt"]
+    )
 
 
 WRONG = [
     (["--data", "cityscape"], "did you mean cityscapes"),
     (["--data", "cityscapes"], "Cityscapes needs a folder: give data.root=DIR"),
     (["--data", "cityscapes", "data.root=nowhere"], "there is no folder nowhere"),
-    (["--data", "cityscapes", "--split", "test", "data.root=tests"], "Cityscapes's test labels are not public"),
+    (
+        ["--data", "cityscapes", "--split", "test", "data.root=tests"],
+        "Cityscapes's test labels are not public",
+    ),
     (["data.root=nowhere"], "streets are made, not read"),
     (["data.hieght=64"], "did you mean data.height"),
     (["recipe.lr=1"], "there is no group recipe"),
@@ -228,7 +323,11 @@ WRONG = [
 
 @pytest.mark.parametrize(("words", "answer"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
 def test_a_wrong_word_or_place_is_refused_with_the_remedy(
-    words: list[str], answer: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    words: list[str],
+    answer: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
     written(tmp_path / "streets.ckpt")
@@ -238,33 +337,58 @@ def test_a_wrong_word_or_place_is_refused_with_the_remedy(
 def test_a_result_that_cannot_be_written_is_known_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda folder, how: folder != tmp_path)  # permissions do not stop root
+    monkeypatch.setattr(
+        os, "access", lambda folder, how: folder != tmp_path
+    )  # permissions do not stop root
     written(tmp_path / "streets.ckpt")
-    assert f"{tmp_path} cannot be written to; give --out FILE" in refused(capsys, tmp_path, [tmp_path / "streets.ckpt", *SMALL])
+    assert f"{tmp_path} cannot be written to; give --out FILE" in refused(
+        capsys, tmp_path, [tmp_path / "streets.ckpt", *SMALL]
+    )
 
 
-def test_the_records_of_another_result_are_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_records_of_another_result_are_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     written(tmp_path / "streets.ckpt")
     (tmp_path / "found.npz").write_text("mine")
-    assert evaluate.main([str(tmp_path / "streets.ckpt"), *SMALL, "--out", str(tmp_path / "found.json")]) == 2
-    assert f"{tmp_path / 'found.npz'} exists and would be written beside found.json" in capsys.readouterr().err
+    assert (
+        evaluate.main(
+            [str(tmp_path / "streets.ckpt"), *SMALL, "--out", str(tmp_path / "found.json")]
+        )
+        == 2
+    )
+    assert (
+        f"{tmp_path / 'found.npz'} exists and would be written beside found.json"
+        in capsys.readouterr().err
+    )
     assert (tmp_path / "found.npz").read_text() == "mine"
 
 
-def test_images_without_a_label_are_refused_and_give_no_result(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_images_without_a_label_are_refused_and_give_no_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     written(tmp_path / "last.ckpt", data="cityscapes")
     trees.cityscapes(tmp_path / "data", {"train": 1, "val": 2}, size=(64, 96))
     for file in (tmp_path / "data").glob("gtFine/val/*/*_labelIds.png"):
         trees.save(file, np.zeros((64, 96), np.uint8))
-    assert evaluate.main([str(tmp_path / "last.ckpt"), f"data.root={tmp_path / 'data'}", "data.workers=0"]) == 2
+    assert (
+        evaluate.main(
+            [str(tmp_path / "last.ckpt"), f"data.root={tmp_path / 'data'}", "data.workers=0"]
+        )
+        == 2
+    )
     assert "error: no pixel of cityscapes val has a label" in capsys.readouterr().err
     assert not list(tmp_path.glob("evaluation-*"))
 
 
-def test_an_image_that_breaks_off_is_named_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_image_that_breaks_off_is_named_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     written(tmp_path / "camvid.ckpt", labels=CAMVID, data="camvid")
     trees.camvid(tmp_path / "CamVid", {"train": 1, "val": 5})
-    broken = sorted((tmp_path / "CamVid" / "val").iterdir())[1]  # not among those that are looked at first
+    broken = sorted((tmp_path / "CamVid" / "val").iterdir())[
+        1
+    ]  # not among those that are looked at first
     broken.write_bytes(broken.read_bytes()[:500])
     words = [tmp_path / "camvid.ckpt", f"data.root={tmp_path / 'CamVid'}", "data.workers=0"]
     assert f"{broken} is cut short or damaged" in refused(capsys, tmp_path, words)
@@ -286,7 +410,9 @@ sys.exit(code)
 def test_help_and_refusals_come_at_once_and_fit_80_columns(program: str) -> None:
     for words, expected in ((["--help"], 0), (["nowhere.ckpt", "a.png", "--out", "b"], 2)):
         command = [sys.executable, "-c", ASK.format(program=program), *words]
-        ended = subprocess.run(command, cwd=ROOT, env=os.environ | {"COLUMNS": "80"}, capture_output=True, text=True)
+        ended = subprocess.run(
+            command, cwd=ROOT, env=os.environ | {"COLUMNS": "80"}, capture_output=True, text=True
+        )
         assert ended.returncode == expected and "Traceback" not in ended.stderr
         assert all(len(line) <= 80 for line in ended.stdout.splitlines())
 

@@ -56,14 +56,24 @@ def test_without_the_skip_the_detail_changes_nothing() -> None:
 
 
 def test_a_bottleneck_adds_its_input_only_where_shapes_agree() -> None:
-    for inside, outside, stride, added in ((64, 64, 1, True), (64, 64, 2, False), (64, 96, 1, False)):
+    for inside, outside, stride, added in (
+        (64, 64, 1, True),
+        (64, 64, 2, False),
+        (64, 96, 1, False),
+    ):
         block, x = fastscnn.Bottleneck(inside, outside, stride).eval(), torch.randn(1, inside, 8, 8)
         nn.init.zeros_(block.body[2][0].weight)  # the body gives the norm's bias: zero
-        assert torch.equal(block(x), x if added else torch.zeros(1, outside, 8 // stride, 8 // stride))
+        assert torch.equal(
+            block(x), x if added else torch.zeros(1, outside, 8 // stride, 8 // stride)
+        )
 
 
 def test_no_nonlinearity_stands_between_the_two_convolutions_of_a_separable_one() -> None:
-    kinds = [type(layer).__name__ for layer in fastscnn.separable(32, 48, 2).modules() if not isinstance(layer, nn.Sequential)]
+    kinds = [
+        type(layer).__name__
+        for layer in fastscnn.separable(32, 48, 2).modules()
+        if not isinstance(layer, nn.Sequential)
+    ]
     assert kinds == ["Conv2d", "BatchNorm2d", "Conv2d", "BatchNorm2d", "ReLU"]
 
 
@@ -71,7 +81,11 @@ def test_auxiliary_losses_weigh_two_fifths_and_are_taken_at_full_size() -> None:
     module = segmodels.experiment("fastscnn").build(num_classes=4).eval()
     image, label = torch.randn(2, 3, 64, 96), torch.randint(4, (2, 64, 96), dtype=torch.uint8)
     outputs, terms = module.outputs(image), module.losses((image, label))
-    assert {name: tuple(x.shape[-2:]) for name, x in outputs.items()} == {"main": (8, 12), "auxiliary1": (8, 12), "auxiliary2": (2, 3)}
+    assert {name: tuple(x.shape[-2:]) for name, x in outputs.items()} == {
+        "main": (8, 12),
+        "auxiliary1": (8, 12),
+        "auxiliary2": (2, 3),
+    }
     for name, logits in outputs.items():
         whole = nn.functional.interpolate(logits, (64, 96), mode="bilinear", align_corners=False)
         plain = nn.functional.cross_entropy(whole, label.long())
@@ -81,7 +95,9 @@ def test_auxiliary_losses_weigh_two_fifths_and_are_taken_at_full_size() -> None:
 
 def test_depthwise_convolutions_norms_and_biases_are_not_decayed() -> None:
     module = segmodels.experiment("fastscnn").build()
-    decay = {id(p): group["weight_decay"] for group in module.parameter_groups() for p in group["params"]}
+    decay = {
+        id(p): group["weight_decay"] for group in module.parameter_groups() for p in group["params"]
+    }
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             assert decay[id(layer.weight)] == (0.0 if layer.groups > 1 else 4e-5)

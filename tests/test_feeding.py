@@ -49,10 +49,21 @@ def test_every_source_is_measured_in_every_round_and_stored_with_its_conditions(
     assert "at most" in said and "0 labels apart" in said
     found = json.loads(out.read_text())
     alone = found["milliseconds"]["one process"]
-    assert next(iter(alone)) == "torchvision + albumentations" and {"PNG files", "the zips", "packs of tiles", "raw packs"} <= set(alone)
+    assert next(iter(alone)) == "torchvision + albumentations" and {
+        "PNG files",
+        "the zips",
+        "packs of tiles",
+        "raw packs",
+    } <= set(alone)
     assert set(found["milliseconds"]) == {"one process", "1 workers", "cold, wall time"}
-    assert all(len(laps) == 2 and min(laps) > 0 for rows in found["milliseconds"].values() for laps in rows.values())
-    assert {"crop", "scales", "hardware", "versions", "decoder", "load", "commit", "date"} <= set(found["conditions"])
+    assert all(
+        len(laps) == 2 and min(laps) > 0
+        for rows in found["milliseconds"].values()
+        for laps in rows.values()
+    )
+    assert {"crop", "scales", "hardware", "versions", "decoder", "load", "commit", "date"} <= set(
+        found["conditions"]
+    )
     assert found["apart"][0] <= 1 and found["apart"][1] == 0
     assert benchmark.main(words(city, "--out", str(out))) == 2
 
@@ -61,12 +72,29 @@ def test_both_hand_over_what_they_say(city: Path) -> None:
     with feeding.forms(benchmark.parser().parse_args(words(city))) as folders:
         rows = {row.name: row for row in feeding.feeds(folders, (64, 64))}
         image, label = rows["torchvision + albumentations"].sample(0)
-        assert image.shape == (3, 64, 64) and image.dtype == torch.float32 and label.dtype == torch.int64
-        plain = {name: rows[name].sample(1) for name in ("PNG files", "the zips", "packs of tiles", "raw packs")}
-        assert all(torch.equal(one, other) for pair in plain.values() for one, other in zip(pair, plain["PNG files"]))
+        assert (
+            image.shape == (3, 64, 64)
+            and image.dtype == torch.float32
+            and label.dtype == torch.int64
+        )
+        plain = {
+            name: rows[name].sample(1)
+            for name in ("PNG files", "the zips", "packs of tiles", "raw packs")
+        }
+        assert all(
+            torch.equal(one, other)
+            for pair in plain.values()
+            for one, other in zip(pair, plain["PNG files"])
+        )
         floats, numbers = rows["raw packs, as floats"].sample(1)
-        mean, std = (torch.tensor(each).view(3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-        assert torch.allclose(floats, (plain["raw packs"][0] / 255 - mean) / std, rtol=0, atol=1e-6) and numbers.dtype == torch.int64
+        mean, std = (
+            torch.tensor(each).view(3, 1, 1)
+            for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        )
+        assert (
+            torch.allclose(floats, (plain["raw packs"][0] / 255 - mean) / std, rtol=0, atol=1e-6)
+            and numbers.dtype == torch.int64
+        )
 
 
 def test_turns_go_forth_and_back() -> None:
@@ -76,16 +104,22 @@ def test_turns_go_forth_and_back() -> None:
     assert "".join(name for name, _ in order) == "abccbaabc"
 
 
-def test_windows_that_differ_are_not_timed(city: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_windows_that_differ_are_not_timed(
+    city: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     from datamodules import crops
 
     exact = crops.cut
-    monkeypatch.setattr("datamodules.crops.cut", lambda *given: tuple(np.roll(each, 1, 0) for each in exact(*given)))
+    monkeypatch.setattr(
+        "datamodules.crops.cut", lambda *given: tuple(np.roll(each, 1, 0) for each in exact(*given))
+    )
     assert benchmark.main(words(city)) == 2
     assert "not the same samples, so nothing was timed" in capsys.readouterr().err
 
 
-def test_work_that_is_lost_in_what_starting_costs_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_that_is_lost_in_what_starting_costs_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Starting costs 5 s once and 3 s later; a batch costs a quarter of a second: 7 batches less 1 would come out at -0.5 s."""
     clock, started, taken = [0.0], [], []
 

@@ -15,7 +15,9 @@ from segmodels.released import layouts
 QUICK = "bisenet_x39_speed_torchseg"
 
 
-def test_a_faithful_layout_passes_and_nothing_is_written(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_faithful_layout_passes_and_nothing_is_written(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fidelity, "RESULT", Path("nowhere") / "fidelity.json")
     assert fidelity.main(["--only", QUICK, "--format", "markdown"]) == 0
     head, _, row = capsys.readouterr().out.strip().splitlines()
@@ -25,11 +27,17 @@ def test_a_faithful_layout_passes_and_nothing_is_written(capsys: pytest.CaptureF
 
 
 def doubled(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)[..., : like.shape[2], : like.shape[3]]
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)[
+        ..., : like.shape[2], : like.shape[3]
+    ]
 
 
-@pytest.mark.parametrize("what", ["logits", "other_size", "auxiliary", "parameters", "total", "macs", "load"])
-def test_a_layout_fails_when_anything_differs(what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "what", ["logits", "other_size", "auxiliary", "parameters", "total", "macs", "load"]
+)
+def test_a_layout_fails_when_anything_differs(
+    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     built = fidelity.filled
 
     def other(name: str, layout: dict) -> torch.nn.Module:
@@ -63,14 +71,19 @@ def test_a_layout_fails_when_anything_differs(what: str, monkeypatch: pytest.Mon
 
 def test_what_is_stored_is_read_back_as_it_was(tmp_path: Path) -> None:
     logits = fidelity.Difference("main", 1e-6, 2e-6)
-    found = fidelity.Fidelity("a", "b", "c", logits, logits, None, (1, 2), (3, 4), (None, 3), (4, 5), ok=False, note="why")
+    found = fidelity.Fidelity(
+        "a", "b", "c", logits, logits, None, (1, 2), (3, 4), (None, 3), (4, 5), ok=False, note="why"
+    )
     fidelity.write([found, replace(found, ok=True)], tmp_path / "fidelity.json")
     assert fidelity.stored(tmp_path / "fidelity.json") == [found, replace(found, ok=True)]
 
 
 def test_a_layout_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture) -> None:
     assert fidelity.main(["--only", "bisenett"]) == 2
-    assert f"error: no layout's name contains bisenett; there are {sorted(layouts())[0]}" in capsys.readouterr().err
+    assert (
+        f"error: no layout's name contains bisenett; there are {sorted(layouts())[0]}"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_stored_table_names_every_layout_and_none_fails() -> None:
@@ -84,7 +97,9 @@ def test_the_stored_table_names_every_layout_and_none_fails() -> None:
 def test_the_stored_table_is_what_the_networks_compute(row: fidelity.Fidelity) -> None:
     found = fidelity.fidelity(row.name)
     assert found.ok
-    same = {name: getattr(row, name) for name in ("logits", "other_size", "auxiliary")}  # the last digits of an error are the machine's
+    same = {
+        name: getattr(row, name) for name in ("logits", "other_size", "auxiliary")
+    }  # the last digits of an error are the machine's
     assert replace(found, **same) == row
 
 
@@ -95,5 +110,12 @@ def test_help_and_the_stored_table_do_not_wait_for_torch() -> None:
 
 def test_the_readme_shows_the_stored_table(capsys: pytest.CaptureFixture) -> None:
     assert fidelity.main(["--stored", "--format", "markdown"]) == 0
-    shown = (fidelity.ROOT / "README.md").read_text().partition("<!-- fidelity -->\n")[2].partition("<!-- /fidelity -->")[0]
-    assert shown == capsys.readouterr().out, "put the output of `python experiments/fidelity.py --stored --format markdown` into README.md"
+    shown = (
+        (fidelity.ROOT / "README.md")
+        .read_text()
+        .partition("<!-- fidelity -->\n")[2]
+        .partition("<!-- /fidelity -->")[0]
+    )
+    assert shown == capsys.readouterr().out, (
+        "put the output of `python experiments/fidelity.py --stored --format markdown` into README.md"
+    )

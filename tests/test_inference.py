@@ -40,7 +40,9 @@ def test_whole_is_the_plain_upsampled_output(align_corners: bool) -> None:
 def test_an_odd_size_is_padded_with_the_mean_and_cropped() -> None:
     network, x = Small(), image(45, 75)
     padded = F.pad(x, (0, 5, 0, 3))
-    plain = F.interpolate(network.logits(padded), (48, 80), mode="bilinear", align_corners=False)[..., :45, :75]
+    plain = F.interpolate(network.logits(padded), (48, 80), mode="bilinear", align_corners=False)[
+        ..., :45, :75
+    ]
     torch.testing.assert_close(network(x), plain)
 
 
@@ -50,7 +52,9 @@ def test_resized_is_the_image_at_another_size_and_its_logits_brought_back() -> N
     plain = F.interpolate(network(small), (64, 96), mode="bilinear", align_corners=False)
     strips = inference.resized(0.5)(network, x)
     torch.testing.assert_close(strips.full(), plain)
-    torch.testing.assert_close(torch.cat([strips.rows(top, top + 16) for top in range(0, 64, 16)], 2), plain)
+    torch.testing.assert_close(
+        torch.cat([strips.rows(top, top + 16) for top in range(0, 64, 16)], 2), plain
+    )
 
 
 def test_flip_is_the_mean_of_two_softmaxes() -> None:
@@ -60,7 +64,10 @@ def test_flip_is_the_mean_of_two_softmaxes() -> None:
 
 
 def test_flip_of_a_symmetric_network_changes_nothing() -> None:
-    network, x = Small(), image(48, 81)  # an odd width, so that stride 4 samples the mirrored image at the mirrored places
+    network, x = (
+        Small(),
+        image(48, 81),
+    )  # an odd width, so that stride 4 samples the mirrored image at the mirrored places
     with torch.no_grad():
         weight = network.classifier.weight
         weight.copy_((weight + weight.flip(-1)) / 2)
@@ -72,18 +79,26 @@ def test_flip_of_a_symmetric_network_changes_nothing() -> None:
 def test_multiscale_with_flip_averages_each_scale_and_its_mirror_image_alike() -> None:
     network, x = Small(), image(64, 96)
     votes = [
-        inference.resized(scale)(network, x.flip(-1) if mirrored else x).full().softmax(1) for scale in (0.5, 1.0) for mirrored in (0, 1)
+        inference.resized(scale)(network, x.flip(-1) if mirrored else x).full().softmax(1)
+        for scale in (0.5, 1.0)
+        for mirrored in (0, 1)
     ]
     plain = sum(vote.flip(-1) if index % 2 else vote for index, vote in enumerate(votes)) / 4
     # The mean at each scale is rescaled as probabilities, so scale 1, where nothing is rescaled, is compared exactly.
-    torch.testing.assert_close(inference.mode("multiscale:1+flip")(network, x).full(), (votes[2] + votes[3].flip(-1)) / 2)
+    torch.testing.assert_close(
+        inference.mode("multiscale:1+flip")(network, x).full(), (votes[2] + votes[3].flip(-1)) / 2
+    )
     assert (inference.mode("multiscale:0.5,1+flip")(network, x).full() - plain).abs().max() < 0.1
 
 
 def test_slide_with_one_window_is_whole() -> None:
     network, x = Small(), image()
-    torch.testing.assert_close(inference.slide((48, 80))(network, x).full(), inference.whole(network, x).full())
-    torch.testing.assert_close(inference.slide((100, 100))(network, x).full(), inference.whole(network, x).full())
+    torch.testing.assert_close(
+        inference.slide((48, 80))(network, x).full(), inference.whole(network, x).full()
+    )
+    torch.testing.assert_close(
+        inference.slide((100, 100))(network, x).full(), inference.whole(network, x).full()
+    )
 
 
 def test_slide_averages_overlapping_windows_as_the_slow_loop_does() -> None:
@@ -91,14 +106,20 @@ def test_slide_averages_overlapping_windows_as_the_slow_loop_does() -> None:
     total, count = torch.zeros(1, 5, 56, 88), torch.zeros(56, 88)
     for top in (0, 20, 24):
         for left in (0, 24, 48, 56):
-            total[..., top : top + 32, left : left + 32] += network(x[..., top : top + 32, left : left + 32])
+            total[..., top : top + 32, left : left + 32] += network(
+                x[..., top : top + 32, left : left + 32]
+            )
             count[top : top + 32, left : left + 32] += 1
     strips = inference.slide((32, 32), (20, 24))(network, x)
     torch.testing.assert_close(strips.full(), total / count)
-    torch.testing.assert_close(torch.cat([strips.rows(top, min(top + 9, 56)) for top in range(0, 56, 9)], 2), total / count)
+    torch.testing.assert_close(
+        torch.cat([strips.rows(top, min(top + 9, 56)) for top in range(0, 56, 9)], 2), total / count
+    )
 
 
-@pytest.mark.parametrize(("side", "window", "step"), [(56, 32, 20), (64, 32, 32), (33, 32, 8), (32, 32, 8), (100, 7, 3)])
+@pytest.mark.parametrize(
+    ("side", "window", "step"), [(56, 32, 20), (64, 32, 32), (33, 32, 8), (32, 32, 8), (100, 7, 3)]
+)
 def test_windows_cover_everything_and_end_at_the_border(side: int, window: int, step: int) -> None:
     tops = inference.starts(side, window, step)
     assert tops[0] == 0 and tops[-1] == side - window

@@ -73,7 +73,11 @@ def assert_official(predicted: Maps, ids: Maps, instances: Maps, folder: Path) -
         (found["iiou_categories"], official["categoryInstScores"]),
     ):
         for name, score in ours.items():
-            assert score == pytest.approx(theirs[name], abs=1e-6) if score is not None else np.isnan(theirs[name]), name
+            assert (
+                score == pytest.approx(theirs[name], abs=1e-6)
+                if score is not None
+                else np.isnan(theirs[name])
+            ), name
     for ours, theirs in (
         (plain["miou"], "averageScoreClasses"),
         (plain["category_miou"], "averageScoreCategories"),
@@ -89,23 +93,35 @@ def assert_official(predicted: Maps, ids: Maps, instances: Maps, folder: Path) -
 def test_every_score_is_the_official_scripts(seed: int, random: bool, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     ids, instances = zip(*(truth(rng, FILE_IDS) for _ in range(4)))
-    predicted = [rng.integers(19, size=SIZE).astype(np.uint8) if random else guess(rng, each) for each in ids]
+    predicted = [
+        rng.integers(19, size=SIZE).astype(np.uint8) if random else guess(rng, each) for each in ids
+    ]
     found = assert_official(predicted, ids, instances, tmp_path)
     assert found["miiou"] > 0.03 and found["category_miiou"] > 0.1
 
 
 def test_classes_that_occur_nowhere_are_left_out_as_officially(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
-    ids, instances = zip(*(truth(rng, [0, 7, 8, 26, 29]) for _ in range(2)))  # no human, and of the vehicles cars and caravans
+    ids, instances = zip(
+        *(truth(rng, [0, 7, 8, 26, 29]) for _ in range(2))
+    )  # no human, and of the vehicles cars and caravans
     predicted = [np.where(each == 26, CAR, ROAD).astype(np.uint8) for each in ids]
     found = assert_official(predicted, ids, instances, tmp_path)
-    assert found["iiou"][PERSON] is None and found["iiou_categories"]["human"] is None and found["iiou"][CAR] == 1
+    assert (
+        found["iiou"][PERSON] is None
+        and found["iiou_categories"]["human"] is None
+        and found["iiou"][CAR] == 1
+    )
 
 
 def test_a_label_that_is_all_ignored_gives_no_score(tmp_path: Path) -> None:
     ids = np.zeros(SIZE, int)
     found = assert_official([np.full(SIZE, CAR, np.uint8)], [ids], [ids], tmp_path)
-    assert found["iiou"] == [None] * 19 and np.isnan(found["miiou"]) and np.isnan(found["category_miiou"])
+    assert (
+        found["iiou"] == [None] * 19
+        and np.isnan(found["miiou"])
+        and np.isnan(found["category_miiou"])
+    )
 
 
 def test_a_group_is_no_instance_but_a_car_predicted_on_it_is_right(tmp_path: Path) -> None:
@@ -147,7 +163,9 @@ def test_a_small_instance_weighs_as_much_as_a_large_one() -> None:
         "ground": None,
         "thing": pytest.approx(14 / 20),
     }
-    assert found["miiou"] == pytest.approx(1 / 6) and found["category_miiou"] == pytest.approx(14 / 20)
+    assert found["miiou"] == pytest.approx(1 / 6) and found["category_miiou"] == pytest.approx(
+        14 / 20
+    )
     assert instance_scores(instance_counts(predicted, label, instances, 3, sizes), sizes) == {
         "miiou": found["miiou"],
         "iiou": found["iiou"],
@@ -155,14 +173,18 @@ def test_a_small_instance_weighs_as_much_as_a_large_one() -> None:
 
 
 def test_a_category_with_a_class_without_instances_has_no_iiou() -> None:
-    found = instance_scores(torch.ones(5, 3, dtype=torch.float64), {0: 5.0, 2: 5.0}, ("a", "a", "b"))
+    found = instance_scores(
+        torch.ones(5, 3, dtype=torch.float64), {0: 5.0, 2: 5.0}, ("a", "a", "b")
+    )
     assert found["iiou"] == [pytest.approx(1 / 3), None, pytest.approx(1 / 3)]
     assert found["iiou_categories"] == {"a": None, "b": pytest.approx(1 / 3)}
 
 
 def test_maps_of_different_shapes_and_file_ids_are_refused() -> None:
     flat, told = torch.zeros(4, 6, dtype=torch.uint8), torch.full((4, 6), -1, dtype=torch.int32)
-    with pytest.raises(ValueError, match=r"\(4, 6\), \(4, 6\), \(2, 6\): give the three maps of one image"):
+    with pytest.raises(
+        ValueError, match=r"\(4, 6\), \(4, 6\), \(2, 6\): give the three maps of one image"
+    ):
         instance_counts(flat, flat, told[:2], 19, SIZES)
     with pytest.raises(ValueError, match="the instance 26001 is of none of 19 classes"):
         instance_counts(flat, flat, told.masked_fill(told < 0, 26001), 19, SIZES)
@@ -177,8 +199,12 @@ def test_the_instances_of_cityscapes_are_the_scripts() -> None:
 
 
 def test_a_plain_id_is_no_instance_even_of_the_class_that_has_the_id_0() -> None:
-    labels = LabelSet(("cat", "dog"), ((1, 1, 1), (2, 2, 2)), (0, 3), instance_sizes={0: 5.0, 1: 5.0})
-    assert labels.encode_instances(np.uint16([[0, 3, 999, 3000, 3999, 4001]])).tolist() == [[-1, -1, -1, 1000, 1999, -1]]
+    labels = LabelSet(
+        ("cat", "dog"), ((1, 1, 1), (2, 2, 2)), (0, 3), instance_sizes={0: 5.0, 1: 5.0}
+    )
+    assert labels.encode_instances(np.uint16([[0, 3, 999, 3000, 3999, 4001]])).tolist() == [
+        [-1, -1, -1, 1000, 1999, -1]
+    ]
 
 
 # --- the files
@@ -194,11 +220,19 @@ def test_instances_are_read_in_train_ids_from_folders_and_zips(tmp_path: Path) -
     for data in (Cityscapes(tmp_path / "folder"), Cityscapes(tmp_path / "zips")):
         for index, name in enumerate(data.open("val").names):
             ids = written[f"val/{name}"][1]
-            found, label, expected = data.instances("val", index), CITYSCAPES.encode(ids), trees.instance_ids(ids)
+            found, label, expected = (
+                data.instances("val", index),
+                CITYSCAPES.encode(ids),
+                trees.instance_ids(ids),
+            )
             assert found.dtype == np.int32 and found.shape == label.shape
-            told = np.isin(label, list(SIZES)) & (expected >= 1000)  # a caravan is an instance, of no judged class
+            told = np.isin(label, list(SIZES)) & (
+                expected >= 1000
+            )  # a caravan is an instance, of no judged class
             assert np.array_equal(found >= 0, told) and 0 < told.mean() < (expected >= 1000).mean()
-            assert np.array_equal(found[told] // 1000, label[told]) and np.array_equal(found[told] % 1000, expected[told] % 1000)
+            assert np.array_equal(found[told] // 1000, label[told]) and np.array_equal(
+                found[told] % 1000, expected[told] % 1000
+            )
 
 
 def test_who_has_no_file_of_instances_has_none(tmp_path: Path) -> None:
@@ -215,7 +249,15 @@ def test_a_pack_has_no_instances(tmp_path: Path) -> None:
     from experiments import pack
 
     trees.cityscapes(tmp_path / "city", {"train": 1, "val": 1})
-    words = ["--data", "cityscapes", f"data.root={tmp_path / 'city'}", "--out", str(tmp_path / "packs"), "--workers", "1"]
+    words = [
+        "--data",
+        "cityscapes",
+        f"data.root={tmp_path / 'city'}",
+        "--out",
+        str(tmp_path / "packs"),
+        "--workers",
+        "1",
+    ]
     assert pack.main(words) == 0
     assert Cityscapes(tmp_path / "packs").instances("val", 0) is None
 
@@ -225,7 +267,11 @@ def test_a_file_that_holds_no_instances_of_the_image_is_refused(tmp_path: Path) 
     folder = tmp_path / "gtFine/val/aachen"
     file = folder / "aachen_000000_000019_gtFine_instanceIds.png"
     shutil.copy(folder / "aachen_000000_000019_gtFine_labelIds.png", file)
-    complaint(lambda: Cityscapes(tmp_path).instances("val", 0), f"{file} is a 48x96 picture of 8 bits", "16-bit channel")
+    complaint(
+        lambda: Cityscapes(tmp_path).instances("val", 0),
+        f"{file} is a 48x96 picture of 8 bits",
+        "16-bit channel",
+    )
     trees.save(file, np.zeros((10, 12), np.uint16))
     complaint(lambda: Cityscapes(tmp_path).instances("val", 0), "10x12", "48x96")
     file.write_bytes(file.read_bytes()[:30])

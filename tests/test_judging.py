@@ -54,7 +54,12 @@ def of(root: Path) -> list[str]:
 
 @pytest.mark.parametrize("words", [(), ("--shift", "fog", "--severities", "1")])
 def test_ctrl_c_while_images_are_judged_is_told_in_one_line(
-    words: tuple[str, ...], streets: Path, whole: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    words: tuple[str, ...],
+    streets: Path,
+    whole: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     def pressed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -66,15 +71,26 @@ def test_ctrl_c_while_images_are_judged_is_told_in_one_line(
         assert evaluate.main([str(tmp_path / "last.ckpt"), *words, *of(streets)]) == 130
     finally:
         signal.signal(signal.SIGINT, before)  # Lightning ignores it from then on
-    assert capsys.readouterr().err == "\nstopped; what is named above is written, and nothing else\n"
+    assert (
+        capsys.readouterr().err == "\nstopped; what is named above is written, and nothing else\n"
+    )
 
 
 # --- protocols
 
 
-def test_a_part_of_the_images_is_set_against_no_published_figure(streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    written(tmp_path / "last.ckpt", address="stdc/stdc1", data="cityscapes", inference="resized:0.5")
-    assert evaluate.main([str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "found.json"), *of(streets)]) == 0
+def test_a_part_of_the_images_is_set_against_no_published_figure(
+    streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    written(
+        tmp_path / "last.ckpt", address="stdc/stdc1", data="cityscapes", inference="resized:0.5"
+    )
+    assert (
+        evaluate.main(
+            [str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "found.json"), *of(streets)]
+        )
+        == 0
+    )
     assert "3 of 500 images were judged" in capsys.readouterr().out
     assert report.main([str(tmp_path / "found.json"), "--format", "csv"]) == 0
     assert "72.2" not in capsys.readouterr().out
@@ -87,23 +103,48 @@ def test_every_protocol_of_the_paper_is_scored_beside_its_figure(
     written(tmp_path / "run" / "last.ckpt", address="stdc/stdc1", data="cityscapes")
     assert evaluate.main([str(tmp_path / "run"), "--protocols", *of(streets)]) == 0
     table = capsys.readouterr().out.rsplit("protocol ", 1)[1]
-    found = {each["protocol"]: each for file in (tmp_path / "run").glob("*.json") for each in [json.loads(file.read_text())]}
+    found = {
+        each["protocol"]: each
+        for file in (tmp_path / "run").glob("*.json")
+        for each in [json.loads(file.read_text())]
+    }
     assert set(found) == {"whole", "resized:0.5", "resized:0.75"}
     for protocol, each in found.items():
-        assert evaluate.main([str(tmp_path / "run"), "--inference", protocol, "--out", str(tmp_path / "one.json"), *of(streets)]) == 0
+        assert (
+            evaluate.main(
+                [
+                    str(tmp_path / "run"),
+                    "--inference",
+                    protocol,
+                    "--out",
+                    str(tmp_path / "one.json"),
+                    *of(streets),
+                ]
+            )
+            == 0
+        )
         assert json.loads((tmp_path / "one.json").read_text())["iou"] == each["iou"]
         for file in ("one.json", "one.npz"):
             (tmp_path / file).unlink()
     for protocol, each in found.items():
         shown = [line.split() for line in table.splitlines() if line.startswith(protocol)]
-        first = next((figure for figure in each["published"] if (figure["split"], figure["protocol"]) == ("val", protocol)), None)
+        first = next(
+            (
+                figure
+                for figure in each["published"]
+                if (figure["split"], figure["protocol"]) == ("val", protocol)
+            ),
+            None,
+        )
         ours, accuracy = 100 * each["miou"], 100 * each["pixel_accuracy"]
         told = [f"{first['miou']:.1f}", f"{ours - first['miou']:+.1f}"] if first else ["-", "-"]
         assert [line[:5] for line in shown] == [[protocol, f"{ours:.1f}", f"{accuracy:.1f}", *told]]
     assert "README of the authors' STDC-Seg" in table
 
 
-def test_several_protocols_and_one_file_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_several_protocols_and_one_file_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     written(tmp_path / "last.ckpt")
     assert evaluate.main([str(tmp_path), "--protocols", "--out", str(tmp_path / "one.json")]) == 2
     assert "leave --out out" in capsys.readouterr().err
@@ -120,18 +161,31 @@ def test_a_released_checkpoint_is_scored_and_stands_in_the_report(
     assert evaluate.main(words) == 0
     folder = next(runs.iterdir())
     found = json.loads((folder / "result.json").read_text())
-    assert (found["experiment"], found["released"], found["port"], found["finished"]) == ("bisenet/xception39_accuracy", X39, False, True)
+    assert (found["experiment"], found["released"], found["port"], found["finished"]) == (
+        "bisenet/xception39_accuracy",
+        X39,
+        False,
+        True,
+    )
     assert (found["checkpoint"], found["overrides"]) == ("x39.pth", {"released": X39})
     with Image.open(folder / "result.png") as picture:
         assert picture.width == 3 * 512 + 2 * 6
     module = evaluate_module(authors)
     judge = JaccardIndex(19)
     for image in sorted((streets / "leftImg8bit" / "val").glob("*/*.png")):
-        label = streets / "gtFine" / "val" / image.parent.name / image.name.replace("leftImg8bit", "gtFine_labelIds")
+        label = (
+            streets
+            / "gtFine"
+            / "val"
+            / image.parent.name
+            / image.name.replace("leftImg8bit", "gtFine_labelIds")
+        )
         pixels = torch.from_numpy(np.asarray(Image.open(image)).copy()).permute(2, 0, 1)[None]
         with torch.no_grad():
             guess = mode(found["protocol"])(module, pixels).full().argmax(1).to(torch.uint8)
-        judge.update(guess, torch.from_numpy(CITYSCAPES.encode(np.asarray(Image.open(label))))[None])
+        judge.update(
+            guess, torch.from_numpy(CITYSCAPES.encode(np.asarray(Image.open(label))))[None]
+        )
     assert list(found["iou"].values()) == pytest.approx(scores(judge.confmat)["iou"], abs=1e-12)
     capsys.readouterr()
     assert report.main([str(runs), "--format", "csv"]) == 0
@@ -151,18 +205,43 @@ def test_another_code_lines_checkpoint_is_held_against_its_own_figures(
 ) -> None:
     torch.save(state("mmseg_bisenetv2"), tmp_path / "v2.pth")
     out = tmp_path / "found.json"
-    words = ["--released", "mmseg_bisenetv2", str(tmp_path / "v2.pth"), "--inference", "whole", "--pictures", "0", "--out", str(out)]
+    words = [
+        "--released",
+        "mmseg_bisenetv2",
+        str(tmp_path / "v2.pth"),
+        "--inference",
+        "whole",
+        "--pictures",
+        "0",
+        "--out",
+        str(out),
+    ]
     assert evaluate.main([*words, *of(streets)]) == 0
     found, said = json.loads(out.read_text()), capsys.readouterr().out
     assert found["port"] and all("mmsegmentation" in each["source"] for each in found["published"])
-    assert "published: 75.8 on cityscapes val, mmsegmentation, configs/bisenetv2/README.md (batch 32)" in said
+    assert (
+        "published: 75.8 on cityscapes val, mmsegmentation, configs/bisenetv2/README.md (batch 32)"
+        in said
+    )
 
 
 def test_a_network_of_other_things_is_refused_by_the_names_of_its_classes(
     streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     torch.save(state("bisenet_face_zllrunning"), tmp_path / "face.pth")
-    assert evaluate.main(["--released", "bisenet_face_zllrunning", str(tmp_path / "face.pth"), "--data", "cityscapes", *of(streets)]) == 2
+    assert (
+        evaluate.main(
+            [
+                "--released",
+                "bisenet_face_zllrunning",
+                str(tmp_path / "face.pth"),
+                "--data",
+                "cityscapes",
+                *of(streets),
+            ]
+        )
+        == 2
+    )
     assert "19 classes apart (background, skin, left brow, ...)" in capsys.readouterr().err
 
 
@@ -191,15 +270,29 @@ def test_a_place_for_released_results_that_cannot_be_made_is_known_before_the_wo
 ) -> None:
     words = ["--released", X39, str(authors), *of(streets), "--runs"]
     assert evaluate.main([*words, str(authors / "runs")]) == 2
-    assert f"{authors / 'runs'} cannot be written to; give --runs another folder" in capsys.readouterr().err
+    assert (
+        f"{authors / 'runs'} cannot be written to; give --runs another folder"
+        in capsys.readouterr().err
+    )
     assert evaluate.main(["--released", X39, str(tmp_path), *of(streets)]) == 2
     assert f"{tmp_path} is a folder; give the authors' checkpoint" in capsys.readouterr().err
 
 
-def test_two_networks_are_drawn_beside_each_other(streets: Path, authors: Path, tmp_path: Path) -> None:
+def test_two_networks_are_drawn_beside_each_other(
+    streets: Path, authors: Path, tmp_path: Path
+) -> None:
     written(tmp_path / "last.ckpt", data="cityscapes")
     out = tmp_path / "found.json"
-    words = [str(tmp_path / "last.ckpt"), *of(streets), "--beside", f"released:{X39}={authors}", "--pictures", "2", "--out", str(out)]
+    words = [
+        str(tmp_path / "last.ckpt"),
+        *of(streets),
+        "--beside",
+        f"released:{X39}={authors}",
+        "--pictures",
+        "2",
+        "--out",
+        str(out),
+    ]
     assert evaluate.main(words) == 0
     with Image.open(tmp_path / "found.png") as picture:
         assert picture.width == 4 * 512 + 3 * 6 and picture.height > 2 * 340
@@ -211,7 +304,9 @@ def test_two_networks_are_drawn_beside_each_other(streets: Path, authors: Path, 
 def test_the_records_hold_each_image_and_add_up_to_the_score(streets: Path, tmp_path: Path) -> None:
     module = written(tmp_path / "last.ckpt", data="cityscapes")
     out = tmp_path / "found.json"
-    assert evaluate.main([str(tmp_path / "last.ckpt"), *of(streets), "--full", "--out", str(out)]) == 0
+    assert (
+        evaluate.main([str(tmp_path / "last.ckpt"), *of(streets), "--full", "--out", str(out)]) == 0
+    )
     found, examined = json.loads(out.read_text()), load(tmp_path / "found.npz")
     assert found["records"] == "found.npz" and len(examined.names) == 3
     assert scores(torch.from_numpy(examined.confusion))["iou"] == list(found["iou"].values())
@@ -219,12 +314,20 @@ def test_the_records_hold_each_image_and_add_up_to_the_score(streets: Path, tmp_
     assert low <= found["miou"] <= high
     for index, name in enumerate(examined.names):
         city = name.split("_")[0]
-        image = np.asarray(Image.open(streets / "leftImg8bit" / "val" / city / f"{name}_leftImg8bit.png"))
+        image = np.asarray(
+            Image.open(streets / "leftImg8bit" / "val" / city / f"{name}_leftImg8bit.png")
+        )
         label = torch.from_numpy(
-            CITYSCAPES.encode(np.asarray(Image.open(streets / "gtFine" / "val" / city / f"{name}_gtFine_labelIds.png")))
+            CITYSCAPES.encode(
+                np.asarray(
+                    Image.open(streets / "gtFine" / "val" / city / f"{name}_gtFine_labelIds.png")
+                )
+            )
         )
         with torch.no_grad():
-            logits = mode(module.recipe.inference)(module, torch.from_numpy(image.copy()).permute(2, 0, 1)[None]).full()
+            logits = mode(module.recipe.inference)(
+                module, torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+            ).full()
         loss = torch.nn.functional.cross_entropy(logits, label[None].long(), ignore_index=255)
         assert examined.losses[index] == pytest.approx(loss.item(), rel=1e-5)
         guess, valid = logits.argmax(1)[0], label != 255
@@ -238,14 +341,21 @@ def test_the_records_hold_each_image_and_add_up_to_the_score(streets: Path, tmp_
 
 def test_loss_and_confidence_come_out_of_rows_as_out_of_the_whole(tmp_path: Path) -> None:
     module = written(tmp_path / "last.ckpt")
-    image, label = torch.randint(256, (1, 3, 150, 90), dtype=torch.uint8), torch.randint(19, (150, 90), dtype=torch.uint8)
+    image, label = (
+        torch.randint(256, (1, 3, 150, 90), dtype=torch.uint8),
+        torch.randint(19, (150, 90), dtype=torch.uint8),
+    )
     label[:40] = 255
     with torch.no_grad():
         for inference in ("whole", "flip"):
             loss, confidence = surprise(mode(inference)(module, image), label)
             strips = mode(inference)(module, image)
             whole = strips.probabilities(0, 150)
-            log = whole.clamp_min(torch.finfo(torch.float32).tiny).log() if inference == "flip" else strips.full().log_softmax(1)
+            log = (
+                whole.clamp_min(torch.finfo(torch.float32).tiny).log()
+                if inference == "flip"
+                else strips.full().log_softmax(1)
+            )
             wanted = torch.nn.functional.nll_loss(log, label[None].long(), ignore_index=255)
             assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
             assert torch.allclose(confidence, whole.amax(1)[0], atol=1e-6)
@@ -253,7 +363,14 @@ def test_loss_and_confidence_come_out_of_rows_as_out_of_the_whole(tmp_path: Path
 
 def test_a_page_of_failures_is_written(streets: Path, tmp_path: Path) -> None:
     written(tmp_path / "last.ckpt", data="cityscapes")
-    words = [str(tmp_path / "last.ckpt"), *of(streets), "--page", str(tmp_path / "page.html"), "--out", str(tmp_path / "found.json")]
+    words = [
+        str(tmp_path / "last.ckpt"),
+        *of(streets),
+        "--page",
+        str(tmp_path / "page.html"),
+        "--out",
+        str(tmp_path / "found.json"),
+    ]
     assert evaluate.main(words) == 0
     page = (tmp_path / "page.html").read_text()
     assert "<script" not in page and "http://" not in page and "https://" not in page
@@ -263,14 +380,21 @@ def test_a_page_of_failures_is_written(streets: Path, tmp_path: Path) -> None:
 # --- submissions
 
 
-def test_a_submission_of_val_is_what_the_official_script_scores_alike(streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_submission_of_val_is_what_the_official_script_scores_alike(
+    streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     pytest.importorskip("cityscapesscripts", reason="the eval script is in the test extra")
     written(tmp_path / "last.ckpt", data="cityscapes")
     out = tmp_path / "files"
     assert evaluate.main([str(tmp_path / "last.ckpt"), "--submit", str(out), *of(streets)]) == 0
     said = capsys.readouterr().out
     assert "the official script says the same" in said
-    assert evaluate.main([str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "found.json"), *of(streets)]) == 0
+    assert (
+        evaluate.main(
+            [str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "found.json"), *of(streets)]
+        )
+        == 0
+    )
     found = json.loads((tmp_path / "found.json").read_text())
     assert f"mIoU of the files on val: {100 * found['miou']:.4f}" in said
     with zipfile.ZipFile(out / "submission.zip") as archive:
@@ -282,7 +406,12 @@ def test_a_submission_of_test_has_the_official_names_and_tells_no_score(
 ) -> None:
     module = written(tmp_path / "last.ckpt", data="cityscapes")
     out = tmp_path / "files"
-    assert evaluate.main([str(tmp_path / "last.ckpt"), "--split", "test", "--submit", str(out), *of(streets)]) == 0
+    assert (
+        evaluate.main(
+            [str(tmp_path / "last.ckpt"), "--split", "test", "--submit", str(out), *of(streets)]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert "no mIoU is told" in said and "mIoU of" not in said
     images = sorted((streets / "leftImg8bit" / "test").glob("*/*.png"))
@@ -293,10 +422,20 @@ def test_a_submission_of_test_has_the_official_names_and_tells_no_score(
         pixels = torch.from_numpy(np.asarray(Image.open(each)).copy()).permute(2, 0, 1)[None]
         with torch.no_grad():
             wanted = CITYSCAPES.decode(module.label_map(pixels)[0].numpy())
-        assert np.array_equal(np.asarray(Image.open(out / each.name.replace("_leftImg8bit.png", "_pred_labelIds.png"))), wanted)
+        assert np.array_equal(
+            np.asarray(
+                Image.open(out / each.name.replace("_leftImg8bit.png", "_pred_labelIds.png"))
+            ),
+            wanted,
+        )
     assert evaluate.main([str(tmp_path / "last.ckpt"), "--split", "test", *of(streets)]) == 2
     assert "not public" in capsys.readouterr().err
-    assert evaluate.main([str(tmp_path / "last.ckpt"), "--split", "test", "--submit", str(out), *of(streets)]) == 2
+    assert (
+        evaluate.main(
+            [str(tmp_path / "last.ckpt"), "--split", "test", "--submit", str(out), *of(streets)]
+        )
+        == 2
+    )
     assert "is not overwritten" in capsys.readouterr().err
 
 

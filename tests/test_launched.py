@@ -12,7 +12,9 @@ from tests.launched import STOP
 from tests.test_run import ROOT, ROWS, only, rows
 
 
-@pytest.fixture(scope="module", params=["torchrun", pytest.param("slurm", marks=pytest.mark.catalogue)])
+@pytest.fixture(
+    scope="module", params=["torchrun", pytest.param("slurm", marks=pytest.mark.catalogue)]
+)
 def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two processes that were sent SIGTERM twice, and of the two that went on."""
     if not hasattr(os, "fork"):
@@ -31,14 +33,27 @@ def test_processes_of_one_job_share_one_run_folder_and_one_of_them_speaks(job: P
     assert said.count("run folder") == said.count("bisenet/xception39 on streets") == 1
     assert f"run folder {only(job / 'runs')}\n" in said
     later = (job / "resumed.txt").read_text()
-    assert later.count(f"resuming after step {STOP}\n") == later.count("bisenet/xception39 on streets") == later.count("class   ") == 1
-    assert [(int(row["step"]), "val" if row["val/mIoU"] else "train") for row in rows(only(job / "runs"))] == ROWS
+    assert (
+        later.count(f"resuming after step {STOP}\n")
+        == later.count("bisenet/xception39 on streets")
+        == later.count("class   ")
+        == 1
+    )
+    assert [
+        (int(row["step"]), "val" if row["val/mIoU"] else "train")
+        for row in rows(only(job / "runs"))
+    ] == ROWS
 
 
 def test_two_sigterms_end_a_run_at_the_step_that_it_had_reached(job: Path) -> None:
     said = (job / "stopped.txt").read_text()
     assert (job / "stopped").read_text() == "143 143", said
-    assert said.count("stopping as soon as") == said.count(f"stopped after step {STOP}; go on with:") == 1 and "Traceback" not in said
+    assert (
+        said.count("stopping as soon as")
+        == said.count(f"stopped after step {STOP}; go on with:")
+        == 1
+        and "Traceback" not in said
+    )
     assert (job / "resumed").read_text() == "0 0", (job / "resumed.txt").read_text()
 
 
@@ -46,7 +61,10 @@ def test_two_sigterms_end_a_run_at_the_step_that_it_had_reached(job: Path) -> No
     ("numbers", "leads"),
     [
         ({}, True),
-        ({"RANK": "0", "LOCAL_RANK": "0", "SLURM_PROCID": "1"}, True),  # torchrun within SLURM: which node is first is torchrun's to say
+        (
+            {"RANK": "0", "LOCAL_RANK": "0", "SLURM_PROCID": "1"},
+            True,
+        ),  # torchrun within SLURM: which node is first is torchrun's to say
         ({"RANK": "2", "LOCAL_RANK": "0", "SLURM_PROCID": "0"}, False),
         ({"SLURM_PROCID": "0"}, True),
         ({"SLURM_PROCID": "3"}, False),

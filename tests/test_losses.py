@@ -28,7 +28,11 @@ from tests.reference.cases import build
 HERE = Path(__file__).parent / "reference"
 STORED = json.loads((HERE / "losses.json").read_text())
 SAMPLES = np.load(HERE / "losses.npz")
-CASES = [pytest.param(group, case, id=f"{group}-{case['id']}") for group, cases in STORED["groups"].items() for case in cases["cases"]]
+CASES = [
+    pytest.param(group, case, id=f"{group}-{case['id']}")
+    for group, cases in STORED["groups"].items()
+    for case in cases["cases"]
+]
 RETURNED = [x for x in CASES if x.values[1].get("value", "nan") != "nan"]
 FAILED = [x for x in CASES if x.values[1].get("value", "nan") == "nan"]
 # TorchSeg writes its class weights into the loss itself
@@ -76,7 +80,13 @@ def batch(
     return logits.to(dtype).requires_grad_(), label
 
 
-def two_step(logits: Tensor, label: Tensor, align_corners: bool, class_weights: Tensor | None = None, reduction: str = "mean") -> Tensor:
+def two_step(
+    logits: Tensor,
+    label: Tensor,
+    align_corners: bool,
+    class_weights: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
     full = F.interpolate(logits, label.shape[-2:], mode="bilinear", align_corners=align_corners)
     return F.cross_entropy(full, label.long(), class_weights, ignore_index=255, reduction=reduction)
 
@@ -107,10 +117,14 @@ def ours(group: str, options: dict, made: dict[str, Tensor]) -> Tensor:
     align_corners = options.get("align_corners", False)
 
     def mined(name: str, rule: losses.Rule) -> Tensor:
-        return ohem(made[name], label, align_corners=align_corners, rule=rule, class_weights=weights)
+        return ohem(
+            made[name], label, align_corners=align_corners, rule=rule, class_weights=weights
+        )
 
     def plain(name: str, average: str = "valid", at: Tensor = label) -> Tensor:
-        return cross_entropy(made[name], at, align_corners=align_corners, class_weights=weights, average=average)
+        return cross_entropy(
+            made[name], at, align_corners=align_corners, class_weights=weights, average=average
+        )
 
     match group:
         case "torchseg_ohem" | "sfnet":
@@ -133,7 +147,9 @@ def ours(group: str, options: dict, made: dict[str, Tensor]) -> Tensor:
         case "pspnet":
             return plain("logits") + 0.4 * plain("aux")
         case "openseg":
-            step = label.shape[1] // made["logits"].shape[2]  # openseg shrinks the label, nearest neighbor
+            step = (
+                label.shape[1] // made["logits"].shape[2]
+            )  # openseg shrinks the label, nearest neighbor
             main = plain("logits", at=label[:, ::step, ::step])
             if "thresh" in options:
                 main = mined("logits", openseg_rule(options["thresh"], options["min_kept"]))
@@ -143,7 +159,9 @@ def ours(group: str, options: dict, made: dict[str, Tensor]) -> Tensor:
         case "mmseg" if "sampler" in options:
             return mined("logits", mmseg_rule(options["thresh"], options["min_kept"]))
         case "mmseg":
-            return plain("logits", "valid" if options.get("avg_non_ignore") or weights is not None else "all")
+            return plain(
+                "logits", "valid" if options.get("avg_non_ignore") or weights is not None else "all"
+            )
     raise AssertionError(f"no words for {group}")
 
 
@@ -188,7 +206,9 @@ DECIDED = {
 
 
 @pytest.mark.parametrize(("group", "case"), FAILED)
-def test_where_the_official_code_fails_ours_is_zero_or_the_plain_average(group: str, case: dict) -> None:
+def test_where_the_official_code_fails_ours_is_zero_or_the_plain_average(
+    group: str, case: dict
+) -> None:
     made = inputs_of(case)
     loss = ours(group, case["options"], made)
     logits, label, decided = made["logits"], made["label"], DECIDED[f"{group}-{case['id']}"]
@@ -226,10 +246,15 @@ def test_cross_entropy_equals_the_two_step_form_in_float64(
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize(("small", "size"), SHAPES)
-def test_cross_entropy_equals_the_two_step_form_in_float32(small: tuple[int, int], size: tuple[int, int], align_corners: bool) -> None:
+def test_cross_entropy_equals_the_two_step_form_in_float32(
+    small: tuple[int, int], size: tuple[int, int], align_corners: bool
+) -> None:
     logits, label = batch(small, size)
     label[0, 0, 0] = 1
-    loss, plain = cross_entropy(logits, label, align_corners=align_corners), two_step(logits, label, align_corners)
+    loss, plain = (
+        cross_entropy(logits, label, align_corners=align_corners),
+        two_step(logits, label, align_corners),
+    )
     assert loss.item() == pytest.approx(plain.item(), rel=1e-6)
     assert distance(gradient(loss, logits), gradient(plain, logits)) < 2e-6
 
@@ -238,13 +263,19 @@ def test_cross_entropy_equals_the_two_step_form_in_float32(small: tuple[int, int
 def test_the_gradient_is_the_slope_of_the_loss(align_corners: bool) -> None:
     logits, label = batch((3, 4), (7, 9), classes=3, dtype=torch.float64)
     weights = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: cross_entropy(x, label, align_corners=align_corners, class_weights=weights), logits)
+    assert torch.autograd.gradcheck(
+        lambda x: cross_entropy(x, label, align_corners=align_corners, class_weights=weights),
+        logits,
+    )
 
 
 @pytest.mark.parametrize("average", ["valid", "all"])
 def test_pixel_weights_are_summed_pixel_by_pixel(average: str) -> None:
     logits, label = batch((4, 5), (8, 10), dtype=torch.float64)
-    weights, of_class = torch.rand(label.shape, dtype=torch.float64), torch.rand(7, dtype=torch.float64)
+    weights, of_class = (
+        torch.rand(label.shape, dtype=torch.float64),
+        torch.rand(7, dtype=torch.float64),
+    )
     log_p = F.interpolate(logits, (8, 10), mode="bilinear").log_softmax(1)
     total, mass = torch.zeros(()), 0.0
     for i in range(label.numel()):
@@ -254,17 +285,24 @@ def test_pixel_weights_are_summed_pixel_by_pixel(average: str) -> None:
             weight = of_class[true] * weights[image, row, column]
             total, mass = total - weight * log_p[image, true, row, column], mass + weight
     expected = total / (mass if average == "valid" else label.numel())
-    loss = cross_entropy(logits, label, align_corners=False, class_weights=of_class, weights=weights, average=average)
+    loss = cross_entropy(
+        logits, label, align_corners=False, class_weights=of_class, weights=weights, average=average
+    )
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
     assert distance(gradient(loss, logits), gradient(expected, logits)) < 1e-11
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int64])
-def test_the_type_of_the_label_and_the_layout_of_the_logits_change_nothing(kind: torch.dtype, layout: torch.memory_format) -> None:
+def test_the_type_of_the_label_and_the_layout_of_the_logits_change_nothing(
+    kind: torch.dtype, layout: torch.memory_format
+) -> None:
     logits, label = batch()
     other = logits.detach().contiguous(memory_format=layout).requires_grad_()
-    for form in (lambda x, y: cross_entropy(x, y, align_corners=False), lambda x, y: ohem(x, y, align_corners=False, rule=RULES["stdc"])):
+    for form in (
+        lambda x, y: cross_entropy(x, y, align_corners=False),
+        lambda x, y: ohem(x, y, align_corners=False, rule=RULES["stdc"]),
+    ):
         loss, same = form(logits, label), form(other, label.to(kind))
         assert loss.item() == same.item()
         assert torch.equal(gradient(loss, logits), gradient(same, other))
@@ -289,13 +327,18 @@ def hrnet_by_sorting(loss: Tensor, label: Tensor, threshold: float, count: int) 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize(("threshold", "count"), [(0.7, 100), (0.05, 3000), (0.7, 12000)])
 @pytest.mark.parametrize("form", ["stdc", "hrnet"])
-def test_mining_upsampled_logits_equals_sorting_them_at_full_size(form: str, threshold: float, count: int, align_corners: bool) -> None:
+def test_mining_upsampled_logits_equals_sorting_them_at_full_size(
+    form: str, threshold: float, count: int, align_corners: bool
+) -> None:
     logits, label = batch(dtype=torch.float64)
     full = two_step(logits, label, align_corners, reduction="none")
     if form == "stdc":
         rule, expected = stdc_rule(threshold, count), stdc_by_sorting(full, threshold, count)
     else:
-        rule, expected = hrnet_rule(threshold, count), hrnet_by_sorting(full, label, threshold, count)
+        rule, expected = (
+            hrnet_rule(threshold, count),
+            hrnet_by_sorting(full, label, threshold, count),
+        )
     loss = ohem(logits, label, align_corners=align_corners, rule=rule)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
     assert distance(gradient(loss, logits), gradient(expected, logits)) < 1e-11
@@ -304,7 +347,10 @@ def test_mining_upsampled_logits_equals_sorting_them_at_full_size(form: str, thr
 @pytest.mark.parametrize("rule", [torchseg_rule, hrnet_rule, openseg_rule, stdc_rule])
 def test_a_share_of_the_pixels_is_that_many_pixels(rule: Callable[..., losses.Rule]) -> None:
     logits, label = batch()
-    shared, counted = (ohem(logits, label, align_corners=False, rule=rule(1e-4, kept)) for kept in (1 / 16, label.numel() // 16))
+    shared, counted = (
+        ohem(logits, label, align_corners=False, rule=rule(1e-4, kept))
+        for kept in (1 / 16, label.numel() // 16)
+    )
     fewer = ohem(logits, label, align_corners=False, rule=rule(1e-4, label.numel() // 32))
     assert shared.item() == counted.item() != fewer.item()
 
@@ -319,7 +365,9 @@ def test_openseg_counts_an_ignored_first_pixel_as_class_0_without_loss() -> None
     count = 2 + 1  # with a threshold of 1 every p is below it
     loss = ohem(logits, label, align_corners=False, rule=openseg_rule(1.0, 1))
     assert loss.item() == pytest.approx(float(sum(kept)) / count, rel=1e-12)
-    assert ohem(logits, label, align_corners=False, rule=hrnet_rule(1.0, 1)).item() == pytest.approx(float(sum(kept)) / 2, rel=1e-12)
+    assert ohem(
+        logits, label, align_corners=False, rule=hrnet_rule(1.0, 1)
+    ).item() == pytest.approx(float(sum(kept)) / 2, rel=1e-12)
 
 
 def test_class_weights_weigh_the_losses_that_stdc_sorts() -> None:
@@ -328,7 +376,13 @@ def test_class_weights_weigh_the_losses_that_stdc_sorts() -> None:
     full = two_step(logits, label, False, weights, reduction="none")
     for threshold, count in ((0.7, 100), (0.001, 3000)):
         loss, expected = (
-            ohem(logits, label, align_corners=False, rule=stdc_rule(threshold, count), class_weights=weights),
+            ohem(
+                logits,
+                label,
+                align_corners=False,
+                rule=stdc_rule(threshold, count),
+                class_weights=weights,
+            ),
             stdc_by_sorting(full, threshold, count),
         )
         assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
@@ -349,13 +403,21 @@ def test_losses_that_tie_for_the_last_places_share_them() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_kth_smallest_is_that_of_a_sort_in_both_ways_of_finding_it(dtype: torch.dtype) -> None:
-    values = torch.rand(2, 5, 50, dtype=dtype) * torch.tensor([0, 1e-30, 1, 1e3, 1e30], dtype=dtype)[:, None]
+    values = (
+        torch.rand(2, 5, 50, dtype=dtype)
+        * torch.tensor([0, 1e-30, 1, 1e3, 1e30], dtype=dtype)[:, None]
+    )
     values[0, 1] = torch.inf
     ordered = values.flatten().sort().values
     for k in (1, 2, 100, 101, 250, 449, 450, 451, 500):
-        for found in (losses._kth_smallest(values, k), losses._kth_smallest_bits(values, torch.tensor(k))):
+        for found in (
+            losses._kth_smallest(values, k),
+            losses._kth_smallest_bits(values, torch.tensor(k)),
+        ):
             assert found == ordered[k - 1]
-    assert losses._kth_smallest(values, 900) == losses._kth_smallest_bits(values, 900) == ordered[-1]
+    assert (
+        losses._kth_smallest(values, 900) == losses._kth_smallest_bits(values, 900) == ordered[-1]
+    )
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -396,7 +458,10 @@ def test_half_precision_logits_are_computed_in_float32(dtype: torch.dtype, autoc
     exact = logits.detach().float().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         pairs = [
-            (cross_entropy(logits, label, align_corners=False), cross_entropy(exact, label, align_corners=False)),
+            (
+                cross_entropy(logits, label, align_corners=False),
+                cross_entropy(exact, label, align_corners=False),
+            ),
             (
                 ohem(logits, label, align_corners=False, rule=RULES["hrnet"]),
                 ohem(exact, label, align_corners=False, rule=RULES["hrnet"]),
@@ -412,7 +477,10 @@ def test_half_precision_logits_are_computed_in_float32(dtype: torch.dtype, autoc
 def test_a_scaled_loss_keeps_the_gradients_that_half_precision_would_round_to_zero() -> None:
     logits, label = batch(dtype=torch.float16)
     exact, small = logits.detach().float().requires_grad_(), torch.full(label.shape, 1e-5)
-    half, single = (cross_entropy(x, label, align_corners=False, weights=small, average="all") for x in (logits, exact))
+    half, single = (
+        cross_entropy(x, label, align_corners=False, weights=small, average="all")
+        for x in (logits, exact)
+    )
     lost = gradient(half, logits) == 0
     assert lost.sum() > 0.5 * logits.numel()
     assert torch.equal(gradient(half * 2.0**16, logits), gradient(single * 2.0**16, exact).half())
@@ -421,13 +489,17 @@ def test_a_scaled_loss_keeps_the_gradients_that_half_precision_would_round_to_ze
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize(("small", "size"), SHAPES)
-def test_no_block_size_changes_the_result(small: tuple[int, int], size: tuple[int, int], align_corners: bool) -> None:
+def test_no_block_size_changes_the_result(
+    small: tuple[int, int], size: tuple[int, int], align_corners: bool
+) -> None:
     logits, label = batch(small, size, dtype=torch.float64)
     label[0, 0, 0] = 1
     row = 7 * size[1]
     for form in (
         lambda block: cross_entropy(logits, label, align_corners=align_corners, block=block),
-        lambda block: ohem(logits, label, align_corners=align_corners, rule=RULES["coincheung"], block=block),
+        lambda block: ohem(
+            logits, label, align_corners=align_corners, rule=RULES["coincheung"], block=block
+        ),
     ):
         whole = form(10**9)
         for block in (1, 3, row * 20, 2 * row * 17):
@@ -443,7 +515,9 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.elements, self.operations = 0, set()
 
-    def __torch_dispatch__(self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
+    def __torch_dispatch__(
+        self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
         made = function(*args, **(kwargs or {}))
         self.operations.add(str(function))
         for x in made if isinstance(made, tuple | list) else [made]:
@@ -469,7 +543,9 @@ def test_logits_of_the_size_of_the_label_never_exist(rule: str | None) -> None:
 
 @pytest.mark.parametrize("name", [None, *RULES])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_batch_without_a_valid_pixel_gives_zero_and_a_zero_gradient(name: str | None, weighted: bool) -> None:
+def test_a_batch_without_a_valid_pixel_gives_zero_and_a_zero_gradient(
+    name: str | None, weighted: bool
+) -> None:
     logits, label = batch()
     label.fill_(255)
     weights = torch.rand(7) if weighted else None
@@ -496,22 +572,36 @@ def test_an_infinite_logit_under_an_ignored_pixel_does_no_harm() -> None:
 
 def test_the_loss_may_be_weighed_added_and_sent_back_twice() -> None:
     logits, label = batch(dtype=torch.float64)
-    total = 0.4 * cross_entropy(logits, label, align_corners=False) + ohem(logits, label, align_corners=True, rule=RULES["torchseg"])
+    total = 0.4 * cross_entropy(logits, label, align_corners=False) + ohem(
+        logits, label, align_corners=True, rule=RULES["torchseg"]
+    )
     once = gradient(total, logits)
     assert torch.equal(once, gradient(total, logits))
     parts = gradient(cross_entropy(logits, label, align_corners=False), logits) * 0.4
-    assert distance(once, parts + gradient(ohem(logits, label, align_corners=True, rule=RULES["torchseg"]), logits)) < 1e-12
+    assert (
+        distance(
+            once,
+            parts
+            + gradient(ohem(logits, label, align_corners=True, rule=RULES["torchseg"]), logits),
+        )
+        < 1e-12
+    )
 
 
 def test_a_second_derivative_is_refused_and_not_wrong() -> None:
     logits, label = batch()
     with pytest.raises(RuntimeError, match="create_graph=True"):
-        torch.autograd.grad(cross_entropy(logits, label, align_corners=False), logits, create_graph=True)
+        torch.autograd.grad(
+            cross_entropy(logits, label, align_corners=False), logits, create_graph=True
+        )
 
 
 def test_without_a_graph_the_value_is_the_same_and_no_gradient_is_made() -> None:
     logits, label = batch()
-    for form in (lambda x: cross_entropy(x, label, align_corners=False), lambda x: ohem(x, label, align_corners=False, rule=RULES["stdc"])):
+    for form in (
+        lambda x: cross_entropy(x, label, align_corners=False),
+        lambda x: ohem(x, label, align_corners=False, rule=RULES["stdc"]),
+    ):
         with Watch() as learning:
             loss = form(logits)
         with Watch() as judging:
@@ -519,7 +609,9 @@ def test_without_a_graph_the_value_is_the_same_and_no_gradient_is_made() -> None
         with torch.no_grad():
             assert not form(logits).requires_grad
         assert value.item() == loss.item()
-        assert "aten.upsample_bilinear2d_backward.default" in learning.operations - judging.operations
+        assert (
+            "aten.upsample_bilinear2d_backward.default" in learning.operations - judging.operations
+        )
 
 
 # --- strips of rows
@@ -528,7 +620,9 @@ def test_without_a_graph_the_value_is_the_same_and_no_gradient_is_made() -> None
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("rows", [1, 7, 64])
 @pytest.mark.parametrize(("small", "size"), SHAPES)
-def test_upsampled_rows_are_those_of_the_whole_map(small: tuple[int, int], size: tuple[int, int], rows: int, align_corners: bool) -> None:
+def test_upsampled_rows_are_those_of_the_whole_map(
+    small: tuple[int, int], size: tuple[int, int], rows: int, align_corners: bool
+) -> None:
     for dtype, limit in ((torch.float64, 1e-13), (torch.float32, 2e-6)):
         logits, _ = batch(small, size, dtype=dtype)
         whole = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
@@ -542,7 +636,9 @@ def test_upsampled_rows_are_those_of_the_whole_map(small: tuple[int, int], size:
 def test_upsampled_rows_of_a_large_fractional_map_round_as_torch_does() -> None:
     logits = torch.randn(1, 3, 97, 97, generator=torch.Generator().manual_seed(0))
     whole = F.interpolate(logits, (769, 769), mode="bilinear", align_corners=False)
-    assert (upsampled_rows(logits, (769, 769), 640, 704, False) - whole[:, :, 640:704]).abs().max() < 1e-6
+    assert (
+        upsampled_rows(logits, (769, 769), 640, 704, False) - whole[:, :, 640:704]
+    ).abs().max() < 1e-6
 
 
 def test_upsampled_rows_keep_half_precision_and_carry_a_gradient() -> None:
@@ -551,7 +647,10 @@ def test_upsampled_rows_keep_half_precision_and_carry_a_gradient() -> None:
     strip = upsampled_rows(logits, (64, 96), 10, 20, False)
     assert strip.dtype == torch.bfloat16
     assert (strip.float() - whole.float()).abs().max() <= 2**-8 * whole.abs().max()
-    assert distance(gradient(strip.float().sum(), logits), gradient(whole.float().sum(), logits)) < 2e-2
+    assert (
+        distance(gradient(strip.float().sum(), logits), gradient(whole.float().sum(), logits))
+        < 2e-2
+    )
 
 
 # --- refusals

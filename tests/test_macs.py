@@ -29,7 +29,11 @@ def test_a_released_network_multiplies_as_often_as_the_authors(name: str) -> Non
 
 
 def test_a_convolution_is_counted_as_its_formula_says_and_leaves_the_module_as_it_was() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1, stride=2, groups=2))
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 4, 1, stride=2, groups=2),
+    )
     assert macs(module, (10, 12)) == 10 * 12 * 3 * 8 * 9 + 5 * 6 * 8 * 4 // 2
     assert module.training
     assert not next(module.parameters()).is_meta
@@ -45,7 +49,9 @@ def test_a_network_that_asks_for_numbers_is_not_counted() -> None:
 
 
 def test_heads_that_only_training_uses_cost_nothing() -> None:
-    assert macs(experiment("bisenet"), (64, 96)) == macs(experiment("bisenet/no_auxiliary"), (64, 96))
+    assert macs(experiment("bisenet"), (64, 96)) == macs(
+        experiment("bisenet/no_auxiliary"), (64, 96)
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,6 +65,8 @@ def test_heads_that_only_training_uses_cost_nothing() -> None:
         ("voc", "whole", (768, 1536)),
     ],
 )
-def test_macs_are_counted_at_what_the_network_sees_of_one_image(data: str, inference: str, size: tuple[int, int]) -> None:
+def test_macs_are_counted_at_what_the_network_sees_of_one_image(
+    data: str, inference: str, size: tuple[int, int]
+) -> None:
     row = experiment("bisenet").but(recipe={"inference": inference, "crop": (768, 1536)})
     assert counted_at(replace(row, data=data)) == size

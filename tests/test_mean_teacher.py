@@ -65,7 +65,9 @@ class Tiny(SegmentationModule):
 
 
 def images(count: int = 4, size: tuple[int, int] = (32, 48)) -> tuple[Tensor, Tensor]:
-    return torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8), torch.zeros(count, *size, dtype=torch.uint8)
+    return torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8), torch.zeros(
+        count, *size, dtype=torch.uint8
+    )
 
 
 def batch(classes: int = 3, count: int = 4) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -84,7 +86,9 @@ def test_a_box_has_the_share_of_the_area_that_was_asked_for_and_lies_inside() ->
     for mask in half:  # one rectangle, nothing cut off at the border
         rows, columns = mask.any(1).sum(), mask.any(0).sum()
         assert rows * columns == mask.sum()
-    ratio = (half.any(2).sum(1) / size[0]).log() / np.log(0.5)  # the share's exponent that went into the height: uniform
+    ratio = (half.any(2).sum(1) / size[0]).log() / np.log(
+        0.5
+    )  # the share's exponent that went into the height: uniform
     assert abs(ratio.mean() - 0.5) < 0.05 and abs(ratio.std() - 12**-0.5) < 0.03
     assert len({tuple(mask.nonzero()[0].tolist()) for mask in half}) > 300  # everywhere
 
@@ -104,7 +108,9 @@ def test_half_of_the_classes_are_chosen_whole_and_the_ignored_never(present: int
         assert len(inside) == present // 2 and 255 not in inside
         assert not inside & outside
     if present > 2:
-        assert len({tuple(each[chosen].unique().tolist()) for each, chosen in zip(label, mask)}) > 1  # chosen anew for each image
+        assert (
+            len({tuple(each[chosen].unique().tolist()) for each, chosen in zip(label, mask)}) > 1
+        )  # chosen anew for each image
 
 
 def test_complexmix_chooses_anew_in_each_cell() -> None:
@@ -114,7 +120,10 @@ def test_complexmix_chooses_anew_in_each_cell() -> None:
     for each, picked in zip(label, mask):
         for top in range(0, 64, 16):
             for left in range(0, 96, 24):
-                cell, inside = each[top : top + 16, left : left + 24], picked[top : top + 16, left : left + 24]
+                cell, inside = (
+                    each[top : top + 16, left : left + 24],
+                    picked[top : top + 16, left : left + 24],
+                )
                 assert len(cell[inside].unique()) == 3
                 assert not set(cell[inside].tolist()) & set(cell[~inside].tolist())
                 chosen.append(tuple(cell[inside].unique().tolist()))
@@ -135,14 +144,22 @@ def test_color_and_blur_change_what_they_should() -> None:
     blurry = mixing.blurred(image, chance=1.0, least=1.0, most=1.0)
     kernel = torch.exp(-(torch.arange(-4, 5.0) ** 2) / 2)
     kernel = torch.outer(kernel, kernel) / kernel.sum() ** 2
-    slow = F.conv2d(F.pad(image, (4,) * 4, mode="reflect").flatten(0, 1)[:, None], kernel[None, None]).view_as(image)
+    slow = F.conv2d(
+        F.pad(image, (4,) * 4, mode="reflect").flatten(0, 1)[:, None], kernel[None, None]
+    ).view_as(image)
     assert (blurry - slow).abs().max() < 1e-3  # cut off at three or four sigma
-    assert torch.allclose(mixing.turned(image, torch.full((6,), 1 / 3)), image[:, [2, 0, 1]], atol=1e-6)  # red becomes green
+    assert torch.allclose(
+        mixing.turned(image, torch.full((6,), 1 / 3)), image[:, [2, 0, 1]], atol=1e-6
+    )  # red becomes green
 
 
 def test_the_weight_comes_in_along_a_ramp() -> None:
     ramp = sigmoid_ramp(10)
-    assert ramp(0) == pytest.approx(np.exp(-5)) and ramp(5) == pytest.approx(np.exp(-1.25)) and ramp(10) == ramp(99) == 1
+    assert (
+        ramp(0) == pytest.approx(np.exp(-5))
+        and ramp(5) == pytest.approx(np.exp(-1.25))
+        and ramp(10) == ramp(99) == 1
+    )
     assert sigmoid_ramp(0)(0) == 1
 
 
@@ -162,7 +179,9 @@ def test_images_targets_and_padding_are_mixed_by_one_mask(masks: str) -> None:
         mask = task.mask[index]
         assert mask.any() and not mask.all()
         assert torch.equal(task.image[index], torch.where(mask, weak[index], weak[other]))
-        assert torch.equal(task.label[index] == 255, torch.where(mask, padding[index], padding[other]) == 255)
+        assert torch.equal(
+            task.label[index] == 255, torch.where(mask, padding[index], padding[other]) == 255
+        )
     teacher = module.teacher(image).softmax(1)
     probabilities = torch.where(task.mask[:, None], teacher, teacher.roll(-1, 0))
     assert torch.allclose(task.probabilities(0, 32), probabilities, atol=1e-6)
@@ -183,9 +202,19 @@ def test_nothing_is_asked_where_the_image_is_erased() -> None:
 
 @pytest.mark.parametrize("consistency", ["mse", "cross_entropy"])
 @pytest.mark.parametrize("confidence", ["share", "pixel", "none"])
-def test_the_loss_is_the_plain_formula_over_full_size_logits(consistency: str, confidence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_is_the_plain_formula_over_full_size_logits(
+    consistency: str, confidence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("segmodels.semisup.mean_teacher.AT_A_TIME", 1)  # blocks of 16 rows
-    module = MeanTeacher(Tiny(), masks="cutmix", consistency=consistency, confidence=confidence, threshold=0.45, weight=3.0, **PLAIN)
+    module = MeanTeacher(
+        Tiny(),
+        masks="cutmix",
+        consistency=consistency,
+        confidence=confidence,
+        threshold=0.45,
+        weight=3.0,
+        **PLAIN,
+    )
     nn.init.normal_(module.teacher.classifier.weight, std=2.0)
     unlabelled = images()
     unlabelled[1][:, :5] = 255
@@ -196,7 +225,9 @@ def test_the_loss_is_the_plain_formula_over_full_size_logits(consistency: str, c
     torch.manual_seed(1)
     task, probabilities = module.task(unlabelled), None
     probabilities = task.probabilities(0, 32)
-    logits = F.interpolate(module.student.logits(task.image), (32, 48), mode="bilinear", align_corners=False)
+    logits = F.interpolate(
+        module.student.logits(task.image), (32, 48), mode="bilinear", align_corners=False
+    )
     valid = task.label != 255
     sure = valid & (probabilities.amax(1) >= 0.45)
     assert 0.05 < sure.float().mean() < 0.95
@@ -204,10 +235,16 @@ def test_the_loss_is_the_plain_formula_over_full_size_logits(consistency: str, c
         each = (logits.softmax(1) - probabilities).square().sum(1)
     else:
         each = F.cross_entropy(logits, task.label.long(), ignore_index=255, reduction="none")
-    weight = {"share": valid * (sure.sum() / valid.sum()), "pixel": sure.float(), "none": valid.float()}[confidence]
+    weight = {
+        "share": valid * (sure.sum() / valid.sum()),
+        "pixel": sure.float(),
+        "none": valid.float(),
+    }[confidence]
     slow = 3 * (each * weight).mean()
     assert found.item() == pytest.approx(slow.item(), rel=1e-5)
-    assert torch.allclose(given, torch.autograd.grad(slow, module.student.classifier.weight)[0], atol=1e-6)
+    assert torch.allclose(
+        given, torch.autograd.grad(slow, module.student.classifier.weight)[0], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("masks", ["none", "cutout", "cutmix", "classmix", "complexmix"])
@@ -243,25 +280,40 @@ def test_the_teacher_is_the_running_average_and_learns_nothing_else() -> None:
         optimizer.zero_grad()
         module.after_step()
         students.append({name: tensor.clone() for name, tensor in student.state_dict().items()})
-        states.append({name: tensor.clone() for name, tensor in module.teacher.state_dict().items()})
+        states.append(
+            {name: tensor.clone() for name, tensor in module.teacher.state_dict().items()}
+        )
     assert module.steps == 4 and student.stepped == 4
     for step, decay in enumerate((0.0, 0.5, 2 / 3, 0.75)):
         for name, tensor in states[step + 1].items():
-            wanted = decay * states[step][name] + (1 - decay) * students[step][name] if tensor.is_floating_point() else students[step][name]
+            wanted = (
+                decay * states[step][name] + (1 - decay) * students[step][name]
+                if tensor.is_floating_point()
+                else students[step][name]
+            )
             assert torch.allclose(tensor.double(), wanted.double(), atol=1e-6), name
     assert not torch.equal(states[1]["classifier.weight"], states[4]["classifier.weight"])
 
 
 def test_only_the_student_is_optimized_and_only_the_teacher_is_used() -> None:
     module = MeanTeacher(Tiny()).train()
-    own = {id(each) for group in module.configure_optimizers()["optimizer"].param_groups for each in group["params"]}
+    own = {
+        id(each)
+        for group in module.configure_optimizers()["optimizer"].param_groups
+        for each in group["params"]
+    }
     assert own == {id(each) for each in module.student.parameters()}
     assert not module.teacher.training and module.student.training
     with torch.no_grad():
         module.teacher.classifier.bias.add_(torch.tensor([9.0, 0.0, 0.0]))
     image, _ = images()
-    assert torch.equal(module(image), module.teacher(image)) and torch.equal(module.label_map(image), module.teacher.label_map(image))
-    assert module.label_map(image).float().mean() < module.student.eval().label_map(image).float().mean()
+    assert torch.equal(module(image), module.teacher(image)) and torch.equal(
+        module.label_map(image), module.teacher.label_map(image)
+    )
+    assert (
+        module.label_map(image).float().mean()
+        < module.student.eval().label_map(image).float().mean()
+    )
 
 
 @pytest.mark.parametrize("rule", ["all", "labelled", "frozen"])
@@ -290,7 +342,9 @@ def test_bases_outside_the_gradient_are_kept_inside_a_method_too() -> None:
     assert module.student.unit.images == 4  # labelled and unlabelled ones
     module.after_step()
     assert module.student.unit.images == 0 and not torch.equal(module.student.unit.bases, bases)
-    assert torch.equal(module.teacher.unit.bases, module.student.unit.bases)  # the first step of a true average
+    assert torch.equal(
+        module.teacher.unit.bases, module.student.unit.bases
+    )  # the first step of a true average
 
 
 def test_wrong_options_and_images_are_refused() -> None:
@@ -307,7 +361,15 @@ def test_wrong_options_and_images_are_refused() -> None:
 
 
 def two_streams(**settings: object) -> SegmentationData:
-    given = {"crop": (8, 8), "scales": (0.5, 1.5), "continuous": True, "batch": 4, "iterations": 6, "labelled": "3/7", "semi": True}
+    given = {
+        "crop": (8, 8),
+        "scales": (0.5, 1.5),
+        "continuous": True,
+        "batch": 4,
+        "iterations": 6,
+        "labelled": "3/7",
+        "semi": True,
+    }
     return as_rank(Noise(**given | settings), 0, 1)
 
 
@@ -348,7 +410,11 @@ def test_labelled_and_unlabelled_images_are_different_ones_and_no_label_leaks() 
     assert len(kept) == 3 and len(others) == 4 and not kept & others
     for _, (_, padding) in drawn(data):
         assert set(padding.unique().tolist()) == {0, 255} and (padding == 0).sum() == 4 * 12 * 16
-    assert data.share_of_labels() == {"images": 3, "of": 7, "fingerprint": data.share_of_labels()["fingerprint"]}
+    assert data.share_of_labels() == {
+        "images": 3,
+        "of": 7,
+        "fingerprint": data.share_of_labels()["fingerprint"],
+    }
 
 
 def test_every_image_is_unlabelled_too_where_every_image_is_labelled() -> None:
@@ -378,11 +444,25 @@ def semi_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_judges_both_networks_and_says_what_it_was(semi_run: Path) -> None:
     result = json.loads((semi_run / "result.json").read_text())
     assert "-mean_teacher-" in semi_run.name
-    assert result["semi"]["method"] == "mean_teacher" and result["semi"]["masks"] == "cutmix" and result["network"] == "teacher"
-    assert set(result["others"]) == {"student"} and set(result["others"]["student"]) >= {"miou", "pixel_accuracy", "iou"}
+    assert (
+        result["semi"]["method"] == "mean_teacher"
+        and result["semi"]["masks"] == "cutmix"
+        and result["network"] == "teacher"
+    )
+    assert set(result["others"]) == {"student"} and set(result["others"]["student"]) >= {
+        "miou",
+        "pixel_accuracy",
+        "iou",
+    }
     assert result["labelled"]["images"] == 4 and result["labelled"]["of"] == 8
-    assert result["overrides"]["semi"] == "mean_teacher" and result["overrides"]["data.labelled"] == "1/2"
-    assert result["departures"][:2] == ["data.labelled all -> 1/2 (command line)", "semi none -> mean_teacher (command line)"]
+    assert (
+        result["overrides"]["semi"] == "mean_teacher"
+        and result["overrides"]["data.labelled"] == "1/2"
+    )
+    assert result["departures"][:2] == [
+        "data.labelled all -> 1/2 (command line)",
+        "semi none -> mean_teacher (command line)",
+    ]
     plain = segmodels.experiment("bisenet/xception39").build()
     assert result["parameters"] == sum(each.numel() for each in plain.parameters())
     head = (semi_run / "metrics.csv").read_text().splitlines()[0].split(",")
@@ -404,21 +484,44 @@ def test_the_checkpoint_holds_both_and_gives_the_teacher(semi_run: Path, tmp_pat
     file = semi_run / "checkpoints" / "last.ckpt"
     teacher, student = from_checkpoint(file), from_checkpoint(file, "student")
     result = json.loads((semi_run / "result.json").read_text())
-    assert type(teacher) is type(student) and teacher.identity["network"] == "teacher" and student.identity["network"] == "student"
+    assert (
+        type(teacher) is type(student)
+        and teacher.identity["network"] == "teacher"
+        and student.identity["network"] == "student"
+    )
     assert not torch.equal(teacher.classifier[1].weight, student.classifier[1].weight)
     for network, wanted in ((None, result), ("student", result["others"]["student"])):
         out = tmp_path / f"{network}.json"
         words = ["--network", network] if network else []
         assert evaluate.main([str(file), "--out", str(out), *words]) == 0
         found = json.loads(out.read_text())
-        assert found["miou"] == wanted["miou"] and found["iou"] == wanted["iou"] and found["network"] == (network or "teacher")
+        assert (
+            found["miou"] == wanted["miou"]
+            and found["iou"] == wanted["iou"]
+            and found["network"] == (network or "teacher")
+        )
     with pytest.raises(ValueError, match="holds no pupil; it holds teacher and student"):
         from_checkpoint(file, "pupil")
 
 
-def test_another_run_can_start_from_the_teacher(semi_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_another_run_can_start_from_the_teacher(
+    semi_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     file = semi_run / "checkpoints" / "last.ckpt"
-    assert run.main(["--model", "bisenet/xception39", *SMALL[:-1], "--runs", str(tmp_path), "--init", str(file)]) == 0
+    assert (
+        run.main(
+            [
+                "--model",
+                "bisenet/xception39",
+                *SMALL[:-1],
+                "--runs",
+                str(tmp_path),
+                "--init",
+                str(file),
+            ]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert re.search(r"starts from (\d+) of \1 tensors", said)
 
@@ -438,9 +541,16 @@ KINDS = {
     "two workers": ["data.workers=2"],
     "accumulation": ["trainer.accumulate=2", "recipe.batch=4", "data.unlabelled=4"],
 }
-TWENTY = ["recipe.iterations=20", "trainer.validate_every=10", "trainer.checkpoint_every=4", "data.val=1"]
+TWENTY = [
+    "recipe.iterations=20",
+    "trainer.validate_every=10",
+    "trainer.checkpoint_every=4",
+    "data.val=1",
+]
 DYING = {kind: lambda folder, kind=kind: die_of_kind(folder, kind) for kind in KINDS}
-DYING_ROWS = {row.replace("/", "-"): lambda folder, row=row: die_of_row(folder, row) for row in FOUR}
+DYING_ROWS = {
+    row.replace("/", "-"): lambda folder, row=row: die_of_row(folder, row) for row in FOUR
+}
 
 
 @pytest.fixture(scope="module")
@@ -462,23 +572,31 @@ def assert_goes_on(child: Path, whole: Path, step: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_killed_run_goes_on_as_if_it_had_not_been(kind: str, killed: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_as_if_it_had_not_been(
+    kind: str, killed: Path, tmp_path: Path
+) -> None:
     assert run_semi(tmp_path, "bisenet/xception39", *KINDS[kind]) == 0
     assert_goes_on(killed / kind, only(tmp_path), step=4)
 
 
 @pytest.mark.catalogue
 @pytest.mark.parametrize("row", FOUR)
-def test_twenty_steps_around_four_papers_are_finite_and_go_on_after_a_kill(row: str, killed_rows: Path, tmp_path: Path) -> None:
+def test_twenty_steps_around_four_papers_are_finite_and_go_on_after_a_kill(
+    row: str, killed_rows: Path, tmp_path: Path
+) -> None:
     assert run_semi(tmp_path, row, *TWENTY) == 0
     metrics = rows(only(tmp_path))
-    assert [each["step"] for each in metrics if each["train/loss"]] == [str(step) for step in range(1, 21)]
+    assert [each["step"] for each in metrics if each["train/loss"]] == [
+        str(step) for step in range(1, 21)
+    ]
     assert all(np.isfinite(float(value)) for each in metrics for value in each.values() if value)
     assert any(float(each["train/consistency"] or 0) > 0 for each in metrics)
     assert_goes_on(killed_rows / row.replace("/", "-"), only(tmp_path), step=12)
 
 
-def test_the_baseline_sees_the_same_labelled_images_and_no_other(tmp_path: Path, semi_run: Path) -> None:
+def test_the_baseline_sees_the_same_labelled_images_and_no_other(
+    tmp_path: Path, semi_run: Path
+) -> None:
     words = [*SMALL[:-1], "--semi", "none", "data.labelled=1/2", "--runs", str(tmp_path)]
     assert run.main(["--model", "bisenet/xception39", *words]) == 0
     result = json.loads((only(tmp_path) / "result.json").read_text())
@@ -499,12 +617,23 @@ def test_the_baseline_sees_the_same_labelled_images_and_no_other(tmp_path: Path,
         (["--semi", "none", "data.unlabelled=4"], "there are no semi options here"),
     ],
 )
-def test_what_cannot_be_is_refused_in_a_sentence(words: list[str], answer: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_what_cannot_be_is_refused_in_a_sentence(
+    words: list[str], answer: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     assert run_semi(tmp_path / "runs", "bisenet/xception39", *words) == 2
     assert_one_sentence(capsys.readouterr().err, answer)
     assert not (tmp_path / "runs").exists()
 
 
-def test_unlabelled_images_without_a_method_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert run.main(["--model", "bisenet/xception39", "data.unlabelled=4", "--runs", str(tmp_path / "runs")]) == 2
-    assert_one_sentence(capsys.readouterr().err, "data.unlabelled counts images for a semi-supervised method")
+def test_unlabelled_images_without_a_method_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert (
+        run.main(
+            ["--model", "bisenet/xception39", "data.unlabelled=4", "--runs", str(tmp_path / "runs")]
+        )
+        == 2
+    )
+    assert_one_sentence(
+        capsys.readouterr().err, "data.unlabelled counts images for a semi-supervised method"
+    )

@@ -47,7 +47,21 @@ def zipped(root: Path, out: Path, method: int = zipfile.ZIP_STORED) -> Path:
 
 
 def packed(root: Path, out: Path, *words: str) -> Path:
-    assert pack.main(["--data", "cityscapes", f"data.root={root}", "--out", str(out), "--workers", "1", *words]) == 0
+    assert (
+        pack.main(
+            [
+                "--data",
+                "cityscapes",
+                f"data.root={root}",
+                "--out",
+                str(out),
+                "--workers",
+                "1",
+                *words,
+            ]
+        )
+        == 0
+    )
     return out
 
 
@@ -63,7 +77,14 @@ def assert_same(one: Source, other: Source) -> None:
         boxes = [None]
         for _ in range(8):
             top, left = (int(rng.integers(0, side - 1)) for side in SIZE)
-            boxes.append((top, left, int(rng.integers(top + 1, SIZE[0] + 1)), int(rng.integers(left + 1, SIZE[1] + 1))))
+            boxes.append(
+                (
+                    top,
+                    left,
+                    int(rng.integers(top + 1, SIZE[0] + 1)),
+                    int(rng.integers(left + 1, SIZE[1] + 1)),
+                )
+            )
         for box in boxes:
             for ours, theirs in zip(one.window(index, box), other.window(index, box), strict=True):
                 assert np.array_equal(ours, theirs)
@@ -96,7 +117,9 @@ def test_a_pack_keeps_the_numbers_of_the_files(city: Path, tmp_path: Path) -> No
     """What a number means may change; the pack need not be written again."""
     files = source(city)
     plain = packs.Pack(packed(city, tmp_path / "packs") / "cityscapes-train.pack")
-    assert all(np.array_equal(plain.label(index), files.numbers(index)) for index in range(len(files)))
+    assert all(
+        np.array_equal(plain.label(index), files.numbers(index)) for index in range(len(files))
+    )
 
 
 def test_masks_in_colors_are_packed_as_their_classes(tmp_path: Path) -> None:
@@ -107,7 +130,10 @@ def test_masks_in_colors_are_packed_as_their_classes(tmp_path: Path) -> None:
         split, stem = name.split("/")
         trees.save(root / split / "masks" / f"{stem}.png", colors[ids])
     out = tmp_path / "packs"
-    assert pack.main(["--data", "folder", f"data.root={root}", "--out", str(out), "--workers", "1"]) == 0
+    assert (
+        pack.main(["--data", "folder", f"data.root={root}", "--out", str(out), "--workers", "1"])
+        == 0
+    )
     assert_same(Folder(out).open("train"), Folder(root).open("train"))
 
 
@@ -124,13 +150,22 @@ pack.main(sys.argv[1:])
 """
 
 
-def test_writing_that_was_killed_goes_on_and_writes_the_same_bytes(city: Path, tmp_path: Path) -> None:
+def test_writing_that_was_killed_goes_on_and_writes_the_same_bytes(
+    city: Path, tmp_path: Path
+) -> None:
     whole = (packed(city, tmp_path / "whole") / "cityscapes-train.pack").read_bytes()
     out = tmp_path / "killed"
     words = ["--data", "cityscapes", f"data.root={city}", "--out", str(out), "--workers", "1"]
-    child = subprocess.Popen([sys.executable, "-c", STUCK, *words], cwd=ROOT, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, "-c", STUCK, *words], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
     partial = out / ".cityscapes-train.pack.partial"
-    half_way = until(lambda: child.poll() is not None or (partial.exists() and partial.stat().st_size > len(whole) // 4))
+    half_way = until(
+        lambda: (
+            child.poll() is not None
+            or (partial.exists() and partial.stat().st_size > len(whole) // 4)
+        )
+    )
     child.kill()
     assert half_way and child.wait() == -9 and partial.exists()
     packed(city, out)
@@ -163,8 +198,13 @@ def test_what_other_images_left_is_not_gone_on_with(city: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("form", ["tiles", "raw"])
-def test_a_flipped_byte_is_found_and_named(form: str, city: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    file = packed(city, tmp_path / "packs", "--form", form, "--splits", "train") / "cityscapes-train.pack"
+def test_a_flipped_byte_is_found_and_named(
+    form: str, city: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = (
+        packed(city, tmp_path / "packs", "--form", form, "--splits", "train")
+        / "cityscapes-train.pack"
+    )
     assert pack.main(["--verify", str(tmp_path / "packs")]) == 0
     found = packs.Pack(file, CITYSCAPES)
     place = int(found.blobs(2)[0]) + 40
@@ -172,8 +212,13 @@ def test_a_flipped_byte_is_found_and_named(form: str, city: Path, tmp_path: Path
     content[place] ^= 4
     file.write_bytes(content)
     assert pack.main(["--verify", str(tmp_path / "packs")]) == 2
-    assert f"{file} is damaged in {found.names[2]}: pack this split again" in capsys.readouterr().err
-    for read in (packs.Pack(file, CITYSCAPES).window, lambda index: packs.Pack(file, CITYSCAPES).window(index, (0, 0, 9, 9))):
+    assert (
+        f"{file} is damaged in {found.names[2]}: pack this split again" in capsys.readouterr().err
+    )
+    for read in (
+        packs.Pack(file, CITYSCAPES).window,
+        lambda index: packs.Pack(file, CITYSCAPES).window(index, (0, 0, 9, 9)),
+    ):
         complaint(lambda read=read: read(2), str(file), "is damaged in", found.names[2])
     packs.Pack(file, CITYSCAPES).window(1)
 
@@ -188,9 +233,13 @@ def test_no_bit_of_a_tile_goes_unnoticed_in_training(city: Path, tmp_path: Path)
         for bit in range(8):
             file.write_bytes(replaced(whole, place, bytes([whole[place] ^ 1 << bit])))
             try:
-                assert np.array_equal(packs.Pack(file).window(0, (0, 0, 9, 9))[0], image)  # some bits of the head mean nothing here
+                assert np.array_equal(
+                    packs.Pack(file).window(0, (0, 0, 9, 9))[0], image
+                )  # some bits of the head mean nothing here
             except DataError as problem:
-                assert str(problem) == f"{file} is damaged in {found.names[0]}: pack this split again"
+                assert (
+                    str(problem) == f"{file} is damaged in {found.names[0]}: pack this split again"
+                )
 
 
 def replaced(content: bytes, at: int, by: bytes) -> bytes:
@@ -206,12 +255,17 @@ def replaced(content: bytes, at: int, by: bytes) -> bytes:
         (lambda content: content[:5], "is not a pack"),
         (lambda content: content[:8], "is damaged"),
         (lambda content: content[:12], "is damaged"),
-        (lambda content: replaced(content, len(content) - 9, b"\xff"), "is damaged"),  # the place of its index
+        (
+            lambda content: replaced(content, len(content) - 9, b"\xff"),
+            "is damaged",
+        ),  # the place of its index
         (lambda content: replaced(content, 20, b"x"), "is damaged"),
         (lambda content: replaced(content, len(content) - 30, b"xxxx"), "is damaged in its index"),
     ],
 )
-def test_a_pack_that_cannot_be_read_is_named_before_training(harm, words: str, city: Path, tmp_path: Path) -> None:
+def test_a_pack_that_cannot_be_read_is_named_before_training(
+    harm, words: str, city: Path, tmp_path: Path
+) -> None:
     file = packed(city, tmp_path / "packs", "--splits", "train") / "cityscapes-train.pack"
     file.write_bytes(harm(file.read_bytes()))
     complaint(lambda: source(tmp_path / "packs"), str(file), words)
@@ -221,10 +275,21 @@ def test_any_byte_of_a_pack_is_watched_over(city: Path, tmp_path: Path) -> None:
     """Also those of a record's head, which streams are read by."""
     file = packed(city, tmp_path / "packs", "--splits", "val") / "cityscapes-val.pack"
     whole, found = file.read_bytes(), packs.Pack(file)
-    heads = [int(found.blobs(each)[0]) - 4 * (len(found.blobs(each)) - 1) - len(found.names[each]) - packs.HEAD.size for each in range(3)]
+    heads = [
+        int(found.blobs(each)[0])
+        - 4 * (len(found.blobs(each)) - 1)
+        - len(found.names[each])
+        - packs.HEAD.size
+        for each in range(3)
+    ]
     rng = np.random.default_rng(0)
     places = [head + byte for head in heads for byte in range(packs.HEAD.size)]
-    for place in (*places, *range(16), *range(len(whole) - 16, len(whole)), *rng.integers(0, len(whole), 100).tolist()):
+    for place in (
+        *places,
+        *range(16),
+        *range(len(whole) - 16, len(whole)),
+        *rng.integers(0, len(whole), 100).tolist(),
+    ):
         file.write_bytes(replaced(whole, place, bytes([whole[place] ^ 1 << int(rng.integers(8))])))
         try:
             noticed = packs.Pack(file).verify()
@@ -233,36 +298,58 @@ def test_any_byte_of_a_pack_is_watched_over(city: Path, tmp_path: Path) -> None:
         assert noticed, place
 
 
-def test_a_pack_that_may_not_be_read_is_named(city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_that_may_not_be_read_is_named(
+    city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = packed(city, tmp_path / "packs", "--splits", "train") / "cityscapes-train.pack"
 
     def refused(*given: object) -> None:
         raise PermissionError(13, "Permission denied", str(file))
 
     monkeypatch.setattr(packs, "opened", refused)
-    complaint(lambda: source(tmp_path / "packs"), f"{file} cannot be read (Permission denied)", "make it readable")
+    complaint(
+        lambda: source(tmp_path / "packs"),
+        f"{file} cannot be read (Permission denied)",
+        "make it readable",
+    )
 
 
 def test_a_split_without_a_pack_is_named_where_others_have_one(city: Path, tmp_path: Path) -> None:
     out = packed(city, tmp_path / "packs", "--splits", "train")
-    complaint(lambda: source(out, "val"), f"{out} holds cityscapes-train.pack and no pack of val", "pack val there too")
+    complaint(
+        lambda: source(out, "val"),
+        f"{out} holds cityscapes-train.pack and no pack of val",
+        "pack val there too",
+    )
     (out / "cityscapes-train.pack").rename(out / ".cityscapes-train.pack.partial")
     complaint(lambda: source(out), "holds .cityscapes-train.pack.partial and no pack of train")
     complaint(lambda: Cityscapes(tmp_path / "nowhere").open("train"), "there is no folder")
 
 
-@pytest.mark.parametrize(("split", "name"), [("train", "cityscapes-val"), ("val", "cityscapes-train")])
-def test_a_pack_of_another_split_under_this_name_is_refused(split: str, name: str, city: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("split", "name"), [("train", "cityscapes-val"), ("val", "cityscapes-train")]
+)
+def test_a_pack_of_another_split_under_this_name_is_refused(
+    split: str, name: str, city: Path, tmp_path: Path
+) -> None:
     out = packed(city, tmp_path / "packs", "--splits", split)
     (out / f"cityscapes-{split}.pack").rename(out / f"{name}.pack")
-    complaint(lambda: source(out, name.split("-")[1]), f"{name}.pack was packed from cityscapes {split}", "its own name")
+    complaint(
+        lambda: source(out, name.split("-")[1]),
+        f"{name}.pack was packed from cityscapes {split}",
+        "its own name",
+    )
 
 
-def test_raw_packs_are_judged_and_kept_on_a_device_without_a_warning(city: Path, tmp_path: Path) -> None:
+def test_raw_packs_are_judged_and_kept_on_a_device_without_a_warning(
+    city: Path, tmp_path: Path
+) -> None:
     """Their windows show the file's own bytes, which nobody may write."""
     out = packed(city, tmp_path / "packs", "--form", "raw")
     found = source(out, "val")
-    for index, image in enumerate([Whole(found)[0][0].permute(1, 2, 0), Resident(found, torch.device("cpu")).pairs[1][0]]):
+    for index, image in enumerate(
+        [Whole(found)[0][0].permute(1, 2, 0), Resident(found, torch.device("cpu")).pairs[1][0]]
+    ):
         assert np.array_equal(image.numpy(), source(city, "val").window(index)[0])
 
 
@@ -273,7 +360,11 @@ def test_a_zip_that_is_cut_short_or_damaged_or_odd_is_named(city: Path, tmp_path
     file.write_bytes(content[: len(content) // 2])
     complaint(lambda: source(out), str(file), "only the beginning of one", "download it again")
     file.write_bytes(replaced(content, content.index(b"PK\3\4", 100), b"XXXX"))
-    complaint(lambda: [source(out).label(index) for index in range(5)], str(file), "is damaged at gtFine/train")
+    complaint(
+        lambda: [source(out).label(index) for index in range(5)],
+        str(file),
+        "is damaged at gtFine/train",
+    )
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("../outside.png", b"")
     complaint(lambda: source(out), str(file), "names a file outside itself (../outside.png)")
@@ -284,8 +375,13 @@ def test_damage_anywhere_in_the_list_of_a_zip_is_no_traceback(city: Path, tmp_pa
     file, rng = out / "gtFine_trainvaltest.zip", np.random.default_rng(0)
     content = file.read_bytes()
     first = content.index(b"PK\1\2")
-    for place in (first + 6, *rng.integers(first, len(content), 120).tolist()):  # a version that no zip has, and anything
-        file.write_bytes(replaced(content, place, bytes([255 if place == first + 6 else int(rng.integers(256))])))
+    for place in (
+        first + 6,
+        *rng.integers(first, len(content), 120).tolist(),
+    ):  # a version that no zip has, and anything
+        file.write_bytes(
+            replaced(content, place, bytes([255 if place == first + 6 else int(rng.integers(256))]))
+        )
         try:
             found = source(out)
             for index in range(len(found)):
@@ -302,28 +398,48 @@ def test_a_zip_that_says_other_lengths_than_it_has_takes_no_memory_for_them(tmp_
     entry = content.index(b"PK\1\2")
     wide = struct.pack("<HHQQ", 1, 16, 1 << 24, 1 << 60)  # the large lengths of zip64
     name = content[entry + 46 : entry + 46 + len("image.png")]
-    head = content[entry : entry + 20] + b"\xff" * 8 + content[entry + 28 : entry + 30] + struct.pack("<H", len(wide))
+    head = (
+        content[entry : entry + 20]
+        + b"\xff" * 8
+        + content[entry + 28 : entry + 30]
+        + struct.pack("<H", len(wide))
+    )
     listed = head + content[entry + 32 : entry + 46] + name + wide
     ending = content[-22:-10] + struct.pack("<I", len(listed)) + content[-6:]
-    for harmed in (replaced(content, entry + 24, struct.pack("<I", 1000)), content[:entry] + listed + ending):
+    for harmed in (
+        replaced(content, entry + 24, struct.pack("<I", 1000)),
+        content[:entry] + listed + ending,
+    ):
         file.write_bytes(harmed)
         tracemalloc.start()
-        complaint(lambda: Zip(file).read("image.png"), f"{file} is damaged at image.png: download it again")
+        complaint(
+            lambda: Zip(file).read("image.png"),
+            f"{file} is damaged at image.png: download it again",
+        )
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert most < 1 << 23
 
 
-def test_what_this_user_may_not_read_is_named(city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_this_user_may_not_read_is_named(
+    city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = zipped(city, tmp_path / "zips")
 
     def refused(file: Path, *given: object) -> None:
         raise PermissionError(13, "Permission denied", str(file))
 
     monkeypatch.setattr(zipfile, "ZipFile", refused)
-    complaint(lambda: source(out), "leftImg8bit_trainvaltest.zip cannot be read (Permission denied): make it readable")
+    complaint(
+        lambda: source(out),
+        "leftImg8bit_trainvaltest.zip cannot be read (Permission denied): make it readable",
+    )
     monkeypatch.setattr(Path, "is_dir", refused)
-    complaint(lambda: source(city), "cannot be read (Permission denied): make it readable", "another folder")
+    complaint(
+        lambda: source(city),
+        "cannot be read (Permission denied): make it readable",
+        "another folder",
+    )
 
 
 def test_a_missing_city_is_named(city: Path, tmp_path: Path) -> None:
@@ -336,7 +452,10 @@ def test_a_missing_city_is_named(city: Path, tmp_path: Path) -> None:
 
 def test_a_pack_of_other_images_than_asked_for_is_refused(city: Path, tmp_path: Path) -> None:
     out = packed(city, tmp_path / "packs", "--splits", "train")
-    complaint(lambda: Cityscapes(out, training="coarse").open("train"), "was packed with data.training=fine and not coarse")
+    complaint(
+        lambda: Cityscapes(out, training="coarse").open("train"),
+        "was packed with data.training=fine and not coarse",
+    )
 
 
 @pytest.mark.parametrize(
@@ -349,7 +468,11 @@ def test_a_pack_of_other_images_than_asked_for_is_refused(city: Path, tmp_path: 
     ],
 )
 def test_what_cannot_be_packed_is_refused_in_a_sentence(
-    words: list[str], answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    words: list[str],
+    answer: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert pack.main(words) == 2

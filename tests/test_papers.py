@@ -16,7 +16,9 @@ from segmodels.recipe import recipe_from
 
 PAPERS = segmodels.papers()
 MAIN_ROWS = [f"{name}/{paper.main}" for name, paper in PAPERS.items()]
-OTHER_ROWS = [f"{name}/{row}" for name, paper in PAPERS.items() for row in paper.rows if row != paper.main]
+OTHER_ROWS = [
+    f"{name}/{row}" for name, paper in PAPERS.items() for row in paper.rows if row != paper.main
+]
 ROWS = MAIN_ROWS + [pytest.param(row, marks=pytest.mark.catalogue) for row in OTHER_ROWS]
 CLASSES = 5
 
@@ -27,7 +29,11 @@ def built(address: str) -> SegmentationModule:
 
 def crops(height: int = 64, width: int = 96) -> tuple[Tensor, Tensor]:
     """Two images whose classes can be told by color, with an ignored border."""
-    label = torch.randint(CLASSES, (2, height // 16, width // 16)).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    label = (
+        torch.randint(CLASSES, (2, height // 16, width // 16))
+        .repeat_interleave(16, 1)
+        .repeat_interleave(16, 2)
+    )
     colors = torch.linspace(-2, 2, CLASSES)[label]
     image = torch.stack([colors, -colors, colors**2], 1) + 0.1 * torch.randn(2, 3, height, width)
     label[:, :3] = 255
@@ -70,7 +76,11 @@ def test_crops_without_a_label_give_zero_loss_and_finite_gradients(address: str)
     loss = sum(module.losses((image, torch.full_like(label, 255))).values())
     loss.backward()
     assert loss.item() == 0
-    reached = [parameter for name, parameter in module.named_parameters() if name not in module.without_gradient]
+    reached = [
+        parameter
+        for name, parameter in module.named_parameters()
+        if name not in module.without_gradient
+    ]
     assert all(parameter.grad.isfinite().all() for parameter in reached)
 
 
@@ -90,7 +100,11 @@ def test_two_fixed_crops_are_learned_by_heart_within_sixty_steps(address: str) -
     for step in range(61):
         if step % 4 == 0:
             with torch.no_grad():
-                course.append(cross_entropy(module.logits(batch[0]), batch[1], align_corners=module.align_corners).item())
+                course.append(
+                    cross_entropy(
+                        module.logits(batch[0]), batch[1], align_corners=module.align_corners
+                    ).item()
+                )
             if course[-1] < 0.5 * course[0]:
                 return
         optimizer.zero_grad()
@@ -103,8 +117,14 @@ def test_two_fixed_crops_are_learned_by_heart_within_sixty_steps(address: str) -
 def test_uint8_and_its_normalized_floats_give_the_same_logits_and_losses(address: str) -> None:
     module = built(address).eval()
     image = torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (module.normalization.mean, module.normalization.std))
-    floats, label = (image / 255 - mean) / std, torch.randint(CLASSES, (1, 64, 64), dtype=torch.uint8)
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1)
+        for values in (module.normalization.mean, module.normalization.std)
+    )
+    floats, label = (
+        (image / 255 - mean) / std,
+        torch.randint(CLASSES, (1, 64, 64), dtype=torch.uint8),
+    )
     with torch.no_grad():
         torch.testing.assert_close(module(image), module(floats))
         torch.testing.assert_close(module.losses((image, label)), module.losses((floats, label)))
@@ -138,7 +158,11 @@ def test_a_paper_says_who_wrote_it_and_what_differs(name: str) -> None:
         return
     assert re.fullmatch(r"\d{4}\.\d{4,5}", paper.arxiv)
     assert paper.departures
-    assert all(figure.source and 1 < figure.miou < 100 for row in paper.rows.values() for figure in row.published)
+    assert all(
+        figure.source and 1 < figure.miou < 100
+        for row in paper.rows.values()
+        for figure in row.published
+    )
 
 
 def test_an_unknown_paper_or_row_is_answered_with_the_nearest() -> None:

@@ -26,7 +26,9 @@ LOSSES = json.loads((REFERENCE / "pidnet_losses.json").read_text())
 SAMPLES = np.load(REFERENCE / "pidnet_losses.npz")
 BOUNDARY = [pytest.param(case, id=case["id"]) for case in LOSSES["pidnet_boundary"]]
 FULL = [pytest.param(case, id=case["id"]) for case in LOSSES["pidnet_full"] if case["gradient"]]
-FAILING = [pytest.param(case, id=case["id"]) for case in LOSSES["pidnet_full"] if not case["gradient"]]
+FAILING = [
+    pytest.param(case, id=case["id"]) for case in LOSSES["pidnet_full"] if not case["gradient"]
+]
 
 
 def plausible_edges(label: Tensor) -> Tensor:
@@ -42,7 +44,10 @@ def plausible_edges(label: Tensor) -> Tensor:
 def made(case: dict) -> dict[str, Tensor]:
     """The inputs of a stored case; logits want a gradient."""
     inputs = {key: value for key, value in case["inputs"].items() if value["kind"] != "edges"}
-    return {key: torch.from_numpy(x).requires_grad_(key != "label") for key, x in cases.build(inputs).items()}
+    return {
+        key: torch.from_numpy(x).requires_grad_(key != "label")
+        for key, x in cases.build(inputs).items()
+    }
 
 
 def given(outputs: dict[str, Tensor], edges: Tensor, options: dict) -> PIDNet:
@@ -65,8 +70,13 @@ def full_losses(case: dict) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 def assert_gradients(group: str, case: dict, inputs: dict[str, Tensor]) -> None:
     for name, facts in case["gradient"].items():
-        slope, sample = inputs[name].grad, torch.from_numpy(SAMPLES[f"{group}/{case['id']}/{name}/sample"])
-        assert (slope.flatten()[:: facts["stride"]] - sample).abs().max() <= 1e-4 * slope.abs().max()
+        slope, sample = (
+            inputs[name].grad,
+            torch.from_numpy(SAMPLES[f"{group}/{case['id']}/{name}/sample"]),
+        )
+        assert (
+            slope.flatten()[:: facts["stride"]] - sample
+        ).abs().max() <= 1e-4 * slope.abs().max()
         assert slope.double().norm().item() == pytest.approx(facts["l2"], rel=1e-4)
 
 
@@ -98,7 +108,9 @@ def test_all_terms_together_and_their_gradients_are_the_authors(case: dict) -> N
 
 
 @pytest.mark.parametrize("case", FAILING)
-def test_where_the_authors_code_finds_no_pixel_near_a_boundary_that_term_is_zero(case: dict) -> None:
+def test_where_the_authors_code_finds_no_pixel_near_a_boundary_that_term_is_zero(
+    case: dict,
+) -> None:
     inputs, terms = full_losses(case)
     assert terms["boundary_aware"].item() == 0
     assert (terms["main"].item() == 0) == (case["id"] == "all_ignored")
@@ -124,10 +136,14 @@ def test_a_word_that_an_option_does_not_know_is_refused(option: str) -> None:
 # --- the boundary label
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case["id"]) for case in LOSSES["pidnet_edges"]])
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case["id"]) for case in LOSSES["pidnet_edges"]]
+)
 def test_the_boundary_label_is_the_authors(case: dict) -> None:
     label = made(case)["label"]
-    stored = np.unpackbits(SAMPLES[f"pidnet_edges/{case['id']}/packed"])[: label.numel()].reshape(label.shape)
+    stored = np.unpackbits(SAMPLES[f"pidnet_edges/{case['id']}/packed"])[: label.numel()].reshape(
+        label.shape
+    )
     assert np.array_equal(boundaries(label).numpy(), stored)
     assert stored.mean() == pytest.approx(case["value"])
 
@@ -139,7 +155,10 @@ def odd_shapes(seed: int) -> NDArray[np.uint8]:
     for _ in range(12):
         row, column = int(draw.integers(57)), int(draw.integers(83))
         cv2.circle(label, (column, row), int(draw.integers(1, 14)), int(draw.integers(19)), -1)
-        end, number = (int(draw.integers(83)), int(draw.integers(57))), int(draw.choice([255, 3, 7]))
+        end, number = (
+            (int(draw.integers(83)), int(draw.integers(57))),
+            int(draw.choice([255, 3, 7])),
+        )
         cv2.line(label, (row, column), end, number, int(draw.integers(1, 4)))
     label[draw.integers(57, size=40), draw.integers(83, size=40)] = draw.integers(19, size=40)
     return label
@@ -148,7 +167,9 @@ def odd_shapes(seed: int) -> NDArray[np.uint8]:
 def test_canny_is_opencvs_on_any_label() -> None:
     for seed in range(20):
         label = odd_shapes(seed)
-        assert np.array_equal(canny(torch.from_numpy(label)[None])[0].numpy(), cv2.Canny(label, 0.1, 0.2) > 0), seed
+        assert np.array_equal(
+            canny(torch.from_numpy(label)[None])[0].numpy(), cv2.Canny(label, 0.1, 0.2) > 0
+        ), seed
 
 
 def test_a_dilated_edge_is_opencvs() -> None:
@@ -179,10 +200,18 @@ def test_mmsegs_boundary_label_knows_nothing_of_ignored_pixels() -> None:
 
 def test_one_training_step_is_the_authors_in_float64() -> None:
     module, batch = training_step.prepared("pidnet_s")
-    module.recipe, module.min_kept, module.edges = replace(module.recipe, class_weights=CITYSCAPES), 4096, plausible_edges
+    module.recipe, module.min_kept, module.edges = (
+        replace(module.recipe, class_weights=CITYSCAPES),
+        4096,
+        plausible_edges,
+    )
     terms = module.losses(batch)
     theirs = training_step.stored("pidnet_s")["terms"]
-    found = {"semantic": terms["main"] + terms["auxiliary"], "boundary": terms["boundary"], "boundary_aware": terms["boundary_aware"]}
+    found = {
+        "semantic": terms["main"] + terms["auxiliary"],
+        "boundary": terms["boundary"],
+        "boundary_aware": terms["boundary_aware"],
+    }
     training_step.assert_terms(found, {name: theirs[name] for name in found})
     sum(terms.values()).backward()
     training_step.assert_the_authors_gradients("pidnet_s", module)
@@ -191,35 +220,56 @@ def test_one_training_step_is_the_authors_in_float64() -> None:
 def test_one_training_step_of_mmsegs_is_mmsegs_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     module, batch = training_step.prepared("mmseg_pidnet_s")
     # mmseg makes the weights in the type of the logits
-    monkeypatch.setattr(type(module), "class_weights", torch.tensor(CITYSCAPES, dtype=torch.float64))
+    monkeypatch.setattr(
+        type(module), "class_weights", torch.tensor(CITYSCAPES, dtype=torch.float64)
+    )
     module.edges, module.classifier[5].p = plausible_edges, 0.0
     terms = module.losses(batch)
     theirs = training_step.stored("mmseg_pidnet_s")["terms"]
     names = {"main": "sem_i", "auxiliary": "sem_p", "boundary_aware": "sem_bd"}
-    training_step.assert_terms({name: terms[name] for name in names}, {ours: theirs[f"decode.loss_{name}"] for ours, name in names.items()})
+    training_step.assert_terms(
+        {name: terms[name] for name in names},
+        {ours: theirs[f"decode.loss_{name}"] for ours, name in names.items()},
+    )
     boundary = theirs["decode.loss_bd"]
-    assert np.float32(boundary) == boundary  # mmseg makes this term in float32, whatever the logits are in
+    assert (
+        np.float32(boundary) == boundary
+    )  # mmseg makes this term in float32, whatever the logits are in
     assert terms["boundary"].item() == pytest.approx(boundary, rel=1e-6)
     sum(terms.values()).backward()
     training_step.assert_the_authors_gradients("mmseg_pidnet_s", module)
 
 
-@pytest.mark.parametrize("name", ["pidnet_s", pytest.param("pidnet_l", marks=pytest.mark.catalogue)])
+@pytest.mark.parametrize(
+    "name", ["pidnet_s", pytest.param("pidnet_l", marks=pytest.mark.catalogue)]
+)
 def test_the_outputs_of_training_are_the_authors(name: str) -> None:
     golden = np.load(REFERENCE / "released" / f"{name}.npz")
     module = segmodels.from_released(name, training_step.weights(name))
     with torch.no_grad():
-        outputs = module.outputs(torch.from_numpy(fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))))
+        outputs = module.outputs(
+            torch.from_numpy(
+                fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
+            )
+        )
     for ours, theirs in (("auxiliary", "aux1"), ("boundary", "aux2")):
         assert outputs[ours].shape == tuple(golden[f"aux/{theirs}/shape"])
         sample = golden[f"aux/{theirs}/sample"].ravel()
-        found = outputs[ours].numpy().ravel()[:: int(golden[f"aux/{theirs}/sample_flat_stride"])][: len(sample)]
-        assert np.abs(found - sample).max() <= max(20 * float(golden["max_abs_diff_vs_float64"]), 2e-5 * np.abs(sample).max())
+        found = (
+            outputs[ours]
+            .numpy()
+            .ravel()[:: int(golden[f"aux/{theirs}/sample_flat_stride"])][: len(sample)]
+        )
+        assert np.abs(found - sample).max() <= max(
+            20 * float(golden["max_abs_diff_vs_float64"]), 2e-5 * np.abs(sample).max()
+        )
 
 
 @pytest.mark.parametrize(("row", "millions"), [("s", 7.6), ("l", 36.9)])
 def test_parameters_are_as_many_as_the_paper_counts(row: str, millions: float) -> None:
-    assert inference_parameters(segmodels.experiment(f"pidnet/{row}")) / 1e6 == pytest.approx(millions, abs=0.05)
+    assert inference_parameters(segmodels.experiment(f"pidnet/{row}")) / 1e6 == pytest.approx(
+        millions, abs=0.05
+    )
 
 
 # --- what the switches of the ablations do
@@ -228,19 +278,27 @@ def test_parameters_are_as_many_as_the_paper_counts(row: str, millions: float) -
 def test_pag_takes_from_context_as_much_as_both_vectors_agree() -> None:
     pag = Pag(4).eval()
     for conv in (pag.of_p[0], pag.of_i[0]):
-        conv.weight.data = torch.eye(4)[:2, :, None, None]  # only the first two channels are compared
+        conv.weight.data = torch.eye(4)[
+            :2, :, None, None
+        ]  # only the first two channels are compared
     p, i = torch.randn(1, 4, 3, 5), torch.randn(1, 4, 3, 5)
     with torch.no_grad():
         found = pag(p, i)
     for row, column in np.ndindex(3, 5):
         one, other = p[0, :, row, column], i[0, :, row, column]
-        alike = torch.sigmoid(one[:2] @ other[:2] / (1 + 1e-5))  # the norms divide each vector by sqrt(1 + eps)
+        alike = torch.sigmoid(
+            one[:2] @ other[:2] / (1 + 1e-5)
+        )  # the norms divide each vector by sqrt(1 + eps)
         torch.testing.assert_close(found[0, :, row, column], (1 - alike) * one + alike * other)
 
 
 def test_bag_trusts_detail_at_boundaries_and_context_elsewhere() -> None:
     bag = PIDNet(3, fusion="bag").fusion.eval()
-    p, i, sure = torch.randn(1, 128, 4, 4), torch.randn(1, 128, 4, 4), torch.full((1, 128, 4, 4), 100.0)
+    p, i, sure = (
+        torch.randn(1, 128, 4, 4),
+        torch.randn(1, 128, 4, 4),
+        torch.full((1, 128, 4, 4), 100.0),
+    )
     with torch.no_grad():
         torch.testing.assert_close(bag(p, i, sure), bag.conv(p))
         torch.testing.assert_close(bag(p, i, -sure), bag.conv(i))
@@ -256,7 +314,10 @@ def test_the_light_bag_adds_the_other_branch_to_each_by_the_same_share() -> None
 
 def test_the_scales_of_pappm_do_not_see_each_other() -> None:
     pyramid = PAPPM(8, 4, 8).eval()
-    own, pooled = torch.randn(2, 4, 6, 6), [torch.randn(2, 4, 6, 6, requires_grad=True) for _ in range(4)]
+    own, pooled = (
+        torch.randn(2, 4, 6, 6),
+        [torch.randn(2, 4, 6, 6, requires_grad=True) for _ in range(4)],
+    )
     _, scales = pyramid.aggregated(own, pooled)
     for n, part in enumerate(scales.chunk(4, 1)):
         slopes = torch.autograd.grad(part.sum(), pooled, retain_graph=True)
@@ -283,7 +344,9 @@ def test_a_lateral_connection_lets_detail_see_context(lateral: str) -> None:
 def test_a_term_that_is_switched_off_is_gone(row: str, terms: set[str]) -> None:
     module = PIDNet(3, **EXPERIMENTS[row].model).eval()
     with torch.no_grad():
-        assert set(module.losses((torch.randn(1, 3, 64, 64), torch.randint(3, (1, 64, 64))))) == terms
+        assert (
+            set(module.losses((torch.randn(1, 3, 64, 64), torch.randint(3, (1, 64, 64))))) == terms
+        )
 
 
 # --- start and recipe
@@ -292,13 +355,20 @@ def test_a_term_that_is_switched_off_is_gone(row: str, terms: set[str]) -> None:
 def test_an_imagenet_file_may_lack_what_only_segmentation_has(tmp_path: Path) -> None:
     weights = training_step.weights("pidnet_s")
     beyond = ("pag", "diff", "layer3_d", "layer4_d", "layer5_d", "seghead", "spp", "dfm", "final")
-    classifier = {name: tensor for name, tensor in weights.items() if not name.startswith(beyond)} | {"linear.bias": torch.zeros(1000)}
+    classifier = {
+        name: tensor for name, tensor in weights.items() if not name.startswith(beyond)
+    } | {"linear.bias": torch.zeros(1000)}
     torch.save({"state_dict": classifier}, tmp_path / "imagenet.pth")
     module = PIDNet(5)
     said = module.load_pretrained(str(tmp_path / "imagenet.pth"))
-    assert torch.equal(module.backbone.fourth.integral[0].residual[0][0].weight, weights["layer4.0.conv1.weight"])
+    assert torch.equal(
+        module.backbone.fourth.integral[0].residual[0][0].weight, weights["layer4.0.conv1.weight"]
+    )
     assert "start fresh: third.derivative" in said and "left out: linear.bias" in said
-    torch.save({name: tensor for name, tensor in classifier.items() if not name.startswith("layer2")}, tmp_path / "part.pth")
+    torch.save(
+        {name: tensor for name, tensor in classifier.items() if not name.startswith("layer2")},
+        tmp_path / "part.pth",
+    )
     with pytest.raises(ValueError, match="tensors missing"):
         module.load_pretrained(str(tmp_path / "part.pth"))
 

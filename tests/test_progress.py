@@ -5,12 +5,18 @@ import pytest
 from datamodules.progress import shown
 
 
-def test_a_walk_under_a_bar_gives_every_item_and_tells_a_log_nothing(capfd: pytest.CaptureFixture) -> None:
-    assert list(shown(range(3), "counting")) == [0, 1, 2] and list(shown(iter("ab"), "spelling", 4, done=2)) == ["a", "b"]
+def test_a_walk_under_a_bar_gives_every_item_and_tells_a_log_nothing(
+    capfd: pytest.CaptureFixture,
+) -> None:
+    assert list(shown(range(3), "counting")) == [0, 1, 2] and list(
+        shown(iter("ab"), "spelling", 4, done=2)
+    ) == ["a", "b"]
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_terminal_reads_what_is_done_as_it_is_written(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_reads_what_is_done_as_it_is_written(
+    capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"}.items():
         monkeypatch.setenv(name, value)
     walk = shown(iter("ab"), "reading [bold]val", 4, done=2)

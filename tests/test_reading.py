@@ -52,7 +52,10 @@ def test_gray_transparent_and_palette_pictures_are_what_a_viewer_shows(tmp_path:
         "gray": (gray, gray[..., None].repeat(3, 2)),
         "gray and alpha": (np.dstack([gray, alpha]), gray[..., None].repeat(3, 2)),
         "rgba": (np.dstack([rgb, alpha]), rgb),
-        "bilevel": (Image.fromarray(gray > 99), np.where(gray > 99, 255, 0)[..., None].repeat(3, 2)),
+        "bilevel": (
+            Image.fromarray(gray > 99),
+            np.where(gray > 99, 255, 0)[..., None].repeat(3, 2),
+        ),
     }
     for name, (pixels, expected) in kinds.items():
         picture(tmp_path / f"{name}.png", pixels)
@@ -80,8 +83,13 @@ def test_a_transparent_palette_and_print_colors_are_read(tmp_path: Path) -> None
 def test_16_bits_are_rounded_to_8(name: str, tmp_path: Path) -> None:
     values = deep_values(256, 256, {"rgb": 3, "rgba": 4, "gray": 1}[name.partition(".")[0]])
     values[..., 0] = np.arange(65536).reshape(256, 256)  # each value once
-    cv2.imwrite(str(tmp_path / name), values[..., [2, 1, 0, 3][: values.shape[2]]] if values.shape[2] > 1 else values)
-    assert np.array_equal(opened(tmp_path / name), np.broadcast_to(rounded(values[..., :3]), (256, 256, 3)))
+    cv2.imwrite(
+        str(tmp_path / name),
+        values[..., [2, 1, 0, 3][: values.shape[2]]] if values.shape[2] > 1 else values,
+    )
+    assert np.array_equal(
+        opened(tmp_path / name), np.broadcast_to(rounded(values[..., :3]), (256, 256, 3))
+    )
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -94,7 +102,9 @@ def test_16_bits_of_gray_and_alpha_are_read(tmp_path: Path) -> None:
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 7, 5, 16, 4, 0, 0, 0))
     file = tmp_path / "gray and alpha.png"
-    file.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    file.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
     assert np.array_equal(opened(file), rounded(values[..., :1]).repeat(3, 2))
 
 
@@ -103,7 +113,9 @@ def test_16_bits_are_turned_upright(suffix: str, tmp_path: Path) -> None:
     exif, values = Image.Exif(), deep_values(40, 60)
     exif[274] = 6
     Image.fromarray(values).save(tmp_path / f"turned.{suffix}", exif=exif)
-    assert np.array_equal(opened(tmp_path / f"turned.{suffix}")[..., 0], np.rot90(rounded(values), -1))
+    assert np.array_equal(
+        opened(tmp_path / f"turned.{suffix}")[..., 0], np.rot90(rounded(values), -1)
+    )
 
 
 def test_16_bits_that_are_damaged_are_not_black(tmp_path: Path) -> None:
@@ -132,7 +144,11 @@ def test_animations_and_pages_are_refused_and_previews_are_not(tmp_path: Path) -
     first.save(tmp_path / "alone.gif")
     assert opened(tmp_path / "alone.gif").shape == (20, 30, 3)
     first.save(tmp_path / "phone.mpo", save_all=True, append_images=others)
-    assert size_of(tmp_path / "phone.mpo") == (30, 20) and opened(tmp_path / "phone.mpo").shape == (20, 30, 3)
+    assert size_of(tmp_path / "phone.mpo") == (30, 20) and opened(tmp_path / "phone.mpo").shape == (
+        20,
+        30,
+        3,
+    )
     with TiffImagePlugin.AppendingTiffWriter(tmp_path / "preview.tif", True) as file:
         first.save(file, "TIFF")
         file.newFrame()
@@ -144,13 +160,22 @@ def test_animations_and_pages_are_refused_and_previews_are_not(tmp_path: Path) -
 def test_other_pixels_than_of_8_or_16_bits_are_refused(mode: str, tmp_path: Path) -> None:
     Image.new(mode, (4, 5)).save(tmp_path / "street.tif")
     for read in (opened, size_of):
-        with pytest.raises(Unreadable, match=f"of another kind than 8 or 16 bits of gray or color, mode {mode}"):
+        with pytest.raises(
+            Unreadable, match=f"of another kind than 8 or 16 bits of gray or color, mode {mode}"
+        ):
             read(tmp_path / "street.tif")
 
 
 # --- what headers and ends tell
 
-WRITTEN = {"png": {}, "jpg": {}, "webp": {"lossless": True}, "tif": {}, "tiff": {"compression": "tiff_lzw"}, "bmp": {}}
+WRITTEN = {
+    "png": {},
+    "jpg": {},
+    "webp": {"lossless": True},
+    "tif": {},
+    "tiff": {"compression": "tiff_lzw"},
+    "bmp": {},
+}
 
 
 @pytest.fixture
@@ -160,14 +185,18 @@ def no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("suffix", WRITTEN)
-def test_a_whole_image_is_known_by_its_header_and_end(suffix: str, no_pixels: None, tmp_path: Path) -> None:
+def test_a_whole_image_is_known_by_its_header_and_end(
+    suffix: str, no_pixels: None, tmp_path: Path
+) -> None:
     exif = Image.Exif()
     exif[274] = 6
     first = frames(1, (40, 60))[0]
     first.save(tmp_path / f"plain.{suffix}", **WRITTEN[suffix])
     assert size_of(tmp_path / f"plain.{suffix}") == (60, 40)
     first.save(tmp_path / f"turned.{suffix}", exif=exif, **WRITTEN[suffix])
-    assert size_of(tmp_path / f"turned.{suffix}") == ((60, 40) if suffix == "bmp" else (40, 60))  # a BMP has no such note
+    assert size_of(tmp_path / f"turned.{suffix}") == (
+        (60, 40) if suffix == "bmp" else (40, 60)
+    )  # a BMP has no such note
 
 
 @pytest.mark.parametrize("suffix", WRITTEN)
@@ -216,8 +245,15 @@ def test_whatever_is_damaged_is_said_in_a_sentence_alone(suffix: str, tmp_path: 
 
 def test_many_are_named_in_one_sentence(tmp_path: Path) -> None:
     bad = [Unreadable(tmp_path / f"{number}.png", "broken") for number in range(13)]
-    assert str(refusal(bad[:1])).startswith(f"{tmp_path / '0.png'} is not an image that can be read (broken); convert it to PNG")
+    assert str(refusal(bad[:1])).startswith(
+        f"{tmp_path / '0.png'} is not an image that can be read (broken); convert it to PNG"
+    )
     said = str(refusal(bad))
-    assert said.startswith(f"13 images cannot be read: {tmp_path / '0.png'} (broken), ") and ", and 3 more; convert them" in said
+    assert (
+        said.startswith(f"13 images cannot be read: {tmp_path / '0.png'} (broken), ")
+        and ", and 3 more; convert them" in said
+    )
     assert "9.png" in said and "10.png" not in said
-    assert isinstance(left_out(bad, 99), Refused) and all(str(tmp_path / f"{number}.png") in str(left_out(bad, 99)) for number in range(13))
+    assert isinstance(left_out(bad, 99), Refused) and all(
+        str(tmp_path / f"{number}.png") in str(left_out(bad, 99)) for number in range(13)
+    )

@@ -15,7 +15,11 @@ from tests.test_filming import held, near, network, overlaid, rate_of, seen, vid
 from tests.test_predict import noise, run
 
 H264_OR_SKIP = pytest.mark.skipif(not h264_there(), reason="the extra 'video' is not installed")
-CODES = {"H.264": "h264", "MPEG-4": "FMP4", "VP8": "VP80"}  # as OpenCV names what it finds in a file
+CODES = {
+    "H.264": "h264",
+    "MPEG-4": "FMP4",
+    "VP8": "VP80",
+}  # as OpenCV names what it finds in a file
 
 
 @pytest.fixture(params=["opencv.mp4", "opencv.webm", pytest.param("pyav.mp4", marks=H264_OR_SKIP)])
@@ -71,7 +75,9 @@ def test_until_it_is_whole_a_video_has_another_name(file: Path) -> None:
 
 
 def test_a_picture_too_small_for_a_video_is_refused(file: Path) -> None:
-    with pytest.raises(Refused, match="a video of 1x40 pixels and 10 frames per second cannot be written"):
+    with pytest.raises(
+        Refused, match="a video of 1x40 pixels and 10 frames per second cannot be written"
+    ):
         Recording(file, 10).add(noise(40, 1), 1)
 
 
@@ -83,7 +89,12 @@ def test_h264_marks_its_colors_and_begins_with_its_index(tmp_path: Path) -> None
     recorded(tmp_path / "street.mp4", [noise(48, 64)] * 2)
     with av.open(str(tmp_path / "street.mp4")) as video:
         context = video.streams.video[0].codec_context
-        assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (6, 6, 6, 1)
+        assert (
+            context.colorspace,
+            context.color_primaries,
+            context.color_trc,
+            context.color_range,
+        ) == (6, 6, 6, 1)
         assert context.pix_fmt == "yuv420p"
     data = (tmp_path / "street.mp4").read_bytes()
     assert 0 < data.index(b"moov") < data.index(b"mdat")
@@ -92,8 +103,13 @@ def test_h264_marks_its_colors_and_begins_with_its_index(tmp_path: Path) -> None
 @H264_OR_SKIP
 def test_a_disk_that_h264_fills_is_said(tmp_path: Path) -> None:
     made = Recording(tmp_path / "street.mp4", 10)
-    made.partial.symlink_to("/dev/full" if os.path.exists("/dev/full") else pytest.skip("no full device here"))
-    with pytest.raises(OSError, match=r"the video could not be written \(No space left on device\); make room, or give another --out"):
+    made.partial.symlink_to(
+        "/dev/full" if os.path.exists("/dev/full") else pytest.skip("no full device here")
+    )
+    with pytest.raises(
+        OSError,
+        match=r"the video could not be written \(No space left on device\); make room, or give another --out",
+    ):
         made.add(noise(480, 640), 1)
         made.writer.close()
 
@@ -104,13 +120,27 @@ def test_the_format_is_the_one_that_was_asked_for(
     capfd: pytest.CaptureFixture,
 ) -> None:
     frames = video(tmp_path / "drive.avi", frames=6, code="MJPG")
-    assert run(network[0], tmp_path / "drive.avi", "--out", tmp_path / "out", "--format", "webm", "--legend") == 0
+    assert (
+        run(
+            network[0],
+            tmp_path / "drive.avi",
+            "--out",
+            tmp_path / "out",
+            "--format",
+            "webm",
+            "--legend",
+        )
+        == 0
+    )
     printed = capfd.readouterr()
     assert "drive.webm" in printed.out and "VP8)" in printed.out
     assert printed.err == ""  # OpenCV's own remarks are no reader's
     found = seen(tmp_path / "out" / "drive.webm")
     assert held(tmp_path / "out") == {"drive.webm", "legend.png"} and len(found) == 6
-    assert all(near(picture[:, :96], overlaid(network[1], frame)) < 25 for picture, frame in zip(found, frames))
+    assert all(
+        near(picture[:, :96], overlaid(network[1], frame)) < 25
+        for picture, frame in zip(found, frames)
+    )
 
 
 @pytest.mark.parametrize("installed", [False, pytest.param(True, marks=H264_OR_SKIP)])
@@ -129,4 +159,7 @@ def test_a_video_for_players_alone_says_how_to_get_another(
     if f"{H264})" in printed:  # by PyAV, or by this machine's hardware
         assert "plays in players" not in printed
     else:
-        assert not installed and 'drive.mp4 plays in players and in no browser: pip install -e ".[video]"' in printed
+        assert (
+            not installed
+            and 'drive.mp4 plays in players and in no browser: pip install -e ".[video]"' in printed
+        )

@@ -14,9 +14,13 @@ from segmodels.released import layouts
 from tests.reference import cases, fill
 
 REFERENCE = Path(__file__).parent / "reference"
-HERE = sorted(file.name.removesuffix(".json.gz") for file in (REFERENCE / "released").glob("*.json.gz"))
+HERE = sorted(
+    file.name.removesuffix(".json.gz") for file in (REFERENCE / "released").glob("*.json.gz")
+)
 QUICK = ("bisenet_x39_torchseg", "bisenet_r18_speed_torchseg")
-LAYOUTS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.catalogue) for name in HERE]
+LAYOUTS = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.catalogue) for name in HERE
+]
 
 
 def layout(name: str) -> dict:
@@ -37,16 +41,27 @@ def test_every_layout_that_a_paper_names_is_held_against_the_authors_numbers() -
 def test_a_released_network_gives_the_authors_logits(name: str) -> None:
     golden = np.load(REFERENCE / "released" / f"{name}.npz")
     module = segmodels.from_released(name, state(name))
-    image = torch.from_numpy(fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"])))
+    image = torch.from_numpy(
+        fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
+    )
     classes_alone = len(golden["main_shape"]) == 2  # a classifier
     whole = classes_alone or tuple(golden["main_shape"][-2:]) == tuple(image.shape[-2:])
     logits = module(image) if whole else module.logits(image)
     assert tuple(logits.shape) == tuple(golden["main_shape"])
     logits.sum().backward()
-    assert sum(p.numel() for p in module.parameters() if p.grad is not None) == layout(name)["params_inference"]
+    assert (
+        sum(p.numel() for p in module.parameters() if p.grad is not None)
+        == layout(name)["params_inference"]
+    )
     step = int(golden["stride"])
-    sample = logits.detach().numpy()[:, ::step] if classes_alone else logits.detach().numpy()[:, :, ::step, ::step]
-    limit = max(20 * float(golden["max_abs_diff_vs_float64"]), 2e-5 * float(np.abs(golden["main"]).max()))
+    sample = (
+        logits.detach().numpy()[:, ::step]
+        if classes_alone
+        else logits.detach().numpy()[:, :, ::step, ::step]
+    )
+    limit = max(
+        20 * float(golden["max_abs_diff_vs_float64"]), 2e-5 * float(np.abs(golden["main"]).max())
+    )
     assert np.abs(sample - golden["main"]).max() <= limit
 
 
@@ -56,43 +71,74 @@ def test_auxiliary_outputs_and_another_size_are_the_authors_too(name: str) -> No
     module = segmodels.from_released(name, state(name))
     for which in ("", "__b"):
         golden = np.load(REFERENCE / "released" / f"{name}{which}.npz")
-        image = torch.from_numpy(fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"])))
+        image = torch.from_numpy(
+            fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
+        )
         with torch.no_grad():
-            outputs = {"main": module(image)} if len(golden["main_shape"]) == 2 else module.outputs(image)
+            outputs = (
+                {"main": module(image)} if len(golden["main_shape"]) == 2 else module.outputs(image)
+            )
         agrees(at_size_of(outputs["main"], golden["main_shape"], module), golden, "main")
-        assert {key.split("/")[1] for key in golden.files if key.startswith("aux/")} == set(layout(name)["aux_names"])
+        assert {key.split("/")[1] for key in golden.files if key.startswith("aux/")} == set(
+            layout(name)["aux_names"]
+        )
         for theirs, ours in layout(name)["aux_names"].items():
-            logits = at_size_of(outputs["main" if ours == "log_softmax(main)" else ours], golden[f"aux/{theirs}/shape"], module)
-            agrees(logits.log_softmax(1) if ours == "log_softmax(main)" else logits, golden, f"aux/{theirs}")
+            logits = at_size_of(
+                outputs["main" if ours == "log_softmax(main)" else ours],
+                golden[f"aux/{theirs}/shape"],
+                module,
+            )
+            agrees(
+                logits.log_softmax(1) if ours == "log_softmax(main)" else logits,
+                golden,
+                f"aux/{theirs}",
+            )
 
 
 def at_size_of(logits: torch.Tensor, shape: np.ndarray, module: torch.nn.Module) -> torch.Tensor:
     """Some of the authors' networks enlarge their outputs themselves, by a whole factor."""
     if tuple(logits.shape) == tuple(shape):
         return logits
-    return F.interpolate(logits, tuple(shape[-2:]), mode="bilinear", align_corners=module.align_corners)
+    return F.interpolate(
+        logits, tuple(shape[-2:]), mode="bilinear", align_corners=module.align_corners
+    )
 
 
 def agrees(logits: torch.Tensor, golden: dict, output: str) -> None:
     if output == "main":
-        steps, want = [slice(None, None, int(golden["stride"]))] * max(1, logits.ndim - 2), golden["main"]
+        steps, want = (
+            [slice(None, None, int(golden["stride"]))] * max(1, logits.ndim - 2),
+            golden["main"],
+        )
         sample = logits[(..., *steps)].numpy()
     else:
         want = golden[f"{output}/sample"]
-        sample = logits.flatten()[:: int(golden[f"{output}/sample_flat_stride"])][: len(want)].numpy()
+        sample = logits.flatten()[:: int(golden[f"{output}/sample_flat_stride"])][
+            : len(want)
+        ].numpy()
     limit = max(20 * float(golden["max_abs_diff_vs_float64"]), 2e-5 * float(np.abs(want).max()))
     assert np.abs(sample - want).max() <= limit, output
 
 
 def parameters_under(prefix: str, name: str) -> int:
-    entries = [(key, shape) for key, shape, _ in layout(name)["entries"] if key == prefix or key.startswith(f"{prefix}.")]
-    return sum(int(np.prod(shape)) for key, shape in entries if not key.endswith(("running_mean", "running_var", "num_batches_tracked")))
+    entries = [
+        (key, shape)
+        for key, shape, _ in layout(name)["entries"]
+        if key == prefix or key.startswith(f"{prefix}.")
+    ]
+    return sum(
+        int(np.prod(shape))
+        for key, shape in entries
+        if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    )
 
 
 @pytest.mark.parametrize("name", HERE)
 def test_what_is_not_here_of_the_authors_parameters_is_named_and_counted(name: str) -> None:
     unused = layout(name)["unused"]
-    assert {part: parameters_under(part, name) for part in unused} == {part: count for part, (count, _) in unused.items()}
+    assert {part: parameters_under(part, name) for part in unused} == {
+        part: count for part, (count, _) in unused.items()
+    }
     assert all(reason for _, reason in unused.values())
     released = layouts()[name]
     classes = next(shape[0] for key, shape, _ in layout(name)["entries"] if key == released.classes)
@@ -106,7 +152,9 @@ def test_a_wrong_activation_would_be_seen() -> None:
     golden = np.load(REFERENCE / "released" / f"{name}.npz")
     module = segmodels.from_released(name, state(name))
     module.fusion.conv[2] = torch.nn.Identity()
-    image = torch.from_numpy(fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"])))
+    image = torch.from_numpy(
+        fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
+    )
     with torch.no_grad():
         sample = module(image).numpy()[:, :, :: int(golden["stride"]), :: int(golden["stride"])]
     assert np.abs(sample - golden["main"]).max() > 2000 * float(golden["max_abs_diff_vs_float64"])
@@ -119,7 +167,9 @@ def test_one_training_step_of_bisenet_is_the_authors_in_float64() -> None:
     golden = np.load(REFERENCE / "steps" / f"{name}.npz")
     module = segmodels.from_released(name, state(name)).double().train()
     made = cases.build({"label": case["inputs"]["label"]})
-    image = torch.from_numpy(fill.make_input(case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"]))).double()
+    image = torch.from_numpy(
+        fill.make_input(case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"]))
+    ).double()
     terms = module.losses((image, torch.from_numpy(made["label"])))
     authors = {"auxiliary1": "aux0_x16", "auxiliary2": "aux1_x8", "main": "main"}
     for ours, theirs in authors.items():
@@ -129,7 +179,9 @@ def test_one_training_step_of_bisenet_is_the_authors_in_float64() -> None:
     for theirs, facts in case["gradients"].items():
         (ours,) = released.renamed({theirs: torch.empty(0)})
         gradient = module.get_parameter(ours).grad.flatten()[:: facts["stride"]].numpy()
-        np.testing.assert_allclose(gradient, golden[f"grad/{theirs}/sample"].ravel(), rtol=0, atol=1e-6 * facts["max_abs"])
+        np.testing.assert_allclose(
+            gradient, golden[f"grad/{theirs}/sample"].ravel(), rtol=0, atol=1e-6 * facts["max_abs"]
+        )
 
 
 def test_the_usual_wrappers_and_prefixes_are_recognized(tmp_path: Path) -> None:
@@ -137,15 +189,25 @@ def test_the_usual_wrappers_and_prefixes_are_recognized(tmp_path: Path) -> None:
     plain = state(name)
     wrapped = {"state_dict": {f"module.{key}": value for key, value in plain.items()}, "epoch": 3}
     torch.save(wrapped, tmp_path / "released.pth")
-    one, two = segmodels.from_released(name, plain), segmodels.from_released(name, str(tmp_path / "released.pth"))
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
+    one, two = (
+        segmodels.from_released(name, plain),
+        segmodels.from_released(name, str(tmp_path / "released.pth")),
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values())
+    )
 
 
 def test_a_trainer_that_saved_its_loss_beside_its_model_is_recognized() -> None:
     plain = state("ddrnet23_slim")
-    saved = {f"model.{key}": value for key, value in plain.items()} | {"loss.criterion.weight": torch.ones(19)}
+    saved = {f"model.{key}": value for key, value in plain.items()} | {
+        "loss.criterion.weight": torch.ones(19)
+    }
     module = segmodels.from_released("ddrnet23_slim", saved)
-    assert torch.equal(module(torch.ones(1, 3, 64, 64)), segmodels.from_released("ddrnet23_slim", plain)(torch.ones(1, 3, 64, 64)))
+    assert torch.equal(
+        module(torch.ones(1, 3, 64, 64)),
+        segmodels.from_released("ddrnet23_slim", plain)(torch.ones(1, 3, 64, 64)),
+    )
 
 
 def test_the_class_count_is_read_from_the_tensors() -> None:

@@ -42,14 +42,20 @@ def test_color_does_what_its_words_say() -> None:
     assert torch.allclose(brighter(pixels, 0.5), pixels / 2)
     assert contrasted(pixels, 0.0).std() < 1e-4 and torch.allclose(contrasted(pixels, 1.0), pixels)
     flat = saturated(pixels, 0.0)
-    assert torch.allclose(flat[..., 0], flat[..., 2]) and torch.allclose(saturated(pixels, 1.0), pixels, atol=1e-4)
+    assert torch.allclose(flat[..., 0], flat[..., 2]) and torch.allclose(
+        saturated(pixels, 1.0), pixels, atol=1e-4
+    )
     one, two = (recolored(pixels.clone(), 0.4, np.random.default_rng(seed)) for seed in (0, 0))
-    assert torch.equal(one, two) and not torch.allclose(one, recolored(pixels.clone(), 0.4, np.random.default_rng(1)))
+    assert torch.equal(one, two) and not torch.allclose(
+        one, recolored(pixels.clone(), 0.4, np.random.default_rng(1))
+    )
 
 
 @pytest.mark.parametrize("resident", ["memory", "device"])
 @pytest.mark.parametrize("semi", [False, True])
-def test_batches_and_resuming_are_those_of_the_files(resident: str, semi: bool, tmp_path: Path) -> None:
+def test_batches_and_resuming_are_those_of_the_files(
+    resident: str, semi: bool, tmp_path: Path
+) -> None:
     class Files(Noise):
         """Not in memory yet, for all that the base knows."""
 
@@ -58,24 +64,41 @@ def test_batches_and_resuming_are_those_of_the_files(resident: str, semi: bool, 
             return type(
                 "Reading",
                 (),
-                {name: getattr(held, name) for name in ("names", "size", "label", "window")} | {"__len__": lambda _: len(held)},
+                {name: getattr(held, name) for name in ("names", "size", "label", "window")}
+                | {"__len__": lambda _: len(held)},
             )()
 
-    settings = {"crop": (8, 8), "scales": (0.5, 1.5), "continuous": True, "batch": 4, "iterations": 6, "labelled": "3/7", "semi": semi}
-    plain, kept = (as_rank(Files(**settings, workers=0, resident=each), 0, 1) for each in ("no", resident))
+    settings = {
+        "crop": (8, 8),
+        "scales": (0.5, 1.5),
+        "continuous": True,
+        "batch": 4,
+        "iterations": 6,
+        "labelled": "3/7",
+        "semi": semi,
+    }
+    plain, kept = (
+        as_rank(Files(**settings, workers=0, resident=each), 0, 1) for each in ("no", resident)
+    )
     kept.load_state_dict({"consumed": 8})
     wanted = list(plain.train_dataloader())[2:]
     found = [kept.on_after_batch_transfer(batch, 0) for batch in kept.train_dataloader()]
     assert len(found) == len(wanted) == 4
     for one, other in zip(found, wanted, strict=True):
-        for (image, label), (theirs, numbers) in zip(one if semi else [one], other if semi else [other], strict=True):
+        for (image, label), (theirs, numbers) in zip(
+            one if semi else [one], other if semi else [other], strict=True
+        ):
             assert torch.equal(label, numbers) and (image.int() - theirs.int()).abs().max() <= 1
 
 
 def test_a_run_with_resident_data_learns_and_judges() -> None:
     data, module = Noise(crop=(8, 8), batch=4, iterations=3, resident="device"), Witness()
     lightning.Trainer(**QUIET, max_steps=3, enable_checkpointing=False).fit(module, datamodule=data)
-    assert [len(batch) for batch in module.seen] == [4, 4, 4] and len(module.judged) >= 5 and data.consumed == 12
+    assert (
+        [len(batch) for batch in module.seen] == [4, 4, 4]
+        and len(module.judged) >= 5
+        and data.consumed == 12
+    )
 
 
 def test_an_unknown_place_is_refused() -> None:

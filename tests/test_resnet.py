@@ -27,16 +27,22 @@ def parts(network: nn.Module) -> list[nn.Module]:
     return [stem, network.layer1, network.layer2, network.layer3, network.layer4]
 
 
-@pytest.mark.parametrize(("depth", "output_stride"), [(18, 32), (34, 32), (50, 32), (50, 16), (50, 8)])
+@pytest.mark.parametrize(
+    ("depth", "output_stride"), [(18, 32), (34, 32), (50, 32), (50, 16), (50, 8)]
+)
 def test_names_and_features_are_torchvisions(depth: int, output_stride: int) -> None:
     torchvision = pytest.importorskip("torchvision")
-    dilated = {32: (False, False, False), 16: (False, False, True), 8: (False, True, True)}[output_stride]
+    dilated = {32: (False, False, False), 16: (False, False, True), 8: (False, True, True)}[
+        output_stride
+    ]
     options = {"replace_stride_with_dilation": dilated} if output_stride < 32 else {}
     theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None, **options).eval()
     same_features(ResNet(depth, output_stride), parts(theirs), theirs.state_dict())
 
 
-@pytest.mark.parametrize(("stem", "name"), [((64, 64, 128), "resnet50s"), ((32, 32, 64), "resnet50c")])
+@pytest.mark.parametrize(
+    ("stem", "name"), [((64, 64, 128), "resnet50s"), ((32, 32, 64), "resnet50c")]
+)
 def test_names_and_features_of_a_deep_stem_are_timms(stem: tuple[int, int, int], name: str) -> None:
     timm = pytest.importorskip("timm")
     theirs = timm.create_model(name).eval()
@@ -52,11 +58,17 @@ def test_names_and_features_of_a_deep_stem_are_timms(stem: tuple[int, int, int],
         (50, 8, [[1] + [2] * 5, [2, 8, 16]]),
     ],
 )
-def test_a_multi_grid_multiplies_the_dilation_of_the_last_stage(depth: int, output_stride: int, expected: list[list[int]]) -> None:
+def test_a_multi_grid_multiplies_the_dilation_of_the_last_stage(
+    depth: int, output_stride: int, expected: list[list[int]]
+) -> None:
     """All but that of a dilated stage's first block, which keeps the dilation before it."""
     with torch.device("meta"):
-        backbone = ResNet(depth, output_stride, multi_grid=(1, 2, 4) if output_stride < 32 else (1, 1, 1))
-    assert [[block.conv2.dilation[0] for block in stage] for stage in (backbone.layer3, backbone.layer4)] == expected
+        backbone = ResNet(
+            depth, output_stride, multi_grid=(1, 2, 4) if output_stride < 32 else (1, 1, 1)
+        )
+    assert [
+        [block.conv2.dilation[0] for block in stage] for stage in (backbone.layer3, backbone.layer4)
+    ] == expected
 
 
 def test_width_scales_every_stage() -> None:

@@ -29,11 +29,18 @@ def labels() -> np.ndarray:
 
 
 def digests(indices: list[int]) -> dict[int, str]:
-    return {index: hashlib.sha256(b"".join(array.tobytes() for array in scene(3, index, 65, 130))).hexdigest() for index in indices}
+    return {
+        index: hashlib.sha256(
+            b"".join(array.tobytes() for array in scene(3, index, 65, 130))
+        ).hexdigest()
+        for index in indices
+    }
 
 
 def painter(height: int = 48, width: int = 96) -> Painter:
-    camera = Camera(focal=1.1 * width, center=width / 2 - 0.5, horizon=0.4 * height - 0.5, eye=1.3, bend=0.0)
+    camera = Camera(
+        focal=1.1 * width, center=width / 2 - 0.5, horizon=0.4 * height - 0.5, eye=1.3, bend=0.0
+    )
     weather = Weather(sky=(0, 0, 0), haze=(0, 0, 0), sight=math.inf, sun=1, sunny=False)
     blank = Painter(camera, weather, height, width)
     blank.image[:], blank.label[:] = 0, 0
@@ -42,8 +49,12 @@ def painter(height: int = 48, width: int = 96) -> Painter:
 
 def test_a_scene_is_the_same_in_another_process_and_another_order() -> None:
     words = "import sys; sys.path.insert(1, 'tests'); from test_scenes import digests; print(digests([4, 0, 2]))"
-    other = subprocess.run([sys.executable, "-c", words], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert other.stdout.strip() == str({index: digests([0, 1, 2, 3, 4])[index] for index in (4, 0, 2)})
+    other = subprocess.run(
+        [sys.executable, "-c", words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert other.stdout.strip() == str(
+        {index: digests([0, 1, 2, 3, 4])[index] for index in (4, 0, 2)}
+    )
 
 
 def test_another_seed_or_index_gives_another_scene() -> None:
@@ -64,7 +75,10 @@ def test_a_scene_is_the_same_at_half_the_size(index: int) -> None:
 def test_a_scene_keeps_its_colors_at_half_the_size() -> None:
     large, _ = scene(5, 1, 256, 512)
     small, _ = scene(5, 1, 128, 256)
-    coarse = [cv2.resize(image, (16, 8), interpolation=cv2.INTER_AREA).astype(float) for image in (large, small)]
+    coarse = [
+        cv2.resize(image, (16, 8), interpolation=cv2.INTER_AREA).astype(float)
+        for image in (large, small)
+    ]
     assert np.abs(coarse[0] - coarse[1]).mean() < 4
 
 
@@ -88,13 +102,17 @@ def test_labels_hold_hardly_any_specks(labels: np.ndarray) -> None:
     specks = 0
     for label in labels[:40]:
         for present in np.unique(label):
-            _, _, statistics, _ = cv2.connectedComponentsWithStats((label == present).astype(np.uint8), connectivity=8)
+            _, _, statistics, _ = cv2.connectedComponentsWithStats(
+                (label == present).astype(np.uint8), connectivity=8
+            )
             areas = statistics[1:, cv2.CC_STAT_AREA]
             specks += areas[areas <= 2].sum()
     assert specks / labels[:40].size < 0.001
 
 
-@pytest.mark.parametrize("size", [(32, 64), (33, 65), (64, 32), (100, 300), (257, 511), (400, 100), (530, 1040)])
+@pytest.mark.parametrize(
+    "size", [(32, 64), (33, 65), (64, 32), (100, 300), (257, 511), (400, 100), (530, 1040)]
+)
 def test_any_size_is_filled_to_the_last_pixel(size: tuple[int, int]) -> None:
     first, second = scene(2, 1, *size), scene(2, 1, *size)
     for one, other, shape in zip(first, second, ((*size, 3), size), strict=True):
@@ -110,7 +128,9 @@ def test_too_small_a_scene_is_refused_with_the_smallest_size() -> None:
 
 def test_the_number_of_opencv_threads_is_left_alone() -> None:
     words = "import cv2; before = cv2.getNumThreads(); from datamodules.scenes import scene; scene(0, 0, 32, 64); "
-    subprocess.run([sys.executable, "-c", words + "assert cv2.getNumThreads() == before"], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, "-c", words + "assert cv2.getNumThreads() == before"], cwd=ROOT, check=True
+    )
 
 
 def test_things_shrink_with_their_distance_and_stand_on_the_ground() -> None:
@@ -129,7 +149,10 @@ def test_a_polygon_is_labeled_where_its_image_is() -> None:
         for column in range(brush.width):
             sides = list(zip(corners, corners[1:] + corners[:1], strict=True))
             # distance inside of each side; positive inside all of them
-            depth = min(((x1 - x0) * (row - y0) - (y1 - y0) * (column - x0)) / math.hypot(x1 - x0, y1 - y0) for (x0, y0), (x1, y1) in sides)
+            depth = min(
+                ((x1 - x0) * (row - y0) - (y1 - y0) * (column - x0)) / math.hypot(x1 - x0, y1 - y0)
+                for (x0, y0), (x1, y1) in sides
+            )
             if abs(depth) > 1:
                 assert brush.label[row, column] == (7 if depth > 0 else 0), (row, column)
             if abs(depth) > 2:  # the image's edge is smooth
@@ -141,7 +164,9 @@ def test_a_texture_changes_no_pixel_outside_its_label() -> None:
     for draw in (
         lambda brush: brush.sprite(crown, (0.4, 2.0, 9.0), 1.5, 1.0, False, 21),
         lambda brush: brush.sprite(crown, (-4.0, 2.0, 9.0), 2.5, 1.0, True, 21),
-        lambda brush: brush.surface([(-3, 3, 3), (-3, 3, 30), (-3, 0, 30), (-3, 0, 3)], wall, 3.0, 1.0, 12),
+        lambda brush: brush.surface(
+            [(-3, 3, 3), (-3, 3, 30), (-3, 0, 30), (-3, 0, 3)], wall, 3.0, 1.0, 12
+        ),
     ):
         brush = painter()
         draw(brush)
@@ -161,12 +186,17 @@ def test_a_cutout_is_as_tall_as_the_camera_says() -> None:
 def test_a_crown_is_one_piece_without_holes() -> None:
     for crown in textures().crowns + textures().bushes:
         for shape in (crown[0][..., 3] > 127, crown[0][..., 3] <= 127):
-            pieces, _ = cv2.connectedComponents(np.pad(shape, 1, mode="edge").astype(np.uint8), connectivity=4)
+            pieces, _ = cv2.connectedComponents(
+                np.pad(shape, 1, mode="edge").astype(np.uint8), connectivity=4
+            )
             assert pieces == 2  # OpenCV counts what is not the shape as one
 
 
 def test_noise_continues_over_its_border() -> None:
     noise = smooth_noise(np.random.default_rng(0), size=128, cells=8)
-    inside, across = np.abs(np.diff(noise, axis=1)).mean(), np.abs(noise[:, 0] - noise[:, -1]).mean()
+    inside, across = (
+        np.abs(np.diff(noise, axis=1)).mean(),
+        np.abs(noise[:, 0] - noise[:, -1]).mean(),
+    )
     assert across < 1.5 * inside
     assert abs(noise.mean()) < 1e-4 and noise.std() == pytest.approx(1, abs=1e-3)

@@ -18,11 +18,17 @@ from segmodels.released import layouts
 from tests.reference import cases, fill
 
 REFERENCE = Path(__file__).parent / "reference"
-STEPS = {"sfnet_r18": 10_000, "sfnet_lite_r18": 100_000}  # the pixels that the authors' scripts keep at least
+STEPS = {
+    "sfnet_r18": 10_000,
+    "sfnet_lite_r18": 100_000,
+}  # the pixels that the authors' scripts keep at least
 LAYOUTS = [
     "sfnet_r18",
     "sfnet_lite_r18",
-    *(pytest.param(f"sfnet_{n}", marks=pytest.mark.catalogue) for n in ("r50", "r101", "dfv1", "dfv2")),
+    *(
+        pytest.param(f"sfnet_{n}", marks=pytest.mark.catalogue)
+        for n in ("r50", "r101", "dfv1", "dfv2")
+    ),
 ]
 
 
@@ -31,7 +37,10 @@ def layout(name: str) -> dict:
 
 
 def filled(name: str) -> dict[str, Tensor]:
-    return {key: torch.from_numpy(np.array(value)) for key, value in fill.fill_layout(layout(name)).items()}
+    return {
+        key: torch.from_numpy(np.array(value))
+        for key, value in fill.fill_layout(layout(name)).items()
+    }
 
 
 def read_along(features: Tensor, flow: Tensor) -> Tensor:
@@ -46,26 +55,41 @@ def read_along(features: Tensor, flow: Tensor) -> Tensor:
             for j in (int(np.floor(y)), int(np.floor(y)) + 1):
                 for i in (int(np.floor(x)), int(np.floor(x)) + 1):
                     if 0 <= j < h and 0 <= i < w:
-                        out[:, row, column] += (1 - abs(y - j)) * (1 - abs(x - i)) * features[:, j, i]
+                        out[:, row, column] += (
+                            (1 - abs(y - j)) * (1 - abs(x - i)) * features[:, j, i]
+                        )
     return out
 
 
 def test_a_map_is_read_where_the_flow_points_and_is_zero_outside() -> None:
-    features, flow = torch.randn(1, 3, 4, 5, dtype=torch.float64), 6 * torch.randn(1, 2, 9, 17, dtype=torch.float64)
-    torch.testing.assert_close(sfnet.displaced(features, flow)[0], read_along(features[0], flow[0]), rtol=0, atol=1e-12)
+    features, flow = (
+        torch.randn(1, 3, 4, 5, dtype=torch.float64),
+        6 * torch.randn(1, 2, 9, 17, dtype=torch.float64),
+    )
+    torch.testing.assert_close(
+        sfnet.displaced(features, flow)[0], read_along(features[0], flow[0]), rtol=0, atol=1e-12
+    )
 
 
 def test_without_a_flow_alignment_is_bilinear_upsampling() -> None:
     fine, coarse, align = torch.randn(2, 8, 13, 17), torch.randn(2, 8, 5, 6), sfnet.FlowAlignment(8)
     nn.init.zeros_(align.flow.weight)
-    torch.testing.assert_close(align(fine, coarse), sfnet.Upsampling(8)(fine, coarse), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        align(fine, coarse), sfnet.Upsampling(8)(fine, coarse), rtol=0, atol=1e-5
+    )
 
 
 def test_a_gate_of_one_half_is_the_mean_of_both_displaced_maps() -> None:
-    fine, coarse, align = torch.randn(2, 8, 12, 16), torch.randn(2, 8, 3, 4), sfnet.GatedDualFlowAlignment(8)
+    fine, coarse, align = (
+        torch.randn(2, 8, 12, 16),
+        torch.randn(2, 8, 3, 4),
+        sfnet.GatedDualFlowAlignment(8),
+    )
     nn.init.zeros_(align.gate.weight)
     up, down = align.flows(fine, coarse).split(2, 1)
-    torch.testing.assert_close(align(fine, coarse), (sfnet.displaced(coarse, up) + sfnet.displaced(fine, down)) / 2)
+    torch.testing.assert_close(
+        align(fine, coarse), (sfnet.displaced(coarse, up) + sfnet.displaced(fine, down)) / 2
+    )
 
 
 def test_half_precision_reads_within_its_rounding_of_single_precision() -> None:
@@ -83,25 +107,36 @@ def test_flow_fields_are_in_pixels_of_their_own_level() -> None:
         nn.init.zeros_(align.flow.weight)
         align.flow.bias = nn.Parameter(torch.tensor([3.0, -2.0]))
     fields = module.flow_fields(torch.randint(256, (1, 3, 97, 161), dtype=torch.uint8))
-    assert {name: field.shape for name, field in fields.items()} == {"fpn1": (1, 2, 25, 41), "fpn2": (1, 2, 13, 21), "fpn3": (1, 2, 7, 11)}
+    assert {name: field.shape for name, field in fields.items()} == {
+        "fpn1": (1, 2, 25, 41),
+        "fpn2": (1, 2, 13, 21),
+        "fpn3": (1, 2, 7, 11),
+    }
     for field in fields.values():
         height, width = field.shape[-2:]
         columns = torch.arange(width, dtype=torch.float32).expand(1, 1, height, width)
         rows = torch.arange(height, dtype=torch.float32)[:, None].expand(1, 1, height, width)
         flow = torch.tensor([3.0, -2.0]).view(1, 2, 1, 1).expand(1, 2, height, width)
         moved = torch.cat([sfnet.displaced(ramp, flow) - ramp for ramp in (columns, rows)], 1)
-        torch.testing.assert_close(field[..., 2:-2, 2:-2], moved[..., 2:-2, 2:-2], rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            field[..., 2:-2, 2:-2], moved[..., 2:-2, 2:-2], rtol=0, atol=1e-4
+        )
 
 
 def test_the_lite_network_gives_a_flow_for_each_of_its_two_maps() -> None:
     module = segmodels.experiment("sfnet/lite_resnet18").build(num_classes=3).eval()
     fields = module.flow_fields(torch.randn(1, 3, 64, 96))
-    assert {name: field.shape for name, field in fields.items()} == {"coarse": (1, 2, 16, 24), "fine": (1, 2, 16, 24)}
+    assert {name: field.shape for name, field in fields.items()} == {
+        "coarse": (1, 2, 16, 24),
+        "fine": (1, 2, 16, 24),
+    }
 
 
 def test_a_network_without_flow_says_so() -> None:
     with pytest.raises(ValueError, match="alignment='flow'"):
-        segmodels.experiment("sfnet/bilinear").build(num_classes=3).flow_fields(torch.randn(1, 3, 64, 64))
+        segmodels.experiment("sfnet/bilinear").build(num_classes=3).flow_fields(
+            torch.randn(1, 3, 64, 64)
+        )
 
 
 @pytest.mark.parametrize("option", [{"alignment": "flwo"}, {"backbone": "resnet81"}])
@@ -121,7 +156,9 @@ def test_one_training_step_is_the_authors_in_float64(name: str) -> None:
             assert layer.p == 0.1
             layer.p = 0.0
     label = torch.from_numpy(cases.build({"label": case["inputs"]["label"]})["label"])
-    image = torch.from_numpy(fill.make_input(case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"]))).double()
+    image = torch.from_numpy(
+        fill.make_input(case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"]))
+    ).double()
     terms = module.losses((image, label))
     assert list(terms) == ["main"]
     assert terms["main"].item() == pytest.approx(case["loss_value"], rel=1e-9)
@@ -130,13 +167,17 @@ def test_one_training_step_is_the_authors_in_float64(name: str) -> None:
     for theirs, facts in case["gradients"].items():
         (ours,) = renamed({theirs: torch.empty(0)})
         gradient = module.get_parameter(ours).grad.flatten()[:: facts["stride"]].numpy()
-        np.testing.assert_allclose(gradient, golden[f"grad/{theirs}/sample"].ravel(), rtol=0, atol=1e-6 * facts["max_abs"])
+        np.testing.assert_allclose(
+            gradient, golden[f"grad/{theirs}/sample"].ravel(), rtol=0, atol=1e-6 * facts["max_abs"]
+        )
     for theirs, facts in case["batchnorm"].items():
         (ours,) = renamed({f"{theirs}.weight": torch.empty(0)})
         layer = module.get_submodule(ours.removesuffix(".weight"))
         for statistic in ("running_mean", "running_var"):
             stored = golden[f"bn/{theirs}/{statistic}"]
-            np.testing.assert_allclose(getattr(layer, statistic)[:: facts["stride"]].numpy(), stored, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(
+                getattr(layer, statistic)[:: facts["stride"]].numpy(), stored, rtol=1e-6, atol=1e-6
+            )
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -146,26 +187,45 @@ def test_every_parameter_of_a_layout_is_here_but_those_that_no_code_runs(name: s
         key.startswith("head.dsn.") or (name == "sfnet_lite_r18" and key.startswith("head.fpn_in.2."))))  # fmt: skip
     module = layouts()[name].build(19, "meta")
     assert all(parameter.is_meta for parameter in module.parameters())
-    assert sum(parameter.numel() for parameter in module.parameters()) == facts["params_total"] - unused == facts["params_inference"]
+    assert (
+        sum(parameter.numel() for parameter in module.parameters())
+        == facts["params_total"] - unused
+        == facts["params_inference"]
+    )
 
 
 def test_a_checkpoint_with_supervision_heads_loads_without_them() -> None:
     state, plain = filled("sfnet_r18"), filled("sfnet_r18")
     for level in range(3):
         state[f"head.dsn.{level}.0.weight"] = torch.zeros(128, 128, 3, 3)
-    one, two = segmodels.from_released("sfnet_r18", state), segmodels.from_released("sfnet_r18", plain)
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
+    one, two = (
+        segmodels.from_released("sfnet_r18", state),
+        segmodels.from_released("sfnet_r18", plain),
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values())
+    )
 
 
 def test_a_released_module_names_the_row_and_options_that_build_it_again() -> None:
     module = layouts()["sfnet_dfv1"].build(7)
-    identity = {**module.identity, "num_classes": 7, "recipe": vars(module.recipe), "normalization": vars(module.normalization)}
+    identity = {
+        **module.identity,
+        "num_classes": 7,
+        "recipe": vars(module.recipe),
+        "normalization": vars(module.normalization),
+    }
     assert identity["experiment"] == "sfnet/df1_code"
     assert built(identity).state_dict().keys() == module.state_dict().keys()
 
 
 def test_each_level_is_supervised_at_full_size_with_its_weight() -> None:
-    module = segmodels.experiment("sfnet").but(model={"supervision": 0.5, "min_kept": 50}).build(num_classes=4).train()
+    module = (
+        segmodels.experiment("sfnet")
+        .but(model={"supervision": 0.5, "min_kept": 50})
+        .build(num_classes=4)
+        .train()
+    )
     module.eval()  # dropout off: two passes agree
     image, label = torch.randn(2, 3, 64, 96), torch.randint(4, (2, 64, 96), dtype=torch.uint8)
     outputs, terms = module.outputs(image), module.losses((image, label))
@@ -183,15 +243,22 @@ def test_every_backbone_gives_the_strides_that_the_paper_names() -> None:
     for name, expected in strides.items():
         module = sfnet.SFNet(3, backbone=name)
         with torch.no_grad():
-            assert tuple(64 // x.shape[-1] for x in module.backbone(torch.randn(1, 3, 64, 64))) == expected
+            assert (
+                tuple(64 // x.shape[-1] for x in module.backbone(torch.randn(1, 3, 64, 64)))
+                == expected
+            )
 
 
 def test_a_switch_removes_what_it_names() -> None:
     def difference(row: str) -> int:
-        return inference_parameters(segmodels.experiment("sfnet")) - inference_parameters(segmodels.experiment(f"sfnet/{row}"))
+        return inference_parameters(segmodels.experiment("sfnet")) - inference_parameters(
+            segmodels.experiment(f"sfnet/{row}")
+        )
 
     flow = 3 * (2 * 128 * 64 + 9 * 128 * 2)
-    pooling = 4 * (512 * 128 + 2 * 128) + 4 * 128 * 128  # the branches and their share of the 1x1 after them
+    pooling = (
+        4 * (512 * 128 + 2 * 128) + 4 * 128 * 128
+    )  # the branches and their share of the 1x1 after them
     assert difference("bilinear") == flow
     assert difference("deconvolution") == flow - 3 * 16 * 128 * 128
     assert difference("no_ppm") == pooling
@@ -202,7 +269,9 @@ def test_a_switch_removes_what_it_names() -> None:
 
 def test_all_parameters_learn_at_one_rate_with_one_decay_as_in_the_authors_code() -> None:
     module = segmodels.experiment("sfnet/resnet18_code").build()
-    assert {(group["lr"], group["weight_decay"]) for group in module.parameter_groups()} == {(0.01, 1e-4)}
+    assert {(group["lr"], group["weight_decay"]) for group in module.parameter_groups()} == {
+        (0.01, 1e-4)
+    }
 
 
 def test_imagenet_weights_of_a_deep_stem_fit_the_backbones_that_start_from_them() -> None:
@@ -212,13 +281,20 @@ def test_imagenet_weights_of_a_deep_stem_fit_the_backbones_that_start_from_them(
         with torch.device("meta"):
             theirs = timm.create_model(experiment.starts_from, pretrained=False).state_dict()
         ours = experiment.build(device="meta").encoder().state_dict()
-        assert all(name in theirs and theirs[name].shape == tensor.shape for name, tensor in ours.items())
+        assert all(
+            name in theirs and theirs[name].shape == tensor.shape for name, tensor in ours.items()
+        )
 
 
 @pytest.mark.catalogue
 def test_df1_learns_two_crops_by_heart_in_sixty_steps() -> None:
     """Its finest level is at 1/16, 4 x 6 positions for a crop of 64 x 96: it needs more than the dozen steps that suffice for others."""
-    label = torch.randint(5, (2, 4, 6)).repeat_interleave(16, 1).repeat_interleave(16, 2).to(torch.uint8)
+    label = (
+        torch.randint(5, (2, 4, 6))
+        .repeat_interleave(16, 1)
+        .repeat_interleave(16, 2)
+        .to(torch.uint8)
+    )
     colors = torch.linspace(-2, 2, 5)[label.long()]
     batch = torch.stack([colors, -colors, colors**2], 1) + 0.1 * torch.randn(2, 3, 64, 96), label
     module = segmodels.experiment("sfnet/df1").build(num_classes=5).train()

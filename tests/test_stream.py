@@ -32,8 +32,12 @@ from tests.test_packs import SIZE, assert_same, packed, source
 pytest.importorskip("zstandard")
 pytest.importorskip("litdata", reason="streams need litdata: pip install 'segmodels[stream]'")
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*", "ignore:Checkpoint directory .* not empty"),
-    pytest.mark.filterwarnings("ignore:unclosed file .*:ResourceWarning"),  # litdata leaves the chunk it has open to the collector
+    pytest.mark.filterwarnings(
+        "ignore:.*treespec, LeafSpec.*", "ignore:Checkpoint directory .* not empty"
+    ),
+    pytest.mark.filterwarnings(
+        "ignore:unclosed file .*:ResourceWarning"
+    ),  # litdata leaves the chunk it has open to the collector
 ]
 SETTINGS = {"crop": (64, 96), "scales": (0.5, 1.5), "continuous": True, "batch": 4, "iterations": 8}
 
@@ -99,7 +103,9 @@ class Store:
 
 
 @pytest.fixture
-def store(folders: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def store(
+    folders: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Store]:
     """s3://bucket/deep is the folder of streams."""
     (tmp_path / "served" / "bucket").mkdir(parents=True)
     shutil.copytree(folders[2], tmp_path / "served" / "bucket" / "deep")
@@ -127,7 +133,9 @@ def city(root: Path | str, **settings: object) -> Cityscapes:
     return Cityscapes(root, **{"workers": 0} | SETTINGS | settings)
 
 
-def batches(data: Cityscapes, rank: int = 0, world: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def batches(
+    data: Cityscapes, rank: int = 0, world: int = 1
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return list(as_rank(data, rank, world).train_dataloader())
 
 
@@ -140,7 +148,9 @@ def assert_equal(one: list, other: list) -> None:
 # --- the same pixels
 
 
-def test_a_stream_gives_every_window_of_the_files(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_a_stream_gives_every_window_of_the_files(
+    folders: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
     files, _, streams = folders
     found = source(streams)
     assert isinstance(found, stream.Stream)
@@ -156,20 +166,29 @@ def test_a_stream_gives_every_window_of_the_files(folders: tuple[Path, Path, Pat
 def test_raw_packs_are_streamed_too(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
     raw = packed(folders[0], tmp_path / "raw", "--form", "raw", "--splits", "train")
     assert pack.main(["--stream", str(raw), "--out", str(tmp_path / "out")]) == 0
-    assert_same(city(tmp_path / "out", cache=str(tmp_path / "cache")).open("train"), source(folders[0]))
+    assert_same(
+        city(tmp_path / "out", cache=str(tmp_path / "cache")).open("train"), source(folders[0])
+    )
 
 
 def test_a_stream_keeps_the_numbers_of_the_files(folders: tuple[Path, Path, Path]) -> None:
     files, _, streams = folders
     plain = stream.Stream(str(streams / "cityscapes-train.stream"))
-    assert all(np.array_equal(plain.label(index), source(files).numbers(index)) for index in range(5))
+    assert all(
+        np.array_equal(plain.label(index), source(files).numbers(index)) for index in range(5)
+    )
 
 
 def test_litdata_alone_finds_the_records_of_the_pack(folders: tuple[Path, Path, Path]) -> None:
     from litdata import StreamingDataset
 
-    found, plain = Pack(folders[1] / "cityscapes-val.pack"), StreamingDataset(str(folders[2] / "cityscapes-val.stream"))
-    assert len(plain) == 4 and [plain[1 + n] for n in range(3)] == [bytes(found.record(n)) for n in range(3)]
+    found, plain = (
+        Pack(folders[1] / "cityscapes-val.pack"),
+        StreamingDataset(str(folders[2] / "cityscapes-val.stream")),
+    )
+    assert len(plain) == 4 and [plain[1 + n] for n in range(3)] == [
+        bytes(found.record(n)) for n in range(3)
+    ]
 
 
 # --- the same batches
@@ -193,12 +212,22 @@ def test_a_resumed_run_is_given_exactly_the_batches_that_are_left(
     root = "s3://bucket/deep" if remote else folders[2]
     straight, after = Witness(), Witness()
     trainer = QUIET | {"val_check_interval": 3}
-    lightning.Trainer(**trainer, max_steps=8, enable_checkpointing=False).fit(straight, datamodule=city(folders[0]))
-    first, second = ([ModelCheckpoint(tmp_path, every_n_train_steps=4, save_top_k=-1, filename="{step}")] for _ in range(2))
+    lightning.Trainer(**trainer, max_steps=8, enable_checkpointing=False).fit(
+        straight, datamodule=city(folders[0])
+    )
+    first, second = (
+        [ModelCheckpoint(tmp_path, every_n_train_steps=4, save_top_k=-1, filename="{step}")]
+        for _ in range(2)
+    )
     settings = {"workers": workers, "cache": str(tmp_path / "cache")}
-    lightning.Trainer(**trainer, max_steps=5, callbacks=first).fit(Witness(), datamodule=city(root, **settings))
+    lightning.Trainer(**trainer, max_steps=5, callbacks=first).fit(
+        Witness(), datamodule=city(root, **settings)
+    )
     lightning.Trainer(**trainer, max_steps=8, callbacks=second).fit(
-        after, datamodule=city(root, **settings), ckpt_path=tmp_path / "step=4.ckpt", weights_only=True
+        after,
+        datamodule=city(root, **settings),
+        ckpt_path=tmp_path / "step=4.ckpt",
+        weights_only=True,
     )
     assert len(after.seen) == 4 and after.seen == straight.seen[4:]
 
@@ -216,7 +245,9 @@ def test_each_thread_and_process_has_a_reader_of_its_own(folders: tuple[Path, Pa
     assert found.reader() is not here
 
 
-def test_many_threads_read_what_one_reads(folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_many_threads_read_what_one_reads(
+    folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Chunks of one or two images, so that a reader that were shared would close what another looks at."""
     monkeypatch.setattr(stream, "CHUNK", 200_000)
     stream.write(Pack(folders[1] / "cityscapes-train.pack"), tmp_path / "cityscapes-train.stream")
@@ -224,7 +255,9 @@ def test_many_threads_read_what_one_reads(folders: tuple[Path, Path, Path], monk
     found, plain = source(tmp_path), source(folders[0])
     right = [plain.window(index) for index in range(5)]
     with ThreadPoolExecutor(4) as pool:
-        for number, pair in enumerate(pool.map(lambda number: found.window(number % 5), range(400))):
+        for number, pair in enumerate(
+            pool.map(lambda number: found.window(number % 5), range(400))
+        ):
             assert all(np.array_equal(a, b) for a, b in zip(pair, right[number % 5], strict=True))
     assert 1 <= len(found.free) <= 4
 
@@ -235,21 +268,33 @@ def test_a_store_is_asked_once_for_what_the_cache_holds(
 ) -> None:
     data = city("s3://bucket/deep", workers=workers, cache=str(tmp_path / "cache"), iterations=20)
     assert_equal(batches(data), batches(city(folders[0], iterations=20)))
-    assert store.ranges <= 2 * (1 + 5 + 1 + 3) + 2 * workers * 5  # two requests an item; threads may meet at an image
+    assert (
+        store.ranges <= 2 * (1 + 5 + 1 + 3) + 2 * workers * 5
+    )  # two requests an item; threads may meet at an image
     asked = store.ranges
-    assert_equal(batches(city("s3://bucket/deep", workers=0, cache=str(tmp_path / "cache"))), batches(city(folders[0])))
+    assert_equal(
+        batches(city("s3://bucket/deep", workers=0, cache=str(tmp_path / "cache"))),
+        batches(city(folders[0])),
+    )
     assert store.ranges == asked + 2 * 2, "only what there is, of train and val, is asked for again"
 
 
-def test_a_small_cache_keeps_validation_first_and_stays_as_it_is(folders: tuple[Path, Path, Path], store: Store, tmp_path: Path) -> None:
+def test_a_small_cache_keeps_validation_first_and_stays_as_it_is(
+    folders: tuple[Path, Path, Path], store: Store, tmp_path: Path
+) -> None:
     index = [Pack(folders[1] / f"cityscapes-{split}.pack") for split in ("val", "train")]
     lengths = [[len(each.record(number)) for number in range(len(each))] for each in index]
     room = (sum(lengths[0]) + lengths[1][0] + lengths[1][1] + 1) / 1e9
     data = city("s3://bucket/deep", cache=str(tmp_path / "cache"), cache_gb=room)
     assert_same(data.open("val"), source(folders[0], "val"))
     assert_same(data.open("train"), source(folders[0]))
-    kept = [sorted(file.name for file in data.open(split).kept.iterdir()) for split in ("val", "train")]
-    assert kept == [["000000.record", "000001.record", "000002.record"], ["000000.record", "000001.record"]]
+    kept = [
+        sorted(file.name for file in data.open(split).kept.iterdir()) for split in ("val", "train")
+    ]
+    assert kept == [
+        ["000000.record", "000001.record", "000002.record"],
+        ["000000.record", "000001.record"],
+    ]
     before = store.ranges
     for number in range(5):
         data.open("train").window(number)
@@ -264,21 +309,32 @@ def test_without_a_cache_nothing_is_kept(store: Store, tmp_path: Path) -> None:
     assert found.held(0) is None and store.ranges == before + 4
 
 
-def test_a_broken_connection_is_made_anew(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_connection_is_made_anew(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pauses = []
-    monkeypatch.setattr(stream, "time", SimpleNamespace(sleep=pauses.append))  # not the sleep of other threads
+    monkeypatch.setattr(
+        stream, "time", SimpleNamespace(sleep=pauses.append)
+    )  # not the sleep of other threads
     found = city("s3://bucket/deep", cache=str(tmp_path / "cache")).open("train")
     store.broken, client = 2, found.free[0]
     assert found.window(1)[0].shape == (*SIZE, 3) and pauses == [1, 4]
     assert client not in found.free and len(found.free) == 1
     store.broken = 9
-    complaint(lambda: found.window(3), "s3://bucket/deep/cityscapes-train.stream", "cannot be read", "check the address")
+    complaint(
+        lambda: found.window(3),
+        "s3://bucket/deep/cityscapes-train.stream",
+        "cannot be read",
+        "check the address",
+    )
 
 
 # --- what is wrong
 
 
-def test_damage_in_the_cache_is_read_again_from_the_store(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_damage_in_the_cache_is_read_again_from_the_store(
+    folders: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
     found = city(folders[2], cache=str(tmp_path / "cache")).open("train")
     found.window(1)
     file = found.file(1)
@@ -307,14 +363,19 @@ def test_damage_in_the_store_is_named(folders: tuple[Path, Path, Path], tmp_path
     complaint(lambda: again.window(4), "was changed or is damaged at", found.names[4])
 
 
-def test_damage_in_the_pack_is_not_streamed(folders: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_damage_in_the_pack_is_not_streamed(
+    folders: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     shutil.copytree(folders[1], tmp_path / "packs")
     file = tmp_path / "packs" / "cityscapes-val.pack"
     place, content = int(Pack(file).blobs(1)[0]) + 40, bytearray(file.read_bytes())
     content[place] ^= 4
     file.write_bytes(content)
     assert pack.main(["--stream", str(tmp_path / "packs"), "--out", str(tmp_path / "out")]) == 2
-    assert f"{file} is damaged in" in capsys.readouterr().err and not (tmp_path / "out" / "cityscapes-val.stream").exists()
+    assert (
+        f"{file} is damaged in" in capsys.readouterr().err
+        and not (tmp_path / "out" / "cityscapes-val.stream").exists()
+    )
 
 
 def rewritten(folder: Path, start: bytes, **changes: object) -> None:
@@ -344,40 +405,80 @@ def test_another_version_is_named_before_training(
     complaint(lambda: source(tmp_path / "streams"), "cityscapes-train.stream", words)
 
 
-def test_a_stream_of_other_images_than_asked_for_is_refused(folders: tuple[Path, Path, Path]) -> None:
-    complaint(lambda: city(folders[2], training="coarse").open("train"), "was packed with data.training=fine and not coarse")
+def test_a_stream_of_other_images_than_asked_for_is_refused(
+    folders: tuple[Path, Path, Path],
+) -> None:
+    complaint(
+        lambda: city(folders[2], training="coarse").open("train"),
+        "was packed with data.training=fine and not coarse",
+    )
 
 
-def test_a_place_that_is_not_there_is_named(folders: tuple[Path, Path, Path], store: Store, tmp_path: Path) -> None:
-    complaint(lambda: city("s3://bucket/elsewhere").open("train"), "s3://bucket/elsewhere/cityscapes-train.stream cannot be read")
-    complaint(lambda: city("https://bucket/deep").open("train"), "data.root=https://bucket/deep", "s3://")
-    complaint(lambda: city(folders[2].with_name("stream")).open("train"), "there is no folder", "did you mean")
+def test_a_place_that_is_not_there_is_named(
+    folders: tuple[Path, Path, Path], store: Store, tmp_path: Path
+) -> None:
+    complaint(
+        lambda: city("s3://bucket/elsewhere").open("train"),
+        "s3://bucket/elsewhere/cityscapes-train.stream cannot be read",
+    )
+    complaint(
+        lambda: city("https://bucket/deep").open("train"), "data.root=https://bucket/deep", "s3://"
+    )
+    complaint(
+        lambda: city(folders[2].with_name("stream")).open("train"),
+        "there is no folder",
+        "did you mean",
+    )
     (tmp_path / "cityscapes-train.stream").mkdir()
     complaint(lambda: city(tmp_path).open("train"), "cityscapes-train.stream cannot be read")
 
 
-def test_a_cache_that_cannot_be_written_is_named(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_named(
+    folders: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
     (tmp_path / "cache").write_text("a file")
-    complaint(lambda: city(folders[2], cache=str(tmp_path / "cache")).open("train"), "the cache", "cannot be written", "data.cache")
+    complaint(
+        lambda: city(folders[2], cache=str(tmp_path / "cache")).open("train"),
+        "the cache",
+        "cannot be written",
+        "data.cache",
+    )
 
 
 def test_a_cache_for_what_is_no_stream_is_refused(folders: tuple[Path, Path, Path]) -> None:
     for root in folders[:2]:
-        complaint(lambda root=root: city(root, cache="cache").open("train"), "data.cache=cache", "drop data.cache")
+        complaint(
+            lambda root=root: city(root, cache="cache").open("train"),
+            "data.cache=cache",
+            "drop data.cache",
+        )
 
 
-def test_a_store_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+def test_a_store_that_does_not_answer_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    complaint(lambda: city("s3://bucket/deep").open("train"), "cannot be read (Could not connect", "check the address")
+    complaint(
+        lambda: city("s3://bucket/deep").open("train"),
+        "cannot be read (Could not connect",
+        "check the address",
+    )
 
 
 def test_a_google_store_says_which_package_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
-    complaint(lambda: city("gs://bucket/deep").open("train"), "gs://bucket/deep", "pip install google-cloud-storage")
+    complaint(
+        lambda: city("gs://bucket/deep").open("train"),
+        "gs://bucket/deep",
+        "pip install google-cloud-storage",
+    )
 
 
 def test_without_litdata_one_sentence_says_what_to_install(
-    folders: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    folders: tuple[Path, Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.setitem(sys.modules, "litdata", None)
     complaint(lambda: source(folders[2]), "streams need litdata: pip install 'segmodels[stream]'")
@@ -387,17 +488,28 @@ def test_without_litdata_one_sentence_says_what_to_install(
 
 @pytest.mark.parametrize(
     ("words", "answer"),
-    [(["--stream", "PACKS"], "where to?"), (["--stream", "nowhere", "--out", "x"], "holds no .pack file"), (None, "is there already")],
+    [
+        (["--stream", "PACKS"], "where to?"),
+        (["--stream", "nowhere", "--out", "x"], "holds no .pack file"),
+        (None, "is there already"),
+    ],
 )
 def test_what_cannot_be_streamed_is_refused_in_a_sentence(
-    words: list[str] | None, answer: str, folders: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    words: list[str] | None,
+    answer: str,
+    folders: tuple[Path, Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert pack.main(words or ["--stream", str(folders[1]), "--out", str(folders[2])]) == 2
     assert answer in capsys.readouterr().err
 
 
-def test_an_interrupted_writing_leaves_nothing_that_looks_whole(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_an_interrupted_writing_leaves_nothing_that_looks_whole(
+    folders: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
     def stopped(numbers: range) -> Iterator[int]:
         yield from list(numbers)[:2]
         raise KeyboardInterrupt
@@ -411,7 +523,9 @@ def test_an_interrupted_writing_leaves_nothing_that_looks_whole(folders: tuple[P
     assert json.loads((target / "index.json").read_text())["chunks"][0]["chunk_size"] == 6
 
 
-def test_a_data_error_is_not_asked_for_twice(folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_error_is_not_asked_for_twice(
+    folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stream, "time", SimpleNamespace(sleep=lambda _: pytest.fail("waited")))
     with pytest.raises(DataError):
         stream.Stream(str(folders[0]), CITYSCAPES)

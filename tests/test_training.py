@@ -52,13 +52,26 @@ def tiny(**recipe: object) -> Tiny:
 
 
 def batches(count: int) -> DataLoader:
-    made = [(torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8), torch.randint(3, (2, 16, 16), dtype=torch.uint8)) for _ in range(count)]
+    made = [
+        (
+            torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8),
+            torch.randint(3, (2, 16, 16), dtype=torch.uint8),
+        )
+        for _ in range(count)
+    ]
     return DataLoader(made, batch_size=None)
 
 
 def trained(module: SegmentationModule, data: DataLoader, **options: object) -> SegmentationModule:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    Trainer(accelerator="cpu", max_epochs=1, num_sanity_val_steps=0, **quiet, **options).fit(module, data, data)
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    Trainer(accelerator="cpu", max_epochs=1, num_sanity_val_steps=0, **quiet, **options).fit(
+        module, data, data
+    )
     return module
 
 
@@ -66,7 +79,9 @@ def trained(module: SegmentationModule, data: DataLoader, **options: object) -> 
 def test_a_schedule_is_the_authors_at_every_step_they_list(name: str) -> None:
     case = LR[name]
     schedule = schedules.poly(case["T"] - case.get("warmup", 0), 0.9)
-    schedule = schedules.warmed_up(schedule, case.get("warmup", 0), case.get("start", 0), "geometric")
+    schedule = schedules.warmed_up(
+        schedule, case.get("warmup", 0), case.get("start", 0), "geometric"
+    )
     for step, rate in case["lr"].items():
         assert case["base"] * schedule(int(step)) == pytest.approx(rate, rel=1e-9)
 
@@ -96,12 +111,18 @@ def test_what_is_logged_of_a_step_is_the_mean_over_its_micro_batches() -> None:
     module.on_train_batch_end = seen
     trained(module, batches(6), accumulate_grad_batches=3)
     assert len(set(losses)) == 6
-    assert [logged[2], logged[5]] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3], rel=1e-6)
+    assert [logged[2], logged[5]] == pytest.approx(
+        [sum(losses[:3]) / 3, sum(losses[3:]) / 3], rel=1e-6
+    )
 
 
 def test_heads_learn_faster_and_norms_are_spared_where_the_recipe_says_so() -> None:
     module = tiny(lr=0.1, head_lr=10.0, weight_decay=0.5, decay_norms=False)
-    facts = {id(p): (group["lr"], group["weight_decay"]) for group in module.parameter_groups() for p in group["params"]}
+    facts = {
+        id(p): (group["lr"], group["weight_decay"])
+        for group in module.parameter_groups()
+        for p in group["params"]
+    }
     found = {name: facts[id(parameter)] for name, parameter in module.named_parameters()}
     assert found["body.0.weight"] == (0.1, 0.5)
     assert found["body.0.bias"] == found["body.1.weight"] == (0.1, 0.0)
@@ -110,14 +131,22 @@ def test_heads_learn_faster_and_norms_are_spared_where_the_recipe_says_so() -> N
 
 
 def test_bisenets_groups_are_those_of_the_authors_code() -> None:
-    groups = json.loads(gzip.decompress((REFERENCE / "steps" / "bisenet_r18_groups.json.gz").read_bytes()))
+    groups = json.loads(
+        gzip.decompress((REFERENCE / "steps" / "bisenet_r18_groups.json.gz").read_bytes())
+    )
     module = segmodels.experiment("bisenet/resnet18_accuracy").build()
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     ours = {
-        names[id(p)]: (round(group["lr"] / 0.01), group["weight_decay"]) for group in module.parameter_groups() for p in group["params"]
+        names[id(p)]: (round(group["lr"] / 0.01), group["weight_decay"])
+        for group in module.parameter_groups()
+        for p in group["params"]
     }
     renamed = layouts()["bisenet_r18_torchseg"].renamed
-    theirs = {name: (g["lr_multiplier"], g["weight_decay"]) for g in groups for name in renamed(dict.fromkeys(g["params"], torch.empty(0)))}
+    theirs = {
+        name: (g["lr_multiplier"], g["weight_decay"])
+        for g in groups
+        for name in renamed(dict.fromkeys(g["params"], torch.empty(0)))
+    }
     assert ours == theirs
 
 
@@ -150,8 +179,15 @@ def test_clipping_and_momentum_reach_the_optimizer() -> None:
 
 def test_a_sanity_check_leaves_no_scores_and_no_logged_metric() -> None:
     module, data = tiny(iterations=1), batches(2)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    trainer = Trainer(accelerator="cpu", max_epochs=1, num_sanity_val_steps=1, limit_val_batches=2, **quiet)
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, num_sanity_val_steps=1, limit_val_batches=2, **quiet
+    )
     seen: list[dict] = []
     module.on_train_start = lambda: seen.append(dict(trainer.callback_metrics) | module.scores)
     trainer.fit(module, data, data)
@@ -162,8 +198,15 @@ def test_a_sanity_check_leaves_no_scores_and_no_logged_metric() -> None:
 def test_validation_counts_every_pixel_once_and_says_at_which_step() -> None:
     module, data = tiny(iterations=2), batches(2)
     data.dataset[0][1][0, :4] = 255
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    Trainer(accelerator="cpu", max_epochs=1, num_sanity_val_steps=0, **quiet).fit(module, data, data)
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    Trainer(accelerator="cpu", max_epochs=1, num_sanity_val_steps=0, **quiet).fit(
+        module, data, data
+    )
     assert module.scores["pixels"] == 2 * 2 * 16 * 16 - 4 * 16
     assert module.scores["step"] == 2
 

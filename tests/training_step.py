@@ -35,22 +35,33 @@ def prepared(name: str) -> tuple[SegmentationModule, tuple[Tensor, Tensor]]:
     case, state = stored(name), weights(name)
     for key, amount in case.get("added_to_weights_after_fill", {}).items():
         state[key] = state[key] + amount
-    image = fill.make_input(case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"]))
+    image = fill.make_input(
+        case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"])
+    )
     label = cases.build({"label": case["inputs"]["label"]})["label"]
-    return segmodels.from_released(name, state).double().train(), (torch.from_numpy(image).double(), torch.from_numpy(label))
+    return segmodels.from_released(name, state).double().train(), (
+        torch.from_numpy(image).double(),
+        torch.from_numpy(label),
+    )
 
 
 def assert_the_authors_gradients(name: str, module: SegmentationModule) -> None:
     """After backward: samples to 1e-6 of the largest entry, the norm of every parameter that does not vanish, and the running averages."""
     case, golden = stored(name), np.load(REFERENCE / "steps" / f"{name}.npz")
     for theirs, facts in case["gradients"].items():
-        gradient = module.get_parameter(ours(name, theirs)).grad.flatten()[:: facts["stride"]].numpy()
-        np.testing.assert_allclose(gradient, golden[f"grad/{theirs}/sample"].ravel(), rtol=0, atol=1e-6 * facts["max_abs"])
+        gradient = (
+            module.get_parameter(ours(name, theirs)).grad.flatten()[:: facts["stride"]].numpy()
+        )
+        np.testing.assert_allclose(
+            gradient, golden[f"grad/{theirs}/sample"].ravel(), rtol=0, atol=1e-6 * facts["max_abs"]
+        )
     norms = dict(zip(golden["param_names"].tolist(), golden["param_grad_norms"].tolist()))
     assert len(norms) == len(list(module.parameters()))
     for theirs, norm in norms.items():
         if theirs not in case["vanishing_gradient"]:
-            assert module.get_parameter(ours(name, theirs)).grad.norm().item() == pytest.approx(norm, rel=2e-6), theirs
+            assert module.get_parameter(ours(name, theirs)).grad.norm().item() == pytest.approx(
+                norm, rel=2e-6
+            ), theirs
     for theirs, facts in case["batchnorm"].items():
         for kind in ("running_mean", "running_var"):
             average = module.get_buffer(ours(name, f"{theirs}.{kind}"))[:: facts["stride"]].numpy()

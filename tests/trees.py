@@ -29,17 +29,26 @@ def save(path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
-def cityscapes(root: Path, counts: Mapping[str, int], size: tuple[int, int] = (48, 96)) -> dict[str, Arrays]:
+def cityscapes(
+    root: Path, counts: Mapping[str, int], size: tuple[int, int] = (48, 96)
+) -> dict[str, Arrays]:
     """Two cities a split; {name: (image, label ids)} of everything written."""
     written = {}
     for split, count in counts.items():
         for index in range(count):
             city = ("aachen", "bochum")[index % 2]
             name = f"{city}_{index:06d}_000019"
-            pair = noise(size, tuple(i for i in CITYSCAPES.ids + CITYSCAPES.void if i >= 0), seed=len(written))
+            pair = noise(
+                size,
+                tuple(i for i in CITYSCAPES.ids + CITYSCAPES.void if i >= 0),
+                seed=len(written),
+            )
             save(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", pair[0])
             save(root / "gtFine" / split / city / f"{name}_gtFine_labelIds.png", pair[1])
-            save(root / "gtFine" / split / city / f"{name}_gtFine_instanceIds.png", instance_ids(pair[1]))
+            save(
+                root / "gtFine" / split / city / f"{name}_gtFine_instanceIds.png",
+                instance_ids(pair[1]),
+            )
             written[f"{split}/{name}"] = pair
     return written
 
@@ -51,7 +60,9 @@ def instance_ids(ids: np.ndarray) -> np.ndarray:
     return np.where(numbered, ids * np.uint16(1000) + parts, ids).astype(np.uint16)
 
 
-def camvid(root: Path, counts: Mapping[str, int], size: tuple[int, int] = (36, 48), suffix: str = ".png") -> dict[str, Arrays]:
+def camvid(
+    root: Path, counts: Mapping[str, int], size: tuple[int, int] = (36, 48), suffix: str = ".png"
+) -> dict[str, Arrays]:
     written = {}
     for split, count in counts.items():
         for index in range(count):
@@ -64,7 +75,11 @@ def camvid(root: Path, counts: Mapping[str, int], size: tuple[int, int] = (36, 4
 
 
 def folder(
-    root: Path, counts: Mapping[str, int], classes: object, ids: tuple[int, ...] = (0, 1, 2), size: tuple[int, int] = (40, 60)
+    root: Path,
+    counts: Mapping[str, int],
+    classes: object,
+    ids: tuple[int, ...] = (0, 1, 2),
+    size: tuple[int, int] = (40, 60),
 ) -> dict[str, Arrays]:
     root.mkdir(parents=True, exist_ok=True)
     (root / "classes.yaml").write_text(yaml.safe_dump(classes))
@@ -137,22 +152,36 @@ def cityscapes_coarse(root: Path) -> list[Arrays]:
 
 def camvid32(root: Path) -> list[Arrays]:
     """A frame on each side of every border of the split; labels are the 32 colors' numbers, saved as colors."""
-    colors = np.uint8([color for group in GROUPS.values() for color in group.values()] + [(0, 0, 0)])
+    colors = np.uint8(
+        [color for group in GROUPS.values() for color in group.values()] + [(0, 0, 0)]
+    )
     names = ("0001TP_008520", "0006R0_f00930", "0016E5_07920", "0016E5_08190")
     names += ("0016E5_07959", "0016E5_08159")
     names += ("0001TP_008550", "Seq05VD_f00000")
-    places = [(f"701_StillsRaw_full/{name}.png", f"LabeledApproved_full/{name}_L.png") for name in names]
+    places = [
+        (f"701_StillsRaw_full/{name}.png", f"LabeledApproved_full/{name}_L.png") for name in names
+    ]
     return fill(root, places, range(32), ((72, 96),), lambda path, ids: save(path, colors[ids]))
 
 
 def voc(root: Path) -> dict[str, Arrays]:
     """train has one image, trainaug another one that only SBD labels; the official label of the first differs from SBD's."""
-    places = [(f"JPEGImages/2007_00000{number}.jpg", f"SegmentationClass/2007_00000{number}.png") for number in (1, 2)]
+    places = [
+        (f"JPEGImages/2007_00000{number}.jpg", f"SegmentationClass/2007_00000{number}.png")
+        for number in (1, 2)
+    ]
     first, val = fill(root, places, (*range(21), 255), VARIED, save_palette)
-    places = [(f"JPEGImages/2007_00000{number}.jpg", f"SegmentationClassAug/2007_00000{number}.png") for number in (3, 1)]
+    places = [
+        (f"JPEGImages/2007_00000{number}.jpg", f"SegmentationClassAug/2007_00000{number}.png")
+        for number in (3, 1)
+    ]
     extra, _ = fill(root, places, (0, 20, 255), (VARIED[2], VARIED[0]))
     save(root / "JPEGImages" / "2008_000009.jpg", extra[0])  # in no list
-    lists = {"train": ("2007_000001",), "val": ("2007_000002",), "trainaug": ("2007_000003", "2007_000001")}
+    lists = {
+        "train": ("2007_000001",),
+        "val": ("2007_000002",),
+        "trainaug": ("2007_000003", "2007_000001"),
+    }
     for split, names in lists.items():
         listed(root / "ImageSets" / "Segmentation" / f"{split}.txt", names)
     return {"2007_000001": first, "2007_000002": val, "2007_000003": extra}
@@ -167,7 +196,11 @@ def context(root: Path) -> list[Arrays]:
 
 
 def cocostuff_164k(root: Path) -> list[Arrays]:
-    names = [f"{split}/{number:012d}" for split, count in (("train2017", 2), ("val2017", 1)) for number in range(count)]
+    names = [
+        f"{split}/{number:012d}"
+        for split, count in (("train2017", 2), ("val2017", 1))
+        for number in range(count)
+    ]
     places = [(f"images/{name}.jpg", f"annotations/{name}.png") for name in names]
     return fill(root, places, (0, 1, 10, 12, 89, 91, 181, 255), VARIED)
 
@@ -178,24 +211,47 @@ def cocostuff_10k(root: Path) -> list[Arrays]:
     places = [(f"images/{name}.jpg", f"annotations/{name}.mat") for name in names]
     for split, some in (("train", names[:2]), ("test", names[2:]), ("all", names)):
         listed(root / "imageLists" / f"{split}.txt", some)
-    return fill(root, places, (0, 1, 11, 13, 90, 92, 182), VARIED, lambda path, ids: matlab(path, S=ids.astype(float)))
+    return fill(
+        root,
+        places,
+        (0, 1, 11, 13, 90, 92, 182),
+        VARIED,
+        lambda path, ids: matlab(path, S=ids.astype(float)),
+    )
 
 
 def ade20k(root: Path) -> list[Arrays]:
     names = [
-        f"{folder}_0000000{number}" for folder, count in (("training/ADE_train", 2), ("validation/ADE_val", 1)) for number in range(count)
+        f"{folder}_0000000{number}"
+        for folder, count in (("training/ADE_train", 2), ("validation/ADE_val", 1))
+        for number in range(count)
     ]
-    return fill(root, [(f"images/{name}.jpg", f"annotations/{name}.png") for name in names], range(151), VARIED)
+    return fill(
+        root,
+        [(f"images/{name}.jpg", f"annotations/{name}.png") for name in names],
+        range(151),
+        VARIED,
+    )
 
 
 def bdd100k(root: Path) -> list[Arrays]:
     names = ("train/0004a4c0-d4dff0ad", "train/00054602-3bf57337", "val/7d06fefd-f7be05a6")
-    return fill(root, [(f"images/10k/{name}.jpg", f"labels/sem_seg/masks/{name}.png") for name in names], STREET)
+    return fill(
+        root,
+        [(f"images/10k/{name}.jpg", f"labels/sem_seg/masks/{name}.png") for name in names],
+        STREET,
+    )
 
 
 def mapillary(root: Path, labels: str = "labels") -> list[Arrays]:
-    names = (("training", "0035fkbjWljhaftpVM37-g"), ("training", "00qclUcInksIYnm19b1Xfw"), ("validation", "-1Wp3-oYOa_d6gHF4Bk8Wg"))
-    places = [(f"{folder}/images/{name}.jpg", f"{folder}/{labels}/{name}.png") for folder, name in names]
+    names = (
+        ("training", "0035fkbjWljhaftpVM37-g"),
+        ("training", "00qclUcInksIYnm19b1Xfw"),
+        ("validation", "-1Wp3-oYOa_d6gHF4Bk8Wg"),
+    )
+    places = [
+        (f"{folder}/images/{name}.jpg", f"{folder}/{labels}/{name}.png") for folder, name in names
+    ]
     return fill(root, places, range(66), VARIED, save_palette)
 
 
@@ -212,11 +268,23 @@ def acdc(root: Path) -> list[Arrays]:
 
 def darkzurich(root: Path) -> list[Arrays]:
     names = [f"val/night/GOPR0356/GOPR0356_frame_{number:06d}" for number in (321, 324)]
-    save(root / "rgb_anon/val_ref/day/GOPR0356_ref/GOPR0356_frame_000321_ref_rgb_anon.png", noise((48, 96), (0,))[0])
-    return fill(root, [(f"rgb_anon/{name}_rgb_anon.png", f"gt/{name}_gt_labelTrainIds.png") for name in names], STREET)
+    save(
+        root / "rgb_anon/val_ref/day/GOPR0356_ref/GOPR0356_frame_000321_ref_rgb_anon.png",
+        noise((48, 96), (0,))[0],
+    )
+    return fill(
+        root,
+        [(f"rgb_anon/{name}_rgb_anon.png", f"gt/{name}_gt_labelTrainIds.png") for name in names],
+        STREET,
+    )
 
 
 def gta5(root: Path) -> list[Arrays]:
     places = [(f"images/{number:05d}.png", f"labels/{number:05d}.png") for number in range(1, 5)]
-    matlab(root / "split.mat", trainIds=np.array([[1], [3]]), valIds=np.array([[2]]), testIds=np.array([[4]]))
+    matlab(
+        root / "split.mat",
+        trainIds=np.array([[1], [3]]),
+        valIds=np.array([[2]]),
+        testIds=np.array([[4]]),
+    )
     return fill(root, places, range(35), label=save_palette)

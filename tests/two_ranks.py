@@ -59,13 +59,26 @@ def train(out: Path, root: Path, checkpoint: Path | None, stops: bool) -> None:
     torch.set_num_threads(1)
     meet(out / "meeting")
     keeps = ModelCheckpoint(out, every_n_train_steps=2, save_top_k=-1, filename="{step}")
-    trainer = lightning.Trainer(**QUIET | {"devices": 2}, strategy="ddp", max_steps=6, limit_val_batches=0, callbacks=[keeps])
-    trainer.fit(Keeper(out, stops), datamodule=Cityscapes(root, workers=1, **SETTINGS), ckpt_path=checkpoint, weights_only=True)
+    trainer = lightning.Trainer(
+        **QUIET | {"devices": 2},
+        strategy="ddp",
+        max_steps=6,
+        limit_val_batches=0,
+        callbacks=[keeps],
+    )
+    trainer.fit(
+        Keeper(out, stops),
+        datamodule=Cityscapes(root, workers=1, **SETTINGS),
+        ckpt_path=checkpoint,
+        weights_only=True,
+    )
 
 
 def meet(place: Path) -> None:
     """By a file: a port that is free when it is looked for may be another process's when it is opened."""
-    distributed.init_process_group("gloo", init_method=f"file://{place}", rank=int(os.environ["LOCAL_RANK"]), world_size=2)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{place}", rank=int(os.environ["LOCAL_RANK"]), world_size=2
+    )
 
 
 # --- two forks as the two ranks
@@ -74,13 +87,23 @@ def meet(place: Path) -> None:
 def pair(out: Path, root: Path, checkpoint: Path | None = None, stops: bool = False) -> None:
     """Both ranks of one training; `status` says how they ended."""
     out.mkdir()
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "NODE_RANK": "0", "WORLD_SIZE": "2"}
-    ranks = [forked(lambda: train(out, root, checkpoint, stops), {"LOCAL_RANK": str(rank)}) for rank in range(2)]
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+        "NODE_RANK": "0",
+        "WORLD_SIZE": "2",
+    }
+    ranks = [
+        forked(lambda: train(out, root, checkpoint, stops), {"LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
     if stops:
         until(lambda: waiting(out))
         for process in ranks:
             os.kill(process, signal.SIGKILL)
-    (out / "status").write_text(" ".join(str(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])) for process in ranks))
+    (out / "status").write_text(
+        " ".join(str(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])) for process in ranks)
+    )
 
 
 def forked(act: Callable[[], None], environment: dict[str, str]) -> int:
@@ -101,7 +124,11 @@ def pairs(out: Path, roots: Sequence[Path]) -> None:
     pair(out / "straight", roots[0])
     for root in roots:
         pair(out / f"{root.name} killed", root, stops=True)
-        pair(out / f"{root.name} resumed", root, checkpoint=out / f"{root.name} killed" / "step=2.ckpt")
+        pair(
+            out / f"{root.name} resumed",
+            root,
+            checkpoint=out / f"{root.name} killed" / "step=2.ckpt",
+        )
 
 
 if __name__ == "__main__":
@@ -109,5 +136,9 @@ if __name__ == "__main__":
     if what == "pairs":
         pairs(Path(place), [Path(root) for root in words])
     else:
-        after(saving.Checkpoints, "on_step", lambda self: wait_to_be_killed(Path(place)) if self.step == STOP else None)
+        after(
+            saving.Checkpoints,
+            "on_step",
+            lambda self: wait_to_be_killed(Path(place)) if self.step == STOP else None,
+        )
         sys.exit(run.main(words))

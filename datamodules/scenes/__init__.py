@@ -26,7 +26,9 @@ SMALLEST = 32  # pixels
 def scene(seed: int, index: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """RGB image (H, W, 3) and Cityscapes label ids (H, W), both uint8: the same bytes for the same arguments, whatever was drawn before."""
     if min(height, width) < SMALLEST:
-        raise ValueError(f"a street scene has at least {SMALLEST} rows and columns, not {height}x{width}: draw it larger and scale it down")
+        raise ValueError(
+            f"a street scene has at least {SMALLEST} rows and columns, not {height}x{width}: draw it larger and scale it down"
+        )
     dice = Dice(seed, index)
     lens, street, exposure = Lens.drawn(dice), Street.drawn(dice), Exposure.drawn(dice)
     ground = Ground.drawn(dice, street)

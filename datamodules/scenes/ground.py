@@ -52,7 +52,9 @@ class Ground:
         return cls(
             ribbons=areas(dice, street) + patches(dice, street) + marks(dice, street),
             offset=(dice.between(0, 512), dice.between(0, 512)),
-            clouds=Clouds(dice.between(0, 0.5), dice.between(0, 0.5), dice.between(4, 18), dice.chance(0.5)),
+            clouds=Clouds(
+                dice.between(0, 0.5), dice.between(0, 0.5), dice.between(4, 18), dice.chance(0.5)
+            ),
             shadows=house_shadow(dice, street) if street.weather.sunny else [],
         )
 
@@ -64,7 +66,9 @@ class Ground:
         for ribbon in self.ribbons[1:]:
             paint_ribbon(painter, ribbon)
         # a shadow covers those before it: the darkest last
-        light = shadow_map(painter, top, sorted(self.shadows + shadows, key=lambda shadow: -shadow.light))
+        light = shadow_map(
+            painter, top, sorted(self.shadows + shadows, key=lambda shadow: -shadow.light)
+        )
         paint_light(painter, top, light, self.offset)
 
 
@@ -73,10 +77,16 @@ class Ground:
 
 def areas(dice: Dice, street: Street) -> list[Ribbon]:
     """From the outer to the inner: each lies over the one before, so that no seam shows between two."""
-    asphalt = shade((1.0, dice.between(0.98, 1.01), dice.between(0.97, 1.05)), dice.between(74, 124))
+    asphalt = shade(
+        (1.0, dice.between(0.98, 1.01), dice.between(0.97, 1.05)), dice.between(74, 124)
+    )
     paving = shade((1.02, 1.0, dice.between(0.93, 0.98)), dice.between(112, 166))
     grass = dice.pick(((96, 114, 62), (116, 120, 70), (82, 106, 52), (124, 116, 88)))
-    return beside_road(dice, street, paving, grass) + road(dice, street, paving, asphalt) + tracks(dice, street, asphalt)
+    return (
+        beside_road(dice, street, paving, grass)
+        + road(dice, street, paving, asphalt)
+        + tracks(dice, street, asphalt)
+    )
 
 
 def beside_road(dice: Dice, street: Street, paving: Color, grass: Color) -> list[Ribbon]:
@@ -94,10 +104,16 @@ def beside_road(dice: Dice, street: Street, paving: Color, grass: Color) -> list
 def road(dice: Dice, street: Street, paving: Color, asphalt: Color) -> list[Ribbon]:
     left, right, ribbons = street.left, street.right, []
     # the curb's stone, the gutter, the road
-    for beside, color, label in ((0.13, shade(paving, 1.1), SIDEWALK), (0, shade(asphalt, 0.84), ROAD), (-0.22, asphalt, ROAD)):
+    for beside, color, label in (
+        (0.13, shade(paving, 1.1), SIDEWALK),
+        (0, shade(asphalt, 0.84), ROAD),
+        (-0.22, asphalt, ROAD),
+    ):
         ribbons.append(full_length(left.beside(beside), right.beside(beside), color, label))
     if right.parking and dice.chance(0.4):
-        ribbons.append(full_length(right.beside(-right.parking), right.road, shade(asphalt, 1.14), PARKING))
+        ribbons.append(
+            full_length(right.beside(-right.parking), right.road, shade(asphalt, 1.14), PARKING)
+        )
     return ribbons
 
 
@@ -117,8 +133,13 @@ def paving_joints(dice: Dice, street: Street, color: Color) -> list[Ribbon]:
 
 def bank_joints(bank: Bank, step: float, color: Color) -> list[Ribbon]:
     left, right = min(bank.road, bank.split), max(bank.road, bank.split)
-    across = [Ribbon(left, right, step * row, step * row + 0.04, color) for row in range(4, int(16 / step))]
-    along = [Ribbon(x, x + 0.04, 0, 26, color) for x in np.arange(left + step, right, step).tolist()]
+    across = [
+        Ribbon(left, right, step * row, step * row + 0.04, color)
+        for row in range(4, int(16 / step))
+    ]
+    along = [
+        Ribbon(x, x + 0.04, 0, 26, color) for x in np.arange(left + step, right, step).tolist()
+    ]
     return across + along
 
 
@@ -127,7 +148,11 @@ def tracks(dice: Dice, street: Street, asphalt: Color) -> list[Ribbon]:
     if street.rails is None:
         return []
     middle, steel = street.rails, shade(asphalt, 0.62)
-    bed = [full_length(middle - 1.1, middle + 1.1, shade(asphalt, 0.92), RAIL_TRACK)] if dice.chance(0.5) else []
+    bed = (
+        [full_length(middle - 1.1, middle + 1.1, shade(asphalt, 0.92), RAIL_TRACK)]
+        if dice.chance(0.5)
+        else []
+    )
     return bed + [Ribbon(middle + x - 0.05, middle + x + 0.05, 0, 90, steel) for x in (-0.72, 0.72)]
 
 
@@ -135,9 +160,15 @@ def patches(dice: Dice, street: Street) -> list[Ribbon]:
     """Where the road was opened and closed again, and manholes."""
     found = []
     for _ in range(dice.whole(0, 4)):
-        x, z, half = dice.between(street.left.road + 1, street.right.road - 1), dice.between(4, 26), dice.between(0.25, 1.0)
+        x, z, half = (
+            dice.between(street.left.road + 1, street.right.road - 1),
+            dice.between(4, 26),
+            dice.between(0.25, 1.0),
+        )
         gray = dice.between(58, 104)
-        found.append(Ribbon(x - half, x + half, z, z + 2 * half * dice.between(0.7, 4), (gray, gray, gray)))
+        found.append(
+            Ribbon(x - half, x + half, z, z + 2 * half * dice.between(0.7, 4), (gray, gray, gray))
+        )
     return found
 
 
@@ -156,7 +187,9 @@ def marks(dice: Dice, street: Street) -> list[Ribbon]:
 
 def zebra(dice: Dice, street: Street, paint: Color) -> list[Ribbon]:
     z, step = dice.between(7, 28), 1.1
-    starts = [street.start + step * number for number in range(int((street.end - street.start) / step))]
+    starts = [
+        street.start + step * number for number in range(int((street.end - street.start) / step))
+    ]
     return [Ribbon(x + 0.3, x + 0.85, z, z + 3, paint) for x in starts]
 
 
@@ -168,7 +201,10 @@ def lane_marks(dice: Dice, street: Street, paint: Color) -> list[Ribbon]:
         middle = 0 < number < street.count
         dashed, drawn = dice.chance(0.8), dice.chance(0.5)
         if middle and dashed:
-            found += [Ribbon(x - half, x + half, z, z + 0.45 * period, paint) for z in np.arange(-phase, 70, period).tolist()]
+            found += [
+                Ribbon(x - half, x + half, z, z + 0.45 * period, paint)
+                for z in np.arange(-phase, 70, period).tolist()
+            ]
         elif middle or drawn:
             found.append(Ribbon(x - half, x + half, 0, 110, paint))
     return found
@@ -221,7 +257,9 @@ def paint_ribbon(painter: Painter, ribbon: Ribbon) -> None:
     count = 2 + int(4 * math.log2(end / start)) if end - start > 6 else 2
     depths = [start * (end / start) ** (number / (count - 1)) for number in range(count)]
     point = painter.camera.point
-    outline = [point(ribbon.left, 0, z) for z in depths] + [point(ribbon.right, 0, z) for z in reversed(depths)]
+    outline = [point(ribbon.left, 0, z) for z in depths] + [
+        point(ribbon.right, 0, z) for z in reversed(depths)
+    ]
     corners = sixteenths(outline)
     cv2.fillPoly(painter.image, [corners], ribbon.color, cv2.LINE_AA, FRACTION_BITS)
     if ribbon.label is not None:
@@ -235,11 +273,19 @@ def nearest_ground(painter: Painter) -> float:
 
 def shadow_map(painter: Painter, top: int, shadows: list[Shadow]) -> np.ndarray:
     """How light the ground is, 128 for as it is drawn; soft at the edges."""
-    light = np.full((painter.height - top, painter.width), SUN if painter.weather.sunny else CLOUDS, np.uint8)
+    light = np.full(
+        (painter.height - top, painter.width), SUN if painter.weather.sunny else CLOUDS, np.uint8
+    )
     nearest = nearest_ground(painter)
     for shadow in shadows:
         points = [painter.camera.point(x, 0, max(z, nearest)) for x, z in shadow.corners]
-        cv2.fillConvexPoly(light, sixteenths([(u, v - top) for u, v in points]), shadow.light, cv2.LINE_AA, FRACTION_BITS)
+        cv2.fillConvexPoly(
+            light,
+            sixteenths([(u, v - top) for u, v in points]),
+            shadow.light,
+            cv2.LINE_AA,
+            FRACTION_BITS,
+        )
     soft = 2 * (painter.height // 90) + 1
     return cv2.blur(light, (soft, soft))
 
@@ -258,7 +304,9 @@ def paint_light(painter: Painter, top: int, light: np.ndarray, offset: tuple[flo
     cv2.add(cv2.multiply(painter.image[top:], factor, scale=1 / 128), haze, dst=painter.image[top:])
 
 
-def ground_texture(camera: Camera, top: int, shape: tuple[int, int], offset: tuple[float, float]) -> np.ndarray:
+def ground_texture(
+    camera: Camera, top: int, shape: tuple[int, int], offset: tuple[float, float]
+) -> np.ndarray:
     """The noise as it lies on the ground, for the rows from `top` on; the bend is too small to matter here."""
     (x, z), horizon, texels = offset, camera.horizon - top, TEXELS * camera.eye
     # from a pixel (u, v, 1) back to the ground: times v - horizon, x = eye (u - center) and z = eye focal
@@ -270,4 +318,6 @@ def ground_texture(camera: Camera, top: int, shape: tuple[int, int], offset: tup
         ]
     )
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpPerspective(textures().ground, matrix, shape[::-1], flags=flags, borderMode=cv2.BORDER_WRAP)
+    return cv2.warpPerspective(
+        textures().ground, matrix, shape[::-1], flags=flags, borderMode=cv2.BORDER_WRAP
+    )

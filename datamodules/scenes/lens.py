@@ -34,7 +34,13 @@ class Lens:
 
     def camera(self, height: int, width: int) -> Camera:
         # half a pixel less: OpenCV counts from the middle of the first pixel
-        return Camera(self.focal * width, self.center * width - 0.5, self.horizon * height - 0.5, self.eye, self.bend)
+        return Camera(
+            self.focal * width,
+            self.center * width - 0.5,
+            self.horizon * height - 0.5,
+            self.eye,
+            self.bend,
+        )
 
 
 @dataclass(frozen=True)
@@ -70,11 +76,18 @@ class Exposure:
         if self.soft:
             image = cv2.GaussianBlur(image, (3, 3), 0.55 if image.shape[1] < 1024 else 0.8)
         image = cv2.LUT(image, self.curve())
-        return cv2.addWeighted(image, 1, grain_of(image.shape[:2], self.offset), self.noise, -128 * self.noise), label
+        return cv2.addWeighted(
+            image, 1, grain_of(image.shape[:2], self.offset), self.noise, -128 * self.noise
+        ), label
 
     def curve(self) -> np.ndarray:
         """(256, 1, 3): the channels' new values for 0..255."""
-        values = self.brightness * np.array(self.gains) * (np.arange(256)[:, None] / 255) ** self.gamma * 255
+        values = (
+            self.brightness
+            * np.array(self.gains)
+            * (np.arange(256)[:, None] / 255) ** self.gamma
+            * 255
+        )
         return np.clip(values, 0, 255).astype(np.uint8)[:, None]
 
 
@@ -86,7 +99,13 @@ def paint_hood(image: np.ndarray, label: np.ndarray, top: float, gray: float) ->
         edge = height * (top + (1 - top) * (share + 1.05 * np.abs(x) ** 2.6))
         arc = np.stack([(x + 1) / 2 * width, edge], axis=1).tolist()
         outline = sixteenths([*arc, (width, height + 2), (0, height + 2)])
-        cv2.fillPoly(image, [outline], (gray * light, gray * light, gray * light * 1.05), cv2.LINE_AA, FRACTION_BITS)
+        cv2.fillPoly(
+            image,
+            [outline],
+            (gray * light, gray * light, gray * light * 1.05),
+            cv2.LINE_AA,
+            FRACTION_BITS,
+        )
         if own:
             cv2.fillPoly(label, [outline], own, cv2.LINE_8, FRACTION_BITS)
 
@@ -101,6 +120,9 @@ def grain_of(shape: tuple[int, int], offset: tuple[float, float]) -> np.ndarray:
     """A part of the noise, repeated where the image is larger."""
     grain = textures().grain
     top, left = int(offset[0] * 64), int(offset[1] * 64)
-    repeats = math.ceil((shape[0] + top) / grain.shape[0]), math.ceil((shape[1] + left) / grain.shape[1])
+    repeats = (
+        math.ceil((shape[0] + top) / grain.shape[0]),
+        math.ceil((shape[1] + left) / grain.shape[1]),
+    )
     repeated = grain if repeats == (1, 1) else np.tile(grain, (*repeats, 1))
     return repeated[top : top + shape[0], left : left + shape[1]]

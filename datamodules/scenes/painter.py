@@ -16,7 +16,9 @@ Rows = TypeVar("Rows", float, np.ndarray)
 
 NEAREST = 0.05  # meters: nearer points are drawn as if at this distance
 FRACTION_BITS = 4  # OpenCV takes corners between pixels as whole numbers: of sixteenths
-CIRCLE = np.array([(math.cos(turn * math.pi / 8), math.sin(turn * math.pi / 8)) for turn in range(16)])
+CIRCLE = np.array(
+    [(math.cos(turn * math.pi / 8), math.sin(turn * math.pi / 8)) for turn in range(16)]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,9 @@ class Camera:
 
     def point(self, x: float, y: float, z: float) -> Point:
         z = max(z, NEAREST)
-        return self.center + self.focal * (x / z + self.bend * z), self.horizon + self.focal * (self.eye - y) / z
+        return self.center + self.focal * (x / z + self.bend * z), self.horizon + self.focal * (
+            self.eye - y
+        ) / z
 
     def depth(self, row: Rows) -> Rows:
         """Distance of the ground that is seen in a row below the horizon, or in each of several."""
@@ -87,7 +91,11 @@ class Painter:
         """The color as it is seen through the haze."""
         clear, haze = self.weather.clear(z), self.weather.haze
         own, gray = light * clear, 1 - clear
-        return color[0] * own + haze[0] * gray, color[1] * own + haze[1] * gray, color[2] * own + haze[2] * gray
+        return (
+            color[0] * own + haze[0] * gray,
+            color[1] * own + haze[1] * gray,
+            color[2] * own + haze[2] * gray,
+        )
 
     # --- plain shapes; without a label they are details of what was labeled before
 
@@ -106,7 +114,16 @@ class Painter:
         point = self.camera.point
         self.polygon([point(x, y, z) for x, y, z in places], color, label)
 
-    def upright(self, x: float, half: float, bottom: float, top: float, z: float, color: Color, label: int | None = None) -> None:
+    def upright(
+        self,
+        x: float,
+        half: float,
+        bottom: float,
+        top: float,
+        z: float,
+        color: Color,
+        label: int | None = None,
+    ) -> None:
         """A rectangle that looks at the camera."""
         left, low = self.camera.point(x - half, bottom, z)
         right, high = self.camera.point(x + half, top, z)
@@ -114,22 +131,38 @@ class Painter:
 
     # --- textures
 
-    def surface(self, places: Sequence[Place], texture: Pyramid, repeats: float, light: float, label: int) -> None:
+    def surface(
+        self, places: Sequence[Place], texture: Pyramid, repeats: float, light: float, label: int
+    ) -> None:
         """A texture on a rectangle in space, from its upper left corner clockwise, `repeats` times side by side."""
         points = [self.camera.point(*place) for place in places]
         window = self.window(points)
         if window is None:
             return
         # as sharp as the taller one of the two upright edges needs it
-        level = sharpest(texture, max(abs(points[3][1] - points[0][1]), abs(points[2][1] - points[1][1])))
+        level = sharpest(
+            texture, max(abs(points[3][1] - points[0][1]), abs(points[2][1] - points[1][1]))
+        )
         corners = np.array([(u - window.left, v - window.top) for u, v in points], np.float32)
         matrix = perspective(level, repeats, corners)
-        seen = cv2.warpPerspective(level, matrix, window.size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        seen = cv2.warpPerspective(
+            level, matrix, window.size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
+        )
         inside = np.zeros(seen.shape[:2], np.uint8)
-        cv2.fillConvexPoly(inside, np.rint(corners * 16).astype(np.int32), label, cv2.LINE_8, FRACTION_BITS)
+        cv2.fillConvexPoly(
+            inside, np.rint(corners * 16).astype(np.int32), label, cv2.LINE_8, FRACTION_BITS
+        )
         self.paste(seen, inside, window, sum(z for _, _, z in places) / 4, light)
 
-    def sprite(self, texture: Pyramid, place: Place, radius: float, light: float, mirrored: bool, label: int) -> None:
+    def sprite(
+        self,
+        texture: Pyramid,
+        place: Place,
+        radius: float,
+        light: float,
+        mirrored: bool,
+        label: int,
+    ) -> None:
         """A crown of leaves around a place."""
         u, v = self.camera.point(*place)
         half = CROWN_REACH * radius * self.camera.focal / place[2]
@@ -138,7 +171,9 @@ class Painter:
             return
         level = sharpest(texture, 2 * half)
         matrix = similarity(level, 2 * half, mirrored, (window.left - u, window.top - v))
-        seen = cv2.warpAffine(level, matrix, window.size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        seen = cv2.warpAffine(
+            level, matrix, window.size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        )
         _, inside = cv2.threshold(cv2.extractChannel(seen, 3), 127, label, cv2.THRESH_BINARY)
         self.paste(cv2.cvtColor(seen, cv2.COLOR_RGBA2RGB), inside, window, place[2], light)
 
@@ -149,10 +184,15 @@ class Painter:
         top, bottom = max(0, math.floor(min(down))), min(self.height, math.ceil(max(down)) + 1)
         return Window(left, top, right, bottom) if right > left and bottom > top else None
 
-    def paste(self, seen: np.ndarray, inside: np.ndarray, window: Window, z: float, light: float) -> None:
+    def paste(
+        self, seen: np.ndarray, inside: np.ndarray, window: Window, z: float, light: float
+    ) -> None:
         """`inside` is 0 outside the shape and the class inside."""
         clear = self.weather.clear(z)
-        own, (red, green, blue) = light * clear, [channel * (1 - clear) for channel in self.weather.haze]
+        own, (red, green, blue) = (
+            light * clear,
+            [channel * (1 - clear) for channel in self.weather.haze],
+        )
         tone = np.array([(own, 0, 0, red), (0, own, 0, green), (0, 0, own, blue)])
         area = slice(window.top, window.bottom), slice(window.left, window.right)
         cv2.copyTo(cv2.transform(seen, tone), inside, self.image[area])
@@ -212,25 +252,54 @@ class Cutout:
 
     def polygon(self, points: Sequence[Point], color: Color, label: int | None = None) -> None:
         u, v, scale = self.u, self.v, self.scale
-        self.painter.polygon([(u + x * scale, v - y * scale) for x, y in points], self.painter.tone(color, self.z), label)
+        self.painter.polygon(
+            [(u + x * scale, v - y * scale) for x, y in points],
+            self.painter.tone(color, self.z),
+            label,
+        )
 
-    def box(self, left: float, bottom: float, right: float, top: float, color: Color, label: int | None = None) -> None:
+    def box(
+        self,
+        left: float,
+        bottom: float,
+        right: float,
+        top: float,
+        color: Color,
+        label: int | None = None,
+    ) -> None:
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], color, label)
 
-    def bar(self, start: Point, end: Point, width: float, color: Color, label: int | None = None) -> None:
+    def bar(
+        self, start: Point, end: Point, width: float, color: Color, label: int | None = None
+    ) -> None:
         """A thick line, never thinner than a pixel."""
         across, up = end[0] - start[0], end[1] - start[1]
         half = max(width, 0.9 / self.scale) / 2 / (math.hypot(across, up) + 1e-9)
         x, y = -up * half, across * half
-        corners = [(start[0] + x, start[1] + y), (end[0] + x, end[1] + y), (end[0] - x, end[1] - y), (start[0] - x, start[1] - y)]
+        corners = [
+            (start[0] + x, start[1] + y),
+            (end[0] + x, end[1] + y),
+            (end[0] - x, end[1] - y),
+            (start[0] - x, start[1] - y),
+        ]
         self.polygon(corners, color, label)
 
-    def disc(self, middle: Point, across: float, up: float, color: Color, label: int | None = None) -> None:
+    def disc(
+        self, middle: Point, across: float, up: float, color: Color, label: int | None = None
+    ) -> None:
         self.painter.fill(self.ellipse(middle, across, up), self.painter.tone(color, self.z), label)
 
     def ring(self, middle: Point, across: float, up: float, width: float, color: Color) -> None:
         corners, thickness = self.ellipse(middle, across, up), max(1, round(width * self.scale))
-        cv2.polylines(self.painter.image, [corners], True, self.painter.tone(color, self.z), thickness, cv2.LINE_AA, FRACTION_BITS)
+        cv2.polylines(
+            self.painter.image,
+            [corners],
+            True,
+            self.painter.tone(color, self.z),
+            thickness,
+            cv2.LINE_AA,
+            FRACTION_BITS,
+        )
 
     def ellipse(self, middle: Point, across: float, up: float) -> np.ndarray:
         """Its corners in sixteenths of a pixel; `across` and `up` are the half axes."""

@@ -32,9 +32,22 @@ class Figure:
 
     @classmethod
     def drawn(cls, dice: Dice, label: int, seat: float = 0.0, facing: int = 0) -> "Figure":
-        top, bag = shade(dice.color(20, 225), dice.between(0.4, 1)), dice.color(20, 150) if dice.chance(0.25) else None
+        top, bag = (
+            shade(dice.color(20, 225), dice.between(0.4, 1)),
+            dice.color(20, 150) if dice.chance(0.25) else None,
+        )
         hair = HELMET if seat and dice.chance(0.6) else dice.pick(HAIRS)
-        return cls(label, seat, facing or dice.side(), dice.between(0.04, 0.22), top, dice.pick(TROUSERS), dice.pick(SKINS), hair, bag)
+        return cls(
+            label,
+            seat,
+            facing or dice.side(),
+            dice.between(0.04, 0.22),
+            top,
+            dice.pick(TROUSERS),
+            dice.pick(SKINS),
+            hair,
+            bag,
+        )
 
     def draw(self, cutout: Cutout) -> None:
         hip = self.seat or HIP
@@ -51,7 +64,13 @@ class Figure:
         for x, light in ((-0.07, 0.82), (0.07, 1.0)):
             foot = x + math.copysign(step, x * self.facing)
             cutout.bar((x, hip), (foot, 0.04), 0.15, shade(self.trousers, light), self.label)
-            cutout.bar((foot - 0.04 * self.facing, 0.03), (foot + 0.13 * self.facing, 0.03), 0.08, SHOE, self.label)
+            cutout.bar(
+                (foot - 0.04 * self.facing, 0.03),
+                (foot + 0.13 * self.facing, 0.03),
+                0.08,
+                SHOE,
+                self.label,
+            )
 
     def riding_legs(self, cutout: Cutout, hip: float) -> None:
         knee, foot = (0.24 * self.facing, hip - 0.22), (0.1 * self.facing, max(0.15, hip - 0.65))
@@ -61,7 +80,13 @@ class Figure:
     def arms(self, cutout: Cutout, shoulder: float, lean: float) -> None:
         sleeve = shade(self.top, 0.82)
         if self.seat:
-            cutout.bar((lean, shoulder - 0.04), (lean + 0.42 * self.facing, shoulder - 0.4), 0.1, sleeve, self.label)
+            cutout.bar(
+                (lean, shoulder - 0.04),
+                (lean + 0.42 * self.facing, shoulder - 0.4),
+                0.1,
+                sleeve,
+                self.label,
+            )
             return
         for side in (-1, 1):
             hand = (side * 0.25 + 0.4 * side * self.stride, shoulder - 0.52)
@@ -69,13 +94,22 @@ class Figure:
             cutout.disc(hand, 0.045, 0.05, self.skin, self.label)
 
     def torso(self, cutout: Cutout, hip: float, shoulder: float, lean: float) -> None:
-        left = [(-0.16, hip - 0.04), (-0.22 + lean, shoulder - 0.02), (-0.1 + lean, shoulder + 0.07)]
+        left = [
+            (-0.16, hip - 0.04),
+            (-0.22 + lean, shoulder - 0.02),
+            (-0.1 + lean, shoulder + 0.07),
+        ]
         right = [(0.1 + lean, shoulder + 0.07), (0.22 + lean, shoulder - 0.02), (0.16, hip - 0.04)]
         cutout.polygon(left + right, self.top, self.label)
 
     def backpack(self, cutout: Cutout, shoulder: float, color: Color) -> None:
         inner, outer = -0.12 * self.facing, -0.35 * self.facing
-        corners = [(inner, shoulder), (outer, shoulder - 0.05), (outer, shoulder - 0.42), (inner, shoulder - 0.45)]
+        corners = [
+            (inner, shoulder),
+            (outer, shoulder - 0.05),
+            (outer, shoulder - 0.42),
+            (inner, shoulder - 0.45),
+        ]
         cutout.polygon(corners, color, self.label)
 
     def head(self, cutout: Cutout, shoulder: float, lean: float) -> None:
@@ -88,7 +122,9 @@ def person(dice: Dice, x: float, z: float) -> Thing:
     """One in ten is a child."""
     figure = Figure.drawn(dice, PERSON)
     size = dice.near(1.0, 0.05) if dice.chance(0.9) else dice.between(0.6, 0.8)
-    return Thing(z, lambda painter: figure.draw(Cutout(painter, x, z, size)), footprint(x, z, 0.26, 0.4))
+    return Thing(
+        z, lambda painter: figure.draw(Cutout(painter, x, z, size)), footprint(x, z, 0.26, 0.4)
+    )
 
 
 # --- two-wheelers: `base` is half the distance of the wheels as it is seen, negative where they face left
@@ -98,7 +134,16 @@ FRAME = (
     ((-1, 0.34), (-0.3, 0.75)), ((-0.3, 0.75), (0.75, 0.78)), ((0.72, 0.95), (1, 0.34)),
     ((0, 0.32), (-0.32, 0.9)), ((0, 0.32), (0.75, 0.8)), ((-1, 0.34), (0, 0.32)),
 )  # fmt: skip
-TANK = ((-0.85, 0.45), (-1.0, 0.66), (-0.6, 0.86), (0.1, 0.96), (0.5, 1.0), (0.85, 0.78), (0.6, 0.34), (-0.3, 0.26))
+TANK = (
+    (-0.85, 0.45),
+    (-1.0, 0.66),
+    (-0.6, 0.86),
+    (0.1, 0.96),
+    (0.5, 1.0),
+    (0.85, 0.78),
+    (0.6, 0.34),
+    (-0.3, 0.26),
+)
 
 
 def bicycle(dice: Dice, x: float, z: float, turned: float, ridden: bool) -> Thing:

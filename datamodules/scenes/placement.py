@@ -11,7 +11,18 @@ import numpy as np
 from datamodules.scenes.dice import Dice
 from datamodules.scenes.ids import BUS, FENCE, TRAIN, TRUCK, VEGETATION, WALL
 from datamodules.scenes.people import bicycle, motorcycle, person
-from datamodules.scenes.statics import bush, house, litter_bin, pole, pole_arm, sign, strip, tower, traffic_light, tree
+from datamodules.scenes.statics import (
+    bush,
+    house,
+    litter_bin,
+    pole,
+    pole_arm,
+    sign,
+    strip,
+    tower,
+    traffic_light,
+    tree,
+)
 from datamodules.scenes.street import PARK, Bank, Street
 from datamodules.scenes.thing import Thing
 from datamodules.scenes.vehicles import ONCOMING, SHAPES, car, large_vehicle
@@ -23,8 +34,19 @@ BEHIND = 2.5  # meters: what ends before is beside the camera or behind it
 def everything(dice: Dice, street: Street, index: int) -> list[Thing]:
     things = backdrop(dice, street)
     for bank in street.banks:
-        things += row(dice, street, bank) + greens(dice, street, bank) + furniture(dice, bank) + sidewalk(dice, street, bank)
-    return things + crossing(dice, street) + traffic(dice, street, index) + parked(dice, street) + pedestrians_on_road(dice, street)
+        things += (
+            row(dice, street, bank)
+            + greens(dice, street, bank)
+            + furniture(dice, bank)
+            + sidewalk(dice, street, bank)
+        )
+    return (
+        things
+        + crossing(dice, street)
+        + traffic(dice, street, index)
+        + parked(dice, street)
+        + pedestrians_on_road(dice, street)
+    )
 
 
 def backdrop(dice: Dice, street: Street) -> list[Thing]:
@@ -61,12 +83,17 @@ def row(dice: Dice, street: Street, bank: Bank) -> list[Thing]:
     return things
 
 
-def plot(dice: Dice, street: Street, bank: Bank, start: float, end: float, floors: int, gable: bool) -> list[Thing]:
+def plot(
+    dice: Dice, street: Street, bank: Bank, start: float, end: float, floors: int, gable: bool
+) -> list[Thing]:
     """A house, at the sidewalk or behind a garden."""
     if not street.style.gardens:
         return [house(dice, street, bank.side, bank.front, start, end - 0.02, floors, gable)]
     x = bank.front + bank.side * dice.between(0, 4)
-    return [house(dice, street, bank.side, x, start, end - 0.02, floors, gable), *front_garden(dice, street, bank, start, end)]
+    return [
+        house(dice, street, bank.side, x, start, end - 0.02, floors, gable),
+        *front_garden(dice, street, bank, start, end),
+    ]
 
 
 def front_garden(dice: Dice, street: Street, bank: Bank, start: float, end: float) -> list[Thing]:
@@ -74,7 +101,18 @@ def front_garden(dice: Dice, street: Street, bank: Bank, start: float, end: floa
     if not dice.chance(0.45):
         return []
     label = dice.pick((VEGETATION, FENCE, FENCE, WALL))
-    return [strip(dice, street, bank.side, bank.front - 0.4 * bank.side, max(start, 2.0), end, dice.between(0.8, 1.6), label)]
+    return [
+        strip(
+            dice,
+            street,
+            bank.side,
+            bank.front - 0.4 * bank.side,
+            max(start, 2.0),
+            end,
+            dice.between(0.8, 1.6),
+            label,
+        )
+    ]
 
 
 # the odds of no barrier, and, summed up, of each kind with its least and greatest height
@@ -87,7 +125,9 @@ def gap(dice: Dice, street: Street, bank: Bank, start: float, end: float) -> lis
     roll, front = dice.roll(), []
     if roll >= OPEN:
         label, heights = next((label, heights) for odds, label, heights in BARRIERS if roll < odds)
-        front = [strip(dice, street, bank.side, bank.front, start, end, dice.between(*heights), label)]
+        front = [
+            strip(dice, street, bank.side, bank.front, start, end, dice.between(*heights), label)
+        ]
     return front + grove(dice, street, bank, max(start, 4.0), end)
 
 
@@ -96,7 +136,9 @@ def grove(dice: Dice, street: Street, bank: Bank, start: float, end: float) -> l
     for z in np.arange(start, end, 5.0).tolist():
         x = bank.front + bank.side * dice.between(1.2, 6)
         if dice.chance(0.6):
-            things.append(tree(dice, street, x, z, dice.between(2.0, 3.8), dice.between(2.8, 4.8), trunk=0.3))
+            things.append(
+                tree(dice, street, x, z, dice.between(2.0, 3.8), dice.between(2.8, 4.8), trunk=0.3)
+            )
         else:
             things.append(bush(dice, x, z, dice.between(2.4, 4.4)))
     return things
@@ -111,7 +153,18 @@ def greens(dice: Dice, street: Street, bank: Bank) -> list[Thing]:
     if dice.chance(street.style.railings):
         start, label = dice.between(2.5, 15), FENCE if dice.chance(0.66) else WALL
         x = bank.front - 0.25 * bank.side
-        things.append(strip(dice, street, bank.side, x, start, start + dice.between(15, 50), dice.between(1, 2), label))
+        things.append(
+            strip(
+                dice,
+                street,
+                bank.side,
+                x,
+                start,
+                start + dice.between(15, 50),
+                dice.between(1, 2),
+                label,
+            )
+        )
     for _ in range(dice.whole(0, 4) if bank.verge else 0):
         x = bank.front - bank.side * dice.between(0.4, 1.3)
         things.append(bush(dice, x, dice.between(5, 45), dice.between(0.5, 1.0)))
@@ -122,9 +175,23 @@ def tree_row(dice: Dice, street: Street, bank: Bank) -> list[Thing]:
     """At the curb, in a park where the houses would begin; the further away, the further apart."""
     things, step, z = [], dice.between(8, 15), dice.between(6, 16)
     while z < 95:
-        x = bank.front + bank.side * dice.between(-1, 2) if street.style is PARK else bank.beside(dice.near(0.9, 0.2))
+        x = (
+            bank.front + bank.side * dice.between(-1, 2)
+            if street.style is PARK
+            else bank.beside(dice.near(0.9, 0.2))
+        )
         if dice.chance(0.85):
-            things.append(tree(dice, street, x, z, dice.between(1.9, 3.5), dice.between(4.6, 6.6), trunk=dice.between(0.2, 0.4)))
+            things.append(
+                tree(
+                    dice,
+                    street,
+                    x,
+                    z,
+                    dice.between(1.9, 3.5),
+                    dice.between(4.6, 6.6),
+                    trunk=dice.between(0.2, 0.4),
+                )
+            )
         z += step * dice.between(0.8, 1.2) * (1 + z / 120)
     return things
 
@@ -134,8 +201,14 @@ def furniture(dice: Dice, bank: Bank) -> list[Thing]:
     things = lamps(dice, bank)
     for _ in range(dice.whole(0, 2)):
         things += signpost(dice, bank.beside(dice.between(0.35, 1.0)), dice.between(6, 40))
-    things += [pole(dice, bank.beside(0.5), dice.between(5, 30), 1.0, 0.12) for _ in range(dice.whole(0, 2))]
-    things += [litter_bin(dice, bank.beside(dice.between(0.5, 1.9)), dice.between(6, 26)) for _ in range(dice.whole(0, 3))]
+    things += [
+        pole(dice, bank.beside(0.5), dice.between(5, 30), 1.0, 0.12)
+        for _ in range(dice.whole(0, 2))
+    ]
+    things += [
+        litter_bin(dice, bank.beside(dice.between(0.5, 1.9)), dice.between(6, 26))
+        for _ in range(dice.whole(0, 3))
+    ]
     return things
 
 
@@ -161,22 +234,45 @@ def sidewalk(dice: Dice, street: Street, bank: Bank) -> list[Thing]:
     """People, parked bicycles and motorcycles, a cyclist near the curb."""
     things = people(dice, street, bank)
     if dice.chance(0.38):
-        x, z, turned = bank.beside(dice.between(0.5, 1.3)), dice.between(4.5, 22), dice.between(0.4, 1)
-        things += [bicycle(dice, x, z + 0.7 * number, turned, ridden=False) for number in range(dice.whole(1, 3))]
+        x, z, turned = (
+            bank.beside(dice.between(0.5, 1.3)),
+            dice.between(4.5, 22),
+            dice.between(0.4, 1),
+        )
+        things += [
+            bicycle(dice, x, z + 0.7 * number, turned, ridden=False)
+            for number in range(dice.whole(1, 3))
+        ]
     if dice.chance(0.07):
-        things.append(motorcycle(dice, bank.beside(0.4), dice.between(5, 18), dice.between(0.4, 1), ridden=False))
+        things.append(
+            motorcycle(
+                dice, bank.beside(0.4), dice.between(5, 18), dice.between(0.4, 1), ridden=False
+            )
+        )
     if dice.chance(0.17):
-        things.append(bicycle(dice, bank.beside(-0.7), dice.between(7, 26), dice.between(0.3, 1), ridden=True))
+        things.append(
+            bicycle(dice, bank.beside(-0.7), dice.between(7, 26), dice.between(0.3, 1), ridden=True)
+        )
     return things
 
 
 def people(dice: Dice, street: Street, bank: Bank) -> list[Thing]:
     """In groups of up to three, side by side."""
-    things, left, width = [], round(street.style.people * dice.between(0.2, 1.8)), abs(bank.front - bank.road)
+    things, left, width = (
+        [],
+        round(street.style.people * dice.between(0.2, 1.8)),
+        abs(bank.front - bank.road),
+    )
     while left > 0:
         group = min(left, dice.whole(1, 3))
-        x, z, step = bank.beside(dice.between(0.3, width - 0.3)), dice.between(5, 50), dice.side() * 0.55
-        things += [person(dice, x + number * step, z + dice.between(-0.4, 0.4)) for number in range(group)]
+        x, z, step = (
+            bank.beside(dice.between(0.3, width - 0.3)),
+            dice.between(5, 50),
+            dice.side() * 0.55,
+        )
+        things += [
+            person(dice, x + number * step, z + dice.between(-0.4, 0.4)) for number in range(group)
+        ]
         left -= group
     return things
 
@@ -191,10 +287,17 @@ def crossing(dice: Dice, street: Street) -> list[Thing]:
     z, things = dice.between(8, 42), []
     for distance in (z, z + 18) if dice.chance(0.3) else (z,):
         for bank in street.banks:
-            things += [pole(dice, bank.beside(0.5), distance, 3.3, 0.13), traffic_light(dice, bank.beside(0.5), 2.7, distance)]
+            things += [
+                pole(dice, bank.beside(0.5), distance, 3.3, 0.13),
+                traffic_light(dice, bank.beside(0.5), 2.7, distance),
+            ]
     if dice.chance(0.5):
         arm, x = dice.between(3, 4.5), street.right.beside(0.6)
-        things += [pole(dice, x, z + 0.4, 5.8, 0.15), pole_arm(dice, x, z + 0.4, arm), traffic_light(dice, x - 0.85 * arm, 5.5, z + 0.4)]
+        things += [
+            pole(dice, x, z + 0.4, 5.8, 0.15),
+            pole_arm(dice, x, z + 0.4, arm),
+            traffic_light(dice, x - 0.85 * arm, 5.5, z + 0.4),
+        ]
     return things
 
 
@@ -268,5 +371,8 @@ def pedestrians_on_road(dice: Dice, street: Street) -> list[Thing]:
     if not dice.chance(0.2):
         return []
     z = dice.between(8, 26)
-    places = [(dice.between(street.left.road + 0.5, street.right.road - 0.5), z + dice.between(-1, 1)) for _ in range(dice.whole(1, 3))]
+    places = [
+        (dice.between(street.left.road + 0.5, street.right.road - 0.5), z + dice.between(-1, 1))
+        for _ in range(dice.whole(1, 3))
+    ]
     return [person(dice, x, distance) for x, distance in places]

@@ -3,9 +3,35 @@
 from collections.abc import Callable, Sequence
 
 from datamodules.scenes.dice import Dice
-from datamodules.scenes.ids import BUILDING, FENCE, POLE, STATIC, TRAFFIC_LIGHT, TRAFFIC_SIGN, VEGETATION, WALL
-from datamodules.scenes.materials import COLUMN_WIDTH, COLUMNS, CROWN_REACH, STRIP_LENGTH, Color, Pyramid, shade, textures
-from datamodules.scenes.painter import CIRCLE, Cutout, Painter, Place, Weather, crosswise, lengthwise
+from datamodules.scenes.ids import (
+    BUILDING,
+    FENCE,
+    POLE,
+    STATIC,
+    TRAFFIC_LIGHT,
+    TRAFFIC_SIGN,
+    VEGETATION,
+    WALL,
+)
+from datamodules.scenes.materials import (
+    COLUMN_WIDTH,
+    COLUMNS,
+    CROWN_REACH,
+    STRIP_LENGTH,
+    Color,
+    Pyramid,
+    shade,
+    textures,
+)
+from datamodules.scenes.painter import (
+    CIRCLE,
+    Cutout,
+    Painter,
+    Place,
+    Weather,
+    crosswise,
+    lengthwise,
+)
 from datamodules.scenes.street import Street
 from datamodules.scenes.thing import Shadow, Thing, footprint
 
@@ -17,7 +43,16 @@ TILES = ((150, 84, 64), (112, 104, 104), (128, 76, 60), (92, 86, 88))
 # --- houses, walls and fences
 
 
-def house(dice: Dice, street: Street, side: int, x: float, start: float, end: float, floors: int, gable: bool) -> Thing:
+def house(
+    dice: Dice,
+    street: Street,
+    side: int,
+    x: float,
+    start: float,
+    end: float,
+    floors: int,
+    gable: bool,
+) -> Thing:
     """`gable` is the wall that looks at the camera, needed where no house of the same height stands before."""
     height, depth = floors * dice.between(2.9, 3.4), dice.between(8, 16)
     texture, tinted = dice.pick(textures().facades[floors]), dice.between(0.82, 1.12)
@@ -31,7 +66,9 @@ def house(dice: Dice, street: Street, side: int, x: float, start: float, end: fl
         if gable and start > 3:
             front = crosswise(min(x, outer), max(x, outer), 0, height, start)
             painter.surface(front, texture, tiles(depth), 0.8 * tinted, BUILDING)
-        painter.surface(lengthwise(x, near, end, 0, height), texture, tiles(end - near), light, BUILDING)
+        painter.surface(
+            lengthwise(x, near, end, 0, height), texture, tiles(end - near), light, BUILDING
+        )
 
     # by the far end: neighbors in a row never overlap along the street
     return Thing(end - 0.01, draw)
@@ -43,25 +80,47 @@ def tiles(meters: float) -> float:
 
 
 def paint_roof(
-    painter: Painter, walls: tuple[float, float], height: float, along: tuple[float, float], colors: tuple[Color, Color], light: float
+    painter: Painter,
+    walls: tuple[float, float],
+    height: float,
+    along: tuple[float, float],
+    colors: tuple[Color, Color],
+    light: float,
 ) -> None:
     """The slope that looks at the street, and the triangle under it that looks at the camera."""
     (inner, outer), (near, far), (roof, plaster) = walls, along, colors
     ridge, top = (inner + outer) / 2, height + 0.35 * abs(outer - inner)
     slope = [(inner, height, near), (inner, height, far), (ridge, top, far), (ridge, top, near)]
     painter.face(slope, painter.tone(roof, (near + far) / 2, light), BUILDING)
-    painter.face([(inner, height, near), (ridge, top, near), (outer, height, near)], painter.tone(plaster, near), BUILDING)
+    painter.face(
+        [(inner, height, near), (ridge, top, near), (outer, height, near)],
+        painter.tone(plaster, near),
+        BUILDING,
+    )
 
 
 def tower(dice: Dice, x: float, z: float) -> Thing:
     """A house across the end of the street."""
     floors = dice.whole(5, 7)
-    width, height, texture = COLUMN_WIDTH * dice.whole(5, 11), 3.2 * floors * dice.between(1, 1.5), dice.pick(textures().facades[floors])
+    width, height, texture = (
+        COLUMN_WIDTH * dice.whole(5, 11),
+        3.2 * floors * dice.between(1, 1.5),
+        dice.pick(textures().facades[floors]),
+    )
     front = crosswise(x - width / 2, x + width / 2, -0.3, height, z)
     return Thing(z, lambda painter: painter.surface(front, texture, tiles(width), 0.9, BUILDING))
 
 
-def strip(dice: Dice, street: Street, side: int, x: float, start: float, end: float, height: float, label: int) -> Thing:
+def strip(
+    dice: Dice,
+    street: Street,
+    side: int,
+    x: float,
+    start: float,
+    end: float,
+    height: float,
+    label: int,
+) -> Thing:
     """A wall, a fence or a hedge (vegetation) along the street."""
     kinds = {WALL: textures().walls, FENCE: textures().fences, VEGETATION: textures().hedges}
     texture, light = dice.pick(kinds[label]), dice.between(0.8, 1.05) * street.weather.on_face(side)
@@ -73,7 +132,9 @@ def strip(dice: Dice, street: Street, side: int, x: float, start: float, end: fl
 # --- trees
 
 
-def tree(dice: Dice, street: Street, x: float, z: float, radius: float, height: float, trunk: float) -> Thing:
+def tree(
+    dice: Dice, street: Street, x: float, z: float, radius: float, height: float, trunk: float
+) -> Thing:
     """A crown around `height`, on a trunk that Cityscapes labels as vegetation too."""
     crown, bark = foliage(dice, textures().crowns, (x, height, z), radius), dice.between(0.7, 1.2)
 
@@ -94,16 +155,23 @@ def bush(dice: Dice, x: float, z: float, radius: float) -> Thing:
     return Thing(z, foliage(dice, textures().bushes, (x, 0.55 * radius, z), radius))
 
 
-def foliage(dice: Dice, crowns: Sequence[Pyramid], place: Place, radius: float) -> Callable[[Painter], None]:
+def foliage(
+    dice: Dice, crowns: Sequence[Pyramid], place: Place, radius: float
+) -> Callable[[Painter], None]:
     crown, light, mirrored = dice.pick(crowns), dice.between(0.95, 1.5), dice.chance(0.5)
     return lambda painter: painter.sprite(crown, place, radius, light, mirrored, VEGETATION)
 
 
-def tree_shadow(weather: Weather, x: float, z: float, radius: float, height: float) -> Shadow | None:
+def tree_shadow(
+    weather: Weather, x: float, z: float, radius: float, height: float
+) -> Shadow | None:
     if not weather.sunny:
         return None
     middle, reach = x - weather.sun * 0.6 * height, 0.9 * radius
-    return Shadow([(middle + reach * across, z + reach * along) for across, along in CIRCLE.tolist()], TREE_SHADE)
+    return Shadow(
+        [(middle + reach * across, z + reach * along) for across, along in CIRCLE.tolist()],
+        TREE_SHADE,
+    )
 
 
 # --- along the curb
@@ -119,7 +187,13 @@ def pole(dice: Dice, x: float, z: float, height: float, width: float, arm: float
         cutout.bar((0, -0.02), (0, height), width, color, POLE)
         if arm:
             cutout.bar((0, height), (arm, height + 0.3), 0.8 * width, color, POLE)
-            cutout.bar((arm, height + 0.3), (1.25 * arm, height + 0.3), 2.2 * width, shade(color, 1.2), POLE)
+            cutout.bar(
+                (arm, height + 0.3),
+                (1.25 * arm, height + 0.3),
+                2.2 * width,
+                shade(color, 1.2),
+                POLE,
+            )
 
     return Thing(z, draw)
 
@@ -127,7 +201,12 @@ def pole(dice: Dice, x: float, z: float, height: float, width: float, arm: float
 def pole_arm(dice: Dice, x: float, z: float, length: float) -> Thing:
     """From the top of a mast over the road, for a traffic light."""
     gray = dice.between(60, 150)
-    return Thing(z, lambda painter: Cutout(painter, x, z).bar((0, 5.8), (-length, 6.0), 0.12, (gray, gray, gray), POLE))
+    return Thing(
+        z,
+        lambda painter: Cutout(painter, x, z).bar(
+            (0, 5.8), (-length, 6.0), 0.12, (gray, gray, gray), POLE
+        ),
+    )
 
 
 LAMPS = ((0.3, (238, 44, 34)), (0.0, (248, 184, 44)), (-0.3, (54, 224, 126)))
@@ -150,7 +229,14 @@ ROUND = [tuple(point) for point in CIRCLE.tolist()]
 DIAMOND = [(-1, 0), (0, 1), (1, 0), (0, -1)]
 YIELD = [(-1, 0.8), (1, 0.8), (0, -0.95)]
 PANEL = [(-1, 1.2), (1, 1.2), (1, -1.2), (-1, -1.2)]
-RED, BLUE, YELLOW, WHITE, GREEN, DARK = (204, 32, 38), (32, 72, 172), (234, 194, 34), (238, 238, 236), (30, 112, 62), (42, 42, 60)
+RED, BLUE, YELLOW, WHITE, GREEN, DARK = (
+    (204, 32, 38),
+    (32, 72, 172),
+    (234, 194, 34),
+    (238, 238, 236),
+    (30, 112, 62),
+    (42, 42, 60),
+)
 # outline, its color, width and height of the inner part, its color
 SIGNS = (
     (ROUND, RED, 0.7, 0.7, WHITE),
@@ -185,7 +271,9 @@ def litter_bin(dice: Dice, x: float, z: float) -> Thing:
 
     def draw(painter: Painter) -> None:
         cutout = Cutout(painter, x, z)
-        cutout.polygon([(-half, height), (half, height), (0.93 * half, 0), (-0.93 * half, 0)], color, STATIC)
+        cutout.polygon(
+            [(-half, height), (half, height), (0.93 * half, 0), (-0.93 * half, 0)], color, STATIC
+        )
         cutout.box(-half, 0.88 * height, half, height, shade(color, 1.3))
         cutout.box(0.55 * half, 0.06, 0.9 * half, 0.85 * height, shade(color, 0.8))
 

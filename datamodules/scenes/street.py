@@ -33,10 +33,49 @@ class Style:
     gardens: bool = False  # around the houses
 
 
-URBAN = Style(0.52, houses=0.82, verge=0.14, trees=0.45, railings=0.13, people=5.2, floors=(4, 7), backdrop=0.65)
-AVENUE = Style(0.26, houses=0.66, verge=0.36, trees=0.75, railings=0.24, people=3.8, floors=(4, 7), backdrop=0.45, wide=3)
-SUBURB = Style(0.12, houses=0.46, verge=0.70, trees=0.66, railings=0.40, people=1.6, floors=(2, 3), backdrop=0.30, gardens=True)
-PARK = Style(0.10, houses=0.16, verge=0.85, trees=0.75, railings=0.50, people=1.2, floors=(2, 3), backdrop=0.15, gardens=True)
+URBAN = Style(
+    0.52,
+    houses=0.82,
+    verge=0.14,
+    trees=0.45,
+    railings=0.13,
+    people=5.2,
+    floors=(4, 7),
+    backdrop=0.65,
+)
+AVENUE = Style(
+    0.26,
+    houses=0.66,
+    verge=0.36,
+    trees=0.75,
+    railings=0.24,
+    people=3.8,
+    floors=(4, 7),
+    backdrop=0.45,
+    wide=3,
+)
+SUBURB = Style(
+    0.12,
+    houses=0.46,
+    verge=0.70,
+    trees=0.66,
+    railings=0.40,
+    people=1.6,
+    floors=(2, 3),
+    backdrop=0.30,
+    gardens=True,
+)
+PARK = Style(
+    0.10,
+    houses=0.16,
+    verge=0.85,
+    trees=0.75,
+    railings=0.50,
+    people=1.2,
+    floors=(2, 3),
+    backdrop=0.15,
+    gardens=True,
+)
 STYLES = (URBAN, AVENUE, SUBURB, PARK)
 
 
@@ -63,7 +102,11 @@ class Bank:
     def drawn(cls, dice: Dice, style: Style, side: int, inner: bool) -> "Bank":
         parking = 2.2 if dice.chance(0.30) else 0.0
         # one drives on the right: the road is wider on the left
-        width = dice.between(2.5, 6.6) + style.wide * 2 / 3 if side < 0 else dice.between(1.7, 3.9) + style.wide / 3
+        width = (
+            dice.between(2.5, 6.6) + style.wide * 2 / 3
+            if side < 0
+            else dice.between(1.7, 3.9) + style.wide / 3
+        )
         road = width + 0.8 * parking
         verge = dice.between(1.5, 5) if dice.chance(style.verge) else 0.0
         front = road + dice.between(2.2, 7.2) + verge
@@ -96,7 +139,11 @@ class Street:
         left, right = Bank.drawn(dice, style, -1, inner), Bank.drawn(dice, style, 1, inner)
         start, end = left.road + left.parking, right.road - right.parking
         count = max(1, round((end - start) / LANE))
-        rails = start + (end - start) * (dice.whole(1, count) - 0.5) / count if dice.chance(0.06) else None
+        rails = (
+            start + (end - start) * (dice.whole(1, count) - 0.5) / count
+            if dice.chance(0.06)
+            else None
+        )
         return cls(style, weather_of(dice), left, right, start, end, count, rails)
 
     @property
@@ -111,8 +158,14 @@ class Street:
     @property
     def lanes(self) -> list[float]:
         """Their middles."""
-        return [self.start + (self.end - self.start) * (number + 0.5) / self.count for number in range(self.count)]
+        return [
+            self.start + (self.end - self.start) * (number + 0.5) / self.count
+            for number in range(self.count)
+        ]
 
     @property
     def dividers(self) -> list[float]:
-        return [self.start + (self.end - self.start) * number / self.count for number in range(self.count + 1)]
+        return [
+            self.start + (self.end - self.start) * number / self.count
+            for number in range(self.count + 1)
+        ]

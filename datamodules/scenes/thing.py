@@ -22,4 +22,6 @@ class Thing(NamedTuple):
 def footprint(x: float, z: float, half: float, length: float) -> Shadow:
     """The darkness right under a thing whose near side is at z."""
     near, far = z - 0.2, z + length
-    return Shadow([(x - half, near), (x + half, near), (x + half, far), (x - half, far)], DEEP_SHADE)
+    return Shadow(
+        [(x - half, near), (x + half, near), (x + half, far), (x - half, far)], DEEP_SHADE
+    )

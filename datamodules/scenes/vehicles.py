@@ -61,10 +61,17 @@ def lit(street: Street, x: float) -> float:
 
 
 def wheel(painter: Painter, x: float, z: float, radius: float, label: int, large: bool) -> None:
-    painter.face([(x, radius + radius * up, z + radius * across) for across, up in WHEEL], painter.tone(RUBBER, z), label)
+    painter.face(
+        [(x, radius + radius * up, z + radius * across) for across, up in WHEEL],
+        painter.tone(RUBBER, z),
+        label,
+    )
     if large:
         rim = 0.58 * radius
-        painter.face([(x, radius + rim * up, z + rim * across) for across, up in WHEEL], painter.tone(STEEL, z))
+        painter.face(
+            [(x, radius + rim * up, z + rim * across) for across, up in WHEEL],
+            painter.tone(STEEL, z),
+        )
 
 
 # --- cars
@@ -97,10 +104,15 @@ ROOF = 0.76  # half the roof's width, in halves of the car's
 
 def car(dice: Dice, street: Street, x: float, z: float, away: bool) -> Thing:
     body = VAN if dice.chance(0.17) else dice.pick((HATCHBACK, HATCHBACK, SEDAN))
-    length, half = (4.9, 0.95) if body is VAN else (dice.between(3.8, 4.7), dice.between(0.86, 0.93))
+    length, half = (
+        (4.9, 0.95) if body is VAN else (dice.between(3.8, 4.7), dice.between(0.86, 0.93))
+    )
     height = dice.between(1.85, 2.05) if body is VAN else dice.between(1.42, 1.6)
     color = shade(dice.pick(PAINTS), dice.between(0.88, 1.1))
-    vehicle, brakes = Vehicle(x, z, length, half, height, away, color, lit(street, x), CAR), away and dice.chance(0.35)
+    vehicle, brakes = (
+        Vehicle(x, z, length, half, height, away, color, lit(street, x), CAR),
+        away and dice.chance(0.35),
+    )
 
     def draw(painter: Painter) -> None:
         if not painter.sees(x, z, half + abs(x) * length / z):
@@ -118,7 +130,9 @@ def car(dice: Dice, street: Street, x: float, z: float, away: bool) -> Thing:
 def mirrors(painter: Painter, car: Vehicle) -> None:
     paint = painter.tone(car.color, car.z, 0.7)
     for side in SIDES:
-        painter.upright(car.x + side * (car.half + 0.07), 0.09, 0.93, 1.06, car.along(0.66), paint, CAR)
+        painter.upright(
+            car.x + side * (car.half + 0.07), 0.09, 0.93, 1.06, car.along(0.66), paint, CAR
+        )
 
 
 def car_side(painter: Painter, car: Vehicle, body: Body, large: bool) -> None:
@@ -144,15 +158,21 @@ def cabin_side(car: Vehicle, body: Body) -> list[Place]:
     ]
 
 
-def side_windows(painter: Painter, car: Vehicle, cabin: list[Place], paint: Color, large: bool) -> None:
+def side_windows(
+    painter: Painter, car: Vehicle, cabin: list[Place], paint: Color, large: bool
+) -> None:
     """The cabin's side, shrunk around its middle."""
     middle = tuple(sum(place[axis] for place in cabin) / 4 for axis in range(3))
-    glass = [tuple(m + 0.8 * (p - m) for p, m in zip(place, middle, strict=True)) for place in cabin]
+    glass = [
+        tuple(m + 0.8 * (p - m) for p, m in zip(place, middle, strict=True)) for place in cabin
+    ]
     painter.face(glass, painter.tone(GLASS, car.middle))
     if large:  # the pillar between the doors
         z, thin = car.along(0.45), 0.04
         belt, roof = glass[0][:2], glass[1][:2]
-        painter.face([(*belt, z - thin), (*roof, z - thin), (*roof, z + thin), (*belt, z + thin)], paint)
+        painter.face(
+            [(*belt, z - thin), (*roof, z - thin), (*roof, z + thin), (*belt, z + thin)], paint
+        )
 
 
 def car_end(painter: Painter, car: Vehicle, body: Body, large: bool, brakes: bool) -> None:
@@ -162,15 +182,34 @@ def car_end(painter: Painter, car: Vehicle, body: Body, large: bool, brakes: boo
     window_z = car.along(body.window if car.away else body.windscreen)
     roof_z = car.along(body.roof if car.away else body.roof_end)
     for side in SIDES:
-        painter.upright(x + side * 0.78 * half, 0.13, 0, 0.4, z + 0.15, painter.tone(RUBBER, z), CAR)
+        painter.upright(
+            x + side * 0.78 * half, 0.13, 0, 0.4, z + 0.15, painter.tone(RUBBER, z), CAR
+        )
     end_window(painter, car, body.belt, window_z, roof_z, large)
-    painter.face(trapezoid(x, half, edge, z, half, body.belt, window_z), painter.tone(car.color, z, 1.08), CAR)
-    outline = [(-1, 0.38), (-1, edge - 0.05), (-0.97, edge), (0.97, edge), (1, edge - 0.05), (1, 0.38), (0.95, 0.27), (-0.95, 0.27)]
-    painter.face([(x + share * half, y, z) for share, y in outline], painter.tone(car.color, z, 0.88), CAR)
+    painter.face(
+        trapezoid(x, half, edge, z, half, body.belt, window_z),
+        painter.tone(car.color, z, 1.08),
+        CAR,
+    )
+    outline = [
+        (-1, 0.38),
+        (-1, edge - 0.05),
+        (-0.97, edge),
+        (0.97, edge),
+        (1, edge - 0.05),
+        (1, 0.38),
+        (0.95, 0.27),
+        (-0.95, 0.27),
+    ]
+    painter.face(
+        [(x + share * half, y, z) for share, y in outline], painter.tone(car.color, z, 0.88), CAR
+    )
     car_lamps(painter, car, large, brakes, edge)
 
 
-def end_window(painter: Painter, car: Vehicle, belt: float, window_z: float, roof_z: float, large: bool) -> None:
+def end_window(
+    painter: Painter, car: Vehicle, belt: float, window_z: float, roof_z: float, large: bool
+) -> None:
     """Rear window or windscreen with its frame; the sky is reflected in its upper half."""
     x, z, half, lower, upper = car.x, car.z, car.half, belt + 0.02, car.height - 0.09
     frame = trapezoid(x, half, belt, window_z, ROOF * half, car.height, roof_z)
@@ -178,12 +217,27 @@ def end_window(painter: Painter, car: Vehicle, belt: float, window_z: float, roo
     pane = trapezoid(x, 0.86 * half, lower, window_z, 0.69 * half, upper, roof_z)
     painter.face(pane, painter.tone(GLASS, z))
     if large:
-        glare = trapezoid(x, 0.78 * half, (lower + upper) / 2, (window_z + roof_z) / 2, 0.69 * half, upper, roof_z)
+        glare = trapezoid(
+            x, 0.78 * half, (lower + upper) / 2, (window_z + roof_z) / 2, 0.69 * half, upper, roof_z
+        )
         painter.face(glare, painter.tone(GLASS, z, 1.4))
 
 
-def trapezoid(x: float, low_half: float, low: float, low_z: float, high_half: float, high: float, high_z: float) -> list[Place]:
-    return [(x - low_half, low, low_z), (x - high_half, high, high_z), (x + high_half, high, high_z), (x + low_half, low, low_z)]
+def trapezoid(
+    x: float,
+    low_half: float,
+    low: float,
+    low_z: float,
+    high_half: float,
+    high: float,
+    high_z: float,
+) -> list[Place]:
+    return [
+        (x - low_half, low, low_z),
+        (x - high_half, high, high_z),
+        (x + high_half, high, high_z),
+        (x + low_half, low, low_z),
+    ]
 
 
 def car_lamps(painter: Painter, car: Vehicle, large: bool, brakes: bool, edge: float) -> None:
@@ -191,7 +245,9 @@ def car_lamps(painter: Painter, car: Vehicle, large: bool, brakes: bool, edge: f
     x, z, half = car.x, car.z, car.half
     lamp = (244, 46, 38) if brakes else (152, 28, 28) if car.away else (242, 242, 230)
     for side in SIDES:
-        painter.upright(x + side * 0.82 * half, 0.14 * half, edge - 0.25, edge - 0.09, z, painter.tone(lamp, z))
+        painter.upright(
+            x + side * 0.82 * half, 0.14 * half, edge - 0.25, edge - 0.09, z, painter.tone(lamp, z)
+        )
     if not large:
         return
     painter.upright(x, 0.95 * half, 0.27, 0.4, z, painter.tone(car.color, z, 0.5))
@@ -211,32 +267,56 @@ class Shape(NamedTuple):
     height: tuple[float, float]
 
 
-SHAPES = {TRUCK: Shape((6, 10), 1.22, (2.8, 3.7)), BUS: Shape((9, 13), 1.27, (2.9, 3.3)), TRAIN: Shape((18, 30), 1.3, (3.3, 3.7))}
-LIVERIES = ((226, 226, 222), (200, 62, 48), (234, 190, 52), (62, 96, 160), (240, 240, 235), (62, 122, 82))
+SHAPES = {
+    TRUCK: Shape((6, 10), 1.22, (2.8, 3.7)),
+    BUS: Shape((9, 13), 1.27, (2.9, 3.3)),
+    TRAIN: Shape((18, 30), 1.3, (3.3, 3.7)),
+}
+LIVERIES = (
+    (226, 226, 222),
+    (200, 62, 48),
+    (234, 190, 52),
+    (62, 96, 160),
+    (240, 240, 235),
+    (62, 122, 82),
+)
 
 
 def large_vehicle(dice: Dice, street: Street, x: float, z: float, label: int) -> Thing:
     """A truck, a bus or a train; `trim` is its second color."""
     shape, trim = SHAPES[label], dice.color(30, 210)
     length, height = dice.between(*shape.length), dice.between(*shape.height)
-    vehicle = Vehicle(x, z, length, shape.half, height, x > ONCOMING, dice.pick(LIVERIES), lit(street, x), label)
+    vehicle = Vehicle(
+        x, z, length, shape.half, height, x > ONCOMING, dice.pick(LIVERIES), lit(street, x), label
+    )
     paint_side, paint_end = (truck_side, truck_end) if label == TRUCK else (coach_side, coach_end)
 
     def draw(painter: Painter) -> None:
         if abs(x) > 0.8 * shape.half:
             paint_side(painter, vehicle, trim)
         for side in SIDES:
-            painter.upright(x + side * 0.76 * shape.half, 0.2, 0, 0.5, z + 0.15, painter.tone(RUBBER, z), label)
+            painter.upright(
+                x + side * 0.76 * shape.half, 0.2, 0, 0.5, z + 0.15, painter.tone(RUBBER, z), label
+            )
         paint_end(painter, vehicle, trim)
         lamp = (200, 36, 32) if vehicle.away else (244, 244, 230)
         for side in SIDES:
-            painter.upright(x + side * 0.84 * shape.half, 0.13, 0.62, 0.86, z, painter.tone(lamp, z))
+            painter.upright(
+                x + side * 0.84 * shape.half, 0.13, 0.62, 0.86, z, painter.tone(lamp, z)
+            )
 
     return Thing(z, draw, vehicle.shadow(street.weather))
 
 
 def panel(
-    painter: Painter, vehicle: Vehicle, start: float, end: float, low: float, high: float, color: Color, label: int | None = None
+    painter: Painter,
+    vehicle: Vehicle,
+    start: float,
+    end: float,
+    low: float,
+    high: float,
+    color: Color,
+    label: int | None = None,
 ) -> None:
     """A rectangle on the side that is seen; `start` and `end` in meters from the near end, `low` and `high` above the ground."""
     places = lengthwise(vehicle.flank, vehicle.z + start, vehicle.z + end, low, high)
@@ -267,7 +347,9 @@ def truck_end(painter: Painter, truck: Vehicle, trim: Color) -> None:
     painter.upright(x, half, 0.5, height, z, painter.tone(truck.color, z, 0.9), TRUCK)
     painter.upright(x, 0.03, 0.95, height - 0.1, z, painter.tone(truck.color, z, 0.55))
     for side in SIDES:
-        painter.upright(x + side * 0.35, 0.025, 0.95, height - 0.1, z, painter.tone(truck.color, z, 0.68))
+        painter.upright(
+            x + side * 0.35, 0.025, 0.95, height - 0.1, z, painter.tone(truck.color, z, 0.68)
+        )
     painter.upright(x, half, 0.45, 0.92, z, painter.tone((52, 53, 56), z), TRUCK)
 
 
@@ -287,7 +369,15 @@ def coach_side(painter: Painter, coach: Vehicle, trim: Color) -> None:
     panel(painter, coach, 0.4, length - 0.4, 0.46 * height, 0.86 * height, GLASS)
     panel(painter, coach, 0.4, length - 0.4, 0.7 * height, 0.86 * height, shade(GLASS, 1.4))
     for number in range(1, int(length / 1.6)):
-        panel(painter, coach, 1.6 * number - 0.06, 1.6 * number + 0.06, 0.46 * height, 0.86 * height, coach.color)
+        panel(
+            painter,
+            coach,
+            1.6 * number - 0.06,
+            1.6 * number + 0.06,
+            0.46 * height,
+            0.86 * height,
+            coach.color,
+        )
     panel(painter, coach, 0, length, 0.28 * height, 0.36 * height, trim)
     if coach.label == TRAIN:
         panel(painter, coach, 0, length, 0.06, 0.38, (48, 49, 52), TRAIN)
@@ -301,5 +391,7 @@ def coach_end(painter: Painter, coach: Vehicle, trim: Color) -> None:
     x, z, half, height = coach.x, coach.z, coach.half, coach.height
     cab_front(painter, coach, coach.color, height)
     painter.upright(x, half, 0.3 * height, 0.37 * height, z, painter.tone(trim, z, 0.92))
-    painter.upright(x, 0.55 * half, 0.885 * height, 0.975 * height, z, painter.tone((30, 30, 28), z))
+    painter.upright(
+        x, 0.55 * half, 0.885 * height, 0.975 * height, z, painter.tone((30, 30, 28), z)
+    )
     painter.upright(x, 0.4 * half, 0.91 * height, 0.95 * height, z, painter.tone((246, 176, 40), z))

@@ -46,7 +46,9 @@ class Separable(nn.Sequential):
 
     def __init__(self, inside: int, outside: int, stride: int = 1, relu: bool = True) -> None:
         depthwise = nn.Conv2d(inside, inside, 3, stride, 1, groups=inside, bias=False)
-        super().__init__(depthwise, conv_bn_relu(inside, outside, 1) if relu else conv_bn(inside, outside, 1))
+        super().__init__(
+            depthwise, conv_bn_relu(inside, outside, 1) if relu else conv_bn(inside, outside, 1)
+        )
 
 
 class XceptionBlock(nn.Module):
@@ -54,8 +56,14 @@ class XceptionBlock(nn.Module):
 
     def __init__(self, inside: int, width: int, stride: int) -> None:
         super().__init__()
-        self.shortcut = Separable(inside, width * 4, stride, relu=False) if stride > 1 else nn.Identity()
-        self.residual = nn.Sequential(Separable(inside, width, stride), Separable(width, width), Separable(width, width * 4, relu=False))
+        self.shortcut = (
+            Separable(inside, width * 4, stride, relu=False) if stride > 1 else nn.Identity()
+        )
+        self.residual = nn.Sequential(
+            Separable(inside, width, stride),
+            Separable(width, width),
+            Separable(width, width * 4, relu=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.shortcut(x) + self.residual(x))
@@ -90,16 +98,27 @@ class ContextPath(nn.Module):
     """Backbone, ARMs and global pooling: context at strides 16 and 8 (section 3.2)."""
 
     def __init__(
-        self, backbone: str = "resnet18", arm: bool = True, global_pooling: bool = True, width: float = 1.0, last_stage: bool = True
+        self,
+        backbone: str = "resnet18",
+        arm: bool = True,
+        global_pooling: bool = True,
+        width: float = 1.0,
+        last_stage: bool = True,
     ) -> None:
         super().__init__()
-        self.backbone = ResNet(18, width=int(64 * width)) if backbone == "resnet18" else Xception39(int(8 * width))
+        self.backbone = (
+            ResNet(18, width=int(64 * width))
+            if backbone == "resnet18"
+            else Xception39(int(8 * width))
+        )
         *_, middle, deep = self.backbone.channels
         if not last_stage:
             deep = middle
             drop_last_stage(self.backbone)
         self.pooling = conv_bn_relu(deep, 128, 1) if global_pooling else None
-        self.arms = nn.ModuleList([AttentionRefinement(deep, arm), AttentionRefinement(middle, arm)])
+        self.arms = nn.ModuleList(
+            [AttentionRefinement(deep, arm), AttentionRefinement(middle, arm)]
+        )
         self.refines = nn.ModuleList([conv_bn_relu(128, 128), conv_bn_relu(128, 128)])
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,12 +174,18 @@ class BiSeNet(SegmentationModule):
         backbone_width scales the backbone's channels, last_stage=False ends it at 1/16.
         """
         super().__init__(num_classes)
-        self.auxiliary_weight, self.ohem_threshold, self.label_stride = auxiliary_weight, ohem_threshold, label_stride
+        self.auxiliary_weight, self.ohem_threshold, self.label_stride = (
+            auxiliary_weight,
+            ohem_threshold,
+            label_stride,
+        )
         self.spatial_path = SpatialPath() if spatial_path else None
         self.context_path = ContextPath(backbone, arm, global_pooling, backbone_width, last_stage)
         self.fusion = FeatureFusion() if ffm and spatial_path else None
         self.classifier = head(256 if self.fusion is not None else 128, 64, num_classes)
-        wanted = (head(128, auxiliary_width, num_classes) for _ in range(2)) if auxiliary_weight else ()
+        wanted = (
+            (head(128, auxiliary_width, num_classes) for _ in range(2)) if auxiliary_weight else ()
+        )
         self.auxiliaries = nn.ModuleList(wanted)
         self._initialize()
 
@@ -168,7 +193,9 @@ class BiSeNet(SegmentationModule):
         """He by fan-in for everything outside the backbone, as the authors' code does."""
         backbone = set(self.encoder().modules())
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d) and (layer not in backbone or isinstance(self.encoder(), Xception39)):
+            if isinstance(layer, nn.Conv2d) and (
+                layer not in backbone or isinstance(self.encoder(), Xception39)
+            ):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
 
     def encoder(self) -> nn.Module:
@@ -191,7 +218,10 @@ class BiSeNet(SegmentationModule):
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         contexts = self.context_path(image)
-        heads = {f"auxiliary{n}": head(x) for n, (head, x) in enumerate(zip(self.auxiliaries, contexts), start=1)}
+        heads = {
+            f"auxiliary{n}": head(x)
+            for n, (head, x) in enumerate(zip(self.auxiliaries, contexts), start=1)
+        }
         return {"main": self.classifier(self.fused(image, contexts[-1])), **heads}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -199,11 +229,16 @@ class BiSeNet(SegmentationModule):
         image, label = self.prepared(batch)
         label = label[:, :: self.label_stride, :: self.label_stride]
         terms = {name: self.loss(logits, label) for name, logits in self.outputs(image).items()}
-        return {name: loss if name == "main" else self.auxiliary_weight * loss for name, loss in terms.items()}
+        return {
+            name: loss if name == "main" else self.auxiliary_weight * loss
+            for name, loss in terms.items()
+        }
 
     def loss(self, logits: Tensor, label: Tensor) -> Tensor:
         if not self.ohem_threshold:
-            return cross_entropy(logits, label, align_corners=True, class_weights=self.class_weights)
+            return cross_entropy(
+                logits, label, align_corners=True, class_weights=self.class_weights
+            )
         rule = torchseg_rule(threshold=self.ohem_threshold, min_kept=1 / 16)
         return ohem(logits, label, align_corners=True, rule=rule, class_weights=self.class_weights)
 
@@ -222,15 +257,26 @@ TABLE = "paper, comparison on Cityscapes; as reading notes quote it"
 README = "README of the authors' TorchSeg"
 
 
-def published(val: float, test: float | None = None, protocol: str = "resized:0.75", source: str = TABLE) -> tuple[Published, ...]:
+def published(
+    val: float, test: float | None = None, protocol: str = "resized:0.75", source: str = TABLE
+) -> tuple[Published, ...]:
     figures = {"val": val, "test": test}
-    return tuple(Published(miou, "cityscapes", split, protocol, source) for split, miou in figures.items() if miou is not None)
+    return tuple(
+        Published(miou, "cityscapes", split, protocol, source)
+        for split, miou in figures.items()
+        if miou is not None
+    )
 
 
 def speed(cityscapes: float, small: float) -> tuple[PublishedSpeed, ...]:
     """The paper's headline calls the first one's input 2048x1024; the authors' code and PaddleSeg's table have 1536x768."""
-    large, little = (cityscapes, (768, 1536), TABLE), (small, (360, 640), "paper, comparison of speeds; recalled, not seen again")
-    return tuple(PublishedSpeed(fps, size, "Titan XP", source) for fps, size, source in (large, little))
+    large, little = (
+        (cityscapes, (768, 1536), TABLE),
+        (small, (360, 640), "paper, comparison of speeds; recalled, not seen again"),
+    )
+    return tuple(
+        PublishedSpeed(fps, size, "Titan XP", source) for fps, size, source in (large, little)
+    )
 
 
 MAIN = Experiment(
@@ -251,7 +297,8 @@ SCALES_AND_FLIP = f"multiscale:0.5,0.75,1,1.25,1.5,1.75+flip+{SLIDING}"
 ACCURACY = SPEED.but(
     recipe={"crop": (1024, 1024), "inference": SLIDING},
     model={"label_stride": 1, "auxiliary_width": 256},
-    published=published(val=76.21, protocol=SLIDING, source=README) + published(val=78.57, protocol=SCALES_AND_FLIP, source=README),
+    published=published(val=76.21, protocol=SLIDING, source=README)
+    + published(val=78.57, protocol=SCALES_AND_FLIP, source=README),
 )
 LONGER = {"iterations": 140_000}  # Xception39 starts from scratch in the authors' code
 
@@ -286,7 +333,10 @@ EXPERIMENTS = {
 RENAMES = (
     # Xception39's own
     (r"^context_path\.conv1\.(conv|bn)\.", r"context_path.stem.0.\1."),
-    (r"^context_path\.layer(\d)\.(\d)\.(?=proj|residual)", lambda m: f"context_path.stages.{int(m[1]) - 1}.{m[2]}."),
+    (
+        r"^context_path\.layer(\d)\.(\d)\.(?=proj|residual)",
+        lambda m: f"context_path.stages.{int(m[1]) - 1}.{m[2]}.",
+    ),
     (r"\.proj\.", ".shortcut."),
     (r"\.residual_branch\.", ".residual."),
     (r"(shortcut|residual\.\d)\.conv1\.", r"\1.0."),
@@ -323,5 +373,7 @@ RELEASED = {
 def xception_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An ImageNet classifier by the names of the authors' code, under the backbone's."""
     layout = RELEASED["bisenet_x39_torchseg"]
-    renamed = layout.renamed({f"context_path.{name}": tensor for name, tensor in unwrapped(state).items()})
+    renamed = layout.renamed(
+        {f"context_path.{name}": tensor for name, tensor in unwrapped(state).items()}
+    )
     return {name.removeprefix("context_path.backbone."): tensor for name, tensor in renamed.items()}

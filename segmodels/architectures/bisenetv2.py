@@ -58,7 +58,9 @@ class StemBlock(nn.Module):
     def __init__(self, outside: int) -> None:
         super().__init__()
         self.conv = conv_bn_relu(3, outside, 3, 2)
-        self.down = nn.Sequential(conv_bn_relu(outside, outside // 2, 1), conv_bn_relu(outside // 2, outside, 3, 2))
+        self.down = nn.Sequential(
+            conv_bn_relu(outside, outside // 2, 1), conv_bn_relu(outside // 2, outside, 3, 2)
+        )
         self.pool = nn.MaxPool2d(3, 2, 1)
         self.fuse = conv_bn_relu(2 * outside, outside)
 
@@ -92,7 +94,9 @@ class GatherExpansion(nn.Module):
         self.shortcut = nn.Identity()
         if stride == 2:
             self.expand.append(conv_bn(wide, wide, groups=wide))
-            self.shortcut = nn.Sequential(conv_bn(inside, inside, 3, 2, groups=inside), conv_bn(inside, outside, 1))
+            self.shortcut = nn.Sequential(
+                conv_bn(inside, inside, 3, 2, groups=inside), conv_bn(inside, outside, 1)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.project(self.expand(self.gather(x))) + self.shortcut(x))
@@ -123,7 +127,9 @@ class SemanticBranch(nn.Module):
 
 
 def separable(width: int) -> nn.Sequential:
-    return nn.Sequential(conv_bn(width, width, groups=width), nn.Conv2d(width, width, 1, bias=False))
+    return nn.Sequential(
+        conv_bn(width, width, groups=width), nn.Conv2d(width, width, 1, bias=False)
+    )
 
 
 class Aggregation(nn.Module):
@@ -198,15 +204,24 @@ class BiSeNetV2(SegmentationModule):
         """branches: both, detail or semantic; boosters stand after stages 2 (stem) to 5; ohem_threshold=0 trains on every pixel."""
         super().__init__(num_classes)
         if set(boosters) - {2, 3, 4, 5}:
-            raise ValueError(f"boosters={tuple(boosters)}; one stands after stage 2, 3, 4 or 5: boosters=(4, 5), or () for none")
+            raise ValueError(
+                f"boosters={tuple(boosters)}; one stands after stage 2, 3, 4 or 5: boosters=(4, 5), or () for none"
+            )
         self.booster_weight, self.ohem_threshold = booster_weight, ohem_threshold
         width = int(128 * alpha)
         self.detail = DetailBranch(alpha, depth) if branches != "semantic" else None
-        self.semantic = SemanticBranch(alpha, depth, semantic_ratio) if branches != "detail" else None
+        self.semantic = (
+            SemanticBranch(alpha, depth, semantic_ratio) if branches != "detail" else None
+        )
         self.aggregation = AGGREGATIONS[aggregation](width) if branches == "both" else None
         self.classifier = head(width, head_width, num_classes)
         wanted = boosters if booster_weight and self.semantic is not None else ()
-        self.boosters = nn.ModuleDict({str(stage): head(self.semantic.channels[stage - 2], 128, num_classes) for stage in wanted})
+        self.boosters = nn.ModuleDict(
+            {
+                str(stage): head(self.semantic.channels[stage - 2], 128, num_classes)
+                for stage in wanted
+            }
+        )
         if activated:
             activate(self)
         initialize(self)
@@ -217,7 +232,9 @@ class BiSeNetV2(SegmentationModule):
             return [], self.detail(image)
         stages, semantic = self.semantic(image)
         if self.detail is None:
-            return stages, F.interpolate(semantic, stages[1].shape[-2:], mode="bilinear", align_corners=False)
+            return stages, F.interpolate(
+                semantic, stages[1].shape[-2:], mode="bilinear", align_corners=False
+            )
         return stages, self.aggregation(self.detail(image), semantic)
 
     def features(self, image: Tensor) -> Tensor:
@@ -225,17 +242,25 @@ class BiSeNetV2(SegmentationModule):
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         stages, features = self.parts(image)
-        boosted = {f"booster{stage}": booster(stages[int(stage) - 2]) for stage, booster in self.boosters.items()}
+        boosted = {
+            f"booster{stage}": booster(stages[int(stage) - 2])
+            for stage, booster in self.boosters.items()
+        }
         return {"main": self.classifier(features), **boosted}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         image, label = self.prepared(batch)
         terms = {name: self.loss(logits, label) for name, logits in self.outputs(image).items()}
-        return {name: loss if name == "main" else self.booster_weight * loss for name, loss in terms.items()}
+        return {
+            name: loss if name == "main" else self.booster_weight * loss
+            for name, loss in terms.items()
+        }
 
     def loss(self, logits: Tensor, label: Tensor) -> Tensor:
         if not self.ohem_threshold:
-            return cross_entropy(logits, label, align_corners=False, class_weights=self.class_weights)
+            return cross_entropy(
+                logits, label, align_corners=False, class_weights=self.class_weights
+            )
         rule = torchseg_rule(threshold=self.ohem_threshold, min_kept=1 / 16)
         return ohem(logits, label, align_corners=False, rule=rule, class_weights=self.class_weights)
 
@@ -270,7 +295,11 @@ ABLATION = "paper, tables 2 and 3a; quoted in public reading notes"
 
 def published(val: float, test: float | None = None, source: str = TABLE) -> tuple[Published, ...]:
     figures = {"val": val, "test": test}
-    return tuple(Published(miou, "cityscapes", split, "resized:0.5", source) for split, miou in figures.items() if miou is not None)
+    return tuple(
+        Published(miou, "cityscapes", split, "resized:0.5", source)
+        for split, miou in figures.items()
+        if miou is not None
+    )
 
 
 def speed(cityscapes: float, camvid: float) -> tuple[PublishedSpeed, ...]:
@@ -278,12 +307,22 @@ def speed(cityscapes: float, camvid: float) -> tuple[PublishedSpeed, ...]:
         (512, 1024): (cityscapes, f"{TABLE}; the runtime is recalled"),
         (720, 960): (camvid, "paper, CamVid table; recalled, not seen again"),
     }
-    return tuple(PublishedSpeed(fps, size, "GTX 1080Ti", source, "TensorRT") for size, (fps, source) in figures.items())
+    return tuple(
+        PublishedSpeed(fps, size, "GTX 1080Ti", source, "TensorRT")
+        for size, (fps, source) in figures.items()
+    )
 
 
-MAIN = Experiment(BiSeNetV2, PAPER, published=published(val=73.4, test=72.6), published_speed=speed(156, camvid=124.5))
+MAIN = Experiment(
+    BiSeNetV2,
+    PAPER,
+    published=published(val=73.4, test=72.6),
+    published_speed=speed(156, camvid=124.5),
+)
 NO_OHEM = MAIN.but(model={"ohem_threshold": 0.0}, published=published(val=73.19, source=ABLATION))
-NO_BOOSTERS = NO_OHEM.but(model={"boosters": ()}, published=published(val=69.67, source=ABLATION))  # what the ablations start from
+NO_BOOSTERS = NO_OHEM.but(
+    model={"boosters": ()}, published=published(val=69.67, source=ABLATION)
+)  # what the ablations start from
 
 EXPERIMENTS = {
     "bilateral": MAIN,
@@ -295,16 +334,30 @@ EXPERIMENTS = {
     "wide": MAIN.but(model={"alpha": 2.0}),
     "deep": MAIN.but(model={"depth": 3}),
     # table 2: what each part adds
-    "detail_only": NO_BOOSTERS.but(model={"branches": "detail"}, published=published(val=62.35, source=ABLATION)),
-    "semantic_only": NO_BOOSTERS.but(model={"branches": "semantic"}, published=published(val=64.68, source=ABLATION)),
-    "sum": NO_BOOSTERS.but(model={"aggregation": "sum"}, published=published(val=68.60, source=ABLATION)),
-    "concatenation": NO_BOOSTERS.but(model={"aggregation": "concatenation"}, published=published(val=68.93, source=ABLATION)),
+    "detail_only": NO_BOOSTERS.but(
+        model={"branches": "detail"}, published=published(val=62.35, source=ABLATION)
+    ),
+    "semantic_only": NO_BOOSTERS.but(
+        model={"branches": "semantic"}, published=published(val=64.68, source=ABLATION)
+    ),
+    "sum": NO_BOOSTERS.but(
+        model={"aggregation": "sum"}, published=published(val=68.60, source=ABLATION)
+    ),
+    "concatenation": NO_BOOSTERS.but(
+        model={"aggregation": "concatenation"}, published=published(val=68.93, source=ABLATION)
+    ),
     "no_boosters": NO_BOOSTERS,
     "no_ohem": NO_OHEM,
     # table 3a: lambda
-    "half_ratio": NO_BOOSTERS.but(model={"semantic_ratio": 1 / 2}, published=published(val=69.66, source=ABLATION)),
-    "eighth_ratio": NO_BOOSTERS.but(model={"semantic_ratio": 1 / 8}, published=published(val=69.26, source=ABLATION)),
-    "sixteenth_ratio": NO_BOOSTERS.but(model={"semantic_ratio": 1 / 16}, published=published(val=68.27, source=ABLATION)),
+    "half_ratio": NO_BOOSTERS.but(
+        model={"semantic_ratio": 1 / 2}, published=published(val=69.66, source=ABLATION)
+    ),
+    "eighth_ratio": NO_BOOSTERS.but(
+        model={"semantic_ratio": 1 / 8}, published=published(val=69.26, source=ABLATION)
+    ),
+    "sixteenth_ratio": NO_BOOSTERS.but(
+        model={"semantic_ratio": 1 / 16}, published=published(val=68.27, source=ABLATION)
+    ),
     "activated": MAIN.but(model={"activated": True}),
     # where the boosters stand
     "late_boosters": NO_OHEM.but(model={"boosters": (4, 5)}),

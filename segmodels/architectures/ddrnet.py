@@ -35,7 +35,18 @@ from segmodels.module import Batch, SegmentationModule
 from segmodels.paper import Experiment, Published, PublishedSpeed
 from segmodels.parts import class_weights
 from segmodels.parts.backbones.resnet import initialize
-from segmodels.parts.dual_resolution import AUTHORS, DAPPM, Block, Bottleneck, head, norm_relu_conv, pick, resized, stage, stem
+from segmodels.parts.dual_resolution import (
+    AUTHORS,
+    DAPPM,
+    Block,
+    Bottleneck,
+    head,
+    norm_relu_conv,
+    pick,
+    resized,
+    stage,
+    stem,
+)
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import Amount, cross_entropy, hrnet_rule, ohem
 from segmodels.parts.pretrained import load_encoder
@@ -45,14 +56,25 @@ from segmodels.released import Released, unwrapped
 # --- blocks
 
 # width, blocks of a stage at 1/4, at 1/8 and after the division, stages at 1/16, width of the heads
-VARIANTS = {"23_slim": (32, (2, 2, 2), 1, 64), "23": (64, (2, 2, 2), 1, 128), "39": (64, (3, 4, 3), 2, 256)}
-FUSIONS = {"both": (True, True), "to_high": (True, False), "to_low": (False, True), "none": (False, False)}
+VARIANTS = {
+    "23_slim": (32, (2, 2, 2), 1, 64),
+    "23": (64, (2, 2, 2), 1, 128),
+    "39": (64, (3, 4, 3), 2, 256),
+}
+FUSIONS = {
+    "both": (True, True),
+    "to_high": (True, False),
+    "to_low": (False, True),
+    "none": (False, False),
+}
 
 
 class Bilateral(nn.Module):
     """A stage of both branches and the exchange behind it."""
 
-    def __init__(self, high: int, inside: int, outside: int, blocks: int, stride: int, fusion: str) -> None:
+    def __init__(
+        self, high: int, inside: int, outside: int, blocks: int, stride: int, fusion: str
+    ) -> None:
         super().__init__()
         to_high, to_low = pick("fusion", fusion, FUSIONS)
         self.low = stage(Block, inside, outside, blocks, stride)
@@ -77,7 +99,9 @@ class Bilateral(nn.Module):
 class DualResolution(nn.Module):
     """image -> high branch after stage 3 (1/8), high and low branch at the end (1/8, and 1/64 or, with last_stride=1, 1/32)."""
 
-    def __init__(self, variant: str = "23_slim", fusion: str = "both", last_stride: int = 2) -> None:
+    def __init__(
+        self, variant: str = "23_slim", fusion: str = "both", last_stride: int = 2
+    ) -> None:
         super().__init__()
         width, (first, second, blocks), at_16, _ = pick("variant", variant, VARIANTS)
         self.stem = stem(width)
@@ -110,7 +134,12 @@ class PPM(nn.Module):
         self.compression = norm_relu_conv(2 * inside, outside, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.compression(torch.cat([x, *(resized(scale(pool(x)), x) for pool, scale in zip(self.pools, self.scales))], 1))
+        return self.compression(
+            torch.cat(
+                [x, *(resized(scale(pool(x)), x) for pool, scale in zip(self.pools, self.scales))],
+                1,
+            )
+        )
 
 
 CONTEXTS = {
@@ -140,7 +169,11 @@ class DDRNet(SegmentationModule):
     ) -> None:
         """context_module: "dappm", "ppm" or "none"; fusion: "both", "to_high", "to_low" or "none"; ohem_threshold=0 trains everywhere."""
         super().__init__(num_classes)
-        self.auxiliary_weight, self.ohem_threshold, self.min_kept = auxiliary_weight, ohem_threshold, min_kept
+        self.auxiliary_weight, self.ohem_threshold, self.min_kept = (
+            auxiliary_weight,
+            ohem_threshold,
+            min_kept,
+        )
         width, *_, head_width = pick("variant", variant, VARIANTS)
         self.backbone = DualResolution(variant, fusion)
         self.context = pick("context_module", context_module, CONTEXTS)(width * 16, width * 4)
@@ -165,7 +198,9 @@ class DDRNet(SegmentationModule):
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         middle, high, low = self.backbone(image)
         outputs = {"main": self.classifier(self.fused(high, low))}
-        return outputs if self.auxiliary is None else outputs | {"auxiliary": self.auxiliary(middle)}
+        return (
+            outputs if self.auxiliary is None else outputs | {"auxiliary": self.auxiliary(middle)}
+        )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The main loss, and alpha = 0.4 times the one of the auxiliary head."""
@@ -173,17 +208,23 @@ class DDRNet(SegmentationModule):
         outputs = self.outputs(image)
         terms = {"main": self.mined(outputs["main"], label)}
         if self.auxiliary is not None:
-            terms["auxiliary"] = self.auxiliary_weight * self.auxiliary_loss(outputs["auxiliary"], label)
+            terms["auxiliary"] = self.auxiliary_weight * self.auxiliary_loss(
+                outputs["auxiliary"], label
+            )
         return terms
 
     def mined(self, logits: Tensor, label: Tensor) -> Tensor:
         if not self.ohem_threshold:
-            return cross_entropy(logits, label, align_corners=False, class_weights=self.class_weights)
+            return cross_entropy(
+                logits, label, align_corners=False, class_weights=self.class_weights
+            )
         rule = hrnet_rule(self.ohem_threshold, self.min_kept)
         return ohem(logits, label, align_corners=False, rule=rule, class_weights=self.class_weights)
 
     def auxiliary_loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return cross_entropy(logits, label, align_corners=False, class_weights=self.class_weights, average="all")
+        return cross_entropy(
+            logits, label, align_corners=False, class_weights=self.class_weights, average="all"
+        )
 
 
 class Classifier(nn.Module):
@@ -194,7 +235,9 @@ class Classifier(nn.Module):
         width = VARIANTS[variant][0]
         last = 1024 if variant == "23_slim" else 2048
         self.backbone = DualResolution(variant, last_stride=1)
-        self.down = conv_bn_relu(width * 4, width * 8, 3, 2).extend(conv_bn(width * 8, width * 16, 3, 2))
+        self.down = conv_bn_relu(width * 4, width * 8, 3, 2).extend(
+            conv_bn(width * 8, width * 16, 3, 2)
+        )
         self.last = conv_bn_relu(width * 16, last, 1)
         self.classifier = nn.Linear(last, num_classes)
         initialize(self)
@@ -202,7 +245,9 @@ class Classifier(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W), normalized, to (B, classes)."""
         _, high, low = self.backbone(image)
-        joined = F.relu(F.relu(low) + self.down(F.relu(high)))  # here the low branch's last block has a ReLU of its own
+        joined = F.relu(
+            F.relu(low) + self.down(F.relu(high))
+        )  # here the low branch's last block has a ReLU of its own
         return self.classifier(self.last(joined).mean((2, 3)))
 
 
@@ -216,14 +261,23 @@ README = "README of the authors' repository"
 SCALES_AND_FLIP = "multiscale+flip (scales not stated)"
 
 
-def published(test: float, val: float | None = None, flipped: float | None = None) -> tuple[Published, ...]:
+def published(
+    test: float, val: float | None = None, flipped: float | None = None
+) -> tuple[Published, ...]:
     figures = [("val", "whole", val), ("test", "whole", test), ("test", SCALES_AND_FLIP, flipped)]
-    return tuple(Published(miou, "cityscapes", split, protocol, README) for split, protocol, miou in figures if miou is not None)
+    return tuple(
+        Published(miou, "cityscapes", split, protocol, README)
+        for split, protocol, miou in figures
+        if miou is not None
+    )
 
 
 def speed(cityscapes: tuple[float, str], camvid: tuple[float, str]) -> tuple[PublishedSpeed, ...]:
     figures = {(1024, 2048): cityscapes, (720, 960): camvid}
-    return tuple(PublishedSpeed(fps, size, "RTX 2080Ti", source, "without TensorRT") for size, (fps, source) in figures.items())
+    return tuple(
+        PublishedSpeed(fps, size, "RTX 2080Ti", source, "without TensorRT")
+        for size, (fps, source) in figures.items()
+    )
 
 
 MAIN = Experiment(
@@ -237,7 +291,10 @@ EXPERIMENTS = {
     "23": MAIN.but(
         model={"variant": "23"},
         published=published(test=79.4, val=79.5),
-        published_speed=speed((37.1, "paper; recalled, not seen again"), camvid=(94, "paperswithcode.com's page of the paper")),
+        published_speed=speed(
+            (37.1, "paper; recalled, not seen again"),
+            camvid=(94, "paperswithcode.com's page of the paper"),
+        ),
     ),
     "39": MAIN.but(model={"variant": "39"}, published=published(test=80.4, flipped=81.9)),
     # ablations: context, the fusions in each direction, and the standard bells and whistles
@@ -256,8 +313,14 @@ EXPERIMENTS = {
 
 def exchanged(match: re.Match[str]) -> str:
     """layer3_., layer3_2., compression4., down3_1.: the stage, and which part of it."""
-    part = {"compression": "to_high", "down": "to_low"}.get(match[1]) or ("high" if match[4] else "low")
-    return f"backbone.fourth.{part}." if match[2] == "4" else f"backbone.third.{int(match[3] or 1) - 1}.{part}."
+    part = {"compression": "to_high", "down": "to_low"}.get(match[1]) or (
+        "high" if match[4] else "low"
+    )
+    return (
+        f"backbone.fourth.{part}."
+        if match[2] == "4"
+        else f"backbone.third.{int(match[3] or 1) - 1}.{part}."
+    )
 
 
 RENAMES = (
@@ -271,8 +334,12 @@ RENAMES = (
     *AUTHORS,
 )
 LOSS = (r"^loss\.",)  # HRNet's trainer stores its criterion beside the network
-RELEASED = {f"ddrnet{name}": Released(f"ddrnet/{name}", "final_layer.conv2.bias", RENAMES, LOSS) for name in VARIANTS} | {
-    f"ddrnet{name}_imagenet": Released(partial(Classifier, variant=name), "linear.bias", RENAMES) for name in VARIANTS
+RELEASED = {
+    f"ddrnet{name}": Released(f"ddrnet/{name}", "final_layer.conv2.bias", RENAMES, LOSS)
+    for name in VARIANTS
+} | {
+    f"ddrnet{name}_imagenet": Released(partial(Classifier, variant=name), "linear.bias", RENAMES)
+    for name in VARIANTS
 }
 
 

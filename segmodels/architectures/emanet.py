@@ -57,7 +57,9 @@ Maintenance = Literal["moving_average", "backpropagation", "fixed"]
 # --- expectation-maximization attention (section 4); X (B, C, N), bases (B, C, K), Z (B, N, K)
 
 
-def expectation(x: Tensor, bases: Tensor, kernel: Kernel = "exponential", lambda_: float = 1.0) -> Tensor:
+def expectation(
+    x: Tensor, bases: Tensor, kernel: Kernel = "exponential", lambda_: float = 1.0
+) -> Tensor:
     """E step: how much of each pixel every base answers for. On bases of one length, "gaussian" and "exponential" are the same."""
     products = x.transpose(1, 2) @ bases
     if kernel == "inner":
@@ -112,7 +114,9 @@ class EMAUnit(nn.Module):
         self.conv2 = conv_bn(channels, channels, 1)
         initialize(self)
         # No buffers: DistributedDataParallel would overwrite them with those of rank 0 before every pass.
-        self.seen: Tensor | None = None  # the sum of the final bases of the images since the last step
+        self.seen: Tensor | None = (
+            None  # the sum of the final bases of the images since the last step
+        )
         self.images = 0
 
     def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,13 +127,19 @@ class EMAUnit(nn.Module):
         with torch.no_grad() if outside else nullcontext():
             for _ in range(self.train_iterations if self.training else self.eval_iterations):
                 z = expectation(x, bases, self.kernel, self.lambda_)
-                bases = normalized(maximization(x, z, self.epsilon), self.normalization, self.epsilon)
+                bases = normalized(
+                    maximization(x, z, self.epsilon), self.normalization, self.epsilon
+                )
         return z, bases
 
     def forward(self, x: Tensor) -> Tensor:
         z, bases = self.attended(x)
         if self.training and torch.is_grad_enabled() and self.maintenance == "moving_average":
-            self.seen = bases.sum(0, keepdim=True) if self.seen is None else self.seen + bases.sum(0, keepdim=True)
+            self.seen = (
+                bases.sum(0, keepdim=True)
+                if self.seen is None
+                else self.seen + bases.sum(0, keepdim=True)
+            )
             self.images += len(bases)
         again = (bases @ z.transpose(1, 2)).view(x.shape)  # (B, C, K) x (B, K, N) -> (B, C, H, W)
         return F.relu(x + self.conv2(F.relu(again)))
@@ -177,13 +187,26 @@ class EMANet(SegmentationModule):
     ) -> None:
         """`channels` and `bases` are the paper's C and K; train_iterations and eval_iterations its T; ohem_threshold=0: every pixel."""
         if min(train_iterations, eval_iterations) < 1:
-            raise ValueError(f"{train_iterations} iterations in training and {eval_iterations} in evaluation; both must be at least 1")
+            raise ValueError(
+                f"{train_iterations} iterations in training and {eval_iterations} in evaluation; both must be at least 1"
+            )
         super().__init__(num_classes)
         self.ohem_threshold = ohem_threshold
         self.backbone = ResNet(depth, output_stride=8, stem=(64, 64, 128), multi_grid=(1, 2, 4))
         self.reduction = conv_bn_relu(self.backbone.channels[-1], channels)
-        self.unit = EMAUnit(channels, bases, train_iterations, eval_iterations, lambda_, kernel, normalization, maintenance)
-        self.classifier = nn.Sequential(conv_bn_relu(channels, 256), nn.Dropout2d(0.1), nn.Conv2d(256, num_classes, 1))
+        self.unit = EMAUnit(
+            channels,
+            bases,
+            train_iterations,
+            eval_iterations,
+            lambda_,
+            kernel,
+            normalization,
+            maintenance,
+        )
+        self.classifier = nn.Sequential(
+            conv_bn_relu(channels, 256), nn.Dropout2d(0.1), nn.Conv2d(256, num_classes, 1)
+        )
         if maintenance == "backpropagation":
             self.without_gradient = ()
         for layer in self.modules():
@@ -206,9 +229,21 @@ class EMANet(SegmentationModule):
         image, label = self.prepared(batch)
         logits = self.logits(image)
         if not self.ohem_threshold:
-            return {"main": cross_entropy(logits, label, align_corners=True, class_weights=self.class_weights, average="all")}
+            return {
+                "main": cross_entropy(
+                    logits,
+                    label,
+                    align_corners=True,
+                    class_weights=self.class_weights,
+                    average="all",
+                )
+            }
         rule = torchseg_rule(threshold=self.ohem_threshold, min_kept=1 / 16)
-        return {"main": ohem(logits, label, align_corners=True, rule=rule, class_weights=self.class_weights)}
+        return {
+            "main": ohem(
+                logits, label, align_corners=True, rule=rule, class_weights=self.class_weights
+            )
+        }
 
     def after_step(self) -> None:
         self.unit.keep()
@@ -218,9 +253,16 @@ class EMANet(SegmentationModule):
         settings, slow = self.recipe, set(self.backbone.parameters())
         groups = defaultdict(list)
         for name, parameter in self.named_parameters():
-            share = (1 if parameter in slow else settings.head_lr) * (2 if name.endswith("bias") else 1)
-            groups[share, settings.weight_decay if parameter.ndim == 4 or settings.decay_norms else 0.0].append(parameter)
-        return [{"params": each, "lr": settings.lr * share, "weight_decay": decay} for (share, decay), each in groups.items()]
+            share = (1 if parameter in slow else settings.head_lr) * (
+                2 if name.endswith("bias") else 1
+            )
+            groups[
+                share, settings.weight_decay if parameter.ndim == 4 or settings.decay_norms else 0.0
+            ].append(parameter)
+        return [
+            {"params": each, "lr": settings.lr * share, "weight_decay": decay}
+            for (share, decay), each in groups.items()
+        ]
 
 
 # --- experiments (section 5)
@@ -237,7 +279,9 @@ SCALES, SCALES_AND_FLIP = "several scales", "several scales and flip"  # which s
 
 
 def published(single: float, several: float, source: str = TABLE) -> tuple[Published, ...]:
-    return Published(single, VOC, "val", "whole", source), Published(several, VOC, "val", SCALES_AND_FLIP, source)
+    return Published(single, VOC, "val", "whole", source), Published(
+        several, VOC, "val", SCALES_AND_FLIP, source
+    )
 
 
 MAIN = Experiment(

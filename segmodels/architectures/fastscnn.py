@@ -39,7 +39,9 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
 
 def separable(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
     """DSConv: depthwise 3x3, then 1x1, without a nonlinearity between the two."""
-    return nn.Sequential(conv_bn(inside, inside, 3, stride, groups=inside), conv_bn_relu(inside, outside, 1))
+    return nn.Sequential(
+        conv_bn(inside, inside, 3, stride, groups=inside), conv_bn_relu(inside, outside, 1)
+    )
 
 
 def learning_to_downsample() -> nn.Sequential:
@@ -55,7 +57,9 @@ class Bottleneck(nn.Module):
         wide = inside * 6
         self.residual = stride == 1 and inside == outside
         self.body = nn.Sequential(
-            conv_bn_relu(inside, wide, 1), conv_bn_relu(wide, wide, 3, stride, groups=wide), conv_bn(wide, outside, 1)
+            conv_bn_relu(inside, wide, 1),
+            conv_bn_relu(wide, wide, 3, stride, groups=wide),
+            conv_bn(wide, outside, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +71,10 @@ class PyramidPooling(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.bins = nn.ModuleList(nn.Sequential(nn.AdaptiveAvgPool2d(n), conv_bn_relu(width, width // 4, 1)) for n in (1, 2, 3, 6))
+        self.bins = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(n), conv_bn_relu(width, width // 4, 1))
+            for n in (1, 2, 3, 6)
+        )
         self.fusion = conv_bn_relu(2 * width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,7 +85,11 @@ def global_feature_extractor(ppm: bool) -> nn.Sequential:
     """Nine bottlenecks from 1/8 to 1/32, then context (section 3.2.2)."""
     layers, inside = [], 64
     for width, stride in ((64, 2), (96, 2), (128, 1)):
-        layers += [Bottleneck(inside, width, stride), Bottleneck(width, width, 1), Bottleneck(width, width, 1)]
+        layers += [
+            Bottleneck(inside, width, stride),
+            Bottleneck(width, width, 1),
+            Bottleneck(width, width, 1),
+        ]
         inside = width
     return nn.Sequential(*layers, PyramidPooling(128) if ppm else nn.Identity())
 
@@ -88,7 +99,9 @@ class FeatureFusion(nn.Module):
 
     def __init__(self, skip: bool) -> None:
         super().__init__()
-        self.deep = nn.Sequential(conv_bn_relu(128, 128, 3, dilation=4, groups=128), conv_bn(128, 128, 1))
+        self.deep = nn.Sequential(
+            conv_bn_relu(128, 128, 3, dilation=4, groups=128), conv_bn(128, 128, 1)
+        )
         self.detail = conv_bn(64, 128, 1) if skip else None
 
     def forward(self, detail: Tensor, deep: Tensor) -> Tensor:
@@ -106,7 +119,14 @@ def auxiliary_head(inside: int, num_classes: int) -> nn.Sequential:
 class FastSCNN(SegmentationModule):
     """Shared downsampling -> global features -> fusion with the shared map -> classifier at 1/8; two auxiliary heads in training."""
 
-    def __init__(self, num_classes: int, skip: bool = True, shared: bool = True, ppm: bool = True, auxiliary_weight: float = 0.4) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        skip: bool = True,
+        shared: bool = True,
+        ppm: bool = True,
+        auxiliary_weight: float = 0.4,
+    ) -> None:
         """skip=False classifies the deep map alone; shared=False gives the detail branch a downsampling of its own."""
         super().__init__(num_classes)
         self.auxiliary_weight = auxiliary_weight
@@ -114,7 +134,12 @@ class FastSCNN(SegmentationModule):
         self.detail = learning_to_downsample() if skip and not shared else None
         self.global_features = global_feature_extractor(ppm)
         self.fusion = FeatureFusion(skip)
-        self.classifier = nn.Sequential(separable(128, 128), separable(128, 128), nn.Dropout(0.1), nn.Conv2d(128, num_classes, 1))
+        self.classifier = nn.Sequential(
+            separable(128, 128),
+            separable(128, 128),
+            nn.Dropout(0.1),
+            nn.Conv2d(128, num_classes, 1),
+        )
         wanted = (64, 128) if auxiliary_weight else ()
         self.auxiliaries = nn.ModuleList(auxiliary_head(inside, num_classes) for inside in wanted)
 
@@ -131,7 +156,10 @@ class FastSCNN(SegmentationModule):
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         downsampled, deep, detail = self.branches(image)
         main = {"main": self.classifier(self.fusion(detail, deep))}
-        return main | {f"auxiliary{n}": head(x) for n, (head, x) in enumerate(zip(self.auxiliaries, (downsampled, deep)), start=1)}
+        return main | {
+            f"auxiliary{n}": head(x)
+            for n, (head, x) in enumerate(zip(self.auxiliaries, (downsampled, deep)), start=1)
+        }
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         image, label = self.prepared(batch)
@@ -143,7 +171,11 @@ class FastSCNN(SegmentationModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Depthwise convolutions are not decayed (section 4.1)."""
-        depthwise = {layer.weight for layer in self.modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1}
+        depthwise = {
+            layer.weight
+            for layer in self.modules()
+            if isinstance(layer, nn.Conv2d) and layer.groups > 1
+        }
         groups = []
         for group in super().parameter_groups():
             spared = [each for each in group["params"] if each in depthwise]
@@ -194,6 +226,10 @@ EXPERIMENTS = {
     "no_ppm": MAIN.but(model={"ppm": False}),
     "no_auxiliary": MAIN.but(model={"auxiliary_weight": 0.0}),
     # section 4.4: lower input resolution, trained and judged there
-    "half": MAIN.but(recipe={"crop": (512, 1024), "scales": (0.25, 1.0), "inference": "resized:0.5"}),
-    "quarter": MAIN.but(recipe={"crop": (256, 512), "scales": (0.125, 0.5), "inference": "resized:0.25"}),
+    "half": MAIN.but(
+        recipe={"crop": (512, 1024), "scales": (0.25, 1.0), "inference": "resized:0.5"}
+    ),
+    "quarter": MAIN.but(
+        recipe={"crop": (256, 512), "scales": (0.125, 0.5), "inference": "resized:0.25"}
+    ),
 }

@@ -30,7 +30,9 @@ from segmodels.released import Released
 
 def head(inside: int, num_classes: int) -> nn.Sequential:
     """Votes of every position, from a quarter of the channels."""
-    return nn.Sequential(conv_bn_relu(inside, inside // 4), nn.Dropout(0.1), nn.Conv2d(inside // 4, num_classes, 1))
+    return nn.Sequential(
+        conv_bn_relu(inside, inside // 4), nn.Dropout(0.1), nn.Conv2d(inside // 4, num_classes, 1)
+    )
 
 
 class FCN(SegmentationModule):
@@ -53,13 +55,16 @@ class FCN(SegmentationModule):
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         *_, middle, deep = self.backbone(image)
         outputs = {"main": self.classifier(deep)}
-        return outputs if self.auxiliary is None else outputs | {"auxiliary": self.auxiliary(middle)}
+        return (
+            outputs if self.auxiliary is None else outputs | {"auxiliary": self.auxiliary(middle)}
+        )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         image, label = self.prepared(batch)
         weights = {"main": 1.0, "auxiliary": self.auxiliary_weight}
         return {
-            name: weights[name] * cross_entropy(logits, label, align_corners=False, class_weights=self.class_weights)
+            name: weights[name]
+            * cross_entropy(logits, label, align_corners=False, class_weights=self.class_weights)
             for name, logits in self.outputs(image).items()
         }
 
@@ -96,5 +101,7 @@ RENAMES = (
 )
 RELEASED = {
     "fcn_resnet50_torchvision": Released("fcn/resnet50", "classifier.4.bias", RENAMES, data="voc"),
-    "fcn_resnet101_torchvision": Released("fcn/resnet101", "classifier.4.bias", RENAMES, data="voc"),
+    "fcn_resnet101_torchvision": Released(
+        "fcn/resnet101", "classifier.4.bias", RENAMES, data="voc"
+    ),
 }

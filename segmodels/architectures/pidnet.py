@@ -35,7 +35,19 @@ from segmodels.paper import Experiment, Published, PublishedSpeed
 from segmodels.parts import class_weights
 from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.boundaries import balanced_bce, boundaries
-from segmodels.parts.dual_resolution import AUTHORS, DAPPM, Block, Bottleneck, Pyramid, head, norm_relu_conv, pick, resized, stage, stem
+from segmodels.parts.dual_resolution import (
+    AUTHORS,
+    DAPPM,
+    Block,
+    Bottleneck,
+    Pyramid,
+    head,
+    norm_relu_conv,
+    pick,
+    resized,
+    stage,
+    stem,
+)
 from segmodels.parts.layers import conv_bn
 from segmodels.parts.losses import IGNORED, Amount, cross_entropy, hrnet_rule, ohem
 from segmodels.parts.pretrained import load_encoder
@@ -51,7 +63,10 @@ class Pag(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.of_p, self.of_i = conv_bn(channels, channels // 2, 1), conv_bn(channels, channels // 2, 1)
+        self.of_p, self.of_i = (
+            conv_bn(channels, channels // 2, 1),
+            conv_bn(channels, channels // 2, 1),
+        )
 
     def forward(self, p: Tensor, i: Tensor) -> Tensor:
         alike = (self.of_p(p) * resized(self.of_i(i), p)).sum(1, keepdim=True).sigmoid()
@@ -115,7 +130,16 @@ FUSIONS = {"bag": Bag, "light_bag": LightBag, "add": Sum}
 class Exchange(nn.Module):
     """A stage of all three branches; I then tells P what a pixel is, and D (of `d` channels) where something changes."""
 
-    def __init__(self, inside: int, outside: int, high: int, blocks: tuple[int, int], lateral: str, derivative: nn.Module, d: int) -> None:
+    def __init__(
+        self,
+        inside: int,
+        outside: int,
+        high: int,
+        blocks: tuple[int, int],
+        lateral: str,
+        derivative: nn.Module,
+        d: int,
+    ) -> None:
         super().__init__()
         self.proportional = stage(Block, high, high, blocks[0])
         self.integral = stage(Block, inside, outside, blocks[1], 2)
@@ -157,7 +181,10 @@ class ThreeBranches(nn.Module):
         if variant == "l":
             thin, derivatives = high, (stage(Block, high, high, 1), stage(Block, high, high, 1))
         else:
-            thin, derivatives = width, (stage(Block, high, width, 1), stage(Bottleneck, width, width, 1))
+            thin, derivatives = (
+                width,
+                (stage(Block, high, width, 1), stage(Bottleneck, width, width, 1)),
+            )
         self.third = Exchange(high, width * 4, high, blocks, lateral, derivatives[0], thin)
         self.fourth = Exchange(width * 4, width * 8, high, blocks, lateral, derivatives[1], high)
         self.proportional = stage(Bottleneck, high, high, 1)
@@ -168,7 +195,13 @@ class ThreeBranches(nn.Module):
         x = F.relu(self.layer2(F.relu(self.layer1(self.stem(image)))))
         early, i, d = self.third(x, x, x)
         p, i, edges = self.fourth(early, i, d)
-        return Branches(self.proportional(F.relu(p)), self.integral(i), self.derivative(F.relu(edges)), early, edges)
+        return Branches(
+            self.proportional(F.relu(p)),
+            self.integral(i),
+            self.derivative(F.relu(edges)),
+            early,
+            edges,
+        )
 
 
 # --- network and losses
@@ -196,12 +229,20 @@ class PIDNet(SegmentationModule):
         """lateral: "pag", "add" or "none"; context_module: "pappm" or "dappm"; fusion: "bag", "light_bag" or "add"."""
         super().__init__(num_classes)
         if boundary_aware_weight and not boundary_weight:
-            raise ValueError("boundary_aware_weight needs a boundary head: set it to 0 as well, or boundary_weight above 0")
+            raise ValueError(
+                "boundary_aware_weight needs a boundary head: set it to 0 as well, or boundary_weight above 0"
+            )
         self.auxiliary_weight, self.boundary_weight = auxiliary_weight, boundary_weight
-        self.boundary_aware_weight, self.ohem_threshold, self.min_kept = boundary_aware_weight, ohem_threshold, min_kept
+        self.boundary_aware_weight, self.ohem_threshold, self.min_kept = (
+            boundary_aware_weight,
+            ohem_threshold,
+            min_kept,
+        )
         width, _, pyramid, head_width = pick("variant", variant, VARIANTS)
         self.backbone = ThreeBranches(variant, lateral)
-        self.context = pick("context_module", context_module, CONTEXTS)(width * 16, pyramid, width * 4)
+        self.context = pick("context_module", context_module, CONTEXTS)(
+            width * 16, pyramid, width * 4
+        )
         self.fusion = pick("fusion", fusion, FUSIONS)(width * 4)
         self.classifier = head(width * 4, head_width, num_classes)
         self.auxiliary = head(width * 2, head_width, num_classes) if auxiliary_weight else None
@@ -213,7 +254,12 @@ class PIDNet(SegmentationModule):
 
     def load_pretrained(self, source: str) -> str:
         """The authors' ImageNet classifier, out of their file."""
-        return load_encoder(self.encoder(), source, rename=backbone_weights, may_lack=r"derivative|difference|lateral")
+        return load_encoder(
+            self.encoder(),
+            source,
+            rename=backbone_weights,
+            may_lack=r"derivative|difference|lateral",
+        )
 
     def fused(self, branches: Branches) -> Tensor:
         p, i, d, *_ = branches
@@ -241,13 +287,19 @@ class PIDNet(SegmentationModule):
         outputs = self.outputs(image)
         terms = {"main": self.mined(outputs["main"], label)}
         if self.auxiliary is not None:
-            terms["auxiliary"] = self.auxiliary_weight * self.auxiliary_loss(outputs["auxiliary"], label)
+            terms["auxiliary"] = self.auxiliary_weight * self.auxiliary_loss(
+                outputs["auxiliary"], label
+            )
         if self.boundary is not None:
             full = self.at_label(outputs["boundary"], label)
-            terms["boundary"] = self.boundary_weight * balanced_bce(full, self.edges(label).to(full.dtype))
+            terms["boundary"] = self.boundary_weight * balanced_bce(
+                full, self.edges(label).to(full.dtype)
+            )
             if self.boundary_aware_weight:
                 near = label.masked_fill(full.detach().sigmoid() <= 0.8, IGNORED)
-                terms["boundary_aware"] = self.boundary_aware_weight * self.mined(outputs["main"], near)
+                terms["boundary_aware"] = self.boundary_aware_weight * self.mined(
+                    outputs["main"], near
+                )
         return terms
 
     def edges(self, label: Tensor) -> Tensor:
@@ -255,16 +307,25 @@ class PIDNet(SegmentationModule):
 
     def at_label(self, boundary: Tensor, label: Tensor) -> Tensor:
         """(B, 1, h, w) -> (B, H, W): one channel, no larger than the label itself."""
-        return F.interpolate(boundary.to(computed_in(boundary)), label.shape[-2:], mode="bilinear", align_corners=True)[:, 0]
+        return F.interpolate(
+            boundary.to(computed_in(boundary)),
+            label.shape[-2:],
+            mode="bilinear",
+            align_corners=True,
+        )[:, 0]
 
     def mined(self, logits: Tensor, label: Tensor) -> Tensor:
         if not self.ohem_threshold:
-            return cross_entropy(logits, label, align_corners=True, class_weights=self.class_weights)
+            return cross_entropy(
+                logits, label, align_corners=True, class_weights=self.class_weights
+            )
         rule = hrnet_rule(self.ohem_threshold, self.min_kept)
         return ohem(logits, label, align_corners=True, rule=rule, class_weights=self.class_weights)
 
     def auxiliary_loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return cross_entropy(logits, label, align_corners=True, class_weights=self.class_weights, average="all")
+        return cross_entropy(
+            logits, label, align_corners=True, class_weights=self.class_weights, average="all"
+        )
 
 
 # --- experiments
@@ -277,14 +338,24 @@ README = "README of the authors' repository"
 
 
 def published(val: float, test: float, camvid: float | None = None) -> tuple[Published, ...]:
-    figures = [("cityscapes", "val", val), ("cityscapes", "test", test), ("camvid32 (grouped=false)", "test", camvid)]
-    return tuple(Published(miou, data, split, "whole", README) for data, split, miou in figures if miou is not None)
+    figures = [
+        ("cityscapes", "val", val),
+        ("cityscapes", "test", test),
+        ("camvid32 (grouped=false)", "test", camvid),
+    ]
+    return tuple(
+        Published(miou, data, split, "whole", README)
+        for data, split, miou in figures
+        if miou is not None
+    )
 
 
 def speed(cityscapes: float, camvid: float | None = None) -> tuple[PublishedSpeed, ...]:
     """By the authors' script: the network's own output, batch norm taken out."""
     figures = (((1024, 2048), cityscapes), ((720, 960), camvid))
-    return tuple(PublishedSpeed(fps, size, "RTX 3090", README, "PyTorch") for size, fps in figures if fps)
+    return tuple(
+        PublishedSpeed(fps, size, "RTX 3090", README, "PyTorch") for size, fps in figures if fps
+    )
 
 
 MAIN = Experiment(
@@ -300,7 +371,9 @@ EXPERIMENTS = {
         published=published(val=79.9, test=79.8, camvid=82.0),
         published_speed=speed(42.2, camvid=85.6),
     ),
-    "l": MAIN.but(model=LARGE, published=published(val=80.9, test=80.6), published_speed=speed(31.1)),
+    "l": MAIN.but(
+        model=LARGE, published=published(val=80.9, test=80.6), published_speed=speed(31.1)
+    ),
     # ablations: what P takes from I, what joins the branches, the pyramid, the terms of the loss
     "lateral_add": MAIN.but(model={"lateral": "add"}),
     "no_lateral": MAIN.but(model={"lateral": "none"}),
@@ -334,8 +407,13 @@ RENAMES = (
     (r"^seghead_d\.", "boundary."),
     *AUTHORS,
 )
-LOSS = (r"^(sem_loss|bd_loss|loss)\.",)  # the authors' trainer stores its criteria beside the network
-RELEASED = {f"pidnet_{name}": Released(f"pidnet/{name}", "final_layer.conv2.bias", RENAMES, LOSS) for name in VARIANTS}
+LOSS = (
+    r"^(sem_loss|bd_loss|loss)\.",
+)  # the authors' trainer stores its criteria beside the network
+RELEASED = {
+    f"pidnet_{name}": Released(f"pidnet/{name}", "final_layer.conv2.bias", RENAMES, LOSS)
+    for name in VARIANTS
+}
 
 
 def backbone_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

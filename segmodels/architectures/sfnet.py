@@ -54,7 +54,11 @@ def dilated(backbone: ResNet) -> ResNet:
 
 def backbone_of(name: str) -> DFNet | ResNet:
     """DF1, DF2 or a ResNet with a deep stem."""
-    return DFNet(name) if name.startswith("df") else dilated(ResNet(int(name.removeprefix("resnet")), stem=(64, 64, 128)))
+    return (
+        DFNet(name)
+        if name.startswith("df")
+        else dilated(ResNet(int(name.removeprefix("resnet")), stem=(64, 64, 128)))
+    )
 
 
 # --- blocks (section 3.2)
@@ -70,7 +74,11 @@ class PyramidPooling(nn.Module):
     def __init__(self, inside: int, width: int) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(parts), nn.Conv2d(inside, width, 1, bias=False), nn.BatchNorm2d(width))
+            nn.Sequential(
+                nn.AdaptiveAvgPool2d(parts),
+                nn.Conv2d(inside, width, 1, bias=False),
+                nn.BatchNorm2d(width),
+            )
             for parts in (1, 2, 3, 6)
         )
         self.bottleneck = conv_bn_relu(inside + 4 * width, width, 1).append(nn.Dropout2d(0.1))
@@ -82,10 +90,16 @@ class PyramidPooling(nn.Module):
 def displaced(features: Tensor, flow: Tensor) -> Tensor:
     """Equation 2: (B, C, h, w) read at the positions that (B, 2, H, W) points to, as (B, C, H, W); zero outside."""
     height, width = flow.shape[-2:]
-    y, x = (torch.linspace(-1, 1, size, device=flow.device) for size in (height, width))  # never half: it cannot tell columns apart
+    y, x = (
+        torch.linspace(-1, 1, size, device=flow.device) for size in (height, width)
+    )  # never half: it cannot tell columns apart
     still = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
-    grid = still + flow.permute(0, 2, 3, 1).to(computed_in(flow)) / still.new_tensor([width, height])
-    return F.grid_sample(features.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=True).to(features.dtype)
+    grid = still + flow.permute(0, 2, 3, 1).to(computed_in(flow)) / still.new_tensor(
+        [width, height]
+    )
+    return F.grid_sample(
+        features.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=True
+    ).to(features.dtype)
 
 
 class FlowAlignment(nn.Module):
@@ -114,7 +128,12 @@ class GatedDualFlowAlignment(FlowAlignment):
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         thin = resized(self.coarse(coarse), fine)
         up, down = self.flow(torch.cat([thin, self.fine(fine)], 1)).chunk(2, 1)
-        seen = [thin.mean(1, keepdim=True), fine.mean(1, keepdim=True), thin.amax(1, keepdim=True), fine.amax(1, keepdim=True)]
+        seen = [
+            thin.mean(1, keepdim=True),
+            fine.mean(1, keepdim=True),
+            thin.amax(1, keepdim=True),
+            fine.amax(1, keepdim=True),
+        ]
         gate = self.gate(torch.cat(seen, 1)).sigmoid()
         return displaced(coarse, up) * gate + displaced(fine, down) * (1 - gate)
 
@@ -124,18 +143,28 @@ class Upsampling(nn.Module):
 
     def __init__(self, width: int, learned: bool = False) -> None:
         super().__init__()
-        self.conv = nn.ConvTranspose2d(width, width, 4, stride=2, padding=1, bias=False) if learned else nn.Identity()
+        self.conv = (
+            nn.ConvTranspose2d(width, width, 4, stride=2, padding=1, bias=False)
+            if learned
+            else nn.Identity()
+        )
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         return resized(self.conv(coarse), fine)
 
 
-ALIGNMENTS = {"flow": FlowAlignment, "bilinear": Upsampling, "deconvolution": partial(Upsampling, learned=True)}
+ALIGNMENTS = {
+    "flow": FlowAlignment,
+    "bilinear": Upsampling,
+    "deconvolution": partial(Upsampling, learned=True),
+}
 
 
 def lateral(inside: int, width: int, kernel: int = 1) -> nn.Sequential:
     """With a bias before the norm, as the authors' code has it."""
-    return nn.Sequential(nn.Conv2d(inside, width, kernel, padding=kernel // 2), nn.BatchNorm2d(width), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(inside, width, kernel, padding=kernel // 2), nn.BatchNorm2d(width), nn.ReLU()
+    )
 
 
 class FlowPyramid(nn.Module):
@@ -170,7 +199,10 @@ class FlowPyramid(nn.Module):
 
     def flows(self, features: list[Tensor]) -> dict[str, Tensor]:
         levels = zip(self.aligns, self.top_down(features))
-        return {f"fpn{n}": align.flows(side, coarse) for n, (align, (side, coarse, _)) in enumerate(levels, start=1)}
+        return {
+            f"fpn{n}": align.flows(side, coarse)
+            for n, (align, (side, coarse, _)) in enumerate(levels, start=1)
+        }
 
 
 class DualFlow(nn.Module):
@@ -188,14 +220,18 @@ class DualFlow(nn.Module):
         return torch.cat([fused, resized(self.laterals[1](features[-2]), fused)], 1), []
 
     def flows(self, features: list[Tensor]) -> dict[str, Tensor]:
-        up, down = self.align.flows(self.laterals[0](features[0]), self.context(features[-1])).chunk(2, 1)
+        up, down = self.align.flows(
+            self.laterals[0](features[0]), self.context(features[-1])
+        ).chunk(2, 1)
         return {"coarse": up, "fine": down}
 
 
 # --- network and losses (section 3.3)
 
 WIDTHS = {"resnet18": 128, "resnet50": 256, "resnet101": 256, "df1": 64, "df2": 64}
-PIXELS = 2 * 1024 * 1024  # of one device's batch in the authors' scripts, of which their losses keep 10k or 100k
+PIXELS = (
+    2 * 1024 * 1024
+)  # of one device's batch in the authors' scripts, of which their losses keep 10k or 100k
 
 
 class SFNet(SegmentationModule):
@@ -215,17 +251,27 @@ class SFNet(SegmentationModule):
     ) -> None:
         """lite: one GD-FAM, without supervision; supervision: the weight of each level's loss, 0 for no such heads."""
         super().__init__(num_classes)
-        for kind, word, known in (("backbone", backbone, WIDTHS), ("alignment", alignment, ALIGNMENTS)):
+        for kind, word, known in (
+            ("backbone", backbone, WIDTHS),
+            ("alignment", alignment, ALIGNMENTS),
+        ):
             if word not in known:
                 raise ValueError(unknown(kind, word, list(known)))
         width, self.supervision, self.min_kept = WIDTHS[backbone], supervision, min_kept
         self.backbone = backbone_of(backbone)
         channels = self.backbone.channels
-        self.neck = DualFlow(channels, width) if lite else FlowPyramid(channels, width, alignment, ppm)
-        self.classifier = nn.Sequential(conv_bn_relu(self.neck.channels, width), nn.Conv2d(width, num_classes, 1))
+        self.neck = (
+            DualFlow(channels, width) if lite else FlowPyramid(channels, width, alignment, ppm)
+        )
+        self.classifier = nn.Sequential(
+            conv_bn_relu(self.neck.channels, width), nn.Conv2d(width, num_classes, 1)
+        )
         supervised = len(channels) - 1 if supervision and not lite else 0
         self.heads = nn.ModuleList(
-            nn.Sequential(*lateral(width, width, 3), nn.Dropout2d(0.1), nn.Conv2d(width, num_classes, 1)) for _ in range(supervised)
+            nn.Sequential(
+                *lateral(width, width, 3), nn.Dropout2d(0.1), nn.Conv2d(width, num_classes, 1)
+            )
+            for _ in range(supervised)
         )
 
     def encoder(self) -> nn.Module:
@@ -243,16 +289,25 @@ class SFNet(SegmentationModule):
         image, label = self.prepared(batch)
         rule = torchseg_rule(threshold=0.7, min_kept=self.min_kept)
         settings = {"align_corners": True, "rule": rule, "class_weights": self.class_weights}
-        terms = {name: ohem(logits, label, **settings) for name, logits in self.outputs(image).items()}
-        return {name: loss if name == "main" else self.supervision * loss for name, loss in terms.items()}
+        terms = {
+            name: ohem(logits, label, **settings) for name, logits in self.outputs(image).items()
+        }
+        return {
+            name: loss if name == "main" else self.supervision * loss
+            for name, loss in terms.items()
+        }
 
     @torch.no_grad()
     def flow_fields(self, image: Tensor) -> dict[str, Tensor]:
         """For plotting: (B, 2, h, w) per level, how many of its pixels right and down of itself each position reads."""
         if not any(isinstance(layer, FlowAlignment) for layer in self.neck.modules()):
-            raise ValueError("this network aligns its maps without a flow; build it with alignment='flow'")
+            raise ValueError(
+                "this network aligns its maps without a flow; build it with alignment='flow'"
+            )
         fields = self.neck.flows(self.backbone(self.padded(self.normalized(image))))
-        sizes = {name: flow.new_tensor(flow.shape[:1:-1]).view(2, 1, 1) for name, flow in fields.items()}  # (width, height)
+        sizes = {
+            name: flow.new_tensor(flow.shape[:1:-1]).view(2, 1, 1) for name, flow in fields.items()
+        }  # (width, height)
         return {name: flow / sizes[name] * (sizes[name] - 1) / 2 for name, flow in fields.items()}
 
 
@@ -270,7 +325,9 @@ RECALLED = "paper, table of the Cityscapes test set; recalled, not seen again"
 README = "README of the authors' SFSegNets"
 
 
-def published(miou: float, split: str, source: str, protocol: str = "whole") -> tuple[Published, ...]:
+def published(
+    miou: float, split: str, source: str, protocol: str = "whole"
+) -> tuple[Published, ...]:
     return (Published(miou, "cityscapes", split, protocol, source),)
 
 
@@ -288,8 +345,16 @@ RESNET101 = MAIN.but(
     published=published(81.8, "test", "wizwand.com's list of the paper's figures; the scales are not stated", "multiscale+flip"),
 )  # fmt: skip
 PADDLE = "PaddleSeg's table of papers' figures (configs/pp_liteseg)"
-DF1 = MAIN.but(model={"backbone": "df1"}, published=published(74.5, "test", PADDLE), published_speed=speed(121, PADDLE))
-DF2 = MAIN.but(model={"backbone": "df2"}, published=published(77.8, "test", RECALLED), published_speed=speed(61, RECALLED))
+DF1 = MAIN.but(
+    model={"backbone": "df1"},
+    published=published(74.5, "test", PADDLE),
+    published_speed=speed(121, PADDLE),
+)
+DF2 = MAIN.but(
+    model={"backbone": "df2"},
+    published=published(77.8, "test", RECALLED),
+    published_speed=speed(61, RECALLED),
+)
 
 EXPERIMENTS = {
     "resnet18": MAIN, "resnet50": RESNET50, "resnet101": RESNET101, "df1": DF1, "df2": DF2,
@@ -329,7 +394,9 @@ def released(row: str, *drops: str) -> Released:
     def network(num_classes: int) -> nn.Module:
         return bare.build(num_classes, str(torch.get_default_device()))
 
-    return Released(network, "head.conv_last.1.bias", RENAMES, (r"^head\.dsn\.", *drops), row=f"sfnet/{row}")
+    return Released(
+        network, "head.conv_last.1.bias", RENAMES, (r"^head\.dsn\.", *drops), row=f"sfnet/{row}"
+    )
 
 
 RELEASED = {

@@ -21,9 +21,13 @@ class SMP(SegmentationModule):
 
     multiple = 32
 
-    def __init__(self, num_classes: int, architecture: str = "unet", encoder_name: str = "resnet34") -> None:
+    def __init__(
+        self, num_classes: int, architecture: str = "unet", encoder_name: str = "resnet34"
+    ) -> None:
         super().__init__(num_classes)
-        self.network = smp.create_model(architecture, encoder_name, encoder_weights=None, classes=num_classes)
+        self.network = smp.create_model(
+            architecture, encoder_name, encoder_weights=None, classes=num_classes
+        )
 
     def encoder(self) -> nn.Module:
         return self.network.encoder
@@ -34,7 +38,11 @@ class SMP(SegmentationModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         image, label = self.prepared(batch)
         logits = self.outputs(image)["main"]
-        return {"main": cross_entropy(logits, label, align_corners=False, class_weights=self.class_weights)}
+        return {
+            "main": cross_entropy(
+                logits, label, align_corners=False, class_weights=self.class_weights
+            )
+        }
 
 
 # --- experiments: the recipe that Cityscapes networks are commonly compared with
@@ -49,7 +57,9 @@ MAIN = Experiment(
 )  # fmt: skip
 
 EXPERIMENTS = {"unet_resnet34": MAIN} | {
-    f"{architecture}_{encoder}": MAIN.but(model={"architecture": architecture, "encoder_name": encoder})
+    f"{architecture}_{encoder}": MAIN.but(
+        model={"architecture": architecture, "encoder_name": encoder}
+    )
     for architecture, encoder in (
         ("unet", "resnet18"),
         ("unetplusplus", "resnet34"),

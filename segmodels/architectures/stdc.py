@@ -59,7 +59,13 @@ class ShortTermDenseConcatenate(nn.Module):
         self.first = conv_bn_relu(inside, half, 1)
         self.down = conv_bn(half, half, 3, 2, groups=half) if stride == 2 else nn.Identity()
         self.skip = nn.AvgPool2d(3, 2, 1) if stride == 2 else nn.Identity()
-        self.rest = nn.ModuleList([conv_bn_relu(half, quarter), conv_bn_relu(quarter, eighth), conv_bn_relu(eighth, eighth)])
+        self.rest = nn.ModuleList(
+            [
+                conv_bn_relu(half, quarter),
+                conv_bn_relu(quarter, eighth),
+                conv_bn_relu(eighth, eighth),
+            ]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
@@ -102,13 +108,17 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = STDCNet(depth)
         self.conv6 = conv_bn_relu(1024, 1024, 1)
-        self.fc = nn.Sequential(nn.Linear(1024, 1024, bias=False), nn.ReLU(inplace=True), nn.Dropout(0.2))
+        self.fc = nn.Sequential(
+            nn.Linear(1024, 1024, bias=False), nn.ReLU(inplace=True), nn.Dropout(0.2)
+        )
         self.classifier = nn.Linear(1024, num_classes, bias=False)
         for layer in (self.fc[0], self.classifier):
             nn.init.normal_(layer.weight, std=0.001)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.conv6(self.backbone(image)[-1]).square()  # the square is in the authors' code alone
+        x = self.conv6(
+            self.backbone(image)[-1]
+        ).square()  # the square is in the authors' code alone
         return self.classifier(self.fc(x.mean((2, 3))))
 
 
@@ -128,7 +138,9 @@ class ContextPath(nn.Module):
         stage3, stage4, stage5 = stages
         at_32 = self.arms[0](stage5) + self.pooling(pooled(stage5))
         at_16 = self.refines[0](F.interpolate(at_32, stage4.shape[-2:], mode="nearest"))
-        return at_16, self.refines[1](F.interpolate(self.arms[1](stage4) + at_16, stage3.shape[-2:], mode="nearest"))
+        return at_16, self.refines[1](
+            F.interpolate(self.arms[1](stage4) + at_16, stage3.shape[-2:], mode="nearest")
+        )
 
 
 # --- detail guidance (section 3)
@@ -172,13 +184,17 @@ class STDC(SegmentationModule):
         """detail_strides=() trains without guidance; spatial_path puts BiSeNet's in the place of stage 3 before the FFM."""
         super().__init__(num_classes)
         if len(detail_strides) > len(SHARES):
-            raise ValueError(f"detail_strides={detail_strides}; allowed: at most three strides, such as (1, 2, 4), or () for no guidance")
+            raise ValueError(
+                f"detail_strides={detail_strides}; allowed: at most three strides, such as (1, 2, 4), or () for no guidance"
+            )
         self.detail_strides, self.dice, self.train_norms = tuple(detail_strides), dice, train_norms
         self.backbone, self.context_path = STDCNet(depth), ContextPath()
         self.spatial_path = SpatialPath() if spatial_path else None
         self.fusion = FeatureFusion(128 + (128 if spatial_path else 256), squeezed=64)
         self.classifier = self.head(256, 256, num_classes)
-        self.auxiliaries = nn.ModuleDict({f"auxiliary{stride}": self.head(128, 64, num_classes) for stride in (16, 8)})
+        self.auxiliaries = nn.ModuleDict(
+            {f"auxiliary{stride}": self.head(128, 64, num_classes) for stride in (16, 8)}
+        )
         self.detail = self.head(256, 64, self.detail_channels) if self.detail_strides else None
         self._initialize()
 
@@ -198,7 +214,9 @@ class STDC(SegmentationModule):
 
     def load_pretrained(self, source: str) -> str:
         """The authors' ImageNet classifier, out of their file."""
-        return load_encoder(self.encoder(), source, rename=partial(backbone_weights, self.backbone.depth))
+        return load_encoder(
+            self.encoder(), source, rename=partial(backbone_weights, self.backbone.depth)
+        )
 
     def paths(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
         """Stage 3, context at 1/16 and 1/8, and the fusion of both paths."""
@@ -220,7 +238,11 @@ class STDC(SegmentationModule):
         """Every term has weight 1."""
         image, label = self.prepared(batch)
         outputs = self.outputs(image)
-        terms = {name: self.mined(name, logits, label) for name, logits in outputs.items() if name != "detail"}
+        terms = {
+            name: self.mined(name, logits, label)
+            for name, logits in outputs.items()
+            if name != "detail"
+        }
         if "detail" in outputs:
             some = (label != IGNORED).any()
             detail = self.detail_terms(outputs["detail"], detail_label(label, self.detail_strides))
@@ -228,21 +250,38 @@ class STDC(SegmentationModule):
         return terms
 
     def mined(self, name: str, logits: Tensor, label: Tensor) -> Tensor:
-        return ohem(logits, label, align_corners=True, rule=stdc_rule(0.7, min_kept=1 / 16), class_weights=self.class_weights)
+        return ohem(
+            logits,
+            label,
+            align_corners=True,
+            rule=stdc_rule(0.7, min_kept=1 / 16),
+            class_weights=self.class_weights,
+        )
 
     def detail_terms(self, logits: Tensor, edge: Tensor) -> dict[str, Tensor]:
         """Binary cross-entropy over all pixels, ignored ones too, and Dice."""
-        logits = F.interpolate(logits.to(computed_in(logits)), edge.shape[-2:], mode="bilinear", align_corners=True)
+        logits = F.interpolate(
+            logits.to(computed_in(logits)), edge.shape[-2:], mode="bilinear", align_corners=True
+        )
         edge = edge.to(logits.dtype)
-        return {"detail_bce": F.binary_cross_entropy_with_logits(logits, edge), "detail_dice": dice_loss(logits.sigmoid(), edge, self.dice)}
+        return {
+            "detail_bce": F.binary_cross_entropy_with_logits(logits, edge),
+            "detail_dice": dice_loss(logits.sigmoid(), edge, self.dice),
+        }
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Backbone and context path at lr, fusion and heads at head_lr times lr, the norms of the backbone at 0."""
-        still = [] if self.train_norms else [each for each in self.backbone.parameters() if each.ndim == 1]
+        still = (
+            []
+            if self.train_norms
+            else [each for each in self.backbone.parameters() if each.ndim == 1]
+        )
         pretrained = {*self.backbone.parameters(), *self.context_path.parameters()}
         slow = pretrained - set(still)
         groups = self._split_by_decay([each for each in self.parameters() if each in slow], 1.0)
-        groups += self._split_by_decay([each for each in self.parameters() if each not in pretrained], self.recipe.head_lr)
+        groups += self._split_by_decay(
+            [each for each in self.parameters() if each not in pretrained], self.recipe.head_lr
+        )
         groups += [{"params": still, "lr": 0.0, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 
@@ -255,21 +294,37 @@ RECIPE = Recipe(
     warmup=1000, warmup_from=1e-3, warmup_shape="geometric", inference="resized:0.5",
 )  # fmt: skip
 SIZES = {"resized:0.5": (512, 1024), "resized:0.75": (768, 1536)}  # Seg50, Seg75
-README, NOTES = "README of the authors' STDC-Seg", "the notes' retraining: 120k iterations, PyTorch 1.7, one V100"
+README, NOTES = (
+    "README of the authors' STDC-Seg",
+    "the notes' retraining: 120k iterations, PyTorch 1.7, one V100",
+)
 PAPER, CITED = "paper, comparison on Cityscapes", "paper, as PaddleSeg's PP-LiteSeg cites it"
 PLACES = (("val", PAPER), ("test", CITED), ("val", README), ("val", NOTES))
-MACHINES = (("GTX 1080Ti", README, "TensorRT 5.1.5"), ("V100", "the notes' measurement", "TensorRT 8.5.1.7"))
+MACHINES = (
+    ("GTX 1080Ti", README, "TensorRT 5.1.5"),
+    ("V100", "the notes' measurement", "TensorRT 8.5.1.7"),
+)
 
 
 def published(*figures: tuple[float, float]) -> tuple[Published, ...]:
     """Pairs of (Seg50, Seg75): the paper's on val and on test, the released weights', the notes' retraining."""
-    pairs = [(place, miou, size) for place, pair in zip(PLACES, figures) for miou, size in zip(pair, SIZES)]
-    return tuple(Published(miou, "cityscapes", split, size, source) for (split, source), miou, size in pairs)
+    pairs = [
+        (place, miou, size)
+        for place, pair in zip(PLACES, figures)
+        for miou, size in zip(pair, SIZES)
+    ]
+    return tuple(
+        Published(miou, "cityscapes", split, size, source) for (split, source), miou, size in pairs
+    )
 
 
 def speed(*figures: tuple[float, float]) -> tuple[PublishedSpeed, ...]:
     """Pairs of (Seg50, Seg75): the authors', the notes' measurement."""
-    return tuple(PublishedSpeed(fps, size, *where) for where, pair in zip(MACHINES, figures) for fps, size in zip(pair, SIZES.values()))
+    return tuple(
+        PublishedSpeed(fps, size, *where)
+        for where, pair in zip(MACHINES, figures)
+        for fps, size in zip(pair, SIZES.values())
+    )
 
 
 MAIN = Experiment(
@@ -298,11 +353,18 @@ EXPERIMENTS = {
 
 def modules(depth: Depth) -> tuple[tuple[str, Any], ...]:
     """The backbone, whose modules are one list in the authors' code."""
-    places = ["stem.0", "stem.1"] + [f"stages.{stage}.{each}" for stage, count in enumerate(LAYERS[depth]) for each in range(count)]
+    places = ["stem.0", "stem.1"] + [
+        f"stages.{stage}.{each}"
+        for stage, count in enumerate(LAYERS[depth])
+        for each in range(count)
+    ]
     return (
         (r"\.conv\.weight", ".0.weight"),
         (r"\.bn\.", ".1."),
-        (r"^(?:cp\.backbone\.)?features\.(\d+)\.", lambda m: f"backbone.{dict(enumerate(places)).get(int(m[1]), 'beyond')}."),
+        (
+            r"^(?:cp\.backbone\.)?features\.(\d+)\.",
+            lambda m: f"backbone.{dict(enumerate(places)).get(int(m[1]), 'beyond')}.",
+        ),
         (r"\.conv_list\.0\.", ".first."),
         (r"\.conv_list\.([123])\.", lambda m: f".rest.{int(m[1]) - 1}."),
         (r"\.avd_layer\.", ".down."),
@@ -313,7 +375,10 @@ HEADS = (
     (r"^(conv_out\w*)\.conv\.", r"\1.0."),
     (r"^(conv_out\w*)\.conv_out\.", r"\1.1."),
     (r"^conv_out\.", "classifier."),
-    (r"^conv_out(16|32)\.", lambda m: f"auxiliaries.auxiliary{int(m[1]) // 2}."),  # theirs are named before the features are enlarged
+    (
+        r"^conv_out(16|32)\.",
+        lambda m: f"auxiliaries.auxiliary{int(m[1]) // 2}.",
+    ),  # theirs are named before the features are enlarged
     (r"^conv_out_sp8\.", "detail."),
     (r"^cp\.arm(32|16)\.", lambda m: f"context_path.arms.{m[1] == '16':d}."),
     (r"^cp\.conv_head(32|16)\.", lambda m: f"context_path.refines.{m[1] == '16':d}."),
@@ -325,21 +390,40 @@ HEADS = (
 )
 FULLY_CONNECTED = ((r"^conv_last\.", "conv6."), (r"^fc\.", "fc.0."), (r"^linear\.", "classifier."))
 # the backbone's tensors under second names, the classifier's layers, detail heads on other stages
-UNUSED = (r"(^|\.)x(2|4|8|16|32)\.", r"^(cp\.backbone\.)?bn\.", r"^cp\.backbone\.(conv_last|fc|linear)\.", r"^conv_out_sp(2|4|16)\.")
+UNUSED = (
+    r"(^|\.)x(2|4|8|16|32)\.",
+    r"^(cp\.backbone\.)?bn\.",
+    r"^cp\.backbone\.(conv_last|fc|linear)\.",
+    r"^conv_out_sp(2|4|16)\.",
+)
 
 
 def norms_of_abn(state: State) -> State:
     """In-place ABN multiplies by |weight| + 1e-5, batch norm by the weight itself; the backbone has batch norms."""
-    scales = {name for name, tensor in state.items() if tensor.ndim == 1 and name.endswith("weight") and not name.startswith("backbone.")}
-    return {name: tensor.abs() + 1e-5 if name in scales else tensor for name, tensor in state.items()}
+    scales = {
+        name
+        for name, tensor in state.items()
+        if tensor.ndim == 1 and name.endswith("weight") and not name.startswith("backbone.")
+    }
+    return {
+        name: tensor.abs() + 1e-5 if name in scales else tensor for name, tensor in state.items()
+    }
 
 
 CLASSIFIERS = {"stdc1": "stdcnet813", "stdc2": "stdcnet1446"}
 RELEASED = {
-    f"{depth}_seg": Released(f"stdc/{depth}", "conv_out.conv_out.weight", (*modules(depth), *HEADS), UNUSED, convert=norms_of_abn)
+    f"{depth}_seg": Released(
+        f"stdc/{depth}",
+        "conv_out.conv_out.weight",
+        (*modules(depth), *HEADS),
+        UNUSED,
+        convert=norms_of_abn,
+    )
     for depth in LAYERS
 } | {
-    name: Released(partial(Classifier, depth), "linear.weight", (*modules(depth), *FULLY_CONNECTED), UNUSED)
+    name: Released(
+        partial(Classifier, depth), "linear.weight", (*modules(depth), *FULLY_CONNECTED), UNUSED
+    )
     for depth, name in CLASSIFIERS.items()
 }
 

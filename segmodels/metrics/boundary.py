@@ -19,7 +19,9 @@ BITS = 8  # classes that are widened at once, one per bit of a uint8
 ROWS = 256  # that are widened at once: they stay in a processor's cache, which makes 8192x4096 three times as fast
 
 
-def boundary_counts(predicted: Tensor, label: Tensor, num_classes: int, tolerance: float = 0.0075) -> Tensor:
+def boundary_counts(
+    predicted: Tensor, label: Tensor, num_classes: int, tolerance: float = 0.0075
+) -> Tensor:
     """(C, 4): boundary pixels predicted, of them matched, true, of them matched.
 
     A boundary pixel is matched if the other map has a boundary pixel of the same class at most `tolerance` image diagonals away. The share
@@ -28,7 +30,10 @@ def boundary_counts(predicted: Tensor, label: Tensor, num_classes: int, toleranc
     """
     pixels = ceil(tolerance * hypot(*label.shape))
     found, true = outline(predicted.masked_fill(label == IGNORED, IGNORED)), outline(label)
-    return torch.stack([*_matched(found, true, num_classes, pixels), *_matched(true, found, num_classes, pixels)], dim=1)
+    return torch.stack(
+        [*_matched(found, true, num_classes, pixels), *_matched(true, found, num_classes, pixels)],
+        dim=1,
+    )
 
 
 def boundary_scores(counts: Tensor) -> dict[str, float | list[float | None]]:
@@ -54,7 +59,9 @@ def boundary_scores(counts: Tensor) -> dict[str, float | list[float | None]]:
     }
 
 
-def boundary_iou_counts(predicted: Tensor, label: Tensor, num_classes: int, width: float = 0.02) -> Tensor:
+def boundary_iou_counts(
+    predicted: Tensor, label: Tensor, num_classes: int, width: float = 0.02
+) -> Tensor:
     """(C, 2): intersection and union of the areas along the boundaries (Cheng et al., arXiv:2103.16562).
 
     A class's area is what `width` image diagonals of erosion by a 3x3 square would take off it, border of the image included, as in the
@@ -62,7 +69,10 @@ def boundary_iou_counts(predicted: Tensor, label: Tensor, num_classes: int, widt
     """
     pixels = max(round(width * hypot(*label.shape)), 1)
     predicted = predicted.masked_fill(label == IGNORED, IGNORED)
-    found, true = predicted.where(_beside_another(predicted, pixels), IGNORED), label.where(_beside_another(label, pixels), IGNORED)
+    found, true = (
+        predicted.where(_beside_another(predicted, pixels), IGNORED),
+        label.where(_beside_another(label, pixels), IGNORED),
+    )
     sizes = _count(found, num_classes) + _count(true, num_classes)
     both = _count(found.where(found == true, IGNORED), num_classes)
     return torch.stack([both, sizes - both], dim=1)
@@ -72,10 +82,15 @@ def boundary_iou_scores(counts: Tensor) -> dict[str, float | list[float | None]]
     """Of (C, 2), summed over images as for mIoU: boundary IoU per class (None where the class occurs nowhere) and its mean."""
     iou = [both / union if union else None for both, union in counts.tolist()]
     known = [each for each in iou if each is not None]
-    return {"boundary_miou": sum(known) / len(known) if known else float("nan"), "boundary_iou": iou}
+    return {
+        "boundary_miou": sum(known) / len(known) if known else float("nan"),
+        "boundary_iou": iou,
+    }
 
 
-def band_confusions(predicted: Tensor, label: Tensor, num_classes: int, radii: Sequence[int] = (1, 2, 4, 8, 16, 32)) -> Tensor:
+def band_confusions(
+    predicted: Tensor, label: Tensor, num_classes: int, radii: Sequence[int] = (1, 2, 4, 8, 16, 32)
+) -> Tensor:
     """(R, C, C): the confusion matrix of the pixels in a band along the true boundaries; `radii` ascend.
 
     A trimap, as Kohli et al. (IJCV 2009) and Krähenbühl and Koltun (NIPS 2011) score it by pixels and DeepLab (arXiv:1412.7062) by mIoU:
@@ -88,7 +103,9 @@ def band_confusions(predicted: Tensor, label: Tensor, num_classes: int, radii: S
         ring -= widened(boundary, radius * radius - 1)
     within = (ring < len(radii)) & (label != IGNORED)
     ring, true, found = ring[within].int(), label[within].int(), predicted[within].int()
-    counts = torch.bincount((ring * num_classes + true) * num_classes + found, minlength=len(radii) * num_classes**2)
+    counts = torch.bincount(
+        (ring * num_classes + true) * num_classes + found, minlength=len(radii) * num_classes**2
+    )
     return counts.reshape(len(radii), num_classes, num_classes).cumsum(0)
 
 
@@ -134,7 +151,10 @@ def _matched(ours: Tensor, theirs: Tensor, num_classes: int, pixels: int) -> tup
     """(C,) and (C,): boundary pixels of ours, and those of them that have one of theirs of the same class within so many pixels."""
     spots = (ours != IGNORED).flatten().nonzero()[:, 0]
     classes = ours.flatten()[spots].long()
-    total, matched = torch.bincount(classes, minlength=num_classes), torch.zeros(num_classes, dtype=torch.int64, device=ours.device)
+    total, matched = (
+        torch.bincount(classes, minlength=num_classes),
+        torch.zeros(num_classes, dtype=torch.int64, device=ours.device),
+    )
     shared = ((total > 0) & (_count(theirs, num_classes) > 0)).nonzero()[:, 0]
     for some in shared.split(BITS):
         bit = torch.zeros(IGNORED + 1, dtype=torch.uint8, device=ours.device)
@@ -151,18 +171,28 @@ def _beside_another(classes: Tensor, pixels: int) -> Tensor:
     if min(height, width) >= length:
         low, high = classes, classes.masked_fill(classes == IGNORED, 0)
         for dim in (0, 1):
-            low, high = _windows(torch.minimum, low, length, dim), _windows(torch.maximum, high, length, dim)
-        beside[pixels:-pixels, pixels:-pixels] = low < high  # in a window that is ignored throughout, low is 255 and high 0
+            low, high = (
+                _windows(torch.minimum, low, length, dim),
+                _windows(torch.maximum, high, length, dim),
+            )
+        beside[pixels:-pixels, pixels:-pixels] = (
+            low < high
+        )  # in a window that is ignored throughout, low is 255 and high 0
     return beside
 
 
-def _windows(merge: Callable[[Tensor, Tensor], Tensor], values: Tensor, length: int, dim: int) -> Tensor:
+def _windows(
+    merge: Callable[[Tensor, Tensor], Tensor], values: Tensor, length: int, dim: int
+) -> Tensor:
     """The minimum or maximum of every window of `length`, by doubling it."""
     span = 1
     while span < length:
         step = min(span, length - span)
         size = values.shape[dim] - step
-        values, span = merge(values.narrow(dim, 0, size), values.narrow(dim, step, size)), span + step
+        values, span = (
+            merge(values.narrow(dim, 0, size), values.narrow(dim, step, size)),
+            span + step,
+        )
     return values
 
 

@@ -37,7 +37,9 @@ class Comparison:
     p: float
     class_differences: list[float | None]  # of the IoU
     class_intervals: list[Interval | None]
-    class_ps: list[float | None]  # as they are: for C classes at once, Bonferroni asks for C times less
+    class_ps: list[
+        float | None
+    ]  # as they are: for C classes at once, Bonferroni asks for C times less
     image_differences: list[float | None]
     wins: int  # images on which the first one is better
     ties: int
@@ -47,17 +49,28 @@ class Comparison:
     seed: int
 
 
-def interval(confusions: Any, statistic: str = "miou", level: float = 0.95, draws: int = 1000, seed: int = 0) -> Interval:
+def interval(
+    confusions: Any, statistic: str = "miou", level: float = 0.95, draws: int = 1000, seed: int = 0
+) -> Interval:
     """Within which the data set's score lies, had other images of the kind been taken; (N, C, C) counts by image, truth and prediction."""
     if statistic not in MEANS:
-        raise ValueError(f"the statistic {statistic} is none of {', '.join(MEANS)}: name one of them")
-    drawn = torch.cat([rates(each)[statistic] for each in resampled(by_image(confusions), draws, seed)])
+        raise ValueError(
+            f"the statistic {statistic} is none of {', '.join(MEANS)}: name one of them"
+        )
+    drawn = torch.cat(
+        [rates(each)[statistic] for each in resampled(by_image(confusions), draws, seed)]
+    )
     return percentiles(drawn[:, None], level)[0] or UNKNOWN
 
 
-def class_intervals(confusions: Any, level: float = 0.95, draws: int = 1000, seed: int = 0) -> list[Interval | None]:
+def class_intervals(
+    confusions: Any, level: float = 0.95, draws: int = 1000, seed: int = 0
+) -> list[Interval | None]:
     """The same for the IoU of each class, over the draws in which it occurs; None where it never does."""
-    return percentiles(torch.cat([rates(each)["iou"] for each in resampled(by_image(confusions), draws, seed)]), level)
+    return percentiles(
+        torch.cat([rates(each)["iou"] for each in resampled(by_image(confusions), draws, seed)]),
+        level,
+    )
 
 
 def image_scores(confusions: Any) -> list[float | None]:
@@ -69,13 +82,17 @@ def paired(a: Any, b: Any, level: float = 0.95, draws: int = 1000, seed: int = 0
     """Two models on the same images, (N, C, C) counts each."""
     a, b = by_image(a), by_image(b)
     if a.shape != b.shape or not torch.equal(a[:, TRUE], b[:, TRUE]):
-        raise ValueError("the two models were not judged on the same images: judge both on one split with the same labels")
+        raise ValueError(
+            "the two models were not judged on the same images: judge both on one split with the same labels"
+        )
     both = torch.cat([a, b], -1)  # (N, 3, 2C): the same images are drawn for both
     drawn = torch.cat([difference(*each.chunk(2, -1)) for each in resampled(both, draws, seed)])
     swapped = torch.cat([difference(*each) for each in exchanged(a, b, draws, seed)])
     seen = difference(a.sum(0), b.sum(0))
     as_large = swapped.abs() >= seen.abs() - TIE
-    ps = ((1 + as_large.double().sum(0)) / (1 + draws)).masked_fill(seen.isnan(), float("nan"))  # what was seen is one of the ways to swap
+    ps = ((1 + as_large.double().sum(0)) / (1 + draws)).masked_fill(
+        seen.isnan(), float("nan")
+    )  # what was seen is one of the ways to swap
     limits = percentiles(drawn.masked_fill(seen.isnan(), float("nan")), level)
     images = image_means(a) - image_means(b)
     return Comparison(
@@ -102,7 +119,9 @@ def by_image(confusions: Any) -> Tensor:
     """(N, C, C) counts, a tensor or an array -> (N, 3, C) float64."""
     confusions = torch.as_tensor(confusions)
     if confusions.ndim != 3 or confusions.shape[1] != confusions.shape[2] or not len(confusions):
-        raise ValueError(f"counts of the shape {tuple(confusions.shape)} are not (images, classes, classes): give one matrix per image")
+        raise ValueError(
+            f"counts of the shape {tuple(confusions.shape)} are not (images, classes, classes): give one matrix per image"
+        )
     return margins(confusions).double().cpu()
 
 
@@ -119,7 +138,9 @@ def resampled(images: Tensor, draws: int, seed: int) -> Iterator[Tensor]:
     count = len(images)
     for size, generator in blocks(draws, seed):
         taken = torch.randint(count, (size, count), generator=generator)
-        times = torch.zeros(size, count, dtype=torch.float64).scatter_add_(1, taken, torch.ones(size, count, dtype=torch.float64))
+        times = torch.zeros(size, count, dtype=torch.float64).scatter_add_(
+            1, taken, torch.ones(size, count, dtype=torch.float64)
+        )
         yield (times @ images.flatten(1)).unflatten(1, images.shape[1:])
 
 
@@ -147,5 +168,7 @@ def percentiles(drawn: Tensor, level: float) -> list[Interval | None]:
     """(draws, K) -> the middle `level` of each column, its nan left out."""
     if not 0 < level < 1:
         raise ValueError(f"the level {level} is not between 0 and 1: 0.95 is usual")
-    ends = drawn.nanquantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64), dim=0)  # (2, K)
+    ends = drawn.nanquantile(
+        torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64), dim=0
+    )  # (2, K)
     return [None if low != low else (low, high) for low, high in ends.T.tolist()]

@@ -23,16 +23,23 @@ class JaccardIndex(MulticlassJaccardIndex):
 def confusion_of(predicted: Tensor, label: Tensor, num_classes: int) -> Tensor:
     """(C, C) int64 pixels by truth and prediction; uint8 maps of any equal shape, 255 in a label is ignored."""
     if predicted.max() >= num_classes or (label.ge(num_classes) & label.ne(255)).any():
-        raise ValueError(f"a prediction or a label lies outside 0..{num_classes - 1} (a label may also be 255, which is ignored)")
+        raise ValueError(
+            f"a prediction or a label lies outside 0..{num_classes - 1} (a label may also be 255, which is ignored)"
+        )
     # Ignored pixels get a row of their own, past the last class: no boolean mask, no copy.
     rows = label.to(torch.int32).clamp(max=num_classes)
-    counts = torch.bincount((rows * num_classes + predicted.to(torch.int32)).flatten(), minlength=num_classes * (num_classes + 1))
+    counts = torch.bincount(
+        (rows * num_classes + predicted.to(torch.int32)).flatten(),
+        minlength=num_classes * (num_classes + 1),
+    )
     return counts[: num_classes**2].reshape(num_classes, num_classes)
 
 
 def margins(confusion: Tensor) -> Tensor:
     """(..., C, C) counts by truth and prediction -> (..., 3, C): hits, pixels of the truth, pixels predicted. The scores need no more."""
-    return torch.stack([confusion.diagonal(dim1=-2, dim2=-1), confusion.sum(-1), confusion.sum(-2)], -2)
+    return torch.stack(
+        [confusion.diagonal(dim1=-2, dim2=-1), confusion.sum(-1), confusion.sum(-2)], -2
+    )
 
 
 def rates(margins: Tensor) -> dict[str, Tensor]:
@@ -59,7 +66,11 @@ def scores(confusion: Tensor, categories: Sequence[str] = ()) -> dict[str, Any]:
     """
     found = rates(margins(confusion))
     per_class = {name: listed(found.pop(name)) for name in ("iou", "accuracy")}
-    made = {name: value.item() for name, value in found.items()} | per_class | {"pixels": int(confusion.sum())}
+    made = (
+        {name: value.item() for name, value in found.items()}
+        | per_class
+        | {"pixels": int(confusion.sum())}
+    )
     if categories:
         by_category = rates(margins(merged(confusion, categories)))
         made["categories"] = dict(zip(dict.fromkeys(categories), listed(by_category["iou"])))
@@ -73,7 +84,9 @@ def listed(values: Tensor) -> list[float | None]:
 
 def members(categories: Sequence[str]) -> Tensor:
     """(C, K): whether a class is in a category; the categories come in the order in which the classes name them."""
-    return torch.tensor([[each == name for name in dict.fromkeys(categories)] for each in categories])
+    return torch.tensor(
+        [[each == name for name in dict.fromkeys(categories)] for each in categories]
+    )
 
 
 def merged(confusion: Tensor, categories: Sequence[str]) -> Tensor:

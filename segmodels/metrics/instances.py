@@ -16,7 +16,12 @@ NUMBERS = 1000  # an instance's id is NUMBERS times its class, plus its number
 
 
 def instance_counts(
-    predicted: Tensor, label: Tensor, instances: Tensor, num_classes: int, sizes: Mapping[int, float], categories: Sequence[str] = ()
+    predicted: Tensor,
+    label: Tensor,
+    instances: Tensor,
+    num_classes: int,
+    sizes: Mapping[int, float],
+    categories: Sequence[str] = (),
 ) -> Tensor:
     """One image's weighted hits, weighted misses and false alarms: (C + categories, 3) float64, which add up over images.
 
@@ -26,9 +31,13 @@ def instance_counts(
     """
     if not predicted.shape == label.shape == instances.shape:
         shapes = ", ".join(str(tuple(each.shape)) for each in (predicted, label, instances))
-        raise ValueError(f"prediction, label and instances have the shapes {shapes}: give the three maps of one image")
+        raise ValueError(
+            f"prediction, label and instances have the shapes {shapes}: give the three maps of one image"
+        )
     if instances.max() >= NUMBERS * num_classes:
-        raise ValueError(f"the instance {instances.max()} is of none of {num_classes} classes: give train ids * {NUMBERS} + numbers")
+        raise ValueError(
+            f"the instance {instances.max()} is of none of {num_classes} classes: give train ids * {NUMBERS} + numbers"
+        )
     confusion = confusion_of(predicted, label, num_classes)
     per_class = hits_and_misses(predicted, instances, sizes, torch.arange(num_classes))
     found = [torch.column_stack([per_class, false_alarms(confusion)])]
@@ -36,18 +45,33 @@ def instance_counts(
         groups = members(categories)
         grouped = hits_and_misses(predicted, instances, sizes, groups.int().argmax(1))
         per_category = groups.T.to(grouped) @ grouped
-        found.append(torch.column_stack([per_category, false_alarms(merged(confusion, categories))]))
+        found.append(
+            torch.column_stack([per_category, false_alarms(merged(confusion, categories))])
+        )
     return torch.cat(found)
 
 
-def hits_and_misses(predicted: Tensor, instances: Tensor, sizes: Mapping[int, float], group: Tensor) -> Tensor:
+def hits_and_misses(
+    predicted: Tensor, instances: Tensor, sizes: Mapping[int, float], group: Tensor
+) -> Tensor:
     """(C, 2) weighted pixels of each class's instances; a hit is a pixel predicted as any class of the same group."""
     inside = instances >= 0
-    ids, guess, group = instances[inside].long(), predicted[inside].long(), group.to(predicted.device)
+    ids, guess, group = (
+        instances[inside].long(),
+        predicted[inside].long(),
+        group.to(predicted.device),
+    )
     right = group[guess] == group[ids // NUMBERS]
     shape = len(group), NUMBERS
-    pixels, hits = (torch.bincount(each, minlength=len(group) * NUMBERS).reshape(shape).double() for each in (ids, ids[right]))
-    average = torch.tensor([sizes.get(each, 0.0) for each in range(len(group))], dtype=torch.float64, device=predicted.device)
+    pixels, hits = (
+        torch.bincount(each, minlength=len(group) * NUMBERS).reshape(shape).double()
+        for each in (ids, ids[right])
+    )
+    average = torch.tensor(
+        [sizes.get(each, 0.0) for each in range(len(group))],
+        dtype=torch.float64,
+        device=predicted.device,
+    )
     weight = average[:, None] / pixels.clamp(min=1)  # (C, NUMBERS); 0 for a class without instances
     return torch.stack([(hits * weight).sum(1), ((pixels - hits) * weight).sum(1)], 1)
 
@@ -56,7 +80,9 @@ def false_alarms(confusion: Tensor) -> Tensor:
     return (confusion.sum(0) - confusion.diag()).double()
 
 
-def instance_scores(counts: Tensor, sizes: Mapping[int, float], categories: Sequence[str] = ()) -> dict[str, Any]:
+def instance_scores(
+    counts: Tensor, sizes: Mapping[int, float], categories: Sequence[str] = ()
+) -> dict[str, Any]:
     """From summed counts: iIoU per class and per category (None where it has none) and their means.
 
     A category has an iIoU where all its classes have instances: Cityscapes' human and vehicle.

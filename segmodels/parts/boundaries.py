@@ -17,11 +17,22 @@ def canny(label: Tensor) -> Tensor:
     def beside(row: int, column: int) -> Tensor:
         return around[:, 1 + row : 1 + row + height, 1 + column : 1 + column + width]
 
-    flat, steep = dx.abs() * 13573, dx.abs() * (13573 + (1 << 16))  # the tangents of 22.5 and 67.5 degrees, times 2 ** 15
+    flat, steep = (
+        dx.abs() * 13573,
+        dx.abs() * (13573 + (1 << 16)),
+    )  # the tangents of 22.5 and 67.5 degrees, times 2 ** 15
     horizontal, vertical = (dy.abs() << 15) < flat, (dy.abs() << 15) > steep
     falling = (dx ^ dy) < 0
-    before = torch.where(falling, beside(-1, 1), beside(-1, -1)).where(~horizontal, beside(0, -1)).where(~vertical, beside(-1, 0))
-    behind = torch.where(falling, beside(1, -1), beside(1, 1)).where(~horizontal, beside(0, 1)).where(~vertical, beside(1, 0))
+    before = (
+        torch.where(falling, beside(-1, 1), beside(-1, -1))
+        .where(~horizontal, beside(0, -1))
+        .where(~vertical, beside(-1, 0))
+    )
+    behind = (
+        torch.where(falling, beside(1, -1), beside(1, 1))
+        .where(~horizontal, beside(0, 1))
+        .where(~vertical, beside(1, 0))
+    )
     ties = (horizontal | vertical) & (size == behind)
     return (size > before) & ((size > behind) | ties)
 

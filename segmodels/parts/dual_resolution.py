@@ -21,7 +21,9 @@ Choice = TypeVar("Choice")
 def pick(option: str, word: str, allowed: Mapping[str, Choice]) -> Choice:
     """What an option of a network stands for; a word that is not known is answered with those that are."""
     if word not in allowed:
-        raise ValueError(f"{option}={word!r} is not known; allowed: {', '.join(map(repr, allowed))}")
+        raise ValueError(
+            f"{option}={word!r} is not known; allowed: {', '.join(map(repr, allowed))}"
+        )
     return allowed[word]
 
 
@@ -60,14 +62,20 @@ class Bottleneck(nn.Module):
     def __init__(self, inside: int, width: int, stride: int = 1, relu: bool = False) -> None:
         super().__init__()
         outside = width * self.expansion
-        self.residual = nn.Sequential(conv_bn_relu(inside, width, 1), conv_bn_relu(width, width, 3, stride), conv_bn(width, outside, 1))
+        self.residual = nn.Sequential(
+            conv_bn_relu(inside, width, 1),
+            conv_bn_relu(width, width, 3, stride),
+            conv_bn(width, outside, 1),
+        )
         self.shortcut = shortcut(inside, outside, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.residual(x) + self.shortcut(x)
 
 
-def stage(block: type[Block] | type[Bottleneck], inside: int, width: int, blocks: int, stride: int = 1) -> nn.Sequential:
+def stage(
+    block: type[Block] | type[Bottleneck], inside: int, width: int, blocks: int, stride: int = 1
+) -> nn.Sequential:
     """Blocks with a ReLU in between and none behind."""
     layers = [block(inside, width, stride, relu=blocks > 1)]
     layers += [block(width * block.expansion, width, relu=n < blocks - 1) for n in range(1, blocks)]
@@ -80,7 +88,9 @@ def norm_relu_conv(inside: int, outside: int, kernel: int, groups: int = 1) -> n
 
 
 def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
-    return norm_relu_conv(inside, width, 3).extend([nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Conv2d(width, num_classes, 1)])
+    return norm_relu_conv(inside, width, 3).extend(
+        [nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Conv2d(width, num_classes, 1)]
+    )
 
 
 class Pyramid(nn.Module):
@@ -88,7 +98,12 @@ class Pyramid(nn.Module):
 
     def __init__(self, inside: int, width: int, outside: int) -> None:
         super().__init__()
-        self.pools = nn.ModuleList([*(nn.AvgPool2d(2 * step + 1, step, step) for step in (2, 4, 8)), nn.AdaptiveAvgPool2d(1)])
+        self.pools = nn.ModuleList(
+            [
+                *(nn.AvgPool2d(2 * step + 1, step, step) for step in (2, 4, 8)),
+                nn.AdaptiveAvgPool2d(1),
+            ]
+        )
         self.scales = nn.ModuleList(norm_relu_conv(inside, width, 1) for _ in range(5))
         self.compression = norm_relu_conv(5 * width, outside, 1)
         self.shortcut = norm_relu_conv(inside, outside, 1)
@@ -147,7 +162,10 @@ AUTHORS = (
     (r"^(classifier|auxiliary|boundary)\.(bn\d|conv\d)\.", _of_head),
 )
 MMSEG = (
-    (r"^backbone\.stem\.([01])\.(conv|bn)\.", lambda match: f"backbone.stem.{3 * int(match[1]) + (match[2] == 'bn')}."),
+    (
+        r"^backbone\.stem\.([01])\.(conv|bn)\.",
+        lambda match: f"backbone.stem.{3 * int(match[1]) + (match[2] == 'bn')}.",
+    ),
     (r"^backbone\.stem\.2\.(\d)\.", r"backbone.layer1.\1."),
     (r"^backbone\.stem\.4\.(\d)\.", r"backbone.layer2.\1."),
     (r"\.downsample\.", ".shortcut."),

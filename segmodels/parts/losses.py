@@ -19,7 +19,9 @@ from torch import Tensor
 from segmodels.parts.resize import Strip, computed_in, strip
 
 IGNORED = 255
-Amount = int | float  # a whole number counts pixels of the batch on this device; a float is a share of them
+Amount = (
+    int | float
+)  # a whole number counts pixels of the batch on this device; a float is a share of them
 # A rule takes the unweighted loss (B, H, W), the label and the class weight of each pixel (None without class weights), and returns the
 # weights by which the losses are summed. Where the label is ignored, the loss is that of class 0: what such a pixel counts for differs
 # between rules. Whatever weight a rule gives it, it adds neither loss nor gradient.
@@ -42,7 +44,9 @@ def cross_entropy(
     """sum(w * l) over sum(w) ("valid": torch's mean) or over all pixels, ignored ones too ("all"); w: class weight times `weights`."""
     _check(logits, label, weights)
     if average not in ("valid", "all"):
-        raise ValueError(f"average={average!r} is not known; allowed: 'valid' (divide by the sum of weights), 'all' (by all pixels)")
+        raise ValueError(
+            f"average={average!r} is not known; allowed: 'valid' (divide by the sum of weights), 'all' (by all pixels)"
+        )
     table, gradient = _weight_of_label(logits, class_weights), _room(logits)
 
     def weigh(at: tuple[slice, slice]) -> Tensor:
@@ -66,7 +70,9 @@ def ohem(
     """Cross-entropy over the hard pixels that `rule` keeps; 0, with a zero gradient, where it keeps none."""
     _check(logits, label)
     loss = _pixel_losses(logits, label, align_corners, block)
-    weight = None if class_weights is None else _look_up(_weight_of_label(logits, class_weights), label)
+    weight = (
+        None if class_weights is None else _look_up(_weight_of_label(logits, class_weights), label)
+    )
     with torch.no_grad():
         kept = rule(loss, label, weight)
     ignored, gradient = label == IGNORED, _room(logits)
@@ -87,7 +93,9 @@ def torchseg_rule(threshold: float, min_kept: Amount) -> Rule:
     def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
         count, valid = _pixels(min_kept, label), label != IGNORED
         p = torch.exp(-loss).masked_fill_(~valid, 1)
-        limit = _kth_smallest(p, count).clamp_(min=threshold if count else 1)  # 1 also where an ignored pixel is the min_kept-th
+        limit = _kth_smallest(p, count).clamp_(
+            min=threshold if count else 1
+        )  # 1 also where an ignored pixel is the min_kept-th
         kept = valid & (p <= limit)
         return _normalized(_weighted(kept, weight, loss))
 
@@ -128,7 +136,9 @@ def mmseg_rule(threshold: float | None, min_kept_per_image: int) -> Rule:
             kept = _hardest(_weighted(loss.masked_fill(~valid, 0), weight, loss), count)
         else:
             kept = _below(loss, valid, threshold, count)
-        return _weighted(kept, weight, loss) / (label.numel() if weight is None else _some(weight.sum()))
+        return _weighted(kept, weight, loss) / (
+            label.numel() if weight is None else _some(weight.sum())
+        )
 
     return rule
 
@@ -153,10 +163,14 @@ def coincheung_rule(threshold: float, one_in: int = 16) -> Rule:
     return rule
 
 
-def _above_or_hardest(loss: Tensor, label: Tensor, weight: Tensor | None, threshold: float, count: int | Tensor) -> Tensor:
+def _above_or_hardest(
+    loss: Tensor, label: Tensor, weight: Tensor | None, threshold: float, count: int | Tensor
+) -> Tensor:
     loss = _weighted(loss.masked_fill(label == IGNORED, 0), weight, loss)
     above = loss > -math.log(threshold)
-    kept = torch.where(above.sum() >= count, above, _hardest(loss, count))  # (B, H, W), of the type of the loss
+    kept = torch.where(
+        above.sum() >= count, above, _hardest(loss, count)
+    )  # (B, H, W), of the type of the loss
     return _weighted(_normalized(kept), weight, loss)
 
 
@@ -185,7 +199,10 @@ def _kth_smallest(values: Tensor, k: int | Tensor) -> Tensor:
 def _kth_smallest_bits(values: Tensor, k: int | Tensor) -> Tensor:
     """The same, bit by bit: numbers >= 0 sort as their bits do, and counting asks for no copy, no order and no wait for the device."""
     kind, bits = (torch.int64, 63) if values.dtype == torch.float64 else (torch.int32, 31)
-    ordered, found = values.contiguous().view(kind), torch.zeros((), dtype=kind, device=values.device)
+    ordered, found = (
+        values.contiguous().view(kind),
+        torch.zeros((), dtype=kind, device=values.device),
+    )
     for bit in reversed(range(bits)):
         higher = found + (1 << bit)
         below = (ordered < higher).sum()
@@ -232,15 +249,23 @@ def _walk(
     for images, rows in _blocks(logits, label, align_corners, block):
         at = images, slice(rows.top, rows.bottom)
         weight = weigh(at)
-        if weight.is_cpu and not weight.any():  # elsewhere the question would cost more than the block
+        if (
+            weight.is_cpu and not weight.any()
+        ):  # elsewhere the question would cost more than the block
             continue
-        part = logits.detach()[images, :, rows.first : rows.last].to(computed_in(logits)).requires_grad_(gradient is not None)
+        part = (
+            logits.detach()[images, :, rows.first : rows.last]
+            .to(computed_in(logits))
+            .requires_grad_(gradient is not None)
+        )
         full = rows.upsampled(part)
         log_p, loss, true = _log_p(full.detach(), label[at])
         loss.masked_fill_(label[at] == IGNORED, 0)
         sums.append(torch.stack([(loss * weight).sum(), weight.sum()]))
         if gradient is not None:
-            slope = log_p.exp_().scatter_(1, true, torch.exp(-loss)[:, None] - 1).mul_(weight[:, None])  # (p - onehot) * weight
+            slope = (
+                log_p.exp_().scatter_(1, true, torch.exp(-loss)[:, None] - 1).mul_(weight[:, None])
+            )  # (p - onehot) * weight
             gradient[images, :, rows.first : rows.last] += torch.autograd.grad(full, part, slope)[0]
     return tuple(torch.stack(sums).sum(0))
 
@@ -262,7 +287,9 @@ def _log_p(full: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return log_p, -log_p.gather(1, true)[:, 0], true
 
 
-def _blocks(logits: Tensor, label: Tensor, align_corners: bool, block: int | None) -> Iterator[tuple[slice, Strip]]:
+def _blocks(
+    logits: Tensor, label: Tensor, align_corners: bool, block: int | None
+) -> Iterator[tuple[slice, Strip]]:
     """Every pixel of the batch once: a few images, a strip of their rows."""
     batch, height, width = label.shape
     row = logits.shape[1] * width
@@ -270,7 +297,14 @@ def _blocks(logits: Tensor, label: Tensor, align_corners: bool, block: int | Non
     images = min(batch, max(1, block // (row * _ROWS)))
     rows = max(block // (row * images), min(_ROWS, block))
     for top in range(0, height, rows):
-        piece = strip(logits.shape[-2], (height, width), top, min(top + rows, height), align_corners, computed_in(logits))
+        piece = strip(
+            logits.shape[-2],
+            (height, width),
+            top,
+            min(top + rows, height),
+            align_corners,
+            computed_in(logits),
+        )
         for first in range(0, batch, images):
             yield slice(first, first + images), piece
 
@@ -282,13 +316,17 @@ class _Known(torch.autograd.Function):
     """Passes a loss on; backward scales the gradient made with it, in float32, so that half precision does not lose its small entries."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, logits: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, logits: Tensor, loss: Tensor, gradient: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(gradient)
         ctx.dtype = logits.dtype
         return loss.clone()
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, upstream: Tensor
+    ) -> tuple[Tensor, None, None]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "create_graph=True came, but this loss can be differentiated only once; use F.interpolate and F.cross_entropy"
@@ -299,7 +337,11 @@ class _Known(torch.autograd.Function):
 def _room(logits: Tensor) -> Tensor | None:
     """Zeros for the gradient, or None where nobody will ask for it."""
     wanted = torch.is_grad_enabled() and logits.requires_grad
-    return torch.zeros_like(logits, dtype=computed_in(logits), memory_format=torch.contiguous_format) if wanted else None
+    return (
+        torch.zeros_like(logits, dtype=computed_in(logits), memory_format=torch.contiguous_format)
+        if wanted
+        else None
+    )
 
 
 def _connected(logits: Tensor, loss: Tensor, gradient: Tensor | None) -> Tensor:
@@ -315,7 +357,9 @@ def _weight_of_label(logits: Tensor, class_weights: Tensor | None) -> Tensor:
     table = logits.new_ones(IGNORED + 1, dtype=computed_in(logits))
     if class_weights is not None:
         if class_weights.shape != (classes,):
-            raise ValueError(f"class_weights of shape {tuple(class_weights.shape)} for {classes} classes; allowed: ({classes},)")
+            raise ValueError(
+                f"class_weights of shape {tuple(class_weights.shape)} for {classes} classes; allowed: ({classes},)"
+            )
         table[:classes] = class_weights.detach()
     table[IGNORED] = 0
     return table
@@ -327,15 +371,25 @@ def _look_up(table: Tensor, label: Tensor) -> Tensor:
 
 def _check(logits: Tensor, label: Tensor, weights: Tensor | None = None) -> None:
     if logits.dim() != 4 or label.dim() != 3 or len(logits) != len(label):
-        raise ValueError(f"logits {tuple(logits.shape)} and label {tuple(label.shape)} do not fit; allowed: (B, C, h, w) and (B, H, W)")
+        raise ValueError(
+            f"logits {tuple(logits.shape)} and label {tuple(label.shape)} do not fit; allowed: (B, C, h, w) and (B, H, W)"
+        )
     if label.dtype not in (torch.uint8, torch.int64):
-        raise TypeError(f"a label of {label.dtype}; allowed: torch.uint8 or torch.int64, {IGNORED} where ignored")
+        raise TypeError(
+            f"a label of {label.dtype}; allowed: torch.uint8 or torch.int64, {IGNORED} where ignored"
+        )
     if weights is not None and weights.shape != label.shape:
-        raise ValueError(f"weights of shape {tuple(weights.shape)} for a label of shape {tuple(label.shape)}; the two must be equal")
+        raise ValueError(
+            f"weights of shape {tuple(weights.shape)} for a label of shape {tuple(label.shape)}; the two must be equal"
+        )
 
 
 def _check_rule(threshold: float, min_kept: Amount = 0) -> None:
     if not 0 < threshold <= 1:
-        raise ValueError(f"threshold={threshold} is no probability; allowed: 0 < threshold <= 1, such as 0.7")
+        raise ValueError(
+            f"threshold={threshold} is no probability; allowed: 0 < threshold <= 1, such as 0.7"
+        )
     if min_kept < 0 or (isinstance(min_kept, float) and min_kept > 1):
-        raise ValueError(f"min_kept={min_kept}; allowed: a whole number of pixels, such as 100_000, or a float up to 1.0, such as 1 / 16")
+        raise ValueError(
+            f"min_kept={min_kept}; allowed: a whole number of pixels, such as 100_000, or a float up to 1.0, such as 1 / 16"
+        )

@@ -34,7 +34,9 @@ def half_of_classes(label: Tensor, grid: int = 1) -> Tensor:
     """True on floor(n / 2) of the n classes that the label shows, chosen anew in each cell of a grid; never where it is ignored."""
     batch, height, width = label.shape
     numbers = IGNORED + 1
-    rows, columns = (torch.arange(side, device=label.device) * grid // side for side in (height, width))
+    rows, columns = (
+        torch.arange(side, device=label.device) * grid // side for side in (height, width)
+    )
     cell = rows[:, None] * grid + columns
     index = (cell * numbers + label).flatten(1)  # of the class in its cell
     shown = torch.zeros(batch, grid * grid * numbers, dtype=torch.bool, device=label.device)
@@ -64,22 +66,34 @@ GRAY = (0.299, 0.587, 0.114)
 def recolored(image: Tensor, strength: float, chance: float = 0.8, gray: float = 0.2) -> Tensor:
     """Brightness, contrast and saturation times 1 +- strength, hue turned by up to a quarter of it; each image at random, some to gray."""
     low, high = max(0.0, 1 - strength), 1 + strength
-    brightness, contrast, saturation = (low + torch.rand(3, len(image)) * (high - low)).to(image.device).view(3, -1, 1, 1, 1)
+    brightness, contrast, saturation = (
+        (low + torch.rand(3, len(image)) * (high - low)).to(image.device).view(3, -1, 1, 1, 1)
+    )
     turn, changed, grayed = torch.rand(3, len(image))
     light = torch.tensor(GRAY, device=image.device).view(3, 1, 1)
     out = (image * brightness).clamp(0, 1)
     mean = (out * light).sum(1, keepdim=True).mean((2, 3), keepdim=True)
     out = (mean + contrast * (out - mean)).clamp(0, 1)
     tone = (out * light).sum(1, keepdim=True)
-    out = turned(tone + saturation * (out - tone), ((2 * turn - 1) * strength / 4).to(image.device)).clamp(0, 1)
+    out = turned(
+        tone + saturation * (out - tone), ((2 * turn - 1) * strength / 4).to(image.device)
+    ).clamp(0, 1)
     out = torch.where((changed < chance).to(image.device).view(-1, 1, 1, 1), out, image)
-    return torch.where((grayed < gray).to(image.device).view(-1, 1, 1, 1), (out * light).sum(1, keepdim=True), out)
+    return torch.where(
+        (grayed < gray).to(image.device).view(-1, 1, 1, 1), (out * light).sum(1, keepdim=True), out
+    )
 
 
 def turned(image: Tensor, turn: Tensor) -> Tensor:
     """Every color turned around the gray axis by a share (B,) of the full circle: a hue shift that is one matrix product."""
-    angle, third = 2 * torch.pi * turn[:, None, None], torch.full((3, 3), 1 / 3, device=image.device)
-    cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], device=image.device) / 3**0.5
+    angle, third = (
+        2 * torch.pi * turn[:, None, None],
+        torch.full((3, 3), 1 / 3, device=image.device),
+    )
+    cross = (
+        torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], device=image.device)
+        / 3**0.5
+    )
     matrix = third + angle.cos() * (torch.eye(3, device=image.device) - third) + angle.sin() * cross
     return torch.einsum("bij,bjhw->bihw", matrix.to(image.dtype), image)
 
@@ -92,7 +106,9 @@ def blurred(image: Tensor, chance: float = 0.5, least: float = 0.15, most: float
     reach = min(round(3 * most) + 1, *(side - 1 for side in image.shape[-2:]))
     position = torch.arange(-reach, reach + 1, device=image.device)
     kernel = torch.exp(-((position / width[:, None]) ** 2) / 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0).to(image.dtype)  # one per image and channel
+    kernel = (
+        (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0).to(image.dtype)
+    )  # one per image and channel
     out = F.pad(image, (reach,) * 4, mode="reflect").flatten(0, 1)[None]
     out = F.conv2d(out, kernel[:, None, None], groups=batch * channels)
     out = F.conv2d(out, kernel[:, None, :, None], groups=batch * channels).view(image.shape)

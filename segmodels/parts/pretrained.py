@@ -19,7 +19,11 @@ WRAPPERS = ("module.", "model.", "backbone.", "encoder.")
 
 
 def load_encoder(
-    encoder: nn.Module | None, source: str | State, rename: Rename | None = None, may_lack: str | None = None, called: str = ""
+    encoder: nn.Module | None,
+    source: str | State,
+    rename: Rename | None = None,
+    may_lack: str | None = None,
+    called: str = "",
 ) -> str:
     """Strict but for the classifier, which a backbone does not have; says in words what was loaded.
 
@@ -27,9 +31,14 @@ def load_encoder(
     weights do not have, since the classifier had no such layer. `called` names weights that come without a file.
     """
     if encoder is None:
-        raise ValueError("this network has no backbone that ImageNet weights fit; start it from scratch")
+        raise ValueError(
+            "this network has no backbone that ImageNet weights fit; start it from scratch"
+        )
     if isinstance(source, str):
-        source, called = (from_file(source) if Path(source).is_file() else from_timm(source)), source
+        source, called = (
+            (from_file(source) if Path(source).is_file() else from_timm(source)),
+            source,
+        )
     own, given = counted(encoder.state_dict()), counted(rename(source) if rename else source)
     weights, manner = matched(own, given, called)
     absent = [name for name in own if name not in weights]
@@ -39,9 +48,14 @@ def load_encoder(
     if missing or reshaped:
         raise ValueError(f"{called} does not fit this backbone: {len(missing)} tensors missing, {len(reshaped)} of another shape "
                          f"({', '.join((missing + reshaped)[:3])}, ...)")  # fmt: skip
-    encoder.load_state_dict({name: tensor for name, tensor in weights.items() if name in own}, strict=False)
+    encoder.load_state_dict(
+        {name: tensor for name, tensor in weights.items() if name in own}, strict=False
+    )
     said = f"{len(own) - len(absent)} of {len(own)} backbone tensors from {called}{manner}"
-    rest = {f"{len(fresh)} start fresh": fresh, "left out": sorted(name for name in weights if name not in own)}
+    rest = {
+        f"{len(fresh)} start fresh": fresh,
+        "left out": sorted(name for name in weights if name not in own),
+    }
     return "; ".join([said, *(f"{what}: {listed(names)}" for what, names in rest.items() if names)])
 
 
@@ -51,7 +65,11 @@ def listed(names: list[str], most: int = 4) -> str:
 
 def counted(state: State) -> dict[str, Tensor]:
     """What is compared and loaded: tensors, but for batch norm's counters."""
-    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor) and not name.endswith(COUNTER)}
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if isinstance(tensor, Tensor) and not name.endswith(COUNTER)
+    }
 
 
 # --- which tensor is which
@@ -63,16 +81,25 @@ def matched(own: State, given: State, called: str) -> tuple[dict[str, Tensor], s
     if any(name in own for name in weights):
         return weights, ""
     if problem := out_of_order(own, given):
-        raise ValueError(f"{called} does not fit this backbone: none of its {len(given)} tensors has a name of ours, and {problem}")
-    return by_order(own, given), f", matched by their order ({next(iter(given))} is {next(iter(own))}, and so on)"
+        raise ValueError(
+            f"{called} does not fit this backbone: none of its {len(given)} tensors has a name of ours, and {problem}"
+        )
+    return by_order(
+        own, given
+    ), f", matched by their order ({next(iter(given))} is {next(iter(own))}, and so on)"
 
 
 def by_name(own: State, weights: State) -> dict[str, Tensor]:
     """The weights without the prefix that hides most of our names, and with the one that all of ours may have."""
     ours = next((prefix for prefix in WRAPPERS if all(name.startswith(prefix) for name in own)), "")
     bare = {name.removeprefix(ours): name for name in own}
-    stripped = [{name.removeprefix(prefix): tensor for name, tensor in weights.items()} for prefix in WRAPPERS]
-    best = max([weights, *stripped], key=lambda state: sum(name in bare or name in own for name in state))
+    stripped = [
+        {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+        for prefix in WRAPPERS
+    ]
+    best = max(
+        [weights, *stripped], key=lambda state: sum(name in bare or name in own for name in state)
+    )
     return {bare.get(name, name): tensor for name, tensor in best.items()}
 
 
@@ -86,16 +113,31 @@ def out_of_order(own: State, weights: State) -> str:
     """Why the weights are not our tensors in our order, in words; empty if they are."""
     if len(weights) < len(own):
         return f"in order they cannot be matched: the backbone has {len(own)}"
-    *inside, _ = [tensor.ndim for tensor in own.values() if tensor.ndim > 1]  # the last may be a classifier's
-    if min(inside, default=4) < 4:  # attention's matrices are alike in shape: a swap would not be seen
+    *inside, _ = [
+        tensor.ndim for tensor in own.values() if tensor.ndim > 1
+    ]  # the last may be a classifier's
+    if (
+        min(inside, default=4) < 4
+    ):  # attention's matrices are alike in shape: a swap would not be seen
         return "in order only backbones of convolutions are matched"
     layers: dict[str, str] = {}
     for (ours, mine), (theirs, given) in zip(own.items(), weights.items()):
-        (layer, _, kind), (their_layer, _, their_kind) = ours.rpartition("."), theirs.rpartition(".")
-        if kind != their_kind or mine.shape != given.shape or layers.setdefault(layer, their_layer) != their_layer:
+        (layer, _, kind), (their_layer, _, their_kind) = (
+            ours.rpartition("."),
+            theirs.rpartition("."),
+        )
+        if (
+            kind != their_kind
+            or mine.shape != given.shape
+            or layers.setdefault(layer, their_layer) != their_layer
+        ):
             return f"in order {theirs} {tuple(given.shape)} comes where {ours} {tuple(mine.shape)} should"
     behind = [name for name, tensor in list(weights.items())[len(own) :] if tensor.ndim > 1]
-    return f"in order {len(behind)} layers come behind the backbone's last, more than a classifier has" if len(behind) > 2 else ""
+    return (
+        f"in order {len(behind)} layers come behind the backbone's last, more than a classifier has"
+        if len(behind) > 2
+        else ""
+    )
 
 
 # --- where weights come from
@@ -106,12 +148,16 @@ def from_file(path: str) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:
-        raise ValueError(f"{path} is damaged, not a checkpoint, or holds code; save the state dict alone and give that file") from problem
+        raise ValueError(
+            f"{path} is damaged, not a checkpoint, or holds code; save the state dict alone and give that file"
+        ) from problem
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict; save the state dict alone and give that file")
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}, not a state dict; save the state dict alone and give that file"
+        )
     return dict(content)
 
 
@@ -120,7 +166,9 @@ def from_timm(name: str) -> dict[str, Tensor]:
     import timm
 
     if not timm.is_model_pretrained(name):
-        raise ValueError(f"timm has no weights called {name}; give a file, or one of timm.list_pretrained()")
+        raise ValueError(
+            f"timm has no weights called {name}; give a file, or one of timm.list_pretrained()"
+        )
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as problem:  # every network layer below has errors of its own

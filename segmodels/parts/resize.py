@@ -15,7 +15,9 @@ class Strip:
     bottom: int
     first: int
     last: int
-    upper: Tensor | None  # (bottom - top,): the row above each position, counted from `first`; None where the height does not change
+    upper: (
+        Tensor | None
+    )  # (bottom - top,): the row above each position, counted from `first`; None where the height does not change
     lower: Tensor | None
     share: Tensor | None  # (bottom - top, 1): how much of the lower row
     width: int
@@ -28,23 +30,46 @@ class Strip:
             part = F.interpolate(part, size, mode="bilinear", align_corners=self.align_corners)
         if self.upper is None:
             return part
-        upper, lower, share = (x.to(part.device, non_blocking=True) for x in (self.upper, self.lower, self.share))
+        upper, lower, share = (
+            x.to(part.device, non_blocking=True) for x in (self.upper, self.lower, self.share)
+        )
         return part.index_select(2, upper).lerp_(part.index_select(2, lower), share)
 
 
-def strip(height: int, size: tuple[int, int], top: int, bottom: int, align_corners: bool, dtype: torch.dtype = torch.float32) -> Strip:
+def strip(
+    height: int,
+    size: tuple[int, int],
+    top: int,
+    bottom: int,
+    align_corners: bool,
+    dtype: torch.dtype = torch.float32,
+) -> Strip:
     """The strip of a map of that height enlarged (or shrunk) to `size`, to be computed in `dtype`."""
     if height == size[0]:
         return Strip(top, bottom, top, bottom, None, None, None, size[1], align_corners)
     upper, lower, share = _taps(height, size[0], top, bottom, align_corners, dtype)
     first, last = int(upper[0]), int(lower[-1]) + 1
-    return Strip(top, bottom, first, last, upper - first, lower - first, share[:, None], size[1], align_corners)
+    return Strip(
+        top,
+        bottom,
+        first,
+        last,
+        upper - first,
+        lower - first,
+        share[:, None],
+        size[1],
+        align_corners,
+    )
 
 
-def upsampled_rows(logits: Tensor, size: tuple[int, int], top: int, bottom: int, align_corners: bool) -> Tensor:
+def upsampled_rows(
+    logits: Tensor, size: tuple[int, int], top: int, bottom: int, align_corners: bool
+) -> Tensor:
     """F.interpolate(logits, size, mode="bilinear")[:, :, top:bottom] without the other rows: (B, C, bottom - top, W)."""
     if not 0 <= top < bottom <= size[0]:
-        raise ValueError(f"rows {top}:{bottom} of a map that is {size[0]} rows high; allowed: 0 <= top < bottom <= {size[0]}")
+        raise ValueError(
+            f"rows {top}:{bottom} of a map that is {size[0]} rows high; allowed: 0 <= top < bottom <= {size[0]}"
+        )
     rows = strip(logits.shape[-2], size, top, bottom, align_corners, computed_in(logits))
     part = logits[:, :, rows.first : rows.last]
     return rows.upsampled(part.to(computed_in(logits))).to(logits.dtype)
@@ -55,12 +80,16 @@ def computed_in(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _taps(source: int, size: int, top: int, bottom: int, align_corners: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _taps(
+    source: int, size: int, top: int, bottom: int, align_corners: bool, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
     """The two source rows of each output row and the share of the second, rounded as in F.interpolate on maps of more than a few rows."""
     position = torch.arange(top, bottom, dtype=dtype)
     if align_corners:
         position *= torch.tensor(source - 1, dtype=dtype) / max(size - 1, 1)
     else:
-        position = ((position + 0.5) * (torch.tensor(source, dtype=dtype) / size) - 0.5).clamp_(min=0)
+        position = ((position + 0.5) * (torch.tensor(source, dtype=dtype) / size) - 0.5).clamp_(
+            min=0
+        )
     upper = position.long().clamp_(max=source - 1)
     return upper, (upper + 1).clamp_(max=source - 1), position - upper

@@ -14,7 +14,12 @@ class SpatialPath(nn.Sequential):
     """Three strides and a wide stack: 1/8 of the resolution, 128 channels (BiSeNet, section 3.1)."""
 
     def __init__(self) -> None:
-        super().__init__(conv_bn_relu(3, 64, 7, 2), conv_bn_relu(64, 64, 3, 2), conv_bn_relu(64, 64, 3, 2), conv_bn_relu(64, 128, 1))
+        super().__init__(
+            conv_bn_relu(3, 64, 7, 2),
+            conv_bn_relu(64, 64, 3, 2),
+            conv_bn_relu(64, 64, 3, 2),
+            conv_bn_relu(64, 128, 1),
+        )
 
 
 class AttentionRefinement(nn.Module):
@@ -36,7 +41,10 @@ class FeatureFusion(nn.Module):
     def __init__(self, inside: int = 256, squeezed: int = 256) -> None:
         super().__init__()
         self.conv = conv_bn_relu(inside, 256, 1)
-        squeeze, excite = nn.Conv2d(256, squeezed, 1, bias=False), nn.Conv2d(squeezed, 256, 1, bias=False)
+        squeeze, excite = (
+            nn.Conv2d(256, squeezed, 1, bias=False),
+            nn.Conv2d(squeezed, 256, 1, bias=False),
+        )
         self.select = nn.Sequential(squeeze, nn.ReLU(inplace=True), excite)
 
     def forward(self, detail: Tensor, context: Tensor) -> Tensor:

@@ -11,7 +11,13 @@ def by_mmseg(folder: str, **figures: tuple[float, float]) -> tuple[Published, ..
     Figures are those of its README; a checkpoint is one of them, and its name says which.
     """
     return tuple(
-        Published(miou, "cityscapes", "val", protocol, f"mmsegmentation, configs/{folder}/README.md ({how.replace('_', ' ')})")
+        Published(
+            miou,
+            "cityscapes",
+            "val",
+            protocol,
+            f"mmsegmentation, configs/{folder}/README.md ({how.replace('_', ' ')})",
+        )
         for how, both in figures.items()
         for miou, protocol in zip(both, ("whole", SCALES))
     )
@@ -20,4 +26,7 @@ def by_mmseg(folder: str, **figures: tuple[float, float]) -> tuple[Published, ..
 def by_coincheung(whole: float, scales: float) -> tuple[Published, ...]:
     """CoinCheung's mIoU on Cityscapes val; its code aligns corners where it scales images, ours does not."""
     figures = {"whole": whole, SCALES: scales}
-    return tuple(Published(miou, "cityscapes", "val", protocol, "README of CoinCheung/BiSeNet") for protocol, miou in figures.items())
+    return tuple(
+        Published(miou, "cityscapes", "val", protocol, "README of CoinCheung/BiSeNet")
+        for protocol, miou in figures.items()
+    )

@@ -48,7 +48,13 @@ class BiSeNetCoinCheung(BiSeNet):
         self._initialize()
 
     def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return ohem(logits, label, align_corners=self.align_corners, rule=coincheung_rule(0.7), class_weights=self.class_weights)
+        return ohem(
+            logits,
+            label,
+            align_corners=self.align_corners,
+            rule=coincheung_rule(0.7),
+            class_weights=self.class_weights,
+        )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The fusion and the heads at head_lr times lr, 10 in this code; both paths at lr."""
@@ -107,7 +113,9 @@ class BiSeNetFaces(BiSeNetCoinCheung):
         self.spatial_path = nn.Identity()  # without parameters, and never called
         self.context_path, self.fusion = ContextAndDetail(), FeatureFusion(squeezed=64)
         self.classifier = plain_head(256, 256, num_classes)
-        self.auxiliaries = nn.ModuleList([plain_head(128, 64, num_classes), plain_head(128, 64, num_classes)])
+        self.auxiliaries = nn.ModuleList(
+            [plain_head(128, 64, num_classes), plain_head(128, 64, num_classes)]
+        )
         self._initialize()
 
     def features(self, image: Tensor) -> Tensor:
@@ -116,7 +124,10 @@ class BiSeNetFaces(BiSeNetCoinCheung):
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
         fine, *contexts = self.context_path(image)
-        heads = {f"auxiliary{n}": head(x) for n, (head, x) in enumerate(zip(self.auxiliaries, contexts), start=1)}
+        heads = {
+            f"auxiliary{n}": head(x)
+            for n, (head, x) in enumerate(zip(self.auxiliaries, contexts), start=1)
+        }
         return {"main": self.classifier(self.fusion(fine, contexts[-1])), **heads}
 
 
@@ -147,7 +158,12 @@ RENAMES = (
 CITYSCAPES = Normalization(mean=(0.3257, 0.3690, 0.3223), std=(0.2112, 0.2148, 0.2115))
 RELEASED = {
     "bisenet_face_zllrunning": Released(
-        BiSeNetFaces, "conv_out.conv_out.weight", RENAMES, row="bisenet/resnet18", data="CelebAMask-HQ", names=FACE
+        BiSeNetFaces,
+        "conv_out.conv_out.weight",
+        RENAMES,
+        row="bisenet/resnet18",
+        data="CelebAMask-HQ",
+        names=FACE,
     ),
     "bisenetv1_coincheung": Released(
         BiSeNetCoinCheung,

@@ -30,7 +30,9 @@ class RectifiedFusion(FeatureFusion):
 
 
 def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
-    return nn.Sequential(conv_bn_relu(inside, width), nn.Dropout2d(0.1), nn.Conv2d(width, num_classes, 1))
+    return nn.Sequential(
+        conv_bn_relu(inside, width), nn.Dropout2d(0.1), nn.Conv2d(width, num_classes, 1)
+    )
 
 
 class BiSeNetMMSeg(BiSeNet):
@@ -46,7 +48,9 @@ class BiSeNetMMSeg(BiSeNet):
         self._initialize()
 
     def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return cross_entropy(logits, label, align_corners=False, average="all", class_weights=self.class_weights)
+        return cross_entropy(
+            logits, label, align_corners=False, average="all", class_weights=self.class_weights
+        )
 
 
 RENAMES = (
@@ -68,7 +72,18 @@ RENAMES = (
     (r"\.conv\.(?=weight)", ".0."),
     (r"\.bn\.", ".1."),
 )
-PUBLISHED = by_mmseg("bisenetv1", from_scratch=(74.44, 77.05), from_ImageNet=(74.37, 76.91), from_ImageNet_batch_32=(75.16, 77.24))
+PUBLISHED = by_mmseg(
+    "bisenetv1",
+    from_scratch=(74.44, 77.05),
+    from_ImageNet=(74.37, 76.91),
+    from_ImageNet_batch_32=(75.16, 77.24),
+)
 RELEASED = {
-    "mmseg_bisenetv1_r18": Released(BiSeNetMMSeg, "decode_head.conv_seg.bias", RENAMES, row="bisenet/resnet18", published=PUBLISHED)
+    "mmseg_bisenetv1_r18": Released(
+        BiSeNetMMSeg,
+        "decode_head.conv_seg.bias",
+        RENAMES,
+        row="bisenet/resnet18",
+        published=PUBLISHED,
+    )
 }

@@ -24,12 +24,16 @@ class NearestAggregation(GuidedAggregation):
 
 
 def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
-    return nn.Sequential(conv_bn_relu(inside, width), nn.Dropout(0.1), nn.Conv2d(width, num_classes, 1))
+    return nn.Sequential(
+        conv_bn_relu(inside, width), nn.Dropout(0.1), nn.Conv2d(width, num_classes, 1)
+    )
 
 
 def booster(inside: int, stride: int, num_classes: int) -> nn.Sequential:
     enlarge = nn.Sequential(nn.Upsample(scale_factor=2), conv_bn_relu(128, stride**2))
-    return nn.Sequential(conv_bn_relu(inside, 128), nn.Dropout(0.1), enlarge, nn.Conv2d(stride**2, num_classes, 1))
+    return nn.Sequential(
+        conv_bn_relu(inside, 128), nn.Dropout(0.1), enlarge, nn.Conv2d(stride**2, num_classes, 1)
+    )
 
 
 class BiSeNetV2CoinCheung(BiSeNetV2):
@@ -41,11 +45,19 @@ class BiSeNetV2CoinCheung(BiSeNetV2):
         self.aggregation.fuse.append(nn.ReLU(inplace=True))
         self.classifier = head(128, 1024, num_classes)
         inside = self.semantic.channels
-        self.boosters = nn.ModuleDict({str(n + 2): booster(inside[n], 4 * 2**n, num_classes) for n in range(4)})
+        self.boosters = nn.ModuleDict(
+            {str(n + 2): booster(inside[n], 4 * 2**n, num_classes) for n in range(4)}
+        )
         initialize(self)
 
     def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return ohem(logits, label, align_corners=False, rule=coincheung_rule(0.7), class_weights=self.class_weights)
+        return ohem(
+            logits,
+            label,
+            align_corners=False,
+            rule=coincheung_rule(0.7),
+            class_weights=self.class_weights,
+        )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The heads at head_lr times lr, 10 in this code; neither branch is pretrained."""

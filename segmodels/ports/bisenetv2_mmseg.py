@@ -16,7 +16,9 @@ from segmodels.released import Released
 
 def head(inside: int, width: int, convolutions: int, num_classes: int) -> nn.Sequential:
     layers = [conv_bn_relu(inside if n == 0 else width, width) for n in range(convolutions)]
-    return nn.Sequential(nn.Sequential(*layers), nn.Dropout2d(0.1), nn.Conv2d(width, num_classes, 1))
+    return nn.Sequential(
+        nn.Sequential(*layers), nn.Dropout2d(0.1), nn.Conv2d(width, num_classes, 1)
+    )
 
 
 class BiSeNetV2MMSeg(BiSeNetV2):
@@ -28,11 +30,15 @@ class BiSeNetV2MMSeg(BiSeNetV2):
             keep[1] = nn.Conv2d(128, 128, 1)
         self.classifier = head(128, 1024, 1, num_classes)
         inside = self.semantic.channels
-        self.boosters = nn.ModuleDict({str(n + 2): head(inside[n], 4 ** (n + 2), 2, num_classes) for n in range(4)})
+        self.boosters = nn.ModuleDict(
+            {str(n + 2): head(inside[n], 4 ** (n + 2), 2, num_classes) for n in range(4)}
+        )
         initialize(self)
 
     def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return cross_entropy(logits, label, align_corners=False, average="all", class_weights=self.class_weights)
+        return cross_entropy(
+            logits, label, align_corners=False, average="all", class_weights=self.class_weights
+        )
 
 
 RENAMES = (
@@ -61,7 +67,19 @@ RENAMES = (
     (r"\.conv\.(?=weight)", ".0."),
     (r"\.bn\.", ".1."),
 )
-PUBLISHED = by_mmseg("bisenetv2", batch_16=(73.21, 75.74), OHEM=(73.57, 75.80), batch_32=(75.76, 77.79), half_precision=(73.07, 75.13))
+PUBLISHED = by_mmseg(
+    "bisenetv2",
+    batch_16=(73.21, 75.74),
+    OHEM=(73.57, 75.80),
+    batch_32=(75.76, 77.79),
+    half_precision=(73.07, 75.13),
+)
 RELEASED = {
-    "mmseg_bisenetv2": Released(BiSeNetV2MMSeg, "decode_head.conv_seg.bias", RENAMES, row="bisenetv2/bilateral", published=PUBLISHED)
+    "mmseg_bisenetv2": Released(
+        BiSeNetV2MMSeg,
+        "decode_head.conv_seg.bias",
+        RENAMES,
+        row="bisenetv2/bilateral",
+        published=PUBLISHED,
+    )
 }

@@ -54,7 +54,11 @@ PUBLISHED = {
 }
 RELEASED = {
     f"mmseg_ddrnet{name}": Released(
-        partial(MMSegDDRNet, variant=name), "decode_head.conv_seg.bias", RENAMES, row=f"ddrnet/{name}", published=published
+        partial(MMSegDDRNet, variant=name),
+        "decode_head.conv_seg.bias",
+        RENAMES,
+        row=f"ddrnet/{name}",
+        published=published,
     )
     for name, published in PUBLISHED.items()
 }

@@ -33,7 +33,9 @@ class EMANetMMSeg(EMANet):
         self.bottleneck = conv_bn_relu(512, 256)
         self.fusion = conv_bn_relu(2048 + 256, 256)
         self.classifier = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(256, num_classes, 1))
-        self.auxiliary = nn.Sequential(conv_bn_relu(1024, 256), nn.Dropout2d(0.1), nn.Conv2d(256, num_classes, 1))
+        self.auxiliary = nn.Sequential(
+            conv_bn_relu(1024, 256), nn.Dropout2d(0.1), nn.Conv2d(256, num_classes, 1)
+        )
         for layer in self.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum = 0.1
@@ -53,7 +55,10 @@ class EMANetMMSeg(EMANet):
         image, label = self.prepared(batch)
         weights = {"main": 1.0, "auxiliary": 0.4}
         return {
-            name: weights[name] * cross_entropy(logits, label, align_corners=True, class_weights=self.class_weights, average="all")
+            name: weights[name]
+            * cross_entropy(
+                logits, label, align_corners=True, class_weights=self.class_weights, average="all"
+            )
             for name, logits in self.outputs(image).items()
         }
 
@@ -75,6 +80,20 @@ RENAMES = (
     (r"^(reduction|unit\.conv2|bottleneck|fusion|auxiliary\.0)\.conv\.", r"\1.0."),
     (r"^(reduction|unit\.conv2|bottleneck|fusion|auxiliary\.0)\.bn\.", r"\1.1."),
 )
-CROPS_769 = Published(79.33, "cityscapes", "val", "slide:769x769/513x513", "mmsegmentation, configs/emanet/README.md (crops 769x769)")
+CROPS_769 = Published(
+    79.33,
+    "cityscapes",
+    "val",
+    "slide:769x769/513x513",
+    "mmsegmentation, configs/emanet/README.md (crops 769x769)",
+)
 PUBLISHED = (*by_mmseg("emanet", crops_512x1024=(77.59, 79.44)), CROPS_769)
-RELEASED = {"mmseg_emanet_r50_d8": Released(EMANetMMSeg, "decode_head.conv_seg.bias", RENAMES, row="emanet/resnet50", published=PUBLISHED)}
+RELEASED = {
+    "mmseg_emanet_r50_d8": Released(
+        EMANetMMSeg,
+        "decode_head.conv_seg.bias",
+        RENAMES,
+        row="emanet/resnet50",
+        published=PUBLISHED,
+    )
+}

@@ -35,7 +35,9 @@ class MMSegPIDNet(PIDNet):
 
     def auxiliary_loss(self, logits: Tensor, label: Tensor) -> Tensor:
         average = "all" if self.class_weights is None else "valid"
-        return cross_entropy(logits, label, align_corners=True, class_weights=self.class_weights, average=average)
+        return cross_entropy(
+            logits, label, align_corners=True, class_weights=self.class_weights, average=average
+        )
 
 
 def steps(label: Tensor) -> Tensor:
@@ -43,7 +45,9 @@ def steps(label: Tensor) -> Tensor:
     padded = F.pad(label, (1, 1, 1, 1), value=IGNORED)
 
     def beside(row: int, column: int) -> Tensor:
-        return padded[:, 1 + row : padded.shape[1] - 1 + row, 1 + column : padded.shape[2] - 1 + column]
+        return padded[
+            :, 1 + row : padded.shape[1] - 1 + row, 1 + column : padded.shape[2] - 1 + column
+        ]
 
     around = torch.stack([beside(-1, 0), beside(0, 1), beside(1, 1), beside(1, -1)])
     return ((around != label) & (around != IGNORED) & (label != IGNORED)).any(0)
@@ -77,4 +81,8 @@ RENAMES = (
     (r"^context\.processes\.", "context.process."),
 )
 PUBLISHED = by_mmseg("pidnet", from_ImageNet=(78.74, 80.87))
-RELEASED = {"mmseg_pidnet_s": Released(MMSegPIDNet, "decode_head.conv_seg.bias", RENAMES, row="pidnet/s", published=PUBLISHED)}
+RELEASED = {
+    "mmseg_pidnet_s": Released(
+        MMSegPIDNet, "decode_head.conv_seg.bias", RENAMES, row="pidnet/s", published=PUBLISHED
+    )
+}

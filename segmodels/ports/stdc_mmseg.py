@@ -24,16 +24,25 @@ class MMSegSTDC(STDC):
 
     @staticmethod
     def head(inside: int, width: int, outside: int) -> nn.Sequential:
-        return nn.Sequential(conv_bn_relu(inside, width), nn.Dropout2d(0.1), nn.Conv2d(width, outside, 1))
+        return nn.Sequential(
+            conv_bn_relu(inside, width), nn.Dropout2d(0.1), nn.Conv2d(width, outside, 1)
+        )
 
     def mined(self, name: str, logits: Tensor, label: Tensor) -> Tensor:
         rule = mmseg_rule(threshold=0.7, min_kept_per_image=10_000)
-        return ohem(logits, label, align_corners=name == "main", rule=rule, class_weights=self.class_weights)
+        return ohem(
+            logits, label, align_corners=name == "main", rule=rule, class_weights=self.class_weights
+        )
 
     def detail_terms(self, logits: Tensor, edge: Tensor) -> dict[str, Tensor]:
-        logits = F.interpolate(logits.to(computed_in(logits)), edge.shape[-2:], mode="bilinear", align_corners=True)
+        logits = F.interpolate(
+            logits.to(computed_in(logits)), edge.shape[-2:], mode="bilinear", align_corners=True
+        )
         both = torch.cat([~edge, edge], 1).to(logits.dtype)
-        return {"detail_bce": F.binary_cross_entropy_with_logits(logits, both), "detail_dice": dice_of_both(logits.sigmoid(), both)}
+        return {
+            "detail_bce": F.binary_cross_entropy_with_logits(logits, both),
+            "detail_dice": dice_of_both(logits.sigmoid(), both),
+        }
 
 
 def dice_of_both(p: Tensor, label: Tensor) -> Tensor:

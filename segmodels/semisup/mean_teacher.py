@@ -86,10 +86,30 @@ class MeanTeacher(SegmentationModule):
     ) -> None:
         """`ramp_up`: steps until the full weight; `confidence`: a pixel counts by the share of sure ones, if it is sure itself, or always;
         `color`: strength; `gray`, `blur`: chances; `batch_norm`: which images move the student's running statistics."""
-        check(weight=weight, decay=decay, threshold=threshold, color=color, gray=gray, blur=blur, ramp_up=ramp_up, grid=grid)
+        check(
+            weight=weight,
+            decay=decay,
+            threshold=threshold,
+            color=color,
+            gray=gray,
+            blur=blur,
+            ramp_up=ramp_up,
+            grid=grid,
+        )
         super().__init__(student.num_classes)
-        self.masks, self.consistency, self.weight, self.ramp_up, self.decay = masks, consistency, weight, ramp_up, decay
-        self.confidence, self.threshold, self.batch_norm, self.grid = confidence, threshold, batch_norm, grid
+        self.masks, self.consistency, self.weight, self.ramp_up, self.decay = (
+            masks,
+            consistency,
+            weight,
+            ramp_up,
+            decay,
+        )
+        self.confidence, self.threshold, self.batch_norm, self.grid = (
+            confidence,
+            threshold,
+            batch_norm,
+            grid,
+        )
         self.color, self.gray, self.blur = color, gray, blur
         self.student, self.teacher = student, copy.deepcopy(student).requires_grad_(False)
         self.steps = 0  # of the optimizer
@@ -129,7 +149,9 @@ class MeanTeacher(SegmentationModule):
         self.steps += 1
         own, theirs = (list(each.state_dict().values()) for each in (self.teacher, self.student))
         moving = [index for index, tensor in enumerate(own) if tensor.is_floating_point()]
-        torch._foreach_lerp_([own[index] for index in moving], [theirs[index] for index in moving], pace)
+        torch._foreach_lerp_(
+            [own[index] for index in moving], [theirs[index] for index in moving], pace
+        )
         for index in set(range(len(own))) - set(moving):
             own[index].copy_(theirs[index])
 
@@ -160,18 +182,30 @@ class MeanTeacher(SegmentationModule):
         seen = self.teacher.strips(image)
         best = [seen.probabilities(top, bottom).max(1) for top, bottom in self.blocks(padding)]
         confidence = torch.cat([values for values, _ in best], 1)
-        label = torch.cat([classes for _, classes in best], 1).to(torch.uint8).masked_fill_(padding == IGNORED, IGNORED)
+        label = (
+            torch.cat([classes for _, classes in best], 1)
+            .to(torch.uint8)
+            .masked_fill_(padding == IGNORED, IGNORED)
+        )
         mask = self.mask(label)
         if self.masks not in MIXING:
             shown = self.student.normalized(self.perturbed(image)) * mask[:, None]
-            return Task(shown, mask, label.masked_fill(~mask, IGNORED), confidence, seen.probabilities)
+            return Task(
+                shown, mask, label.masked_fill(~mask, IGNORED), confidence, seen.probabilities
+            )
         mix = lambda own: mixed(mask, own, partners(own))  # noqa: E731
 
         def probabilities(top: int, bottom: int) -> Tensor:
             rows = seen.probabilities(top, bottom)
             return mixed(mask[:, top:bottom], rows, partners(rows))
 
-        return Task(self.student.normalized(self.perturbed(mix(image))), mask, mix(label), mix(confidence), probabilities)
+        return Task(
+            self.student.normalized(self.perturbed(mix(image))),
+            mask,
+            mix(label),
+            mix(confidence),
+            probabilities,
+        )
 
     def mask(self, label: Tensor) -> Tensor:
         """By the teacher's classes; see parts/mixing.py."""
@@ -185,7 +219,9 @@ class MeanTeacher(SegmentationModule):
         if not (self.color or self.gray or self.blur):
             return image
         if image.dtype != torch.uint8:
-            raise TypeError("strong color is defined on uint8 RGB; give such images, or semi.color=0 semi.gray=0 semi.blur=0")
+            raise TypeError(
+                "strong color is defined on uint8 RGB; give such images, or semi.color=0 semi.gray=0 semi.blur=0"
+            )
         strong = blurred(recolored(image / 255, self.color, gray=self.gray), self.blur)
         return (255 * strong).round().to(torch.uint8)
 
@@ -199,9 +235,14 @@ class MeanTeacher(SegmentationModule):
             if self.consistency == "cross_entropy":
                 label = task.label[:, top:bottom].masked_fill(~here, IGNORED).long()
                 return F.cross_entropy(logits, label, ignore_index=IGNORED, reduction="sum")
-            return ((logits.softmax(1) - task.probabilities(top, bottom)).square().sum(1) * here).sum()
+            return (
+                (logits.softmax(1) - task.probabilities(top, bottom)).square().sum(1) * here
+            ).sum()
 
-        sums = [checkpoint(block, top, bottom, use_reentrant=False, preserve_rng_state=False) for top, bottom in self.blocks(asked)]
+        sums = [
+            checkpoint(block, top, bottom, use_reentrant=False, preserve_rng_state=False)
+            for top, bottom in self.blocks(asked)
+        ]
         return torch.stack(sums).sum() / task.label.numel()
 
     def blocks(self, pixels: Tensor) -> list[tuple[int, int]]:
@@ -213,7 +254,11 @@ class MeanTeacher(SegmentationModule):
     @contextmanager
     def statistics_kept(self) -> Iterator[None]:
         """Within, a pass leaves the student's running statistics as they are, if unlabelled images may not move them."""
-        layers = [layer for layer in self.student.modules() if isinstance(layer, _BatchNorm)] if self.batch_norm == "labelled" else []
+        layers = (
+            [layer for layer in self.student.modules() if isinstance(layer, _BatchNorm)]
+            if self.batch_norm == "labelled"
+            else []
+        )
         paces = [layer.momentum for layer in layers]
         for layer in layers:
             layer.momentum = 0.0
@@ -238,7 +283,12 @@ class MeanTeacher(SegmentationModule):
         student = self.student.concluded()
         if not self.trainer.sanity_checking:
             self.scores["others"] = {"student": student}
-            self.log_dict({f"{split}/student_mIoU": student["miou"], f"{split}/student_pixel_accuracy": student["pixel_accuracy"]})
+            self.log_dict(
+                {
+                    f"{split}/student_mIoU": student["miou"],
+                    f"{split}/student_pixel_accuracy": student["pixel_accuracy"],
+                }
+            )
 
 
 def check(**options: float) -> None:
@@ -249,7 +299,9 @@ def check(**options: float) -> None:
     for name, value in options.items():
         least, most = allowed[name]
         if not least <= value <= most:
-            raise ValueError(f"semi.{name}={value}; it must be {f'from {least} to {most}' if most < math.inf else f'at least {least}'}")
+            raise ValueError(
+                f"semi.{name}={value}; it must be {f'from {least} to {most}' if most < math.inf else f'at least {least}'}"
+            )
 
 
 METHOD = MeanTeacher

@@ -20,7 +20,9 @@ def normal(name: str, shape: list[int]) -> NDArray[np.float32]:
     return generator(name).standard_normal(int(np.prod(shape))).reshape(shape).astype(np.float32)
 
 
-def make_label(name: str, shape: list[int], classes: int, ignore_share: float, cell: int) -> NDArray[np.int64]:
+def make_label(
+    name: str, shape: list[int], classes: int, ignore_share: float, cell: int
+) -> NDArray[np.int64]:
     count, height, width = shape
     draw, coarse = generator(name), (count, -(-height // cell), -(-width // cell))
     label = np.floor(draw.random(coarse) * classes).astype(np.int64)
@@ -29,15 +31,24 @@ def make_label(name: str, shape: list[int], classes: int, ignore_share: float, c
 
 
 def make_logits(
-    name: str, shape: list[int], scale: float, label: NDArray[np.int64] | None = None, margin: float = 0, cell: int = 3
+    name: str,
+    shape: list[int],
+    scale: float,
+    label: NDArray[np.int64] | None = None,
+    margin: float = 0,
+    cell: int = 3,
 ) -> NDArray[np.float32]:
     logits = scale * normal(name, shape).astype(np.float64)
     if label is not None:
         count, _, height, width = shape
-        small = label[:, :: label.shape[1] // height, :: label.shape[1] // height][:, :height, :width]
+        small = label[:, :: label.shape[1] // height, :: label.shape[1] // height][
+            :, :height, :width
+        ]
         raised = generator(name + "/margin").random((count, -(-height // cell), -(-width // cell)))
         image, row, column = np.nonzero(small != IGNORED)
-        logits[image, small[image, row, column], row, column] += (margin * _blown_up(raised, cell, height, width))[image, row, column]
+        logits[image, small[image, row, column], row, column] += (
+            margin * _blown_up(raised, cell, height, width)
+        )[image, row, column]
     return logits.astype(np.float32)
 
 
@@ -49,7 +60,9 @@ def build(inputs: dict[str, dict]) -> dict[str, NDArray]:
         if recipe["kind"] == "label":
             made[key] = make_label(**settings)
         else:
-            made[key] = make_logits(**(settings | ({"label": made[settings["label"]]} if "label" in settings else {})))
+            made[key] = make_logits(
+                **(settings | ({"label": made[settings["label"]]} if "label" in settings else {}))
+            )
     return made
 
 

@@ -72,7 +72,11 @@ def fill_layout(layout):
     """{name: array} for a loaded layouts/<model>.json (kept names are left out)."""
     alias, kept = layout.get("aliases", {}), set(layout.get("kept", []))
     shapes = layout.get("golden_shapes", {})  # only where the golden uses another input size
-    return {n: fill(alias.get(n, n), shapes.get(n, s), d, layout["gain"]) for n, s, d in layout["entries"] if n not in kept}
+    return {
+        n: fill(alias.get(n, n), shapes.get(n, s), d, layout["gain"])
+        for n, s, d in layout["entries"]
+        if n not in kept
+    }
 
 
 def weights_crc(arrays):
@@ -85,8 +89,14 @@ def weights_crc(arrays):
 
 # Known values: if these differ, your numpy draws other numbers and no golden file will match.
 KNOWN = [
-    (lambda: fill("layer.conv.weight", (2, 3, 3, 3)), [-0.1561308056116104, 0.2587983310222626, 0.08280383795499802, 0.32913321256637573]),
-    (lambda: fill("layer.bn.weight", (4,)), [1.2443876266479492, 0.5454120635986328, 1.260493278503418, 1.3270585536956787]),
+    (
+        lambda: fill("layer.conv.weight", (2, 3, 3, 3)),
+        [-0.1561308056116104, 0.2587983310222626, 0.08280383795499802, 0.32913321256637573],
+    ),
+    (
+        lambda: fill("layer.bn.weight", (4,)),
+        [1.2443876266479492, 0.5454120635986328, 1.260493278503418, 1.3270585536956787],
+    ),
     (
         lambda: make_input("input/a", (1, 3, 128, 256)),
         [-0.3774159252643585, -0.49596676230430603, -0.26237645745277405, 0.5282796025276184],

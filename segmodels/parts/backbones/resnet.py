@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from segmodels.parts.layers import conv_bn_relu
 
-DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+DEPTHS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 
 
 class BasicBlock(nn.Module):
@@ -117,7 +123,13 @@ def deep_stem(first: int, second: int, third: int) -> nn.Sequential:
     )
 
 
-def stage(block: type[BasicBlock] | type[Bottleneck], inside: int, width: int, stride: int, dilations: Sequence[int]) -> nn.Sequential:
+def stage(
+    block: type[BasicBlock] | type[Bottleneck],
+    inside: int,
+    width: int,
+    stride: int,
+    dilations: Sequence[int],
+) -> nn.Sequential:
     """One block per dilation; the first one strides."""
     first, *others = dilations
     again = (block(width * block.expansion, width, 1, dilation) for dilation in others)
