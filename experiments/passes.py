@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from experiments.export import LIMIT, clear_errors
 from segmodels import deploy
 from segmodels.module import SegmentationModule
-from segmodels.parts.resize import computed_in
 
 # --- plain
 
@@ -24,26 +22,14 @@ class Pass(nn.Module):
         self, module: SegmentationModule, what: str, network: nn.Module | None = None
     ) -> None:
         super().__init__()
-        self.network, self.what = network or Logits(module), what
-        self.multiple, self.align_corners = module.multiple, module.align_corners
+        self.module, self.what = module, what
+        self.network = network or Logits(module)
 
     def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        padded = self.padded(image)
-        logits = self.network(padded)
         if self.what == "logits":
-            return logits
-        logits = logits.to(computed_in(logits))  # half precision would tie neighboring classes
-        if logits.shape[-2:] != padded.shape[-2:]:
-            logits = F.interpolate(
-                logits, padded.shape[-2:], mode="bilinear", align_corners=self.align_corners
-            )
-        logits = logits[..., :height, :width]
+            return self.network(self.module.padded(image))
+        logits = self.module(image, self.network)
         return logits.argmax(1).to(torch.uint8) if self.what == "label" else logits
-
-    def padded(self, image: Tensor) -> Tensor:
-        down, right = (-side % self.multiple for side in image.shape[-2:])
-        return F.pad(image, (0, right, 0, down)) if down or right else image
 
 
 class Logits(nn.Module):

@@ -179,11 +179,11 @@ def made_ready(subject: Subject, asked: argparse.Namespace, device: str, laps: L
     context = (lambda: torch.autocast(device, DTYPES[number])) if kind == "mixed" else nullcontext
     image = image.contiguous(memory_format=layout(asked))
     with torch.inference_mode(), context():
-        if not network.network(network.padded(image)).isfinite().all():
+        if not network.network(module.padded(image)).isfinite().all():
             return f"not timed, its logits are not finite numbers in {asked.precision}"
     work = pass_of(network, image, context, asked.compile)
     subject.warm_up, subject.passes = warmed_up(work, asked, laps)
-    subject.mebibytes = mebibytes(network, work) if device == "cuda" else None
+    subject.mebibytes = mebibytes(network.network, work) if device == "cuda" else None
     subject.work = work
     return ""
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
@@ -29,14 +28,7 @@ class Deployed(nn.Module):
         self.module, self.argmax = module, argmax
 
     def forward(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        padded = self.module.padded(self.module.normalized(image))
-        logits, size = self.module.logits(padded), padded.shape[-2:]
-        if logits.shape[-2:] != size:
-            logits = F.interpolate(
-                logits, size, mode="bilinear", align_corners=self.module.align_corners
-            )
-        logits = logits[..., :height, :width]
+        logits = self.module(image)
         return logits.argmax(1).to(torch.uint8) if self.argmax else logits
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmodels.parts.resize import strip
+from segmodels.parts.resize import mirrored, strip
 from segmodels.recipe import inference_steps
 
 
@@ -39,6 +39,14 @@ class Strips:
     def full(self) -> Tensor:
         return self.rows(0, self.size[0])
 
+    def cropped(self, size: tuple[int, int]) -> "Strips":
+        """The upper left part."""
+        if size == self.size:
+            return self
+        return Strips(
+            size, lambda top, bottom: self.rows(top, bottom)[..., : size[1]], self.averaged
+        )
+
     def argmax(self, block: int = 128) -> Tensor:
         """The class of each pixel, uint8 (B, H, W)."""
         height = self.size[0]
@@ -52,9 +60,16 @@ class Strips:
 
 
 class Network(Protocol):
+    margin: int
+    multiple: int
+
     def normalized(self, image: Tensor) -> Tensor: ...
 
+    def valid_side(self, side: int) -> int: ...
+
     def strips(self, image: Tensor) -> Strips: ...
+
+    def inner_strips(self, padded: Tensor) -> Strips: ...
 
 
 Mode = Callable[[Network, Tensor], Strips]
@@ -129,6 +144,38 @@ def slide(
     return judged
 
 
+def tiles(tile: tuple[int, int]) -> Mode:
+    """U-Net's overlap tiles (figure 2): each sees its true surroundings, mirrored only beyond the image.
+
+    Tiles begin on the network's pooling grid, so they say what the network says of the whole image:
+    a tile of 388 = 24 x 16 + 4 is followed by one 384 pixels further on, and both say the same of
+    the 4 pixels that they share.
+    """
+
+    def judged(network: Network, image: Tensor) -> Strips:
+        height, width = image.shape[-2:]
+        margin, grid = network.margin, network.multiple
+        tall, wide = (network.valid_side(side + 2 * margin) - 2 * margin for side in tile)
+        tops = range(0, height, max(tall // grid * grid, grid))
+        lefts = range(0, width, max(wide // grid * grid, grid))
+        full = max(tops[-1] + tall, height), max(lefts[-1] + wide, width)
+        rows = (margin, margin + full[0] - height)
+        columns = (margin, margin + full[1] - width)
+        framed = mirrored(network.normalized(image), rows, columns)
+        made = {}
+        for top in tops:
+            for left in lefts:
+                seen = framed[..., top : top + tall + 2 * margin, left : left + wide + 2 * margin]
+                made[top, left] = network.inner_strips(seen)
+
+        def overlapped(top: int, bottom: int) -> Tensor:
+            return _overlapped(made, (tall, wide), full[1], top, bottom)
+
+        return Strips(full, overlapped).cropped((height, width))
+
+    return judged
+
+
 def starts(side: int, window: int, step: int) -> list[int]:
     """Where windows begin; the last one ends at the border."""
     return [
@@ -190,9 +237,7 @@ def _named(name: str, argument: str, inner: Mode) -> Mode:
         return resized(float(argument), inner)
     if name == "multiscale":
         return multiscale(tuple(float(scale) for scale in argument.split(",")), inner)
-    if name == "slide":
-        return slide(
-            *(tuple(int(side) for side in size.split("x")) for size in argument.split("/")),
-            inner=inner,
-        )
+    if name in ("slide", "tiles"):
+        sizes = [tuple(map(int, size.split("x"))) for size in argument.split("/")]
+        return slide(*sizes, inner=inner) if name == "slide" else tiles(*sizes)
     return flip(inner) if name == "flip" else inner

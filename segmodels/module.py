@@ -1,6 +1,6 @@
-"""The contract that every paper keeps, and all of training and judging that papers do not differ in."""
+"""The contract that every paper keeps, and all of training and evaluation that papers do not differ in."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,19 +8,20 @@ import torch
 import torch.nn.functional as F
 from lightning import LightningModule
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from segmodels import inference
 from segmodels.metrics import JaccardIndex, scores
-from segmodels.parts import schedules
+from segmodels.parts import losses, schedules
 from segmodels.parts.pretrained import load_encoder
-from segmodels.parts.resize import computed_in, upsampled_rows
+from segmodels.parts.resize import computed_in, mirrored, upsampled_rows
 from segmodels.recipe import Recipe
 
-Batch = tuple[
-    Tensor, Tensor
-]  # image (B, 3, H, W) uint8, or float when already normalized; label (B, H, W), 255 ignored
+# image (B, 3, H, W) uint8, or float when already normalized; label (B, H, W), 255 ignored; where a
+# paper asks for them, maps (B, H, W) by name
+Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Mapping[str, Tensor]]
+Features = Any  # whatever the heads read: a tensor, a list, a NamedTuple
 
 
 @dataclass(frozen=True)
@@ -34,26 +35,29 @@ class Normalization:
 
 
 class SegmentationModule(LightningModule):
-    """features(image) -> (B, C, h, w); classifier -> (B, classes, h, w); losses(batch) -> {"main": ..., "aux": ...}, already weighted.
+    """An image becomes features, features become logits; in training auxiliary outputs stand beside
+    them, and a criterion is taken of all.
 
-    A paper writes `features` and `classifier` (or `logits`), and `outputs` and `losses` where it trains more than its main output.
-    A batch and `module(image)` may hold uint8 RGB or normalized floats; `features`, `logits` and `outputs` take normalized floats.
+    A paper writes `features`, and whichever of `decode`, `auxiliary_outputs`, `criterion`,
+    `lr_scale`, `decays` and `valid_side` differ from those below; everything else follows. A batch
+    and `module(image)` may hold uint8 RGB or normalized floats; `features`, `logits` and `outputs`
+    take normalized floats.
     """
 
     align_corners = False  # of the upsampling from logits to the image's size
     multiple = 1  # heights and widths are padded to a multiple of this
-    without_gradient: tuple[
-        str, ...
-    ] = ()  # parameters that no loss reaches; the paper's file says why
+    margin = 0  # pixels that a network without padding loses on every side
+    auxiliary_weight = 1.0  # of every output but "main"
+    without_gradient: tuple[str, ...] = ()  # parameters that no loss reaches, with the reason
+    recipe = Recipe()  # until a row says what to adopt
+    normalization = Normalization()
+    # label (H, W) -> {name: map (H, W)}, as numpy: made by the threads that make crops
+    label_maps: Callable[[Any], dict[str, Any]] | None = None
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.recipe = Recipe()
-        self.normalization = Normalization()
-        self.identity: dict[
-            str, Any
-        ] = {}  # plain values that a checkpoint needs to build this module again
+        self.identity: dict[str, Any] = {}  # what a checkpoint needs to build this module again
         self.seed = 0
         self.judge = JaccardIndex(num_classes)
         self.scores: dict[str, Any] = {}  # of the last validation or test
@@ -69,82 +73,150 @@ class SegmentationModule(LightningModule):
             )
         self.recipe, self.normalization, self.identity = recipe, normalization, identity
 
-    # --- the network
+    # --- the network: what a paper writes
 
-    def features(self, image: Tensor) -> Tensor:
-        raise TypeError(f"{type(self).__name__} computes its logits without one feature map")
+    def features(self, image: Tensor) -> Features:
+        """All that the heads read, computed once; methods perturb it, so cut it early."""
+        raise TypeError(f"{type(self).__name__} does not say how its features are computed")
+
+    def decode(self, features: Features) -> Tensor:
+        """Logits at the network's own resolution, as the authors' code returns them."""
+        return self.classifier(features)
+
+    def auxiliary_outputs(self, features: Features) -> dict[str, Tensor]:
+        """What exists for training alone, by the paper's names."""
+        return {}
+
+    def criterion(
+        self, outputs: Mapping[str, Tensor], label: Tensor, **maps: Tensor
+    ) -> dict[str, Tensor]:
+        """The terms of the loss, already weighted."""
+        terms = {}
+        for name, logits in outputs.items():
+            weight = 1.0 if name == "main" else self.auxiliary_weight
+            terms[name] = weight * self.pixel_loss(logits, label, **maps)
+        return terms
+
+    def pixel_loss(
+        self, logits: Tensor, label: Tensor, kind: str | None = None, weights: Tensor | None = None
+    ) -> Tensor:
+        """The recipe's loss, or one of another `kind`, of logits at any resolution; `weights` are per pixel."""
+        return losses.pixel_loss(
+            kind or self.recipe.loss,
+            logits,
+            label,
+            align_corners=self.align_corners,
+            class_weights=self.class_weights,
+            weights=weights,
+        )
+
+    def valid_side(self, side: int) -> int:
+        """The smallest height or width, no less than `side`, that the network can take."""
+        return side + -side % self.multiple
+
+    # --- the network: what follows, and no paper overrides
 
     def logits(self, image: Tensor) -> Tensor:
         """At the network's own resolution, as the authors' code returns them."""
-        return self.classifier(self.features(image))
+        return self.decode(self.features(image))
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
-        """One pass: "main" and every training output by the paper's name."""
-        return {"main": self.logits(image)}
+        """One pass: "main" and every auxiliary output."""
+        features = self.features(image)
+        return {"main": self.decode(features), **self.auxiliary_outputs(features)}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        raise TypeError(f"{type(self).__name__} has no losses: it is for inference only")
+        """The weighted terms of a batch, by the names of the outputs."""
+        image, label, *rest = batch
+        maps = {name: self.inside(each) for name, each in rest[0].items()} if rest else {}
+        outputs = self.outputs(self.normalized(image))
+        return self.criterion(outputs, self.inside(label), **maps)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits at the image's size, for any height and width."""
-        return self.strips(image).full()
-
-    def strips(self, image: Tensor) -> inference.Strips:
-        """One pass; the logits at the image's size are made a block of rows at a time, when asked for."""
+    def forward(self, image: Tensor, network: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Logits at the image's size, for any height and width, in plain operations: what is exported
+        and timed. `network` may stand in for `logits`."""
         height, width = image.shape[-2:]
         padded = self.padded(self.normalized(image))
-        logits, size = self.logits(padded), tuple(padded.shape[-2:])
+        logits = (network or self.logits)(padded)
+        logits = logits.to(computed_in(logits))  # half precision would tie neighboring classes
+        size = self.inner_size(padded)
+        if logits.shape[-2:] != size:
+            logits = F.interpolate(logits, size, mode="bilinear", align_corners=self.align_corners)
+        return logits[..., :height, :width]
+
+    def strips(self, image: Tensor) -> inference.Strips:
+        """The same logits, made a block of rows at a time, when asked for."""
+        padded = self.padded(self.normalized(image))
+        return self.inner_strips(padded).cropped(tuple(image.shape[-2:]))
+
+    def inner_strips(self, padded: Tensor) -> inference.Strips:
+        """Of a normalized image that has its margin already, and a size that the network can take."""
+        return self.at_size(self.logits(padded), self.inner_size(padded))
+
+    def at_size(self, logits: Tensor, size: tuple[int, int]) -> inference.Strips:
+        """Logits at another size, made a block of rows at a time."""
         logits = logits.to(computed_in(logits))  # half precision would tie neighboring classes
 
         def rows(top: int, bottom: int) -> Tensor:
-            return upsampled_rows(logits, size, top, bottom, self.align_corners)[..., :width]
+            return upsampled_rows(logits, size, top, bottom, self.align_corners)
 
-        return inference.Strips((height, width), rows)
+        return inference.Strips(size, rows)
 
     def normalized(self, image: Tensor) -> Tensor:
         """uint8 RGB to what the network expects, on the image's device; floats are taken as normalized."""
         if image.dtype != torch.uint8:
             return image
         settings = self.normalization
-        mean, std = (
-            torch.tensor(values, device=image.device).view(3, 1, 1)
-            for values in (settings.mean, settings.std)
-        )
+        mean = torch.tensor(settings.mean, device=image.device).view(3, 1, 1)
+        std = torch.tensor(settings.std, device=image.device).view(3, 1, 1)
         image = image.flip(1) if settings.order == "BGR" else image
-        return (
-            image.to(mean.dtype).div_(settings.scale).sub_(mean).div_(std)
-        )  # in place: a large image is taken once, not three times
-
-    def prepared(self, batch: Batch) -> Batch:
-        """The batch with its image normalized: the first line of every paper's `losses`."""
-        image, *rest = batch
-        return self.normalized(image), *rest
+        # In place: a large image is held once, not three times.
+        return image.to(mean.dtype).div_(settings.scale).sub_(mean).div_(std)
 
     def padded(self, image: Tensor) -> Tensor:
-        """Right and bottom, with the mean (zero after normalization), to the size that the network can take."""
-        down, right = (-side % self.multiple for side in image.shape[-2:])
+        """A normalized image at a size that the network can take: longer on the right and at the
+        bottom, by the mean (zero). A network with a margin sees the image mirrored all around."""
+        height, width = (side + 2 * self.margin for side in image.shape[-2:])
+        down = self.valid_side(height) - height
+        right = self.valid_side(width) - width
+        if self.margin:
+            rows = (self.margin, self.margin + down)
+            return mirrored(image, rows, (self.margin, self.margin + right))
         return F.pad(image, (0, right, 0, down)) if down or right else image
+
+    def inner_size(self, padded: Tensor) -> tuple[int, int]:
+        """What remains of an image's size without the margin."""
+        height, width = padded.shape[-2:]
+        return height - 2 * self.margin, width - 2 * self.margin
+
+    def inside(self, pixels: Tensor) -> Tensor:
+        """(B, H, W) without the margin, of which there are no logits."""
+        if not self.margin:
+            return pixels
+        return pixels[:, self.margin : -self.margin, self.margin : -self.margin]
+
+    @property
+    def evaluated(self) -> "SegmentationModule":
+        """The network that is evaluated and used: itself, or the first one that a method trains."""
+        return self
 
     # --- training
 
     def setup(self, stage: str) -> None:
-        """Several devices wait for every gradient that is asked for, in networks held inside this one too."""
-        networks = (
-            [each for each in self.modules() if isinstance(each, SegmentationModule)]
-            if stage == "fit"
-            else []
-        )
-        for network in networks:
-            for name in network.without_gradient:
-                network.get_parameter(name).requires_grad_(False)
+        """Freeze the parameters in `without_gradient`, nested networks included: with several
+        devices, all others are waited for."""
+        if stage != "fit":
+            return
+        for network in self.modules():
+            if isinstance(network, SegmentationModule):
+                for name in network.without_gradient:
+                    network.get_parameter(name).requires_grad_(False)
 
     @property
     def class_weights(self) -> Tensor | None:
-        return (
-            torch.tensor(self.recipe.class_weights, device=self.device)
-            if self.recipe.class_weights
-            else None
-        )
+        if not self.recipe.class_weights:
+            return None
+        return torch.tensor(self.recipe.class_weights, device=self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Dropout must not depend on what ran before: a resumed run draws the same.
@@ -155,15 +227,21 @@ class SegmentationModule(LightningModule):
             f"train/{name}": value.detach()
             for name, value in (terms | self.watched | {"loss": loss}).items()
         }
-        self.micro_batches = [
-            *(self.micro_batches if batch_idx % self.trainer.accumulate_grad_batches else []),
-            seen,
-        ]
+        first_of_step = batch_idx % self.trainer.accumulate_grad_batches == 0
+        self.micro_batches = [*([] if first_of_step else self.micro_batches), seen]
         means = {
             name: torch.stack([each[name] for each in self.micro_batches]).mean() for name in seen
         }
-        self.log_dict(means | {"lr": self.optimizers().param_groups[0]["lr"]})
+        self.log_dict(means | {"lr": self.learning_rate()})
         return loss
+
+    def learning_rate(self) -> float:
+        """What recipe.lr has become by now, whatever share of it a group of parameters has."""
+        for group in self.optimizers().param_groups:
+            if group["initial_lr"] == self.recipe.lr:
+                return group["lr"]
+        group = next(group for group in self.optimizers().param_groups if group["initial_lr"])
+        return self.recipe.lr * group["lr"] / group["initial_lr"]
 
     def after_step(self) -> None:
         """State outside the gradient (bases, teachers), once per optimizer step."""
@@ -180,15 +258,39 @@ class SegmentationModule(LightningModule):
         """ImageNet weights into the backbone, from a file or by a timm name; says in words what was loaded."""
         return load_encoder(self.encoder(), source)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The backbone at lr, the rest at head_lr times lr; norms and biases without decay where the recipe says so."""
+    def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
+        """The share of recipe.lr: 1 in the encoder, head_lr elsewhere."""
         encoder = self.encoder()
-        slow = set(encoder.parameters()) if encoder is not None else set()
-        fast = [parameter for parameter in self.parameters() if parameter not in slow]
-        groups = self._split_by_decay(
-            slow and list(encoder.parameters()), 1.0
-        ) + self._split_by_decay(fast, self.recipe.head_lr)
-        return [group for group in groups if group["params"]]
+        if encoder is None:
+            return self.recipe.head_lr
+        inside = any(parameter is each for each in encoder.parameters())
+        return 1.0 if inside else self.recipe.head_lr
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether weight decay applies. Where the recipe spares norms and biases, so are position
+        tables, tokens and scales: only layers' weights decay."""
+        return self.recipe.decay_norms or (parameter.ndim > 1 and name.endswith("weight"))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """One group for each learning rate and decay."""
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                key = self.lr_scale(name, parameter), self.decays(name, parameter)
+                groups.setdefault(key, []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                "lr": self.recipe.lr * scale,
+                "weight_decay": self.recipe.weight_decay if decayed else 0.0,
+            }
+            for (scale, decayed), parameters in groups.items()
+        ]
+
+    def prepared(self, batch: Batch) -> Batch:
+        """The batch with its image normalized, for papers that write `losses` themselves."""
+        image, *rest = batch
+        return self.normalized(image), *rest
 
     def _split_by_decay(
         self, parameters: Iterable[nn.Parameter], share: float
@@ -197,43 +299,49 @@ class SegmentationModule(LightningModule):
         decayed = [each for each in trained if each.ndim > 1 or settings.decay_norms]
         spared = [each for each in trained if each.ndim <= 1 and not settings.decay_norms]
         return [
-            {"params": decayed, "lr": settings.lr * share, "weight_decay": settings.weight_decay},
+            {
+                "params": decayed,
+                "lr": settings.lr * share,
+                "weight_decay": settings.weight_decay,
+            },
             {"params": spared, "lr": settings.lr * share, "weight_decay": 0.0},
         ]
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self._optimizer(self.parameter_groups())
-        scheduler = LambdaLR(optimizer, self._schedule())
+        optimizer = self.optimizer()
+        scheduler = LambdaLR(optimizer, self.schedule())
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def _optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
-        if self.recipe.optimizer == "adamw":
-            return AdamW(groups, lr=self.recipe.lr)
-        return SGD(groups, lr=self.recipe.lr, momentum=self.recipe.momentum)
+    def optimizer(self) -> Optimizer:
+        """One; a method that trains a network by another optimizer returns a Joint of both."""
+        groups = self.parameter_groups()
+        if self.recipe.optimizer == "sgd":
+            return SGD(groups, lr=self.recipe.lr, momentum=self.recipe.momentum)
+        kind = {"adam": Adam, "adamw": AdamW}[self.recipe.optimizer]
+        return kind(groups, lr=self.recipe.lr)
 
-    def _schedule(self) -> schedules.Schedule:
+    def schedule(self) -> schedules.Schedule:
+        """The learning rate as a share of recipe.lr, by optimizer step."""
         settings = self.recipe
-        steps, floor = max(1, settings.iterations - settings.warmup), settings.min_lr / settings.lr
+        steps = max(1, settings.iterations - settings.warmup)
+        floor = settings.min_lr / settings.lr
+        decay = schedules.constant()
         if settings.schedule == "poly":
             decay = schedules.poly(steps, settings.power, floor)
-        else:
-            decay = (
-                schedules.cosine(steps, floor)
-                if settings.schedule == "cosine"
-                else schedules.constant()
-            )
+        if settings.schedule == "cosine":
+            decay = schedules.cosine(steps, floor)
         return schedules.warmed_up(
             decay, settings.warmup, settings.warmup_from, settings.warmup_shape
         )
 
-    # --- judging
+    # --- evaluation
 
     def label_map(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) to the predicted class of each pixel, uint8 (B, H, W), by the recipe's inference mode."""
-        return inference.mode(self.recipe.inference)(self, image).argmax()
+        return inference.mode(self.recipe.inference)(self.evaluated, image).argmax()
 
     def begin_judging(self) -> None:
         self.judge.reset()
@@ -244,7 +352,7 @@ class SegmentationModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """What a callback may look at more closely."""
         image, label = batch
-        strips = inference.mode(self.recipe.inference)(self, image)
+        strips = inference.mode(self.recipe.inference)(self.evaluated, image)
         predicted = strips.argmax()
         self.judge.update(predicted, label)
         return {"predicted": predicted, "strips": strips}

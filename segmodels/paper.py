@@ -97,7 +97,8 @@ def blueprint(experiment: Experiment, num_classes: int = 19) -> SegmentationModu
 def inference_parameters(network: Experiment | SegmentationModule, num_classes: int = 19) -> int:
     """Parameters that the logits depend on, with a gradient or without: what a deployed network holds."""
     module = shapes(blueprint(network, num_classes) if isinstance(network, Experiment) else network)
-    module.logits(torch.zeros(1, 3, 256, 512, device="meta")).sum().backward()
+    image = torch.zeros(1, 3, 256, 512, device="meta")
+    module.logits(module.padded(image)).sum().backward()
     return sum(
         each.numel()
         for name, each in module.named_parameters()

@@ -25,7 +25,8 @@ class Recipe:
     batch: int = 16
     iterations: int = 80_000
     # how it learns
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    loss: str = "cross_entropy"  # of every pixel, or of the hard ones by a code line's rule
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.01
     head_lr: float = 1.0  # times lr, for everything outside the pretrained backbone
     momentum: float = 0.9
@@ -53,6 +54,7 @@ class Recipe:
             if not allowed(getattr(self, name)):
                 raise ValueError(f"recipe.{name} is {getattr(self, name)}; it must be {words}")
         inference_steps(self.inference)
+        loss_settings(self.loss)
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:
@@ -88,6 +90,7 @@ MODES = {
     "resized": (NUMBER, "resized:0.5"),
     "slide": (f"{SIZE}(/{SIZE})?", "slide:769x769 or slide:769x769/513x513 (window/stride)"),
     "multiscale": (f"{NUMBER}(,{NUMBER})*", "multiscale:0.75,1,1.25"),
+    "tiles": (SIZE, "tiles:388x388 (for networks that lose a margin)"),
 }
 
 
@@ -106,4 +109,36 @@ def inference_steps(text: str) -> list[tuple[str, str]]:
                 raise ValueError(
                     f"slide:{argument} would skip pixels: a stride may not be larger than its window"
                 )
+    if "tiles" in [name for name, _ in steps[:-1]]:
+        raise ValueError(f"{text} looks at each tile in another way; tiles:... comes last")
     return steps
+
+
+AMOUNT = rf"(0?\.\d+|{SIDE}/{SIDE}|\d+)"  # a share of the pixels, or a number of them
+HARD = rf"{NUMBER},{AMOUNT}"
+LOSSES = {
+    "cross_entropy": (
+        "(all)?",
+        "cross_entropy",
+        "cross_entropy:all (divided by ignored pixels too)",
+    ),
+    "torchseg_ohem": (HARD, "torchseg_ohem:0.7,1/16 (threshold, least share or number)"),
+    "hrnet_ohem": (HARD, "hrnet_ohem:0.9,1/48"),
+    "openseg_ohem": (HARD, "openseg_ohem:0.7,1/16"),
+    "stdc_ohem": (HARD, "stdc_ohem:0.7,1/16"),
+    "mmseg_ohem": (rf"{NUMBER},\d+", "mmseg_ohem:0.7,10000 (threshold, least number per image)"),
+    "coincheung_ohem": (NUMBER, "coincheung_ohem:0.7"),
+}
+
+
+def loss_settings(text: str) -> tuple[str, tuple[str, ...]]:
+    """ "hrnet_ohem:0.9,1/48" as its name and its arguments."""
+    name, colon, argument = text.partition(":")
+    if (
+        name not in LOSSES
+        or not re.fullmatch(LOSSES[name][0], argument)
+        or bool(colon) != bool(argument)
+    ):
+        examples = [each for _, *some in LOSSES.values() for each in some]
+        raise ValueError(f"recipe.loss is {text}; there are {'; '.join(examples)}")
+    return name, tuple(argument.split(",")) if argument else ()

@@ -152,7 +152,7 @@ def test_parameter_groups_and_schedule_are_those_of_coincheungs_code(name: str) 
         for key in group["params"]
     }
     assert mine == theirs
-    schedule = module._schedule()
+    schedule = module.schedule()
     for step, rate in reference["schedule"]["lr"].items():
         assert recipe.lr * schedule(int(step)) == pytest.approx(rate, rel=1e-9)
 

@@ -530,7 +530,7 @@ def test_the_rate_is_the_authors_where_theirs_moves_and_at_most_ten_steps_from_i
 ):
     """Their code counts steps from 1 and moves the rate every tenth one, so that it stands at step k - 1 for our step k."""
     module = segmodels.experiment("emanet/resnet50").build(device="meta")
-    schedule = module._schedule()
+    schedule = module.schedule()
     authors = {
         0: 0.009,
         10: 0.008997299954994499,

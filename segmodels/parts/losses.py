@@ -31,6 +31,38 @@ Rule = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 # --- losses
 
 
+def pixel_loss(
+    kind: str,
+    logits: Tensor,
+    label: Tensor,
+    *,
+    align_corners: bool,
+    class_weights: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """The loss that a recipe names, such as "cross_entropy" or "hrnet_ohem:0.9,1/48"."""
+    name, _, argument = kind.partition(":")
+    settings = {"align_corners": align_corners, "class_weights": class_weights}
+    if name == "cross_entropy":
+        average = argument or "valid"
+        return cross_entropy(logits, label, weights=weights, average=average, **settings)
+    if weights is not None:
+        raise ValueError(
+            f"{kind} chooses pixels by itself; weights per pixel go with cross_entropy"
+        )
+    threshold, *kept = argument.split(",")
+    make_rule = RULES[name.removesuffix("_ohem")]
+    return ohem(logits, label, rule=make_rule(float(threshold), *map(amount, kept)), **settings)
+
+
+def amount(text: str) -> Amount:
+    """ "1/16" and "0.0625" are shares, "10000" is a number."""
+    if "/" in text:
+        above, below = text.split("/")
+        return int(above) / int(below)
+    return float(text) if "." in text else int(text)
+
+
 def cross_entropy(
     logits: Tensor,
     label: Tensor,
@@ -161,6 +193,16 @@ def coincheung_rule(threshold: float, one_in: int = 16) -> Rule:
         return _above_or_hardest(loss, label, weight, threshold, (label != IGNORED).sum() // one_in)
 
     return rule
+
+
+RULES = {
+    "torchseg": torchseg_rule,
+    "hrnet": hrnet_rule,
+    "openseg": openseg_rule,
+    "mmseg": mmseg_rule,
+    "stdc": stdc_rule,
+    "coincheung": coincheung_rule,
+}
 
 
 def _above_or_hardest(

@@ -75,6 +75,17 @@ def upsampled_rows(
     return rows.upsampled(part.to(computed_in(logits))).to(logits.dtype)
 
 
+def mirrored(image: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+    """An image (B, C, H, W), reflected by so many rows above and below it and columns left and right
+    of it: again and again where it is smaller than that."""
+    for axis, (before, behind) in ((-2, rows), (-1, columns)):
+        length = image.shape[axis]
+        period = max(2 * (length - 1), 1)
+        place = torch.arange(-before, length + behind, device=image.device) % period
+        image = image.index_select(axis, torch.minimum(place, period - place))
+    return image
+
+
 def computed_in(tensor: Tensor) -> torch.dtype:
     """float32 for every shorter type, as F.interpolate itself computes; float64 stays."""
     return torch.promote_types(tensor.dtype, torch.float32)
