@@ -77,12 +77,16 @@ def layouts() -> dict[str, Released]:
     import importlib
 
     here = Path(__file__).parent
-    names = [
-        f"segmodels.{folder}.{file.stem}"
-        for folder in ("architectures", "ports")
-        for file in sorted((here / folder).glob("*.py"))
+    paths = [
+        *sorted((here / "architectures").glob("*.py")),
+        *sorted((here / "ports").rglob("*.py")),
     ]
-    files = [importlib.import_module(name) for name in names if not name.endswith("__init__")]
+    names = [
+        ".".join(path.relative_to(here.parent).with_suffix("").parts)
+        for path in paths
+        if path.stem != "__init__"
+    ]
+    files = [importlib.import_module(name) for name in names]
     return {
         name: layout for file in files for name, layout in getattr(file, "RELEASED", {}).items()
     }

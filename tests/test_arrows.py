@@ -21,11 +21,14 @@ ALLOWED = {
     "segmodels/checkpoint.py": ANY
     | {"segmodels.module", "segmodels.paper", "segmodels.recipe", "segmodels.released"},
     "segmodels/deploy.py": ANY | {"segmodels.module"},
+    "segmodels/families": ANY | {"segmodels.module"},
     "segmodels/architectures": ANY
+    | {"segmodels.families"}
     | {"segmodels.module", "segmodels.paper", "segmodels.recipe", "segmodels.released"},
     "segmodels/ports": ANY
     | {
         "segmodels.ports",
+        "segmodels.families",
         "segmodels.module",
         "segmodels.paper",
         "segmodels.recipe",

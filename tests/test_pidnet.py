@@ -17,7 +17,7 @@ from segmodels.architectures.pidnet import EXPERIMENTS, PAPPM, LightBag, Pag, PI
 from segmodels.paper import inference_parameters
 from segmodels.parts.boundaries import balanced_bce, boundaries, canny
 from segmodels.parts.class_weights import CITYSCAPES
-from segmodels.ports.pidnet_mmseg import MMSegPIDNet, steps
+from segmodels.ports.mmseg.pidnet import MMSegPIDNet, steps
 from tests import training_step
 from tests.reference import cases, fill
 

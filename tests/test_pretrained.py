@@ -22,7 +22,7 @@ from segmodels.architectures.smp import SMP
 from segmodels.architectures.stdc import STDC
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.pretrained import load_encoder
-from segmodels.ports.bisenet_coincheung import FACE
+from segmodels.ports.coincheung.bisenet import FACE
 from tests import training_step
 from tests.reference import fill
 

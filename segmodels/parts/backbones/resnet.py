@@ -73,7 +73,8 @@ class ResNet(nn.Module):
     """image -> features at strides 4, 8, 16, 32; with output_stride=8 at 4, 8, 8, 8. `width` is that of the first stage.
 
     `stem` is the widths of a deep one: (64, 64, 128) makes timm's resnet50s, (32, 32, 64) its resnet50c. `multi_grid` multiplies the
-    dilation of the last stage block by block (arXiv:1706.05587). The first block of a dilated stage keeps the dilation before it.
+    dilation of the last stage block by block (arXiv:1706.05587). The first block of a dilated stage keeps the dilation before it,
+    unless `dilated_first` gives it that of the others.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class ResNet(nn.Module):
         width: int = 64,
         stem: tuple[int, int, int] | None = None,
         multi_grid: tuple[int, int, int] = (1, 1, 1),
+        dilated_first: bool = False,
     ) -> None:
         super().__init__()
         block = BasicBlock if depth < 50 else Bottleneck
@@ -100,7 +102,8 @@ class ResNet(nn.Module):
                 step, dilation = 1, dilation * 2
             stride *= step
             shares = multi_grid if number == 4 else (1,) * blocks
-            dilations = [before, *(dilation * share for share in shares[1:blocks])]
+            first = (dilation if dilated_first else before) * shares[0]
+            dilations = [first, *(dilation * share for share in shares[1:blocks])]
             self.add_module(f"layer{number}", stage(block, inside, width, step, dilations))
             inside = width * block.expansion
         initialize(self)

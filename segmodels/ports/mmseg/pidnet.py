@@ -14,7 +14,7 @@ from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.boundaries import dilated
 from segmodels.parts.dual_resolution import MMSEG, stem
 from segmodels.parts.losses import IGNORED, cross_entropy
-from segmodels.ports import by_mmseg
+from segmodels.ports.mmseg import published
 from segmodels.released import Released
 
 
@@ -80,7 +80,7 @@ RENAMES = (
     *MMSEG,
     (r"^context\.processes\.", "context.process."),
 )
-PUBLISHED = by_mmseg("pidnet", from_ImageNet=(78.74, 80.87))
+PUBLISHED = published("pidnet", from_ImageNet=(78.74, 80.87))
 RELEASED = {
     "mmseg_pidnet_s": Released(
         MMSegPIDNet, "decode_head.conv_seg.bias", RENAMES, row="pidnet/s", published=PUBLISHED

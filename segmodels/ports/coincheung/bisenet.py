@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.architectures.bisenet import BiSeNet, ContextPath, head
-from segmodels.module import Normalization
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import coincheung_rule, ohem
 from segmodels.parts.two_paths import FeatureFusion, pooled
-from segmodels.ports import by_coincheung
+from segmodels.ports.coincheung import CITYSCAPES, published
 from segmodels.released import Released
 
 
@@ -155,7 +154,6 @@ RENAMES = (
     (r"\.conv\.(?=weight)", ".0."),
     (r"\.bn\.", ".1."),
 )
-CITYSCAPES = Normalization(mean=(0.3257, 0.3690, 0.3223), std=(0.2112, 0.2148, 0.2115))
 RELEASED = {
     "bisenet_face_zllrunning": Released(
         BiSeNetFaces,
@@ -171,6 +169,6 @@ RELEASED = {
         RENAMES,
         normalization=CITYSCAPES,
         row="bisenet/resnet18",
-        published=by_coincheung(75.44, 77.45),
+        published=published(75.44, 77.45),
     ),
 }

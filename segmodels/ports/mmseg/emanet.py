@@ -12,7 +12,7 @@ from segmodels.paper import Published
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.losses import cross_entropy
-from segmodels.ports import by_mmseg
+from segmodels.ports.mmseg import published
 from segmodels.released import Released
 
 
@@ -87,7 +87,7 @@ CROPS_769 = Published(
     "slide:769x769/513x513",
     "mmsegmentation, configs/emanet/README.md (crops 769x769)",
 )
-PUBLISHED = (*by_mmseg("emanet", crops_512x1024=(77.59, 79.44)), CROPS_769)
+PUBLISHED = (*published("emanet", crops_512x1024=(77.59, 79.44)), CROPS_769)
 RELEASED = {
     "mmseg_emanet_r50_d8": Released(
         EMANetMMSeg,

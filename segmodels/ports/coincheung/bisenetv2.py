@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.architectures.bisenetv2 import BiSeNetV2, GuidedAggregation, initialize
-from segmodels.module import Normalization
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.losses import coincheung_rule, ohem
-from segmodels.ports import by_coincheung
+from segmodels.ports.coincheung import CITYSCAPES, published
 from segmodels.released import Released
 
 
@@ -95,7 +94,6 @@ RENAMES = (
     (r"\.conv\.(?=weight)", ".0."),
     (r"\.bn\.", ".1."),
 )
-CITYSCAPES = Normalization(mean=(0.3257, 0.3690, 0.3223), std=(0.2112, 0.2148, 0.2115))
 RELEASED = {
     "bisenetv2_coincheung": Released(
         BiSeNetV2CoinCheung,
@@ -103,6 +101,6 @@ RELEASED = {
         RENAMES,
         normalization=CITYSCAPES,
         row="bisenetv2/bilateral",
-        published=by_coincheung(74.95, 76.53),
+        published=published(74.95, 76.53),
     ),
 }

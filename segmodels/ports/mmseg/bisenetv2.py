@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from segmodels.architectures.bisenetv2 import BiSeNetV2, initialize
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.losses import cross_entropy
-from segmodels.ports import by_mmseg
+from segmodels.ports.mmseg import published
 from segmodels.released import Released
 
 
@@ -67,7 +67,7 @@ RENAMES = (
     (r"\.conv\.(?=weight)", ".0."),
     (r"\.bn\.", ".1."),
 )
-PUBLISHED = by_mmseg(
+PUBLISHED = published(
     "bisenetv2",
     batch_16=(73.21, 75.74),
     OHEM=(73.57, 75.80),

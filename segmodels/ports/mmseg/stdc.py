@@ -15,7 +15,7 @@ from segmodels.architectures.stdc import LAYERS, STDC
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.losses import mmseg_rule, ohem
 from segmodels.parts.resize import computed_in
-from segmodels.ports import by_mmseg
+from segmodels.ports.mmseg import published
 from segmodels.released import Released
 
 
@@ -77,8 +77,8 @@ RENAMES = (
 )
 CONSTANTS = (r"\.(fusion|laplacian)_kernel$",)
 PUBLISHED = {
-    "stdc1": by_mmseg("stdc", from_scratch=(71.52, 73.35), from_ImageNet=(75.10, 77.72)),
-    "stdc2": by_mmseg("stdc", from_scratch=(73.20, 75.55), from_ImageNet=(77.17, 79.01)),
+    "stdc1": published("stdc", from_scratch=(71.52, 73.35), from_ImageNet=(75.10, 77.72)),
+    "stdc2": published("stdc", from_scratch=(73.20, 75.55), from_ImageNet=(77.17, 79.01)),
 }
 RELEASED = {
     f"mmseg_{depth}": Released(

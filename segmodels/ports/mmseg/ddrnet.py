@@ -10,7 +10,7 @@ from torch import Tensor
 from segmodels.architectures.ddrnet import VARIANTS, DDRNet
 from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.dual_resolution import MMSEG, stem
-from segmodels.ports import by_mmseg
+from segmodels.ports.mmseg import published
 from segmodels.released import Released
 
 
@@ -49,8 +49,8 @@ RENAMES = (
     *MMSEG,
 )
 PUBLISHED = {
-    "23_slim": by_mmseg("ddrnet", from_ImageNet=(77.84, 80.15)),
-    "23": by_mmseg("ddrnet", from_ImageNet=(79.99, 81.71)),
+    "23_slim": published("ddrnet", from_ImageNet=(77.84, 80.15)),
+    "23": published("ddrnet", from_ImageNet=(79.99, 81.71)),
 }
 RELEASED = {
     f"mmseg_ddrnet{name}": Released(
@@ -58,7 +58,7 @@ RELEASED = {
         "decode_head.conv_seg.bias",
         RENAMES,
         row=f"ddrnet/{name}",
-        published=published,
+        published=figures,
     )
-    for name, published in PUBLISHED.items()
+    for name, figures in PUBLISHED.items()
 }

@@ -12,7 +12,7 @@ from segmodels.architectures.bisenet import BiSeNet, ContextPath
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.losses import cross_entropy
 from segmodels.parts.two_paths import FeatureFusion
-from segmodels.ports import by_mmseg
+from segmodels.ports.mmseg import published
 from segmodels.released import Released
 
 
@@ -72,7 +72,7 @@ RENAMES = (
     (r"\.conv\.(?=weight)", ".0."),
     (r"\.bn\.", ".1."),
 )
-PUBLISHED = by_mmseg(
+PUBLISHED = published(
     "bisenetv1",
     from_scratch=(74.44, 77.05),
     from_ImageNet=(74.37, 76.91),

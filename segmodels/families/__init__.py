@@ -1,0 +1,1 @@
+"""Networks that several papers share: a paper hands in what is its own."""

@@ -1,0 +1,74 @@
+"""Dilated networks: a backbone that stops striding at 1/8 or 1/16, something that gathers context
+there, and a 1x1.
+
+    image -> backbone, dilated ─┬─ stage 4 -> context -> dropout, 1x1 -> logits at 1/8
+                                └─ stage 3 -> 3x3, dropout, 1x1: auxiliary, in training
+
+A paper hands in its backbone (stem, dilations, stride) and its context, and writes `decode` anew
+where its head has several outputs.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from segmodels.module import SegmentationModule
+from segmodels.parts.layers import conv_bn_relu
+
+
+class Dilated(SegmentationModule):
+    """Backbone -> context on the last stage -> classifier; an auxiliary head on the stage before."""
+
+    auxiliary_weight = 0.4
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: nn.Module,
+        context: nn.Module,
+        classifier: nn.Module,
+        auxiliary: nn.Module | None = None,
+    ) -> None:
+        """`backbone` returns its stages, finest first, and names their `channels`."""
+        super().__init__(num_classes)
+        self.backbone = backbone
+        self.context = context
+        self.classifier = classifier
+        self.auxiliary = auxiliary
+
+    def encoder(self) -> nn.Module:
+        return self.backbone
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        return self.backbone(image)  # 1/4, 1/8, 1/8, 1/8 of a ResNet with output stride 8
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        return self.classifier(self.context(features[-1]))
+
+    def auxiliary_outputs(self, features: list[Tensor]) -> dict[str, Tensor]:
+        return {} if self.auxiliary is None else {"auxiliary": self.auxiliary(features[-2])}
+
+
+def classifier(inside: int, num_classes: int, dropout: float = 0.1) -> nn.Sequential:
+    """Dropout of whole channels, then a 1x1."""
+    return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(inside, num_classes, 1))
+
+
+def fcn_head(inside: int, width: int, num_classes: int, dropout: float = 0.1) -> nn.Sequential:
+    """A 3x3 in front of the classifier: what most papers train on stage 3."""
+    return nn.Sequential(conv_bn_relu(inside, width), *classifier(width, num_classes, dropout))
+
+
+class Around(nn.Module):
+    """A 3x3 in front of an operator and one behind it; a third joins that with the input (CCNet, and
+    most attention heads since)."""
+
+    def __init__(self, inside: int, width: int, operator: nn.Module) -> None:
+        super().__init__()
+        self.before = conv_bn_relu(inside, width)
+        self.operator = operator
+        self.behind = conv_bn_relu(width, width)
+        self.fusion = conv_bn_relu(inside + width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.behind(self.operator(self.before(x)))
+        return self.fusion(torch.cat([x, y], 1))
