@@ -1,6 +1,7 @@
 """The base of every data set: batches of `(image, label)`, uint8 (B, 3, H, W) and uint8 (B, H, W) train ids, 255 ignored.
 
 A semi-supervised run gets pairs of them, `(labelled, unlabelled)`; the second's label is 255 where a crop shows no image, 0 elsewhere.
+Where `label_maps` is set, a labelled training batch has a third member: a dict of maps (B, H, W) made of the crops' labels.
 """
 
 import inspect
@@ -30,10 +31,13 @@ from datamodules.samples import (
     BothSampler,
     Crops,
     DrawSampler,
+    LabelMaps,
     Sample,
     Whole,
+    batches_of,
     collate,
     collate_both,
+    maps_of,
 )
 from datamodules.splits import chosen, fingerprint
 from datamodules.spots import Spots, located
@@ -116,6 +120,7 @@ class SegmentationData(LightningDataModule):
         self.feed: Loader | None = None  # of training
         self.held: dict[bool, Resident] = {}  # on the device: labelled images, and the others
         self.found: Spots | None = None  # in the labelled images
+        self.label_maps: LabelMaps | None = None  # what a network wants made of each label
 
     # --- what a data set brings
 
@@ -266,7 +271,8 @@ class SegmentationData(LightningDataModule):
     def stream(self, labelled: bool) -> Crops:
         """Crops of the labelled images, or of the others, which have random numbers of their own."""
         if labelled:
-            return Crops(self.part(True), self.crop, self.seed, spots=self.spots())
+            maps = self.label_maps
+            return Crops(self.part(True), self.crop, self.seed, spots=self.spots(), label_maps=maps)
         crop = replace(
             self.crop, jitter=0.0, cat_max_ratio=1.0, class_uniform=0.0
         )  # their classes are not known
@@ -300,9 +306,13 @@ class SegmentationData(LightningDataModule):
         stream = self.stream(labelled)
         if labelled not in self.held:
             self.held[labelled] = Resident(stream.source, draws.device)
-        return self.held[labelled].batch(
+        image, label = self.held[labelled].batch(
             draws.tolist(), stream.crop, stream.seed, labelled, stream.spots
         )
+        if not stream.label_maps:
+            return image, label
+        maps = batches_of([maps_of(each, stream.label_maps) for each in label.cpu().numpy()])
+        return image, label, {name: each.to(label.device) for name, each in maps.items()}
 
     def part(self, labelled: bool) -> Source:
         """The training images that keep their labels, or the others; all of them where every image keeps its label."""

@@ -1,6 +1,6 @@
 """Samples and batches: in which order images are drawn, what workers make of a draw, and how it becomes a batch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -26,20 +26,30 @@ from datamodules.store import Pair, Source
 UNLABELLED = (
     1 << 32
 )  # added to the seed of the unlabelled images' draws, which so have nothing to do with the labelled ones'
-Sample = tuple[Tensor, Tensor]  # uint8 (3, h, w), uint8 (h, w)
+# uint8 (3, h, w), uint8 (h, w), and where a network asks for them its maps (h, w) by name
+Sample = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]
 Draw = tuple[int, int]  # draw number, index of the image, or of a spot (see Spots)
+LabelMaps = Callable[[np.ndarray], dict[str, np.ndarray]]  # label (h, w) -> maps (h, w) by name
 
 
-def tensors(image: np.ndarray, label: np.ndarray) -> Sample:
+def tensors(image: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
     """Copied only where torch could not write: a raw pack shows its file's own bytes."""
     image, label = (np.require(each, requirements="CW") for each in (image, label))
     return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label)
+
+
+def maps_of(label: np.ndarray, label_maps: LabelMaps) -> dict[str, Tensor]:
+    maps = label_maps(label)
+    return {
+        name: torch.from_numpy(np.require(each, requirements="CW")) for name, each in maps.items()
+    }
 
 
 class Crops(Dataset[Sample | DataError]):
     """[(draw number, index)] -> a random crop; an error of the data is returned, for the main process to raise.
 
     Without labels, the label says only where the crop shows no image: 255 there, 0 elsewhere. With spots, an index may be one of theirs.
+    With `label_maps`, a sample has a third member: what they make of the crop's label.
     """
 
     def __init__(
@@ -49,6 +59,7 @@ class Crops(Dataset[Sample | DataError]):
         seed: int,
         labelled: bool = True,
         spots: Spots | None = None,
+        label_maps: LabelMaps | None = None,
     ) -> None:
         self.source, self.crop, self.seed, self.labelled, self.spots = (
             source,
@@ -57,15 +68,18 @@ class Crops(Dataset[Sample | DataError]):
             labelled,
             spots,
         )
+        self.label_maps = label_maps
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, item: Draw) -> Sample | DataError:
         try:
-            return tensors(*self.sample(*item))
+            image, label = self.sample(*item)
         except DataError as error:
             return error
+        pair = tensors(image, label)
+        return (*pair, maps_of(label, self.label_maps)) if self.label_maps else pair
 
     def sample(self, number: int, index: int) -> Pair:
         index, spot = self.spots.of(index) if self.spots else (index, None)
@@ -121,15 +135,23 @@ class Whole(Dataset[Sample | DataError]):
 
 
 def collate(samples: Sequence[Sample | Tensor | DataError]) -> Sample | Tensor | DataError:
-    """(B, 3, h, w) and (B, h, w); or the first error among the samples. Draws alone are (B, 2)."""
+    """(B, 3, h, w) and (B, h, w), and maps (B, h, w); or the first error among the samples. Draws alone are (B, 2)."""
     errors = [sample for sample in samples if isinstance(sample, DataError)]
     if errors:
         return errors[0]
     if isinstance(samples[0], Tensor):
         return torch.stack(list(samples))
     # Pixels lie with their channels last, as decoders leave them: so a batch is copied three times as fast. Torch would start threads.
-    images = batch_of([image.permute(1, 2, 0) for image, _ in samples])
-    return images.permute(0, 3, 1, 2), batch_of([label for _, label in samples])
+    images = batch_of([sample[0].permute(1, 2, 0) for sample in samples])  # (B, h, w, 3)
+    pair = images.permute(0, 3, 1, 2), batch_of([sample[1] for sample in samples])
+    if len(samples[0]) == 2:
+        return pair
+    return *pair, batches_of([sample[2] for sample in samples])
+
+
+def batches_of(maps: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Each name's maps (h, w) as one (B, h, w)."""
+    return {name: batch_of([each[name] for each in maps]) for name in maps[0]}
 
 
 def batch_of(arrays: Sequence[Tensor]) -> Tensor:

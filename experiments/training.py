@@ -120,6 +120,7 @@ def build(
     module = row.build(num_classes=len(data.class_names))
     module.adopt(Recipe(**resolved.recipe), row.normalization, identity(resolved, data, init, seed))
     module.seed = seed
+    data.label_maps = getattr(module, "label_maps", None)
     start = initialize(module, init, resolved) if new else ""
     if resolved.trainer["channels_last"]:
         module.to(memory_format=torch.channels_last)
