@@ -19,6 +19,7 @@ from torch import Tensor
 
 from datamodules import DataError
 from datamodules.crops import Crop
+from datamodules.frequencies import Frequencies, frequencies
 from datamodules.labels import RGB, LabelSet
 from datamodules.layouts import one_of, whole_number
 from datamodules.loader import Loader, cores
@@ -120,6 +121,7 @@ class SegmentationData(LightningDataModule):
         self.feed: Loader | None = None  # of training
         self.held: dict[bool, Resident] = {}  # on the device: labelled images, and the others
         self.found: Spots | None = None  # in the labelled images
+        self.counts_found: Frequencies | None = None  # in the labelled images
         self.label_maps: LabelMaps | None = None  # what a network wants made of each label
 
     # --- what a data set brings
@@ -286,6 +288,19 @@ class SegmentationData(LightningDataModule):
                 self.part(True), len(self.class_names), self.crop.class_uniform, threads
             )
         return self.found
+
+    def class_weights(self, rule: str) -> tuple[float, ...]:
+        """Counted in the labelled images, whose labels are all read, once: the rule is "median_frequency"."""
+        one_of("class_weights", rule, ("median_frequency",))
+        if not self.counts_found:
+            threads = max(cores() // self.neighbors, 1)
+            self.counts_found = frequencies(self.part(True), threads)
+        weights = self.counts_found.median_frequency(len(self.class_names))
+        if not any(weights):
+            raise DataError(
+                f"class_weights={rule} counts classes, and no training label shows one: give a number per class"
+            )
+        return tuple(weights)
 
     def sampler(self, crops: Crops, batch: int, first: int) -> DrawSampler:
         batches, start = self.iterations * self.accumulate, first * batch * self.world

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+ClassWeights = Literal["median_frequency"]  # rules, by which training labels are counted
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Recipe:
     warmup: int = 0
     warmup_from: float = 0.0  # share of lr at step 0
     warmup_shape: Literal["linear", "geometric"] = "linear"
-    class_weights: tuple[float, ...] = ()
+    class_weights: tuple[float, ...] | ClassWeights = ()
     clip: float = 0.0
     ema: float = 0.0  # decay of the running average of weights; 0 switches it off
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "auto"] = "32-true"
@@ -47,8 +49,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(Recipe).items():
-            if get_origin(hint) is tuple:  # JSON brings lists
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            kinds = {get_origin(each) for each in (hint, *get_args(hint))}
+            if tuple in kinds and not isinstance(value, str):  # JSON brings lists
+                object.__setattr__(self, name, tuple(value))
         for name, (allowed, words) in LIMITS.items():
             if not allowed(getattr(self, name)):
                 raise ValueError(f"recipe.{name} is {getattr(self, name)}; it must be {words}")
@@ -65,6 +69,12 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
     return Recipe(**values)
 
 
+def are_class_weights(value: tuple[float, ...] | str) -> bool:
+    if isinstance(value, str):
+        return value in get_args(ClassWeights)
+    return not value or min(value) >= 0
+
+
 LIMITS = {
     "crop": (lambda v: len(v) == 2 and min(v) >= 1, "height x width in pixels, such as 512x1024"),
     "scales": (lambda v: len(v) >= 1 and min(v) > 0, "one or more positive numbers"),
@@ -77,7 +87,7 @@ LIMITS = {
     "lr": (lambda v: v > 0, "above 0"),
     "warmup": (lambda v: v >= 0, "a number of steps, or 0 for none"),
     "ema": (lambda v: 0 <= v < 1, "a decay below 1, or 0 for none"),
-    "class_weights": (lambda v: not v or min(v) >= 0, "one number per class, or () for none"),
+    "class_weights": (are_class_weights, "one number per class, median_frequency, or () for none"),
 }
 
 NUMBER, SIDE = r"(?=[\d.]*[1-9])\d*\.?\d+", r"[1-9]\d*"
