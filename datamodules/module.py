@@ -25,7 +25,7 @@ from datamodules.layouts import one_of, whole_number
 from datamodules.loader import Loader, cores
 from datamodules.packed import packed, packs_beside
 from datamodules.packs import Pack
-from datamodules.resident import Draws, Resident
+from datamodules.resident import Draws, Resident, check_resident
 from datamodules.samples import (
     UNLABELLED,
     Both,
@@ -79,6 +79,12 @@ class SegmentationData(LightningDataModule):
         jitter: float = 0.0,
         cat_max_ratio: float = 1.0,
         class_uniform: float = 0.0,
+        rotation: float = 0.0,
+        rotation_chance: float = 1.0,
+        shift: float = 0.0,
+        elastic: float = 0.0,
+        blur: str = "none",
+        blur_chance: float = 1.0,
         batch: int = 8,
         iterations: int = 1000,
         accumulate: int = 1,
@@ -105,7 +111,21 @@ class SegmentationData(LightningDataModule):
         ):
             whole_number(field, value, least)
         self.given_root = root
-        self.crop = Crop(crop, scales, continuous, flip, jitter, cat_max_ratio, class_uniform)
+        self.crop = Crop(
+            size=crop,
+            scales=scales,
+            continuous=continuous,
+            flip=flip,
+            jitter=jitter,
+            cat_max_ratio=cat_max_ratio,
+            class_uniform=class_uniform,
+            rotation=rotation,
+            rotation_chance=rotation_chance,
+            shift=shift,
+            elastic=elastic,
+            blur=blur,
+            blur_chance=blur_chance,
+        )
         self.batch, self.iterations, self.accumulate, self.seed, self.workers = (
             batch,
             iterations,
@@ -115,6 +135,8 @@ class SegmentationData(LightningDataModule):
         )
         self.labelled, self.unlabelled, self.semi = labelled, unlabelled or batch, semi
         self.resident = one_of("resident", resident, ("no", "memory", "device"))
+        if self.resident == "device":
+            check_resident(self.crop)
         self.cache, self.cache_gb = cache, cache_gb
         self.consumed = 0  # labelled draws of all ranks that training was given
         self.sources: dict[str, Source] = {}
@@ -276,8 +298,8 @@ class SegmentationData(LightningDataModule):
             maps = self.label_maps
             return Crops(self.part(True), self.crop, self.seed, spots=self.spots(), label_maps=maps)
         crop = replace(
-            self.crop, jitter=0.0, cat_max_ratio=1.0, class_uniform=0.0
-        )  # their classes are not known
+            self.crop, jitter=0.0, blur="none", cat_max_ratio=1.0, class_uniform=0.0
+        )  # their classes are not known, and their color is the method's
         return Crops(self.part(False), crop, self.seed + UNLABELLED, labelled=False)
 
     def spots(self) -> Spots | None:

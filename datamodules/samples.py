@@ -9,8 +9,11 @@ from torch.utils.data import Dataset, Sampler
 
 from datamodules import DataError
 from datamodules.crops import (
+    MEAN,
     ORDER,
     Crop,
+    Window,
+    blurred,
     choose,
     cut,
     dominated,
@@ -20,6 +23,8 @@ from datamodules.crops import (
     sampled,
     varied,
 )
+from datamodules.geometry import Motion, drawn, moved, numbers, places, turned
+from datamodules.labels import IGNORED
 from datamodules.spots import Spots, counted
 from datamodules.store import Pair, Source
 
@@ -84,24 +89,43 @@ class Crops(Dataset[Sample | DataError]):
     def sample(self, number: int, index: int) -> Pair:
         index, spot = self.spots.of(index) if self.spots else (index, None)
         size, rng = self.source.size(index), draw(self.seed, number)
+        motion = drawn(self.crop, self.seed, number)
+        if motion and spot:
+            spot = turned(spot, size, motion)
         window = choose(self.crop, size, rng, spot)
-        image, label = cut(self.source, index, window)
+        image, label, outside = self.cut(index, window, motion)
         if self.crop.cat_max_ratio < 1 and dominated(counted(label), self.crop.cat_max_ratio):
-            whole, box = self.source.label(index), (0, 0, *size)
-            window = varied(
-                self.crop,
-                window,
-                size,
-                rng,
-                spot,
-                lambda other: counted(sampled(whole, other, size, box)),
-            )
-            image, label = cut(self.source, index, window)
+            whole = self.source.label(index)
+
+            def count(other: Window) -> np.ndarray:
+                return counted(self.shown(whole, other, motion))
+
+            window = varied(self.crop, window, size, rng, spot, count)
+            image, label, outside = self.cut(index, window, motion)
         if not self.labelled:
             label = np.zeros_like(label)
         if self.crop.jitter:
             image = recolor(image, self.crop.jitter, self.seed, number)
+        if self.crop.blur != "none":
+            image = blurred(image, self.crop, self.seed, number)
+        if outside is not None:
+            image[outside], label[outside] = MEAN, IGNORED
         return pad(image, label, window, self.crop.size)
+
+    def cut(
+        self, index: int, window: Window, motion: Motion | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Image and label of the window; moved, of the whole crop, and which of its pixels lie outside of the image."""
+        if motion is None:
+            return *cut(self.source, index, window), None
+        return moved(self.source, index, self.crop, window, motion)
+
+    def shown(self, whole: np.ndarray, window: Window, motion: Motion | None) -> np.ndarray:
+        """What `cut` makes of the label alone, out of the image's whole label."""
+        size, box = whole.shape, (0, 0, *whole.shape)
+        if motion is None:
+            return sampled(whole, window, size, box)
+        return numbers(whole, places(self.crop, window, motion), window, size, box)
 
 
 class Both(Dataset[Sample | DataError]):

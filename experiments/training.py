@@ -35,6 +35,12 @@ SEEN = (
     "jitter",
     "cat_max_ratio",
     "class_uniform",
+    "rotation",
+    "rotation_chance",
+    "shift",
+    "elastic",
+    "blur",
+    "blur_chance",
     "batch",
     "iterations",
 )

@@ -24,6 +24,12 @@ class Recipe:
         1.0  # a crop of which one class has this share or more is drawn again; 1 takes any
     )
     class_uniform: float = 0.0  # share of an epoch's crops that show each class equally often
+    rotation: float = 0.0  # degrees: turned about the image's center by an angle within +- this
+    rotation_chance: float = 1.0
+    shift: float = 0.0  # pixels: moved down and right by numbers within +- this
+    elastic: float = 0.0  # pixels: standard deviation of displacements on a 3 x 3 grid of the crop
+    blur: str = "none"  # Gaussian: kernel:5, its side in pixels, or sigma:0.15,1.3, a range
+    blur_chance: float = 1.0
     batch: int = 16
     iterations: int = 80_000
     # how it learns
@@ -69,11 +75,24 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
     return Recipe(**values)
 
 
+def is_blur(text: str) -> bool:
+    """ "kernel:5" and "sigma:0.15,1.3" are blurs, and so is "none"."""
+    name, _, argument = text.partition(":")
+    if name == "kernel" and re.fullmatch(SIDE, argument):
+        return int(argument) >= 3 and int(argument) % 2 == 1
+    if name == "sigma" and re.fullmatch(f"{NUMBER},{NUMBER}", argument):
+        low, high = map(float, argument.split(","))
+        return low <= high
+    return text == "none"
+
+
 def are_class_weights(value: tuple[float, ...] | str) -> bool:
     if isinstance(value, str):
         return value in get_args(ClassWeights)
     return not value or min(value) >= 0
 
+
+NUMBER, SIDE = r"(?=[\d.]*[1-9])\d*\.?\d+", r"[1-9]\d*"
 
 LIMITS = {
     "crop": (lambda v: len(v) == 2 and min(v) >= 1, "height x width in pixels, such as 512x1024"),
@@ -82,6 +101,12 @@ LIMITS = {
     "jitter": (lambda v: 0 <= v <= 1, "between 0 and 1"),
     "cat_max_ratio": (lambda v: 0 < v <= 1, "a share above 0, with 1 for any crop"),
     "class_uniform": (lambda v: 0 <= v <= 1, "a share of an epoch's crops"),
+    "rotation": (lambda v: 0 <= v <= 180, "degrees from 0 to 180"),
+    "rotation_chance": (lambda v: 0 <= v <= 1, "a probability"),
+    "shift": (lambda v: v >= 0, "a number of pixels, or 0 for none"),
+    "elastic": (lambda v: v >= 0, "a number of pixels, or 0 for none"),
+    "blur": (is_blur, "none, kernel:5 (an odd side of pixels) or sigma:0.15,1.3"),
+    "blur_chance": (lambda v: 0 <= v <= 1, "a probability"),
     "batch": (lambda v: v >= 1, "at least 1"),
     "iterations": (lambda v: v >= 1, "at least 1"),
     "lr": (lambda v: v > 0, "above 0"),
@@ -90,7 +115,6 @@ LIMITS = {
     "class_weights": (are_class_weights, "one number per class, median_frequency, or () for none"),
 }
 
-NUMBER, SIDE = r"(?=[\d.]*[1-9])\d*\.?\d+", r"[1-9]\d*"
 SIZE = f"{SIDE}x{SIDE}"
 MODES = {
     "whole": ("", "whole"),
