@@ -130,6 +130,7 @@ def convolutions(state: State) -> dict[str, Tensor]:
 
 CAMVID = Recipe(
     crop=(360, 480), flip=0.0, batch=12, iterations=40_000, lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="constant",
+    class_weights="median_frequency",
 )  # fmt: skip
 # Of sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian and bicyclist:
 # Models/segnet_train.prototxt of alexgkendall/SegNet-Tutorial.

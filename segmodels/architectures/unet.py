@@ -251,8 +251,9 @@ def dice_loss(logits: Tensor, label: Tensor, epsilon: float = 1e-6) -> Tensor:
 # --- experiments
 
 ISBI = Recipe(
-    crop=(572, 572), flip=0.0, jitter=0.2, batch=1, iterations=60_000, loss="cross_entropy:all", lr=1e-3,
-    momentum=0.99, weight_decay=0.0, schedule="constant", inference="tiles:388x388",
+    crop=(572, 572), flip=0.0, jitter=0.2, rotation=180.0, shift=16.0, elastic=10.0, batch=1, iterations=60_000,
+    loss="cross_entropy:all", lr=1e-3, momentum=0.99, weight_decay=0.0, schedule="constant",
+    class_weights="median_frequency", inference="tiles:388x388",
 )  # fmt: skip
 CITYSCAPES = Recipe(
     crop=(512, 1024), scales=(0.5, 2.0), continuous=True, jitter=0.5, cat_max_ratio=0.75, batch=16,
