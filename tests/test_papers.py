@@ -27,7 +27,7 @@ CLASSES = 5
 def built(address: str) -> SegmentationModule:
     """Narrow, where a network's width is an option, and with numbers for class weights that only a data set tells."""
     row = segmodels.experiment(address)
-    model = {"width": 8} if "width" in inspect.signature(row.network).parameters else {}
+    model = {"width": 16} if "width" in inspect.signature(row.network).parameters else {}
     counted = isinstance(row.recipe.class_weights, str)
     recipe = {"class_weights": (1.0, 0.5, 2.0, 0.8, 1.5)} if counted else {}
     return row.but(model=model, recipe=recipe).build(num_classes=CLASSES)
