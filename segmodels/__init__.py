@@ -29,7 +29,10 @@ def experiment(address: str) -> "Experiment":
 def from_released(
     layout: str, weights: "str | dict[str, Tensor]", model: "dict[str, Any] | None" = None
 ) -> "SegmentationModule":
-    """An eval-mode module out of an authors' checkpoint, given as a path or a state dict; `model` as in `from_checkpoint`."""
+    """An eval-mode module out of an authors' checkpoint, given as a path or a state dict.
+
+    `model` are options to evaluate it with in place of the row's own, such as {"output_stride": 8}.
+    """
     from segmodels.released import from_released
 
     return from_released(layout, weights, model)
@@ -38,9 +41,10 @@ def from_released(
 def from_checkpoint(
     path: str, network: str | None = None, model: "dict[str, Any] | None" = None
 ) -> "SegmentationModule":
-    """An eval-mode module out of a checkpoint that a run of this project wrote; `network` names one where it holds several.
+    """An eval-mode module out of a checkpoint that a run of this project wrote.
 
-    `model` are options to evaluate it with in place of those it was trained with, such as {"output_stride": 8}.
+    `network` names one where it holds several. `model` are options to evaluate it with in place of
+    those it was trained with, such as {"output_stride": 8}.
     """
     from segmodels.checkpoint import from_checkpoint
 

@@ -21,8 +21,9 @@ def from_checkpoint(
     """An eval-mode module with the weights, recipe and classes that the run stored; it computes bit for bit as it did there.
 
     A semi-supervised run leaves several networks, such as "teacher" and "student"; without a name it is the one that the method judges.
-    `model` are options to evaluate it with in place of those it was trained with, such as {"output_stride": 8}. They must leave its
-    weights as they are; identity["evaluated_with"] holds those that differ.
+    `model` are options to evaluate it with in place of those it was trained with, such as
+    {"output_stride": 8}. They must leave its weights as they are; identity["evaluated_with"] holds
+    those that differ.
     """
     content = read(path)
     identity, weights = content.get("segmodels"), content.get("state_dict")
@@ -83,7 +84,7 @@ def one_network(
 def built(
     identity: Mapping[str, Any], model: Mapping[str, Any] | None = None
 ) -> SegmentationModule:
-    """The network that a checkpoint describes, or the same with other options, without its weights."""
+    """The network that a checkpoint describes, or it with other options; without its weights."""
     if model is not None:
         identity = {**identity, "model": dict(model)}
     module = experiment(identity["experiment"]).network(

@@ -6,7 +6,7 @@ import inspect
 import re
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -18,16 +18,34 @@ from torch.utils.flop_counter import FlopCounterMode
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.recipe import Recipe
 
+Options = tuple[tuple[str, Any], ...]  # (name, value) pairs, which can be hashed as dicts cannot
+
 
 @dataclass(frozen=True)
 class Published:
-    """What the authors claim: mIoU in percent, on which data and split, under which protocol, and where it is written."""
+    """What the authors claim: mIoU in percent, of what, under which protocol, and where it says so.
+
+    `model` are the network's options at evaluation where they are not the row's own, such as
+    (("output_stride", 8),); `options` are the data set's where they are not its defaults, such as
+    (("grouped", False),).
+    """
 
     miou: float
     data: str
     split: str
     protocol: str
     source: str
+    model: Options = ()
+    options: Options = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """What results and the catalogue store: plain values, options by name."""
+        return asdict(self) | {"model": by_name(self.model), "options": by_name(self.options)}
+
+
+def by_name(options: Options) -> dict[str, Any]:
+    """As JSON gives them back: tuples are lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options}
 
 
 @dataclass(frozen=True)
@@ -188,7 +206,7 @@ KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "
 
 
 def check_options(network: type[nn.Module], given: Mapping[str, Any]) -> None:
-    """Refuses an option that the network's constructor does not have, and a value of another type."""
+    """Refuses an option that the network's constructor lacks, and a value of another type."""
     hints = get_type_hints(network.__init__)
     arguments = inspect.signature(network).parameters
     known = [name for name in arguments if name in hints and name != CLASSES]
@@ -200,7 +218,7 @@ def check_options(network: type[nn.Module], given: Mapping[str, Any]) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type as constructors of networks write it; a list is as good as a tuple, as JSON has no other."""
+    """Whether a value is of the type that an argument asks for; a list passes for a tuple."""
     kind, inside = get_origin(hint), get_args(hint)
     if kind is Literal:
         return value in inside
@@ -222,7 +240,7 @@ def in_words(hint: Any) -> str:
 def changed(
     network: type[nn.Module], own: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The given options whose values are not the network's own; what `own` does not name has its default."""
+    """The given options that differ from the network's own; what `own` lacks has its default."""
     arguments = inspect.signature(network).parameters
     before = {name: own.get(name, arguments[name].default) for name in given}
     return {name: value for name, value in given.items() if value != before[name]}

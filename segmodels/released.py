@@ -108,7 +108,7 @@ def from_released(
 ) -> nn.Module:
     """An eval-mode module; the class count is read from the tensors, and nothing may be missing or left over.
 
-    `model` are options to evaluate a row's network with in place of the row's own, as `from_checkpoint` takes them.
+    `model` are options to evaluate a row's network with in place of the row's own.
     """
     from segmodels.paper import unknown
 
@@ -141,7 +141,10 @@ def built_with(
     given: Mapping[str, Any],
     weights: State,
 ) -> nn.Module:
-    """The network that `build` makes of its own options and the given ones; refused where `weights` are none of that network."""
+    """The network that `build` makes of its own options and the given ones.
+
+    It is refused where `weights` do not fit that network.
+    """
     from segmodels.paper import changed, check_options  # a paper's file imports this one
 
     words = ", ".join(f"model.{name}={value}" for name, value in given.items())

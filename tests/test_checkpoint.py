@@ -151,7 +151,7 @@ def test_a_checkpoint_of_an_older_code_says_where_to_read_it(tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def emanet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SegmentationModule]:
-    """A network with an option that leaves its weights alone: how often EM iterates at evaluation, 3 times unless told."""
+    """A network whose eval_iterations, 3 unless told, leave its weights alone."""
     file = tmp_path_factory.mktemp("emanet") / "last.ckpt"
     return file, written(file, address="emanet/resnet50", labels=CAMVID)
 
