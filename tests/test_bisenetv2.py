@@ -1,4 +1,4 @@
-"""BiSeNetV2 and the other code lines of both BiSeNets: training steps, parameter groups, schedules, ablation switches."""
+"""BiSeNet and BiSeNetV2, and other code lines of both: training steps, parameter groups, schedules, ablation switches."""
 
 import gzip
 import json
@@ -299,6 +299,17 @@ def test_coincheungs_images_are_normalized_by_the_statistics_of_cityscapes() -> 
     image = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
     expected = -torch.tensor([0.3257, 0.3690, 0.3223]) / torch.tensor([0.2112, 0.2148, 0.2115])
     torch.testing.assert_close(module.normalized(image).flatten(), expected)
+
+
+def test_a_label_stride_supervises_every_eighth_pixel_of_label_and_maps() -> None:
+    """The authors' "_speed": label and weights are thinned out, logits stay where they are."""
+    module = paper("bisenet").rows["resnet18"].but(model={"label_stride": 8}).build(5)
+    outputs = {"main": torch.randn(2, 5, 8, 12)}
+    label, weights = torch.randint(5, (2, 64, 96)), torch.rand(2, 64, 96)
+    (term,) = module.criterion(outputs, label, weights=weights).values()
+    pixels = nn.functional.cross_entropy(outputs["main"], label[:, ::8, ::8], reduction="none")
+    thinned = weights[:, ::8, ::8]
+    torch.testing.assert_close(term, (pixels * thinned).sum() / thinned.sum())
 
 
 def test_the_three_ways_of_speeding_a_network_up_cost_less() -> None:
