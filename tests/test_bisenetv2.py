@@ -219,7 +219,7 @@ def test_the_main_row_mines_hard_pixels_and_the_ablation_takes_all() -> None:
         pixels = nn.functional.cross_entropy(logits, batch[1].long(), reduction="none")
         mined = (torchseg_rule(0.7, 1 / 16)(pixels, batch[1], None) * pixels).sum()
         assert module.losses(batch)["main"].item() == pytest.approx(mined.item(), rel=1e-5)
-        module.ohem_threshold = 0.0
+        module.recipe = segmodels.experiment("bisenetv2/no_ohem").recipe
         assert module.losses(batch)["main"].item() == pytest.approx(pixels.mean().item(), rel=1e-5)
     assert mined > pixels.mean()
 
@@ -238,9 +238,9 @@ def test_lambda_narrows_the_first_stages_and_alpha_widens_all(
 ) -> None:
     module = segmodels.experiment(f"bisenetv2/{row}").build(5, "meta").eval()
     assert module.semantic.channels == channels
-    stages, features = module.parts(torch.zeros(1, 3, 64, 64, device="meta"))
+    stages, aggregated = module.features(torch.zeros(1, 3, 64, 64, device="meta"))
     assert tuple(stage.shape[1] for stage in stages) == channels
-    assert features.shape[1] == channels[-1]
+    assert aggregated.shape[1] == channels[-1]
 
 
 def test_the_large_network_is_twice_as_wide_and_three_times_as_deep() -> None:
