@@ -1,4 +1,4 @@
-"""BiSeNet and BiSeNetV2, and other code lines of both: training steps, parameter groups, schedules, ablation switches."""
+"""BiSeNet, BiSeNetV2 and other code lines of both: training steps, groups, schedules, ablations."""
 
 import gzip
 import json

@@ -150,7 +150,7 @@ def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
 
 
 class Paths(NamedTuple):
-    """What the main head reads, and the levels of the context path that the auxiliary heads read."""
+    """What the main head reads, and the two levels of context that the auxiliary heads read."""
 
     fused: Tensor  # (B, 256, H/8, W/8), or 128 channels without the FFM
     contexts: tuple[Tensor, Tensor]  # (B, 128, H/16, W/16) and (B, 128, H/8, W/8)

@@ -28,12 +28,12 @@ from segmodels.released import Released
 
 
 def classifier(inside: int, num_classes: int) -> nn.Sequential:
-    """Every position votes for its class; dropout is torchvision's, of values instead of channels."""
+    """Every position votes for its class; torchvision drops values where others drop channels."""
     return nn.Sequential(nn.Dropout(0.1), nn.Conv2d(inside, num_classes, 1))
 
 
 class FCN(Dilated):
-    """Dilated ResNet -> 3x3 to a quarter of the channels -> classifier; the same on stage 3 in training."""
+    """Dilated ResNet -> 3x3 -> classifier; in training a second head of that kind on stage 3."""
 
     def __init__(self, num_classes: int, depth: int = 50, auxiliary_weight: float = 0.5) -> None:
         backbone = ResNet(depth, output_stride=8)
