@@ -20,6 +20,7 @@ from segmodels.paper import (
 )
 from segmodels.parts.losses import cross_entropy
 from segmodels.recipe import recipe_from
+from segmodels.released import layouts
 
 PAPERS = segmodels.papers()
 MAIN_ROWS = [f"{name}/{paper.main}" for name, paper in PAPERS.items()]
@@ -27,6 +28,7 @@ OTHER_ROWS = [
     f"{name}/{row}" for name, paper in PAPERS.items() for row in paper.rows if row != paper.main
 ]
 ROWS = MAIN_ROWS + [pytest.param(row, marks=pytest.mark.catalogue) for row in OTHER_ROWS]
+LAYOUTS = layouts()
 CLASSES = 5
 
 
@@ -155,6 +157,19 @@ def test_a_deployed_network_holds_no_more_than_the_trained_one(address: str) -> 
     experiment = segmodels.experiment(address)
     total = sum(parameter.numel() for parameter in blueprint(experiment).parameters())
     assert 0 < inference_parameters(experiment) <= total
+
+
+@pytest.mark.parametrize("name", [*ROWS, *LAYOUTS])
+def test_no_submodule_bears_a_word_of_the_contract(name: str) -> None:
+    """A method would hide it without an error: module.decode = nn.Identity() is never called."""
+    if name in LAYOUTS:
+        network = LAYOUTS[name].build(CLASSES, "meta")
+    else:
+        network = blueprint(segmodels.experiment(name), CLASSES)
+    if not isinstance(network, SegmentationModule):
+        return  # a classifier
+    hidden = [part for part, _ in network.named_children() if hasattr(type(network), part)]
+    assert hidden == []
 
 
 @pytest.mark.parametrize("name", PAPERS)
