@@ -134,7 +134,7 @@ def semi_entry(name: str) -> dict[str, Any]:
     kind = semisup.method(name)
     return {
         "title": inspect.getdoc(inspect.getmodule(kind)).splitlines()[0],
-        "options": options(kind.__init__, skip=("self", "student")),
+        "options": options(kind.__init__, skip=("self", "make")),
     }
 
 

@@ -396,7 +396,7 @@ def result_of(
         "labelled": identity.get("labelled"),
         "seed": identity["seed"],
         "iterations": iterations,
-        "parameters": sum(each.numel() for each in getattr(module, "student", module).parameters()),
+        "parameters": sum(each.numel() for each in module.evaluated.parameters()),
         "inference_parameters": inference_parameters(
             module if identity.get("released") else row.but(model=identity["model"]),
             module.num_classes,

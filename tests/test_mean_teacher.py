@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,6 @@ from experiments import evaluate, run, saving
 from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
 from segmodels.parts import mixing
-from segmodels.parts.losses import cross_entropy
 from segmodels.parts.schedules import sigmoid_ramp
 from segmodels.semisup import method, names
 from segmodels.semisup.mean_teacher import MeanTeacher
@@ -55,10 +55,6 @@ class Tiny(SegmentationModule):
 
     def features(self, image: Tensor) -> Tensor:
         return self.body(image)
-
-    def losses(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        image, label = self.prepared(batch)
-        return {"main": cross_entropy(self.logits(image), label, align_corners=False)}
 
     def after_step(self) -> None:
         self.stepped += 1
@@ -168,7 +164,7 @@ def test_the_weight_comes_in_along_a_ramp() -> None:
 
 @pytest.mark.parametrize("masks", ["cutmix", "classmix", "complexmix"])
 def test_images_targets_and_padding_are_mixed_by_one_mask(masks: str) -> None:
-    module = MeanTeacher(Tiny(), masks=masks, **PLAIN).train()
+    module = MeanTeacher(Tiny, masks=masks, **PLAIN).train()
     image, padding = images()
     padding[:, :4] = 255
     padding[1, :, :9] = 255
@@ -191,12 +187,12 @@ def test_images_targets_and_padding_are_mixed_by_one_mask(masks: str) -> None:
 
 
 def test_nothing_is_asked_where_the_image_is_erased() -> None:
-    module = MeanTeacher(Tiny(), masks="cutout", **PLAIN).train()
+    module = MeanTeacher(Tiny, masks="cutout", **PLAIN).train()
     image, padding = images()
     task = module.task((image, padding))
     assert (~task.mask).any() and torch.equal(task.label == 255, ~task.mask)
     assert (task.image[(~task.mask)[:, None].expand_as(task.image)] == 0).all()
-    whole = MeanTeacher(Tiny(), masks="none", **PLAIN).train().task((image, padding))
+    whole = MeanTeacher(Tiny, masks="none", **PLAIN).train().task((image, padding))
     assert whole.mask.all() and (whole.label != 255).all()
 
 
@@ -207,7 +203,7 @@ def test_the_loss_is_the_plain_formula_over_full_size_logits(
 ) -> None:
     monkeypatch.setattr("segmodels.semisup.mean_teacher.AT_A_TIME", 1)  # blocks of 16 rows
     module = MeanTeacher(
-        Tiny(),
+        Tiny,
         masks="cutmix",
         consistency=consistency,
         confidence=confidence,
@@ -253,7 +249,7 @@ def test_padded_pixels_never_count(masks: str) -> None:
     unlabelled = images()
     unlabelled[1][:, :, 20:] = 255
     labelled, _ = batch()
-    module = MeanTeacher(Tiny(), masks=masks, threshold=0.0, confidence="pixel", **PLAIN).train()
+    module = MeanTeacher(Tiny, masks=masks, threshold=0.0, confidence="pixel", **PLAIN).train()
     task = module.task(unlabelled)
     asked = module.distance(task, task.label != 255)
     task.label[task.label != 255] = 255
@@ -268,8 +264,8 @@ def test_padded_pixels_never_count(masks: str) -> None:
 
 def test_the_teacher_is_the_running_average_and_learns_nothing_else() -> None:
     torch.manual_seed(0)
-    student = Tiny()
-    module = MeanTeacher(student, decay=0.9, threshold=0.0).train()
+    module = MeanTeacher(Tiny, decay=0.9, threshold=0.0).train()
+    student = module.student
     optimizer = torch.optim.SGD(module.student.parameters(), lr=0.5)
     states = [{name: tensor.clone() for name, tensor in module.teacher.state_dict().items()}]
     students = []
@@ -296,7 +292,7 @@ def test_the_teacher_is_the_running_average_and_learns_nothing_else() -> None:
 
 
 def test_only_the_student_is_optimized_and_only_the_teacher_is_used() -> None:
-    module = MeanTeacher(Tiny()).train()
+    module = MeanTeacher(Tiny).train()
     own = {
         id(each)
         for group in module.configure_optimizers()["optimizer"].param_groups
@@ -318,15 +314,14 @@ def test_only_the_student_is_optimized_and_only_the_teacher_is_used() -> None:
 
 @pytest.mark.parametrize("rule", ["all", "labelled", "frozen"])
 def test_batch_norm_follows_the_images_that_the_rule_names(rule: str) -> None:
-    module = MeanTeacher(Tiny(), batch_norm=rule, **PLAIN).train()
+    module = MeanTeacher(Tiny, batch_norm=rule, **PLAIN).train()
     norm = module.student.body[1]
     labelled, unlabelled = batch()
     before = norm.running_mean.clone()
-    alone = MeanTeacher(module.student, batch_norm=rule).train().student
     module.losses((labelled, unlabelled))
     moved = norm.running_mean - before
     norm.running_mean.copy_(before)
-    alone.losses(labelled)
+    module.student.losses(labelled)
     by_labelled = norm.running_mean - before
     assert norm.momentum == 0.1
     if rule == "frozen":
@@ -336,7 +331,8 @@ def test_batch_norm_follows_the_images_that_the_rule_names(rule: str) -> None:
 
 
 def test_bases_outside_the_gradient_are_kept_inside_a_method_too() -> None:
-    module = MeanTeacher(segmodels.experiment("emanet").build(num_classes=3), threshold=0.0).train()
+    emanet = partial(segmodels.experiment("emanet").build, num_classes=3)
+    module = MeanTeacher(emanet, threshold=0.0).train()
     bases = module.student.unit.bases.clone()
     module.losses(batch(count=2))
     assert module.student.unit.images == 4  # labelled and unlabelled ones
@@ -349,9 +345,9 @@ def test_bases_outside_the_gradient_are_kept_inside_a_method_too() -> None:
 
 def test_wrong_options_and_images_are_refused() -> None:
     with pytest.raises(ValueError, match=r"semi\.decay=1\.5; it must be from 0 to 1"):
-        MeanTeacher(Tiny(), decay=1.5)
+        MeanTeacher(Tiny, decay=1.5)
     with pytest.raises(TypeError, match="strong color is defined on uint8"):
-        MeanTeacher(Tiny()).train().losses((batch()[0], (torch.rand(2, 3, 32, 48), images(2)[1])))
+        MeanTeacher(Tiny).train().losses((batch()[0], (torch.rand(2, 3, 32, 48), images(2)[1])))
     with pytest.raises(ValueError, match="did you mean mean_teacher"):
         method("mean_teachr")
     assert names() == ["mean_teacher"]
