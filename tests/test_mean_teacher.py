@@ -36,11 +36,9 @@ from tests.test_run import (
     content,
     die,
     only,
-    rows,
     status,
 )
 
-FOUR = ("bisenet/resnet18", "stdc/stdc1", "ddrnet/23_slim", "emanet/resnet50")
 PLAIN = {"color": 0.0, "gray": 0.0, "blur": 0.0}  # the mask alone
 
 
@@ -527,36 +525,17 @@ def die_of_kind(folder: Path, kind: str) -> int:
     return run_semi(folder, "bisenet/xception39", *KINDS[kind])
 
 
-def die_of_row(folder: Path, row: str) -> int:
-    after(saving.Checkpoints, "on_step", lambda self: die() if self.step == 13 else None)
-    return run_semi(folder, row, *TWENTY)
-
-
 KINDS = {
     "plain": [],
     "two workers": ["data.workers=2"],
     "accumulation": ["trainer.accumulate=2", "recipe.batch=4", "data.unlabelled=4"],
 }
-TWENTY = [
-    "recipe.iterations=20",
-    "trainer.validate_every=10",
-    "trainer.checkpoint_every=4",
-    "data.val=1",
-]
 DYING = {kind: lambda folder, kind=kind: die_of_kind(folder, kind) for kind in KINDS}
-DYING_ROWS = {
-    row.replace("/", "-"): lambda folder, row=row: die_of_row(folder, row) for row in FOUR
-}
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return brought_up("tests.test_mean_teacher.DYING", tmp_path_factory.mktemp("dying"))
-
-
-@pytest.fixture(scope="module")
-def killed_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return brought_up("tests.test_mean_teacher.DYING_ROWS", tmp_path_factory.mktemp("dying_rows"))
 
 
 def assert_goes_on(child: Path, whole: Path, step: int) -> None:
@@ -573,21 +552,6 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
 ) -> None:
     assert run_semi(tmp_path, "bisenet/xception39", *KINDS[kind]) == 0
     assert_goes_on(killed / kind, only(tmp_path), step=4)
-
-
-@pytest.mark.catalogue
-@pytest.mark.parametrize("row", FOUR)
-def test_twenty_steps_around_four_papers_are_finite_and_go_on_after_a_kill(
-    row: str, killed_rows: Path, tmp_path: Path
-) -> None:
-    assert run_semi(tmp_path, row, *TWENTY) == 0
-    metrics = rows(only(tmp_path))
-    assert [each["step"] for each in metrics if each["train/loss"]] == [
-        str(step) for step in range(1, 21)
-    ]
-    assert all(np.isfinite(float(value)) for each in metrics for value in each.values() if value)
-    assert any(float(each["train/consistency"] or 0) > 0 for each in metrics)
-    assert_goes_on(killed_rows / row.replace("/", "-"), only(tmp_path), step=12)
 
 
 def test_the_baseline_sees_the_same_labelled_images_and_no_other(
