@@ -13,13 +13,16 @@ from segmodels.parts.losses import IGNORED
 # --- masks
 
 
-def boxes(count: int, size: tuple[int, int], least: float, most: float) -> Tensor:
-    """True in one box per image, wholly inside it: an area between two shares of the image's, the ratio of its sides log-uniform."""
-    share, split, down, right = torch.rand(4, count)
+def boxes(count: int, size: tuple[int, int], least: float, most: float, number: int = 1) -> Tensor:
+    """True in one box per image, wholly inside it: an area between two shares of the image's, the
+    ratio of its sides log-uniform. Several boxes share the area, and overlap to False again."""
+    share, split, down, right = torch.rand(4, number * count)
     share = (least + share * (most - least)).clamp(min=1e-6)
-    rows = _span(share**split, down, size[0])
-    columns = _span(share ** (1 - split), right, size[1])
-    return rows[:, :, None] & columns[:, None]
+    smaller = number**-0.5  # each side's
+    rows = _span(share**split * smaller, down, size[0])
+    columns = _span(share ** (1 - split) * smaller, right, size[1])
+    each = rows[:, :, None] & columns[:, None]  # (number * B, H, W)
+    return each.view(number, count, *size).sum(0) % 2 == 1
 
 
 def _span(share: Tensor, place: Tensor, side: int) -> Tensor:
