@@ -215,13 +215,13 @@ class SegmentationModule(LightningModule):
 
     @property
     def class_weights(self) -> Tensor | None:
-        rule = self.recipe.class_weights
-        if isinstance(rule, str):
+        weights = self.recipe.class_weights
+        if isinstance(weights, str):
             raise ValueError(
-                f"recipe.class_weights={rule} are counted in the training labels: run.py does it; "
-                f'elsewhere give the numbers, recipe={{"class_weights": data.class_weights("{rule}")}}'
+                f"recipe.class_weights={weights} are counted in the training labels: run.py does it; "
+                f'elsewhere give the numbers, recipe={{"class_weights": data.class_weights("{weights}")}}'
             )
-        return torch.tensor(rule, device=self.device) if rule else None
+        return torch.tensor(weights, device=self.device) if weights else None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Dropout must not depend on what ran before: a resumed run draws the same.
@@ -328,9 +328,8 @@ class SegmentationModule(LightningModule):
         kind = {"adam": Adam, "adamw": AdamW}[self.recipe.optimizer]
         return kind(groups, lr=self.recipe.lr)
 
-    def schedule(self) -> schedules.Schedule | list[schedules.Schedule]:
-        """The learning rate as a share of a group's own, by optimizer step: one function for all
-        groups, or one for each in their order."""
+    def schedule(self) -> schedules.Schedule:
+        """The learning rate as a share of recipe.lr, by optimizer step."""
         settings = self.recipe
         steps = max(1, settings.iterations - settings.warmup)
         floor = settings.min_lr / settings.lr

@@ -1,0 +1,152 @@
+"""SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation
+Badrinarayanan, Kendall, Cipolla. IEEE TPAMI 2017. arXiv:1511.00561
+
+The decoder puts every value back where the pooling had found it: of the encoder's maps it keeps
+where their maxima were, not the maps. Convolutions then fill the holes between.
+
+    image ─ 64 x 2 ────────────── places ──────────── 64, classes ─ logits at 1
+       pool └ 128 x 2 ─────────── places ────── 128, 64 ┘ unpool
+          pool └ 256 x 3 ──────── places ─ 256 x 2, 128 ┘
+             pool └ 512 x 3 ───── places ─ 512 x 2, 256 ┘
+                pool └ 512 x 3 ── places ─ 512 x 3 ┘
+                   pool └ 512 x 1/32 ──────────┘ unpool
+
+Departures:
+- The paper's learning rate (0.1, fixed) and batch (12) are recalled, not seen again; its released
+  solver has 0.001 and 4 images. Weight decay, the number of steps, the doubled rate of the
+  convolutions' biases and the decay that spares biases are the released files'.
+- The released network starts from VGG16 without batch norm and learns its norms anew; here it is torchvision's
+  VGG16 with them, and images are normalized as it wants. The contrast normalization of the
+  images, recalled of the paper, is left out.
+- Class weights are counted over the training set. The weighted loss is divided by the sum of the
+  weights.
+- The paper evaluates the best of its snapshots by validation images; here it is the last.
+"""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.module import SegmentationModule
+from segmodels.paper import Experiment
+from segmodels.parts.pretrained import State, load_encoder
+from segmodels.recipe import Recipe
+
+# --- network (section 3)
+
+WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # VGG16's
+
+
+def conv_bn_relu(inside: int, outside: int) -> nn.Sequential:
+    """A 3x3 that keeps its bias beside the norm."""
+    conv = nn.Conv2d(inside, outside, 3, padding=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(outside), nn.ReLU(inplace=True))
+
+
+def stage(inside: int, widths: tuple[int, ...]) -> nn.Sequential:
+    return nn.Sequential(*map(conv_bn_relu, (inside, *widths), widths))
+
+
+class Pooled(NamedTuple):
+    """What the decoder reads."""
+
+    deep: Tensor  # (B, 512, h, w) at 1/32
+    places: list[Tensor]  # of the maxima of each pooling, counted row by row, finest first
+    sizes: list[tuple[int, int]]  # height and width that each pooling met
+
+
+class SegNet(SegmentationModule):
+    """VGG16's convolutions, and their mirror image; logits at the image's size."""
+
+    ceil_mode = True  # Caffe's pooling keeps the last row of an odd number: 45 rows become 23
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        inside = (3, *(widths[-1] for widths in WIDTHS))
+        self.down = nn.ModuleList(map(stage, inside, WIDTHS))
+        up = []
+        for shallow, widths in zip(WIDTHS, WIDTHS[1:]):
+            up.append(stage(widths[-1], (*widths[1:], shallow[-1])))
+        first = nn.Sequential(conv_bn_relu(64, 64), self.last(64, num_classes))
+        self.up = nn.ModuleList([*reversed(up), first])
+        self.initialize()
+
+    def last(self, inside: int, num_classes: int) -> nn.Module:
+        return nn.Conv2d(inside, num_classes, 3, padding=1)
+
+    def initialize(self) -> None:
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+            elif isinstance(layer, nn.BatchNorm2d):
+                nn.init.constant_(layer.bias, 0.001)
+
+    def encoder(self) -> nn.Module:
+        return self.down
+
+    def load_pretrained(self, source: str) -> str:
+        """VGG16's convolutions and norms, without its classifier of three layers."""
+        return load_encoder(self.down, source, rename=convolutions)
+
+    def features(self, image: Tensor) -> Pooled:
+        x, places, sizes = image, [], []
+        for convs in self.down:
+            x = convs(x)
+            sizes.append(tuple(x.shape[-2:]))
+            x, place = F.max_pool2d(x, 2, ceil_mode=self.ceil_mode, return_indices=True)
+            places.append(place)
+        return Pooled(x, places, sizes)
+
+    def decode(self, features: Pooled) -> Tensor:
+        x = features.deep
+        for convs, place, size in zip(self.up, features.places[::-1], features.sizes[::-1]):
+            x = convs(unpooled(x, place, size))
+        return x
+
+    def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
+        """Biases of convolutions learn at twice the rate; those of norms do not."""
+        layer = self.get_submodule(name.rpartition(".")[0])
+        doubled = isinstance(layer, nn.Conv2d) and name.endswith("bias")
+        return super().lr_scale(name, parameter) * (2.0 if doubled else 1.0)
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        return not name.endswith("bias")
+
+
+def unpooled(x: Tensor, place: Tensor, size: tuple[int, int]) -> Tensor:
+    """F.max_unpool2d in operations that ONNX has: every value at its place (B, C, *size), else 0."""
+    holes = x.new_zeros(*x.shape[:2], size[0] * size[1])
+    return holes.scatter(2, place.flatten(2), x.flatten(2)).unflatten(2, size)
+
+
+def convolutions(state: State) -> dict[str, Tensor]:
+    """What stands in front of VGG's classifier, in timm's and torchvision's names."""
+    return {name: tensor for name, tensor in state.items() if name.startswith("features.")}
+
+
+# --- experiments (section 4)
+
+CAMVID = Recipe(
+    crop=(360, 480), flip=0.0, batch=12, iterations=40_000, lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="constant",
+    class_weights="median_frequency",
+)  # fmt: skip
+# Of sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian and bicyclist:
+# Models/segnet_train.prototxt of alexgkendall/SegNet-Tutorial.
+PUBLISHED_WEIGHTS = (
+    0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614,
+)  # fmt: skip
+OWN = {"crop": (360, 480), "scales": (1.0,), "continuous": False, "batch": 12, "iterations": 40_000}
+STREETS = {"crop": (96, 192), "batch": 4}
+
+MAIN = Experiment(
+    SegNet, CAMVID, data="camvid", starts_from="vgg16_bn.tv_in1k", budgets={"camvid": OWN, "streets": STREETS}
+)  # fmt: skip
+EXPERIMENTS = {
+    "vgg16": MAIN,
+    "published_weights": MAIN.but(
+        budgets={"camvid": OWN | {"class_weights": PUBLISHED_WEIGHTS}, "streets": STREETS}
+    ),
+    "no_balancing": MAIN.but(recipe={"class_weights": ()}),
+}

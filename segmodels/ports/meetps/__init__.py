@@ -1,0 +1,1 @@
+"""meetps/pytorch-semseg: classics in PyTorch whose authors wrote Caffe; it published no weights."""
