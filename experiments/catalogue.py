@@ -23,6 +23,7 @@ IMAGES = {
     "cityscapes": (1024, 2048),
     "camvid": (360, 480),
 }  # where all images of a data set have one size
+SMOKE_CROP = (64, 128)
 GIVEN_ELSEWHERE = (
     "accumulate",
     "seed",
@@ -91,11 +92,18 @@ def row_entry(experiment: Any) -> dict[str, Any]:
         "published": plain([figure.as_dict() for figure in experiment.published]),
         "published_speed": plain([asdict(figure) for figure in experiment.published_speed]),
         "options": options(experiment.network.__init__, skip=("self", "num_classes")),
+        "smoke_crop": smoke_crop(module),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "inference_parameters": inference_parameters(experiment),
         "macs": macs(module, size),
         "macs_size": list(size),
     }
+
+
+def smoke_crop(module: Any) -> list[int]:
+    """The smallest crop, no smaller than SMOKE_CROP, that the network takes and that leaves pixels inside its margin."""
+    least = 2 * module.margin + 32 * bool(module.margin)
+    return [module.valid_side(max(side, least)) for side in SMOKE_CROP]
 
 
 def counted_at(experiment: Any) -> tuple[int, int]:

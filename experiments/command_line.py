@@ -41,9 +41,9 @@ class Machine:
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
 
 
-SMOKE = {
-    "recipe": {"iterations": 4, "batch": 2, "crop": (64, 128), "warmup": 0},
-    "data": {"height": 64, "width": 128, "train": 8, "val": 4, "test": 4},
+SMOKE = {  # crops and built-in images have the row's smoke_crop
+    "recipe": {"iterations": 4, "batch": 2, "warmup": 0},
+    "data": {"train": 8, "val": 4, "test": 4},
     "trainer": {"pictures": 2, "log_every": 1, "wandb": "disabled"},
 }
 
@@ -107,13 +107,12 @@ def resolve(
             found, "recipe", {"ema": 0.0}, f"--semi {semi}"
         )  # its teacher is a running average already
     if smoke:
+        height, width = entry["smoke_crop"]
+        sizes = {"recipe": {"crop": (height, width)}, "data": {"height": height, "width": width}}
         for group, values in SMOKE.items():
-            update(
-                found,
-                group,
-                {name: value for name, value in values.items() if name in kinds[group]},
-                "--smoke",
-            )
+            wanted = values | sizes.get(group, {})
+            taken = {name: value for name, value in wanted.items() if name in kinds[group]}
+            update(found, group, taken, "--smoke")
     for word in overrides:
         group, name, value = override(word, kinds)
         update(found, group, {name: value}, "command line")

@@ -277,6 +277,7 @@ def prepare(
         raise Refused(
             f"this machine cannot train so: {words}; see trainer.accelerator and trainer.devices"
         ) from None
+    check_crop(resolved, module)
     check_batch(resolved, module, trainer.world_size)
     check_images(len(data.open("val")), trainer.world_size)
     if trainer.is_global_zero and not os.environ.get("SEGMODELS_RUN"):
@@ -298,6 +299,33 @@ def rewind(folder: Path, trainer: Trainer) -> None:
 
 def one(trainer: Trainer, kind: type[Kind]) -> Kind:
     return next(each for each in trainer.callbacks if isinstance(each, kind))
+
+
+def check_crop(resolved: Resolved, module: SegmentationModule) -> None:
+    """Images are mirrored to a size that a network with a margin takes; a crop has to have one."""
+    network = module.evaluated
+    if not network.margin:
+        return
+    crop = resolved.recipe["crop"]
+    nearest = [valid_sides(network, side) for side in crop]
+    if all(side in sides for side, sides in zip(crop, nearest)):
+        return
+    larger = "x".join(str(max(sides)) for sides in nearest)
+    smaller = "x".join(str(min(sides)) for sides in nearest)
+    near = " or ".join(dict.fromkeys((smaller, larger)))
+    raise Refused(
+        f"{resolved.experiment} cannot take crops of {crop[0]}x{crop[1]}: it loses {network.margin} pixels on every "
+        f"side, and what is left has to fit its poolings; take recipe.crop={near}"
+    )
+
+
+def valid_sides(network: SegmentationModule, side: int) -> list[int]:
+    """The side itself where the network takes it; else the nearest below, where there is one, and above."""
+    above = network.valid_side(side)
+    below = [
+        each for each in range(2 * network.margin + 1, side) if network.valid_side(each) == each
+    ]
+    return [side] if above == side > 2 * network.margin else [*below[-1:], above]
 
 
 def check_batch(resolved: Resolved, module: SegmentationModule, world: int) -> None:

@@ -23,6 +23,7 @@ Departures:
 - The paper evaluates the best of its snapshots by validation images; here it is the last.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -66,7 +67,7 @@ class SegNet(SegmentationModule):
         inside = (3, *(widths[-1] for widths in WIDTHS))
         self.down = nn.ModuleList(map(stage, inside, WIDTHS))
         up = []
-        for shallow, widths in zip(WIDTHS, WIDTHS[1:]):
+        for shallow, widths in pairwise(WIDTHS):
             up.append(stage(widths[-1], (*widths[1:], shallow[-1])))
         first = nn.Sequential(conv_bn_relu(64, 64), self.last(64, num_classes))
         self.up = nn.ModuleList([*reversed(up), first])

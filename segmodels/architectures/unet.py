@@ -13,21 +13,20 @@ so an image of any size is cut into tiles whose outputs fit together without sea
 
 Departures:
 - Images are RGB, normalized by ImageNet's statistics; the paper's have one channel.
-- What the paper says of its recipe (momentum 0.99, one tile a step, w0 = 10, sigma = 5, the
-  elastic deformation) is recalled, not seen again. Its learning rate, weight decay, number of
-  steps and strength of gray value variation it does not say: these are ours.
+- What the paper says of its recipe (momentum 0.99, one tile a step, w0 = 10, sigma = 5, elastic deformation on a
+  3x3 grid with a standard deviation of 10 pixels) is recalled, not seen again. Its learning rate, weight decay, number
+  of steps and how much it shifts, turns and varies gray values it does not say, or it was not found: these are ours.
+- What a turned or shifted tile shows beyond its image is the mean color, and ignored; the paper mirrors the image.
 - The paper's energy is a sum over pixels; here it is divided by their number.
-- w_c is the class weight by the recipe's rule, counted over the training set; the paper does not
-  name its rule. The paper's data sets have one class of cells; where there are several, a cell
-  is a connected part of any class but the first, which is the background.
-- Dropout (0.5) stands behind the last two levels of the contracting path, as in ports of the
-  released network; that network also has a ReLU behind each up-convolution and 128 channels behind
-  the last, which figure 1 has not.
-- "padded" and "padded_bilinear" are what most code calls U-Net: padded convolutions, batch norm,
-  logits at the image's size. They are milesial/Pytorch-UNet's, layer by layer, with its loss (cross-entropy
-  and dice); its data (Carvana) and its RMSprop are not here, so they are trained as
-  mmsegmentation trains its U-Net on Cityscapes. Its dice knows no ignored pixels: here they
-  count for nothing.
+- w_c is the class weight by the recipe's rule, counted over the training set; the paper does not name its rule. The
+  paper's data sets have one class of cells; where there are several, a cell is a connected part of any class but the
+  first, which is the background.
+- Dropout (0.5) stands behind the last two levels of the contracting path, as in ports of the released network. By
+  these it also has a ReLU behind each up-convolution and 128 channels behind the last; figure 1 has neither.
+- "padded" and "padded_bilinear" are what most code calls U-Net: padded convolutions, batch norm, logits at the
+  image's size. They are milesial/Pytorch-UNet's, layer by layer, with its loss (cross-entropy and dice; ignored
+  pixels, which its dice does not know, count for nothing). Its data (Carvana) and its RMSprop are not here, so they
+  are trained as mmsegmentation trains its U-Net on Cityscapes.
 """
 
 from collections.abc import Mapping
@@ -166,9 +165,7 @@ def border_weights(label: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> n
     distances to the nearest cell and to the second nearest."""
     import cv2
 
-    reach = round(
-        12 * sigma
-    )  # further away the weight is below 1e-30: cells are looked at one by one
+    reach = round(12 * sigma)  # where the second cell is further away, the weight is below 1e-29
     nearest = np.full(label.shape, np.inf, np.float32)
     second = nearest.copy()
     for kind in np.unique(label[(label != 0) & (label != IGNORED)]):
@@ -208,13 +205,8 @@ class PaddedUp(Up):
 class PaddedUNet(UShaped):
     """Logits of every pixel of the image, for any height and width from 16 up."""
 
-    def __init__(
-        self,
-        num_classes: int,
-        bilinear: bool = False,
-        width: int = 64,
-    ) -> None:
-        """`bilinear` upsampling learns nothing and keeps the channels, so the deepest map has half of them."""
+    def __init__(self, num_classes: int, bilinear: bool = False, width: int = 64) -> None:
+        """`bilinear` upsampling learns nothing and keeps its channels: the deepest map has half of them."""
         widths = [width * 2**level for level in range(LEVELS)]
         widths[-1] //= 2 if bilinear else 1
         pairs = zip([3, *widths], widths)
@@ -263,7 +255,7 @@ OWN_IMAGES = {
     "crop": (572, 572), "scales": (1.0,), "continuous": False, "jitter": 0.2, "batch": 1, "iterations": 60_000,
     "inference": "tiles:388x388",
 }  # fmt: skip
-STREETS = {"crop": (252, 380), "batch": 2, "lr": 3e-4}
+STREETS = {"crop": (252, 380), "batch": 2, "lr": 3e-4, "rotation": 0.0, "elastic": 0.0}
 
 MAIN = Experiment(UNet, ISBI, data="folder", budgets={"folder": OWN_IMAGES, "streets": STREETS})
 PADDED = Experiment(

@@ -25,7 +25,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 5
-CROP = (64, 96)  # heights and widths that every network of the first edition takes
+CROP = (64, 96)  # of which every network of the first edition takes the whole
 ODD = (75, 101)
 METHODS = ("bisenet/resnet18", "fcn/resnet50")  # the rows that methods are tried on
 
@@ -92,7 +92,8 @@ def numbers(make: Callable[[], Any]) -> Numbers:
         "initial weights": [tensor.clone() for tensor in module.state_dict().values()]
     }
     found["names"] = [name for name, _ in module.named_parameters()]
-    image, label = batch(*CROP)
+    image, label = batch(*crop_of(module))
+    without_rules(module)
     if not hasattr(module, "losses"):  # a classifier
         with torch.no_grad():
             return found | {"logits": module.eval()(image)}
@@ -126,6 +127,24 @@ def numbers(make: Callable[[], Any]) -> Numbers:
         found["logits at the image's size"] = module(batch(*ODD)[0])
         found["judged at the image's size"] = module.strips(batch(*ODD)[0]).full()
     return found | groups(module)
+
+
+def crop_of(module: Any) -> tuple[int, int]:
+    """The smallest crop, no smaller than CROP inside its margin, that the network takes."""
+    network = getattr(module, "evaluated", module)
+    if not hasattr(network, "valid_side"):  # a classifier, or a commit of before
+        return CROP
+    height, width = (network.valid_side(side + 2 * network.margin) for side in CROP)
+    return height, width
+
+
+def without_rules(module: Any) -> None:
+    """No class weights where they would have to be counted in a data set."""
+    for network in module.modules():
+        recipe = getattr(network, "recipe", None)
+        if recipe and isinstance(recipe.class_weights, str):
+            recipe = replace(recipe, class_weights=())
+            network.adopt(recipe, network.normalization, network.identity)
 
 
 def is_method(module: Any) -> bool:
