@@ -88,7 +88,7 @@ def row_entry(experiment: Any) -> dict[str, Any]:
         "recipe": plain(asdict(experiment.recipe)),
         "budgets": plain(experiment.budgets),
         "starts_from": experiment.starts_from,
-        "published": [asdict(figure) for figure in experiment.published],
+        "published": plain([figure.as_dict() for figure in experiment.published]),
         "published_speed": plain([asdict(figure) for figure in experiment.published_speed]),
         "options": options(experiment.network.__init__, skip=("self", "num_classes")),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
