@@ -6,6 +6,7 @@ so draw k of a run is the same sample wherever and whenever it is made.
 
 import os
 import random
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from datamodules.store import Pair, Source
 
 MEAN = (124, 116, 104)  # ImageNet's mean color: what padding shows a network is close to nothing
 ORDER, WINDOW, COLOR, SPLIT = 1, 2, 3, 4  # separate streams of one seed
+TURN, SHIFT, ELASTIC, BLUR = 5, 6, 7, 8
 TRIES = 10  # windows that may be found dominated by one class; the one after them is taken unseen, as in mmseg
 OWN = threading.local()  # what each thread keeps
 
@@ -31,6 +33,7 @@ class Crop:
     """`continuous` makes (scales[0], scales[-1]) a range; `jitter` is the strength for brightness, contrast and saturation.
 
     A window of which one class has a share of `cat_max_ratio` or more is drawn again; `class_uniform` is the share of draws about a class.
+    `rotation` is in degrees to either side, `shift` in pixels, `elastic` the standard deviation of displacements in pixels.
     """
 
     size: Size = (1024, 1024)
@@ -40,6 +43,12 @@ class Crop:
     jitter: float = 0.0
     cat_max_ratio: float = 1.0
     class_uniform: float = 0.0
+    rotation: float = 0.0
+    rotation_chance: float = 1.0
+    shift: float = 0.0
+    elastic: float = 0.0
+    blur: str = "none"
+    blur_chance: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(self.size))
@@ -73,10 +82,26 @@ class Crop:
                 "a share of the draws from 0 to 1",
                 0 <= self.class_uniform <= 1,
             ),
+            ("rotation", self.rotation, "degrees from 0 to 180", 0 <= self.rotation <= 180),
+            (
+                "rotation_chance",
+                self.rotation_chance,
+                "a probability from 0 to 1",
+                0 <= self.rotation_chance <= 1,
+            ),
+            ("shift", self.shift, "a number of pixels from 0 up", self.shift >= 0),
+            ("elastic", self.elastic, "a number of pixels from 0 up", self.elastic >= 0),
+            (
+                "blur_chance",
+                self.blur_chance,
+                "a probability from 0 to 1",
+                0 <= self.blur_chance <= 1,
+            ),
         )
         for name, value, allowed, holds in rules:
             if not holds:
                 raise DataError(f"{name}={value} is not {allowed}")
+        blur_settings(self.blur)
 
 
 # --- the random window
@@ -292,3 +317,45 @@ def recolor(image: np.ndarray, strength: float, seed: int, number: int) -> np.nd
     jitter = color_jitter(strength)
     jitter.set_random_state(draw(seed, number, COLOR), random.Random(f"{seed}-{number}"))
     return jitter(image=image)["image"]
+
+
+# --- blur
+
+
+class Blur(NamedTuple):
+    """A kernel's side, for which OpenCV knows a width; or, where side is 0, the range of widths."""
+
+    side: int
+    low: float
+    high: float
+
+
+def blur_settings(words: str) -> Blur | None:
+    """ "kernel:5" or "sigma:0.15,1.3"; None for "none"."""
+    if words == "none":
+        return None
+    name, _, argument = words.partition(":")
+    if name == "kernel" and re.fullmatch(r"[1-9]\d*", argument):
+        side = int(argument)
+        if side >= 3 and side % 2:
+            return Blur(side, 0.0, 0.0)
+    if name == "sigma" and re.fullmatch(r"\d*\.?\d+,\d*\.?\d+", argument):
+        low, high = map(float, argument.split(","))
+        if 0 < low <= high:
+            return Blur(0, low, high)
+    raise DataError(
+        f"blur={words} is none of none, kernel:5 (an odd side of pixels) and sigma:0.15,1.3 (a range of pixels)"
+    )
+
+
+def blurred(image: np.ndarray, crop: Crop, seed: int, number: int) -> np.ndarray:
+    """By a Gaussian; one of a given width is cut off at four of them, as scikit-image does it."""
+    import cv2
+
+    blur, rng = blur_settings(crop.blur), draw(seed, number, BLUR)
+    at_chance, at_sigma = rng.random(2)
+    if blur is None or at_chance >= crop.blur_chance:
+        return image
+    sigma = blur.low + (blur.high - blur.low) * at_sigma
+    side = blur.side or 2 * int(4 * sigma + 0.5) + 1
+    return cv2.GaussianBlur(image, (side, side), sigma, borderType=cv2.BORDER_REPLICATE)

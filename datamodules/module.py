@@ -1,6 +1,7 @@
 """The base of every data set: batches of `(image, label)`, uint8 (B, 3, H, W) and uint8 (B, H, W) train ids, 255 ignored.
 
 A semi-supervised run gets pairs of them, `(labelled, unlabelled)`; the second's label is 255 where a crop shows no image, 0 elsewhere.
+Where `label_maps` is set, a labelled training batch has a third member: a dict of maps (B, H, W) made of the crops' labels.
 """
 
 import inspect
@@ -18,22 +19,26 @@ from torch import Tensor
 
 from datamodules import DataError
 from datamodules.crops import Crop
+from datamodules.frequencies import Frequencies, frequencies
 from datamodules.labels import RGB, LabelSet
 from datamodules.layouts import one_of, whole_number
 from datamodules.loader import Loader, cores
 from datamodules.packed import packed, packs_beside
 from datamodules.packs import Pack
-from datamodules.resident import Draws, Resident
+from datamodules.resident import Draws, Resident, check_resident
 from datamodules.samples import (
     UNLABELLED,
     Both,
     BothSampler,
     Crops,
     DrawSampler,
+    LabelMaps,
     Sample,
     Whole,
+    batches_of,
     collate,
     collate_both,
+    maps_of,
 )
 from datamodules.splits import chosen, fingerprint
 from datamodules.spots import Spots, located
@@ -74,6 +79,12 @@ class SegmentationData(LightningDataModule):
         jitter: float = 0.0,
         cat_max_ratio: float = 1.0,
         class_uniform: float = 0.0,
+        rotation: float = 0.0,
+        rotation_chance: float = 1.0,
+        shift: float = 0.0,
+        elastic: float = 0.0,
+        blur: str = "none",
+        blur_chance: float = 1.0,
         batch: int = 8,
         iterations: int = 1000,
         accumulate: int = 1,
@@ -100,7 +111,21 @@ class SegmentationData(LightningDataModule):
         ):
             whole_number(field, value, least)
         self.given_root = root
-        self.crop = Crop(crop, scales, continuous, flip, jitter, cat_max_ratio, class_uniform)
+        self.crop = Crop(
+            size=crop,
+            scales=scales,
+            continuous=continuous,
+            flip=flip,
+            jitter=jitter,
+            cat_max_ratio=cat_max_ratio,
+            class_uniform=class_uniform,
+            rotation=rotation,
+            rotation_chance=rotation_chance,
+            shift=shift,
+            elastic=elastic,
+            blur=blur,
+            blur_chance=blur_chance,
+        )
         self.batch, self.iterations, self.accumulate, self.seed, self.workers = (
             batch,
             iterations,
@@ -110,12 +135,16 @@ class SegmentationData(LightningDataModule):
         )
         self.labelled, self.unlabelled, self.semi = labelled, unlabelled or batch, semi
         self.resident = one_of("resident", resident, ("no", "memory", "device"))
+        if self.resident == "device":
+            check_resident(self.crop)
         self.cache, self.cache_gb = cache, cache_gb
         self.consumed = 0  # labelled draws of all ranks that training was given
         self.sources: dict[str, Source] = {}
         self.feed: Loader | None = None  # of training
         self.held: dict[bool, Resident] = {}  # on the device: labelled images, and the others
         self.found: Spots | None = None  # in the labelled images
+        self.counts_found: Frequencies | None = None  # in the labelled images
+        self.label_maps: LabelMaps | None = None  # what a network wants made of each label
 
     # --- what a data set brings
 
@@ -266,10 +295,11 @@ class SegmentationData(LightningDataModule):
     def stream(self, labelled: bool) -> Crops:
         """Crops of the labelled images, or of the others, which have random numbers of their own."""
         if labelled:
-            return Crops(self.part(True), self.crop, self.seed, spots=self.spots())
+            maps = self.label_maps
+            return Crops(self.part(True), self.crop, self.seed, spots=self.spots(), label_maps=maps)
         crop = replace(
-            self.crop, jitter=0.0, cat_max_ratio=1.0, class_uniform=0.0
-        )  # their classes are not known
+            self.crop, jitter=0.0, blur="none", cat_max_ratio=1.0, class_uniform=0.0
+        )  # their classes are not known, and their color is the method's
         return Crops(self.part(False), crop, self.seed + UNLABELLED, labelled=False)
 
     def spots(self) -> Spots | None:
@@ -280,6 +310,19 @@ class SegmentationData(LightningDataModule):
                 self.part(True), len(self.class_names), self.crop.class_uniform, threads
             )
         return self.found
+
+    def class_weights(self, rule: str) -> tuple[float, ...]:
+        """Counted in the labelled images, whose labels are all read, once: the rule is "median_frequency"."""
+        one_of("class_weights", rule, ("median_frequency",))
+        if not self.counts_found:
+            threads = max(cores() // self.neighbors, 1)
+            self.counts_found = frequencies(self.part(True), threads)
+        weights = self.counts_found.median_frequency(len(self.class_names))
+        if not any(weights):
+            raise DataError(
+                f"class_weights={rule} counts classes, and no training label shows one: give a number per class"
+            )
+        return tuple(weights)
 
     def sampler(self, crops: Crops, batch: int, first: int) -> DrawSampler:
         batches, start = self.iterations * self.accumulate, first * batch * self.world
@@ -300,9 +343,13 @@ class SegmentationData(LightningDataModule):
         stream = self.stream(labelled)
         if labelled not in self.held:
             self.held[labelled] = Resident(stream.source, draws.device)
-        return self.held[labelled].batch(
+        image, label = self.held[labelled].batch(
             draws.tolist(), stream.crop, stream.seed, labelled, stream.spots
         )
+        if not stream.label_maps:
+            return image, label
+        maps = batches_of([maps_of(each, stream.label_maps) for each in label.cpu().numpy()])
+        return image, label, {name: each.to(label.device) for name, each in maps.items()}
 
     def part(self, labelled: bool) -> Source:
         """The training images that keep their labels, or the others; all of them where every image keeps its label."""

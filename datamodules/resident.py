@@ -35,6 +35,17 @@ class Draws(Dataset[Tensor]):
         return torch.tensor(item)
 
 
+def check_resident(crop: Crop) -> None:
+    """Refuses what is not made on the device."""
+    settings = {"rotation": 0.0, "shift": 0.0, "elastic": 0.0, "blur": "none"}
+    for name, without in settings.items():
+        if (given := getattr(crop, name)) != without:
+            raise DataError(
+                f"data.resident=device makes crops on the device, which cannot do {name}={given}: "
+                f"take data.resident=memory or no, or recipe.{name}={without}"
+            )
+
+
 class Taps(NamedTuple):
     """For every place along one side of the crop, the two source places around it and the share of the second."""
 

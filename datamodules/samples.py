@@ -1,6 +1,6 @@
 """Samples and batches: in which order images are drawn, what workers make of a draw, and how it becomes a batch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -9,8 +9,11 @@ from torch.utils.data import Dataset, Sampler
 
 from datamodules import DataError
 from datamodules.crops import (
+    MEAN,
     ORDER,
     Crop,
+    Window,
+    blurred,
     choose,
     cut,
     dominated,
@@ -20,26 +23,38 @@ from datamodules.crops import (
     sampled,
     varied,
 )
+from datamodules.geometry import Motion, drawn, moved, numbers, places, turned
+from datamodules.labels import IGNORED
 from datamodules.spots import Spots, counted
 from datamodules.store import Pair, Source
 
 UNLABELLED = (
     1 << 32
 )  # added to the seed of the unlabelled images' draws, which so have nothing to do with the labelled ones'
-Sample = tuple[Tensor, Tensor]  # uint8 (3, h, w), uint8 (h, w)
+# uint8 (3, h, w), uint8 (h, w), and where a network asks for them its maps (h, w) by name
+Sample = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]
 Draw = tuple[int, int]  # draw number, index of the image, or of a spot (see Spots)
+LabelMaps = Callable[[np.ndarray], dict[str, np.ndarray]]  # label (h, w) -> maps (h, w) by name
 
 
-def tensors(image: np.ndarray, label: np.ndarray) -> Sample:
+def tensors(image: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
     """Copied only where torch could not write: a raw pack shows its file's own bytes."""
     image, label = (np.require(each, requirements="CW") for each in (image, label))
     return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label)
+
+
+def maps_of(label: np.ndarray, label_maps: LabelMaps) -> dict[str, Tensor]:
+    maps = label_maps(label)
+    return {
+        name: torch.from_numpy(np.require(each, requirements="CW")) for name, each in maps.items()
+    }
 
 
 class Crops(Dataset[Sample | DataError]):
     """[(draw number, index)] -> a random crop; an error of the data is returned, for the main process to raise.
 
     Without labels, the label says only where the crop shows no image: 255 there, 0 elsewhere. With spots, an index may be one of theirs.
+    With `label_maps`, a sample has a third member: what they make of the crop's label.
     """
 
     def __init__(
@@ -49,6 +64,7 @@ class Crops(Dataset[Sample | DataError]):
         seed: int,
         labelled: bool = True,
         spots: Spots | None = None,
+        label_maps: LabelMaps | None = None,
     ) -> None:
         self.source, self.crop, self.seed, self.labelled, self.spots = (
             source,
@@ -57,37 +73,59 @@ class Crops(Dataset[Sample | DataError]):
             labelled,
             spots,
         )
+        self.label_maps = label_maps
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, item: Draw) -> Sample | DataError:
         try:
-            return tensors(*self.sample(*item))
+            image, label = self.sample(*item)
         except DataError as error:
             return error
+        pair = tensors(image, label)
+        return (*pair, maps_of(label, self.label_maps)) if self.label_maps else pair
 
     def sample(self, number: int, index: int) -> Pair:
         index, spot = self.spots.of(index) if self.spots else (index, None)
         size, rng = self.source.size(index), draw(self.seed, number)
+        motion = drawn(self.crop, self.seed, number)
+        if motion and spot:
+            spot = turned(spot, size, motion)
         window = choose(self.crop, size, rng, spot)
-        image, label = cut(self.source, index, window)
+        image, label, outside = self.cut(index, window, motion)
         if self.crop.cat_max_ratio < 1 and dominated(counted(label), self.crop.cat_max_ratio):
-            whole, box = self.source.label(index), (0, 0, *size)
-            window = varied(
-                self.crop,
-                window,
-                size,
-                rng,
-                spot,
-                lambda other: counted(sampled(whole, other, size, box)),
-            )
-            image, label = cut(self.source, index, window)
+            whole = self.source.label(index)
+
+            def count(other: Window) -> np.ndarray:
+                return counted(self.shown(whole, other, motion))
+
+            window = varied(self.crop, window, size, rng, spot, count)
+            image, label, outside = self.cut(index, window, motion)
         if not self.labelled:
             label = np.zeros_like(label)
         if self.crop.jitter:
             image = recolor(image, self.crop.jitter, self.seed, number)
+        if self.crop.blur != "none":
+            image = blurred(image, self.crop, self.seed, number)
+        if outside is not None:
+            image[outside], label[outside] = MEAN, IGNORED
         return pad(image, label, window, self.crop.size)
+
+    def cut(
+        self, index: int, window: Window, motion: Motion | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Image and label of the window; moved, of the whole crop, and which of its pixels lie outside of the image."""
+        if motion is None:
+            return *cut(self.source, index, window), None
+        return moved(self.source, index, self.crop, window, motion)
+
+    def shown(self, whole: np.ndarray, window: Window, motion: Motion | None) -> np.ndarray:
+        """What `cut` makes of the label alone, out of the image's whole label."""
+        size, box = whole.shape, (0, 0, *whole.shape)
+        if motion is None:
+            return sampled(whole, window, size, box)
+        return numbers(whole, places(self.crop, window, motion), window, size, box)
 
 
 class Both(Dataset[Sample | DataError]):
@@ -121,15 +159,23 @@ class Whole(Dataset[Sample | DataError]):
 
 
 def collate(samples: Sequence[Sample | Tensor | DataError]) -> Sample | Tensor | DataError:
-    """(B, 3, h, w) and (B, h, w); or the first error among the samples. Draws alone are (B, 2)."""
+    """(B, 3, h, w) and (B, h, w), and maps (B, h, w); or the first error among the samples. Draws alone are (B, 2)."""
     errors = [sample for sample in samples if isinstance(sample, DataError)]
     if errors:
         return errors[0]
     if isinstance(samples[0], Tensor):
         return torch.stack(list(samples))
     # Pixels lie with their channels last, as decoders leave them: so a batch is copied three times as fast. Torch would start threads.
-    images = batch_of([image.permute(1, 2, 0) for image, _ in samples])
-    return images.permute(0, 3, 1, 2), batch_of([label for _, label in samples])
+    images = batch_of([sample[0].permute(1, 2, 0) for sample in samples])  # (B, h, w, 3)
+    pair = images.permute(0, 3, 1, 2), batch_of([sample[1] for sample in samples])
+    if len(samples[0]) == 2:
+        return pair
+    return *pair, batches_of([sample[2] for sample in samples])
+
+
+def batches_of(maps: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Each name's maps (h, w) as one (B, h, w)."""
+    return {name: batch_of([each[name] for each in maps]) for name in maps[0]}
 
 
 def batch_of(arrays: Sequence[Tensor]) -> Tensor:

@@ -156,10 +156,13 @@ def options(source: Callable | type, skip: tuple[str, ...] = ()) -> dict[str, di
 
 
 def kind_of(hint: Any) -> dict[str, Any]:
-    """A type hint as data: {"kind": "int", "length": 2}, {"kind": "text", "choices": [...]}; "optional" where None is allowed."""
+    """A type hint as data: {"kind": "int", "length": 2}, {"kind": "text", "choices": [...]}; "optional" where None is allowed, "words" that
+    may stand for numbers."""
     if get_origin(hint) in (Union, types.UnionType):
-        some = [each for each in get_args(hint) if each is not type(None)]
-        return kind_of(some[0]) | {"optional": True}
+        found = [kind_of(each) for each in get_args(hint) if each is not type(None)]
+        words = [word for each in found[1:] for word in each.get("choices", ())]
+        optional = {"optional": True} if type(None) in get_args(hint) else {}
+        return found[0] | optional | ({"words": words} if words else {})
     if get_origin(hint) is Literal:
         return {"kind": "text", "choices": list(get_args(hint))}
     if get_origin(hint) is tuple:

@@ -183,7 +183,7 @@ def report(data: Any, splits: Sequence[Any], limit: int | None) -> None:
         cells = [
             cell
             for split in splits
-            for cell in (percent(share(split, train_id)), str(split.images_with[train_id]))
+            for cell in (percent(share(split, train_id)), str(split.frequencies.images[train_id]))
         ]
         table.add_row(plain(name), str(data.labels.ids[train_id]), *cells)
     console().print(table)
@@ -325,7 +325,7 @@ def classes(data: Any, splits: Sequence[Any]) -> Iterator[str]:
         for split in splits:
             part = share(split, train_id)
             bar = f'<span class="bar" style="width:{150 * part:.1f}px"></span>'
-            cells += f'<td>{percent(part)}</td><td style="text-align:left">{bar}</td><td>{split.images_with[train_id]}</td>'
+            cells += f'<td>{percent(part)}</td><td style="text-align:left">{bar}</td><td>{split.frequencies.images[train_id]}</td>'
         yield f"<tr><td>{swatch(data.labels.palette[train_id])}{html.escape(name)}</td><td>{data.labels.ids[train_id]}</td>{cells}</tr>"
     yield "</table></div>"
     yield f"<p>{swatch((0, 0, 0))}ignored (the overlay shows the image there) &nbsp; {swatch(UNKNOWN)}an unknown id</p>"

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.frequencies import Frequencies
 from datamodules.labels import IGNORED, LabelSet, spans
 from datamodules.packs import Pack
 from datamodules.store import Files, Source
@@ -64,11 +65,7 @@ class Split:
     checked: int = 0
     pixels: int = 0  # of images, for their mean
     values: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    classes: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    images_with: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    pixels_beside: np.ndarray = field(
-        default_factory=lambda: np.zeros(256, np.int64)
-    )  # all pixels of the images that hold the class
+    frequencies: Frequencies = field(default_factory=Frequencies)  # of train ids
     sizes: Counter = field(default_factory=Counter)
     sums: np.ndarray = field(default_factory=lambda: np.zeros(3))
     squares: np.ndarray = field(default_factory=lambda: np.zeros(3))
@@ -99,9 +96,7 @@ class Split:
         if each.values is not None:
             self.values += each.values
         if each.classes is not None:
-            self.classes += each.classes
-            self.images_with += each.classes > 0
-            self.pixels_beside += (each.classes > 0) * each.classes.sum()
+            self.frequencies.add(each.classes)
             self.ignored[each.index] = float(each.classes[IGNORED] / each.classes.sum())
         if each.digest:
             count = each.size[0] * each.size[1]
@@ -113,7 +108,7 @@ class Split:
     @property
     def labelled(self) -> np.ndarray:
         """Pixels of each class."""
-        return self.classes[: len(self.labels.names)]
+        return self.frequencies.pixels[: len(self.labels.names)]
 
     @property
     def mean(self) -> list[float]:
@@ -140,7 +135,8 @@ class Split:
         return {value: int(self.values[value]) for value in void if self.values[value]}
 
     def ignored_share(self) -> float:
-        return float(self.classes[IGNORED] / max(self.classes.sum(), 1))
+        pixels = self.frequencies.pixels
+        return float(pixels[IGNORED] / max(pixels.sum(), 1))
 
     # --- what the whole tells
 
@@ -207,15 +203,10 @@ class Split:
     # --- weights
 
     def median_frequency(self) -> list[float]:
-        """Eigen and Fergus (ICCV 2015), as SegNet: the median of the classes' frequencies over the class's own. A frequency is the share of
-        the class in the images that hold it, whose ignored pixels count; a class without a pixel gets 0."""
-        frequencies = self.labelled / np.maximum(self.pixels_beside[: len(self.labelled)], 1)
-        middle = np.median(frequencies[frequencies > 0]) if frequencies.any() else 0
-        return [float(middle / each) if each else 0.0 for each in frequencies]
+        return self.frequencies.median_frequency(len(self.labels.names))
 
     def inverse_log(self) -> list[float]:
-        """ERFNet's 1 / ln(1.1 + p), p the class's share of the labelled pixels: what the built-in streets use."""
-        return (1 / np.log(1.1 + self.labelled / max(self.labelled.sum(), 1))).tolist()
+        return self.frequencies.inverse_log(len(self.labels.names))
 
     def summary(self) -> dict[str, Any]:
         """For a file that other programs read."""
@@ -233,7 +224,7 @@ class Split:
                     "name": name,
                     "pixels": int(pixels),
                     "share": int(pixels) / total,
-                    "images": int(self.images_with[train_id]),
+                    "images": int(self.frequencies.images[train_id]),
                 }
                 for train_id, (name, pixels) in enumerate(zip(self.labels.names, self.labelled))
             ],

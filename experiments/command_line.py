@@ -221,6 +221,8 @@ def override(word: str, kinds: Mapping[str, Mapping[str, dict]]) -> tuple[str, s
 def value_of(text: str, kind: Mapping[str, Any], address: str) -> Any:
     if kind.get("optional") and text.lower() in ("none", "null", ""):
         return None
+    if text in kind.get("words", ()):
+        return text
     if "length" in kind:
         parts = [part for part in text.strip("()[]").replace("x", ",").split(",") if part.strip()]
         if kind["length"] and len(parts) != kind["length"]:
@@ -247,7 +249,17 @@ def _single(text: str, kind: Mapping[str, Any], address: str) -> Any:
     try:
         return {"int": int, "float": float}[kind["kind"]](text)
     except ValueError:
-        raise Refused(f"{address}={text}: it takes {WORDS[kind['kind']]}") from None
+        raise Refused(
+            f"{address}={text}: it takes {WORDS[kind['kind']]}{or_words(text, kind)}"
+        ) from None
+
+
+def or_words(text: str, kind: Mapping[str, Any]) -> str:
+    """What may stand for a number, and the nearest."""
+    words = kind.get("words", [])
+    near = get_close_matches(text.lower(), words, n=1, cutoff=0.4)
+    guess = f"; did you mean {near[0]}?" if near else ""
+    return "".join(f", or {word}" for word in words) + guess
 
 
 def shown(value: Any) -> str:

@@ -25,7 +25,8 @@ BESIDE = (
     "commit",
     "versions",
     "trainer",
-)  # decide no score
+    "class_weights",
+)  # decide no score, or follow from what does
 FINISHED, UNFINISHED, NEW = "finished", "unfinished", "new"
 
 

@@ -35,6 +35,12 @@ SEEN = (
     "jitter",
     "cat_max_ratio",
     "class_uniform",
+    "rotation",
+    "rotation_chance",
+    "shift",
+    "elastic",
+    "blur",
+    "blur_chance",
     "batch",
     "iterations",
 )
@@ -56,6 +62,7 @@ def train(
             )
             folder = resumed or runs.new_folder(folders, resolved, seed)
             config = stored or runs.config(resolved, seed, init, start, sys.argv[1:])
+            config |= class_weights(resolved, data)
             trainer = prepare(resolved, module, data, folder, config, new=not stored)
         with runs.inherited(folder):
             return fit(trainer, module, data, resolved, folder, resume=bool(stored))
@@ -110,6 +117,12 @@ def computes_bfloat16(accelerator: str) -> bool:
     )
 
 
+def class_weights(resolved: Resolved, data: Any) -> dict[str, tuple[float, ...]]:
+    """The numbers that a rule comes to in these labels, for the recipe and for config.json; nothing where a recipe has no rule."""
+    rule = resolved.recipe["class_weights"]
+    return {"class_weights": data.class_weights(rule)} if isinstance(rule, str) else {}
+
+
 def build(
     resolved: Resolved, data: Any, init: str | None, seed: int, new: bool
 ) -> tuple[SegmentationModule, str]:
@@ -118,8 +131,10 @@ def build(
     seed_everything(seed, verbose=False)
     row = experiment(resolved.experiment).but(model=resolved.model)
     module = row.build(num_classes=len(data.class_names))
-    module.adopt(Recipe(**resolved.recipe), row.normalization, identity(resolved, data, init, seed))
+    recipe = Recipe(**resolved.recipe | class_weights(resolved, data))
+    module.adopt(recipe, row.normalization, identity(resolved, data, init, seed))
     module.seed = seed
+    data.label_maps = getattr(module, "label_maps", None)
     start = initialize(module, init, resolved) if new else ""
     if resolved.trainer["channels_last"]:
         module.to(memory_format=torch.channels_last)

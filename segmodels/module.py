@@ -66,7 +66,8 @@ class SegmentationModule(LightningModule):
 
     def adopt(self, recipe: Recipe, normalization: Normalization, identity: dict[str, Any]) -> None:
         """Take over what the row says; the constructor has only the network's own options."""
-        if recipe.class_weights and len(recipe.class_weights) != self.num_classes:
+        counted = isinstance(recipe.class_weights, str)  # later, in the training labels
+        if recipe.class_weights and not counted and len(recipe.class_weights) != self.num_classes:
             raise ValueError(
                 f"recipe.class_weights has {len(recipe.class_weights)} numbers for {self.num_classes} classes; "
                 "give one per class, or recipe.class_weights=() for none"
@@ -214,9 +215,13 @@ class SegmentationModule(LightningModule):
 
     @property
     def class_weights(self) -> Tensor | None:
-        if not self.recipe.class_weights:
-            return None
-        return torch.tensor(self.recipe.class_weights, device=self.device)
+        rule = self.recipe.class_weights
+        if isinstance(rule, str):
+            raise ValueError(
+                f"recipe.class_weights={rule} are counted in the training labels: run.py does it; "
+                f'elsewhere give the numbers, recipe={{"class_weights": data.class_weights("{rule}")}}'
+            )
+        return torch.tensor(rule, device=self.device) if rule else None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Dropout must not depend on what ran before: a resumed run draws the same.

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+ClassWeights = Literal["median_frequency"]  # rules, by which training labels are counted
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,12 @@ class Recipe:
         1.0  # a crop of which one class has this share or more is drawn again; 1 takes any
     )
     class_uniform: float = 0.0  # share of an epoch's crops that show each class equally often
+    rotation: float = 0.0  # degrees: turned about the image's center by an angle within +- this
+    rotation_chance: float = 1.0
+    shift: float = 0.0  # pixels: moved down and right by numbers within +- this
+    elastic: float = 0.0  # pixels: standard deviation of displacements on a 3 x 3 grid of the crop
+    blur: str = "none"  # Gaussian: kernel:5, its side in pixels, or sigma:0.15,1.3, a range
+    blur_chance: float = 1.0
     batch: int = 16
     iterations: int = 80_000
     # how it learns
@@ -38,7 +46,7 @@ class Recipe:
     warmup: int = 0
     warmup_from: float = 0.0  # share of lr at step 0
     warmup_shape: Literal["linear", "geometric"] = "linear"
-    class_weights: tuple[float, ...] = ()
+    class_weights: tuple[float, ...] | ClassWeights = ()
     clip: float = 0.0
     ema: float = 0.0  # decay of the running average of weights; 0 switches it off
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "auto"] = "32-true"
@@ -48,8 +56,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(Recipe).items():
-            if get_origin(hint) is tuple:  # JSON brings lists
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            kinds = {get_origin(each) for each in (hint, *get_args(hint))}
+            if tuple in kinds and not isinstance(value, str):  # JSON brings lists
+                object.__setattr__(self, name, tuple(value))
         for name, (allowed, words) in LIMITS.items():
             if not allowed(getattr(self, name)):
                 raise ValueError(f"recipe.{name} is {getattr(self, name)}; it must be {words}")
@@ -67,6 +77,25 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
     return Recipe(**values)
 
 
+def is_blur(text: str) -> bool:
+    """ "kernel:5" and "sigma:0.15,1.3" are blurs, and so is "none"."""
+    name, _, argument = text.partition(":")
+    if name == "kernel" and re.fullmatch(SIDE, argument):
+        return int(argument) >= 3 and int(argument) % 2 == 1
+    if name == "sigma" and re.fullmatch(f"{NUMBER},{NUMBER}", argument):
+        low, high = map(float, argument.split(","))
+        return low <= high
+    return text == "none"
+
+
+def are_class_weights(value: tuple[float, ...] | str) -> bool:
+    if isinstance(value, str):
+        return value in get_args(ClassWeights)
+    return not value or min(value) >= 0
+
+
+NUMBER, SIDE = r"(?=[\d.]*[1-9])\d*\.?\d+", r"[1-9]\d*"
+
 LIMITS = {
     "crop": (lambda v: len(v) == 2 and min(v) >= 1, "height x width in pixels, such as 512x1024"),
     "scales": (lambda v: len(v) >= 1 and min(v) > 0, "one or more positive numbers"),
@@ -74,15 +103,20 @@ LIMITS = {
     "jitter": (lambda v: 0 <= v <= 1, "between 0 and 1"),
     "cat_max_ratio": (lambda v: 0 < v <= 1, "a share above 0, with 1 for any crop"),
     "class_uniform": (lambda v: 0 <= v <= 1, "a share of an epoch's crops"),
+    "rotation": (lambda v: 0 <= v <= 180, "degrees from 0 to 180"),
+    "rotation_chance": (lambda v: 0 <= v <= 1, "a probability"),
+    "shift": (lambda v: v >= 0, "a number of pixels, or 0 for none"),
+    "elastic": (lambda v: v >= 0, "a number of pixels, or 0 for none"),
+    "blur": (is_blur, "none, kernel:5 (an odd side of pixels) or sigma:0.15,1.3"),
+    "blur_chance": (lambda v: 0 <= v <= 1, "a probability"),
     "batch": (lambda v: v >= 1, "at least 1"),
     "iterations": (lambda v: v >= 1, "at least 1"),
     "lr": (lambda v: v > 0, "above 0"),
     "warmup": (lambda v: v >= 0, "a number of steps, or 0 for none"),
     "ema": (lambda v: 0 <= v < 1, "a decay below 1, or 0 for none"),
-    "class_weights": (lambda v: not v or min(v) >= 0, "one number per class, or () for none"),
+    "class_weights": (are_class_weights, "one number per class, median_frequency, or () for none"),
 }
 
-NUMBER, SIDE = r"(?=[\d.]*[1-9])\d*\.?\d+", r"[1-9]\d*"
 SIZE = f"{SIDE}x{SIDE}"
 MODES = {
     "whole": ("", "whole"),

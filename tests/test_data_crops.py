@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from datamodules import DataError
-from datamodules.crops import Crop, box_of, choose, cut, draw, recolor
+from datamodules.crops import Crop, blurred, box_of, choose, cut, draw, recolor
 from datamodules.labels import LabelSet
 from datamodules.module import SegmentationData
 from datamodules.samples import Crops, Draw, DrawSampler
@@ -121,10 +121,74 @@ def test_jitter_is_a_function_of_seed_and_draw() -> None:
     assert first == again and len(set(first)) == 6
 
 
+# --- blur
+
+
+def blurs(image: np.ndarray, crop: Crop, count: int) -> list[np.ndarray]:
+    return [blurred(image, crop, seed=0, number=number) for number in range(count)]
+
+
+def test_a_kernel_of_five_is_the_binomial_one() -> None:
+    image, _ = trees.noise((20, 30), (0,))
+    (found,) = blurs(image, Crop((20, 30), blur="kernel:5"), 1)
+    weights = np.array([1, 4, 6, 4, 1]) / 16
+    around = np.pad(image.astype(float), ((2, 2), (2, 2), (0, 0)), "edge")
+    down = sum(weight * around[row : row + 20] for row, weight in enumerate(weights))
+    slow = sum(weight * down[:, column : column + 30] for column, weight in enumerate(weights))
+    assert np.abs(found - slow).max() <= 0.51
+
+
+def test_a_width_is_drawn_from_its_range_and_makes_a_gaussian() -> None:
+    """A white pixel becomes the kernel, whose spread tells the width."""
+    image = np.zeros((41, 41, 3), np.uint8)
+    image[20, 20] = 255
+    at = np.arange(41) - 20
+    widths = []
+    for found in blurs(image, Crop((41, 41), blur="sigma:2,3"), 200):
+        across = found[20, :, 0].astype(float)
+        widths.append(np.sqrt((across * at**2).sum() / across.sum()))
+    assert 1.7 < min(widths) < 2.1 and 2.6 < max(widths) < 3.1
+    line = np.zeros((41, 41, 3), np.uint8)
+    line[:, 20] = 255
+    (found,) = blurs(line, Crop((41, 41), blur="sigma:2,2"), 1)
+    kernel = np.exp(-(at**2) / 8) * (np.abs(at) <= 8)
+    wanted = 255 * kernel / kernel.sum()
+    assert np.abs(found[20, :, 0] - wanted).max() < 1.5  # OpenCV's weights are in steps of 1/256
+
+
+def test_a_blur_comes_as_often_as_its_chance_and_by_seed_and_draw_alone() -> None:
+    image, _ = trees.noise((12, 12), (0,))
+    found = blurs(image, Crop((12, 12), blur="sigma:0.5,2", blur_chance=0.5), 400)
+    changed = sum(not np.array_equal(each, image) for each in found)
+    assert 160 < changed < 240
+    again = blurs(image, Crop((12, 12), blur="sigma:0.5,2", blur_chance=0.5), 400)
+    assert all(np.array_equal(one, two) for one, two in zip(found, again, strict=True))
+    plain = blurs(image, Crop((12, 12)), 3)
+    assert all(np.array_equal(each, image) for each in plain)
+
+
+def test_a_blur_follows_the_color_and_never_reaches_padding_or_label() -> None:
+    source = Memory.of([trees.noise((10, 12), (0, 1))])
+    plain, label = Crops(source, Crop((16, 20), jitter=0.5), seed=0).sample(0, 0)
+    crop = Crop((16, 20), jitter=0.5, blur="kernel:3")
+    found, same = Crops(source, crop, seed=0).sample(0, 0)
+    inside = label != 255
+    assert np.array_equal(label, same) and np.array_equal(plain[~inside], found[~inside])
+    picture = plain[inside].reshape(10, 12, 3)
+    slow = cv2.GaussianBlur(picture, (3, 3), 0, borderType=cv2.BORDER_REPLICATE)
+    assert np.array_equal(found[inside].reshape(10, 12, 3), slow)
+
+
+# --- batches
+
+MOVED = {"rotation": 20.0, "shift": 5.0, "elastic": 3.0, "blur": "sigma:0.15,1.3"}
+
+
+@pytest.mark.parametrize("moved", [{}, MOVED])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_batches_are_the_same_for_any_number_of_workers(workers: int) -> None:
-    alone = batches(Noise(**SETTINGS, batch=4, iterations=5, workers=0))
-    helped = batches(Noise(**SETTINGS, batch=4, iterations=5, workers=workers))
+def test_batches_are_the_same_for_any_number_of_workers(workers: int, moved: dict) -> None:
+    alone = batches(Noise(**SETTINGS, **moved, batch=4, iterations=5, workers=0))
+    helped = batches(Noise(**SETTINGS, **moved, batch=4, iterations=5, workers=workers))
     assert len(alone) == len(helped) == 5
     assert all(
         torch.equal(a, b)
@@ -188,6 +252,16 @@ def test_a_resumed_sampler_yields_only_what_is_left_and_counts_all() -> None:
         ({"scales": (2.0, 1.0)}, "rising order"),
         ({"flip": 1.5}, "probability"),
         ({"jitter": -1}, "strength"),
+        ({"rotation": 181}, "degrees from 0 to 180"),
+        ({"rotation_chance": 2}, "rotation_chance=2 is not a probability"),
+        ({"shift": -1}, "a number of pixels from 0 up"),
+        ({"elastic": -1}, "a number of pixels from 0 up"),
+        ({"blur": "kernel:4"}, "none, kernel:5 .* and sigma:0.15,1.3"),
+        ({"blur": "kernel:1"}, "blur=kernel:1 is none of"),
+        ({"blur": "sigma:2,1"}, "blur=sigma:2,1 is none of"),
+        ({"blur": "sigma:0,1"}, "blur=sigma:0,1 is none of"),
+        ({"blur": "box"}, "blur=box is none of"),
+        ({"blur_chance": -0.5}, "blur_chance=-0.5 is not a probability"),
         ({"batch": 0}, "nearest is 1"),
         ({"workers": -2}, "nearest is 0"),
         ({"seed": -1}, "nearest is 0"),

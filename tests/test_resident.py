@@ -101,6 +101,21 @@ def test_a_run_with_resident_data_learns_and_judges() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ({"rotation": 10.0}, r"cannot do rotation=10.0: .* recipe\.rotation=0.0"),
+        ({"shift": 5.0}, r"cannot do shift=5.0"),
+        ({"elastic": 10.0}, r"cannot do elastic=10.0"),
+        ({"blur": "kernel:5"}, r"cannot do blur=kernel:5: take .* or no, or recipe\.blur=none"),
+    ],
+)
+def test_what_is_not_made_on_the_device_is_refused_there_alone(field: dict, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        Noise(resident="device", **field)
+    Noise(resident="memory", **field)
+
+
 def test_an_unknown_place_is_refused() -> None:
     with pytest.raises(DataError, match=r"data\.resident=gpu is none of no, memory, device"):
         Noise(resident="gpu")
