@@ -142,3 +142,25 @@ def test_the_rate_is_the_authors_over_200_epochs() -> None:
     schedule = segmodels.experiment("pspnet").build(5, device="meta").schedule()
     for step, rate in case["lr"].items():
         assert recipe.lr * schedule(int(step)) == pytest.approx(rate, rel=1e-9)
+
+
+def test_the_recipe_is_that_of_the_authors_configuration() -> None:
+    """config/cityscapes/cityscapes_pspnet50.yaml, and the chances that util/transform.py has."""
+    theirs = {
+        "crop": (713, 713),
+        "scales": (0.5, 2.0),
+        "continuous": True,
+        "rotation": 10.0,
+        "rotation_chance": 0.5,
+        "blur": "kernel:5",
+        "blur_chance": 0.5,
+        "flip": 0.5,
+        "batch": 16,
+        "power": 0.9,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "loss": "cross_entropy",
+    }
+    recipe = segmodels.experiment("pspnet").recipe
+    assert {name: getattr(recipe, name) for name in theirs} == theirs
+    assert segmodels.experiment("pspnet").build(5, device="meta").auxiliary_weight == 0.4
