@@ -105,7 +105,7 @@ def resolve(
     if semi != "none" and found.recipe["ema"]:
         update(
             found, "recipe", {"ema": 0.0}, f"--semi {semi}"
-        )  # its teacher is a running average already
+        )  # which weights are averaged is the method's business
     if smoke:
         height, width = entry["smoke_crop"]
         sizes = {"recipe": {"crop": (height, width)}, "data": {"height": height, "width": width}}

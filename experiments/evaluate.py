@@ -100,7 +100,7 @@ def parser() -> Parser:
         "--network",
         dest="which",
         metavar="NAME",
-        help="of a semi-supervised run: teacher or student (default: the method's)",
+        help="of a semi-supervised run, which has several, such as student (default: the method's)",
     )
     how.add_argument(
         "--precision",
