@@ -89,7 +89,7 @@ def row_entry(experiment: Any) -> dict[str, Any]:
         "recipe": plain(asdict(experiment.recipe)),
         "budgets": plain(experiment.budgets),
         "starts_from": experiment.starts_from,
-        "published": [asdict(figure) for figure in experiment.published],
+        "published": plain([figure.as_dict() for figure in experiment.published]),
         "published_speed": plain([asdict(figure) for figure in experiment.published_speed]),
         "options": options(experiment.network.__init__, skip=("self", "num_classes")),
         "smoke_crop": smoke_crop(module),
@@ -142,7 +142,7 @@ def semi_entry(name: str) -> dict[str, Any]:
     kind = semisup.method(name)
     return {
         "title": inspect.getdoc(inspect.getmodule(kind)).splitlines()[0],
-        "options": options(kind.__init__, skip=("self", "student")),
+        "options": options(kind.__init__, skip=("self", "make")),
     }
 
 

@@ -105,7 +105,7 @@ def resolve(
     if semi != "none" and found.recipe["ema"]:
         update(
             found, "recipe", {"ema": 0.0}, f"--semi {semi}"
-        )  # its teacher is a running average already
+        )  # which weights are averaged is the method's business
     if smoke:
         height, width = entry["smoke_crop"]
         sizes = {"recipe": {"crop": (height, width)}, "data": {"height": height, "width": width}}
@@ -203,18 +203,24 @@ def default_data(entry: Mapping[str, Any]) -> str:
 
 def override(word: str, kinds: Mapping[str, Mapping[str, dict]]) -> tuple[str, str, Any]:
     """ "recipe.lr=0.01" as its group, name and value."""
-    address, equals, text = word.partition("=")
-    group, dot, name = address.partition(".")
-    if not equals or not dot:
-        raise Refused(
-            f"{word} is not understood; write group.name=value, such as recipe.lr=0.01 (groups: {', '.join(kinds)})"
-        )
-    group = named("group", group, list(kinds))
+    address, _, text = word.partition("=")
+    group, name = group_of(word, list(kinds)), address.partition(".")[2]
     if not kinds[group]:
         remedy = "; name a method, such as --semi mean_teacher" if group == "semi" else ""
         raise Refused(f"{word}: there are no {group} options here{remedy}")
     name = named("field", name, list(kinds[group]), f"{group}.")
     return group, name, value_of(text, kinds[group][name], address)
+
+
+def group_of(word: str, groups: Sequence[str]) -> str:
+    """ "recipe" of "recipe.lr=0.01"."""
+    address, equals, _ = word.partition("=")
+    group, dot, _ = address.partition(".")
+    if not equals or not dot:
+        raise Refused(
+            f"{word} is not understood; write group.name=value, such as recipe.lr=0.01 (groups: {', '.join(groups)})"
+        )
+    return named("group", group, groups)
 
 
 def value_of(text: str, kind: Mapping[str, Any], address: str) -> Any:
@@ -282,8 +288,31 @@ def checked_mode(text: str) -> str:
 
 def data_options(name: str, overrides: list[str]) -> dict[str, Any]:
     """The data set's options out of data.name=value words; no other group makes sense here."""
-    kinds = {"data": catalogue()["data"][name]["options"]}
-    return {option: value for _, option, value in (override(word, kinds) for word in overrides)}
+    return group_values({"data": catalogue()["data"][name]["options"]}, overrides)
+
+
+def model_options(row: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The options of a row's network out of model.name=value words."""
+    known = catalogue()
+    paper, name = named_row(known, row)
+    return group_values({"model": known["papers"][paper]["rows"][name]["options"]}, overrides)
+
+
+def group_values(
+    kinds: Mapping[str, Mapping[str, dict]], overrides: Sequence[str]
+) -> dict[str, Any]:
+    """Values by name, out of words of one group."""
+    found = (override(word, kinds) for word in overrides)
+    return {option: value for _, option, value in found}
+
+
+def divided(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of an evaluation: those of the data set, and those of the network."""
+    groups = ("data", "model")
+    words: dict[str, list[str]] = {group: [] for group in groups}
+    for word in overrides:
+        words[group_of(word, groups)].append(word)
+    return words["data"], words["model"]
 
 
 # --- the door

@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 
 from experiments.protocols import protocol_name
 from experiments.recorded import ReportError, check_result, read_json
-from experiments.rows import name_of
+from experiments.rows import model_words, name_of
 
 DRAWS = 10_000
 WORST = 5  # images that are named
@@ -90,6 +90,7 @@ def warnings(a: Judged, b: Judged) -> list[str]:
     """What beside the networks may make the difference."""
     pairs = {what: (a.result[what], b.result[what]) for what in ("protocol", "precision")}
     pairs["protocol"] = tuple(protocol_name(each, a.result["data"]) for each in pairs["protocol"])
+    pairs["option"] = tuple(model_words(each.result) or "as trained" for each in (a, b))
     return [
         f"careful: the {what}s differ (A {first}, B {second}), so a difference is not the networks' alone"
         for what, (first, second) in pairs.items()

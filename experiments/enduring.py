@@ -15,8 +15,16 @@ from datamodules.shifts import chosen
 from datamodules.store import Part, Source
 from experiments.command_line import Refused, catalogue, data_options, named, refuse
 from experiments.door import door, quiet
-from experiments.judging import open_data, placed, stored_options, telling_ctrl_c, trainer_of, where
-from experiments.networks import Authors, trained
+from experiments.judging import (
+    how_named,
+    open_data,
+    placed,
+    stored_options,
+    telling_ctrl_c,
+    trainer_of,
+    where,
+)
+from experiments.networks import Authors, options_of, trained
 from experiments.pictures import save
 from experiments.runs import write_json
 from experiments.seeing import device_of, label_of, settle
@@ -35,7 +43,7 @@ def endure(source: Path | Authors, asked: argparse.Namespace) -> int:
                 places(asked.across) if asked.across else {},
             )
             reference = read(asked.reference) if asked.reference else None
-            module = trained(source, asked.which)
+            module = trained(source, asked.which, options_of(source, asked.model))
             name = named(
                 "data set", asked.data or module.identity["data"], list(catalogue()["data"])
             )
@@ -68,11 +76,10 @@ def endure(source: Path | Authors, asked: argparse.Namespace) -> int:
     except (Refused, DataError) as problem:
         return refuse(problem)
     console().print(shift_table(found, reference))
-    file = placed(
-        source, asked, f"{name}-{asked.split}-{module.recipe.inference}", "shift", "shift.json"
-    )
+    file = placed(source, asked, how_named(module, name, asked.split), "shift", "shift.json")
     about = {
         "experiment": module.identity["experiment"],
+        "model": module.identity.get("evaluated_with", {}),
         "released": module.identity.get("released"),
         "checkpoint": where(source),
     }

@@ -13,6 +13,8 @@ boundaries, calibration, instances, and a page that shows where it fails
   python experiments/evaluate.py runs/bisenet-... --full --page failures.html
 another split, another copy of the data
   python experiments/evaluate.py CHECKPOINT --split test data.root=DIR
+with another option of the network, which leaves its weights as they are
+  python experiments/evaluate.py runs/emanet-... model.eval_iterations=5
 what is lost in blur, noise, fog, rain, night, JPEG, and on other streets
   python experiments/evaluate.py runs/bisenet-... --shift
   python experiments/evaluate.py runs/bisenet-... --shift weather,jpeg \
@@ -28,7 +30,7 @@ from pathlib import Path
 
 from experiments import command_line as words
 from experiments.command_line import Parser, Refused, checked_mode, ended
-from experiments.networks import NETWORK_HELP, RELEASED, Authors, authors, source_of
+from experiments.networks import NETWORK_HELP, RELEASED, Authors, authors, check_words, source_of
 from experiments.writing import check_makeable, check_out, check_writable
 
 EPILOG = """\
@@ -46,6 +48,12 @@ shifts
   weather  fog, rain, snow, night
   digital  brightness, contrast, jpeg
 
+words of the form group.name=value
+  data.root=DIR            any option of the data set
+  model.eval_iterations=5  any option of the network that leaves its weights
+                           as they are; without one, as it was trained, and
+                           --protocols also takes those that the paper reports
+
 what is written
   of a run: evaluation-....json beside the checkpoint, and .npz with each
   image's numbers (report.py --compare A.json B.json reads them)
@@ -55,6 +63,7 @@ what is written
   with --submit: the folder, once all of it is there; where it was stopped,
   the same command goes on
 """
+GROUPS = ("data.", "model.")
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, and one's share of it
 
 
@@ -65,8 +74,8 @@ def parser() -> Parser:
     add(
         "overrides",
         nargs="*",
-        metavar="data.name=value",
-        help="options of the data set, such as data.root=DIR",
+        metavar="group.name=value",
+        help="options of the data set and of the network, see below",
     )
     add(
         "--released",
@@ -91,7 +100,7 @@ def parser() -> Parser:
         "--network",
         dest="which",
         metavar="NAME",
-        help="of a semi-supervised run: teacher or student (default: the method's)",
+        help="of a semi-supervised run, which has several, such as student (default: the method's)",
     )
     how.add_argument(
         "--precision",
@@ -208,7 +217,7 @@ def named_source(asked: words.argparse.Namespace) -> Path | Authors:
             raise Refused(
                 f"--shift took {asked.shift} for its kinds; name the network before --shift"
             )
-        if not asked.network or asked.network.startswith("data."):
+        if not asked.network or asked.network.startswith(GROUPS):
             raise Refused(
                 "no network is named; give a run folder, a checkpoint, or --released LAYOUT FILE"
             )
@@ -226,11 +235,11 @@ def check(asked: words.argparse.Namespace, source: Path | Authors) -> None:
     """All that can be known before torch is imported."""
     asked.beside = [source_of(word) for word in asked.beside]
     asked.full |= bool(asked.page)
-    if asked.shift and asked.shift.startswith(
-        "data."
-    ):  # the word after --shift was an option of the data set
+    if asked.shift and asked.shift.startswith(GROUPS):  # the word after --shift was no kind
         asked.overrides.insert(0, asked.shift)
         asked.shift = "all"
+    asked.overrides, asked.model = words.divided(asked.overrides)
+    check_words(source, asked.data, asked.overrides, asked.model)
     check_shift(asked)
     check_submit(asked)
     if asked.inference:

@@ -2,6 +2,7 @@
 
     python experiments/export.py runs/bisenet-... --size 512x1024 --out bisenet.onnx
     python experiments/export.py CHECKPOINT --size 512x1024 --out bisenet.onnx --uint8 --argmax
+    python experiments/export.py runs/emanet-... --size 512x1024 --out emanet.onnx model.eval_iterations=5
     python experiments/export.py --model bisenet/xception39 --size 512x1024 --check     writes nothing
     python experiments/export.py --model "stdc/*" --check                               several rows
     python experiments/export.py --check                                                every row of the catalogue
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import command_line as words
+from experiments import networks
 from experiments.command_line import Parser, Refused
 from experiments.networks import checkpoint_of
 from experiments.protocols import by
@@ -31,6 +33,7 @@ if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
     from torch import Tensor
 
     from segmodels.module import SegmentationModule
+    from segmodels.paper import Experiment
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LIMIT = 1e-4  # of the largest logit, or of 1 where all are smaller; but at least 20 times the module's own rounding
@@ -64,6 +67,12 @@ def parser() -> Parser:
         help="a checkpoint, or a run folder (its last checkpoint)",
     )
     made.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="model.name=value",
+        help="options of the network; a checkpoint's must leave its weights as they are",
+    )
+    made.add_argument(
         "--model",
         metavar="PAPER[/ROW]",
         help="a row with fresh weights instead; with --check also a pattern",
@@ -89,7 +98,7 @@ def parser() -> Parser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    asked = parser().parse_args(arguments)
+    asked = parser().parse_intermixed_args(arguments)
     try:
         check_words(asked)
         from experiments.door import quiet
@@ -105,6 +114,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def check_words(asked: argparse.Namespace) -> None:
     """Everything that can be refused before torch is there."""
+    if asked.checkpoint and str(asked.checkpoint).startswith("model."):  # no network is named
+        asked.overrides.insert(0, str(asked.checkpoint))
+        asked.checkpoint = None
     if asked.checkpoint and asked.model:
         raise Refused(f"give {asked.checkpoint} or --model {asked.model}, not both")
     if not asked.check:
@@ -124,6 +136,10 @@ def check_words(asked: argparse.Namespace) -> None:
     asked.size = size_of(asked.size) if asked.size else CHECKED_AT
     asked.checkpoint = asked.checkpoint and checkpoint_of(asked.checkpoint)
     asked.rows = [] if asked.checkpoint else rows_of(asked.model, several=asked.check)
+    if asked.checkpoint:
+        networks.check_words(asked.checkpoint, None, (), asked.overrides)
+    for row in asked.rows:
+        words.model_options(row, asked.overrides)
     if lacking := [name for name in PACKAGES if find_spec(name) is None]:
         raise Refused(
             f'exporting needs {", ".join(lacking)}; install the optional packages with: pip install -e ".[export]"'
@@ -180,22 +196,29 @@ def opened(asked: argparse.Namespace) -> tuple["SegmentationModule", dict[str, A
     """The module, and what the file will say of it."""
     from experiments.door import door
     from segmodels.checkpoint import from_checkpoint
-    from segmodels.paper import experiment
 
+    given = asked.overrides
     with door():
         module = (
-            from_checkpoint(asked.checkpoint)
+            from_checkpoint(asked.checkpoint, model=networks.options_of(asked.checkpoint, given))
             if asked.checkpoint
-            else experiment(asked.rows[0]).build().eval()
+            else changed_row(asked.rows[0], given).build().eval()
         )
     fresh = "" if asked.checkpoint else " (fresh weights, untrained)"
     return module, {
-        "model": module.identity["experiment"] + fresh,
+        "model": " ".join([module.identity["experiment"], *given]) + fresh,
         "classes": module.identity.get("classes", []),
         "input": "uint8 RGB" if asked.uint8 else "normalized floats",
         "output": "class of each pixel" if asked.argmax else "logits",
         "normalization": asdict(module.normalization),
     }
+
+
+def changed_row(row: str, overrides: list[str]) -> "Experiment":
+    """The row with options of the command line."""
+    from segmodels.paper import experiment
+
+    return experiment(row).but(model=words.model_options(row, overrides), name=row)
 
 
 def written(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from experiments.protocols import protocol_name
+from experiments.rows import model_words
 
 WIDTH = 120
 
@@ -23,7 +24,7 @@ HEADS = (
     "departures",
 )
 RIGHT = ("iterations", "difference", "parameters")
-CAPTION = "mIoU in percent; a published figure stands beside ours only on the same data, split and protocol."
+CAPTION = "mIoU in percent; a published figure stands beside ours only on the same data, split, protocol and options."
 BRACKETS = (
     "In brackets: the 95 % interval of a bootstrap over images; it says nothing about other seeds."
 )
@@ -219,7 +220,8 @@ def footnote(row: dict) -> str:
     departures = (
         f"departures: {'; '.join(row['departures'])}" if row["departures"] else "no departures"
     )
-    return f"{', '.join(made)}; {departures}."
+    options = f"evaluated with {model_words(row)}; " if row["model"] else ""
+    return f"{', '.join(made)}; {options}{departures}."
 
 
 def made_by(row: dict) -> str:
@@ -247,6 +249,7 @@ COLUMNS = {  # of the csv -> of a row
             "row",
             "title",
             "overrides",
+            "model",
             "data",
             "split",
             "protocol",

@@ -3,7 +3,6 @@
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -21,8 +20,9 @@ from experiments.door import door, quiet
 from experiments.examined import Examined
 from experiments.examining import Examiner, JudgingBar, measures, surprise, uncertainty
 from experiments.failures import failure_page
-from experiments.networks import NUMBERED, Authors, trained
+from experiments.networks import NUMBERED, Authors, config_of, folder_of, options_of, trained
 from experiments.pictures import IGNORED, colored, save, sheet
+from experiments.rows import model_words
 from experiments.seeing import device_of, label_of, seeing, settle
 from experiments.tables import class_table, protocol_table, published_lines
 from experiments.worst import Shown
@@ -38,7 +38,8 @@ def judge(source: Path | Authors, asked: Namespace) -> int:
     quiet()
     try:
         with door():
-            module = trained(source, asked.which)
+            options = options_of(source, asked.model)
+            module = trained(source, asked.which, options)
             name = named(
                 "data set", asked.data or module.identity["data"], list(catalogue()["data"])
             )
@@ -47,24 +48,30 @@ def judge(source: Path | Authors, asked: Namespace) -> int:
                 name, stored_options(source, module, name) | given, asked.split, source, module
             )
             companions = [companion(each, data) for each in asked.beside]
-            modes = (
-                protocols(module)
+            networks = (
+                protocols(module, source, asked.which, options)
                 if asked.protocols
-                else [asked.inference or module.recipe.inference]
+                else [(asked.inference or module.recipe.inference, module)]
             )
-        module.identity["overrides"] |= {
-            f"data.{key}": given[key] for key in given if key not in PLACES
-        }
-        if asked.which and asked.which != module.identity["networks"][0]:
-            module.identity["overrides"]["network"] = (
-                asked.which
-            )  # another network than the method's own choice
-        results = [judged_by(mode, module, data, name, source, asked, companions) for mode in modes]
+        for network in dict.fromkeys(network for _, network in networks):
+            note_overrides(network, given, asked.which)
+        results = [
+            judged_by(mode, network, data, name, source, asked, companions)
+            for mode, network in networks
+        ]
     except (Refused, DataError) as problem:
         return refuse(problem)
     if asked.protocols:
         protocol_table(results)
     return 0
+
+
+def note_overrides(module: SegmentationModule, given: dict[str, Any], which: str | None) -> None:
+    """What the evaluation was asked for beyond the run's own words."""
+    overrides = module.identity["overrides"]
+    overrides |= {f"data.{key}": given[key] for key in given if key not in PLACES}
+    if which and which != module.identity["networks"][0]:
+        overrides["network"] = which  # another network than the method's own choice
 
 
 def judged_by(
@@ -87,9 +94,7 @@ def judged_by(
     class_table(result)
     for line in (*(published_lines(result) if not asked.protocols else ()), data.caution):
         print(line) if line else None
-    file = asked.out or placed(
-        source, asked, f"{result['data']}-{asked.split}-{result['protocol']}"
-    )
+    file = asked.out or placed(source, asked, how_named(module, result["data"], asked.split))
     keep(result, examined, file)
     images = data.open(asked.split)
     if asked.pictures and (companions or isinstance(source, Authors)):
@@ -117,20 +122,62 @@ def keep(result: dict[str, Any], examined: Examined, file: Path) -> None:
     print(f"result       {file}")
 
 
-def protocols(module: SegmentationModule) -> list[str]:
-    """Every inference mode that the row's paper reports, and the recipe's own; words that name no mode are told and left out."""
-    reported = dict.fromkeys(figure["protocol"] for figure in published_of(module))
-    modes = [module.recipe.inference]
-    for protocol in reported:
-        try:
-            inference_steps(protocol)
-        except ValueError:
-            print(
-                f'the paper also reports "{protocol}", which it does not state precisely enough to be run'
-            )
-        else:
-            modes.append(protocol)
-    return list(dict.fromkeys(modes))
+def protocols(
+    module: SegmentationModule,
+    source: Path | Authors,
+    which: str | None,
+    given: dict[str, Any],
+) -> list[tuple[str, SegmentationModule]]:
+    """Every inference mode with the network for it: the recipe's own, and those of the paper.
+
+    A mode that the paper reports comes with the options that it reports, unless options are given:
+    these hold for every mode. What cannot be run is told and left out.
+    """
+    settings = {(module.recipe.inference, ""): {}}
+    for figure in published_of(module):
+        options = {} if given else figure["model"]
+        settings.setdefault((figure["protocol"], model_words({"model": options})), options)
+    networks = {"": module}
+    found = []
+    for (protocol, words), options in settings.items():
+        if words not in networks:
+            networks[words] = network_with(options, words, source, which) or module
+        if can_run(protocol):
+            found.append((protocol, networks[words]))
+    return list(dict.fromkeys(found))
+
+
+def can_run(protocol: str) -> bool:
+    try:
+        inference_steps(protocol)
+    except ValueError:
+        print(
+            f'the paper also reports "{protocol}", which it does not state precisely enough to be run'
+        )
+        return False
+    return True
+
+
+def network_with(
+    options: dict[str, Any], words: str, source: Path | Authors, which: str | None
+) -> SegmentationModule | None:
+    """The network with the options of a published figure.
+
+    None where it was trained with them, or where its weights cannot be evaluated with them.
+    """
+    try:
+        network = trained(source, which, options)
+    except ValueError as problem:
+        print(f"the paper also reports {words}, which is left out: {problem}")
+        return None
+    return network if network.identity["evaluated_with"] else None
+
+
+def how_named(module: SegmentationModule, data: str, split: str) -> str:
+    """The part of a file's name that says what was evaluated, and how."""
+    options = module.identity.get("evaluated_with", {})
+    words = [f"{name}={value}" for name, value in options.items()]
+    return "-".join([data, split, module.recipe.inference, *words])
 
 
 def placed(
@@ -161,7 +208,8 @@ def where(source: Path | Authors) -> str:
 
 def described(result: dict[str, Any]) -> str:
     place = f"{result['images']} images of {result['data']} {result['split']}"
-    return f"{heading(result)} on {place} ({result['protocol']}, {result['precision']})"
+    how = [result["protocol"], model_words(result), result["precision"]]
+    return f"{heading(result)} on {place} ({', '.join(filter(None, how))})"
 
 
 def heading(result: dict[str, Any]) -> str:
@@ -227,15 +275,6 @@ def shown(module: SegmentationModule, source: Any, index: int) -> Shown:
 # --- what is judged
 
 
-def folder_of(checkpoint: Path) -> Path:
-    """The run's folder; a checkpoint that was moved away has only the folder that it lies in."""
-    inside = (
-        checkpoint.parent.name == "checkpoints"
-        and (checkpoint.parent.parent / "config.json").is_file()
-    )
-    return checkpoint.parent.parent if inside else checkpoint.parent
-
-
 def stored_options(source: Path | Authors, module: SegmentationModule, name: str) -> dict[str, Any]:
     """The run's own options (root, sizes, ...), if it is evaluated on its own data set and its config.json is still beside it."""
     if name != module.identity["data"] or isinstance(source, Authors):
@@ -245,8 +284,7 @@ def stored_options(source: Path | Authors, module: SegmentationModule, name: str
         for key, value in module.identity["overrides"].items()
         if key.startswith("data.")
     }
-    if (folder_of(source) / "config.json").is_file():
-        config = runs.read_config(folder_of(source))
+    if config := config_of(source):
         stored = (
             config["data"] if config.get("experiment") == module.identity["experiment"] else stored
         )
@@ -292,9 +330,11 @@ def score(
     trained_for = (
         f"as released ({released})" if released else f"after {module.identity['iterations']} steps"
     )
+    options = model_words({"model": module.identity.get("evaluated_with")})
+    how = filter(None, (module.recipe.inference, options, module.recipe.precision))
     print(
         f"{module.identity['experiment']} {trained_for}, on {len(data.open(split))} images of {name} {split} "
-        f"({module.recipe.inference}, {module.recipe.precision})",
+        f"({', '.join(how)})",
         flush=True,
     )
     with telling_ctrl_c():
@@ -356,7 +396,7 @@ def result_of(
         "labelled": identity.get("labelled"),
         "seed": identity["seed"],
         "iterations": iterations,
-        "parameters": sum(each.numel() for each in getattr(module, "student", module).parameters()),
+        "parameters": sum(each.numel() for each in module.evaluated.parameters()),
         "inference_parameters": inference_parameters(
             module if identity.get("released") else row.but(model=identity["model"]),
             module.num_classes,
@@ -368,6 +408,7 @@ def result_of(
         "date": date.today().isoformat(),
         "departures": identity["departures"],
         "overrides": identity["overrides"],
+        "model": identity.get("evaluated_with", {}),
         "published": published_of(module),
         "released": identity.get("released"),
         "port": identity.get("port", False),
@@ -383,7 +424,7 @@ def result_of(
 def published_of(module: SegmentationModule) -> list[dict[str, Any]]:
     """The row's figures; a released checkpoint brings those of whoever trained it."""
     row = experiment(module.identity["experiment"])
-    return module.identity.get("published", [asdict(figure) for figure in row.published])
+    return module.identity.get("published", [figure.as_dict() for figure in row.published])
 
 
 def judged(data: Any, found: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a person looks at: labels in colors, laid over the image, and sheets of image, prediction, truth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,28 +56,23 @@ def contact_sheet(
     return sheet(shown, ("image", "prediction", "truth"), title, width, smooth=(0,))
 
 
-def task_sheet(
-    rows: Sequence[tuple[np.ndarray, ...]], palette: Palette, title: str, width: int = 320
+def preview_sheet(
+    columns: Mapping[str, np.ndarray], palette: Palette, title: str, width: int = 320
 ) -> Image.Image:
-    """What a teacher asks of its student: image, mask, mixed image, class to say (255: nothing), the teacher's confidence."""
-    shown = [
-        (
-            image,
-            grays(mask),
-            mixed,
-            colored(label, palette),
-            grays(np.where(label == IGNORED, 0, confidence)),
-        )
-        for image, mask, mixed, label, confidence in rows
-    ]
-    heads = (
-        "unlabelled image",
-        "mask (white: itself)",
-        "what the student sees",
-        "what the teacher says",
-        "confidence (white: 1)",
-    )
-    return sheet(shown, heads, title, width, smooth=(0, 2, 4))
+    """What a semi-supervised method asks of unlabelled images, one row each. A column is drawn by
+    its kind: uint8 (B, H, W, 3) as images, bool (B, H, W) as masks, uint8 (B, H, W) as classes
+    (255: black), floats (B, H, W) from 0 to 1 in gray."""
+    drawn, smooth = [], []
+    for index, column in enumerate(columns.values()):
+        if column.ndim == 4:
+            drawn.append(column)
+        elif column.dtype == np.uint8:
+            drawn.append(colored(column, palette))
+        else:
+            drawn.append([grays(values) for values in column])
+        if column.ndim == 4 or column.dtype.kind == "f":
+            smooth.append(index)
+    return sheet(list(zip(*drawn)), tuple(columns), title, width, smooth)
 
 
 def grays(values: np.ndarray) -> np.ndarray:

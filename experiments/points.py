@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.protocols import by, input_size, protocol_name
 from experiments.recorded import RESULTS, ReportError, read_catalogue, read_json
+from experiments.rows import model_words
 from experiments.speed import on, settings
 
 Left = dict[str, list[str]]  # why something is no point -> what it is
@@ -85,12 +86,13 @@ def called(row: dict, name: str | None = None) -> str:
 def published_points(row: dict, speeds: Sequence[dict], left: Left) -> list[Point]:
     """The first published mIoU beside every published speed at its size."""
     size = input_size(row["protocol"], row["data"])
+    speeds = () if row["model"] else speeds  # they are of the row's own network
     same = [each for each in speeds if tuple(each["size"]) == size]
     if not same:
         note(
             left,
             f"published mIoU, {without_speed(size, speeds, 'published')}",
-            called(row, row["experiment"]),
+            called(row, " ".join(filter(None, (row["experiment"], model_words(row))))),
         )
     return [
         point(row, each["fps"], row["published"], on(each).replace("Titan XP", "Titan Xp"))

@@ -9,6 +9,9 @@ folders below the pattern's fixed part
 a photo, with the authors' checkpoint
   python experiments/predict.py released:stdc1_seg=stdc1.pth street.jpg \
     --out predictions
+with another option of the network, which leaves its weights as they are
+  python experiments/predict.py runs/emanet-... street.jpg --out predictions \
+    model.eval_iterations=5
 a video: its overlay is predictions/drive.mp4, as large and as fast, silent
   python experiments/predict.py runs/bisenet-... drive.mp4 --out predictions \
     --start 10 --end 20
@@ -26,7 +29,7 @@ from typing import Any
 
 from experiments.command_line import Parser, Refused, checked_mode, ended, refuse
 from experiments.inputs import sorted_out
-from experiments.networks import NETWORK_HELP, source_of
+from experiments.networks import NETWORK_HELP, check_words, source_of
 from experiments.outputs import apart, kinds_of, named_outputs
 
 FILMING = ("every", "start", "end", "frames", "legend", "format")
@@ -58,7 +61,7 @@ def parser() -> Parser:
     made.add_argument(
         "inputs",
         nargs="+",
-        help="images, folders of them, quoted patterns, videos; or one camera:0, camera:/dev/video0, rtsp://...",
+        help="images, folders of them, quoted patterns, videos; or one camera:0, camera:/dev/video0, rtsp://...; and model.name=value",
     )
     made.add_argument(
         "--out",
@@ -134,7 +137,10 @@ def parser() -> Parser:
 def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_intermixed_args(arguments)
     try:
-        source, inputs = source_of(asked.network), sorted_out(asked.inputs)
+        source = source_of(asked.network)
+        named, asked.model = apart_from_options(asked.inputs)
+        check_words(source, None, (), asked.model)
+        inputs = sorted_out(named)
         apart(inputs, asked.out)
         check(asked, inputs.kind)
         kinds = kinds_of(
@@ -157,6 +163,15 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; what is written is whole", file=sys.stderr)
         return 130
+
+
+def apart_from_options(words: list[str]) -> tuple[list[str], list[str]]:
+    """What is to be predicted, and the options of the network."""
+    options = [word for word in words if word.startswith("model.") and "=" in word]
+    inputs = [word for word in words if word not in options]
+    if not inputs:
+        raise Refused(f"{options[0]} is an option of the network; name an image or a video too")
+    return inputs, options
 
 
 def check(asked: Any, kind: str) -> None:

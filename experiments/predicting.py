@@ -28,7 +28,7 @@ from datamodules.labels import LabelSet
 from datamodules.progress import shown
 from experiments.command_line import Refused, named, refuse
 from experiments.door import door, quiet
-from experiments.networks import Authors, trained
+from experiments.networks import Authors, options_of, trained
 from experiments.outputs import IN_COLOR, LEGEND, ONE_CLASS, folder_of, place_of
 from experiments.pictures import colored, legend, overlay, save
 from experiments.reading import (
@@ -100,7 +100,8 @@ class Predictor:
 
     def __init__(self, source: Path | Authors, kinds: Sequence[str], asked: Any) -> None:
         device = device_of(asked.device)  # refused before a checkpoint is read
-        self.module, self.kinds, self.strength = trained(source), tuple(kinds), asked.strength
+        self.module = trained(source, model=options_of(source, asked.model))
+        self.kinds, self.strength = tuple(kinds), asked.strength
         settle(self.module, asked.inference, asked.precision)
         self.classes, self.palette = (
             self.module.identity["classes"],

@@ -46,13 +46,16 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "date": TEXT,  # YYYY-MM-DD
     "departures": (list,),  # sentences
     "overrides": (dict,),  # "model.arm" -> value, as given on the command line
-    "published": (list,),  # {"miou" in percent, "data", "split", "protocol", "source"}
+    "published": (
+        list,
+    ),  # {"miou" in percent, "data", "split", "protocol", "source", "model", "options"}
     "finished": (bool,),
     "checkpoint": (*TEXT, NOTHING),
 }
 OPTIONAL: dict[str, tuple[type, ...]] = {
     "smoke": (bool,),
     "semi": (dict, NOTHING),  # the method around the network, with its options
+    "model": (dict,),  # options that it was evaluated with and not trained with
     "network": (*TEXT, NOTHING),  # which of a method's networks was judged
     "others": (dict,),  # its other networks' miou, pixel_accuracy and iou
     "labelled": (
@@ -77,6 +80,10 @@ PUBLISHED: dict[str, tuple[type, ...]] = {
     "split": TEXT,
     "protocol": TEXT,
     "source": TEXT,
+}
+MEASURED_WITH: dict[str, tuple[type, ...]] = {
+    "model": (dict,),  # options of the network, where they are not the row's own
+    "options": (dict,),  # of the data set, where they are not its defaults
 }
 
 
@@ -130,7 +137,7 @@ def check_published(published: Any, file: Path) -> None:
         raise ReportError(
             f"{file}: a published figure is {published!r}, but must be a dict with {', '.join(PUBLISHED)}; correct it"
         )
-    check_fields(published, PUBLISHED, {}, file)
+    check_fields(published, PUBLISHED, MEASURED_WITH, file)
     if not 1 < published["miou"] <= 100:
         raise ReportError(
             f"{file}: a published miou is {published['miou']}, but must be in percent; correct it in the paper's file"

@@ -50,7 +50,7 @@ examples:
 
 how to read it:
   mIoU is in percent. "ours" is the mean over seeds, +- their sample standard deviation; a single run has no spread.
-  A published figure stands beside ours only on the same data, split and protocol, and only for the published network.
+  A published figure stands beside ours only on the same data, split, protocol and options, and only for the published network.
   Only runs alike in overrides, iterations and departures are averaged; unfinished and smoke runs stand apart.
   (released LAYOUT) marks weights that we did not train: the authors' are the published network, another code line's are not.
   A plot pairs an mIoU with a speed of the same network at the same input size; what has no pair is told below the table.

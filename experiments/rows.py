@@ -4,7 +4,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
+from experiments.catalogue import catalogue
 from experiments.recorded import partial
+
+WITHOUT_INFLUENCE = ("resident", "unlabelled")  # of the data set's options; see also PLACES
 
 # --- rows that were measured
 
@@ -37,7 +40,12 @@ def likeness(result: dict) -> str:
     """What runs must share before their figures may be averaged."""
     same = ("experiment", "overrides", "data", "split", "protocol", "iterations")
     return json.dumps(
-        [*(result[name] for name in same), sorted(result["departures"]), released(result)],
+        [
+            *(result[name] for name in same),
+            evaluated_with(result),
+            sorted(result["departures"]),
+            released(result),
+        ],
         sort_keys=True,
     )
 
@@ -52,6 +60,7 @@ def as_row(runs: Sequence[dict]) -> dict:
         "status": standing(newest),
         "name": name_of(newest),
         **{name: newest[name] for name in same},
+        "model": evaluated_with(newest),
         "iterations": None
         if released(newest)
         else newest["iterations"],  # nobody says how long the authors trained
@@ -105,20 +114,88 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def comparable(result: dict) -> list[dict]:
-    """The published figures on the result's own data, split and protocol; none for another network, other labels, or a part of the images.
+    """The published figures that agree with the result.
 
+    There are none for another network, another way of training, or a part of the images.
     A released checkpoint's figures are those of whoever trained it: the authors', or another code line's own.
     """
-    if partial(result) or any(
-        name.split(".")[0] in ("model", "semi") or name == "data.labelled"
-        for name in result["overrides"]
-    ):
+    if partial(result) or trained_otherwise(result):
         return []
+    return [each for each in result["published"] if agree(each, result)]
+
+
+def trained_otherwise(result: dict) -> bool:
+    """Whether the run trained another network than the row's, or by a semi-supervised method."""
+    given = {f"model.{name}" for name in evaluated_with(result)}
+    changed = [name.partition(".")[0] for name in result["overrides"] if name not in given]
+    departed = any(departure.startswith("model.") for departure in result["departures"])
+    return departed or "model" in changed or "semi" in changed
+
+
+def agree(figure: dict, result: dict) -> bool:
+    """Whether a published figure was measured as the result was.
+
+    They share data, split, protocol, options of the network and options of the data.
+    """
+    same = all(figure[name] == result[name] for name in ("data", "split", "protocol"))
+    options = figure.get("model", {}), figure.get("options", {})
+    return same and options == (evaluated_with(result), evaluated_on(result))
+
+
+def evaluated_with(result: dict) -> dict:
+    """Options that the network was evaluated with and not trained with; older results have none."""
+    return result.get("model") or {}
+
+
+def evaluated_on(result: dict) -> dict:
+    """The options of the data set that a score depends on, where they are not its defaults."""
+    given = {
+        name.removeprefix("data."): value
+        for name, value in result["overrides"].items()
+        if name.startswith("data.")
+    }
+    if not given:
+        return {}
+    known = catalogue()["data"].get(result["data"], {}).get("options", {})
+    defaults = {name: each["default"] for name, each in known.items()}
+    return {
+        name: value
+        for name, value in given.items()
+        if name not in WITHOUT_INFLUENCE and value != defaults.get(name)
+    }
+
+
+def overrides_of(figure: dict) -> dict:
+    """The options of a published figure as the command line calls them."""
+    groups = {"model": figure.get("model", {}), "data": figure.get("options", {})}
+    return {
+        f"{group}.{name}": value
+        for group, values in groups.items()
+        for name, value in values.items()
+    }
+
+
+def evaluation_options(result: dict) -> dict:
+    """The options that a published figure must share, as the command line calls them."""
+    return overrides_of({"model": evaluated_with(result), "options": evaluated_on(result)})
+
+
+def words_of(overrides: Mapping[str, object]) -> list[str]:
+    """As they are written on the command line."""
     return [
-        each
-        for each in result["published"]
-        if all(each[name] == result[name] for name in ("data", "split", "protocol"))
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in sorted(overrides.items())
     ]
+
+
+def model_words(result: dict) -> str:
+    """The options that it was evaluated with, in words; empty where it was trained with them."""
+    return ", ".join(words_of(overrides_of({"model": evaluated_with(result)})))
+
+
+def measured_as(measured: dict, overrides: Mapping[str, object]) -> str:
+    """The protocol with its options, in words: "whole, model.output_stride=8"."""
+    return ", ".join([measured["protocol"], *words_of(overrides)])
 
 
 def published_cells(published: Sequence[dict]) -> dict:
@@ -130,15 +207,10 @@ def published_cells(published: Sequence[dict]) -> dict:
 
 def name_of(result: dict) -> str:
     """The address with its overrides, as they are written on the command line, and whose checkpoint it is where it is not ours."""
-    given = {
-        name: value for name, value in sorted(result["overrides"].items()) if name != "released"
-    }
-    words = [
-        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in given.items()
-    ]
+    given = {name: value for name, value in result["overrides"].items() if name != "released"}
     layout = released(result)
-    return " ".join([result["experiment"], *words, *([f"(released {layout})"] if layout else [])])
+    whose = [f"(released {layout})"] if layout else []
+    return " ".join([result["experiment"], *words_of(given), *whose])
 
 
 def released(result: dict) -> str | None:
@@ -175,13 +247,9 @@ def like_with_like(rows: Iterable[dict]) -> dict[tuple[str, str, str], list[dict
 
 def not_measured(papers: Mapping[str, dict], rows: Iterable[dict]) -> list[dict]:
     """A row for each published figure that none of `rows` is set beside, and for each experiment with neither figure nor run."""
-    rows = list(rows)
-    held = {
-        (row["experiment"], row["data"], row["split"], row["protocol"])
-        for row in rows
-        if row["published"] is not None and not row["port"]
-    }
-    run = {row["experiment"] for row in rows if not row["port"]}
+    own = [row for row in rows if not row["port"]]
+    held = [row for row in own if row["published"] is not None]
+    run = {row["experiment"] for row in own}
     missing = []
     for paper, row, claims in [
         (paper, row, claims)
@@ -189,21 +257,40 @@ def not_measured(papers: Mapping[str, dict], rows: Iterable[dict]) -> list[dict]
         for row, claims in book["rows"].items()
     ]:
         blank = blank_row(paper, row, papers[paper].get("title", ""), claims.get("parameters"))
-        figures = like_with_like(claims.get("published", ()))
+        ours = [each for each in held if each["experiment"] == blank["experiment"]]
+        figures = alike(claims.get("published", ()))
         missing += [
-            {
-                **blank,
-                "data": place[0],
-                "split": place[1],
-                "protocol": place[2],
-                **published_cells(figures[place]),
-            }
-            for place in figures
-            if (blank["experiment"], *place) not in held
+            claimed(blank, same)
+            for same in figures
+            if not any(agree(same[0], each) for each in ours)
         ]
         if not figures and blank["experiment"] not in run:
             missing.append(blank)
     return in_order(missing)
+
+
+def alike(figures: Iterable[dict]) -> list[list[dict]]:
+    """Published figures that differ in value and source alone, together."""
+    groups: dict[str, list[dict]] = {}
+    for figure in figures:
+        place = [figure[name] for name in ("data", "split", "protocol")]
+        key = json.dumps([*place, overrides_of(figure)], sort_keys=True)
+        groups.setdefault(key, []).append(figure)
+    return list(groups.values())
+
+
+def claimed(blank: dict, figures: Sequence[dict]) -> dict:
+    """The row of figures that nobody has measured yet."""
+    first = figures[0]
+    overrides = overrides_of(first)
+    return {
+        **blank,
+        **{name: first[name] for name in ("data", "split", "protocol")},
+        "name": name_of({"experiment": blank["experiment"], "overrides": overrides}),
+        "overrides": overrides,
+        "model": first.get("model", {}),
+        **published_cells(figures),
+    }
 
 
 def blank_row(paper: str, row: str, title: str, parameters: int | None) -> dict:
@@ -248,6 +335,7 @@ def blank_row(paper: str, row: str, title: str, parameters: int | None) -> dict:
         **place,
         "port": False,
         "overrides": {},
+        "model": {},
         "iou": {},
         "parameters": parameters,
         **numbers,

@@ -17,13 +17,14 @@ from experiments import command_line as words
 from experiments import planned, runs, sweep
 from experiments.command_line import Parser, Refused, Resolved
 from experiments.tables import catalogue_table, resolved_table
+from segmodels import semisup
 
 EPILOG = """\
 overrides   group.name=value, for example  recipe.lr=0.01  recipe.crop=512x1024  model.arm=false  data.root=DIR  trainer.devices=2
   recipe    how the paper trains: crop, scales, batch, iterations, optimizer, lr, ...
   model     the network's own options, as its paper varies them
   data      the data set's: root, workers, labelled (the part of the training images that keeps its labels: 1/8, 100, FILE), ...
-  semi      the semi-supervised method's: masks, consistency, weight, ...
+  semi      the semi-supervised method's: weight, and what else its paper varies
   trainer   the machine's: accelerator, devices, accumulate, compile, validate_every, max_minutes, wandb, ...
             --model X --show prints every name, its value and where the value came from
 
@@ -55,7 +56,7 @@ def parser() -> Parser:
         "--semi",
         metavar="METHOD",
         default="none",
-        help="learn from unlabelled images too: mean_teacher; none (default) is the baseline for it",
+        help=f"learn from unlabelled images too, by {' or '.join(semisup.names())}; none (default) is the baseline for it",
     )
     made.add_argument(
         "--seed", type=int, default=0, help="of weights, data and dropout (default 0)"

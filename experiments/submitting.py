@@ -21,7 +21,7 @@ from datamodules.progress import shown
 from experiments.command_line import PLACES, Refused, data_options, refuse
 from experiments.door import door, quiet
 from experiments.judging import open_data, stored_options
-from experiments.networks import Authors, trained
+from experiments.networks import Authors, options_of, trained
 from experiments.official import official_scores
 from experiments.pictures import save
 from experiments.runs import write_json
@@ -42,7 +42,7 @@ def submit(source: Path | Authors, asked: Namespace) -> int:
     begun = asked.submit.with_name(f".{asked.submit.name}.partial")
     try:
         with door():
-            module = trained(source, asked.which)
+            module = trained(source, asked.which, options_of(source, asked.model))
             options = stored_options(source, module, NAME) | data_options(NAME, asked.overrides)
             data = open_data(
                 NAME, options, asked.split, source, module, labelled=asked.split != "test"
@@ -92,6 +92,7 @@ def note_of(
         "checkpoint": checkpoint,
         "layout": layout,
         "network": asked.which,
+        "model": module.identity.get("evaluated_with") or None,
         "inference": module.recipe.inference,
         "precision": module.recipe.precision,
         "split": asked.split,

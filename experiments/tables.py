@@ -9,7 +9,15 @@ from rich.table import Table
 from experiments.command_line import Resolved, catalogue, shown
 from experiments.protocols import by
 from experiments.recorded import RESULTS, kept, partial
-from experiments.rows import comparable
+from experiments.rows import (
+    agree,
+    comparable,
+    evaluated_with,
+    evaluation_options,
+    measured_as,
+    model_words,
+    overrides_of,
+)
 
 
 def console() -> Console:
@@ -32,11 +40,12 @@ def catalogue_table() -> int:
                 (figure for figure in each["published"] if figure["data"] == each["data"]), None
             )
             name = f"  {paper}/{row}" + (" (main)" if row == entry["main"] else "")
+            protocol = measured_as(first, overrides_of(first)) if first else ""
             ours = best_of_ours(f"{paper}/{row}", each["data"])
             table.add_row(
                 name, millions(each["parameters"]), millions(each["inference_parameters"]), macs_shown(each),
                 each["data"], f"{first['miou']:.1f} ({first['split']})" if first else "",
-                f"{ours:.1f}" if ours else "not measured", first["protocol"] if first else "",
+                f"{ours:.1f}" if ours else "not measured", protocol,
             )  # fmt: skip
     console().print(table)
     print("\ndata sets: " + ", ".join(known["data"]))
@@ -70,6 +79,7 @@ def is_ours(result: dict[str, Any], experiment: str, data: str) -> bool:
         and result["data"] == data
         and bool(result.get("finished"))
         and not result.get("released")
+        and not evaluated_with(result)
     )
 
 
@@ -138,16 +148,17 @@ def further_lines(found: dict[str, Any]) -> list[str]:
 
 
 def protocol_table(results: list[dict[str, Any]]) -> None:
-    """The same weights under each protocol, beside all that is published under it."""
+    """The same weights under each protocol and its options, beside what is published of each."""
+    with_options = any(evaluated_with(each) != evaluated_with(results[0]) for each in results)
     table = Table("protocol", box=None, pad_edge=False, header_style="bold")
+    if with_options:
+        table.add_column("options")
     for head in ("mIoU", "pixel accuracy", "published", "difference", "source"):
         table.add_column(head, justify="left" if head == "source" else "right")
     for each in results:
-        ours = (
-            each["protocol"],
-            f"{100 * each['miou']:.1f}",
-            f"{100 * each['pixel_accuracy']:.1f}",
-        )
+        figures = (f"{100 * each['miou']:.1f}", f"{100 * each['pixel_accuracy']:.1f}")
+        words = (model_words(each) or "as trained",) if with_options else ()
+        ours = (each["protocol"], *words, *figures)
         same = comparable(each)
         for figure in same:
             table.add_row(
@@ -156,7 +167,7 @@ def protocol_table(results: list[dict[str, Any]]) -> None:
                 f"{100 * each['miou'] - figure['miou']:+.1f}",
                 figure["source"],
             )
-            ours = ("", "", "")
+            ours = ("",) * len(ours)
         if not same:
             table.add_row(*ours, "-", "-", "")
     print()
@@ -166,7 +177,10 @@ def protocol_table(results: list[dict[str, Any]]) -> None:
 
 
 def published_lines(result: dict[str, Any]) -> list[str]:
-    """The paper's figures where they are of the same data, split and protocol; else why they are not set beside ours."""
+    """The paper's figures on the same data and split; else why none is set beside ours.
+
+    A figure that was measured in another way than ours is told with that way.
+    """
     if result["published"] and partial(result):
         return [
             f"{result['images']} of {result['official_images']} images were judged: no published figure can be set against that"
@@ -178,11 +192,9 @@ def published_lines(result: dict[str, Any]) -> list[str]:
     ]
     lines = []
     for each in there:
-        note = (
-            ""
-            if each["protocol"] == result["protocol"]
-            else f" (protocol {each['protocol']}: not comparable with {result['protocol']})"
-        )
+        theirs = measured_as(each, overrides_of(each))
+        ours = measured_as(result, evaluation_options(result))
+        note = "" if agree(each, result) else f" (protocol {theirs}: not comparable with {ours})"
         lines.append(
             f"published: {each['miou']:.1f} on {each['data']} {each['split']}, {each['source']}{note}"
         )

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from types import MethodType
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from experiments.mirror import WandB, wandb_mode
 from experiments.rhythm import Rhythm
 from experiments.tables import class_table, console, published_lines
 from segmodels.checkpoint import start_from
+from segmodels.method import Method
 from segmodels.module import SegmentationModule
 from segmodels.paper import blueprint, experiment
 from segmodels.parts.pretrained import load_encoder
@@ -126,24 +128,42 @@ def class_weights(resolved: Resolved, data: Any) -> dict[str, tuple[float, ...]]
 def build(
     resolved: Resolved, data: Any, init: str | None, seed: int, new: bool
 ) -> tuple[SegmentationModule, str]:
-    """The module, and what its weights start from in words; those of a resumed run come from its checkpoint later."""
+    """The module, and what its weights start from in words; those of a resumed run come from its
+    checkpoint later."""
     settle_precision(resolved)
     seed_everything(seed, verbose=False)
     row = experiment(resolved.experiment).but(model=resolved.model)
-    module = row.build(num_classes=len(data.class_names))
     recipe = Recipe(**resolved.recipe | class_weights(resolved, data))
-    module.adopt(recipe, row.normalization, identity(resolved, data, init, seed))
-    module.seed = seed
-    data.label_maps = getattr(module, "label_maps", None)
-    start = initialize(module, init, resolved) if new else ""
-    if resolved.trainer["channels_last"]:
-        module.to(memory_format=torch.channels_last)
-    if resolved.trainer["compile"]:
-        module.outputs, module.logits = torch.compile(module.outputs), torch.compile(module.logits)
-    if resolved.semi_name != "none":
-        module = method(resolved.semi_name)(module, **resolved.semi)
+    known = identity(resolved, data, init, seed)
+    starts = []
+
+    def make() -> SegmentationModule:
+        """Draw a network of the row, and start it; a method may ask for several."""
+        network = row.build(num_classes=len(data.class_names))
+        network.adopt(recipe, row.normalization, known)
+        network.seed = seed
+        starts.append(initialize(network, init, resolved) if new else "")
+        if resolved.trainer["channels_last"]:
+            network.to(memory_format=torch.channels_last)
+        if resolved.trainer["compile"]:
+            compile_parts(network)
+        return network
+
+    if resolved.semi_name == "none":
+        module = make()
+    else:
+        module = method(resolved.semi_name)(make, **resolved.semi)
         module.seed = seed
-    return module, start
+    data.label_maps = module.label_maps
+    return module, starts[0]
+
+
+def compile_parts(network: SegmentationModule) -> None:
+    """Compile what training, evaluation and every method call. As methods of this network, so that
+    its copies compute with weights of their own."""
+    for name in ("features", "decode", "auxiliary_outputs"):
+        function = torch.compile(getattr(type(network), name))
+        setattr(network, name, MethodType(function, network))
 
 
 def identity(resolved: Resolved, data: Any, init: str | None, seed: int) -> dict[str, Any]:
@@ -309,15 +329,16 @@ def valid_sides(network: SegmentationModule, side: int) -> list[int]:
 
 
 def check_batch(resolved: Resolved, module: SegmentationModule, world: int) -> None:
-    """Masks mix an image with another one. Batch norm after global pooling sees one value per image: with one it cannot normalize."""
+    """A method may need several images at a time. Batch norm after global pooling sees one value
+    per image: with one it cannot normalize."""
     parts = world * resolved.trainer["accumulate"]
     images = {"recipe.batch": resolved.recipe["batch"]}
-    if resolved.semi_name != "none":
+    if isinstance(module, Method):
         images["data.unlabelled"] = resolved.data["unlabelled"] or resolved.recipe["batch"]
-        if images["data.unlabelled"] < parts * module.least_unlabelled:
+        if images["data.unlabelled"] < parts * module.min_unlabelled:
             raise Refused(
-                f"{resolved.semi['masks']} mixes images in pairs, so it needs at least 2 unlabelled ones per device and step: "
-                f"take data.unlabelled={2 * parts} or more"
+                f"{module.why_unlabelled}, so it needs at least {module.min_unlabelled} unlabelled ones per device and step: "
+                f"take data.unlabelled={module.min_unlabelled * parts} or more"
             )
     synchronized = resolved.recipe["sync_bn"] and world > 1 and torch.cuda.is_available()
     name, count = min(images.items(), key=lambda item: item[1])
@@ -401,7 +422,7 @@ def watchers(
         numbers,
         watching.Pictures(folder / "pictures", machine["pictures"], title, mirror),
         *(
-            [watching.Tasks(folder / "pictures", machine["pictures"], title, mirror)]
+            [watching.Previews(folder / "pictures", machine["pictures"], title, mirror)]
             if resolved.semi_name != "none"
             else []
         ),

@@ -23,10 +23,11 @@ from rich.progress import (
 )
 
 from experiments.mirror import WandB
-from experiments.pictures import contact_sheet, overlay, save, task_sheet
+from experiments.pictures import contact_sheet, overlay, preview_sheet, save
 from experiments.rhythm import PerStep, Rhythm, in_training
 from experiments.runs import Metrics
-from segmodels.module import Normalization, SegmentationModule
+from segmodels.method import Method
+from segmodels.module import SegmentationModule
 
 # --- numbers
 
@@ -173,35 +174,33 @@ def predicted(
         return image, module.label_map(pixels)[0].cpu().numpy(), label
 
 
-class Tasks(Pictures):
-    """What a semi-supervised method shows its student: the same few unlabelled crops at each validation, as one sheet."""
+class Previews(Pictures):
+    """What a method asks of unlabelled images: the same few crops at each validation, as one sheet."""
 
-    def draw(self, trainer: Trainer, module: SegmentationModule) -> None:
+    def draw(self, trainer: Trainer, module: Method) -> None:
         data = trainer.datamodule
-        image, padding = (
-            each.to(module.device)
-            for each in data.unlabelled_crops(max(self.count, module.least_unlabelled))
-        )
-        with torch.random.fork_rng(), trainer.precision_plugin.val_step_context():
+        count = max(self.count, module.min_unlabelled)
+        image, padding = (each.to(module.device) for each in data.unlabelled_crops(count))
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(),
+            trainer.precision_plugin.val_step_context(),
+        ):
             torch.manual_seed(0)
-            task = module.task((image, padding))
-        seen = pixels(task.image, module.normalization)
-        columns = (image.permute(0, 2, 3, 1), task.mask, seen, task.label, task.confidence.float())
-        rows = list(zip(*(each.cpu().numpy()[: self.count] for each in columns)))
-        sheet = task_sheet(rows, data.palette, f"{self.title}, step {trainer.global_step}")
+            shown = module.preview((image, padding))
+        columns = {head: as_array(each[: self.count]) for head, each in shown.items()}
+        title = f"{self.title}, step {trainer.global_step}"
+        sheet = preview_sheet(columns, data.palette, title)
         save(sheet, self.folder / "semi.png")
         if self.mirror:
             self.mirror.log_sheet("train/semi", sheet, trainer.global_step)
 
 
-def pixels(image: torch.Tensor, normalization: Normalization) -> torch.Tensor:
-    """Normalized (B, 3, H, W) back to uint8 RGB (B, H, W, 3)."""
-    mean, std = (
-        torch.tensor(each, device=image.device).view(3, 1, 1)
-        for each in (normalization.mean, normalization.std)
-    )
-    image = ((image * std + mean) * normalization.scale).round().clamp(0, 255).to(torch.uint8)
-    return (image.flip(1) if normalization.order == "BGR" else image).permute(0, 2, 3, 1)
+def as_array(column: torch.Tensor) -> np.ndarray:
+    """An image's channels come last; half precision, which numpy lacks, becomes float32."""
+    column = column.permute(0, 2, 3, 1) if column.ndim == 4 else column
+    column = column.float() if column.is_floating_point() else column
+    return column.cpu().numpy()
 
 
 # --- progress

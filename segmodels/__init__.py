@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from torch import Tensor
 
     from segmodels.module import SegmentationModule
@@ -24,15 +26,26 @@ def experiment(address: str) -> "Experiment":
     return paper.experiment(address)
 
 
-def from_released(layout: str, weights: "str | dict[str, Tensor]") -> "SegmentationModule":
-    """An eval-mode module out of an authors' checkpoint, given as a path or a state dict."""
+def from_released(
+    layout: str, weights: "str | dict[str, Tensor]", model: "dict[str, Any] | None" = None
+) -> "SegmentationModule":
+    """An eval-mode module out of an authors' checkpoint, given as a path or a state dict.
+
+    `model` are options to evaluate it with in place of the row's own, such as {"output_stride": 8}.
+    """
     from segmodels.released import from_released
 
-    return from_released(layout, weights)
+    return from_released(layout, weights, model)
 
 
-def from_checkpoint(path: str, network: str | None = None) -> "SegmentationModule":
-    """An eval-mode module out of a checkpoint that a run of this project wrote; `network` names one where it holds several."""
+def from_checkpoint(
+    path: str, network: str | None = None, model: "dict[str, Any] | None" = None
+) -> "SegmentationModule":
+    """An eval-mode module out of a checkpoint that a run of this project wrote.
+
+    `network` names one where it holds several. `model` are options to evaluate it with in place of
+    those it was trained with, such as {"output_stride": 8}.
+    """
     from segmodels.checkpoint import from_checkpoint
 
-    return from_checkpoint(path, network)
+    return from_checkpoint(path, network, model)

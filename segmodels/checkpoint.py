@@ -1,6 +1,7 @@
 """Checkpoints that this project's runs wrote: building a module out of one, and starting another from its weights."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,20 @@ import torch
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.paper import experiment
 from segmodels.recipe import recipe_from
-from segmodels.released import COUNTER, State, misfit, read, unwrapped
+from segmodels.released import COUNTER, State, built_with, misfit, read, unwrapped
 
 REMEDY = "read it with the commit that its run was made at (config.json names it)"
 
 
-def from_checkpoint(path: str | Path, network: str | None = None) -> SegmentationModule:
+def from_checkpoint(
+    path: str | Path, network: str | None = None, model: Mapping[str, Any] | None = None
+) -> SegmentationModule:
     """An eval-mode module with the weights, recipe and classes that the run stored; it computes bit for bit as it did there.
 
     A semi-supervised run leaves several networks, such as "teacher" and "student"; without a name it is the one that the method judges.
+    `model` are options to evaluate it with in place of those it was trained with, such as
+    {"output_stride": 8}. They must leave its weights as they are; identity["evaluated_with"] holds
+    those that differ.
     """
     content = read(path)
     identity, weights = content.get("segmodels"), content.get("state_dict")
@@ -36,13 +42,17 @@ def from_checkpoint(path: str | Path, network: str | None = None) -> Segmentatio
         raise ValueError(
             f"{path} was trained as {address}, which cannot be built now: {problem}; {REMEDY}"
         ) from problem
-    module.identity["iterations"] = content.get("global_step", 0)
     name, weights = one_network(path, identity, weights, network)
-    module.identity |= {"network": name} if name else {}
     if problem := misfit(module.state_dict(), weights):
         raise ValueError(
             f"{path} does not fit {identity['experiment']} as it is written now: {problem}; {REMEDY}"
         )
+    if model:
+        row, own = experiment(identity["experiment"]), identity["model"]
+        with_options = partial(built, identity)
+        module = built_with(with_options, str(path), row.network, own, model, weights)
+    module.identity["iterations"] = content.get("global_step", 0)
+    module.identity |= {"network": name} if name else {}
     module.load_state_dict(weights, strict=False)  # strict but for the counters, as misfit has seen
     if any(tensor.ndim == 4 and not tensor.is_contiguous() for tensor in weights.values()):
         module.to(
@@ -71,8 +81,12 @@ def one_network(
     }
 
 
-def built(identity: Mapping[str, Any]) -> SegmentationModule:
-    """The network that a checkpoint describes, without its weights."""
+def built(
+    identity: Mapping[str, Any], model: Mapping[str, Any] | None = None
+) -> SegmentationModule:
+    """The network that a checkpoint describes, or it with other options; without its weights."""
+    if model is not None:
+        identity = {**identity, "model": dict(model)}
     module = experiment(identity["experiment"]).network(
         num_classes=identity["num_classes"], **identity["model"]
     )

@@ -39,6 +39,15 @@ class Strips:
     def full(self) -> Tensor:
         return self.rows(0, self.size[0])
 
+    def most_likely(self, block: int = 128) -> tuple[Tensor, Tensor]:
+        """The probability of each pixel's likeliest class (B, H, W), and that class, uint8."""
+        shares, classes = [], []
+        for top in range(0, self.size[0], block):
+            share, label = self.probabilities(top, min(top + block, self.size[0])).max(1)
+            shares.append(share)
+            classes.append(label.to(torch.uint8))
+        return torch.cat(shares, 1), torch.cat(classes, 1)
+
     def cropped(self, size: tuple[int, int]) -> "Strips":
         """The upper left part."""
         if size == self.size:

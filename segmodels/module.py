@@ -328,8 +328,9 @@ class SegmentationModule(LightningModule):
         kind = {"adam": Adam, "adamw": AdamW}[self.recipe.optimizer]
         return kind(groups, lr=self.recipe.lr)
 
-    def schedule(self) -> schedules.Schedule:
-        """The learning rate as a share of recipe.lr, by optimizer step."""
+    def schedule(self) -> schedules.Schedule | list[schedules.Schedule]:
+        """The learning rate as a share of a group's own, by optimizer step: one function for all
+        groups, or one for each in their order."""
         settings = self.recipe
         steps = max(1, settings.iterations - settings.warmup)
         floor = settings.min_lr / settings.lr

@@ -2,12 +2,14 @@
 
 import copy
 import importlib
+import inspect
 import re
+import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -16,16 +18,34 @@ from torch.utils.flop_counter import FlopCounterMode
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.recipe import Recipe
 
+Options = tuple[tuple[str, Any], ...]  # (name, value) pairs, which can be hashed as dicts cannot
+
 
 @dataclass(frozen=True)
 class Published:
-    """What the authors claim: mIoU in percent, on which data and split, under which protocol, and where it is written."""
+    """What the authors claim: mIoU in percent, of what, under which protocol, and where it says so.
+
+    `model` are the network's options at evaluation where they are not the row's own, such as
+    (("output_stride", 8),); `options` are the data set's where they are not its defaults, such as
+    (("grouped", False),).
+    """
 
     miou: float
     data: str
     split: str
     protocol: str
     source: str
+    model: Options = ()
+    options: Options = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """What results and the catalogue store: plain values, options by name."""
+        return asdict(self) | {"model": by_name(self.model), "options": by_name(self.options)}
+
+
+def by_name(options: Options) -> dict[str, Any]:
+    """As JSON gives them back: tuples are lists."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options}
 
 
 @dataclass(frozen=True)
@@ -178,6 +198,56 @@ def experiment(address: str) -> Experiment:
     if row not in found.rows:
         raise ValueError(unknown(f"row of {name}", row, list(found.rows)))
     return found.rows[row]
+
+
+# --- options of a network
+
+CLASSES = "num_classes"  # a fact of the data, and so no option
+KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a word"}
+
+
+def check_options(network: type[nn.Module], given: Mapping[str, Any]) -> None:
+    """Refuses an option that the network's constructor lacks, and a value of another type."""
+    hints = get_type_hints(network.__init__)
+    arguments = inspect.signature(network).parameters
+    known = [name for name in arguments if name in hints and name != CLASSES]
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(unknown(f"option of {network.__name__}", name, known))
+        if not fits(value, hints[name]):
+            raise ValueError(f"model.{name} is {value!r}; it takes {in_words(hints[name])}")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type that an argument asks for; a list passes for a tuple."""
+    kind, inside = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return value in inside
+    if kind in (Union, types.UnionType):
+        return any(fits(value, each) for each in inside)
+    if kind is tuple:
+        return isinstance(value, (list, tuple)) and all(fits(each, inside[0]) for each in value)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def in_words(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    return KINDS.get(hint) or str(hint)
+
+
+def changed(
+    network: type[nn.Module], own: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The given options that differ from the network's own; what `own` lacks has its default."""
+    arguments = inspect.signature(network).parameters
+    before = {name: own.get(name, arguments[name].default) for name in given}
+    return {name: value for name, value in given.items() if value != before[name]}
+
+
+# --- names
 
 
 def unknown(kind: str, word: str, known: list[str]) -> str:

@@ -1,10 +1,11 @@
 """The authors' checkpoints: read safely, renamed by the paper's file, loaded strictly."""
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from segmodels.module import Normalization
 
 if TYPE_CHECKING:
-    from segmodels.paper import Published
+    from segmodels.paper import Experiment, Published
 
 State = dict[str, Tensor]
 COUNTER = "num_batches_tracked"  # older checkpoints lack them, inference does not read them: they are never loaded
@@ -60,11 +61,25 @@ class Released:
             kept = {re.sub(pattern, replacement, name): tensor for name, tensor in kept.items()}
         return self.convert(kept) if self.convert else kept
 
-    def build(self, num_classes: int, device: str = "cpu") -> nn.Module:
+    def row_of(self, name: str, options: Iterable[str]) -> "Experiment":
+        """The row that the layout `name` is; what is none takes no options."""
+        from segmodels.paper import experiment  # a paper's file imports this one
+
+        if not isinstance(self.network, str):
+            words = ", ".join(f"model.{option}" for option in options)
+            raise ValueError(f"{name} is no row of a paper and takes no options; leave out {words}")
+        return experiment(self.network)
+
+    def build(
+        self, num_classes: int, device: str = "cpu", model: Mapping[str, Any] | None = None
+    ) -> nn.Module:
+        """`model` are a row's options in place of its own."""
         from segmodels.paper import experiment  # a paper's file imports this one
 
         if isinstance(self.network, str):
-            module = experiment(self.network).build(num_classes, device)
+            row = experiment(self.network)
+            row = row if model is None else replace(row, model=model)
+            module = row.build(num_classes, device)
         else:
             with torch.device(device):
                 module = self.network(num_classes)
@@ -92,8 +107,13 @@ def layouts() -> dict[str, Released]:
     }
 
 
-def from_released(name: str, weights: str | Path | Mapping[str, Tensor]) -> nn.Module:
-    """An eval-mode module; the class count is read from the tensors, and nothing may be missing or left over."""
+def from_released(
+    name: str, weights: str | Path | Mapping[str, Tensor], model: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """An eval-mode module; the class count is read from the tensors, and nothing may be missing or left over.
+
+    `model` are options to evaluate a row's network with in place of the row's own.
+    """
     from segmodels.paper import unknown
 
     known = layouts()
@@ -106,11 +126,44 @@ def from_released(name: str, weights: str | Path | Mapping[str, Tensor]) -> nn.M
         raise ValueError(
             f"{origin} is not a {name} checkpoint: it has no {layout.classes}{_nearest(state, known)}"
         )
-    module, renamed = layout.build(len(state[layout.classes])), layout.renamed(state)
+    classes = len(state[layout.classes])
+    module, renamed = layout.build(classes), layout.renamed(state)
     if problem := misfit(module.state_dict(), renamed):
         raise ValueError(f"{origin} is not a {name} checkpoint: {problem}{_nearest(state, known)}")
+    if model:
+        row, with_options = layout.row_of(name, model), partial(layout.build, classes, "cpu")
+        module = built_with(with_options, origin, row.network, row.model, model, renamed)
     module.load_state_dict(renamed, strict=False)  # strict but for the counters, as misfit has seen
     return module.eval()
+
+
+def built_with(
+    build: Callable[[Mapping[str, Any]], nn.Module],
+    origin: str,
+    network: type[nn.Module],
+    own: Mapping[str, Any],
+    given: Mapping[str, Any],
+    weights: State,
+) -> nn.Module:
+    """The network that `build` makes of its own options and the given ones.
+
+    It is refused where `weights` do not fit that network.
+    """
+    from segmodels.paper import changed, check_options  # a paper's file imports this one
+
+    words = ", ".join(f"model.{name}={value}" for name, value in given.items())
+    try:
+        check_options(network, given)
+        module = build({**own, **given})
+    except (KeyError, TypeError, ValueError) as problem:
+        raise ValueError(f"{origin} cannot be evaluated with {words}: {problem}") from problem
+    if problem := misfit(module.state_dict(), weights):
+        raise ValueError(
+            f"{words} makes another network than the one in {origin}: {problem}; "
+            "give options that leave its weights as they are, or train that network"
+        )
+    module.identity["evaluated_with"] = changed(network, own, given)
+    return module
 
 
 def read(path: str | Path) -> dict:

@@ -35,7 +35,9 @@ ALLOWED = {
         "segmodels.released",
         "segmodels.architectures",
     },
-    "segmodels/semisup": ANY | {"segmodels.module", "segmodels.inference", "segmodels.paper"},
+    "segmodels/method.py": ANY | {"segmodels.module", "segmodels.inference"},
+    "segmodels/semisup": ANY
+    | {"segmodels.method", "segmodels.module", "segmodels.inference", "segmodels.paper"},
     "datamodules": {"datamodules"},
 }
 PARTS_MAY_USE = {"torch", "numpy", "timm"}

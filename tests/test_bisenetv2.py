@@ -1,4 +1,4 @@
-"""BiSeNetV2 and the other code lines of both BiSeNets: training steps, parameter groups, schedules, ablation switches."""
+"""BiSeNet, BiSeNetV2 and other code lines of both: training steps, groups, schedules, ablations."""
 
 import gzip
 import json
@@ -219,7 +219,7 @@ def test_the_main_row_mines_hard_pixels_and_the_ablation_takes_all() -> None:
         pixels = nn.functional.cross_entropy(logits, batch[1].long(), reduction="none")
         mined = (torchseg_rule(0.7, 1 / 16)(pixels, batch[1], None) * pixels).sum()
         assert module.losses(batch)["main"].item() == pytest.approx(mined.item(), rel=1e-5)
-        module.ohem_threshold = 0.0
+        module.recipe = segmodels.experiment("bisenetv2/no_ohem").recipe
         assert module.losses(batch)["main"].item() == pytest.approx(pixels.mean().item(), rel=1e-5)
     assert mined > pixels.mean()
 
@@ -238,9 +238,9 @@ def test_lambda_narrows_the_first_stages_and_alpha_widens_all(
 ) -> None:
     module = segmodels.experiment(f"bisenetv2/{row}").build(5, "meta").eval()
     assert module.semantic.channels == channels
-    stages, features = module.parts(torch.zeros(1, 3, 64, 64, device="meta"))
+    stages, aggregated = module.features(torch.zeros(1, 3, 64, 64, device="meta"))
     assert tuple(stage.shape[1] for stage in stages) == channels
-    assert features.shape[1] == channels[-1]
+    assert aggregated.shape[1] == channels[-1]
 
 
 def test_the_large_network_is_twice_as_wide_and_three_times_as_deep() -> None:
@@ -299,6 +299,17 @@ def test_coincheungs_images_are_normalized_by_the_statistics_of_cityscapes() -> 
     image = torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
     expected = -torch.tensor([0.3257, 0.3690, 0.3223]) / torch.tensor([0.2112, 0.2148, 0.2115])
     torch.testing.assert_close(module.normalized(image).flatten(), expected)
+
+
+def test_a_label_stride_supervises_every_eighth_pixel_of_label_and_maps() -> None:
+    """The authors' "_speed": label and weights are thinned out, logits stay where they are."""
+    module = paper("bisenet").rows["resnet18"].but(model={"label_stride": 8}).build(5)
+    outputs = {"main": torch.randn(2, 5, 8, 12)}
+    label, weights = torch.randint(5, (2, 64, 96)), torch.rand(2, 64, 96)
+    (term,) = module.criterion(outputs, label, weights=weights).values()
+    pixels = nn.functional.cross_entropy(outputs["main"], label[:, ::8, ::8], reduction="none")
+    thinned = weights[:, ::8, ::8]
+    torch.testing.assert_close(term, (pixels * thinned).sum() / thinned.sum())
 
 
 def test_the_three_ways_of_speeding_a_network_up_cost_less() -> None:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import segmodels
 from datamodules.labels import CAMVID
 from segmodels.checkpoint import from_checkpoint, start_from
 from segmodels.module import Normalization, SegmentationModule
+from segmodels.paper import fits
 from segmodels.released import COUNTER
 from tests.checkpoints import BAD, ROW, built, content_of, written
 
@@ -142,6 +144,95 @@ def test_a_checkpoint_of_an_older_code_says_where_to_read_it(tmp_path: Path) -> 
     BAD["other row"][0](tmp_path / "old.ckpt")
     with pytest.raises(ValueError, match="read it with the commit that its run was made at"):
         from_checkpoint(tmp_path / "old.ckpt")
+
+
+# --- with other options than it was trained with
+
+
+@pytest.fixture(scope="module")
+def emanet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SegmentationModule]:
+    """A network whose eval_iterations, 3 unless told, leave its weights alone."""
+    file = tmp_path_factory.mktemp("emanet") / "last.ckpt"
+    return file, written(file, address="emanet/resnet50", labels=CAMVID)
+
+
+def test_a_network_is_evaluated_with_another_option_than_it_was_trained_with(
+    emanet: tuple[Path, SegmentationModule],
+) -> None:
+    file, module = emanet
+    image = torch.randint(256, (1, 3, 65, 97), dtype=torch.uint8)
+    plain = bits(from_checkpoint(file), image, False)
+    found = segmodels.from_checkpoint(file, model={"eval_iterations": 5})
+    five = segmodels.experiment("emanet/resnet50").but(model={"eval_iterations": 5}).build(11)
+    five.load_state_dict(module.state_dict())
+    five.normalization = module.normalization
+    wanted = bits(five.eval(), image, False)
+    assert torch.equal(bits(found, image, False), wanted)
+    assert not torch.equal(wanted, plain)
+    assert found.identity["evaluated_with"] == {"eval_iterations": 5}
+    assert found.identity["model"]["eval_iterations"] == 5
+    assert found.identity["iterations"] == 7
+    assert (found.recipe, found.num_classes) == (module.recipe, 11)
+
+
+def test_options_that_a_network_was_trained_with_are_no_others(
+    emanet: tuple[Path, SegmentationModule],
+) -> None:
+    file, _ = emanet
+    found = from_checkpoint(file, model={"eval_iterations": 3, "lambda_": 1, "depth": 50})
+    assert found.identity["evaluated_with"] == {}
+    assert "evaluated_with" not in from_checkpoint(file).identity
+
+
+WRONG_OPTIONS = [
+    ({"eval_iteration": 5}, "no option of EMANet is called eval_iteration; did you mean eval_iter"),
+    ({"num_classes": 5}, "no option of EMANet is called num_classes"),
+    ({"eval_iterations": "5"}, "model.eval_iterations is '5'; it takes a whole number"),
+    ({"eval_iterations": 5.0}, "model.eval_iterations is 5.0; it takes a whole number"),
+    ({"eval_iterations": True}, "model.eval_iterations is True; it takes a whole number"),
+    ({"lambda_": "much"}, "model.lambda_ is 'much'; it takes a number"),
+    ({"kernel": "cubic"}, "model.kernel is 'cubic'; it takes one of exponential, gaussian, inner"),
+    ({"eval_iterations": 0}, "both must be at least 1"),
+    ({"bases": 32}, "model.bases=32 makes another network than the one in"),
+    ({"depth": 101}, "give options that leave its weights as they are, or train that network"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), WRONG_OPTIONS, ids=lambda each: str(each)[:30])
+def test_options_that_the_weights_cannot_be_evaluated_with_are_refused(
+    options: dict, words: str, emanet: tuple[Path, SegmentationModule]
+) -> None:
+    with pytest.raises(ValueError) as refusal:
+        from_checkpoint(emanet[0], model=options)
+    sentence = str(refusal.value)
+    assert words in sentence and str(emanet[0]) in sentence and "\n" not in sentence
+    assert "cannot be built now" not in sentence  # nothing is wrong with the checkpoint
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "right"),
+    [
+        (3, int, True),
+        (3.5, int, False),
+        (True, int, False),
+        (3, float, True),
+        (False, float, False),
+        (True, bool, True),
+        (1, bool, False),
+        ("a", str, True),
+        (None, int | None, True),
+        ("a", int | None, False),
+        ([1, 2], tuple[int, ...], True),
+        ((1, "b"), tuple[int, ...], False),
+        (4, tuple[int, ...], False),
+        ("b", Literal["a", "b"], True),
+        ("c", Literal["a", "b"], False),
+    ],
+)
+def test_a_value_is_of_the_type_that_a_constructor_asks_for(
+    value: object, hint: object, right: bool
+) -> None:
+    assert fits(value, hint) is right
 
 
 # --- starting from one

@@ -114,6 +114,16 @@ def test_other_protocols_are_compared_with_a_warning(
     assert "careful" not in told(capsys, files[0], files[0])
 
 
+def test_other_options_are_compared_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    first = evaluation(tmp_path, "a", maps(0.9))
+    second = evaluation(tmp_path, "b", maps(0.9), model={"output_stride": 8})
+    said = told(capsys, first, second)
+    assert "careful: the options differ (A as trained, B model.output_stride=8)" in said
+    assert "careful" not in told(capsys, second, second)
+
+
 def test_the_records_may_have_a_name_of_their_own(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

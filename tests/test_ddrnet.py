@@ -14,6 +14,8 @@ from segmodels.paper import inference_parameters
 from segmodels.parts import schedules
 from segmodels.parts.class_weights import CITYSCAPES
 from segmodels.parts.dual_resolution import DAPPM
+from segmodels.parts.losses import amount
+from segmodels.recipe import loss_settings
 from tests import training_step
 from tests.reference import fill
 
@@ -29,7 +31,7 @@ def image(height: int = 64, width: int = 128) -> Tensor:
 
 def test_one_training_step_is_the_authors_in_float64() -> None:
     module, batch = training_step.prepared("ddrnet23_slim")
-    module.recipe, module.min_kept = replace(module.recipe, class_weights=CITYSCAPES), 4096
+    module.recipe = replace(module.recipe, class_weights=CITYSCAPES, loss="hrnet_ohem:0.9,4096")
     terms = module.losses(batch)
     theirs = training_step.stored("ddrnet23_slim")["terms"]
     training_step.assert_terms(
@@ -143,7 +145,7 @@ def test_context_modules_take_the_same_map_and_give_the_same_width(row: str) -> 
 
 
 def test_without_mining_the_main_loss_is_the_mean_over_labeled_pixels() -> None:
-    module = DDRNet(4, ohem_threshold=0.0).double().eval()
+    module = segmodels.experiment("ddrnet/no_ohem").build(4).double().eval()
     label = torch.randint(4, (2, 64, 128), dtype=torch.uint8)
     label[:, :9] = 255
     given = image().double()
@@ -215,4 +217,6 @@ def test_all_parameters_learn_alike_and_all_decay() -> None:
 
 
 def test_the_share_of_mined_pixels_is_the_usual_count_at_the_papers_batch() -> None:
-    assert int(DDRNet(2).min_kept * 6 * 1024 * 1024) == 131_072
+    name, (threshold, share) = loss_settings(EXPERIMENTS["23_slim"].recipe.loss)
+    assert (name, threshold) == ("hrnet_ohem", "0.9")
+    assert int(amount(share) * 6 * 1024 * 1024) == 131_072

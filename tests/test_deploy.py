@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from experiments import export
 from segmodels import deploy
+from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
 from segmodels.paper import experiment
 from tests import checkpoints
@@ -225,6 +226,25 @@ def test_a_runs_checkpoint_is_exported_with_its_classes(
 
 
 @onnx
+def test_a_checkpoint_is_exported_with_another_option_than_it_was_trained_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    checkpoints.written(tmp_path / "last.ckpt", address="emanet/resnet50")
+    out = tmp_path / "network.onnx"
+    words = [str(tmp_path), "--size", "64x96", "--out", str(out)]
+    assert export.main([*words, "model.eval_iterations=1"]) == 0
+    runtime, image = deploy.Runtime(out), torch.randn(1, 3, 64, 96)
+    assert runtime.says["model"] == "emanet/resnet50 model.eval_iterations=1"
+    one = from_checkpoint(tmp_path / "last.ckpt", model={"eval_iterations": 1})
+    with torch.no_grad():
+        assert differ(runtime(image), one(image)) < export.LIMIT
+        assert differ(runtime(image), from_checkpoint(tmp_path / "last.ckpt")(image)) > export.LIMIT
+    out.unlink()
+    assert export.main([*words, "model.bases=32"]) == 2
+    assert "makes another network than the one in" in capsys.readouterr().err
+
+
+@onnx
 def test_a_file_that_computes_something_else_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,7 +260,12 @@ def test_a_file_that_computes_something_else_is_not_kept(
 @pytest.mark.parametrize("address", export.rows_of(None, several=True))
 def test_every_row_goes_to_onnx(address: str) -> None:
     asked = argparse.Namespace(
-        checkpoint=None, rows=[address], size=export.CHECKED_AT, uint8=False, argmax=False
+        checkpoint=None,
+        rows=[address],
+        overrides=[],
+        size=export.CHECKED_AT,
+        uint8=False,
+        argmax=False,
     )
     assert export.checked(asked).ok
 
@@ -269,6 +294,9 @@ def test_classes_that_rounding_may_turn_are_no_errors_and_others_are() -> None:
         (["--model", ROW, "--check", "--out", "a.onnx"], "--check keeps no file"),
         (["missing.ckpt", "--check"], "there is no missing.ckpt"),
         (["missing.ckpt", "--model", ROW, "--check"], "not both"),
+        (["--model", ROW, "--check", "model.amr=true"], "did you mean model.arm"),
+        (["model.arm=true", "--model", ROW, "--check", "model.arm=3"], "it takes true or false"),
+        (["model.arm=no", "--model", ROW, "--check", "data.root=DIR"], "there is no group data"),
     ],
 )
 def test_a_wrong_word_is_one_sentence(

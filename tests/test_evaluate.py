@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
 from experiments import evaluate
 from experiments.benchmark import peak_mebibytes
-from experiments.report import read_results
+from experiments.report import read_results, table
 from segmodels.inference import mode
 from segmodels.module import SegmentationModule
 from segmodels.recipe import Recipe
@@ -191,6 +192,57 @@ def test_a_checkpoint_of_cityscapes_classes_is_scored_on_another_data_set_of_the
     )
 
 
+# --- options of the network
+
+
+def as_if_trained_with(file: Path, other: Path, **options: Any) -> Path:
+    """The same weights, in a checkpoint that says that they were trained with other options."""
+    content = torch.load(file, weights_only=True)
+    content["segmodels"]["model"] |= options
+    torch.save(content, other)
+    return other
+
+
+def test_a_network_is_scored_with_another_option_and_the_result_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    written(tmp_path / "last.ckpt", address="emanet/resnet50")
+    five = as_if_trained_with(tmp_path / "last.ckpt", tmp_path / "five.ckpt", eval_iterations=5)
+    plain = result(tmp_path / "last.ckpt", *SMALL, out=tmp_path / "plain.json")
+    wanted = result(five, *SMALL, out=tmp_path / "wanted.json")
+    capsys.readouterr()
+    assert evaluate.main([str(tmp_path / "last.ckpt"), *SMALL, "model.eval_iterations=5"]) == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said.endswith("on 4 images of streets val (whole, model.eval_iterations=5, 32-true)")
+    (file,) = tmp_path.glob("evaluation-*.json")
+    assert file.name == "evaluation-last-streets-val-whole-eval_iterations_5.json"
+    found = json.loads(file.read_text())
+    assert found["iou"] == wanted["iou"] != plain["iou"]
+    assert (found["model"], plain["model"]) == ({"eval_iterations": 5}, {})
+    assert found["overrides"] == plain["overrides"] | {"model.eval_iterations": 5}
+    read = read_results([tmp_path / "plain.json", file])
+    rows = table(each | {"finished": True} for each in read)
+    words = "emanet/resnet50 data.height=64 data.test=4 data.val=4 data.width=128"
+    assert [row["name"] for row in rows] == [words, f"{words} model.eval_iterations=5"]
+
+
+def test_an_option_that_it_was_trained_with_changes_nothing(tmp_path: Path) -> None:
+    written(tmp_path / "last.ckpt")
+    plain = result(tmp_path / "last.ckpt", *SMALL, out=tmp_path / "plain.json")
+    again = result(tmp_path / "last.ckpt", *SMALL, "model.arm=true", out=tmp_path / "again.json")
+    assert (again["model"], again["overrides"]) == ({}, plain["overrides"])
+    assert again["iou"] == plain["iou"]
+
+
+def test_a_shift_takes_options_too(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    written(tmp_path / "last.ckpt", address="emanet/resnet50")
+    words = ["model.eval_iterations=5", *SMALL, "--severities", "1"]
+    assert evaluate.main([str(tmp_path / "last.ckpt"), "--shift", "fog", *words]) == 0
+    (file,) = tmp_path.glob("shift-*.json")
+    assert file.name == "shift-last-streets-val-whole-eval_iterations_5.json"
+    assert json.loads(file.read_text())["model"] == {"eval_iterations": 5}
+
+
 # --- the result
 
 
@@ -311,6 +363,12 @@ WRONG = [
     (["data.root=nowhere"], "streets are made, not read"),
     (["data.hieght=64"], "did you mean data.height"),
     (["recipe.lr=1"], "there is no group recipe"),
+    (["recipe.lr=1"], "there are data, model"),
+    (["height=64"], "height=64 is not understood; write group.name=value"),
+    (["model.amr=1"], "there is no field model.amr; did you mean model.arm"),
+    (["model.arm=maybe"], "model.arm=maybe: it takes true or false"),
+    (["model.arm=false"], "model.arm=False makes another network than the one in"),
+    (["--shift", "model.arm=maybe"], "model.arm=maybe: it takes true or false"),
     (["data.val=none"], "it takes a whole number"),
     (["--inference", "slid:3x3"], "no inference mode; there are whole"),
     (["--out", "no/such/folder/result.json"], "there is no folder no/such/folder for result.json"),
@@ -415,6 +473,24 @@ def test_help_and_refusals_come_at_once_and_fit_80_columns(program: str) -> None
         )
         assert ended.returncode == expected and "Traceback" not in ended.stderr
         assert all(len(line) <= 80 for line in ended.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [
+        ("model.amr=true", "did you mean model.arm"),
+        ("model.arm=maybe", "it takes true or false"),
+        ("data.hieght=64", "did you mean data.height"),
+        ("recipe.lr=1", "there is no group recipe"),
+    ],
+)
+def test_a_runs_config_refuses_wrong_options_before_torch_is_imported(
+    word: str, answer: str, smoke_run: Path
+) -> None:
+    command = [sys.executable, "-c", ASK.format(program="evaluate"), str(smoke_run), word]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    assert answer in ended.stderr
 
 
 # --- memory

@@ -38,11 +38,11 @@ def test_the_network_has_the_papers_one_million_parameters() -> None:
 def test_both_branches_see_one_downsampling() -> None:
     module, calls = FastSCNN(3).eval(), []
     module.downsample.register_forward_hook(lambda *_: calls.append(1))
-    downsampled, _, detail = module.branches(torch.randn(1, 3, 64, 96))
+    downsampled, _, detail = module.features(torch.randn(1, 3, 64, 96))
     assert detail is downsampled
     assert len(calls) == 1
     apart = FastSCNN(3, shared=False).eval()
-    downsampled, _, detail = apart.branches(torch.randn(1, 3, 64, 96))
+    downsampled, _, detail = apart.features(torch.randn(1, 3, 64, 96))
     assert not torch.equal(detail, downsampled)
 
 

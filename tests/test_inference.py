@@ -157,3 +157,81 @@ def test_a_mode_that_does_not_exist_is_refused_with_those_that_do(text: str) -> 
 def test_a_stride_beyond_its_window_is_refused() -> None:
     with pytest.raises(ValueError, match="would skip pixels"):
         inference.mode("slide:32x32/33x32")
+
+
+class Valid(SegmentationModule):
+    """A network without padding and with a pooling: sides are 2 more than a multiple of 4, and 3 are lost."""
+
+    margin = 3
+    multiple = 2
+
+    def __init__(self) -> None:
+        super().__init__(num_classes=4)
+        self.first = nn.Conv2d(3, 6, 3)
+        self.deep = nn.Conv2d(6, 6, 3)
+        self.classifier = nn.Conv2d(6, 4, 1)
+
+    def valid_side(self, side: int) -> int:
+        return side + side % 2
+
+    def features(self, image: Tensor) -> Tensor:
+        x = F.max_pool2d(self.first(image).relu(), 2)
+        return F.interpolate(self.deep(x), scale_factor=2, mode="nearest")
+
+
+def slowly_mirrored(x: Tensor, margin: int, height: int, width: int) -> Tensor:
+    """Every pixel of a frame looked up one by one."""
+
+    def place(at: int, length: int) -> int:
+        while not 0 <= at < length:
+            at = -at if at < 0 else 2 * (length - 1) - at
+        return at
+
+    rows = [place(at - margin, x.shape[-2]) for at in range(height)]
+    columns = [place(at - margin, x.shape[-1]) for at in range(width)]
+    return torch.stack([torch.stack([x[..., r, c] for c in columns], -1) for r in rows], -2)
+
+
+@pytest.mark.parametrize("size", [(12, 20), (9, 13), (3, 2), (1, 5)])
+def test_a_network_with_a_margin_sees_the_image_mirrored_around_it(size: tuple[int, int]) -> None:
+    network, x = Valid(), image(*size)
+    height, width = (side + side % 2 + 6 for side in size)
+    framed = slowly_mirrored(x, 3, height, width) if min(size) > 1 else network.padded(x)
+    assert torch.equal(network.padded(x), framed)
+    plain = network.logits(framed)[..., : size[0], : size[1]]
+    assert torch.equal(network(x), plain)
+    assert torch.equal(network.strips(x).full(), plain)
+
+
+@pytest.mark.parametrize("tile", [(8, 8), (6, 10), (7, 9), (40, 64)])
+def test_tiles_say_what_the_network_says_of_the_whole_image(tile: tuple[int, int]) -> None:
+    network, x = Valid(), image(31, 45)
+    found = inference.tiles(tile)(network, x)
+    assert found.size == (31, 45)
+    torch.testing.assert_close(found.full(), network(x))
+    torch.testing.assert_close(found.rows(5, 22), network(x)[..., 5:22, :])
+
+
+def test_tiles_that_left_the_pooling_grid_would_differ() -> None:
+    """What the mode has to get right: one pixel off the grid is another pooling."""
+    network, x = Valid(), image(31, 45)
+    shifted = network(x[..., 1:, :])
+    assert (shifted - network(x)[..., 1:, :]).abs().max() > 1e-3
+
+
+def test_the_label_of_a_training_crop_is_cut_by_the_margin() -> None:
+    network, x = Valid(), image(16, 20)
+    label = torch.randint(4, (1, 16, 20))
+    cut = label[:, 3:-3, 3:-3]
+    expected = F.cross_entropy(network.logits(x), cut)
+    torch.testing.assert_close(network.losses((x, label.to(torch.uint8)))["main"], expected)
+
+
+def test_tiles_come_last_among_modes() -> None:
+    with pytest.raises(ValueError, match="comes last"):
+        inference.mode("tiles:8x8+flip")
+    network, x = Valid(), image(31, 45)
+    straight = network(x).softmax(1)
+    turned = network(x.flip(-1)).flip(-1).softmax(1)
+    found = inference.mode("flip+tiles:8x8")(network, x).full()
+    torch.testing.assert_close(found, (straight + turned) / 2)

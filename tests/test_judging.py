@@ -3,6 +3,7 @@
 import json
 import signal
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from PIL import Image
 
 from datamodules import Cityscapes
 from datamodules.labels import CITYSCAPES
-from experiments import evaluate, report
+from experiments import evaluate, judging, report
 from experiments.examined import RADII, load
 from experiments.examining import surprise
 from experiments.official import official_scores
 from segmodels.inference import mode
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.module import SegmentationModule
+from segmodels.paper import Published, experiment
 from tests import trees
 from tests.checkpoints import written
 from tests.test_released import state
@@ -142,6 +144,80 @@ def test_every_protocol_of_the_paper_is_scored_beside_its_figure(
     assert "README of the authors' STDC-Seg" in table
 
 
+@pytest.fixture
+def emanet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A network of a paper that reports two of its figures with other options of the network."""
+    five = (("eval_iterations", 5),)
+    figures = (
+        Published(80.0, "cityscapes", "val", "whole", "Table 1"),
+        Published(81.0, "cityscapes", "val", "whole", "Table 2", model=five),
+        Published(82.0, "cityscapes", "val", "flip", "Table 3", model=five),
+        Published(83.0, "cityscapes", "val", "flip", "Table 4", options=(("training", "coarse"),)),
+        Published(84.0, "cityscapes", "val", "resized:0.5", "Table 5", model=(("bases", 16),)),
+    )
+    row = replace(experiment("emanet/resnet50"), published=figures)
+    monkeypatch.setattr(judging, "experiment", lambda address: row)
+    (tmp_path / "run").mkdir()
+    written(tmp_path / "run" / "last.ckpt", address="emanet/resnet50", data="cityscapes")
+    return tmp_path / "run"
+
+
+def test_every_protocol_is_scored_with_the_options_that_the_paper_reports_it_under(
+    emanet: Path, streets: Path, whole: None, capsys: pytest.CaptureFixture
+) -> None:
+    assert evaluate.main([str(emanet), "--protocols", *of(streets)]) == 0
+    said = capsys.readouterr().out
+    assert "the paper also reports model.bases=16, which is left out: " in said
+    results = [json.loads(file.read_text()) for file in emanet.glob("*.json")]
+    found = {(each["protocol"], str(each["model"])): each for each in results}
+    five = "{'eval_iterations': 5}"
+    wanted = {
+        ("whole", "{}"),
+        ("whole", five),
+        ("flip", five),
+        ("flip", "{}"),
+        ("resized:0.5", "{}"),
+    }
+    assert set(found) == wanted and len(results) == 5
+    assert found["whole", "{}"]["iou"] != found["whole", five]["iou"]
+    for word, key in (("model.eval_iterations=5", five), ("model.eval_iterations=3", "{}")):
+        out = emanet.parent / f"{word}.json"
+        assert evaluate.main([str(emanet), word, "--out", str(out), *of(streets)]) == 0
+        assert json.loads(out.read_text())["iou"] == found["whole", key]["iou"]
+    lines = [line.split() for line in said.rsplit("\nprotocol ", 1)[1].splitlines()]
+    assert lines[0][0] == "options"
+    claims = {tuple(line[:2]): line[-5:] for line in lines if "Table" in line}
+    assert claims["whole", "as"][1:] == ["80.0", *claims["whole", "as"][2:3], "Table", "1"]
+    assert claims["whole", "model.eval_iterations=5"][-2:] == ["Table", "2"]
+    assert claims["flip", "model.eval_iterations=5"][-2:] == ["Table", "3"]
+    assert (
+        len(claims) == 3
+    )  # the fourth figure is of other training images, the fifth of another network
+
+
+def test_options_that_are_given_hold_for_every_protocol(
+    emanet: Path, streets: Path, whole: None, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["--protocols", "model.eval_iterations=5", *of(streets)]
+    assert evaluate.main([str(emanet), *words]) == 0
+    results = [json.loads(file.read_text()) for file in emanet.glob("*.json")]
+    assert sorted(each["protocol"] for each in results) == ["flip", "resized:0.5", "whole"]
+    assert all(each["model"] == {"eval_iterations": 5} for each in results)
+    table = capsys.readouterr().out.rsplit("\nprotocol ", 1)[1]
+    assert "options" not in table and "Table 2" in table and "Table 1" not in table
+
+
+def test_a_figure_under_other_options_is_told_with_them(
+    emanet: Path, streets: Path, whole: None, capsys: pytest.CaptureFixture
+) -> None:
+    assert evaluate.main([str(emanet), *of(streets)]) == 0
+    said = capsys.readouterr().out
+    assert "published: 80.0 on cityscapes val, Table 1\n" in said
+    note = "(protocol whole, model.eval_iterations=5: not comparable with whole)"
+    assert f"published: 81.0 on cityscapes val, Table 2 {note}\n" in said
+    assert "(protocol flip, data.training=coarse: not comparable with whole)" in said
+
+
 def test_several_protocols_and_one_file_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -192,6 +268,32 @@ def test_a_released_checkpoint_is_scored_and_stands_in_the_report(
     assert X39 in capsys.readouterr().out
     assert evaluate.main(words) == 0  # a second time in a folder of its own
     assert len(list(runs.iterdir())) == 2
+
+
+def test_a_released_checkpoint_of_a_row_is_scored_with_another_option(tmp_path: Path) -> None:
+    torch.save(state("emanet_r50"), tmp_path / "r50.pth")
+    trees.voc(tmp_path / "voc")
+    words = [
+        "--released",
+        "emanet_r50",
+        str(tmp_path / "r50.pth"),
+        "--runs",
+        str(tmp_path / "runs"),
+    ]
+    words += ["--pictures", "0", "--inference", "whole", *of(tmp_path / "voc")]
+    assert evaluate.main([*words, "model.eval_iterations=5"]) == 0
+    assert evaluate.main(words) == 0
+    folders = sorted((tmp_path / "runs").iterdir())
+    plain = "released-emanet_r50-voc-val-whole"
+    assert [folder.name for folder in folders] == [plain, f"{plain}-eval_iterations_5"]
+    own, found = (json.loads((folder / "result.json").read_text()) for folder in folders)
+    assert own["pixels"] == found["pixels"] and (own["model"], own["released"]) == (
+        {},
+        "emanet_r50",
+    )
+    assert found["model"] == {"eval_iterations": 5}
+    assert found["overrides"] == {"released": "emanet_r50", "model.eval_iterations": 5}
+    assert report.main([str(tmp_path / "runs"), "--format", "csv"]) == 0
 
 
 def evaluate_module(file: Path) -> torch.nn.Module:
@@ -254,6 +356,11 @@ def test_a_network_of_other_things_is_refused_by_the_names_of_its_classes(
         (["runs/some", "--released", X39, "FILE"], "two networks are named"),
         ([], "no network is named"),
         (["--released", X39, "FILE", "--network", "teacher"], "holds one network alone"),
+        (["--released", X39, "FILE", "model.amr=true"], "did you mean model.arm"),
+        (["--released", X39, "FILE", "model.arm=false"], "makes another network than the one in"),
+        (["--released", "mmseg_bisenetv2", "FILE", "model.alpha=2"], "takes no options; leave out"),
+        (["--released", "bisenet_x39", "FILE", "model.arm=no"], "mean bisenet_x39_torchseg?"),
+        (["model.arm=false"], "no network is named"),
     ],
 )
 def test_a_released_checkpoint_that_is_named_wrongly_is_refused(

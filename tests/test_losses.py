@@ -23,6 +23,7 @@ from segmodels.parts.losses import (
     torchseg_rule,
 )
 from segmodels.parts.resize import upsampled_rows
+from segmodels.recipe import Recipe, loss_settings
 from tests.reference.cases import build
 
 HERE = Path(__file__).parent / "reference"
@@ -682,3 +683,66 @@ def test_a_label_beyond_the_classes_is_an_error_and_not_a_number() -> None:
         cross_entropy(logits, label, align_corners=False)
     with pytest.raises((IndexError, RuntimeError)):
         ohem(logits, label, align_corners=False, rule=RULES["hrnet"])
+
+
+# --- by the names that recipes use
+
+NAMED = {
+    "cross_entropy": None,
+    "torchseg_ohem:0.7,1/16": torchseg_rule(0.7, 1 / 16),
+    "torchseg_ohem:0.7,100000/2097152": torchseg_rule(0.7, 100_000 / 2_097_152),
+    "hrnet_ohem:0.9,40": hrnet_rule(0.9, 40),
+    "openseg_ohem:0.7,0.0625": openseg_rule(0.7, 0.0625),
+    "stdc_ohem:0.7,1/16": stdc_rule(0.7, 1 / 16),
+    "mmseg_ohem:0.7,50": mmseg_rule(0.7, 50),
+    "coincheung_ohem:0.7": coincheung_rule(0.7),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_loss_by_its_name_is_that_loss(name: str) -> None:
+    logits, label = 3 * torch.randn(2, 5, 8, 12), torch.randint(5, (2, 32, 48))
+    label[:, :4] = 255
+    settings = {"align_corners": True, "class_weights": torch.rand(5) + 0.5}
+    rule = NAMED[name]
+    plain = (
+        ohem(logits, label, rule=rule, **settings)
+        if rule
+        else cross_entropy(logits, label, **settings)
+    )
+    assert torch.equal(losses.pixel_loss(name, logits, label, **settings), plain)
+    assert loss_settings(name)[0] == name.partition(":")[0]
+
+
+def test_cross_entropy_over_all_pixels_has_a_name_too() -> None:
+    logits, label = torch.randn(1, 3, 4, 4), torch.randint(3, (1, 8, 8))
+    label[:, :4] = 255
+    plain = cross_entropy(logits, label, align_corners=False, average="all")
+    assert torch.equal(
+        losses.pixel_loss("cross_entropy:all", logits, label, align_corners=False), plain
+    )
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["ohem", "cross_entropy:some", "cross_entropy:", "hrnet_ohem", "hrnet_ohem:0.9", "hrnet_ohem:0.9,1/0",
+     "hrnet_ohem:x,1/48", "mmseg_ohem:0.7,1/16", "coincheung_ohem:0.7,3", "stdc_ohem:0,1/16", "hrnet_ohem:0.9,1/48,"],
+)  # fmt: skip
+def test_a_loss_that_does_not_exist_is_refused_with_those_that_do(word: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"recipe.loss is .*there are cross_entropy; .*hrnet_ohem:0.9,1/48"
+    ):
+        Recipe(loss=word)
+
+
+def test_weights_per_pixel_do_not_go_with_a_loss_that_chooses_pixels() -> None:
+    logits, label = torch.randn(1, 3, 8, 8), torch.randint(3, (1, 8, 8))
+    weights = torch.rand(1, 8, 8)
+    settings = {"align_corners": False, "weights": weights}
+    per_pixel = F.cross_entropy(logits, label, reduction="none")
+    expected = (weights * per_pixel).sum() / weights.sum()
+    torch.testing.assert_close(
+        losses.pixel_loss("cross_entropy", logits, label, **settings), expected
+    )
+    with pytest.raises(ValueError, match="go with cross_entropy"):
+        losses.pixel_loss("stdc_ohem:0.7,1/16", logits, label, **settings)

@@ -10,10 +10,18 @@ import torch
 from torch import Tensor
 
 import segmodels
+from experiments.catalogue import catalogue
 from segmodels.module import SegmentationModule
-from segmodels.paper import blueprint, inference_parameters
+from segmodels.paper import (
+    Published,
+    blueprint,
+    changed,
+    check_options,
+    inference_parameters,
+)
 from segmodels.parts.losses import cross_entropy
 from segmodels.recipe import recipe_from
+from segmodels.released import layouts
 
 PAPERS = segmodels.papers()
 MAIN_ROWS = [f"{name}/{paper.main}" for name, paper in PAPERS.items()]
@@ -21,6 +29,7 @@ OTHER_ROWS = [
     f"{name}/{row}" for name, paper in PAPERS.items() for row in paper.rows if row != paper.main
 ]
 ROWS = MAIN_ROWS + [pytest.param(row, marks=pytest.mark.catalogue) for row in OTHER_ROWS]
+LAYOUTS = layouts()
 CLASSES = 5
 
 
@@ -164,6 +173,19 @@ def test_a_deployed_network_holds_no_more_than_the_trained_one(address: str) -> 
     assert 0 < inference_parameters(experiment) <= total
 
 
+@pytest.mark.parametrize("name", [*ROWS, *LAYOUTS])
+def test_no_submodule_bears_a_word_of_the_contract(name: str) -> None:
+    """A method would hide it without an error: module.decode = nn.Identity() is never called."""
+    if name in LAYOUTS:
+        network = LAYOUTS[name].build(CLASSES, "meta")
+    else:
+        network = blueprint(segmodels.experiment(name), CLASSES)
+    if not isinstance(network, SegmentationModule):
+        return  # a classifier
+    hidden = [part for part, _ in network.named_children() if hasattr(type(network), part)]
+    assert hidden == []
+
+
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_paper_says_who_wrote_it_and_what_differs(name: str) -> None:
     paper = PAPERS[name]
@@ -177,6 +199,36 @@ def test_a_paper_says_who_wrote_it_and_what_differs(name: str) -> None:
         for row in paper.rows.values()
         for figure in row.published
     )
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_figure_names_options_that_its_network_and_its_data_have(name: str) -> None:
+    known = catalogue()["data"]
+    for row in PAPERS[name].rows.values():
+        for figure in row.published:
+            assert isinstance(hash(figure), int)
+            own = changed(row.network, row.model, dict(figure.model))
+            check_options(row.network, own)
+            assert own == dict(figure.model), "the row's own options go without saying"
+            if figure.options:
+                defaults = known[figure.data]["options"]
+                assert all(value != defaults[key]["default"] for key, value in figure.options)
+
+
+def test_a_figure_is_stored_with_its_options_by_name() -> None:
+    figure = Published(
+        79.2, "voc", "val", "flip", "Table 5", (("output_stride", 8), ("rates", (6, 12))), ()
+    )
+    assert figure.as_dict() == {
+        "miou": 79.2,
+        "data": "voc",
+        "split": "val",
+        "protocol": "flip",
+        "source": "Table 5",
+        "model": {"output_stride": 8, "rates": [6, 12]},
+        "options": {},
+    }
+    assert json.loads(json.dumps(figure.as_dict())) == figure.as_dict()
 
 
 def test_an_unknown_paper_or_row_is_answered_with_the_nearest() -> None:

@@ -17,7 +17,9 @@ from segmodels.architectures.pidnet import EXPERIMENTS, PAPPM, LightBag, Pag, PI
 from segmodels.paper import inference_parameters
 from segmodels.parts.boundaries import balanced_bce, boundaries, canny
 from segmodels.parts.class_weights import CITYSCAPES
-from segmodels.ports.mmseg.pidnet import MMSegPIDNet, steps
+from segmodels.parts.losses import amount
+from segmodels.ports.mmseg.pidnet import PIDNetMMSeg, steps
+from segmodels.recipe import Recipe, loss_settings
 from tests import training_step
 from tests.reference import cases, fill
 
@@ -53,8 +55,8 @@ def made(case: dict) -> dict[str, Tensor]:
 def given(outputs: dict[str, Tensor], edges: Tensor, options: dict) -> PIDNet:
     """A module whose network returns these outputs: its losses alone are at work."""
     module = PIDNet(19)
-    module.recipe = replace(module.recipe, class_weights=tuple(options["class_weights"]))
-    module.min_kept, module.ohem_threshold = options["min_kept"], options["thres"]
+    mined = f"hrnet_ohem:{options['thres']},{options['min_kept']}"
+    module.recipe = Recipe(class_weights=tuple(options["class_weights"]), loss=mined)
     module.outputs = lambda image: outputs
     module.edges = lambda label: edges
     return module
@@ -192,7 +194,7 @@ def test_mmsegs_boundary_label_knows_nothing_of_ignored_pixels() -> None:
                 slow[row, column] |= len(pair) == 2 and 255 not in pair
     assert np.array_equal(steps(torch.from_numpy(label)[None])[0].numpy(), slow)
     expected = cv2.dilate(slow.astype(np.uint8), np.ones((4, 4), np.uint8))
-    assert np.array_equal(MMSegPIDNet(3).edges(torch.from_numpy(label)[None])[0].numpy(), expected)
+    assert np.array_equal(PIDNetMMSeg(3).edges(torch.from_numpy(label)[None])[0].numpy(), expected)
 
 
 # --- the authors' numbers
@@ -200,11 +202,8 @@ def test_mmsegs_boundary_label_knows_nothing_of_ignored_pixels() -> None:
 
 def test_one_training_step_is_the_authors_in_float64() -> None:
     module, batch = training_step.prepared("pidnet_s")
-    module.recipe, module.min_kept, module.edges = (
-        replace(module.recipe, class_weights=CITYSCAPES),
-        4096,
-        plausible_edges,
-    )
+    module.recipe = replace(module.recipe, class_weights=CITYSCAPES, loss="hrnet_ohem:0.9,4096")
+    module.edges = plausible_edges
     terms = module.losses(batch)
     theirs = training_step.stored("pidnet_s")["terms"]
     found = {
@@ -379,4 +378,6 @@ def test_all_parameters_learn_alike_and_all_decay() -> None:
 
 
 def test_the_share_of_mined_pixels_is_the_authors_count_at_their_batch() -> None:
-    assert int(PIDNet(2).min_kept * 6 * 1024 * 1024) == 131_072
+    name, (threshold, share) = loss_settings(EXPERIMENTS["s"].recipe.loss)
+    assert (name, threshold) == ("hrnet_ohem", "0.9")
+    assert int(amount(share) * 6 * 1024 * 1024) == 131_072

@@ -135,6 +135,16 @@ def test_a_published_figure_is_paired_with_each_published_speed_at_its_own_size(
     assert left == {"our mIoU, without a measured speed": ["stdc/stdc1 on cityscapes val (Seg50)"]}
 
 
+def test_a_published_speed_is_of_the_rows_own_options_alone() -> None:
+    options = {"model": {"output_stride": 8}, "overrides": {"model.output_stride": 8}}
+    claims = [published(75.0, protocol="resized:0.5", model={"output_stride": 8})]
+    made, left = found([stdc(**options, published=claims)], speeds={"stdc/stdc1": [speed()]})
+    assert made == []
+    assert left["published mIoU, without a published speed"] == [
+        "stdc/stdc1 model.output_stride=8 on cityscapes val (Seg50)"
+    ]
+
+
 def test_a_published_figure_is_drawn_once_however_often_its_row_was_trained() -> None:
     made, _ = found([stdc(), stdc(overrides={"recipe.lr": 0.1})], speeds={"stdc/stdc1": [speed()]})
     assert made == [(False, 250.4, 72.2)]

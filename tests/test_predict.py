@@ -17,6 +17,7 @@ from experiments import outputs, predict, predicting
 from experiments.command_line import Refused
 from experiments.pictures import legend, overlay
 from experiments.predicting import ahead, batches, behind, keep, maps_of
+from segmodels.checkpoint import from_checkpoint
 from segmodels.inference import Strips, mode
 from segmodels.module import SegmentationModule
 from segmodels.released import from_released
@@ -167,6 +168,29 @@ def test_the_inference_mode_is_the_one_that_was_asked_for(
     assert run(file, tmp_path / "street.png", "--out", tmp_path, "--inference", asked) == 0
     assert np.array_equal(read(tmp_path / "label" / "street.png"), predicted(module, image, asked))
     assert not np.array_equal(predicted(module, image, asked), predicted(module, image))
+
+
+def test_a_network_predicts_with_another_option_than_it_was_trained_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    written(tmp_path / "last.ckpt", address="emanet/resnet50")
+    image = picture(tmp_path / "street.png")
+    words = (tmp_path / "last.ckpt", tmp_path / "street.png", "model.eval_iterations=1", "--out")
+    assert run(*words, tmp_path / "out") == 0
+    label = read(tmp_path / "out" / "label" / "street.png")
+    one = from_checkpoint(tmp_path / "last.ckpt", model={"eval_iterations": 1})
+    assert np.array_equal(label, predicted(one, image))
+    assert not np.array_equal(label, predicted(from_checkpoint(tmp_path / "last.ckpt"), image))
+    for word, answer in (
+        ("model.eval_iteration=1", "did you mean model.eval_iterations"),
+        ("model.eval_iterations=much", "it takes a whole number"),
+        ("model.bases=32", "makes another network than the one in"),
+    ):
+        words = (tmp_path / "last.ckpt", tmp_path / "street.png", word, "--out", tmp_path / "not")
+        assert run(*words) == 2
+        assert answer in capsys.readouterr().err
+    assert run(tmp_path / "last.ckpt", "model.bases=32", "--out", tmp_path / "not") == 2
+    assert "name an image or a video too" in capsys.readouterr().err
 
 
 def shares(module: SegmentationModule, image: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -235,3 +236,36 @@ def test_a_file_that_holds_code_or_nonsense_is_not_read(tmp_path: Path) -> None:
         segmodels.from_released("bisenet_x39_torchseg", tmp_path / "nonsense.pth")
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*missing\.pth"):
         segmodels.from_released("bisenet_x39_torchseg", tmp_path / "missing.pth")
+
+
+# --- with other options than the row's
+
+
+def test_an_authors_network_is_evaluated_with_another_option_than_its_row() -> None:
+    weights = state("emanet_r50")
+    image = torch.from_numpy(fill.make_input("options", (1, 3, 65, 97)))
+    row = segmodels.experiment("emanet/resnet50").but(model={"eval_iterations": 5})
+    wanted = row.build(num_classes=21).eval()
+    own = segmodels.from_released("emanet_r50", weights)
+    wanted.load_state_dict(own.state_dict())
+    found = segmodels.from_released("emanet_r50", weights, model={"eval_iterations": 5})
+    with torch.no_grad():
+        assert torch.equal(found.logits(image), wanted.logits(image))
+        assert not torch.equal(found.logits(image), own.logits(image))
+    assert found.identity["evaluated_with"] == {"eval_iterations": 5}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        (QUICK[0], {"amr": False}, "did you mean arm"),
+        (QUICK[0], {"arm": False}, "model.arm=False makes another network than the one in"),
+        (QUICK[0], {"arm": 1}, "model.arm is 1; it takes True or False"),
+        ("mmseg_bisenetv2", {"alpha": 2.0}, "is no row of a paper and takes no options; leave out"),
+    ],
+)
+def test_options_that_an_authors_network_cannot_take_are_refused(
+    name: str, options: dict, words: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        segmodels.from_released(name, state(name), model=options)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import segmodels
 from experiments.report import (
     FIELDS,
     ReportError,
@@ -46,8 +47,10 @@ def published(
     split: str = "val",
     protocol: str = "whole",
     source: str = "Table 6",
+    **measured_with: dict,
 ) -> dict:
-    return {"miou": miou, "data": data, "split": split, "protocol": protocol, "source": source}
+    place = {"data": data, "split": split, "protocol": protocol}
+    return {"miou": miou, **place, "source": source, **measured_with}
 
 
 def result(experiment: str = "bisenet/resnet18", **changes: Any) -> dict:
@@ -245,6 +248,79 @@ def test_each_protocol_is_held_against_its_own_published_figure() -> None:
 def test_a_network_changed_on_the_command_line_is_not_the_published_one() -> None:
     assert only_row(result(data="cityscapes", overrides={"model.arm": False}))["published"] is None
     assert only_row(result(data="cityscapes", overrides={"recipe.batch": 8}))["published"] == 74.8
+
+
+STRIDE_8 = {"model": {"output_stride": 8}}
+
+
+def evaluated_at_8(**changes: Any) -> dict:
+    """As evaluate.py RUN model.output_stride=8 writes it."""
+    overrides = {"model.output_stride": 8}
+    return result(**{"data": "cityscapes", "overrides": overrides, **STRIDE_8, **changes})
+
+
+def test_a_figure_stands_beside_what_was_evaluated_with_its_options_alone() -> None:
+    claims = [published(77.0), published(78.9, **STRIDE_8)]
+    own = only_row(result(data="cityscapes", departures=[], published=claims))
+    other = only_row(evaluated_at_8(departures=[], published=claims))
+    assert (own["published"], other["published"]) == (77.0, 78.9)
+    assert other["name"] == "bisenet/resnet18 model.output_stride=8"
+    assert only_row(evaluated_at_8(published=claims[:1]))["published"] is None
+    assert only_row(result(data="cityscapes", published=claims[1:]))["published"] is None
+    sixteen = {"model": {"output_stride": 16}, "overrides": {"model.output_stride": 16}}
+    assert only_row(evaluated_at_8(**sixteen, published=claims))["published"] is None
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"overrides": {"model.output_stride": 8}, "model": {}},
+        {"overrides": {"model.output_stride": 8, "model.arm": False}},
+        {"departures": ["model.output_stride 16 -> 4 (command line)"]},
+        {"overrides": {"model.output_stride": 8, "semi": "mean_teacher"}},
+    ],
+    ids=["trained with it", "another option", "trained with a third", "a method"],
+)
+def test_a_network_that_was_trained_otherwise_has_no_figure_under_its_options(
+    training: dict,
+) -> None:
+    claims = [published(77.0), published(78.9, **STRIDE_8)]
+    assert only_row(evaluated_at_8(**{"published": claims, **training}))["published"] is None
+
+
+def test_what_was_trained_and_what_was_evaluated_with_an_option_is_never_averaged() -> None:
+    trained = result(
+        data="cityscapes", overrides={"model.output_stride": 8}, miou=0.5, seed=1, departures=[]
+    )
+    rows = table([trained, evaluated_at_8(miou=0.6, departures=[])])
+    assert sorted(row["ours"] for row in rows) == [pytest.approx(50), pytest.approx(60)]
+    assert "evaluated with model.output_stride=8; no departures" in as_markdown(rows, [])
+
+
+def test_a_figure_of_other_labels_stands_beside_a_run_on_the_same_labels_alone() -> None:
+    row = segmodels.experiment("pidnet/s")
+    claims = [figure.as_dict() for figure in row.published]
+    alone = {"data": "camvid32", "split": "test", "published": claims}
+    found = only_row(result("pidnet/s", **alone, overrides={"data.grouped": False}))
+    assert (found["published"], found["difference"]) == (80.1, pytest.approx(37.9 - 80.1))
+    for overrides in ({}, {"data.grouped": True}, {"data.grouped": False, "data.labelled": "1/8"}):
+        assert only_row(result("pidnet/s", **alone, overrides=overrides))["published"] is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "compared"),
+    [
+        ({"data.training": "fine"}, True),  # the default
+        ({"data.training": "fine+coarse"}, False),
+        ({"data.resident": "memory"}, True),
+        ({"data.labelled": "1/8"}, False),
+    ],
+)
+def test_options_of_the_data_count_where_a_score_depends_on_them(
+    overrides: dict, compared: bool
+) -> None:
+    row = only_row(result(data="cityscapes", overrides=overrides))
+    assert (row["published"] == 74.8) is compared
 
 
 def test_a_second_published_figure_is_named_but_the_first_is_the_one_compared() -> None:
@@ -632,6 +708,24 @@ def test_a_published_figure_without_a_comparable_run_of_ours_is_not_measured(
     assert as_text(missing, []).count("not measured") == 2
 
 
+def test_figures_under_different_options_are_different_rows(tmp_path: Path) -> None:
+    claims = [
+        published(77.0),
+        published(78.9, **STRIDE_8),
+        published(80.1, options={"fine": False}),
+    ]
+    book = {"title": "B", "main": "resnet18", "rows": {"resnet18": {"published": claims}}}
+    (tmp_path / "catalogue.json").write_text(json.dumps({"papers": {"bisenet": book}}))
+    known, rows = read_catalogue(tmp_path), table([evaluated_at_8(published=claims)])
+    assert [(row["name"], row["published"]) for row in not_measured(known, rows)] == [
+        ("bisenet/resnet18", 77.0),
+        ("bisenet/resnet18 data.fine=false", 80.1),
+    ]
+    missing = not_measured(known, [])
+    assert [row["published"] for row in missing] == [77.0, 80.1, 78.9]
+    assert "| bisenet/resnet18 model.output_stride=8 | whole |" in as_markdown(missing, [])
+
+
 def test_a_row_that_is_neither_published_nor_measured_is_listed_once(tmp_path: Path) -> None:
     missing = not_measured(catalogue(tmp_path), [])
     assert [row["experiment"] for row in missing if row["published"] is None] == ["bisenet/no_arm"]
@@ -728,6 +822,11 @@ BAD_RESULTS = {
     "published without source": (
         json.dumps(result(published=[{"miou": 74.8}])),
         "lacks data, split, protocol, source",
+    ),
+    "options without names": (json.dumps(result(model=["output_stride"])), "must be dict"),
+    "published options without names": (
+        json.dumps(result(published=[published(options=[["grouped", False]])])),
+        "options is [['grouped', False]], but must be dict",
     ),
 }
 

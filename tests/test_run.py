@@ -210,16 +210,16 @@ def bring_up(children: Mapping[str, Callable[[Path], int]], folder: Path) -> Non
         (place / "status").write_text(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
 
 
-def brought_up(children: str, folder: Path) -> Path:
-    """A folder of each child's `runs`, `output.txt` and `status`; `children` is where to import them from."""
+def brought_up(children: str, folder: Path, *names: str) -> Path:
+    """A folder of each child's `runs`, `output.txt` and `status`; `children` is where to import them from, all of them or those named."""
     if not hasattr(os, "fork"):
         pytest.skip("this system cannot fork a process")
     module, _, name = children.rpartition(".")
     code = f"import sys; from pathlib import Path; import tests.test_run as runs; from {module} import {name} as children; "
-    code += "runs.bring_up(children, Path(sys.argv[1]))"
+    code += "runs.bring_up({name: children[name] for name in sys.argv[2:] or children}, Path(sys.argv[1]))"
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, str(folder)],
+        [sys.executable, "-W", "error", "-c", code, str(folder), *names],
         cwd=ROOT,
         env=environment,
         check=True,

@@ -96,18 +96,16 @@ def table_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_a_pattern_names_rows_each_once_and_a_paper_alone_its_main_row() -> None:
-    known = words.catalogue()["papers"]["stdc"]["rows"]
-    assert planned.matching("stdc/*") == [f"stdc/{row}" for row in known]
+    known = words.catalogue()["papers"]
+    assert planned.matching("stdc/*") == [f"stdc/{row}" for row in known["stdc"]["rows"]]
     assert planned.matching("stdc/no_*, stdc, stdc/stdc[12]") == [
         "stdc/no_detail",
         "stdc/stdc1",
         "stdc/stdc2",
     ]
-    assert planned.matching("*/resnet101") == [
-        "emanet/resnet101",
-        "fcn/resnet101",
-        "sfnet/resnet101",
-    ]
+    having = [f"{name}/resnet101" for name in sorted(known) if "resnet101" in known[name]["rows"]]
+    assert planned.matching("*/resnet101") == having
+    assert {"emanet/resnet101", "fcn/resnet101", "sfnet/resnet101"} <= set(having)
 
 
 @pytest.mark.parametrize(

@@ -24,15 +24,15 @@ Departures:
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.module import Batch, SegmentationModule
+from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published, PublishedSpeed
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn, conv_bn_relu
-from segmodels.parts.losses import cross_entropy, ohem, torchseg_rule
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.two_paths import AttentionRefinement, FeatureFusion, SpatialPath, pooled
 from segmodels.recipe import Recipe
@@ -149,6 +149,13 @@ def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
 # --- network and losses (sections 3.3, 3.4)
 
 
+class Paths(NamedTuple):
+    """What the main head reads, and the two levels of context that the auxiliary heads read."""
+
+    fused: Tensor  # (B, 256, H/8, W/8), or 128 channels without the FFM
+    contexts: tuple[Tensor, Tensor]  # (B, 128, H/16, W/16) and (B, 128, H/8, W/8)
+
+
 class BiSeNet(SegmentationModule):
     """Spatial Path + Context Path -> FFM -> head at 1/8; two auxiliary heads on the context path in training."""
 
@@ -164,21 +171,17 @@ class BiSeNet(SegmentationModule):
         global_pooling: bool = True,
         auxiliary_weight: float = 1.0,
         auxiliary_width: int = 128,
-        ohem_threshold: float = 0.0,
         label_stride: int = 1,
         backbone_width: float = 1.0,
         last_stage: bool = True,
     ) -> None:
-        """ffm=False sums the two paths; ohem_threshold=0 trains on every pixel; label_stride=8 supervises at 1/8, as "_speed" does.
+        """ffm=False sums the two paths; label_stride=8 supervises at 1/8, as "_speed" does.
 
         backbone_width scales the backbone's channels, last_stage=False ends it at 1/16.
         """
         super().__init__(num_classes)
-        self.auxiliary_weight, self.ohem_threshold, self.label_stride = (
-            auxiliary_weight,
-            ohem_threshold,
-            label_stride,
-        )
+        self.auxiliary_weight = auxiliary_weight
+        self.label_stride = label_stride
         self.spatial_path = SpatialPath() if spatial_path else None
         self.context_path = ContextPath(backbone, arm, global_pooling, backbone_width, last_stage)
         self.fusion = FeatureFusion() if ffm and spatial_path else None
@@ -212,35 +215,24 @@ class BiSeNet(SegmentationModule):
         spatial = self.spatial_path(image)
         return spatial + context if self.fusion is None else self.fusion(spatial, context)
 
-    def features(self, image: Tensor) -> Tensor:
-        _, context = self.context_path(image)
-        return self.fused(image, context)
-
-    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+    def features(self, image: Tensor) -> Paths:
         contexts = self.context_path(image)
-        heads = {
-            f"auxiliary{n}": head(x)
-            for n, (head, x) in enumerate(zip(self.auxiliaries, contexts), start=1)
-        }
-        return {"main": self.classifier(self.fused(image, contexts[-1])), **heads}
+        return Paths(self.fused(image, contexts[-1]), contexts)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def decode(self, features: Paths) -> Tensor:
+        return self.classifier(features.fused)
+
+    def auxiliary_outputs(self, features: Paths) -> dict[str, Tensor]:
+        heads = zip(self.auxiliaries, features.contexts)
+        return {f"auxiliary{n}": head(x) for n, (head, x) in enumerate(heads, start=1)}
+
+    def criterion(
+        self, outputs: Mapping[str, Tensor], label: Tensor, **maps: Tensor
+    ) -> dict[str, Tensor]:
         """Equation 2: the principal loss and alpha times each auxiliary one."""
-        image, label = self.prepared(batch)
-        label = label[:, :: self.label_stride, :: self.label_stride]
-        terms = {name: self.loss(logits, label) for name, logits in self.outputs(image).items()}
-        return {
-            name: loss if name == "main" else self.auxiliary_weight * loss
-            for name, loss in terms.items()
-        }
-
-    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        if not self.ohem_threshold:
-            return cross_entropy(
-                logits, label, align_corners=True, class_weights=self.class_weights
-            )
-        rule = torchseg_rule(threshold=self.ohem_threshold, min_kept=1 / 16)
-        return ohem(logits, label, align_corners=True, rule=rule, class_weights=self.class_weights)
+        step = slice(None, None, self.label_stride)
+        thinned = {name: each[:, step, step] for name, each in maps.items()}
+        return super().criterion(outputs, label[:, step, step], **thinned)
 
 
 # --- experiments (section 4)
@@ -251,7 +243,8 @@ PAPER = Recipe(
 )  # fmt: skip
 CODE = Recipe(
     crop=(768, 1536), scales=(0.75, 1.0, 1.25, 1.5, 1.75, 2.0), batch=16, iterations=80_000, lr=0.01, head_lr=10.0, weight_decay=5e-4,
-    decay_norms=False, schedule="poly", power=0.9, inference="resized:0.75",
+    decay_norms=False, schedule="poly", power=0.9,
+    loss="torchseg_ohem:0.7,1/16", inference="resized:0.75",
 )  # fmt: skip
 TABLE = "paper, comparison on Cityscapes; as reading notes quote it"
 README = "README of the authors' TorchSeg"
@@ -289,7 +282,7 @@ XCEPTION39 = MAIN.but(
 
 # The authors' code: "_speed" trains and tests at 3/4 of the size and supervises at 1/8, "_accuracy" crops 1024 and tests sliding.
 SPEED = Experiment(
-    BiSeNet, CODE, model={"backbone": "resnet18", "ohem_threshold": 0.7, "label_stride": 8},
+    BiSeNet, CODE, model={"backbone": "resnet18", "label_stride": 8},
     starts_from="resnet18.tv_in1k", published=published(val=74.83, source=README),
 )  # fmt: skip
 SLIDING = "slide:1024x1024/854x854"

@@ -24,16 +24,15 @@ Departures:
   comes nearest to the paper's cost: 121.7 GMACs against 118.51.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.module import Batch, SegmentationModule
+from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published, PublishedSpeed
 from segmodels.parts.layers import conv_bn, conv_bn_relu
-from segmodels.parts.losses import cross_entropy, ohem, torchseg_rule
 from segmodels.recipe import Recipe
 
 # --- the two branches (sections 4.1, 4.2)
@@ -181,7 +180,14 @@ def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
     return nn.Sequential(conv_bn_relu(inside, width), nn.Conv2d(width, num_classes, 1))
 
 
-# --- network and losses (section 3)
+# --- network (section 3)
+
+
+class Branches(NamedTuple):
+    """What the boosters read, none without a Semantic Branch, and what the main head reads."""
+
+    stages: list[Tensor]  # at 1/4, 1/8, 1/16 and 1/32
+    aggregated: Tensor  # (B, 128, H/8, W/8), times alpha
 
 
 class BiSeNetV2(SegmentationModule):
@@ -194,20 +200,19 @@ class BiSeNetV2(SegmentationModule):
         aggregation: Literal["guided", "sum", "concatenation"] = "guided",
         boosters: tuple[int, ...] = (2, 3, 4, 5),
         booster_weight: float = 1.0,
-        ohem_threshold: float = 0.7,
         semantic_ratio: float = 0.25,
         alpha: float = 1.0,
         depth: int = 1,
         head_width: int = 1024,
         activated: bool = False,
     ) -> None:
-        """branches: both, detail or semantic; boosters stand after stages 2 (stem) to 5; ohem_threshold=0 trains on every pixel."""
+        """branches: both, detail or semantic; boosters stand after stages 2 (stem) to 5."""
         super().__init__(num_classes)
         if set(boosters) - {2, 3, 4, 5}:
             raise ValueError(
                 f"boosters={tuple(boosters)}; one stands after stage 2, 3, 4 or 5: boosters=(4, 5), or () for none"
             )
-        self.booster_weight, self.ohem_threshold = booster_weight, ohem_threshold
+        self.auxiliary_weight = booster_weight
         width = int(128 * alpha)
         self.detail = DetailBranch(alpha, depth) if branches != "semantic" else None
         self.semantic = (
@@ -226,43 +231,24 @@ class BiSeNetV2(SegmentationModule):
             activate(self)
         initialize(self)
 
-    def parts(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The semantic stages, which the boosters read, and the map at 1/8 that the main head reads."""
+    def features(self, image: Tensor) -> Branches:
         if self.semantic is None:
-            return [], self.detail(image)
+            return Branches([], self.detail(image))
         stages, semantic = self.semantic(image)
         if self.detail is None:
-            return stages, F.interpolate(
-                semantic, stages[1].shape[-2:], mode="bilinear", align_corners=False
-            )
-        return stages, self.aggregation(self.detail(image), semantic)
+            size = stages[1].shape[-2:]  # 1/8
+            enlarged = F.interpolate(semantic, size, mode="bilinear", align_corners=False)
+            return Branches(stages, enlarged)
+        return Branches(stages, self.aggregation(self.detail(image), semantic))
 
-    def features(self, image: Tensor) -> Tensor:
-        return self.parts(image)[1]
+    def decode(self, features: Branches) -> Tensor:
+        return self.classifier(features.aggregated)
 
-    def outputs(self, image: Tensor) -> dict[str, Tensor]:
-        stages, features = self.parts(image)
-        boosted = {
-            f"booster{stage}": booster(stages[int(stage) - 2])
+    def auxiliary_outputs(self, features: Branches) -> dict[str, Tensor]:
+        return {
+            f"booster{stage}": booster(features.stages[int(stage) - 2])
             for stage, booster in self.boosters.items()
         }
-        return {"main": self.classifier(features), **boosted}
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        image, label = self.prepared(batch)
-        terms = {name: self.loss(logits, label) for name, logits in self.outputs(image).items()}
-        return {
-            name: loss if name == "main" else self.booster_weight * loss
-            for name, loss in terms.items()
-        }
-
-    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        if not self.ohem_threshold:
-            return cross_entropy(
-                logits, label, align_corners=False, class_weights=self.class_weights
-            )
-        rule = torchseg_rule(threshold=self.ohem_threshold, min_kept=1 / 16)
-        return ohem(logits, label, align_corners=False, rule=rule, class_weights=self.class_weights)
 
 
 def activate(network: BiSeNetV2) -> None:
@@ -287,7 +273,8 @@ def initialize(module: nn.Module) -> None:
 
 PAPER = Recipe(
     crop=(512, 1024), scales=(0.375, 0.5, 0.625, 0.75, 0.875, 1.0), batch=16, iterations=150_000, lr=0.05, weight_decay=5e-4,
-    decay_norms=False, schedule="poly", power=0.9, inference="resized:0.5",
+    decay_norms=False, schedule="poly", power=0.9,
+    loss="torchseg_ohem:0.7,1/16", inference="resized:0.5",
 )  # fmt: skip
 TABLE = "paper, Cityscapes table; quoted in the README of PaddleSeg's PP-LiteSeg"
 ABLATION = "paper, tables 2 and 3a; quoted in public reading notes"
@@ -319,7 +306,9 @@ MAIN = Experiment(
     published=published(val=73.4, test=72.6),
     published_speed=speed(156, camvid=124.5),
 )
-NO_OHEM = MAIN.but(model={"ohem_threshold": 0.0}, published=published(val=73.19, source=ABLATION))
+NO_OHEM = MAIN.but(
+    recipe={"loss": "cross_entropy"}, published=published(val=73.19, source=ABLATION)
+)
 NO_BOOSTERS = NO_OHEM.but(
     model={"boosters": ()}, published=published(val=69.67, source=ABLATION)
 )  # what the ablations start from

@@ -19,19 +19,21 @@ Departures:
   call its class weights "class balance" (issue 91 of HRNet/HRNet-Semantic-Segmentation): those are here as well.
 - The ImageNet weights are the authors' alone (timm has none): their file is given as such, and renamed like the classifiers below.
 - The fixed class weights of Cityscapes come with that data set's budget, since they mean nothing on other classes.
-- `min_kept` is a share of the pixels: 1/48 is the usual 131072 of 6 crops of 1024x1024 on a device.
+- Mining keeps at least a share of the pixels: 1/48 is the usual 131072 of 6 crops of 1024x1024 on
+  a device.
 - "ppm" pools to 1, 2, 3 and 6, a quarter of the channels each; "none" is a 1x1. These widths are ours.
 """
 
 import re
 from collections.abc import Mapping
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.module import Batch, SegmentationModule
+from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published, PublishedSpeed
 from segmodels.parts import class_weights
 from segmodels.parts.backbones.resnet import initialize
@@ -48,7 +50,6 @@ from segmodels.parts.dual_resolution import (
     stem,
 )
 from segmodels.parts.layers import conv_bn, conv_bn_relu
-from segmodels.parts.losses import Amount, cross_entropy, hrnet_rule, ohem
 from segmodels.parts.pretrained import load_encoder
 from segmodels.recipe import Recipe
 from segmodels.released import Released, unwrapped
@@ -96,8 +97,14 @@ class Bilateral(nn.Module):
         return high + to_high, low + to_low
 
 
+class Branches(NamedTuple):
+    middle: Tensor  # the high branch after stage 3, 1/8
+    high: Tensor  # 1/8
+    low: Tensor  # 1/64, or 1/32 with last_stride=1
+
+
 class DualResolution(nn.Module):
-    """image -> high branch after stage 3 (1/8), high and low branch at the end (1/8, and 1/64 or, with last_stride=1, 1/32)."""
+    """image -> the high branch after stage 3, and both branches at the end."""
 
     def __init__(
         self, variant: str = "23_slim", fusion: str = "both", last_stride: int = 2
@@ -115,13 +122,13 @@ class DualResolution(nn.Module):
         self.high = stage(Bottleneck, high, high, 1)
         self.low = stage(Bottleneck, width * 8, width * 8, 1, last_stride)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor) -> Branches:
         high = low = self.layer2(F.relu(self.layer1(self.stem(image))))
         for both in self.third:
             high, low = both(high, low)
         middle = high
         high, low = self.fourth(high, low)
-        return middle, self.high(F.relu(high)), self.low(F.relu(low))
+        return Branches(middle, self.high(F.relu(high)), self.low(F.relu(low)))
 
 
 class PPM(nn.Module):
@@ -164,16 +171,10 @@ class DDRNet(SegmentationModule):
         context_module: str = "dappm",
         fusion: str = "both",
         auxiliary_weight: float = 0.4,
-        ohem_threshold: float = 0.9,
-        min_kept: Amount = 1 / 48,
     ) -> None:
-        """context_module: "dappm", "ppm" or "none"; fusion: "both", "to_high", "to_low" or "none"; ohem_threshold=0 trains everywhere."""
+        """context_module: "dappm", "ppm", "none"; fusion: "both", "to_high", "to_low", "none"."""
         super().__init__(num_classes)
-        self.auxiliary_weight, self.ohem_threshold, self.min_kept = (
-            auxiliary_weight,
-            ohem_threshold,
-            min_kept,
-        )
+        self.auxiliary_weight = auxiliary_weight
         width, *_, head_width = pick("variant", variant, VARIANTS)
         self.backbone = DualResolution(variant, fusion)
         self.context = pick("context_module", context_module, CONTEXTS)(width * 16, width * 4)
@@ -188,43 +189,23 @@ class DDRNet(SegmentationModule):
         """The authors' ImageNet classifier, out of their file."""
         return load_encoder(self.encoder(), source, rename=backbone_weights)
 
-    def fused(self, high: Tensor, low: Tensor) -> Tensor:
-        return high + resized(self.context(low), high)
+    def features(self, image: Tensor) -> Branches:
+        return self.backbone(image)
 
-    def features(self, image: Tensor) -> Tensor:
-        _, high, low = self.backbone(image)
-        return self.fused(high, low)
+    def decode(self, features: Branches) -> Tensor:
+        _, high, low = features
+        return self.classifier(high + resized(self.context(low), high))
 
-    def outputs(self, image: Tensor) -> dict[str, Tensor]:
-        middle, high, low = self.backbone(image)
-        outputs = {"main": self.classifier(self.fused(high, low))}
-        return (
-            outputs if self.auxiliary is None else outputs | {"auxiliary": self.auxiliary(middle)}
-        )
+    def auxiliary_outputs(self, features: Branches) -> dict[str, Tensor]:
+        return {} if self.auxiliary is None else {"auxiliary": self.auxiliary(features.middle)}
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The main loss, and alpha = 0.4 times the one of the auxiliary head."""
-        image, label = self.prepared(batch)
-        outputs = self.outputs(image)
-        terms = {"main": self.mined(outputs["main"], label)}
-        if self.auxiliary is not None:
-            terms["auxiliary"] = self.auxiliary_weight * self.auxiliary_loss(
-                outputs["auxiliary"], label
-            )
+    def criterion(self, outputs: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:
+        """The main loss, and alpha = 0.4 times that of the auxiliary head, which is never mined."""
+        terms = {"main": self.pixel_loss(outputs["main"], label)}
+        if "auxiliary" in outputs:
+            plain = self.pixel_loss(outputs["auxiliary"], label, "cross_entropy:all")
+            terms["auxiliary"] = self.auxiliary_weight * plain
         return terms
-
-    def mined(self, logits: Tensor, label: Tensor) -> Tensor:
-        if not self.ohem_threshold:
-            return cross_entropy(
-                logits, label, align_corners=False, class_weights=self.class_weights
-            )
-        rule = hrnet_rule(self.ohem_threshold, self.min_kept)
-        return ohem(logits, label, align_corners=False, rule=rule, class_weights=self.class_weights)
-
-    def auxiliary_loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return cross_entropy(
-            logits, label, align_corners=False, class_weights=self.class_weights, average="all"
-        )
 
 
 class Classifier(nn.Module):
@@ -254,8 +235,9 @@ class Classifier(nn.Module):
 # --- experiments
 
 PAPER = Recipe(
-    crop=(1024, 1024), scales=tuple(n / 10 for n in range(5, 22)), batch=12, iterations=119_548, lr=0.01, weight_decay=5e-4,
-    schedule="poly", power=0.9, class_uniform=0.5,
+    crop=(1024, 1024), scales=tuple(n / 10 for n in range(5, 22)), batch=12, iterations=119_548,
+    loss="hrnet_ohem:0.9,1/48", lr=0.01, weight_decay=5e-4, schedule="poly", power=0.9,
+    class_uniform=0.5,
 )  # fmt: skip  # 484 epochs of 247 batches
 README = "README of the authors' repository"
 SCALES_AND_FLIP = "multiscale+flip (scales not stated)"
@@ -304,7 +286,7 @@ EXPERIMENTS = {
     "only_to_high": MAIN.but(model={"fusion": "to_high"}),
     "only_to_low": MAIN.but(model={"fusion": "to_low"}),
     "no_auxiliary": MAIN.but(model={"auxiliary_weight": 0.0}),
-    "no_ohem": MAIN.but(model={"ohem_threshold": 0.0}),
+    "no_ohem": MAIN.but(recipe={"loss": "cross_entropy"}),
     "crop_512x1024": MAIN.but(recipe={"crop": (512, 1024)}),
 }
 

@@ -18,16 +18,15 @@ Departures:
 - The paper counts 1.11M parameters; the network as its tables describe it has 1.14M.
 """
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.module import Batch, SegmentationModule
+from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published, PublishedSpeed
 from segmodels.parts.layers import conv_bn, conv_bn_relu
-from segmodels.parts.losses import cross_entropy
 from segmodels.recipe import Recipe
 
 # --- blocks (section 3.2)
@@ -109,11 +108,19 @@ class FeatureFusion(nn.Module):
         return F.relu(deep if self.detail is None else deep + self.detail(detail))
 
 
-# --- network and losses (sections 3.2.4, 4.1)
+# --- network (sections 3.2.4, 4.1)
 
 
 def auxiliary_head(inside: int, num_classes: int) -> nn.Sequential:
     return nn.Sequential(conv_bn_relu(inside, 32), nn.Conv2d(32, num_classes, 1))
+
+
+class Branches(NamedTuple):
+    """What both branches begin with, and where each of them ends."""
+
+    downsampled: Tensor  # (B, 64, H/8, W/8)
+    deep: Tensor  # (B, 128, H/32, W/32)
+    detail: Tensor  # (B, 64, H/8, W/8): the downsampled map itself, if it is shared
 
 
 class FastSCNN(SegmentationModule):
@@ -143,45 +150,22 @@ class FastSCNN(SegmentationModule):
         wanted = (64, 128) if auxiliary_weight else ()
         self.auxiliaries = nn.ModuleList(auxiliary_head(inside, num_classes) for inside in wanted)
 
-    def branches(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The downsampled map, the global features made of it, and the detail that is added to them: the downsampled map, if shared."""
+    def features(self, image: Tensor) -> Branches:
         downsampled = self.downsample(image)
         detail = downsampled if self.detail is None else self.detail(image)
-        return downsampled, self.global_features(downsampled), detail
+        return Branches(downsampled, self.global_features(downsampled), detail)
 
-    def features(self, image: Tensor) -> Tensor:
-        _, deep, detail = self.branches(image)
-        return self.fusion(detail, deep)
+    def decode(self, features: Branches) -> Tensor:
+        return self.classifier(self.fusion(features.detail, features.deep))
 
-    def outputs(self, image: Tensor) -> dict[str, Tensor]:
-        downsampled, deep, detail = self.branches(image)
-        main = {"main": self.classifier(self.fusion(detail, deep))}
-        return main | {
-            f"auxiliary{n}": head(x)
-            for n, (head, x) in enumerate(zip(self.auxiliaries, (downsampled, deep)), start=1)
-        }
+    def auxiliary_outputs(self, features: Branches) -> dict[str, Tensor]:
+        heads = zip(self.auxiliaries, (features.downsampled, features.deep))
+        return {f"auxiliary{n}": head(x) for n, (head, x) in enumerate(heads, start=1)}
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        image, label = self.prepared(batch)
-        return {
-            name: (1.0 if name == "main" else self.auxiliary_weight)
-            * cross_entropy(logits, label, align_corners=False, class_weights=self.class_weights)
-            for name, logits in self.outputs(image).items()
-        }
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Depthwise convolutions are not decayed (section 4.1)."""
-        depthwise = {
-            layer.weight
-            for layer in self.modules()
-            if isinstance(layer, nn.Conv2d) and layer.groups > 1
-        }
-        groups = []
-        for group in super().parameter_groups():
-            spared = [each for each in group["params"] if each in depthwise]
-            decayed = [each for each in group["params"] if each not in depthwise]
-            groups += [group | {"params": decayed}, group | {"params": spared, "weight_decay": 0.0}]
-        return [group for group in groups if group["params"]]
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Depthwise convolutions are spared as well (section 4.1)."""
+        depthwise = parameter.ndim == 4 and parameter.shape[1] == 1
+        return super().decays(name, parameter) and not depthwise
 
 
 # --- experiments (section 4)

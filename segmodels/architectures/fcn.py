@@ -15,58 +15,37 @@ Departures:
 - The auxiliary head and its weight 0.5 are torchvision's; the paper trains one loss.
 """
 
-from torch import Tensor, nn
+from torch import nn
 
-from segmodels.module import Batch, SegmentationModule
+from segmodels.families.dilated import Dilated
 from segmodels.paper import Experiment, Published
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn_relu
-from segmodels.parts.losses import cross_entropy
 from segmodels.recipe import Recipe
 from segmodels.released import Released
 
-# --- network and losses (sections 3.1, 4.1)
+# --- network (sections 3.1, 4.1)
 
 
-def head(inside: int, num_classes: int) -> nn.Sequential:
-    """Votes of every position, from a quarter of the channels."""
-    return nn.Sequential(
-        conv_bn_relu(inside, inside // 4), nn.Dropout(0.1), nn.Conv2d(inside // 4, num_classes, 1)
-    )
+def classifier(inside: int, num_classes: int) -> nn.Sequential:
+    """Every position votes for its class; torchvision drops values where others drop channels."""
+    return nn.Sequential(nn.Dropout(0.1), nn.Conv2d(inside, num_classes, 1))
 
 
-class FCN(SegmentationModule):
-    """Dilated ResNet -> head at 1/8; an auxiliary head on layer 3 in training."""
+class FCN(Dilated):
+    """Dilated ResNet -> 3x3 -> classifier; in training a second head of that kind on stage 3."""
 
     def __init__(self, num_classes: int, depth: int = 50, auxiliary_weight: float = 0.5) -> None:
-        super().__init__(num_classes)
-        self.backbone = ResNet(depth, output_stride=8)
-        *_, middle, deep = self.backbone.channels
-        self.classifier = head(deep, num_classes)
+        backbone = ResNet(depth, output_stride=8)
+        *_, middle, deep = backbone.channels
+        context = conv_bn_relu(deep, deep // 4)
+        main = classifier(deep // 4, num_classes)
+        auxiliary = None
+        if auxiliary_weight:
+            narrowed = conv_bn_relu(middle, middle // 4)
+            auxiliary = nn.Sequential(narrowed, *classifier(middle // 4, num_classes))
+        super().__init__(num_classes, backbone, context, main, auxiliary)
         self.auxiliary_weight = auxiliary_weight
-        self.auxiliary = head(middle, num_classes) if auxiliary_weight else None
-
-    def encoder(self) -> nn.Module:
-        return self.backbone
-
-    def features(self, image: Tensor) -> Tensor:
-        return self.backbone(image)[-1]
-
-    def outputs(self, image: Tensor) -> dict[str, Tensor]:
-        *_, middle, deep = self.backbone(image)
-        outputs = {"main": self.classifier(deep)}
-        return (
-            outputs if self.auxiliary is None else outputs | {"auxiliary": self.auxiliary(middle)}
-        )
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        image, label = self.prepared(batch)
-        weights = {"main": 1.0, "auxiliary": self.auxiliary_weight}
-        return {
-            name: weights[name]
-            * cross_entropy(logits, label, align_corners=False, class_weights=self.class_weights)
-            for name, logits in self.outputs(image).items()
-        }
 
 
 # --- experiments
@@ -94,10 +73,10 @@ EXPERIMENTS = {
 # --- released weights: torchvision's, 21 classes
 
 RENAMES = (
-    (r"classifier\.0\.", "classifier.0.0."),
-    (r"classifier\.1\.", "classifier.0.1."),
-    (r"classifier\.4\.", "classifier.2."),
-    (r"^aux_classifier\.", "auxiliary."),
+    (r"^classifier\.([01])\.", r"context.\1."),
+    (r"^classifier\.4\.", "classifier.1."),
+    (r"^aux_classifier\.([01])\.", r"auxiliary.0.\1."),
+    (r"^aux_classifier\.4\.", "auxiliary.2."),
 )
 RELEASED = {
     "fcn_resnet50_torchvision": Released("fcn/resnet50", "classifier.4.bias", RENAMES, data="voc"),

@@ -8,12 +8,11 @@ be compared with it. Encoders start from scratch (nothing is downloaded); there 
 import segmentation_models_pytorch as smp
 from torch import Tensor, nn
 
-from segmodels.module import Batch, SegmentationModule
+from segmodels.module import Features, SegmentationModule
 from segmodels.paper import Experiment
-from segmodels.parts.losses import cross_entropy
 from segmodels.recipe import Recipe
 
-# --- network and loss
+# --- network
 
 
 class SMP(SegmentationModule):
@@ -32,17 +31,15 @@ class SMP(SegmentationModule):
     def encoder(self) -> nn.Module:
         return self.network.encoder
 
-    def logits(self, image: Tensor) -> Tensor:
-        return self.network(image)
+    def features(self, image: Tensor) -> Features:
+        self.network.check_input_shape(image)
+        return self.network.encoder(image)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        image, label = self.prepared(batch)
-        logits = self.outputs(image)["main"]
-        return {
-            "main": cross_entropy(
-                logits, label, align_corners=False, class_weights=self.class_weights
-            )
-        }
+    def decode(self, features: Features) -> Tensor:
+        """A DPT's encoder gives its prefix tokens beside the maps; its decoder reads both."""
+        if isinstance(self.network, smp.DPT):
+            return self.network.segmentation_head(self.network.decoder(*features))
+        return self.network.segmentation_head(self.network.decoder(features))
 
 
 # --- experiments: the recipe that Cityscapes networks are commonly compared with

@@ -25,18 +25,19 @@ Departures:
 - Heads and context path have in-place ABN in the authors' code, which multiplies by |weight| + 1e-5: converted when weights are loaded.
 """
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.module import Batch, SegmentationModule
+from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published, PublishedSpeed
 from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.layers import conv_bn, conv_bn_relu
-from segmodels.parts.losses import IGNORED, ohem, stdc_rule
+from segmodels.parts.losses import IGNORED
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.resize import computed_in
 from segmodels.parts.two_paths import AttentionRefinement, FeatureFusion, SpatialPath, pooled
@@ -166,6 +167,15 @@ def dice_loss(p: Tensor, edge: Tensor, form: str) -> Tensor:
 # --- network and losses
 
 
+class Paths(NamedTuple):
+    """What the heads read; all but `context_16` is at 1/8."""
+
+    fused: Tensor  # both paths
+    context_16: Tensor  # at 1/16
+    context_8: Tensor
+    stage3: Tensor
+
+
 class STDC(SegmentationModule):
     """Backbone -> context path; stage 3 + context -> FFM -> head at 1/8. In training: two auxiliary heads and the detail head."""
 
@@ -218,45 +228,37 @@ class STDC(SegmentationModule):
             self.encoder(), source, rename=partial(backbone_weights, self.backbone.depth)
         )
 
-    def paths(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
-        """Stage 3, context at 1/16 and 1/8, and the fusion of both paths."""
+    def features(self, image: Tensor) -> Paths:
         stages = self.backbone(image)
-        contexts = self.context_path(stages)
+        context_16, context_8 = self.context_path(stages)
         detail = stages[0] if self.spatial_path is None else self.spatial_path(image)
-        return stages[0], contexts, self.fusion(detail, contexts[-1])
+        return Paths(self.fusion(detail, context_8), context_16, context_8, stages[0])
 
-    def features(self, image: Tensor) -> Tensor:
-        return self.paths(image)[-1]
+    def decode(self, features: Paths) -> Tensor:
+        return self.classifier(features.fused)
 
-    def outputs(self, image: Tensor) -> dict[str, Tensor]:
-        stage3, contexts, fused = self.paths(image)
-        heads = {name: head(x) for (name, head), x in zip(self.auxiliaries.items(), contexts)}
-        outputs = {"main": self.classifier(fused), **heads}
-        return outputs if self.detail is None else outputs | {"detail": self.detail(stage3)}
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Every term has weight 1."""
-        image, label = self.prepared(batch)
-        outputs = self.outputs(image)
-        terms = {
-            name: self.mined(name, logits, label)
-            for name, logits in outputs.items()
-            if name != "detail"
+    def auxiliary_outputs(self, features: Paths) -> dict[str, Tensor]:
+        outputs = {
+            "auxiliary16": self.auxiliaries["auxiliary16"](features.context_16),
+            "auxiliary8": self.auxiliaries["auxiliary8"](features.context_8),
         }
+        if self.detail is not None:
+            outputs["detail"] = self.detail(features.stage3)
+        return outputs
+
+    def criterion(self, outputs: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:
+        """Every term has weight 1."""
+        semantic = {name: logits for name, logits in outputs.items() if name != "detail"}
+        terms = super().criterion(semantic, label)
         if "detail" in outputs:
-            some = (label != IGNORED).any()
-            detail = self.detail_terms(outputs["detail"], detail_label(label, self.detail_strides))
-            terms |= {name: term * some for name, term in detail.items()}
+            terms |= self.guidance(outputs["detail"], label)
         return terms
 
-    def mined(self, name: str, logits: Tensor, label: Tensor) -> Tensor:
-        return ohem(
-            logits,
-            label,
-            align_corners=True,
-            rule=stdc_rule(0.7, min_kept=1 / 16),
-            class_weights=self.class_weights,
-        )
+    def guidance(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """The terms of the detail head, zero where no pixel has a label."""
+        some = (label != IGNORED).any()
+        terms = self.detail_terms(logits, detail_label(label, self.detail_strides))
+        return {name: term * some for name, term in terms.items()}
 
     def detail_terms(self, logits: Tensor, edge: Tensor) -> dict[str, Tensor]:
         """Binary cross-entropy over all pixels, ignored ones too, and Dice."""
@@ -269,28 +271,19 @@ class STDC(SegmentationModule):
             "detail_dice": dice_loss(logits.sigmoid(), edge, self.dice),
         }
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Backbone and context path at lr, fusion and heads at head_lr times lr, the norms of the backbone at 0."""
-        still = (
-            []
-            if self.train_norms
-            else [each for each in self.backbone.parameters() if each.ndim == 1]
-        )
-        pretrained = {*self.backbone.parameters(), *self.context_path.parameters()}
-        slow = pretrained - set(still)
-        groups = self._split_by_decay([each for each in self.parameters() if each in slow], 1.0)
-        groups += self._split_by_decay(
-            [each for each in self.parameters() if each not in pretrained], self.recipe.head_lr
-        )
-        groups += [{"params": still, "lr": 0.0, "weight_decay": 0.0}]
-        return [group for group in groups if group["params"]]
+    def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
+        """1 in backbone and context path, head_lr elsewhere, 0 for the norms of the backbone."""
+        if name.startswith("backbone.") and parameter.ndim == 1 and not self.train_norms:
+            return 0.0
+        return 1.0 if name.startswith(("backbone.", "context_path.")) else self.recipe.head_lr
 
 
 # --- experiments (section 4): one training each, judged at 512x1024 (Seg50) and at 768x1536 (Seg75)
 
 RECIPE = Recipe(
-    crop=(512, 1024), scales=tuple(eighths / 8 for eighths in range(1, 13)), jitter=0.5, batch=48, iterations=60_000,
-    lr=0.01, head_lr=10.0, weight_decay=5e-4, decay_norms=False, schedule="poly", power=0.9,
+    crop=(512, 1024), scales=tuple(eighths / 8 for eighths in range(1, 13)), jitter=0.5, batch=48,
+    iterations=60_000, loss="stdc_ohem:0.7,1/16", lr=0.01, head_lr=10.0, weight_decay=5e-4,
+    decay_norms=False, schedule="poly", power=0.9,
     warmup=1000, warmup_from=1e-3, warmup_shape="geometric", inference="resized:0.5",
 )  # fmt: skip
 SIZES = {"resized:0.5": (512, 1024), "resized:0.75": (768, 1536)}  # Seg50, Seg75

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
+from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.layers import conv_bn_relu
 
 
@@ -72,3 +73,17 @@ class Around(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.behind(self.operator(self.before(x)))
         return self.fusion(torch.cat([x, y], 1))
+
+
+def initialize_heads(network: Dilated) -> None:
+    """He initialization of every convolution in front of a norm, N(0, 0.01) of the classifiers: how
+    mmsegmentation starts its heads. Layers of an operator that have a bias stay as they are."""
+    heads = [network.context, network.classifier]
+    heads += [] if network.auxiliary is None else [network.auxiliary]
+    for head in heads:
+        for layer in head.modules():
+            if isinstance(layer, nn.Conv2d) and layer.bias is None:
+                initialize(layer)
+    for head in heads[1:]:
+        nn.init.normal_(head[-1].weight, std=0.01)
+        nn.init.zeros_(head[-1].bias)

@@ -13,13 +13,16 @@ from segmodels.parts.losses import IGNORED
 # --- masks
 
 
-def boxes(count: int, size: tuple[int, int], least: float, most: float) -> Tensor:
-    """True in one box per image, wholly inside it: an area between two shares of the image's, the ratio of its sides log-uniform."""
-    share, split, down, right = torch.rand(4, count)
+def boxes(count: int, size: tuple[int, int], least: float, most: float, number: int = 1) -> Tensor:
+    """True in one box per image, wholly inside it: an area between two shares of the image's, the
+    ratio of its sides log-uniform. Several boxes share the area, and overlap to False again."""
+    share, split, down, right = torch.rand(4, number * count)
     share = (least + share * (most - least)).clamp(min=1e-6)
-    rows = _span(share**split, down, size[0])
-    columns = _span(share ** (1 - split), right, size[1])
-    return rows[:, :, None] & columns[:, None]
+    smaller = number**-0.5  # each side's
+    rows = _span(share**split * smaller, down, size[0])
+    columns = _span(share ** (1 - split) * smaller, right, size[1])
+    each = rows[:, :, None] & columns[:, None]  # (number * B, H, W)
+    return each.view(number, count, *size).sum(0) % 2 == 1
 
 
 def _span(share: Tensor, place: Tensor, side: int) -> Tensor:
@@ -28,6 +31,29 @@ def _span(share: Tensor, place: Tensor, side: int) -> Tensor:
     start = (place * (side - length)).round()
     position = torch.arange(side)
     return (position >= start[:, None]) & (position < (start + length)[:, None])
+
+
+def random_box(
+    size: tuple[int, int],
+    chance: float = 0.5,
+    area: tuple[float, float] = (0.02, 0.4),
+    ratio: tuple[float, float] = (0.3, 1 / 0.3),
+) -> Tensor:
+    """True in one box (H, W), or nowhere: UniMatch's. A share of the area, then a ratio of height to
+    width and a corner, drawn again until the box lies within the image."""
+    height, width = size
+    mask = torch.zeros(size, dtype=torch.bool)
+    if torch.rand(()) >= chance:
+        return mask
+    pixels = (area[0] + torch.rand(()).item() * (area[1] - area[0])) * height * width
+    while True:
+        turn, down, right = torch.rand(3).tolist()
+        shape = ratio[0] + turn * (ratio[1] - ratio[0])
+        tall, wide = int((pixels * shape) ** 0.5), int((pixels / shape) ** 0.5)
+        top, left = int(down * height), int(right * width)
+        if top + tall <= height and left + wide <= width:
+            mask[top : top + tall, left : left + wide] = True
+            return mask
 
 
 def half_of_classes(label: Tensor, grid: int = 1) -> Tensor:
@@ -63,8 +89,16 @@ def partners(batch: Tensor) -> Tensor:
 GRAY = (0.299, 0.587, 0.114)
 
 
-def recolored(image: Tensor, strength: float, chance: float = 0.8, gray: float = 0.2) -> Tensor:
-    """Brightness, contrast and saturation times 1 +- strength, hue turned by up to a quarter of it; each image at random, some to gray."""
+def recolored(
+    image: Tensor,
+    strength: float,
+    chance: float = 0.8,
+    gray: float = 0.2,
+    hue: float | None = None,
+) -> Tensor:
+    """Brightness, contrast and saturation times 1 +- strength, hue turned by up to `hue` of the circle
+    (a quarter of the strength, unless told); each image at random, some to gray."""
+    hue = strength / 4 if hue is None else hue
     low, high = max(0.0, 1 - strength), 1 + strength
     brightness, contrast, saturation = (
         (low + torch.rand(3, len(image)) * (high - low)).to(image.device).view(3, -1, 1, 1, 1)
@@ -75,9 +109,9 @@ def recolored(image: Tensor, strength: float, chance: float = 0.8, gray: float =
     mean = (out * light).sum(1, keepdim=True).mean((2, 3), keepdim=True)
     out = (mean + contrast * (out - mean)).clamp(0, 1)
     tone = (out * light).sum(1, keepdim=True)
-    out = turned(
-        tone + saturation * (out - tone), ((2 * turn - 1) * strength / 4).to(image.device)
-    ).clamp(0, 1)
+    out = turned(tone + saturation * (out - tone), ((2 * turn - 1) * hue).to(image.device)).clamp(
+        0, 1
+    )
     out = torch.where((changed < chance).to(image.device).view(-1, 1, 1, 1), out, image)
     return torch.where(
         (grayed < gray).to(image.device).view(-1, 1, 1, 1), (out * light).sum(1, keepdim=True), out

@@ -1,4 +1,4 @@
-"""Semi-supervised methods, one file each: a method is a module that holds networks of any row and keeps their contract."""
+"""Semi-supervised methods, one file each: a method holds networks of any row, see `segmodels.method`."""
 
 from pathlib import Path
 

@@ -26,12 +26,11 @@ Departures:
 - ComplexMix's code was never published: its grid is the abstract's idea, its size (4 x 4) our choice.
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,8 +38,8 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from segmodels.inference import Strips
-from segmodels.module import Batch, SegmentationModule
+from segmodels.method import Make, Method, check_options
+from segmodels.module import Batch
 from segmodels.parts.losses import IGNORED
 from segmodels.parts.mixing import blurred, boxes, half_of_classes, mixed, partners, recolored
 from segmodels.parts.schedules import sigmoid_ramp
@@ -52,8 +51,9 @@ AT_A_TIME = 1 << 23  # logits at the image's size that exist at once
 
 @dataclass(frozen=True)
 class Task:
-    """What the student is shown and asked: images (B, 3, H, W) normalized; per pixel (B, H, W) the mask, the teacher's class (255 where
-    nothing is asked) and how sure it is; and the rows of its probabilities."""
+    """What the student is shown and asked: images (B, 3, H, W) normalized; per pixel (B, H, W) the
+    mask, the teacher's class (255 where nothing is asked) and how sure it is; and the rows of its
+    probabilities."""
 
     image: Tensor
     mask: Tensor
@@ -62,14 +62,16 @@ class Task:
     probabilities: Callable[[int, int], Tensor]
 
 
-class MeanTeacher(SegmentationModule):
-    """A student that learns, and a teacher that follows it: the network that is judged and used. The student is judged beside it."""
+class MeanTeacher(Method):
+    """A student that learns, and a teacher that follows it: the network that is evaluated and used.
+    The student is evaluated beside it."""
 
-    networks = ("teacher", "student")  # by these names in a checkpoint; the first is the one to use
+    networks = ("teacher", "student")
+    evaluated_beside = ("student",)
 
     def __init__(
         self,
-        student: SegmentationModule,
+        make: Make,
         *,
         masks: Mask = "cutmix",
         consistency: Literal["mse", "cross_entropy"] = "mse",
@@ -84,9 +86,11 @@ class MeanTeacher(SegmentationModule):
         batch_norm: Literal["all", "labelled", "frozen"] = "all",
         grid: int = 4,
     ) -> None:
-        """`ramp_up`: steps until the full weight; `confidence`: a pixel counts by the share of sure ones, if it is sure itself, or always;
-        `color`: strength; `gray`, `blur`: chances; `batch_norm`: which images move the student's running statistics."""
-        check(
+        """`ramp_up`: steps until the full weight; `confidence`: a pixel counts by the share of sure
+        ones, if it is sure itself, or always; `color`: strength; `gray`, `blur`: chances;
+        `batch_norm`: which images move the student's running statistics."""
+        check_options(
+            RANGES,
             weight=weight,
             decay=decay,
             threshold=threshold,
@@ -96,25 +100,26 @@ class MeanTeacher(SegmentationModule):
             ramp_up=ramp_up,
             grid=grid,
         )
-        super().__init__(student.num_classes)
-        self.masks, self.consistency, self.weight, self.ramp_up, self.decay = (
-            masks,
-            consistency,
-            weight,
-            ramp_up,
-            decay,
-        )
-        self.confidence, self.threshold, self.batch_norm, self.grid = (
-            confidence,
-            threshold,
-            batch_norm,
-            grid,
-        )
-        self.color, self.gray, self.blur = color, gray, blur
-        self.student, self.teacher = student, copy.deepcopy(student).requires_grad_(False)
+        student = make()
+        teacher = make().requires_grad_(False)
+        teacher.load_state_dict(student.state_dict())
+        super().__init__(teacher, student)
+        self.masks = masks
+        self.grid = grid
+        self.consistency = consistency
+        self.weight = weight
+        self.ramp_up = ramp_up
+        self.decay = decay
+        self.confidence = confidence
+        self.threshold = threshold
+        self.color = color
+        self.gray = gray
+        self.blur = blur
+        self.batch_norm = batch_norm
         self.steps = 0  # of the optimizer
-        self.least_unlabelled = 2 if masks in MIXING else 1  # images per device and pass
-        self.adopt(student.recipe, student.normalization, student.identity)
+        if masks in MIXING:
+            self.min_unlabelled = 2
+            self.why_unlabelled = f"{masks} mixes images in pairs"
 
     # --- the networks
 
@@ -126,28 +131,15 @@ class MeanTeacher(SegmentationModule):
                 layer.eval()
         return self
 
-    def strips(self, image: Tensor) -> Strips:
-        return self.teacher.strips(image)
-
-    def normalized(self, image: Tensor) -> Tensor:
-        return self.teacher.normalized(image)
-
-    def logits(self, image: Tensor) -> Tensor:
-        return self.teacher.logits(image)
-
-    def outputs(self, image: Tensor) -> dict[str, Tensor]:
-        return self.student.outputs(image)
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        return self.student.configure_optimizers()
-
     @torch.no_grad()
     def after_step(self) -> None:
-        """The teacher follows: weights and statistics move towards the student's, counters are copied."""
+        """The teacher follows: weights and statistics move towards the student's, counters are
+        copied."""
         self.student.after_step()
         pace = 1 - min(1 - 1 / (self.steps + 1), self.decay)
         self.steps += 1
-        own, theirs = (list(each.state_dict().values()) for each in (self.teacher, self.student))
+        own = list(self.teacher.state_dict().values())
+        theirs = list(self.student.state_dict().values())
         moving = [index for index, tensor in enumerate(own) if tensor.is_floating_point()]
         torch._foreach_lerp_(
             [own[index] for index in moving], [theirs[index] for index in moving], pace
@@ -164,48 +156,51 @@ class MeanTeacher(SegmentationModule):
     # --- losses
 
     def losses(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
-        """Of (labelled, unlabelled), each (image, label); of an unlabelled image's label only 255, for padding, is read."""
         labelled, unlabelled = batch
         terms = self.student.losses(labelled)
         task = self.task(unlabelled)
-        sure = (task.confidence >= self.threshold) & (task.label != IGNORED)
-        asked = (task.label != IGNORED).sum().clamp(min=1)
-        self.watched = {"sure": sure.sum() / asked}
-        loss = self.distance(task, sure if self.confidence == "pixel" else task.label != IGNORED)
+        shown = task.label != IGNORED
+        sure = (task.confidence >= self.threshold) & shown
+        self.watched = {"sure": sure.sum() / shown.sum().clamp(min=1)}
+        loss = self.distance(task, sure if self.confidence == "pixel" else shown)
         loss = loss * self.watched["sure"] if self.confidence == "share" else loss
         return terms | {"consistency": self.weight * sigmoid_ramp(self.ramp_up)(self.steps) * loss}
 
     @torch.no_grad()
     def task(self, unlabelled: Batch) -> Task:
-        """What the teacher sees in the images, what the student will see, and what it will be asked."""
+        """What the teacher sees in the images, what the student will see, and what it will be asked.
+        In the margin of a network that has one, nothing is asked."""
         image, padding = unlabelled
         seen = self.teacher.strips(image)
         best = [seen.probabilities(top, bottom).max(1) for top, bottom in self.blocks(padding)]
         confidence = torch.cat([values for values, _ in best], 1)
-        label = (
-            torch.cat([classes for _, classes in best], 1)
-            .to(torch.uint8)
-            .masked_fill_(padding == IGNORED, IGNORED)
-        )
-        mask = self.mask(label)
+        label = torch.cat([classes for _, classes in best], 1).to(torch.uint8)
+        mask = self.mask(label.masked_fill(padding == IGNORED, IGNORED))
+        label.masked_fill_(self.framed(self.inside(padding)) == IGNORED, IGNORED)
         if self.masks not in MIXING:
-            shown = self.student.normalized(self.perturbed(image)) * mask[:, None]
-            return Task(
-                shown, mask, label.masked_fill(~mask, IGNORED), confidence, seen.probabilities
-            )
-        mix = lambda own: mixed(mask, own, partners(own))  # noqa: E731
+            image = self.student.normalized(self.perturbed(image)) * mask[:, None]
+            label = label.masked_fill(~mask, IGNORED)
+            return Task(image, mask, label, confidence, seen.probabilities)
+
+        def mix(own: Tensor) -> Tensor:
+            return mixed(mask, own, partners(own))
 
         def probabilities(top: int, bottom: int) -> Tensor:
             rows = seen.probabilities(top, bottom)
             return mixed(mask[:, top:bottom], rows, partners(rows))
 
-        return Task(
-            self.student.normalized(self.perturbed(mix(image))),
-            mask,
-            mix(label),
-            mix(confidence),
-            probabilities,
-        )
+        image = self.student.normalized(self.perturbed(mix(image)))
+        return Task(image, mask, mix(label), mix(confidence), probabilities)
+
+    @torch.no_grad()
+    def preview(self, unlabelled: Batch) -> dict[str, Tensor]:
+        task = self.task(unlabelled)
+        return super().preview(unlabelled) | {
+            "mask (white: itself)": task.mask,
+            "what the student sees": self.as_pixels(task.image),
+            "what the teacher says": task.label,
+            "confidence (white: 1)": task.confidence.masked_fill(task.label == IGNORED, 0.0),
+        }
 
     def mask(self, label: Tensor) -> Tensor:
         """By the teacher's classes; see parts/mixing.py."""
@@ -226,24 +221,29 @@ class MeanTeacher(SegmentationModule):
         return (255 * strong).round().to(torch.uint8)
 
     def distance(self, task: Task, asked: Tensor) -> Tensor:
-        """Mean over all pixels; those that are not asked count as zero. Logits at the image's size exist a block of rows at a time."""
+        """Mean over all pixels inside the margin; those that are not asked count as zero. Logits at
+        the image's size exist a block of rows at a time."""
+        margin = self.margin
+        asked = self.inside(asked)
+        classes = self.inside(task.label)
         with self.statistics_kept():
-            said = self.student.strips(task.image)
+            said = self.inner_logits(self.student, task.image)
 
         def block(top: int, bottom: int) -> Tensor:
-            logits, here = said.rows(top, bottom), asked[:, top:bottom]
+            logits = said.rows(top, bottom)
+            here = asked[:, top:bottom]
             if self.consistency == "cross_entropy":
-                label = task.label[:, top:bottom].masked_fill(~here, IGNORED).long()
+                label = classes[:, top:bottom].masked_fill(~here, IGNORED).long()
                 return F.cross_entropy(logits, label, ignore_index=IGNORED, reduction="sum")
-            return (
-                (logits.softmax(1) - task.probabilities(top, bottom)).square().sum(1) * here
-            ).sum()
+            wanted = task.probabilities(margin + top, margin + bottom)
+            wanted = wanted[..., margin : wanted.shape[-1] - margin]
+            return ((logits.softmax(1) - wanted).square().sum(1) * here).sum()
 
-        sums = [
-            checkpoint(block, top, bottom, use_reentrant=False, preserve_rng_state=False)
-            for top, bottom in self.blocks(asked)
-        ]
-        return torch.stack(sums).sum() / task.label.numel()
+        sums = []
+        for top, bottom in self.blocks(asked):
+            loss = checkpoint(block, top, bottom, use_reentrant=False, preserve_rng_state=False)
+            sums.append(loss)
+        return torch.stack(sums).sum() / classes.numel()
 
     def blocks(self, pixels: Tensor) -> list[tuple[int, int]]:
         """Top and bottom of blocks of rows that together are the maps (B, H, W)."""
@@ -253,12 +253,11 @@ class MeanTeacher(SegmentationModule):
 
     @contextmanager
     def statistics_kept(self) -> Iterator[None]:
-        """Within, a pass leaves the student's running statistics as they are, if unlabelled images may not move them."""
-        layers = (
-            [layer for layer in self.student.modules() if isinstance(layer, _BatchNorm)]
-            if self.batch_norm == "labelled"
-            else []
-        )
+        """Within, a pass leaves the student's running statistics as they are, if unlabelled images
+        may not move them."""
+        layers = []
+        if self.batch_norm == "labelled":
+            layers = [each for each in self.student.modules() if isinstance(each, _BatchNorm)]
         paces = [layer.momentum for layer in layers]
         for layer in layers:
             layer.momentum = 0.0
@@ -268,40 +267,17 @@ class MeanTeacher(SegmentationModule):
             for layer, pace in zip(layers, paces):
                 layer.momentum = pace
 
-    # --- judging: the student beside the teacher
 
-    def begin_judging(self) -> None:
-        super().begin_judging()
-        self.student.begin_judging()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        self.student.validation_step(batch, batch_idx)
-        return super().validation_step(batch, batch_idx)
-
-    def conclude(self, split: str) -> None:
-        super().conclude(split)
-        student = self.student.concluded()
-        if not self.trainer.sanity_checking:
-            self.scores["others"] = {"student": student}
-            self.log_dict(
-                {
-                    f"{split}/student_mIoU": student["miou"],
-                    f"{split}/student_pixel_accuracy": student["pixel_accuracy"],
-                }
-            )
-
-
-def check(**options: float) -> None:
-    allowed = {
-        "weight": (0, math.inf), "decay": (0, 1), "threshold": (0, 1), "color": (0, 1), "gray": (0, 1), "blur": (0, 1),
-        "ramp_up": (0, math.inf), "grid": (1, 64),
-    }  # fmt: skip
-    for name, value in options.items():
-        least, most = allowed[name]
-        if not least <= value <= most:
-            raise ValueError(
-                f"semi.{name}={value}; it must be {f'from {least} to {most}' if most < math.inf else f'at least {least}'}"
-            )
+RANGES = {
+    "weight": (0, math.inf),
+    "decay": (0, 1),
+    "threshold": (0, 1),
+    "color": (0, 1),
+    "gray": (0, 1),
+    "blur": (0, 1),
+    "ramp_up": (0, math.inf),
+    "grid": (1, 64),
+}
 
 
 METHOD = MeanTeacher

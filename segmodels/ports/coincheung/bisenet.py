@@ -9,16 +9,14 @@ for the spatial path, the Feature Fusion Module squeezes to a quarter, heads hav
 images are normalized by ImageNet's statistics. Its checkpoint, 79999_iter.pth, wants faces of about 512x512.
 """
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.architectures.bisenet import BiSeNet, ContextPath, head
+from segmodels.architectures.bisenet import BiSeNet, ContextPath, Paths, head
 from segmodels.parts.layers import conv_bn, conv_bn_relu
-from segmodels.parts.losses import coincheung_rule, ohem
 from segmodels.parts.two_paths import FeatureFusion, pooled
 from segmodels.ports.coincheung import CITYSCAPES, published
+from segmodels.recipe import Recipe
 from segmodels.released import Released
 
 
@@ -39,6 +37,7 @@ class BiSeNetCoinCheung(BiSeNet):
     """The paper's network with the upsampling, fusion, heads and losses of this code line."""
 
     align_corners = False
+    recipe = Recipe(loss="coincheung_ohem:0.7")
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, auxiliary_width=64)
@@ -46,20 +45,10 @@ class BiSeNetCoinCheung(BiSeNet):
         self.classifier = head(256, 256, num_classes)
         self._initialize()
 
-    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return ohem(
-            logits,
-            label,
-            align_corners=self.align_corners,
-            rule=coincheung_rule(0.7),
-            class_weights=self.class_weights,
-        )
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
         """The fusion and the heads at head_lr times lr, 10 in this code; both paths at lr."""
-        fast = list(nn.ModuleList([self.fusion, self.classifier, self.auxiliaries]).parameters())
-        slow = [*self.context_path.parameters(), *self.spatial_path.parameters()]
-        return self._split_by_decay(slow, 1.0) + self._split_by_decay(fast, self.recipe.head_lr)
+        slow = name.startswith(("context_path.", "spatial_path."))
+        return 1.0 if slow else self.recipe.head_lr
 
 
 # --- faces
@@ -117,17 +106,9 @@ class BiSeNetFaces(BiSeNetCoinCheung):
         )
         self._initialize()
 
-    def features(self, image: Tensor) -> Tensor:
-        fine, _, context = self.context_path(image)
-        return self.fusion(fine, context)
-
-    def outputs(self, image: Tensor) -> dict[str, Tensor]:
+    def features(self, image: Tensor) -> Paths:
         fine, *contexts = self.context_path(image)
-        heads = {
-            f"auxiliary{n}": head(x)
-            for n, (head, x) in enumerate(zip(self.auxiliaries, contexts), start=1)
-        }
-        return {"main": self.classifier(self.fusion(fine, contexts[-1])), **heads}
+        return Paths(self.fusion(fine, contexts[-1]), tuple(contexts))
 
 
 # --- released weights

@@ -5,15 +5,13 @@ a ReLU after the aggregation and nearest-neighbor upsampling in it. Its boosters
 (stride)^2 channels on it; all five losses are mined by the loss of a pixel. Images are normalized by Cityscapes' own statistics.
 """
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.architectures.bisenetv2 import BiSeNetV2, GuidedAggregation, initialize
 from segmodels.parts.layers import conv_bn_relu
-from segmodels.parts.losses import coincheung_rule, ohem
 from segmodels.ports.coincheung import CITYSCAPES, published
+from segmodels.recipe import Recipe
 from segmodels.released import Released
 
 
@@ -38,6 +36,8 @@ def booster(inside: int, stride: int, num_classes: int) -> nn.Sequential:
 class BiSeNetV2CoinCheung(BiSeNetV2):
     """The paper's network with the activations, heads and losses of this code line."""
 
+    recipe = Recipe(loss="coincheung_ohem:0.7")
+
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, activated=True)
         self.aggregation = NearestAggregation(128)
@@ -49,21 +49,9 @@ class BiSeNetV2CoinCheung(BiSeNetV2):
         )
         initialize(self)
 
-    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return ohem(
-            logits,
-            label,
-            align_corners=False,
-            rule=coincheung_rule(0.7),
-            class_weights=self.class_weights,
-        )
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
         """The heads at head_lr times lr, 10 in this code; neither branch is pretrained."""
-        heads = [*self.classifier.parameters(), *self.boosters.parameters()]
-        fast = set(heads)
-        slow = [each for each in self.parameters() if each not in fast]
-        return self._split_by_decay(slow, 1.0) + self._split_by_decay(heads, self.recipe.head_lr)
+        return self.recipe.head_lr if name.startswith(("classifier.", "boosters.")) else 1.0
 
 
 RENAMES = (

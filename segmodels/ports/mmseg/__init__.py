@@ -4,10 +4,14 @@ from segmodels.paper import Published
 from segmodels.ports import SCALES
 
 
-def published(folder: str, **figures: tuple[float, float]) -> tuple[Published, ...]:
-    """mIoU on Cityscapes val, whole images and at several scales with flip, by how the network was trained.
+def published(
+    folder: str, file: str = "README.md", **figures: tuple[float, ...]
+) -> tuple[Published, ...]:
+    """mIoU on Cityscapes val, by how the network was trained: whole images and, where it says that
+    too, at several scales with flip.
 
-    Figures are those of its README; a checkpoint is one of them, and its name says which.
+    Figures are those of its README, or of another file beside it; a checkpoint is one of them, and
+    its name says which.
     """
     return tuple(
         Published(
@@ -15,7 +19,7 @@ def published(folder: str, **figures: tuple[float, float]) -> tuple[Published, .
             "cityscapes",
             "val",
             protocol,
-            f"mmsegmentation, configs/{folder}/README.md ({how.replace('_', ' ')})",
+            f"mmsegmentation, configs/{folder}/{file} ({how.replace('_', ' ')})",
         )
         for how, both in figures.items()
         for miou, protocol in zip(both, ("whole", SCALES))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from segmodels.architectures.bisenet import BiSeNet, ContextPath
 from segmodels.parts.layers import conv_bn_relu
-from segmodels.parts.losses import cross_entropy
 from segmodels.parts.two_paths import FeatureFusion
 from segmodels.ports.mmseg import published
+from segmodels.recipe import Recipe
 from segmodels.released import Released
 
 
@@ -39,6 +39,7 @@ class BiSeNetMMSeg(BiSeNet):
     """The paper's network with the upsampling, fusion, heads and losses of this code line."""
 
     align_corners = False
+    recipe = Recipe(loss="cross_entropy:all")
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, auxiliary_width=64)
@@ -46,11 +47,6 @@ class BiSeNetMMSeg(BiSeNet):
         self.classifier = head(256, 256, num_classes)
         self.auxiliaries = nn.ModuleList([head(128, 64, num_classes), head(128, 64, num_classes)])
         self._initialize()
-
-    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return cross_entropy(
-            logits, label, align_corners=False, average="all", class_weights=self.class_weights
-        )
 
 
 RENAMES = (

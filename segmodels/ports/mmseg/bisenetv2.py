@@ -5,12 +5,12 @@ aggregation have a bias. The boosters are plain heads of two convolutions, as wi
 a cross-entropy averaged over all pixels, ignored ones too.
 """
 
-from torch import Tensor, nn
+from torch import nn
 
 from segmodels.architectures.bisenetv2 import BiSeNetV2, initialize
 from segmodels.parts.layers import conv_bn_relu
-from segmodels.parts.losses import cross_entropy
 from segmodels.ports.mmseg import published
+from segmodels.recipe import Recipe
 from segmodels.released import Released
 
 
@@ -24,6 +24,8 @@ def head(inside: int, width: int, convolutions: int, num_classes: int) -> nn.Seq
 class BiSeNetV2MMSeg(BiSeNetV2):
     """The paper's network with the activations, heads and losses of this code line."""
 
+    recipe = Recipe(loss="cross_entropy:all")
+
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, activated=True)
         for keep in (self.aggregation.detail_keep, self.aggregation.semantic_keep):
@@ -34,11 +36,6 @@ class BiSeNetV2MMSeg(BiSeNetV2):
             {str(n + 2): head(inside[n], 4 ** (n + 2), 2, num_classes) for n in range(4)}
         )
         initialize(self)
-
-    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return cross_entropy(
-            logits, label, align_corners=False, average="all", class_weights=self.class_weights
-        )
 
 
 RENAMES = (

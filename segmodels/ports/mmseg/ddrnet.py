@@ -3,27 +3,33 @@
 Differs from the authors': no biases in the stem, and the auxiliary output is mined like the main one.
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 from torch import Tensor
 
 from segmodels.architectures.ddrnet import VARIANTS, DDRNet
+from segmodels.module import SegmentationModule
 from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.dual_resolution import MMSEG, stem
 from segmodels.ports.mmseg import published
+from segmodels.recipe import Recipe
 from segmodels.released import Released
 
 
-class MMSegDDRNet(DDRNet):
-    """min_kept counts pixels of the batch on one device, as its configuration does."""
+class DDRNetMMSeg(DDRNet):
+    """What is kept at least counts pixels of the batch on one device, as in its configuration."""
+
+    recipe = Recipe(loss="hrnet_ohem:0.9,131072")
 
     def __init__(self, num_classes: int, variant: str = "23_slim") -> None:
-        super().__init__(num_classes, variant, min_kept=131_072)
+        super().__init__(num_classes, variant)
         self.backbone.stem = stem(VARIANTS[variant][0], bias=False)
         initialize(self.backbone.stem)
 
-    def auxiliary_loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return self.mined(logits, label)
+    def criterion(self, outputs: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:
+        """Both outputs are mined."""
+        return SegmentationModule.criterion(self, outputs, label)
 
 
 RENAMES = (
@@ -54,7 +60,7 @@ PUBLISHED = {
 }
 RELEASED = {
     f"mmseg_ddrnet{name}": Released(
-        partial(MMSegDDRNet, variant=name),
+        partial(DDRNetMMSeg, variant=name),
         "decode_head.conv_seg.bias",
         RENAMES,
         row=f"ddrnet/{name}",

@@ -13,16 +13,19 @@ from segmodels.architectures.pidnet import VARIANTS, PIDNet
 from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.boundaries import dilated
 from segmodels.parts.dual_resolution import MMSEG, stem
-from segmodels.parts.losses import IGNORED, cross_entropy
+from segmodels.parts.losses import IGNORED
 from segmodels.ports.mmseg import published
+from segmodels.recipe import Recipe
 from segmodels.released import Released
 
 
-class MMSegPIDNet(PIDNet):
-    """min_kept counts pixels of the batch on one device, as its configuration does."""
+class PIDNetMMSeg(PIDNet):
+    """What is kept at least counts pixels of the batch on one device, as in its configuration."""
+
+    recipe = Recipe(loss="hrnet_ohem:0.9,131072")
 
     def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes, min_kept=131_072)
+        super().__init__(num_classes)
         self.backbone.stem = stem(VARIANTS["s"][0], bias=False)
         self.classifier.insert(5, nn.Dropout2d(0.1))
         initialize(self.backbone.stem)
@@ -34,10 +37,8 @@ class MMSegPIDNet(PIDNet):
         return dilated(steps(label))
 
     def auxiliary_loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        average = "all" if self.class_weights is None else "valid"
-        return cross_entropy(
-            logits, label, align_corners=True, class_weights=self.class_weights, average=average
-        )
+        weighted = self.class_weights is not None
+        return self.pixel_loss(logits, label, "cross_entropy" if weighted else "cross_entropy:all")
 
 
 def steps(label: Tensor) -> Tensor:
@@ -83,6 +84,6 @@ RENAMES = (
 PUBLISHED = published("pidnet", from_ImageNet=(78.74, 80.87))
 RELEASED = {
     "mmseg_pidnet_s": Released(
-        MMSegPIDNet, "decode_head.conv_seg.bias", RENAMES, row="pidnet/s", published=PUBLISHED
+        PIDNetMMSeg, "decode_head.conv_seg.bias", RENAMES, row="pidnet/s", published=PUBLISHED
     )
 }

@@ -5,6 +5,7 @@ and a Dice with squares. Mining keeps at least 10,000 pixels per image and divid
 loss here; mmsegmentation's learns that the frame of an unlabeled image is an edge.
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -13,14 +14,16 @@ from torch import Tensor, nn
 
 from segmodels.architectures.stdc import LAYERS, STDC
 from segmodels.parts.layers import conv_bn_relu
-from segmodels.parts.losses import mmseg_rule, ohem
+from segmodels.parts.losses import pixel_loss
 from segmodels.parts.resize import computed_in
 from segmodels.ports.mmseg import published
+from segmodels.recipe import Recipe
 from segmodels.released import Released
 
 
-class MMSegSTDC(STDC):
+class STDCMMSeg(STDC):
     detail_channels = 2
+    recipe = Recipe(loss="mmseg_ohem:0.7,10000")
 
     @staticmethod
     def head(inside: int, width: int, outside: int) -> nn.Sequential:
@@ -28,11 +31,18 @@ class MMSegSTDC(STDC):
             conv_bn_relu(inside, width), nn.Dropout2d(0.1), nn.Conv2d(width, outside, 1)
         )
 
-    def mined(self, name: str, logits: Tensor, label: Tensor) -> Tensor:
-        rule = mmseg_rule(threshold=0.7, min_kept_per_image=10_000)
-        return ohem(
-            logits, label, align_corners=name == "main", rule=rule, class_weights=self.class_weights
-        )
+    def criterion(self, outputs: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:
+        """The main output alone aligns corners."""
+        terms = {}
+        for name in ("main", "auxiliary16", "auxiliary8"):
+            terms[name] = pixel_loss(
+                self.recipe.loss,
+                outputs[name],
+                label,
+                align_corners=name == "main",
+                class_weights=self.class_weights,
+            )
+        return terms | self.guidance(outputs["detail"], label)
 
     def detail_terms(self, logits: Tensor, edge: Tensor) -> dict[str, Tensor]:
         logits = F.interpolate(
@@ -82,7 +92,7 @@ PUBLISHED = {
 }
 RELEASED = {
     f"mmseg_{depth}": Released(
-        partial(MMSegSTDC, depth=depth),
+        partial(STDCMMSeg, depth=depth),
         "decode_head.conv_seg.weight",
         RENAMES,
         CONSTANTS,

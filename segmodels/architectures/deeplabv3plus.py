@@ -1,0 +1,229 @@
+"""DeepLabV3+: Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation
+Chen, Zhu, Papandreou, Schroff, Adam. ECCV 2018. arXiv:1802.02611
+
+DeepLabV3 sees an image at several rates of dilation side by side, and blurs what is small: its logits are sixteen times coarser than the
+image. Here a decoder gives it back the borders: the pyramid's map is enlarged to 1/4, joined with a few channels of an early map, and
+refined by two 3x3. How dense the encoder's map is may be chosen anew at any time: stride is traded for dilation, and no weight changes.
+
+    image -> backbone ─┬─ 1/16 (or 1/8) -> ASPP ─┬─ 1x1 ──────────────┐
+                       │                         ├─ 3x3, rate  6 (12) │
+                       │                         ├─ 3x3, rate 12 (24) ├─ 1x1, dropout ──── x4 (x2) ─┐
+                       │                         ├─ 3x3, rate 18 (36) │                             │
+                       │                         └─ mean of the image ┘                             │
+                       └─ 1/4 -> 1x1 to 48 channels ─────────────────────────────────────────── together -> 3x3, 3x3, 1x1 -> logits at 1/4
+
+Departures:
+- Where the paper is silent, the authors' code speaks (tensorflow/models, research/deeplab): every enlargement aligns corners, sizes are
+  16 k + 1 pixels, depthwise convolutions are not decayed, the classifier's bias learns at twice the rate, norms of Xception and of the
+  head keep 0.9997 of their averages at each step and those of ResNet 0.95, and new layers are drawn as there.
+- The figure of Xception shows a ReLU behind each depthwise convolution; in that code one stands in front of each, but for the last block.
+- That code pads every image of PASCAL VOC to 513x513 before it is evaluated, and the mean over the image sees the border; here images
+  are padded to the next 16 k + 1 pixels.
+- The authors' ResNet strides in the last block of a stage, and its decoder reads the last convolution of stage 1's second block. Here
+  ResNet strides where torchvision's does, so that ImageNet weights of others fit, and the decoder reads what stage 1 returns. Its deep
+  stem, its multi-grid and its rate of decay are the authors'; that the multi-grid of DeepLabV3 was kept is recalled, not seen again.
+- Xception starts from the authors' own ImageNet weights, as timm has them; ResNet from Gluon's of the same network, and its images are
+  normalized as those weights expect. The figures of the authors' released VOC checkpoint are of a network that saw COCO first.
+- ResNet-50 is no row of the paper.
+- The rate and the batch on Cityscapes are those of PASCAL VOC; the authors' page says only: 90k steps, crops of 769, a batch above 8.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.families.dilated import Dilated
+from segmodels.module import Normalization
+from segmodels.paper import Experiment, Published
+from segmodels.parts.backbones.resnet import ResNet
+from segmodels.parts.backbones.xception import Xception65
+from segmodels.parts.layers import conv_bn_relu
+from segmodels.recipe import Recipe
+
+Backbone = Literal["xception65", "resnet50", "resnet101"]
+
+# --- the encoder's head and the decoder (sections 3.1, 3.2)
+
+
+def separable_conv(inside: int, outside: int, *, dilation: int = 1) -> nn.Sequential:
+    """Atrous separable convolution (figure 3): a 3x3 for each channel, a 1x1 across channels, each
+    with a norm and a ReLU."""
+    depthwise = conv_bn_relu(inside, inside, dilation=dilation, groups=inside)
+    return nn.Sequential(*depthwise, *conv_bn_relu(inside, outside, 1))
+
+
+class AtrousPyramid(nn.Module):
+    """ASPP: a 1x1, dilated 3x3s and the mean of the image, side by side (figure 2)."""
+
+    def __init__(
+        self,
+        inside: int,
+        width: int,
+        rates: tuple[int, ...],
+        convolution: Callable[..., nn.Module] = conv_bn_relu,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        dilated = [convolution(inside, width, dilation=rate) for rate in rates]
+        self.convs = nn.ModuleList([conv_bn_relu(inside, width, 1), *dilated])
+        self.pooling = conv_bn_relu(inside, width, 1)
+        self.projection = conv_bn_relu((len(rates) + 2) * width, width, 1)
+        self.dropout = nn.Dropout(dropout)
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """In the order in which they are joined."""
+        mean = self.pooling(x.mean((2, 3), keepdim=True))  # (B, width, 1, 1)
+        return [*(conv(x) for conv in self.convs), mean.expand(-1, -1, *x.shape[2:])]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.projection(torch.cat(self.maps(x), 1)))
+
+
+def rates_at(output_stride: int) -> tuple[int, int, int]:
+    """Of the pyramid's 3x3s: they cover the same pixels of the image at both strides."""
+    if output_stride not in (8, 16):
+        raise ValueError(
+            f"model.output_stride is {output_stride}; it must be 16, as in training, or 8, which is "
+            "slower and finer"
+        )
+    return (6, 12, 18) if output_stride == 16 else (12, 24, 36)
+
+
+# --- network
+
+
+def backbone_of(name: Backbone, output_stride: int) -> nn.Module:
+    """With the authors' paces of its norms' averages."""
+    if name == "xception65":
+        return paced(Xception65(output_stride), 3e-4)
+    depth = int(name.removeprefix("resnet"))
+    backbone = ResNet(
+        depth, output_stride, stem=(64, 64, 128), multi_grid=(1, 2, 4), dilated_first=True
+    )
+    return paced(backbone, 0.05)
+
+
+class DeepLabV3Plus(Dilated):
+    """Backbone -> atrous pyramid at 1/16 or 1/8 -> decoder at 1/4."""
+
+    align_corners = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: Backbone = "xception65",
+        output_stride: int = 16,
+        separable: bool = True,
+    ) -> None:
+        """`separable`: the 3x3s of the pyramid and the decoder are separable convolutions.
+        `output_stride` leaves the weights as they are."""
+        convolution = separable_conv if separable else conv_bn_relu
+        rates = rates_at(output_stride)
+        super().__init__(
+            num_classes,
+            backbone_of(backbone, output_stride),
+            context=AtrousPyramid(2048, 256, rates, convolution),
+            classifier=nn.Sequential(
+                convolution(256 + 48, 256), convolution(256, 256), nn.Conv2d(256, num_classes, 1)
+            ),
+        )
+        self.low = conv_bn_relu(256, 48, 1)
+        for part in (self.context, self.low, self.classifier):
+            initialize(paced(part, 3e-4))
+        nn.init.trunc_normal_(self.classifier[-1].weight, std=0.01, a=-0.02, b=0.02)
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        fine, *_, deep = features
+        return self.classifier(self.joined(self.low(fine), self.context(deep)))
+
+    def joined(self, low: Tensor, deep: Tensor) -> Tensor:
+        """(B, 48, H/4, W/4) and the pyramid's map, enlarged to that, in the order of the authors' code."""
+        deep = F.interpolate(deep, low.shape[2:], mode="bilinear", align_corners=self.align_corners)
+        return torch.cat([deep, low], 1)
+
+    def valid_side(self, side: int) -> int:
+        """16 k + 1 pixels: then corners of all maps lie on pixels of the image."""
+        return side + (1 - side) % 16
+
+    def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
+        scale = super().lr_scale(name, parameter)
+        return 2 * scale if parameter is self.classifier[-1].bias else scale
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        depthwise = parameter.ndim == 4 and parameter.shape[1] == 1
+        return super().decays(name, parameter) and not depthwise
+
+
+def paced(module: nn.Module, momentum: float) -> nn.Module:
+    """The module, with the share of each batch in its norms' averages."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = momentum
+    return module
+
+
+def initialize(module: nn.Module) -> None:
+    """As the authors' code draws what ImageNet does not know: separable convolutions with fixed deviations, others by Glorot's rule."""
+    behind_depthwise = False
+    for layer in module.modules():
+        if not isinstance(layer, nn.Conv2d):
+            continue
+        depthwise = layer.groups > 1
+        if depthwise or behind_depthwise:
+            deviation = 0.33 if depthwise else 0.06
+            nn.init.trunc_normal_(layer.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+        else:
+            nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+        behind_depthwise = depthwise
+
+
+# --- experiments (section 4)
+
+PAPER = Recipe(
+    crop=(513, 513), scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), batch=16, iterations=30_000, lr=0.007,
+    weight_decay=4e-5, decay_norms=False, schedule="poly", power=0.9,
+)  # fmt: skip
+UNIT_RANGE = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # pixels from -1 to 1
+SCALES_AND_FLIP = "multiscale:0.5,0.75,1,1.25,1.5,1.75+flip"
+ZOO = "model zoo of the authors' code"
+COCO_FIRST = f"{ZOO}, trained on COCO first"
+TABLE = "paper, its table for ResNet-101, as summaries of it quote it"
+FINE = (("output_stride", 8),)  # what a network trained at 16 is evaluated with
+
+MAIN = Experiment(
+    DeepLabV3Plus, PAPER, model={"backbone": "xception65", "output_stride": 16}, data="voc", starts_from="xception65.tf_in1k",
+    normalization=UNIT_RANGE,
+    published=(
+        Published(82.20, "voc", "val", "whole", COCO_FIRST),
+        Published(83.58, "voc", "val", SCALES_AND_FLIP, COCO_FIRST, FINE),
+        Published(87.80, "voc", "test", SCALES_AND_FLIP, f"{COCO_FIRST} and on val too", FINE),
+    ),
+)  # fmt: skip
+RESNET101 = MAIN.but(
+    model={"backbone": "resnet101", "separable": False}, recipe={"weight_decay": 1e-4}, starts_from="resnet101s.gluon_in1k",
+    normalization=Normalization(),
+    published=(
+        Published(78.85, "voc", "val", "whole", TABLE),
+        Published(79.35, "voc", "val", "whole", TABLE, FINE),
+        Published(80.22, "voc", "val", SCALES_AND_FLIP, TABLE),
+        Published(80.57, "voc", "val", SCALES_AND_FLIP, TABLE, FINE),
+    ),
+)  # fmt: skip
+
+EXPERIMENTS = {
+    "xception65": MAIN,
+    "xception65_cityscapes": MAIN.but(
+        recipe={"crop": (769, 769), "iterations": 90_000}, data="cityscapes",
+        published=(
+            Published(78.79, "cityscapes", "val", "whole", ZOO),
+            Published(80.42, "cityscapes", "val", "multiscale:0.75,1,1.25+flip", ZOO, FINE),
+        ),
+    ),
+    "resnet101": RESNET101,
+    "resnet50": RESNET101.but(model={"backbone": "resnet50"}, starts_from="resnet50s.gluon_in1k"),
+}  # fmt: skip

@@ -1,0 +1,174 @@
+"""What semi-supervised methods share: networks of one row that learn together, as one module to a
+trainer."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segmodels.inference import Strips
+from segmodels.module import Batch, Features, SegmentationModule
+from segmodels.parts.losses import IGNORED
+
+# Draws another network of the row: initialized, with its starting weights, as the trainer wants it
+Make = Callable[[], SegmentationModule]
+
+
+class Method(SegmentationModule):
+    """Networks of one row and the losses that teach them; one of them is evaluated and used.
+
+    A method's constructor takes `make` and its own options, and hands networks to this one. It
+    writes `losses` of a batch (labelled, unlabelled), and whichever of `preview`, `after_step`,
+    `parameter_groups`, `optimizer` and `schedule` differ from those below. A method with a second
+    optimizer returns a `Joint` of both. Of an unlabelled image's label only 255 is read: there the
+    crop shows no image.
+    """
+
+    networks: tuple[str, ...] = ("student",)  # their names, here and in a checkpoint
+    evaluated_beside: tuple[str, ...] = ()  # those that a validation scores beside the first one
+    min_unlabelled = 1  # images per device and pass
+    why_unlabelled = ""  # such as "cutmix mixes images in pairs", where it is more than one
+
+    def __init__(self, *networks: SegmentationModule) -> None:
+        """In the order of their names."""
+        super().__init__(networks[0].num_classes)
+        for name, network in zip(self.networks, networks, strict=True):
+            self.add_module(name, network)
+        first = networks[0]
+        self.adopt(first.recipe, first.normalization, first.identity)
+
+    # --- the network that is evaluated: whoever uses the method, uses this one
+
+    @property
+    def evaluated(self) -> SegmentationModule:
+        return self.get_submodule(self.networks[0])
+
+    @property
+    def align_corners(self) -> bool:
+        return self.evaluated.align_corners
+
+    @property
+    def multiple(self) -> int:
+        return self.evaluated.multiple
+
+    @property
+    def margin(self) -> int:
+        return self.evaluated.margin
+
+    @property
+    def auxiliary_weight(self) -> float:
+        return self.evaluated.auxiliary_weight
+
+    @property
+    def label_maps(self) -> Callable[[Any], dict[str, Any]] | None:
+        return self.evaluated.label_maps
+
+    def valid_side(self, side: int) -> int:
+        return self.evaluated.valid_side(side)
+
+    def features(self, image: Tensor) -> Features:
+        return self.evaluated.features(image)
+
+    def decode(self, features: Features) -> Tensor:
+        return self.evaluated.decode(features)
+
+    def auxiliary_outputs(self, features: Features) -> dict[str, Tensor]:
+        return self.evaluated.auxiliary_outputs(features)
+
+    def criterion(
+        self, outputs: Mapping[str, Tensor], label: Tensor, **maps: Tensor
+    ) -> dict[str, Tensor]:
+        return self.evaluated.criterion(outputs, label, **maps)
+
+    # --- training
+
+    def losses(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
+        """The weighted terms of (labelled, unlabelled) images."""
+        raise TypeError(f"{type(self).__name__} does not say how its losses are computed")
+
+    def own_losses(
+        self, network: SegmentationModule, outputs: Mapping[str, Tensor], labelled: Batch
+    ) -> dict[str, Tensor]:
+        """The row's own terms of outputs that a method has made of the labelled images."""
+        _, label, *rest = labelled
+        maps = {name: self.inside(each) for name, each in rest[0].items()} if rest else {}
+        return network.criterion(outputs, self.inside(label), **maps)
+
+    def inner_logits(self, network: SegmentationModule, image: Tensor) -> Strips:
+        """A network's logits of a training crop, as `losses` makes them: at the crop's size without
+        the margin. No surroundings are made up for a network that has one."""
+        if not self.margin:
+            return network.strips(image)
+        return network.inner_strips(network.normalized(image))
+
+    def after_step(self) -> None:
+        for name in self.networks:
+            self.get_submodule(name).after_step()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Those of every network; frozen parameters are in none."""
+        groups = []
+        for name in self.networks:
+            groups += self.get_submodule(name).parameter_groups()
+        return groups
+
+    # --- evaluation: other networks beside the first
+
+    def others(self) -> Iterator[tuple[str, SegmentationModule]]:
+        for name in self.evaluated_beside:
+            yield name, self.get_submodule(name)
+
+    def begin_judging(self) -> None:
+        super().begin_judging()
+        for _, network in self.others():
+            network.begin_judging()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        for _, network in self.others():
+            network.validation_step(batch, batch_idx)
+        return super().validation_step(batch, batch_idx)
+
+    def conclude(self, split: str) -> None:
+        super().conclude(split)
+        found = {name: network.concluded() for name, network in self.others()}
+        if self.trainer.sanity_checking:
+            return
+        self.scores["others"] = found
+        for name, scores in found.items():
+            self.log(f"{split}/{name}_mIoU", scores["miou"])
+            self.log(f"{split}/{name}_pixel_accuracy", scores["pixel_accuracy"])
+
+    # --- pictures
+
+    def preview(self, unlabelled: Batch) -> dict[str, Tensor]:
+        """What is asked of an unlabelled batch, by the heads of a sheet's columns. A uint8
+        (B, 3, H, W) is drawn as images, a bool (B, H, W) as masks, a uint8 (B, H, W) as classes and
+        a float (B, H, W) from 0 to 1 in gray; all have the batch's height and width."""
+        image, *_ = unlabelled
+        return {"unlabelled image": self.as_pixels(image)}
+
+    def as_pixels(self, image: Tensor) -> Tensor:
+        """Normalized (B, 3, H, W) back to uint8 RGB."""
+        if image.dtype == torch.uint8:
+            return image
+        settings = self.normalization
+        mean = torch.tensor(settings.mean, device=image.device).view(3, 1, 1)
+        std = torch.tensor(settings.std, device=image.device).view(3, 1, 1)
+        pixels = ((image * std + mean) * settings.scale).round().clamp(0, 255).to(torch.uint8)
+        return pixels.flip(1) if settings.order == "BGR" else pixels
+
+    def framed(self, pixels: Tensor, value: float = IGNORED) -> Tensor:
+        """(B, H, W) inside the margin, with the margin around it again."""
+        return F.pad(pixels, (self.margin,) * 4, value=value)
+
+
+def check_options(ranges: Mapping[str, tuple[float, float]], **options: float) -> None:
+    """Refuse a number that is outside its range, by the name that the command line has for it."""
+    for name, value in options.items():
+        least, most = ranges[name]
+        if not least <= value <= most:
+            words = f"from {least} to {most}" if most < math.inf else f"at least {least}"
+            raise ValueError(f"semi.{name}={value}; it must be {words}")

@@ -1,0 +1,53 @@
+"""DeepLabV3+ (ResNet-101) as kazuto1011/deeplab-pytorch computes it; its README calls it not tested, and no weights were released.
+
+It differs from the paper in Caffe's ResNet, in no aligned corners and no dropout, and in a momentum of norms that was meant the other
+way round: 0.9997 of each batch goes into the averages. There it stands inside a maximum over three scales; here is the network alone.
+"""
+
+from segmodels.architectures.deeplabv3plus import AtrousPyramid, DeepLabV3Plus, paced, rates_at
+from segmodels.parts.backbones.resnet import ResNet, initialize
+from segmodels.ports.kazuto import CAFFE, caffe_style
+from segmodels.released import Released
+
+
+class DeepLabV3PlusKazuto(DeepLabV3Plus):
+    align_corners = False
+
+    def __init__(self, num_classes: int, output_stride: int = 16) -> None:
+        super().__init__(num_classes, "resnet101", output_stride, separable=False)
+        backbone = ResNet(101, output_stride, multi_grid=(1, 2, 4), dilated_first=True)
+        self.backbone = caffe_style(backbone)
+        self.context = AtrousPyramid(2048, 256, rates_at(output_stride), dropout=0.0)
+        initialize(paced(self, 0.9997))
+
+    def valid_side(self, side: int) -> int:
+        return side
+
+
+RENAMES = (
+    (r"^layer1\.conv1\.conv\.", "backbone.conv1."),
+    (r"^layer1\.conv1\.bn\.", "backbone.bn1."),
+    (r"^layer(\d)\.block(\d+)\.", lambda m: f"backbone.layer{int(m[1]) - 1}.{int(m[2]) - 1}."),
+    (r"\.reduce\.conv\.", ".conv1."),
+    (r"\.reduce\.bn\.", ".bn1."),
+    (r"\.conv3x3\.conv\.", ".conv2."),
+    (r"\.conv3x3\.bn\.", ".bn2."),
+    (r"\.increase\.conv\.", ".conv3."),
+    (r"\.increase\.bn\.", ".bn3."),
+    (r"\.shortcut\.conv\.", ".downsample.0."),
+    (r"\.shortcut\.bn\.", ".downsample.1."),
+    (r"^aspp\.stages\.imagepool\.conv\.", "context.pooling."),
+    (r"^aspp\.stages\.c(\d)\.", r"context.convs.\1."),
+    (r"^fc1\.", "context.projection."),
+    (r"^reduce\.", "low."),
+    (r"^fc2\.conv3\.", "classifier.2."),
+    (r"^fc2\.conv(\d)\.", lambda m: f"classifier.{int(m[1]) - 1}."),
+    (r"^(context\..*|low|classifier\.\d)\.conv\.", r"\1.0."),
+    (r"^(context\..*|low|classifier\.\d)\.bn\.", r"\1.1."),
+)
+RELEASED = {
+    "deeplabv3plus_r101_kazuto": Released(
+        DeepLabV3PlusKazuto, "fc2.conv3.bias", RENAMES, normalization=CAFFE,
+        row="deeplabv3plus/resnet101", data="voc",
+    )
+}  # fmt: skip

@@ -1,0 +1,110 @@
+"""Dilated networks as mmsegmentation 1.2.2 computes them (configs/*/*_r50-d8_4xb2-40k_cityscapes-512x1024), one line of a table each.
+
+What they share: a stem of 32, 32 and 64 channels, 512 channels in the head and 256 in the auxiliary one, which has a weight of 0.4,
+logits upsampled without aligned corners, and cross-entropies averaged over all pixels, ignored ones too.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from segmodels.families.dilated import (
+    Around,
+    Dilated,
+    classifier,
+    fcn_head,
+    initialize_heads,
+)
+from segmodels.paper import Published
+from segmodels.parts.backbones.resnet import ResNet
+from segmodels.parts.pyramid_pooling import PyramidPooling
+from segmodels.ports.mmseg import published
+from segmodels.recipe import Recipe
+from segmodels.released import Released
+
+Renames = tuple[tuple[str, str], ...]
+
+
+class DilatedMMSeg(Dilated):
+    """ResNet-50-C, dilated to 1/8 -> a paper's context -> classifier."""
+
+    recipe = Recipe(loss="cross_entropy:all")
+
+    def __init__(self, num_classes: int, context: Callable[[], nn.Module]) -> None:
+        backbone = ResNet(50, output_stride=8, stem=(32, 32, 64))
+        super().__init__(
+            num_classes,
+            backbone,
+            context(),
+            classifier(512, num_classes),
+            auxiliary=fcn_head(1024, 256, num_classes),
+        )
+        initialize_heads(self)
+
+
+def around(operator: Callable[[int], nn.Module]) -> Around:
+    """The head of most papers: an operator on 512 channels between 3x3 convolutions."""
+    return Around(2048, 512, operator(512))
+
+
+# --- what mmsegmentation calls things
+
+COMMON = (
+    (r"^backbone\.stem\.7\.", "backbone.bn1."),
+    (r"^backbone\.stem\.", "backbone.conv1."),
+    (r"^decode_head\.conv_seg\.", "classifier.1."),
+    (r"^decode_head\.convs\.0\.", "context.before."),
+    (r"^decode_head\.convs\.1\.", "context.behind."),
+    (r"^decode_head\.conv_cat\.", "context.fusion."),
+    (r"^auxiliary_head\.convs\.0\.", "auxiliary.0."),
+    (r"^auxiliary_head\.conv_seg\.", "auxiliary.2."),
+    (r"\.conv\.(?=weight$)", ".0."),
+    (r"\.bn\.", ".1."),
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A paper's row, its context, the names of its head, and what this code line claims of it."""
+
+    row: str
+    context: Callable[[], nn.Module]
+    renames: Renames
+    published: tuple[Published, ...]
+
+
+METAFILE = "metafile.yaml"
+LINES = {
+    "fcn": Line(
+        "fcn/resnet50",
+        partial(around, nn.Identity),
+        (),
+        published(
+            "fcn", METAFILE, for_40k_iterations=(72.25, 73.36), for_80k_iterations=(73.61, 74.24)
+        ),
+    ),
+    "pspnet": Line(
+        "pspnet/resnet50",
+        partial(PyramidPooling, 2048, 512, align_corners=False),
+        (
+            (r"^decode_head\.psp_modules\.", "context.levels."),
+            (r"^decode_head\.bottleneck\.", "context.fusion."),
+        ),
+        published(
+            "pspnet", METAFILE, for_40k_iterations=(77.85, 79.18), for_80k_iterations=(78.55, 79.79)
+        ),
+    ),
+}
+
+RELEASED = {
+    f"mmseg_{name}_r50_d8": Released(
+        partial(DilatedMMSeg, context=line.context),
+        "decode_head.conv_seg.bias",
+        (*line.renames, *COMMON),
+        row=line.row,
+        published=line.published,
+    )
+    for name, line in LINES.items()
+}

@@ -1,0 +1,15 @@
+"""VainF/DeepLabV3Plus-Pytorch: DeepLab in PyTorch, and the figures of its README."""
+
+from segmodels.paper import Published
+
+README = "README of VainF/DeepLabV3Plus-Pytorch"
+
+
+def published(voc: float | None = None, cityscapes: float | None = None) -> tuple[Published, ...]:
+    """mIoU of one checkpoint on each: VOC val is scaled to a shorter side of 513 and cropped there."""
+    figures = []
+    if voc:
+        figures.append(Published(voc, "voc", "val", "center crop 513x513", README))
+    if cityscapes:
+        figures.append(Published(cityscapes, "cityscapes", "val", "whole", README))
+    return tuple(figures)

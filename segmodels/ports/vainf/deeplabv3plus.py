@@ -1,0 +1,116 @@
+"""DeepLabV3+ as VainF/DeepLabV3Plus-Pytorch computes it.
+
+It differs from the paper in one 3x3 in the decoder instead of two, none of them separable, in no aligned corners, in torchvision's ResNet
+without multi-grid, and in a backbone that learns at a tenth of the rate and keeps 0.99 of its norms' averages. A checkpoint may be
+evaluated at either stride: the layouts ..._r101_vainf and ..._r101_vainf_os8 read the same files.
+"""
+
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.architectures.deeplabv3plus import AtrousPyramid, paced, rates_at
+from segmodels.families.dilated import Dilated
+from segmodels.parts.backbones.resnet import ResNet
+from segmodels.parts.layers import conv_bn_relu
+from segmodels.ports.vainf import published
+from segmodels.ports.vainf.backbones import MobileNetV2, Xception
+from segmodels.recipe import Recipe
+from segmodels.released import Released
+
+BACKBONES = {
+    "resnet50": partial(ResNet, 50),
+    "resnet101": partial(ResNet, 101),
+    "xception": Xception,
+    "mobilenet": MobileNetV2,
+}
+
+
+class DeepLabV3PlusVainF(Dilated):
+    """The recipe is this code line's for PASCAL VOC."""
+
+    recipe = Recipe(
+        crop=(513, 513), scales=(0.5, 2.0), continuous=True, batch=16, iterations=30_000, lr=0.001, head_lr=10.0, weight_decay=1e-4, schedule="poly",
+        power=0.9,
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: Literal["resnet50", "resnet101", "xception", "mobilenet"] = "resnet101",
+        output_stride: int = 16,
+    ) -> None:
+        made = paced(BACKBONES[backbone](output_stride), 0.01)
+        fine, *_, deep = made.channels
+        super().__init__(
+            num_classes,
+            made,
+            context=AtrousPyramid(deep, 256, rates_at(output_stride)),
+            classifier=nn.Sequential(conv_bn_relu(48 + 256, 256), nn.Conv2d(256, num_classes, 1)),
+        )
+        self.low = conv_bn_relu(fine, 48, 1)
+        for part in (self.context, self.low, self.classifier):
+            for layer in part.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight)
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        fine, *_, deep = features
+        low = self.low(fine)
+        deep = F.interpolate(
+            self.context(deep), low.shape[2:], mode="bilinear", align_corners=False
+        )
+        return self.classifier(torch.cat([low, deep], 1))
+
+
+RENAMES = (
+    (r"^classifier\.aspp\.convs\.4\.(\d)\.", lambda m: f"context.pooling.{int(m[1]) - 1}."),
+    (r"^classifier\.aspp\.project\.", "context.projection."),
+    (r"^classifier\.aspp\.", "context."),
+    (r"^classifier\.project\.", "low."),
+    (r"^classifier\.classifier\.([01])\.", r"classifier.0.\1."),
+    (r"^classifier\.classifier\.3\.", "classifier.1."),
+)
+XCEPTION = (
+    (r"^backbone\.conv1\.", "backbone.stem.0."),
+    (r"^backbone\.bn1\.", "backbone.stem.1."),
+    (r"^backbone\.conv2\.", "backbone.stem.3."),
+    (r"^backbone\.bn2\.", "backbone.stem.4."),
+    (r"^backbone\.conv3\.", "backbone.exit.0."),
+    (r"^backbone\.bn3\.", "backbone.exit.1."),
+    (r"^backbone\.conv4\.", "backbone.exit.3."),
+    (r"^backbone\.block(\d+)\.", lambda m: f"backbone.blocks.{int(m[1]) - 1}."),
+    (r"\.skip\.", ".skip.0."),
+    (r"\.skipbn\.", ".skip.1."),
+    (r"\.conv1\.weight$", ".0.weight"),
+    (r"\.pointwise\.", ".1."),
+)
+MOBILENET = ((r"^backbone\.(low|high)_level_features\.", "backbone.layers."),)
+
+
+def released(
+    backbone: str, output_stride: int = 16, renames: tuple = (), **figures: float
+) -> Released:
+    """`figures` are those of the README, by data set."""
+    return Released(
+        partial(DeepLabV3PlusVainF, backbone=backbone, output_stride=output_stride),
+        "classifier.classifier.3.bias",
+        RENAMES + renames,
+        row="deeplabv3plus/resnet101",
+        data="voc",
+        published=published(**figures),
+    )
+
+
+RELEASED = {
+    "deeplabv3plus_r50_vainf": released("resnet50", voc=77.2),
+    "deeplabv3plus_r101_vainf": released("resnet101", voc=78.3, cityscapes=76.2),
+    "deeplabv3plus_r101_vainf_os8": released("resnet101", output_stride=8),
+    "deeplabv3plus_xception_vainf": released("xception", renames=XCEPTION),
+    "deeplabv3plus_mobilenet_vainf": released(
+        "mobilenet", renames=MOBILENET, voc=71.1, cityscapes=72.1
+    ),
+}

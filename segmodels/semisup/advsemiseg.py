@@ -1,0 +1,215 @@
+"""AdvSemiSeg: Adversarial Learning for Semi-Supervised Semantic Segmentation
+Hung, Tsai, Liou, Lin, Yang. BMVC 2018. arXiv:1802.07934
+
+A second network, the discriminator, tells label maps from predictions, pixel by pixel. The first
+learns to be taken for a label map; and where the discriminator is convinced, it learns from its own
+classes on images without labels.
+
+    image ─ student ─ probabilities ─┬─ cross-entropy, and to be taken for a label map ─── student's optimizer
+                                     └─ detached ─┐
+    label ─ one-hot ──────────────────────────────┴─ discriminator: label map or not ─── Adam
+
+Departures:
+- One step takes the gradients of all terms in one pass backward: the student's adversarial terms see
+  the discriminator's weights detached, and the discriminator sees detached predictions. The numbers
+  are those of the authors' passes one after the other.
+- The label maps that the discriminator sees are those of the step's own labelled images; the authors
+  draw another batch of them.
+- Padding of an unlabelled crop counts for nothing; in the authors' code it is a pixel like others.
+- Adam's rate falls as the recipe says the student's does; the authors give both the same poly curve.
+- The student's probabilities are enlarged as its row does it; the discriminator's answers with aligned
+  corners, as in the authors' code.
+- The paper's network is DeepLab v2 with COCO weights; any row can be trained. Its figures are for
+  20k steps of 10 crops of 321x321 of PASCAL VOC, with lr 2.5e-4.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import Adam, Optimizer
+
+from segmodels.method import Make, Method, check_options
+from segmodels.module import Batch
+from segmodels.parts.joint import Joint
+from segmodels.parts.losses import IGNORED, cross_entropy
+from segmodels.parts.resize import computed_in
+
+# --- the discriminator (section 3.2)
+
+REACH = 32  # pixels, along both sides, that one answer is for
+
+
+class Discriminator(nn.Sequential):
+    """Probabilities or a one-hot label map, (B, K, H, W), to one answer for each 32 x 32 pixels."""
+
+    def __init__(self, num_classes: int) -> None:
+        layers: list[nn.Module] = []
+        widths = (num_classes, 64, 128, 256, 512)
+        for inside, outside in pairwise(widths):
+            layers.append(nn.Conv2d(inside, outside, 4, 2, 1))
+            layers.append(nn.LeakyReLU(0.2, inplace=True))
+        super().__init__(*layers, nn.Conv2d(512, 1, 4, 2, 1))
+
+
+def answers(discriminator: nn.Module, maps: Tensor, frozen: bool = False) -> Tensor:
+    """(B, K, H, W) -> (B, H, W): above 0 where it looks like a label map. Frozen, the gradient goes
+    through the discriminator and not into it."""
+    if min(maps.shape[-2:]) < REACH:
+        height, width = maps.shape[-2:]
+        raise ValueError(
+            f"the discriminator answers once for {REACH} x {REACH} pixels, and the predictions are "
+            f"{height} x {width}; take a larger recipe.crop"
+        )
+    weights = {
+        name: each.detach() if frozen else each for name, each in discriminator.named_parameters()
+    }
+    small = functional_call(discriminator, weights, (maps,))
+    small = small.to(computed_in(small))
+    return F.interpolate(small, maps.shape[-2:], mode="bilinear", align_corners=True)[:, 0]
+
+
+def told_apart(answer: Tensor, true: bool, shown: Tensor) -> Tensor:
+    """Binary cross-entropy over the pixels that show something, (B, H, W)."""
+    wanted = torch.full_like(answer, float(true))
+    loss = F.binary_cross_entropy_with_logits(answer, wanted, reduction="none")
+    return (loss * shown).sum() / shown.sum().clamp(min=1)
+
+
+# --- the method (section 3.3)
+
+
+class AdvSemiSeg(Method):
+    """A student, and the discriminator that judges its predictions."""
+
+    networks = ("student",)
+
+    def __init__(
+        self,
+        make: Make,
+        *,
+        labelled: float = 0.01,
+        unlabelled: float = 0.001,
+        semi: float = 0.1,
+        threshold: float = 0.2,
+        start: int = 5000,
+        discriminator_lr: float = 1e-4,
+    ) -> None:
+        """`labelled`, `unlabelled`: weights of the adversarial terms; `semi`: weight of what the student
+        teaches itself, from step `start` on, where the discriminator believes it by `threshold`."""
+        check_options(
+            RANGES,
+            labelled=labelled,
+            unlabelled=unlabelled,
+            semi=semi,
+            threshold=threshold,
+            start=start,
+            discriminator_lr=discriminator_lr,
+        )
+        super().__init__(make())
+        self.discriminator = Discriminator(self.num_classes)
+        self.labelled = labelled
+        self.unlabelled = unlabelled
+        self.semi = semi
+        self.threshold = threshold
+        self.start = start
+        self.discriminator_lr = discriminator_lr
+        self.steps = 0  # of the optimizer
+
+    def losses(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
+        """Of (labelled, unlabelled); of an unlabelled image's label only 255, for padding, is read."""
+        labelled, (more, padding) = batch
+        image, label, *_ = labelled
+        student = self.student
+        shown = self.inside(padding) != IGNORED
+        logits = student.logits(student.normalized(more))
+        theirs = self.probabilities(logits, shown)
+        convinced = answers(self.discriminator, theirs, frozen=True)
+        terms = {"adversarial_unlabelled": self.unlabelled * told_apart(convinced, True, shown)}
+        if self.semi and self.steps >= self.start:
+            taught = self.taught(theirs, convinced, shown)
+            self.watched = {"believed": (taught != IGNORED).sum() / shown.sum().clamp(min=1)}
+            align = student.align_corners
+            terms["semi"] = self.semi * cross_entropy(logits, taught, align_corners=align)
+
+        label = self.inside(label)
+        known = label != IGNORED
+        outputs = student.outputs(student.normalized(image))
+        terms |= self.own_losses(student, outputs, labelled)
+        own = self.probabilities(outputs["main"], known)
+        taken = answers(self.discriminator, own, frozen=True)
+        terms["adversarial"] = self.labelled * told_apart(taken, True, known)
+        return terms | self.discriminator_losses(own.detach(), theirs.detach(), label, shown)
+
+    def discriminator_losses(
+        self, own: Tensor, theirs: Tensor, label: Tensor, shown: Tensor
+    ) -> dict[str, Tensor]:
+        """Half of what it gets wrong in predictions, and half of what it gets wrong in label maps."""
+        known = label != IGNORED
+        predictions = torch.cat([own, theirs])
+        predicted = answers(self.discriminator, predictions)
+        true = answers(self.discriminator, self.one_hot(label).to(own.dtype))
+        return {
+            "discriminator_predicted": 0.5
+            * told_apart(predicted, False, torch.cat([known, shown])),
+            "discriminator_true": 0.5 * told_apart(true, True, known),
+        }
+
+    def probabilities(self, logits: Tensor, like: Tensor) -> Tensor:
+        """(B, K, H, W), at the size of the pixels that are asked about."""
+        return self.student.at_size(logits, tuple(like.shape[1:])).full().softmax(1)
+
+    def one_hot(self, label: Tensor) -> Tensor:
+        """(B, H, W) -> (B, K, H, W), nothing where the label is ignored."""
+        known = label != IGNORED
+        classes = F.one_hot(label.long().masked_fill(~known, 0), self.num_classes)
+        return (classes * known[..., None]).permute(0, 3, 1, 2)
+
+    def taught(self, probabilities: Tensor, convinced: Tensor, shown: Tensor) -> Tensor:
+        """The student's own class where the discriminator takes it for a label map, else 255."""
+        believed = (convinced.detach().sigmoid() >= self.threshold) & shown
+        return probabilities.detach().argmax(1).to(torch.uint8).masked_fill_(~believed, IGNORED)
+
+    # --- training
+
+    def optimizer(self) -> Optimizer:
+        adam = Adam(self.discriminator.parameters(), lr=self.discriminator_lr, betas=(0.9, 0.99))
+        return Joint(self.student.optimizer(), adam)
+
+    def after_step(self) -> None:
+        super().after_step()
+        self.steps += 1
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.steps = state["steps"]
+
+    @torch.no_grad()
+    def preview(self, unlabelled: Batch) -> dict[str, Tensor]:
+        image, padding = unlabelled
+        shown = self.inside(padding) != IGNORED
+        logits = self.student.logits(self.student.normalized(image))
+        theirs = self.probabilities(logits, shown)
+        convinced = answers(self.discriminator, theirs)
+        return super().preview(unlabelled) | {
+            "what the student says": self.framed(theirs.argmax(1).to(torch.uint8)),
+            "taken for a label (white: 1)": self.framed(convinced.sigmoid(), 0.0),
+            "what it is taught": self.framed(self.taught(theirs, convinced, shown)),
+        }
+
+
+RANGES = {
+    "labelled": (0, math.inf),
+    "unlabelled": (0, math.inf),
+    "semi": (0, math.inf),
+    "threshold": (0, 1),
+    "start": (0, math.inf),
+    "discriminator_lr": (0, math.inf),
+}
+
+METHOD = AdvSemiSeg

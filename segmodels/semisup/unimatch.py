@@ -1,0 +1,225 @@
+"""UniMatch: Revisiting Weak-to-Strong Consistency in Semi-Supervised Semantic Segmentation
+Yang, Qi, Feng, Zhang, Shi. CVPR 2023. arXiv:2208.09910
+
+What a network is sure of in an image it has to say of strongly changed copies too, and of the
+image's own features with half of their channels dropped. With `semi.streams=1 semi.dropped=0` it is
+FixMatch (Sohn et al. arXiv:2001.07685) as the authors carry it to segmentation.
+
+    labelled ─┬─ one pass ─┬─ labelled ───────────────────── the paper's own losses ──────── x 1/2
+    weak ─────┘            ├─ weak ──┬─ sure classes ─┬─ mixed by box 1 ─┐
+                           │         └────────────────│─ mixed by box 2 ─│─┐
+                           └─ features, half of the channels dropped ─ decode ─ cross-entropy x 1/4
+    strong 1, boxes of the next image's strong 1 ─┬─ one pass ─┬─ cross-entropy ─┘ │ ────────── x 1/8
+    strong 2, boxes of the next image's strong 2 ─┘            └─ cross-entropy ───┘ ────────── x 1/8
+    weak, in evaluation mode, no gradient ─ classes of the next image, for the boxes
+
+Departures:
+- The image that a box shows is the next one of the batch; the authors draw a second batch of
+  unlabelled images. As there, its classes are predicted in evaluation mode.
+- A crop's padding counts for nothing. In the authors' code padded pixels inside a box count as
+  padding too; here likewise.
+- Hue is turned in RGB around the gray axis instead of in HSV, and brightness, contrast, saturation
+  and hue are changed in this order instead of a random one.
+- What is dropped are channels of everything that the network's `features` returns, which for most
+  networks is more or less than the authors' first and last stage; the places of a pooling stay.
+- `threshold` is the authors' for PASCAL VOC; for Cityscapes they take 0.
+- The networks of the paper are DeepLabV3+ with ImageNet weights; any row can be trained.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from segmodels.method import Make, Method, check_options
+from segmodels.module import Batch, Features
+from segmodels.parts.losses import IGNORED, cross_entropy
+from segmodels.parts.mixing import blurred, mixed, partners, random_box, recolored
+
+
+class UniMatch(Method):
+    """One network, which teaches itself from what it is sure of."""
+
+    networks = ("student",)
+
+    def __init__(
+        self,
+        make: Make,
+        *,
+        threshold: float = 0.95,
+        streams: int = 2,
+        dropped: float = 0.5,
+        color: float = 0.5,
+        hue: float = 0.25,
+        gray: float = 0.2,
+        blur: float = 0.5,
+        cutmix: float = 0.5,
+    ) -> None:
+        """`streams`: strong copies of an image; `dropped`: share of the channels, 0 for none; `color`
+        and `hue`: strengths; `gray`, `blur`, `cutmix`: chances."""
+        check_options(
+            RANGES,
+            threshold=threshold,
+            streams=streams,
+            dropped=dropped,
+            color=color,
+            hue=hue,
+            gray=gray,
+            blur=blur,
+            cutmix=cutmix,
+        )
+        super().__init__(make())
+        self.threshold = threshold
+        self.streams = streams
+        self.dropped = dropped
+        self.color = color
+        self.hue = hue
+        self.gray = gray
+        self.blur = blur
+        self.cutmix = cutmix
+        if cutmix:
+            self.min_unlabelled = 2
+            self.why_unlabelled = "cutmix shows a part of another image"
+
+    # --- losses
+
+    def losses(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
+        """Of (labelled, unlabelled); of an unlabelled image's label only 255, for padding, is read."""
+        labelled, (unlabelled, padding) = batch
+        image, student = labelled[0], self.student
+        beyond = self.inside(padding) == IGNORED
+        beside = self.sure(self.predicted(unlabelled), beyond)
+        strong, boxes = self.strong_views(unlabelled)
+
+        # The labelled and the weak images share the statistics of batch norm, the strong ones theirs.
+        both = torch.cat([student.normalized(image), student.normalized(unlabelled)])
+        features = student.features(both)
+        main, perturbed = self.decoded(features)
+        first = slice(0, len(image))
+        outputs = {"main": main[first], **student.auxiliary_outputs(part(features, first))}
+        supervised = self.own_losses(student, outputs, labelled)
+        terms = {name: 0.5 * term for name, term in supervised.items()}
+
+        own = self.sure(main[len(image) :].detach(), beyond)
+        self.watched = {"sure": self.share_of_sure(own, beyond)}
+        if perturbed is not None:
+            terms["features"] = 0.25 * self.distance(perturbed[len(image) :], own, beyond)
+        weight = (0.25 if perturbed is not None else 0.5) / self.streams
+        said = student.logits(torch.cat(strong)).chunk(self.streams)
+        for number, (logits, box) in enumerate(zip(said, boxes), start=1):
+            box = self.inside(box)
+            taught = mixed(box, partners(beside), own)
+            hidden = mixed(box, partners(beyond), beyond)
+            terms[f"strong{number}"] = weight * self.distance(logits, taught, hidden)
+        return terms
+
+    def decoded(self, features: Features) -> tuple[Tensor, Tensor | None]:
+        """Logits, and those of features of which a share of the channels is dropped: decoded together."""
+        if not self.dropped:
+            return self.student.decode(features), None
+        twice = tree_map(self.with_a_perturbed_copy, features)
+        main, perturbed = self.student.decode(twice).chunk(2)
+        return main, perturbed
+
+    def with_a_perturbed_copy(self, leaf: Any) -> Any:
+        """Of a map; what is no map (the places of a pooling, a size) stays as it is."""
+        if not isinstance(leaf, Tensor):
+            return leaf
+        copy = F.dropout2d(leaf, self.dropped) if leaf.is_floating_point() else leaf
+        return torch.cat([leaf, copy])
+
+    def distance(self, logits: Tensor, taught: Tensor, beyond: Tensor) -> Tensor:
+        """Cross-entropy to the classes that are sure, over all pixels that show an image."""
+        total = cross_entropy(
+            logits, taught, align_corners=self.student.align_corners, average="all"
+        )
+        return total * (taught.numel() / (~beyond).sum().clamp(min=1))
+
+    # --- what the network is shown and asked
+
+    @torch.no_grad()
+    def predicted(self, image: Tensor) -> Tensor:
+        """Logits in evaluation mode."""
+        student, training = self.student, self.student.training
+        student.eval()
+        logits = student.logits(student.normalized(image))
+        student.train(training)
+        return logits
+
+    @torch.no_grad()
+    def sure(self, logits: Tensor, beyond: Tensor) -> Tensor:
+        """The class of each pixel, uint8 (B, H, W); 255 where it is not sure or no image is shown."""
+        strips = self.student.at_size(logits, tuple(beyond.shape[1:]))
+        confidence, label = strips.most_likely()
+        return label.masked_fill_((confidence < self.threshold) | beyond, IGNORED)
+
+    def share_of_sure(self, label: Tensor, beyond: Tensor) -> Tensor:
+        return (label != IGNORED).sum() / (~beyond).sum().clamp(min=1)
+
+    def strong_views(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Normalized images (B, 3, H, W) with a box of the next one in them, and the boxes (B, H, W)."""
+        views, boxes = [], []
+        for _ in range(self.streams):
+            strong = self.strong(image)
+            box = self.boxes(image)
+            views.append(self.student.normalized(mixed(box, partners(strong), strong)))
+            boxes.append(box)
+        return views, boxes
+
+    def strong(self, image: Tensor) -> Tensor:
+        """Other colors and a blur; uint8 like the image."""
+        if not (self.color or self.hue or self.gray or self.blur):
+            return image
+        if image.dtype != torch.uint8:
+            raise TypeError(
+                "strong color is defined on uint8 RGB; give such images, or semi.color=0 semi.hue=0 "
+                "semi.gray=0 semi.blur=0"
+            )
+        strong = recolored(image / 255, self.color, gray=self.gray, hue=self.hue)
+        strong = blurred(strong, self.blur, least=0.1, most=2.0)
+        return (255 * strong).round().to(torch.uint8)
+
+    def boxes(self, image: Tensor) -> Tensor:
+        """True where an image shows the next one, (B, H, W)."""
+        size = tuple(image.shape[-2:])
+        drawn = [random_box(size, chance=self.cutmix) for _ in range(len(image))]
+        return torch.stack(drawn).to(image.device)
+
+    @torch.no_grad()
+    def preview(self, unlabelled: Batch) -> dict[str, Tensor]:
+        image, padding = unlabelled
+        beyond = self.inside(padding) == IGNORED
+        (strong, *_), (box, *_) = self.strong_views(image)
+        logits = self.predicted(image)
+        label = self.sure(logits, beyond)
+        confidence, _ = self.student.at_size(logits, tuple(beyond.shape[1:])).most_likely()
+        inner = self.inside(box)
+        return super().preview(unlabelled) | {
+            "box (white: the next)": box,
+            "a strong copy": self.as_pixels(strong),
+            "what it is asked": self.framed(mixed(inner, partners(label), label)),
+            "confidence (white: 1)": self.framed(
+                mixed(inner, partners(confidence), confidence), 0.0
+            ),
+        }
+
+
+def part(features: Features, images: slice) -> Features:
+    """The features of some of the images."""
+    return tree_map(lambda leaf: leaf[images] if isinstance(leaf, Tensor) else leaf, features)
+
+
+RANGES = {
+    "threshold": (0, 1),
+    "streams": (1, 8),
+    "dropped": (0, 0.99),
+    "color": (0, 1),
+    "hue": (0, 0.5),
+    "gray": (0, 1),
+    "blur": (0, 1),
+    "cutmix": (0, 1),
+}
+
+METHOD = UniMatch

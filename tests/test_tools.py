@@ -1,0 +1,109 @@
+"""The developers' tools, on what they compare and count."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tools import compare_commits, figures
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def numbers(**changed: object) -> dict[str, object]:
+    """What a snapshot holds of one network."""
+    made = {
+        "names": ["a.weight", "a.bias"],
+        "terms with dropout": {"main": torch.tensor(0.5)},
+        "terms": {"main": torch.tensor(1.5)},
+        "gradients": [torch.tensor(3.0), None],
+        "groups": [(0.01, 5e-4), None],
+    }
+    return made | changed
+
+
+def test_the_same_numbers_are_equal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare_commits.compare({"a/b": numbers()}, {"a/b": numbers()}) == 0
+    assert capsys.readouterr().out == "a/b: equal\n1 of 1 equal\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("terms", {"main": torch.tensor(1.5 + 2**-22)}, "terms differ by at most 1.6e-07"),
+        ("terms", {"main": torch.tensor(1.5), "more": torch.tensor(0.0)}, "terms differ in form"),
+        ("gradients", [torch.tensor(3.0), torch.tensor(0.0)], "gradients differ in 1 of 2"),
+        ("groups", [(0.1, 5e-4), None], "groups differ in 1 of 2"),
+        ("logits", torch.zeros(1), "logits is new"),
+    ],
+)
+def test_one_changed_number_is_named(
+    key: str, value: object, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare_commits.compare({"a/b": numbers()}, {"a/b": numbers(**{key: value})}) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_other_draws_of_dropout_and_other_names_are_told_and_do_not_count(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = numbers(names=["b.weight", "a.bias"])
+    other["terms with dropout"] = {"main": torch.tensor(0.25)}
+    assert compare_commits.compare({"a/b": numbers()}, {"a/b": other, "c/d": numbers()}) == 0
+    said = capsys.readouterr().out
+    assert "equal; dropout draws its masks in another order; 1 parameters have new names" in said
+    assert "new: c/d" in said
+
+
+def test_a_network_that_fails_now_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare_commits.compare({"a/b": numbers()}, {"a/b": "ValueError: no"}) == 1
+    assert "was computed, is ValueError: no" in capsys.readouterr().out
+
+
+def test_one_network_is_measured_from_its_terms_to_its_groups() -> None:
+    import segmodels
+
+    row = segmodels.experiment("fastscnn")
+    found = compare_commits.numbers(lambda: row.build(compare_commits.CLASSES))
+    again = compare_commits.numbers(lambda: row.build(compare_commits.CLASSES))
+    assert compare_commits.difference(found, again) == []
+    assert len(found["gradients"]) == len(found["groups"]) == len(found["names"])
+    changed = compare_commits.numbers(
+        lambda: row.but(model={"auxiliary_weight": 0.5}).build(compare_commits.CLASSES)
+    )
+    assert [
+        each.partition(" differ")[0] for each in compare_commits.difference(found, changed)
+    ] == [
+        "terms",
+        "gradients",
+        "terms with class weights",
+    ]
+
+
+def test_the_eight_figures_are_counted(tmp_path: Path) -> None:
+    for package in figures.PACKAGES:
+        (tmp_path / package).mkdir()
+    (tmp_path / "experiments/results").mkdir()
+    stored = '{"date": "2026-01-01", "layouts": [{"ok": true}, {"ok": false}]}'
+    (tmp_path / "experiments/results/fidelity.json").write_text(stored)
+    (tmp_path / "experiments/run.py").write_text("from experiments import rows\n\nx = 1\n")
+    (tmp_path / "experiments/rows.py").write_text("import segmodels\n")
+    (tmp_path / "segmodels/__init__.py").write_text("y = 2  # " + "long " * 20 + "\n")
+    found = figures.figures(tmp_path, run=False)
+    assert list(found.values()) == [
+        "1 of 2 (measured 2026-01-01)",
+        "not measured: there is no list of mutations yet",
+        "not measured",
+        "2",
+        "2, 1 of them within experiments",
+        "109",
+        "3.8",
+        "not measured",
+    ]
+
+
+def test_the_first_command_is_the_readme_s() -> None:
+    import re
+
+    text = (ROOT / "README.md").read_text()
+    assert re.search(r"python (experiments/run\.py --model \w+)\n", text)[1].endswith("bisenet")
