@@ -1,6 +1,6 @@
 """The contract that every paper keeps, and all of training and evaluation that papers do not differ in."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -290,26 +290,6 @@ class SegmentationModule(LightningModule):
                 "weight_decay": self.recipe.weight_decay if decayed else 0.0,
             }
             for (scale, decayed), parameters in groups.items()
-        ]
-
-    def prepared(self, batch: Batch) -> Batch:
-        """The batch with its image normalized, for papers that write `losses` themselves."""
-        image, *rest = batch
-        return self.normalized(image), *rest
-
-    def _split_by_decay(
-        self, parameters: Iterable[nn.Parameter], share: float
-    ) -> list[dict[str, Any]]:
-        settings, trained = self.recipe, [each for each in parameters if each.requires_grad]
-        decayed = [each for each in trained if each.ndim > 1 or settings.decay_norms]
-        spared = [each for each in trained if each.ndim <= 1 and not settings.decay_norms]
-        return [
-            {
-                "params": decayed,
-                "lr": settings.lr * share,
-                "weight_decay": settings.weight_decay,
-            },
-            {"params": spared, "lr": settings.lr * share, "weight_decay": 0.0},
         ]
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -186,6 +186,21 @@ def test_no_submodule_bears_a_word_of_the_contract(name: str) -> None:
     assert hidden == []
 
 
+FOLLOWING = ("logits", "outputs", "losses", "forward", "strips", "at_size", "parameter_groups")
+
+
+def test_no_paper_port_or_family_overrides_what_follows_from_its_words() -> None:
+    networks = [row.network for paper in PAPERS.values() for row in paper.rows.values()]
+    for layout in layouts().values():
+        if not isinstance(layout.network, str):
+            networks.append(type(layout.build(CLASSES, "meta")))
+    for network in networks:
+        for kind in network.__mro__:
+            if issubclass(kind, SegmentationModule) and kind is not SegmentationModule:
+                overridden = [word for word in FOLLOWING if word in vars(kind)]
+                assert overridden == [], f"{kind.__name__} overrides {', '.join(overridden)}"
+
+
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_paper_says_who_wrote_it_and_what_differs(name: str) -> None:
     paper = PAPERS[name]

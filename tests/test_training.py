@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 import segmodels
 from segmodels.module import SegmentationModule
 from segmodels.parts import schedules
-from segmodels.parts.losses import cross_entropy
 from segmodels.recipe import Recipe
 from segmodels.released import layouts
 from tests.reference import fill
@@ -36,10 +35,6 @@ class Tiny(SegmentationModule):
 
     def features(self, image: Tensor) -> Tensor:
         return self.body(image)
-
-    def losses(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        image, label = self.prepared(batch)
-        return {"main": cross_entropy(self.logits(image), label, align_corners=False)}
 
     def after_step(self) -> None:
         self.stepped += 1
