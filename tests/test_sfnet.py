@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import segmodels
 from segmodels.architectures import sfnet
 from segmodels.checkpoint import built
 from segmodels.paper import inference_parameters
-from segmodels.parts.losses import ohem, torchseg_rule
+from segmodels.parts.losses import amount, ohem, torchseg_rule
+from segmodels.recipe import loss_settings
 from segmodels.released import layouts
 from tests.reference import cases, fill
 
@@ -150,7 +152,8 @@ def test_one_training_step_is_the_authors_in_float64(name: str) -> None:
     case = json.loads((REFERENCE / "steps" / f"{name}.json").read_text())
     golden = np.load(REFERENCE / "steps" / f"{name}.npz")
     module = segmodels.from_released(name, filled(name)).double().train()
-    module.min_kept = STEPS[name]
+    rule, (threshold, _) = loss_settings(module.recipe.loss)
+    module.recipe = replace(module.recipe, loss=f"{rule}:{threshold},{STEPS[name]}")
     for layer in module.modules():
         if isinstance(layer, nn.Dropout2d):
             assert layer.p == 0.1
@@ -222,7 +225,7 @@ def test_a_released_module_names_the_row_and_options_that_build_it_again() -> No
 def test_each_level_is_supervised_at_full_size_with_its_weight() -> None:
     module = (
         segmodels.experiment("sfnet")
-        .but(model={"supervision": 0.5, "min_kept": 50})
+        .but(model={"supervision": 0.5}, recipe={"loss": "torchseg_ohem:0.7,50"})
         .build(num_classes=4)
         .train()
     )
@@ -236,6 +239,16 @@ def test_each_level_is_supervised_at_full_size_with_its_weight() -> None:
         whole = nn.functional.interpolate(logits, (64, 96), mode="bilinear", align_corners=True)
         plain = ohem(whole, label, align_corners=True, rule=torchseg_rule(0.7, 50))
         torch.testing.assert_close(terms[name], plain * (1.0 if name == "main" else 0.5))
+
+
+@pytest.mark.parametrize(
+    ("row", "count"), [("resnet18_code", 10_000), ("df1_code", 100_000), ("lite_resnet18", 100_000)]
+)
+def test_the_share_of_mined_pixels_is_the_authors_count_on_one_of_their_devices(
+    row: str, count: int
+) -> None:
+    _, (_, share) = loss_settings(segmodels.experiment(f"sfnet/{row}").recipe.loss)
+    assert amount(share) * 2 * 1024 * 1024 == count
 
 
 def test_every_backbone_gives_the_strides_that_the_paper_names() -> None:

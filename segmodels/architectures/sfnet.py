@@ -26,17 +26,17 @@ Departures:
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.module import Batch, SegmentationModule
+from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published, PublishedSpeed, unknown
 from segmodels.parts.backbones.dfnet import DFNet
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn_relu
-from segmodels.parts.losses import ohem, torchseg_rule
 from segmodels.parts.resize import computed_in
 from segmodels.recipe import Recipe
 from segmodels.released import Released
@@ -167,6 +167,11 @@ def lateral(inside: int, width: int, kernel: int = 1) -> nn.Sequential:
     )
 
 
+class Aligned(NamedTuple):
+    fused: Tensor  # the map to classify, at the finest level
+    sums: list[Tensor]  # what FPN supervision looks at, finest first
+
+
 class FlowPyramid(nn.Module):
     """Figure 3a: top-down sums of aligned maps, all brought to the finest size and concatenated."""
 
@@ -189,13 +194,12 @@ class FlowPyramid(nn.Module):
             levels.insert(0, (side, coarse, summed))
         return levels
 
-    def forward(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The map to classify, and the sums that FPN supervision looks at."""
+    def forward(self, features: list[Tensor]) -> Aligned:
         levels = self.top_down(features)
         sums = [summed for *_, summed in levels]
         _, context, _ = levels[-1]
         maps = [*(out(x) for out, x in zip(self.outs, sums)), context]
-        return torch.cat([maps[0], *(resized(x, maps[0]) for x in maps[1:])], 1), sums
+        return Aligned(torch.cat([maps[0], *(resized(x, maps[0]) for x in maps[1:])], 1), sums)
 
     def flows(self, features: list[Tensor]) -> dict[str, Tensor]:
         levels = zip(self.aligns, self.top_down(features))
@@ -215,9 +219,10 @@ class DualFlow(nn.Module):
         self.laterals = nn.ModuleList([lateral(channels[0], width), lateral(channels[-2], width)])
         self.align = GatedDualFlowAlignment(width)
 
-    def forward(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, features: list[Tensor]) -> Aligned:
         fused = self.align(self.laterals[0](features[0]), self.context(features[-1]))
-        return torch.cat([fused, resized(self.laterals[1](features[-2]), fused)], 1), []
+        middle = resized(self.laterals[1](features[-2]), fused)
+        return Aligned(torch.cat([fused, middle], 1), [])
 
     def flows(self, features: list[Tensor]) -> dict[str, Tensor]:
         up, down = self.align.flows(
@@ -229,9 +234,6 @@ class DualFlow(nn.Module):
 # --- network and losses (section 3.3)
 
 WIDTHS = {"resnet18": 128, "resnet50": 256, "resnet101": 256, "df1": 64, "df2": 64}
-PIXELS = (
-    2 * 1024 * 1024
-)  # of one device's batch in the authors' scripts, of which their losses keep 10k or 100k
 
 
 class SFNet(SegmentationModule):
@@ -247,7 +249,6 @@ class SFNet(SegmentationModule):
         alignment: str = "flow",
         ppm: bool = True,
         supervision: float = 1.0,
-        min_kept: int | float = 100_000 / PIXELS,
     ) -> None:
         """lite: one GD-FAM, without supervision; supervision: the weight of each level's loss, 0 for no such heads."""
         super().__init__(num_classes)
@@ -257,7 +258,8 @@ class SFNet(SegmentationModule):
         ):
             if word not in known:
                 raise ValueError(unknown(kind, word, list(known)))
-        width, self.supervision, self.min_kept = WIDTHS[backbone], supervision, min_kept
+        width = WIDTHS[backbone]
+        self.auxiliary_weight = supervision
         self.backbone = backbone_of(backbone)
         channels = self.backbone.channels
         self.neck = (
@@ -277,25 +279,15 @@ class SFNet(SegmentationModule):
     def encoder(self) -> nn.Module:
         return self.backbone
 
-    def features(self, image: Tensor) -> Tensor:
-        return self.neck(self.backbone(image))[0]
+    def features(self, image: Tensor) -> Aligned:
+        return self.neck(self.backbone(image))
 
-    def outputs(self, image: Tensor) -> dict[str, Tensor]:
-        fused, sums = self.neck(self.backbone(image))
-        heads = {f"fpn{n}": head(x) for n, (head, x) in enumerate(zip(self.heads, sums), start=1)}
-        return {"main": self.classifier(fused), **heads}
+    def decode(self, features: Aligned) -> Tensor:
+        return self.classifier(features.fused)
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        image, label = self.prepared(batch)
-        rule = torchseg_rule(threshold=0.7, min_kept=self.min_kept)
-        settings = {"align_corners": True, "rule": rule, "class_weights": self.class_weights}
-        terms = {
-            name: ohem(logits, label, **settings) for name, logits in self.outputs(image).items()
-        }
-        return {
-            name: loss if name == "main" else self.supervision * loss
-            for name, loss in terms.items()
-        }
+    def auxiliary_outputs(self, features: Aligned) -> dict[str, Tensor]:
+        levels = enumerate(zip(self.heads, features.sums), start=1)
+        return {f"fpn{n}": head(x) for n, (head, x) in levels}
 
     @torch.no_grad()
     def flow_fields(self, image: Tensor) -> dict[str, Tensor]:
@@ -313,14 +305,17 @@ class SFNet(SegmentationModule):
 
 # --- experiments (section 4)
 
+# Of 2 x 1024 x 1024, one device's batch in the authors' scripts, their losses keep 100k or 10k.
 PAPER = Recipe(
-    crop=(1024, 1024), scales=(0.75, 2.0), continuous=True, batch=16, iterations=50_000, lr=0.01, weight_decay=5e-4, power=0.9,
+    crop=(1024, 1024), scales=(0.75, 2.0), continuous=True, batch=16, iterations=50_000,
+    loss="torchseg_ohem:0.7,100000/2097152", lr=0.01, weight_decay=5e-4, power=0.9,
 )  # fmt: skip
 EPOCH = 186  # iterations: 2975 images on 8 devices, 2 at a time
 CODE = {
     "scales": (0.5, 2.0), "jitter": 0.25, "class_uniform": 0.5, "iterations": 300 * EPOCH, "weight_decay": 1e-4, "power": 1.0,
 }  # fmt: skip
-PLAIN = {"supervision": 0.0, "min_kept": 10_000 / PIXELS}  # the loss of the authors' ResNet scripts
+RESNET_CODE = CODE | {"loss": "torchseg_ohem:0.7,10000/2097152"}
+PLAIN = {"supervision": 0.0}  # the authors' ResNet scripts
 RECALLED = "paper, table of the Cityscapes test set; recalled, not seen again"
 README = "README of the authors' SFSegNets"
 
@@ -359,9 +354,13 @@ DF2 = MAIN.but(
 EXPERIMENTS = {
     "resnet18": MAIN, "resnet50": RESNET50, "resnet101": RESNET101, "df1": DF1, "df2": DF2,
     # the authors' scripts; of their ResNet101 no figure is published
-    "resnet18_code": MAIN.but(recipe=CODE, model=PLAIN, published=published(79.0, "val", README)),
-    "resnet50_code": RESNET50.but(recipe=CODE, model=PLAIN, published=published(80.4, "val", README)),
-    "resnet101_code": RESNET101.but(recipe=CODE, model=PLAIN),
+    "resnet18_code": MAIN.but(
+        recipe=RESNET_CODE, model=PLAIN, published=published(79.0, "val", README)
+    ),
+    "resnet50_code": RESNET50.but(
+        recipe=RESNET_CODE, model=PLAIN, published=published(80.4, "val", README)
+    ),
+    "resnet101_code": RESNET101.but(recipe=RESNET_CODE, model=PLAIN),
     "df1_code": DF1.but(recipe=CODE, published=published(72.2, "val", README)),
     "df2_code": DF2.but(recipe=CODE, published=published(75.8, "val", README)),
     "lite_resnet18": MAIN.but(
