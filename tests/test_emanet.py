@@ -280,14 +280,14 @@ class Small(EMANet):
         super().__init__(num_classes, channels=16, bases=4)
         self.backbone = nn.ModuleList([nn.Conv2d(3, 2048, 3, 4, 1)])
 
-    def features(self, image: Tensor) -> Tensor:
-        return self.unit(self.reduction(self.backbone[0](image)))
+    def features(self, image: Tensor) -> list[Tensor]:
+        return [self.backbone[0](image)]
 
 
 def small() -> Small:
     torch.manual_seed(2)
     module = Small()
-    module.recipe = Recipe(lr=0.01, iterations=4)
+    module.recipe = Recipe(loss="cross_entropy:all", lr=0.01, iterations=4)
     return module
 
 
@@ -305,7 +305,7 @@ class Holder(SegmentationModule):
     def losses(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         terms = self.student.losses(batch)
         with torch.no_grad():
-            self.teacher.logits(self.prepared(batch)[0])
+            self.teacher.logits(self.normalized(batch[0]))
         return terms
 
     def parameter_groups(self) -> list[dict]:

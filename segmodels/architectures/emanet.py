@@ -33,20 +33,18 @@ Departures:
 - The paper's numbers of parameters (4.87M and 10.0M over its ResNet-101) are those of the 3x3 in front, the unit and its bases.
 """
 
-from collections import defaultdict
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.module import Batch, SegmentationModule
+from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published
 from segmodels.parts.backbones.resnet import ResNet, initialize
 from segmodels.parts.layers import conv_bn, conv_bn_relu
-from segmodels.parts.losses import cross_entropy, ohem, torchseg_rule
 from segmodels.recipe import Recipe
 from segmodels.released import Released
 
@@ -183,15 +181,13 @@ class EMANet(SegmentationModule):
         kernel: Kernel = "exponential",
         normalization: Normalization = "l2",
         maintenance: Maintenance = "moving_average",
-        ohem_threshold: float = 0.0,
     ) -> None:
-        """`channels` and `bases` are the paper's C and K; train_iterations and eval_iterations its T; ohem_threshold=0: every pixel."""
+        """`channels` and `bases` are the paper's C and K, both numbers of iterations its T."""
         if min(train_iterations, eval_iterations) < 1:
             raise ValueError(
                 f"{train_iterations} iterations in training and {eval_iterations} in evaluation; both must be at least 1"
             )
         super().__init__(num_classes)
-        self.ohem_threshold = ohem_threshold
         self.backbone = ResNet(depth, output_stride=8, stem=(64, 64, 128), multi_grid=(1, 2, 4))
         self.reduction = conv_bn_relu(self.backbone.channels[-1], channels)
         self.unit = EMAUnit(
@@ -216,8 +212,11 @@ class EMANet(SegmentationModule):
     def encoder(self) -> nn.Module:
         return self.backbone
 
-    def features(self, image: Tensor) -> Tensor:
-        return self.unit(self.reduction(self.backbone(image)[-1]))
+    def features(self, image: Tensor) -> list[Tensor]:
+        return self.backbone(image)  # 1/4, 1/8, 1/8, 1/8
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        return self.classifier(self.unit(self.reduction(features[-1])))
 
     def attention_maps(self, image: Tensor) -> Tensor:
         """Z as K pictures per image, (B, K, h, w): the share of each pixel that each base answers for; they sum to 1 over K."""
@@ -225,51 +224,20 @@ class EMANet(SegmentationModule):
         z, _ = self.unit.attended(x)
         return z.transpose(1, 2).unflatten(2, x.shape[2:])
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        image, label = self.prepared(batch)
-        logits = self.logits(image)
-        if not self.ohem_threshold:
-            return {
-                "main": cross_entropy(
-                    logits,
-                    label,
-                    align_corners=True,
-                    class_weights=self.class_weights,
-                    average="all",
-                )
-            }
-        rule = torchseg_rule(threshold=self.ohem_threshold, min_kept=1 / 16)
-        return {
-            "main": ohem(
-                logits, label, align_corners=True, rule=rule, class_weights=self.class_weights
-            )
-        }
-
     def after_step(self) -> None:
         self.unit.keep()
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """As in the authors' code: biases learn at twice the rate, and where norms are spared only convolutions' weights decay."""
-        settings, slow = self.recipe, set(self.backbone.parameters())
-        groups = defaultdict(list)
-        for name, parameter in self.named_parameters():
-            share = (1 if parameter in slow else settings.head_lr) * (
-                2 if name.endswith("bias") else 1
-            )
-            groups[
-                share, settings.weight_decay if parameter.ndim == 4 or settings.decay_norms else 0.0
-            ].append(parameter)
-        return [
-            {"params": each, "lr": settings.lr * share, "weight_decay": decay}
-            for (share, decay), each in groups.items()
-        ]
+    def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
+        """As in the authors' code, biases learn at twice the rate."""
+        return super().lr_scale(name, parameter) * (2 if name.endswith("bias") else 1)
 
 
 # --- experiments (section 5)
 
 PAPER = Recipe(
-    crop=(513, 513), scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), batch=16, iterations=30_000, lr=0.009, weight_decay=1e-4,
-    decay_norms=False, schedule="poly", power=0.9,
+    crop=(513, 513), scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), batch=16, iterations=30_000,
+    loss="cross_entropy:all", lr=0.009, weight_decay=1e-4, decay_norms=False, schedule="poly",
+    power=0.9,
 )  # fmt: skip
 VOC, CONTEXT, STUFF = "voc", "PASCAL Context", "COCO-Stuff 10k"
 TABLE = "paper, comparison with DeepLab on PASCAL VOC"
@@ -312,7 +280,7 @@ EXPERIMENTS = {
         published=(Published(88.2, VOC, "test", SCALES_AND_FLIP, f"{README}, trained on COCO first"),),
     ),
     "resnet101_ohem": RESNET101.but(
-        model={"ohem_threshold": 0.7},
+        recipe={"loss": "torchseg_ohem:0.7,1/16"},
         published=(
             Published(81.14, "cityscapes", "val", "whole", README), Published(81.9, "cityscapes", "test", SCALES, README),
         ),

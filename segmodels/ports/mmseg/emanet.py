@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.architectures.emanet import EMANet, EMAUnit
-from segmodels.module import Batch
 from segmodels.paper import Published
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn_relu
-from segmodels.parts.losses import cross_entropy
 from segmodels.ports.mmseg import published
+from segmodels.recipe import Recipe
 from segmodels.released import Released
 
 
@@ -25,6 +24,9 @@ class Unit(EMAUnit):
 
 class EMANetMMSeg(EMANet):
     """Dilated ResNet-C -> 3x3 -> EMA unit -> 3x3 -> concatenated with its input -> 3x3 -> logits at 1/8."""
+
+    auxiliary_weight = 0.4
+    recipe = Recipe(loss="cross_entropy:all")
 
     def __init__(self, num_classes: int, depth: int = 50) -> None:
         super().__init__(num_classes, depth)
@@ -40,27 +42,13 @@ class EMANetMMSeg(EMANet):
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum = 0.1
 
-    def head(self, deep: Tensor) -> Tensor:
+    def decode(self, features: list[Tensor]) -> Tensor:
+        deep = features[-1]
         x = self.bottleneck(self.unit(self.reduction(deep)))
-        return self.fusion(torch.cat([deep, x], 1))
+        return self.classifier(self.fusion(torch.cat([deep, x], 1)))
 
-    def features(self, image: Tensor) -> Tensor:
-        return self.head(self.backbone(image)[-1])
-
-    def outputs(self, image: Tensor) -> dict[str, Tensor]:
-        *_, middle, deep = self.backbone(image)
-        return {"main": self.classifier(self.head(deep)), "auxiliary": self.auxiliary(middle)}
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        image, label = self.prepared(batch)
-        weights = {"main": 1.0, "auxiliary": 0.4}
-        return {
-            name: weights[name]
-            * cross_entropy(
-                logits, label, align_corners=True, class_weights=self.class_weights, average="all"
-            )
-            for name, logits in self.outputs(image).items()
-        }
+    def auxiliary_outputs(self, features: list[Tensor]) -> dict[str, Tensor]:
+        return {"auxiliary": self.auxiliary(features[-2])}
 
 
 # --- released weights
