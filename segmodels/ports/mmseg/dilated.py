@@ -10,6 +10,7 @@ from functools import partial
 
 from torch import nn
 
+from segmodels.architectures.nonlocalnet import Disentangled, NonLocal
 from segmodels.families.dilated import (
     Around,
     Dilated,
@@ -76,6 +77,11 @@ class Line:
 
 
 METAFILE = "metafile.yaml"
+NON_LOCAL = (
+    (r"^decode_head\.d?nl_block\.(g|theta|phi)\.conv\.", r"context.operator.\1."),
+    (r"^decode_head\.d?nl_block\.conv_out\.", "context.operator.out."),
+    (r"^decode_head\.d?nl_block\.conv_mask\.", "context.operator.mask."),
+)
 LINES = {
     "fcn": Line(
         "fcn/resnet50",
@@ -95,6 +101,20 @@ LINES = {
         published(
             "pspnet", METAFILE, for_40k_iterations=(77.85, 79.18), for_80k_iterations=(78.55, 79.79)
         ),
+    ),
+    "nonlocal": Line(
+        "nonlocalnet/resnet50",
+        partial(around, NonLocal),
+        NON_LOCAL,
+        published(
+            "nonlocal_net", METAFILE, for_40k_iterations=(78.24,), for_80k_iterations=(78.01,)
+        ),
+    ),
+    "dnl": Line(
+        "nonlocalnet/disentangled",
+        partial(around, Disentangled),
+        NON_LOCAL,
+        published("dnlnet", METAFILE, for_40k_iterations=(78.61,), for_80k_iterations=(79.33,)),
     ),
 }
 
