@@ -56,7 +56,8 @@ def parser() -> Parser:
         "--semi",
         metavar="METHOD",
         default="none",
-        help=f"learn from unlabelled images too, by {' or '.join(semisup.names())}; none (default) is the baseline for it",
+        help=f"learn from unlabelled images too, by {' or '.join(semisup.names())}; none (default) "
+        "is the baseline for it",
     )
     made.add_argument(
         "--seed", type=int, default=0, help="of weights, data and dropout (default 0)"

@@ -336,9 +336,10 @@ def check_batch(resolved: Resolved, module: SegmentationModule, world: int) -> N
     if isinstance(module, Method):
         images["data.unlabelled"] = resolved.data["unlabelled"] or resolved.recipe["batch"]
         if images["data.unlabelled"] < parts * module.min_unlabelled:
+            least = module.min_unlabelled
             raise Refused(
-                f"{module.why_unlabelled}, so it needs at least {module.min_unlabelled} unlabelled ones per device and step: "
-                f"take data.unlabelled={module.min_unlabelled * parts} or more"
+                f"{module.why_unlabelled}, so it needs at least {least} unlabelled ones per device "
+                f"and step: take data.unlabelled={least * parts} or more"
             )
     synchronized = resolved.recipe["sync_bn"] and world > 1 and torch.cuda.is_available()
     name, count = min(images.items(), key=lambda item: item[1])

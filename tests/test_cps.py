@@ -196,9 +196,9 @@ def run_cps(folder: Path, *words: str) -> int:
     return run.main([*row, *SCENES, *STEPS, *RHYTHM, *CPU, *WORDS, "--runs", str(folder), *words])
 
 
-def test_a_run_scores_both_and_leaves_both(tmp_path: Path) -> None:
-    assert run_cps(tmp_path, "semi.cutmix=true") == 0
-    folder = only(tmp_path)
+def test_a_run_scores_both_and_leaves_both(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run_cps(tmp_path / "runs", "semi.cutmix=true") == 0
+    folder = only(tmp_path / "runs")
     result = json.loads((folder / "result.json").read_text())
     assert result["semi"] == {"method": "cps", "weight": 1.5, "cutmix": True}
     assert result["network"] == "first" and set(result["others"]) == {"second"}
@@ -214,6 +214,9 @@ def test_a_run_scores_both_and_leaves_both(tmp_path: Path) -> None:
     file = folder / "checkpoints" / "last.ckpt"
     first, second = from_checkpoint(file), from_checkpoint(file, "second")
     assert not torch.equal(first.classifier[1].weight, second.classifier[1].weight)
+    capsys.readouterr()
+    assert run_cps(tmp_path / "others", "--init", str(file)) == 2
+    assert_one_sentence(capsys.readouterr().err, "two networks that start alike")
 
 
 @pytest.mark.parametrize(

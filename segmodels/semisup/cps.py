@@ -13,15 +13,15 @@ With CutMix the unlabelled images alone are taught, in pairs: each network sees 
 image in another one, and has to say what the other network said of both before they were mixed.
 
 Departures:
-- `weight` is 1.5 on PASCAL VOC and 6 on Cityscapes, with CutMix 1 and 5: those of the authors' code,
-  the first of which is the default here.
+- `weight` is the authors' of PASCAL VOC without CutMix, whatever is trained. Their code has 1 there
+  with CutMix, and on Cityscapes 6 without it and 5 with it.
 - Where the label is 255, nothing is asked: not in padding, and in labelled images not where a class
   is missing. The authors' code asks everywhere.
 - CutMix shows an image the next one of its batch; the authors' code draws a second batch for it.
 - One optimizer steps both networks, which for SGD and Adam is the same as one for each; where a
   recipe clips gradients, it is by the norm of both.
-- The authors' code judges the first network alone. So it is here; the second is scored beside it.
-- Weights of classes hold for labelled images alone.
+- The second network is scored beside the first; the authors' code evaluates the first alone.
+- Where a recipe weighs classes, it does so in labelled images alone; the authors weigh none.
 """
 
 import math
@@ -46,8 +46,9 @@ class CPS(Method):
         super().__init__(make(), make())
         if alike(self.first, self.second):
             raise ValueError(
-                "two networks that start alike learn nothing from each other: start them from ImageNet weights or from scratch, so that at "
-                "least their heads are drawn anew (--init imagenet, --init scratch)"
+                "two networks that start alike learn nothing from each other: start them from "
+                "ImageNet weights or from scratch, so that their heads at least are drawn anew "
+                "(--init imagenet, --init scratch)"
             )
         self.weight = weight
         self.cutmix = cutmix

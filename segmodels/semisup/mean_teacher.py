@@ -215,7 +215,8 @@ class MeanTeacher(Method):
             return image
         if image.dtype != torch.uint8:
             raise TypeError(
-                "strong color is defined on uint8 RGB; give such images, or semi.color=0 semi.gray=0 semi.blur=0"
+                "strong color is defined on uint8 RGB; give such images, or semi.color=0 "
+                "semi.gray=0 semi.blur=0"
             )
         strong = blurred(recolored(image / 255, self.color, gray=self.gray), self.blur)
         return (255 * strong).round().to(torch.uint8)
