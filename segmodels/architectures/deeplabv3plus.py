@@ -1,31 +1,40 @@
 """DeepLabV3+: Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation
 Chen, Zhu, Papandreou, Schroff, Adam. ECCV 2018. arXiv:1802.02611
 
-DeepLabV3 sees an image at several rates of dilation side by side, and blurs what is small: its logits are sixteen times coarser than the
-image. Here a decoder gives it back the borders: the pyramid's map is enlarged to 1/4, joined with a few channels of an early map, and
-refined by two 3x3. How dense the encoder's map is may be chosen anew at any time: stride is traded for dilation, and no weight changes.
+DeepLabV3 sees an image at several rates of dilation side by side, and blurs what is small: its
+logits are sixteen times coarser than the image. Here a decoder gives back the borders: the
+pyramid's map is enlarged to 1/4, joined with a few channels of an early map, and refined by two
+3x3. How dense the encoder's map is may be chosen anew at any time: stride is traded for dilation,
+and no weight changes.
 
-    image -> backbone ─┬─ 1/16 (or 1/8) -> ASPP ─┬─ 1x1 ──────────────┐
-                       │                         ├─ 3x3, rate  6 (12) │
-                       │                         ├─ 3x3, rate 12 (24) ├─ 1x1, dropout ──── x4 (x2) ─┐
-                       │                         ├─ 3x3, rate 18 (36) │                             │
-                       │                         └─ mean of the image ┘                             │
-                       └─ 1/4 -> 1x1 to 48 channels ─────────────────────────────────────────── together -> 3x3, 3x3, 1x1 -> logits at 1/4
+    image -> backbone ─┬─ 1/16 (or 1/8) ─┬─ 1x1 ──────────────┐
+                       │                 ├─ 3x3, rate  6 (12) │
+                       │                 ├─ 3x3, rate 12 (24) ├─ 1x1, dropout ─ enlarged ─┐
+                       │                 ├─ 3x3, rate 18 (36) │                           │
+                       │                 └─ mean of the image ┘                           │
+                       └─ 1/4 ─ 1x1 to 48 channels ───────────────────────────────── together
+                                                                  logits at 1/4 <- 1x1, 3x3, 3x3 ┘
 
 Departures:
-- Where the paper is silent, the authors' code speaks (tensorflow/models, research/deeplab): every enlargement aligns corners, sizes are
-  16 k + 1 pixels, depthwise convolutions are not decayed, the classifier's bias learns at twice the rate, norms of Xception and of the
-  head keep 0.9997 of their averages at each step and those of ResNet 0.95, and new layers are drawn as there.
-- The figure of Xception shows a ReLU behind each depthwise convolution; in that code one stands in front of each, but for the last block.
-- That code pads every image of PASCAL VOC to 513x513 before it is evaluated, and the mean over the image sees the border; here images
-  are padded to the next 16 k + 1 pixels.
-- The authors' ResNet strides in the last block of a stage, and its decoder reads the last convolution of stage 1's second block. Here
-  ResNet strides where torchvision's does, so that ImageNet weights of others fit, and the decoder reads what stage 1 returns. Its deep
-  stem, its multi-grid and its rate of decay are the authors'; that the multi-grid of DeepLabV3 was kept is recalled, not seen again.
-- Xception starts from the authors' own ImageNet weights, as timm has them; ResNet from Gluon's of the same network, and its images are
-  normalized as those weights expect. The figures of the authors' released VOC checkpoint are of a network that saw COCO first.
+- Where the paper is silent, the authors' code speaks (tensorflow/models, research/deeplab): every
+  enlargement aligns corners, sizes are 16 k + 1 pixels, depthwise convolutions are not decayed, the
+  classifier's bias learns at twice the rate, norms of Xception and of the head keep 0.9997 of their
+  averages at each step and those of ResNet 0.95, and new layers are drawn as there.
+- The paper puts a ReLU behind each depthwise convolution of Xception; in that code one stands in
+  front of each instead, but for the last block.
+- That code pads every image of PASCAL VOC to 513x513 before it is evaluated, and the mean over the
+  image sees the border; here images are padded to the next 16 k + 1 pixels.
+- The authors' ResNet strides in the last block of a stage, and its decoder reads a convolution
+  inside stage 1. Here ResNet strides where torchvision's does, in a stage's first block, so that
+  ImageNet weights of others fit; that block keeps the dilation before it, and the decoder reads
+  what stage 1 returns. The deep stem and the weight decay are the authors'; that the multi-grid of
+  DeepLabV3 was kept is recalled, not seen again.
+- Xception starts from the authors' own ImageNet weights, as timm has them; ResNet from Gluon's of
+  the same network, and its images are normalized as those weights expect.
+- The authors' released checkpoint for PASCAL VOC saw COCO first, and its figures name that.
 - ResNet-50 is no row of the paper.
-- The rate and the batch on Cityscapes are those of PASCAL VOC; the authors' page says only: 90k steps, crops of 769, a batch above 8.
+- The rate and the batch on Cityscapes are those of PASCAL VOC; the authors' page says only 90k
+  steps, crops of 769 and a batch above 8.
 """
 
 from collections.abc import Callable
@@ -86,8 +95,8 @@ def rates_at(output_stride: int) -> tuple[int, int, int]:
     """Of the pyramid's 3x3s: they cover the same pixels of the image at both strides."""
     if output_stride not in (8, 16):
         raise ValueError(
-            f"model.output_stride is {output_stride}; it must be 16, as in training, or 8, which is "
-            "slower and finer"
+            f"model.output_stride is {output_stride}; it must be 16, as the paper trains, "
+            "or 8, which is finer and slower"
         )
     return (6, 12, 18) if output_stride == 16 else (12, 24, 36)
 
@@ -100,9 +109,7 @@ def backbone_of(name: Backbone, output_stride: int) -> nn.Module:
     if name == "xception65":
         return paced(Xception65(output_stride), 3e-4)
     depth = int(name.removeprefix("resnet"))
-    backbone = ResNet(
-        depth, output_stride, stem=(64, 64, 128), multi_grid=(1, 2, 4), dilated_first=True
-    )
+    backbone = ResNet(depth, output_stride, stem=(64, 64, 128), multi_grid=(1, 2, 4))
     return paced(backbone, 0.05)
 
 
@@ -140,9 +147,9 @@ class DeepLabV3Plus(Dilated):
         return self.classifier(self.joined(self.low(fine), self.context(deep)))
 
     def joined(self, low: Tensor, deep: Tensor) -> Tensor:
-        """(B, 48, H/4, W/4) and the pyramid's map, enlarged to that, in the order of the authors' code."""
+        """The pyramid's map, enlarged to 1/4, and the channels of the early one."""
         deep = F.interpolate(deep, low.shape[2:], mode="bilinear", align_corners=self.align_corners)
-        return torch.cat([deep, low], 1)
+        return torch.cat([deep, low], 1)  # (B, 256 + 48, H/4, W/4)
 
     def valid_side(self, side: int) -> int:
         """16 k + 1 pixels: then corners of all maps lie on pixels of the image."""
@@ -166,7 +173,8 @@ def paced(module: nn.Module, momentum: float) -> nn.Module:
 
 
 def initialize(module: nn.Module) -> None:
-    """As the authors' code draws what ImageNet does not know: separable convolutions with fixed deviations, others by Glorot's rule."""
+    """As the authors' code draws what ImageNet does not know: separable convolutions with fixed
+    deviations, others by Glorot's rule."""
     behind_depthwise = False
     for layer in module.modules():
         if not isinstance(layer, nn.Conv2d):
@@ -185,8 +193,8 @@ def initialize(module: nn.Module) -> None:
 # --- experiments (section 4)
 
 PAPER = Recipe(
-    crop=(513, 513), scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), batch=16, iterations=30_000, lr=0.007,
-    weight_decay=4e-5, decay_norms=False, schedule="poly", power=0.9,
+    crop=(513, 513), scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0), batch=16, iterations=30_000,
+    lr=0.007, weight_decay=4e-5, decay_norms=False, schedule="poly", power=0.9,
 )  # fmt: skip
 UNIT_RANGE = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # pixels from -1 to 1
 SCALES_AND_FLIP = "multiscale:0.5,0.75,1,1.25,1.5,1.75+flip"
@@ -196,8 +204,8 @@ TABLE = "paper, its table for ResNet-101, as summaries of it quote it"
 FINE = (("output_stride", 8),)  # what a network trained at 16 is evaluated with
 
 MAIN = Experiment(
-    DeepLabV3Plus, PAPER, model={"backbone": "xception65", "output_stride": 16}, data="voc", starts_from="xception65.tf_in1k",
-    normalization=UNIT_RANGE,
+    DeepLabV3Plus, PAPER, model={"backbone": "xception65", "output_stride": 16}, data="voc",
+    starts_from="xception65.tf_in1k", normalization=UNIT_RANGE,
     published=(
         Published(82.20, "voc", "val", "whole", COCO_FIRST),
         Published(83.58, "voc", "val", SCALES_AND_FLIP, COCO_FIRST, FINE),
@@ -205,8 +213,8 @@ MAIN = Experiment(
     ),
 )  # fmt: skip
 RESNET101 = MAIN.but(
-    model={"backbone": "resnet101", "separable": False}, recipe={"weight_decay": 1e-4}, starts_from="resnet101s.gluon_in1k",
-    normalization=Normalization(),
+    model={"backbone": "resnet101", "separable": False}, recipe={"weight_decay": 1e-4},
+    starts_from="resnet101s.gluon_in1k", normalization=Normalization(),
     published=(
         Published(78.85, "voc", "val", "whole", TABLE),
         Published(79.35, "voc", "val", "whole", TABLE, FINE),

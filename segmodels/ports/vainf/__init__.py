@@ -6,7 +6,7 @@ README = "README of VainF/DeepLabV3Plus-Pytorch"
 
 
 def published(voc: float | None = None, cityscapes: float | None = None) -> tuple[Published, ...]:
-    """mIoU of one checkpoint on each: VOC val is scaled to a shorter side of 513 and cropped there."""
+    """mIoU of networks trained on each; on VOC of images that are scaled and cropped to 513x513."""
     figures = []
     if voc:
         figures.append(Published(voc, "voc", "val", "center crop 513x513", README))

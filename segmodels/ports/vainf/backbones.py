@@ -1,9 +1,10 @@
 """The backbones of this code line that are not torchvision's, with what is particular about them.
 
-Xception is Chollet's (arXiv:1610.02357), with max poolings. Its first two convolutions and its last two are padded by less than keeps
-the size, and it ends at its last convolution, in front of norm and ReLU.
-MobileNetV2 (arXiv:1801.04381) pads an inverted residual's input in front of the expansion, which then has values on the border too, and
-its first convolution not at all.
+Xception is Chollet's (arXiv:1610.02357), with max poolings. Its first two convolutions and its last
+two are padded by less than keeps the size, and it ends at its last convolution, in front of norm
+and ReLU.
+MobileNetV2 (arXiv:1801.04381) pads an inverted residual's input in front of the expansion, which
+then has values on the border too, and its first convolution not at all.
 """
 
 import torch.nn.functional as F
@@ -21,7 +22,8 @@ class SeparableConv(nn.Sequential):
 
 
 class XceptionBlock(nn.Module):
-    """ReLU, separable convolution, norm for each of `widths`; a max pooling strides. The first block of all begins without a ReLU."""
+    """ReLU, separable convolution, norm for each of `widths`; a max pooling strides. The first of
+    all blocks begins without a ReLU."""
 
     def __init__(
         self,
@@ -63,9 +65,13 @@ class Xception(nn.Module):
         third, middle = (2, 1) if output_stride == 16 else (1, 2)  # stride, dilation
         deep = 2 * middle
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 32, 3, 2, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True),
-            nn.Conv2d(32, 64, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True),
-        )  # fmt: skip
+            nn.Conv2d(3, 32, 3, 2, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(32, 64, 3, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(inplace=True),
+        )
         self.blocks = nn.Sequential(
             XceptionBlock(64, (128, 128), 2, 1, rectified=False),
             XceptionBlock(128, (256, 256), 2, 1),
@@ -74,9 +80,11 @@ class Xception(nn.Module):
             XceptionBlock(728, (728, 1024), 1, deep),
         )
         self.exit = nn.Sequential(
-            SeparableConv(1024, 1536, 1, deep), nn.BatchNorm2d(1536), nn.ReLU(inplace=True),
+            SeparableConv(1024, 1536, 1, deep),
+            nn.BatchNorm2d(1536),
+            nn.ReLU(inplace=True),
             SeparableConv(1536, 2048, 1, deep),
-        )  # fmt: skip
+        )
 
     def forward(self, image: Tensor) -> list[Tensor]:
         first, *others = self.blocks
@@ -91,7 +99,8 @@ class Xception(nn.Module):
 
 # expansion, width, blocks, stride
 SHAPES = (
-    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
+    (6, 320, 1, 1),
 )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """DeepLabV3+ as VainF/DeepLabV3Plus-Pytorch computes it.
 
-It differs from the paper in one 3x3 in the decoder instead of two, none of them separable, in no aligned corners, in torchvision's ResNet
-without multi-grid, and in a backbone that learns at a tenth of the rate and keeps 0.99 of its norms' averages. A checkpoint may be
-evaluated at either stride: the layouts ..._r101_vainf and ..._r101_vainf_os8 read the same files.
+It differs from the paper in one 3x3 in the decoder instead of two, no separable convolutions, no
+aligned corners, torchvision's ResNet without multi-grid, and a backbone that learns at a tenth of
+the rate and keeps 0.99 of its norms' averages. A checkpoint may be evaluated at either stride:
+..._r101_vainf and ..._r101_vainf_os8 read the same files.
 """
 
 from functools import partial
@@ -33,8 +34,8 @@ class DeepLabV3PlusVainF(Dilated):
     """The recipe is this code line's for PASCAL VOC."""
 
     recipe = Recipe(
-        crop=(513, 513), scales=(0.5, 2.0), continuous=True, batch=16, iterations=30_000, lr=0.001, head_lr=10.0, weight_decay=1e-4, schedule="poly",
-        power=0.9,
+        crop=(513, 513), scales=(0.5, 2.0), continuous=True, batch=16, iterations=30_000, lr=0.001,
+        head_lr=10.0, weight_decay=1e-4, schedule="poly", power=0.9,
     )  # fmt: skip
 
     def __init__(
