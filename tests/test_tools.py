@@ -16,8 +16,8 @@ def numbers(**changed: object) -> dict[str, object]:
         "names": ["a.weight", "a.bias"],
         "terms with dropout": {"main": torch.tensor(0.5)},
         "terms": {"main": torch.tensor(1.5)},
-        "gradients": [torch.tensor(3.0), None],
-        "groups": [(0.01, 5e-4), None],
+        "gradients": {"a.weight": torch.tensor(3.0), "a.bias": None},
+        "groups": {"a.weight": (0.01, 5e-4), "a.bias": None},
     }
     return made | changed
 
@@ -32,8 +32,12 @@ def test_the_same_numbers_are_equal(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("terms", {"main": torch.tensor(1.5 + 2**-22)}, "terms differ by at most 1.6e-07"),
         ("terms", {"main": torch.tensor(1.5), "more": torch.tensor(0.0)}, "terms differ in form"),
-        ("gradients", [torch.tensor(3.0), torch.tensor(0.0)], "gradients differ in 1 of 2"),
-        ("groups", [(0.1, 5e-4), None], "groups differ in 1 of 2"),
+        (
+            "gradients",
+            {"a.weight": torch.tensor(3.0), "a.bias": torch.tensor(0.0)},
+            "gradients differ in 1 of 2",
+        ),
+        ("groups", {"a.weight": (0.1, 5e-4), "a.bias": None}, "groups differ in 1 of 2"),
         ("logits", torch.zeros(1), "logits is new"),
     ],
 )
@@ -48,6 +52,7 @@ def test_other_draws_of_dropout_and_other_names_are_told_and_do_not_count(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     other = numbers(names=["b.weight", "a.bias"])
+    other["gradients"] = {"b.weight": torch.tensor(3.0), "a.bias": None}
     other["terms with dropout"] = {"main": torch.tensor(0.25)}
     assert compare_commits.compare({"a/b": numbers()}, {"a/b": other, "c/d": numbers()}) == 0
     said = capsys.readouterr().out

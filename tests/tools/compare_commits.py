@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 5
 CROP = (64, 96)  # of which every network of the first edition takes the whole
 ODD = (75, 101)
+OF_EACH = ("initial weights", "gradients", "state after a step", "groups")  # parameter
 SAMPLE = 256  # numbers that are kept of a larger tensor
 METHODS = ("bisenet/resnet18", "fcn/resnet50")  # the rows that methods are tried on
 
@@ -90,15 +91,13 @@ def numbers(make: Callable[[], Any]) -> Numbers:
 
     torch.manual_seed(0)
     module = make()
-    found: Numbers = {
-        "initial weights": [tensor.clone() for tensor in module.state_dict().values()]
-    }
+    found: Numbers = {"initial weights": by_name(module, tensors(module))}
     found["names"] = [name for name, _ in module.named_parameters()]
     image, label = batch(*crop_of(module))
     without_rules(module)
     if not hasattr(module, "losses"):  # a classifier
         with torch.no_grad():
-            return found | {"logits": module.eval()(image)}
+            return found | {"logits": module.eval()(image.float() / 255)}
     data = (
         ((image, label), (image.flip(-1), torch.zeros_like(label)))
         if is_method(module)
@@ -114,10 +113,10 @@ def numbers(make: Callable[[], Any]) -> Numbers:
         layer.p = 0.0
     with kept(module):
         found["terms"] = terms(module, data)
-        found["gradients"] = gradients(module)
+        found["gradients"] = by_name(module, gradients(module))
     with kept(module):
         module.after_step()
-        found["state after a step"] = tensors(module)
+        found["state after a step"] = by_name(module, tensors(module))
     weighted(module)
     with kept(module):
         found["terms with class weights"] = terms(module, data)
@@ -184,6 +183,12 @@ def batch(height: int, width: int) -> tuple[Any, Any]:
     return image, label.to(torch.uint8)
 
 
+def by_name(module: Any, values: list[Any]) -> dict[str, Any]:
+    """Of every parameter, and of every buffer too where there are so many."""
+    names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
+    return dict(zip(names, values))
+
+
 def tensors(module: Any) -> list[Any]:
     """A copy of every parameter and buffer, in order."""
     return [*(each.detach().clone() for each in (*module.parameters(), *module.buffers()))]
@@ -242,7 +247,7 @@ def groups(module: Any) -> Numbers:
         for parameter in group["params"]:
             if group["lr"]:
                 settings[place[parameter]] = (group["initial_lr"], group["weight_decay"])
-    return {"groups": settings}
+    return {"groups": by_name(module, settings)}
 
 
 # --- two commits
@@ -288,8 +293,12 @@ def difference(old: Any, new: Any) -> list[str]:
             continue
         if key not in old or key not in new:
             found.append(f"{key} is {'new' if key in new else 'gone'}")
-        elif not same(old[key], new[key]):
-            found.append(f"{key} differ{amount(old[key], new[key])}")
+            continue
+        one, other = old[key], new[key]
+        if key in OF_EACH and one.keys() != other.keys():  # renamed: compared in their order
+            one, other = list(one.values()), list(other.values())
+        if not same(one, other):
+            found.append(f"{key} differ{amount(one, other)}")
     return found
 
 
