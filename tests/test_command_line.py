@@ -75,7 +75,7 @@ def test_the_default_data_set_is_cityscapes_where_its_variable_is_set(
         ("bisenet", None, "recipe.batch=2.5", "recipe.batch=2.5: it takes a whole number"),
         ("bisenet", None, "model.arm=maybe", "model.arm=maybe: it takes true or false"),
         ("bisenet", None, "recipe.crop=512", "recipe.crop=512: it takes 2 values"),
-        ("bisenet", None, "recipe.optimizer=adam", "did you mean recipe.optimizer=adamw"),
+        ("bisenet", None, "recipe.optimizer=adamww", "did you mean recipe.optimizer=adamw"),
         ("bisenet", None, "recipe.lr=-1", "recipe.lr is -1.0; it must be above 0"),
         ("bisenet", None, "recipe.blur=kernel:4", "must be none, kernel:5 (an odd side of pixels)"),
         ("bisenet", None, "recipe.blur=kernel:1", "recipe.blur is kernel:1"),
