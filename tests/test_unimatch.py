@@ -76,7 +76,7 @@ def test_a_box_shows_the_next_image_and_asks_for_what_evaluation_mode_says_of_it
         method.student(torch.randint(256, (2, 3, 24, 32), dtype=torch.uint8))
     box = torch.zeros(2, 24, 32, dtype=torch.bool)
     box[0, 3:15, 4:20] = True
-    method.boxes = lambda image: box
+    method.boxes = lambda image, chance: box
     (image, label), (unlabelled, padding) = batch()
     student = method.student
     student.eval()

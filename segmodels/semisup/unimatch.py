@@ -91,7 +91,8 @@ class UniMatch(Method):
         image, student = labelled[0], self.student
         beyond = self.inside(padding) == IGNORED
         beside = self.sure(self.predicted(unlabelled), beyond)
-        strong, boxes = self.strong_views(unlabelled)
+        boxes = [self.boxes(unlabelled, self.cutmix) for _ in range(self.streams)]
+        strong = [self.strong_view(unlabelled, box) for box in boxes]
 
         # The labelled and the weak images share the statistics of batch norm, the strong ones theirs.
         both = torch.cat([student.normalized(image), student.normalized(unlabelled)])
@@ -158,15 +159,10 @@ class UniMatch(Method):
     def share_of_sure(self, label: Tensor, beyond: Tensor) -> Tensor:
         return (label != IGNORED).sum() / (~beyond).sum().clamp(min=1)
 
-    def strong_views(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Normalized images (B, 3, H, W) with a box of the next one in them, and the boxes (B, H, W)."""
-        views, boxes = [], []
-        for _ in range(self.streams):
-            strong = self.strong(image)
-            box = self.boxes(image)
-            views.append(self.student.normalized(mixed(box, partners(strong), strong)))
-            boxes.append(box)
-        return views, boxes
+    def strong_view(self, image: Tensor, box: Tensor) -> Tensor:
+        """Normalized images (B, 3, H, W) in other colors, the next one in their boxes (B, H, W)."""
+        strong = self.strong(image)
+        return self.student.normalized(mixed(box, partners(strong), strong))
 
     def strong(self, image: Tensor) -> Tensor:
         """Other colors and a blur; uint8 like the image."""
@@ -181,17 +177,18 @@ class UniMatch(Method):
         strong = blurred(strong, self.blur, least=0.1, most=2.0)
         return (255 * strong).round().to(torch.uint8)
 
-    def boxes(self, image: Tensor) -> Tensor:
+    def boxes(self, image: Tensor, chance: float) -> Tensor:
         """True where an image shows the next one, (B, H, W)."""
         size = tuple(image.shape[-2:])
-        drawn = [random_box(size, chance=self.cutmix) for _ in range(len(image))]
+        drawn = [random_box(size, chance) for _ in range(len(image))]
         return torch.stack(drawn).to(image.device)
 
     @torch.no_grad()
     def preview(self, unlabelled: Batch) -> dict[str, Tensor]:
         image, padding = unlabelled
         beyond = self.inside(padding) == IGNORED
-        (strong, *_), (box, *_) = self.strong_views(image)
+        box = self.boxes(image, 1.0 if self.cutmix else 0.0)  # every image with its box
+        strong = self.strong_view(image, box)
         logits = self.predicted(image)
         label = self.sure(logits, beyond)
         confidence, _ = self.student.at_size(logits, tuple(beyond.shape[1:])).most_likely()
