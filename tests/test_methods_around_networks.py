@@ -47,6 +47,11 @@ WORDS = [
     "trainer.validate_every=8", "trainer.checkpoint_every=4", "trainer.pictures=1",
 ]  # fmt: skip
 GRID = [f"{method}-{network}" for method in OPTIONS for network in NETWORKS]
+QUICK = ("bisenet", "unet")
+MARKED = [
+    pytest.param(pair, marks=pytest.mark.catalogue if pair.endswith(QUICK) else pytest.mark.long)
+    for pair in GRID
+]
 
 
 def train(folder: Path, pair: str) -> int:
@@ -68,8 +73,7 @@ def test_every_method_stands_in_the_grid() -> None:
     assert sorted(OPTIONS) == sorted(OWN_TERM) == names()
 
 
-@pytest.mark.catalogue
-@pytest.mark.parametrize("pair", GRID)
+@pytest.mark.parametrize("pair", MARKED)
 def test_eight_steps_are_finite_and_go_on_bit_for_bit_after_a_kill(
     pair: str, tmp_path: Path
 ) -> None:
