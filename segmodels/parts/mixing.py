@@ -118,6 +118,28 @@ def recolored(
     )
 
 
+def strong(
+    image: Tensor,
+    color: float,
+    *,
+    gray: float,
+    blur: float,
+    hue: float | None = None,
+    widths: tuple[float, float] = (0.15, 1.15),
+) -> Tensor:
+    """uint8 RGB in other colors, some images gray, some blurred: `color` and `hue` are strengths,
+    `gray` and `blur` chances, `widths` those of the blur in pixels."""
+    if not (color or gray or blur or hue):
+        return image
+    if image.dtype != torch.uint8:
+        raise TypeError(
+            "strong color is defined on uint8 RGB; give such images, or 0 for each of semi.color, "
+            "semi.gray, semi.blur and, where there is one, semi.hue"
+        )
+    changed = blurred(recolored(image / 255, color, gray=gray, hue=hue), blur, *widths)
+    return (255 * changed).round().to(torch.uint8)
+
+
 def turned(image: Tensor, turn: Tensor) -> Tensor:
     """Every color turned around the gray axis by a share (B,) of the full circle: a hue shift that is one matrix product."""
     angle, third = (

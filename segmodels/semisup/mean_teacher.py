@@ -41,7 +41,7 @@ from torch.utils.checkpoint import checkpoint
 from segmodels.method import Make, Method, check_options
 from segmodels.module import Batch
 from segmodels.parts.losses import IGNORED
-from segmodels.parts.mixing import blurred, boxes, half_of_classes, mixed, partners, recolored
+from segmodels.parts.mixing import boxes, half_of_classes, mixed, partners, strong
 from segmodels.parts.schedules import sigmoid_ramp
 
 Mask = Literal["none", "cutout", "cutmix", "classmix", "complexmix"]
@@ -211,15 +211,7 @@ class MeanTeacher(Method):
         return ~boxes(len(label), size, *share).to(label.device)
 
     def perturbed(self, image: Tensor) -> Tensor:
-        if not (self.color or self.gray or self.blur):
-            return image
-        if image.dtype != torch.uint8:
-            raise TypeError(
-                "strong color is defined on uint8 RGB; give such images, or semi.color=0 "
-                "semi.gray=0 semi.blur=0"
-            )
-        strong = blurred(recolored(image / 255, self.color, gray=self.gray), self.blur)
-        return (255 * strong).round().to(torch.uint8)
+        return strong(image, self.color, gray=self.gray, blur=self.blur)
 
     def distance(self, task: Task, asked: Tensor) -> Tensor:
         """Mean over all pixels inside the margin; those that are not asked count as zero. Logits at

@@ -36,7 +36,7 @@ from torch.utils._pytree import tree_map
 from segmodels.method import Make, Method, check_options
 from segmodels.module import Batch, Features
 from segmodels.parts.losses import IGNORED, cross_entropy
-from segmodels.parts.mixing import blurred, mixed, partners, random_box, recolored
+from segmodels.parts.mixing import mixed, partners, random_box, strong
 
 
 class UniMatch(Method):
@@ -92,7 +92,7 @@ class UniMatch(Method):
         beyond = self.inside(padding) == IGNORED
         beside = self.sure(self.predicted(unlabelled), beyond)
         boxes = [self.boxes(unlabelled, self.cutmix) for _ in range(self.streams)]
-        strong = [self.strong_view(unlabelled, box) for box in boxes]
+        views = [self.strong_view(unlabelled, box) for box in boxes]
 
         # The labelled and the weak images share the statistics of batch norm, the strong ones theirs.
         both = torch.cat([student.normalized(image), student.normalized(unlabelled)])
@@ -108,7 +108,7 @@ class UniMatch(Method):
         if perturbed is not None:
             terms["features"] = 0.25 * self.distance(perturbed[len(image) :], own, beyond)
         weight = (0.25 if perturbed is not None else 0.5) / self.streams
-        said = student.logits(torch.cat(strong)).chunk(self.streams)
+        said = student.logits(torch.cat(views)).chunk(self.streams)
         for number, (logits, box) in enumerate(zip(said, boxes), start=1):
             box = self.inside(box)
             taught = mixed(box, partners(beside), own)
@@ -161,21 +161,10 @@ class UniMatch(Method):
 
     def strong_view(self, image: Tensor, box: Tensor) -> Tensor:
         """Normalized images (B, 3, H, W) in other colors, the next one in their boxes (B, H, W)."""
-        strong = self.strong(image)
-        return self.student.normalized(mixed(box, partners(strong), strong))
-
-    def strong(self, image: Tensor) -> Tensor:
-        """Other colors and a blur; uint8 like the image."""
-        if not (self.color or self.hue or self.gray or self.blur):
-            return image
-        if image.dtype != torch.uint8:
-            raise TypeError(
-                "strong color is defined on uint8 RGB; give such images, or semi.color=0 semi.hue=0 "
-                "semi.gray=0 semi.blur=0"
-            )
-        strong = recolored(image / 255, self.color, gray=self.gray, hue=self.hue)
-        strong = blurred(strong, self.blur, least=0.1, most=2.0)
-        return (255 * strong).round().to(torch.uint8)
+        changed = strong(
+            image, self.color, hue=self.hue, gray=self.gray, blur=self.blur, widths=(0.1, 2.0)
+        )
+        return self.student.normalized(mixed(box, partners(changed), changed))
 
     def boxes(self, image: Tensor, chance: float) -> Tensor:
         """True where an image shows the next one, (B, H, W)."""
@@ -188,14 +177,14 @@ class UniMatch(Method):
         image, padding = unlabelled
         beyond = self.inside(padding) == IGNORED
         box = self.boxes(image, 1.0 if self.cutmix else 0.0)  # every image with its box
-        strong = self.strong_view(image, box)
+        view = self.strong_view(image, box)
         logits = self.predicted(image)
         label = self.sure(logits, beyond)
         confidence, _ = self.student.at_size(logits, tuple(beyond.shape[1:])).most_likely()
         inner = self.inside(box)
         return super().preview(unlabelled) | {
             "box (white: the next)": box,
-            "a strong copy": self.as_pixels(strong),
+            "a strong copy": self.as_pixels(view),
             "what it is asked": self.framed(mixed(inner, partners(label), label)),
             "confidence (white: 1)": self.framed(
                 mixed(inner, partners(confidence), confidence), 0.0

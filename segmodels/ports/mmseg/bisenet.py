@@ -5,20 +5,16 @@ the sigmoid in the Feature Fusion Module, a head of 256 channels and auxiliary o
 aligned corners, and cross-entropies averaged over all pixels, ignored ones too.
 """
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from segmodels.architectures.bisenet import BiSeNet, ContextPath
+from segmodels.architectures.bisenet import BiSeNet
+from segmodels.families.dilated import fcn_head
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.two_paths import FeatureFusion
+from segmodels.ports.coincheung.bisenet import NearestContextPath
 from segmodels.ports.mmseg import published
 from segmodels.recipe import Recipe
 from segmodels.released import Released
-
-
-class NearestContextPath(ContextPath):
-    def resized(self, x: Tensor, like: Tensor) -> Tensor:
-        return F.interpolate(x, like.shape[-2:], mode="nearest")
 
 
 class RectifiedFusion(FeatureFusion):
@@ -27,12 +23,6 @@ class RectifiedFusion(FeatureFusion):
     def __init__(self) -> None:
         super().__init__()
         self.select = conv_bn_relu(256, 256, 1)
-
-
-def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
-    return nn.Sequential(
-        conv_bn_relu(inside, width), nn.Dropout2d(0.1), nn.Conv2d(width, num_classes, 1)
-    )
 
 
 class BiSeNetMMSeg(BiSeNet):
@@ -44,8 +34,8 @@ class BiSeNetMMSeg(BiSeNet):
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, auxiliary_width=64)
         self.context_path, self.fusion = NearestContextPath(), RectifiedFusion()
-        self.classifier = head(256, 256, num_classes)
-        self.auxiliaries = nn.ModuleList([head(128, 64, num_classes), head(128, 64, num_classes)])
+        self.classifier = fcn_head(256, 256, num_classes)
+        self.auxiliaries = nn.ModuleList(fcn_head(128, 64, num_classes) for _ in range(2))
         self._initialize()
 
 

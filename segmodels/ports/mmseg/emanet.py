@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.architectures.emanet import EMANet, EMAUnit
+from segmodels.families.dilated import classifier, fcn_head
 from segmodels.paper import Published
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn_relu
@@ -34,10 +35,8 @@ class EMANetMMSeg(EMANet):
         self.unit = Unit(512)
         self.bottleneck = conv_bn_relu(512, 256)
         self.fusion = conv_bn_relu(2048 + 256, 256)
-        self.classifier = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(256, num_classes, 1))
-        self.auxiliary = nn.Sequential(
-            conv_bn_relu(1024, 256), nn.Dropout2d(0.1), nn.Conv2d(256, num_classes, 1)
-        )
+        self.classifier = classifier(256, num_classes)
+        self.auxiliary = fcn_head(1024, 256, num_classes)
         for layer in self.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum = 0.1

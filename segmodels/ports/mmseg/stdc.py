@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.architectures.stdc import LAYERS, STDC
-from segmodels.parts.layers import conv_bn_relu
+from segmodels.families.dilated import fcn_head
 from segmodels.parts.losses import pixel_loss
 from segmodels.parts.resize import computed_in
 from segmodels.ports.mmseg import published
@@ -27,9 +27,7 @@ class STDCMMSeg(STDC):
 
     @staticmethod
     def head(inside: int, width: int, outside: int) -> nn.Sequential:
-        return nn.Sequential(
-            conv_bn_relu(inside, width), nn.Dropout2d(0.1), nn.Conv2d(width, outside, 1)
-        )
+        return fcn_head(inside, width, outside)
 
     def criterion(self, outputs: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:
         """The main output alone aligns corners."""
