@@ -23,7 +23,14 @@ from tests.test_run import (
 
 NETWORKS = {
     "bisenet": ["bisenet/xception39"],
-    "unet": ["unet/valid", "model.width=8", "recipe.crop=220x220"],
+    # Scenes that fill the 36x36 pixels of which a crop has logits
+    "unet": [
+        "unet/valid",
+        "model.width=8",
+        "recipe.crop=220x220",
+        "data.height=128",
+        "data.width=256",
+    ],
     "segnet": ["segnet"],
     "deeplabv3plus": ["deeplabv3plus/resnet50"],
     "emanet": ["emanet/resnet50"],
