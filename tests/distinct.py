@@ -1,0 +1,55 @@
+"""Which rows have one network: what costs seconds is tested once for each that differs."""
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch import nn
+
+from segmodels.module import SegmentationModule
+from segmodels.paper import Experiment, blueprint, shapes
+
+# What a row says beside its network
+BESIDE = ("identity", "recipe", "normalization", "scores", "watched", "micro_batches", "judge")
+
+
+def trained_network(row: Experiment, num_classes: int = 5) -> Hashable:
+    """Equal for two rows if they train the same network by the same loss."""
+    return form_of(blueprint(row, num_classes)), row.recipe.loss, bool(row.recipe.class_weights)
+
+
+def deployed_network(row: Experiment, num_classes: int = 5) -> Hashable:
+    """Equal for two rows if their networks compute the same logits: heads for training are left out."""
+    module = shapes(blueprint(row, num_classes))
+    image = torch.zeros(1, 3, 256, 512, device="meta")
+    module.logits(module.padded(image)).sum().backward()
+    for name, child in list(module.named_children()):
+        parameters = list(child.parameters())
+        if parameters and all(each.grad is None for each in parameters):
+            delattr(module, name)
+    module.auxiliary_weight = 0.0
+    return form_of(module)
+
+
+def form_of(module: SegmentationModule) -> Hashable:
+    """Every part's class, settings and shapes."""
+    return tuple((name, *form_of_part(part)) for name, part in module.named_modules())
+
+
+def form_of_part(part: nn.Module) -> tuple[Hashable, ...]:
+    settings = {name: value for name, value in vars(part).items() if counts(name)}
+    tensors = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
+    return (
+        type(part),
+        tuple(sorted((name, said(value)) for name, value in settings.items())),
+        tuple((name, tuple(tensor.shape)) for name, tensor in tensors),
+    )
+
+
+def counts(name: str) -> bool:
+    return not name.startswith("_") and name not in BESIDE
+
+
+def said(value: Any) -> str:
+    """A function by its name; what has no words of its own is like nothing else."""
+    return getattr(value, "__qualname__", None) or repr(value)
