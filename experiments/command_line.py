@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from experiments.catalogue import catalogue, options
-from segmodels.recipe import Recipe, inference_steps
+from segmodels.recipe import Recipe, in_range, inference_steps
 
 Origins = dict[str, str]  # "recipe.lr" -> where its value came from
 PLACES = ("root", "workers", "cache", "cache_gb")  # options of a data set that no score depends on
@@ -40,6 +41,20 @@ class Machine:
     pictures: int = 4
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
 
+
+LIMITS = {
+    "devices": (
+        lambda v: re.fullmatch(r"auto|[1-9]\d*|(\d+,)+\d*", v),
+        "auto, how many, such as 2, or which ones, such as 0,3",
+    ),
+    "nodes": (lambda v: v >= 1, "at least 1"),
+    "accumulate": (lambda v: v >= 1, "at least 1"),
+    "validate_every": (lambda v: v >= 0, "a number of steps, or 0 for a fifth of the run"),
+    "checkpoint_every": (lambda v: v >= 0, "a number of steps, or 0 for as often as validating"),
+    "log_every": (lambda v: v >= 1, "at least 1"),
+    "max_minutes": (lambda v: v >= 0, "a number of minutes, or 0 for no end"),
+    "pictures": (lambda v: v >= 0, "a number of images, or 0 for none"),
+}
 
 SMOKE = {  # crops and built-in images have the row's smoke_crop
     "recipe": {"iterations": 4, "batch": 2, "warmup": 0},
@@ -116,7 +131,7 @@ def resolve(
     for word in overrides:
         group, name, value = override(word, kinds)
         update(found, group, {name: value}, "command line")
-    check_values(found)
+    check_values(found, kinds)
     found.departures = departures(found, entry)
     return found
 
@@ -160,18 +175,27 @@ def _same(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
-def check_values(found: Resolved) -> None:
+def check_values(found: Resolved, kinds: Mapping[str, Mapping[str, dict]]) -> None:
     try:
         Recipe(**found.recipe)
     except ValueError as problem:
         raise Refused(str(problem)) from None
+    for name, (allowed, words) in LIMITS.items():
+        value = found.trainer[name]
+        if not (in_range(value) and allowed(value)):
+            raise Refused(f"trainer.{name} is {shown(value)}; it must be {words}")
+    for group in ("model", "data"):  # data sets and methods know more limits of their own
+        for name, value in found.groups()[group].items():
+            # Whole numbers of a network count its layers and channels.
+            least = int(group == "model" and kinds[group][name]["kind"] == "int")
+            if not in_range(value, least):
+                raise Refused(
+                    f"{group}.{name} is {shown(value)}; it must be a number from {least} up"
+                )
     if found.semi_name == "none" and found.data.get("unlabelled"):
         raise Refused(
             "data.unlabelled counts images for a semi-supervised method; give one with --semi, or leave it out"
         )
-    for name in ("accumulate", "nodes", "log_every"):
-        if found.trainer[name] < 1:
-            raise Refused(f"trainer.{name} is {found.trainer[name]}; it must be at least 1")
 
 
 # --- names

@@ -984,7 +984,7 @@ def test_fewer_images_to_judge_than_processes_are_refused(
         ("trainer.accumulate=3", "batch=4 cannot be shared by 1 ranks x 3 accumulation steps"),
         ("recipe.batch=1", "needs at least 2 images per device and step"),
         ("recipe.class_weights=1,2", "2 numbers for 19 classes"),
-        ("data.workers=-1", "workers=-1 is not a whole number"),
+        ("data.workers=-1", "data.workers is -1; it must be a number from 0 up"),
         ("trainer.devices=0", "trainer.devices"),
     ],
 )
