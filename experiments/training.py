@@ -18,7 +18,7 @@ from experiments.door import door, quiet
 from experiments.judging import result_of
 from experiments.mirror import WandB, wandb_mode
 from experiments.rhythm import Rhythm
-from experiments.tables import class_table, console, published_lines
+from experiments.tables import class_table, published_lines
 from segmodels.checkpoint import start_from
 from segmodels.method import Method
 from segmodels.module import SegmentationModule
@@ -512,8 +512,7 @@ def conclude(
 
 
 def say_where(folder: Path) -> None:
-    out = console()
     for what, name in (("result", "result.json"), ("curves", "metrics.csv"), ("pictures", "pictures/contact_sheet.png"),
                        ("", "pictures/semi.png"), ("checkpoints", "checkpoints/"), ("W&B", "wandb/")):  # fmt: skip
         if (folder / name).exists():
-            out.print(f"{what:12} {folder / name}", highlight=False, soft_wrap=True)
+            print(f"{what:12} {folder / name}")

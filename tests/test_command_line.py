@@ -143,6 +143,29 @@ def test_show_prints_every_value_and_its_origin(capsys: pytest.CaptureFixture) -
     assert all(f"recipe.{name}" in printed for name in command_line.Recipe.__dataclass_fields__)
 
 
+ODD = ("[/x]", "[bold red]sky", ":car:")  # rich would stumble, paint, or draw a car
+
+
+def test_names_that_a_person_gave_are_printed_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from experiments import tables, training
+
+    score = {"iou": dict.fromkeys(ODD, 0.5), "miou": 0.5, "others": {}}
+    tables.class_table(score)
+    printed = capsys.readouterr().out
+    assert [line.split("  ")[0] for line in printed.splitlines()[1:4]] == list(ODD)
+    assert (
+        run.main(["--model", "bisenet", "--data", "folder", "--show", f"data.root={ODD[0]}"]) == 0
+    )
+    assert f" {ODD[0]} " in capsys.readouterr().out
+    for name in ODD:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "result.json").touch()
+        training.say_where(tmp_path / name)
+        assert capsys.readouterr().out == f"result       {tmp_path / name / 'result.json'}\n"
+
+
 def test_list_names_every_row_with_what_it_costs(capsys: pytest.CaptureFixture) -> None:
     assert run.main(["--list"]) == 0
     printed = capsys.readouterr().out
