@@ -70,13 +70,24 @@ def paper_entry(name: str) -> dict[str, Any]:
     from segmodels.paper import paper
 
     found = paper(name)
+    reported = plain(reported_on(found))
     return {
         "title": found.title,
         "arxiv": found.arxiv,
         "departures": found.departures,
         "main": found.main,
-        "rows": {row: row_entry(experiment) for row, experiment in found.rows.items()},
+        "rows": {
+            row: row_entry(experiment) | {"reported": reported}
+            for row, experiment in found.rows.items()
+        },
     }
+
+
+def reported_on(paper: Any) -> list[dict[str, Any]]:
+    """The data sets, with their options, that any row of the paper has a figure on."""
+    figures = [figure.as_dict() for row in paper.rows.values() for figure in row.published]
+    places = [{"data": each["data"], "options": each["options"]} for each in figures]
+    return [place for number, place in enumerate(places) if place not in places[:number]]
 
 
 def row_entry(experiment: Any) -> dict[str, Any]:

@@ -79,6 +79,23 @@ class Resolved:
     departures: list[str] = field(default_factory=list)
     semi_name: str = "none"  # the semi-supervised method around the network
     semi: dict[str, Any] = field(default_factory=dict)
+    init: str | None = None  # what --init says
+
+    @property
+    def reported(self) -> bool:
+        """Whether this is a data set of the paper: the row's own, or one that it has figures on."""
+        places = {each["data"] for each in self.entry["reported"]}
+        return self.data_name in places | {self.entry["data"]}
+
+    @property
+    def start(self) -> str:
+        """What --init says; unless it says something, ImageNet on the paper's data and nothing elsewhere."""
+        if self.init is not None:
+            return self.init
+        smoke = "--smoke" in self.origins.values()
+        return (
+            "imagenet" if self.entry["starts_from"] and self.reported and not smoke else "scratch"
+        )
 
     @property
     def experiment(self) -> str:
@@ -99,7 +116,12 @@ class Resolved:
 
 
 def resolve(
-    model: str, data: str | None, overrides: Sequence[str], smoke: bool = False, semi: str = "none"
+    model: str,
+    data: str | None,
+    overrides: Sequence[str],
+    smoke: bool = False,
+    semi: str = "none",
+    init: str | None = None,
 ) -> Resolved:
     """The paper's values, then what the data set's budget and a semi-supervised method replace, then --smoke, then the command line."""
     known = catalogue()
@@ -108,7 +130,7 @@ def resolve(
     data_name = named("data set", data, list(known["data"])) if data else default_data(entry)
     source = known["data"][data_name]
     semi = named("semi-supervised method", semi, ["none", *known["semi"]])
-    found = Resolved(paper, row, data_name, {}, {}, {}, {}, {}, entry, semi_name=semi)
+    found = Resolved(paper, row, data_name, {}, {}, {}, {}, {}, entry, semi_name=semi, init=init)
     kinds = {"recipe": options(Recipe), "model": entry["options"], "data": source["options"], "trainer": options(Machine),
              "semi": known["semi"][semi]["options"] if semi != "none" else {}}  # fmt: skip
     for group, kind in kinds.items():

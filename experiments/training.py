@@ -49,9 +49,7 @@ SEEN = (
 Kind = TypeVar("Kind", bound=Callback)
 
 
-def train(
-    resolved: Resolved, *, seed: int, init: str | None, folders: Path, resumed: Path | None = None
-) -> int:
+def train(resolved: Resolved, *, seed: int, folders: Path, resumed: Path | None = None) -> int:
     quiet()
     try:
         if resumed and runs.finished(resumed):
@@ -59,11 +57,9 @@ def train(
         with door():
             stored = runs.read_config(resumed) if resumed else None
             data = open_data(resolved, seed)
-            module, start = build(
-                resolved, data, stored["init"] if stored else init, seed, new=not stored
-            )
+            module, start = build(resolved, data, seed, new=not stored)
             folder = resumed or runs.new_folder(folders, resolved, seed)
-            config = stored or runs.config(resolved, seed, init, start, sys.argv[1:])
+            config = stored or runs.config(resolved, seed, start, sys.argv[1:])
             config |= class_weights(resolved, data)
             trainer = prepare(resolved, module, data, folder, config, new=not stored)
         with runs.inherited(folder):
@@ -125,16 +121,14 @@ def class_weights(resolved: Resolved, data: Any) -> dict[str, tuple[float, ...]]
     return {"class_weights": data.class_weights(rule)} if isinstance(rule, str) else {}
 
 
-def build(
-    resolved: Resolved, data: Any, init: str | None, seed: int, new: bool
-) -> tuple[SegmentationModule, str]:
+def build(resolved: Resolved, data: Any, seed: int, new: bool) -> tuple[SegmentationModule, str]:
     """The module, and what its weights start from in words; those of a resumed run come from its
     checkpoint later."""
     settle_precision(resolved)
     seed_everything(seed, verbose=False)
     row = experiment(resolved.experiment).but(model=resolved.model)
     recipe = Recipe(**resolved.recipe | class_weights(resolved, data))
-    known = identity(resolved, data, init, seed)
+    known = identity(resolved, data, seed)
     starts = []
 
     def make() -> SegmentationModule:
@@ -142,7 +136,7 @@ def build(
         network = row.build(num_classes=len(data.class_names))
         network.adopt(recipe, row.normalization, known)
         network.seed = seed
-        starts.append(initialize(network, init, resolved) if new else "")
+        starts.append(initialize(network, resolved) if new else "")
         if resolved.trainer["channels_last"]:
             network.to(memory_format=torch.channels_last)
         if resolved.trainer["compile"]:
@@ -166,7 +160,7 @@ def compile_parts(network: SegmentationModule) -> None:
         setattr(network, name, MethodType(function, network))
 
 
-def identity(resolved: Resolved, data: Any, init: str | None, seed: int) -> dict[str, Any]:
+def identity(resolved: Resolved, data: Any, seed: int) -> dict[str, Any]:
     """What a checkpoint carries besides weights and recipe: enough to build, name and compare the network without its run folder."""
     changed = {
         name: resolved.value(name)
@@ -194,7 +188,7 @@ def identity(resolved: Resolved, data: Any, init: str | None, seed: int) -> dict
             for name, value in changed.items()
             if name not in {f"data.{place}" for place in PLACES}
         }
-        | start_named(init),
+        | start_named(resolved.init),
         "smoke": "--smoke" in resolved.origins.values(),
     }
 
@@ -206,15 +200,9 @@ def start_named(init: str | None) -> dict[str, str]:
     return {"init": init.partition("=")[0] if init.startswith("released:") else Path(init).name}
 
 
-def initialize(module: SegmentationModule, init: str | None, resolved: Resolved) -> str:
-    """What the weights start from, in words. Unless told, ImageNet on the row's own data set and nothing elsewhere."""
-    starts_from = resolved.entry["starts_from"]
-    if init is None:
-        as_published = (
-            resolved.data_name == resolved.entry["data"]
-            and "--smoke" not in resolved.origins.values()
-        )
-        init = "imagenet" if starts_from and as_published else "scratch"
+def initialize(module: SegmentationModule, resolved: Resolved) -> str:
+    """What the weights start from, in words."""
+    starts_from, init = resolved.entry["starts_from"], resolved.start
     if init == "scratch":
         return "scratch" + (
             f" (the paper starts from ImageNet: --init imagenet loads timm's {starts_from})"

@@ -41,6 +41,25 @@ def test_what_replaced_a_papers_value_is_a_departure_and_what_did_not_is_none() 
     assert found.departures == ["recipe.lr 0.025 -> 0.5 (command line)"]
 
 
+def test_weights_start_from_imagenet_wherever_the_paper_reports_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = catalogue.catalogue()
+    monkeypatch.setattr(command_line, "catalogue", lambda: known)
+    for paper, entry in known["papers"].items():
+        figures = [figure for row in entry["rows"].values() for figure in row["published"]]
+        for row, each in entry["rows"].items():
+            found = {data: resolve(f"{paper}/{row}", data, []).start for data in known["data"]}
+            wanted = {each["data"], *(figure["data"] for figure in figures)}
+            expected = {name for name in wanted if each["starts_from"] and name in found}
+            assert {name for name, start in found.items() if start == "imagenet"} == expected
+            assert set(found.values()) <= {"imagenet", "scratch"}
+    assert resolve("emanet/one_iteration", "voc", []).start == "imagenet"  # as the main row
+    assert resolve("emanet", "voc", [], init="scratch").start == "scratch"
+    assert resolve("emanet", "voc", [], smoke=True).start == "scratch"
+    assert resolve("emanet", "camvid", [], init="imagenet").start == "imagenet"
+
+
 def test_a_row_may_override_a_data_sets_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     known = catalogue.catalogue()
     known["papers"]["bisenet"]["rows"]["resnet18"]["budgets"] = {"streets": {"iterations": 7}}

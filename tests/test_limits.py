@@ -7,11 +7,13 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 import segmodels
+from experiments import command_line
 from experiments.catalogue import catalogue
 from experiments.command_line import Machine, Refused, resolve
 from segmodels.method import check_options
 from segmodels.recipe import Recipe
 
+NUMBERS = ("int", "float")
 IMPOSSIBLE = (math.nan, math.inf, -math.inf, -1)
 
 
@@ -24,14 +26,19 @@ def fields(kind: type) -> list[str]:
     return [name for name, hint in get_type_hints(kind).items() if numeric(hint)]
 
 
-def options() -> Iterator[tuple[str, str]]:
-    """(paper, option) of every number of a network."""
+@pytest.fixture(autouse=True)
+def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = catalogue()
+    monkeypatch.setattr(command_line, "catalogue", lambda: known)
+
+
+def options() -> Iterator[tuple[str, str, str]]:
+    """(paper, option, kind) of every number of a network."""
     for paper, entry in catalogue()["papers"].items():
         known = entry["rows"][entry["main"]]["options"]
-        yield from ((paper, name) for name, each in known.items() if each["kind"] in NUMBERS)
-
-
-NUMBERS = ("int", "float")
+        for name, each in known.items():
+            if each["kind"] in NUMBERS:
+                yield paper, name, each["kind"]
 
 
 def refused(model: str, data: str | None, word: str) -> str:
@@ -55,7 +62,7 @@ def test_these_fields_were_looked_at() -> None:
     assert {"lr", "crop", "scales", "batch", "class_weights"} <= set(fields(Recipe))
     assert not {"loss", "sync_bn", "optimizer"} & set(fields(Recipe))
     assert {"accumulate", "max_minutes"} <= set(fields(Machine))
-    assert {("emanet", "bases"), ("stdc", "detail_strides")} <= set(options())
+    assert {("emanet", "bases", "int"), ("stdc", "detail_strides", "int")} <= set(options())
 
 
 @pytest.mark.parametrize("name", fields(Machine))
@@ -64,9 +71,7 @@ def test_no_number_of_the_machine_may_be_below_its_range(name: str) -> None:
 
 
 def test_no_number_of_a_network_may_be_infinite_or_negative() -> None:
-    for paper, name in options():
-        kind = catalogue()["papers"][paper]
-        kind = kind["rows"][kind["main"]]["options"][name]["kind"]
+    for paper, name, kind in options():
         for value in (0, -1) if kind == "int" else (-1, math.nan, math.inf):
             sentence = refused(paper, None, f"model.{name}={value}")
             assert f"model.{name} is" in sentence and "it must be a number from" in sentence

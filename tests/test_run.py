@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -23,6 +24,7 @@ from torch import Tensor
 import segmodels
 from datamodules import DataError
 from experiments import evaluate, mirror, report, run, saving, training, watching
+from experiments.command_line import resolve
 from segmodels.architectures.bisenet import BiSeNet
 from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
@@ -858,6 +860,13 @@ def test_imagenet_without_a_network_is_refused_in_a_sentence(
         capsys.readouterr().err, "ImageNet weights", "--init FILE", "--init scratch"
     )
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("data", ["cityscapes", "voc"])
+def test_imagenet_weights_are_loaded_on_every_data_set_of_the_paper(data: str) -> None:
+    module = SimpleNamespace(load_pretrained=lambda source: f"weights of {source}")
+    resolved = resolve("emanet/resnet101", data, [])
+    assert training.initialize(module, resolved) == "weights of resnet101s.gluon_in1k"
 
 
 # --- what a run refuses

@@ -61,12 +61,14 @@ class Trainings:
         return 0, []
 
     def begin(self, given: Namespace) -> Path:
-        resolved = words.resolve(given.model, given.data, given.overrides, given.smoke, given.semi)
+        resolved = words.resolve(
+            given.model, given.data, given.overrides, given.smoke, given.semi, given.init
+        )
         folder = runs.new_folder(given.runs, resolved, given.seed)
         resolved.recipe["precision"] = resolved.recipe["precision"].replace(
             "auto", "bf16-mixed"
         )  # as training settles it
-        runs.begin(folder, runs.config(resolved, given.seed, given.init, "scratch", []))
+        runs.begin(folder, runs.config(resolved, given.seed, "scratch", []))
         return folder
 
     def rows(self) -> list[str]:
@@ -158,7 +160,7 @@ def test_what_only_networks_and_data_refuse_is_found_without_leaving_a_folder(
             folder=tmp_path,
         )
     )
-    found = sweep.refusals([(each.resolved, 0) for each in rows], None)
+    found = sweep.refusals([(each.resolved, 0) for each in rows])
     assert "needs at least 2 images" in found[0] and found[1] == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -419,8 +421,7 @@ def test_what_evaluate_said_later_of_a_run_is_no_run_of_the_sweep(
 def test_a_recipe_a_start_and_an_override_that_levels_rows_are_told_in_the_differences() -> None:
     def told(row: str, main: str, *overrides: str) -> list[str]:
         return planned.differences(
-            *(words.resolve(f"bisenet/{each}", "cityscapes", overrides) for each in (row, main)),
-            None,
+            *(words.resolve(f"bisenet/{each}", "cityscapes", overrides) for each in (row, main))
         )
 
     assert "starts from resnet18.tv_in1k -> scratch" in told("xception39", "resnet18")
