@@ -100,6 +100,7 @@ def row_entry(experiment: Any) -> dict[str, Any]:
         "recipe": plain(asdict(experiment.recipe)),
         "budgets": plain(experiment.budgets),
         "starts_from": experiment.starts_from,
+        "pretrained": pretrained(experiment, module),
         "published": plain([figure.as_dict() for figure in experiment.published]),
         "published_speed": plain([asdict(figure) for figure in experiment.published_speed]),
         "options": options(experiment.network.__init__, skip=("self", "num_classes")),
@@ -109,6 +110,16 @@ def row_entry(experiment: Any) -> dict[str, Any]:
         "macs": macs(module, size),
         "macs_size": list(size),
     }
+
+
+def pretrained(experiment: Any, module: Any) -> bool:
+    """Whether the paper starts from ImageNet, also where no library has the weights for it."""
+    from segmodels.paper import paper
+
+    if experiment.starts_from:
+        return experiment.starts_from != "scratch"
+    name = experiment.name.partition("/")[0]
+    return paper(name).arxiv is not None and module.encoder() is not None
 
 
 def smoke_crop(module: Any) -> list[int]:

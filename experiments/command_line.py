@@ -15,6 +15,13 @@ from segmodels.recipe import Recipe, in_range, inference_steps
 
 Origins = dict[str, str]  # "recipe.lr" -> where its value came from
 PLACES = ("root", "workers", "cache", "cache_gb")  # options of a data set that no score depends on
+NOT_TRAINED_ON = (  # further ones that choose no labelled images, or are told in another way
+    "resident",
+    "unlabelled",
+    "labelled",
+    "val",
+    "test",
+)
 
 
 class Refused(Exception):
@@ -93,9 +100,8 @@ class Resolved:
         if self.init is not None:
             return self.init
         smoke = "--smoke" in self.origins.values()
-        return (
-            "imagenet" if self.entry["starts_from"] and self.reported and not smoke else "scratch"
-        )
+        known = self.entry["starts_from"] not in (None, "scratch")
+        return "imagenet" if known and self.reported and not smoke else "scratch"
 
     @property
     def experiment(self) -> str:
@@ -154,7 +160,7 @@ def resolve(
         group, name, value = override(word, kinds)
         update(found, group, {name: value}, "command line")
     check_values(found, kinds)
-    found.departures = departures(found, entry)
+    found.departures = departures(found)
     return found
 
 
@@ -164,33 +170,58 @@ def update(found: Resolved, group: str, values: Mapping[str, Any], origin: str) 
         found.origins[f"{group}.{name}"] = origin
 
 
-def departures(found: Resolved, entry: Mapping[str, Any]) -> list[str]:
-    """Every value of the paper that something else replaced."""
-    papers = {f"recipe.{name}": value for name, value in entry["recipe"].items()}
+def departures(found: Resolved, start: str = "") -> list[str]:
+    """All that is not the paper's own. `start` is what a file turned out to hold: the backbone's
+    "ImageNet" weights, or others, by the file's name; before it is read such a start is left out."""
+    entry, origins = found.entry, found.origins
+    told = []
+    if found.data.get("labelled"):
+        told.append(f"data.labelled all -> {found.data['labelled']} (command line)")
+    if found.semi_name != "none":
+        told.append(f"semi none -> {found.semi_name} (command line)")
+    start = start or STARTS.get(found.start, "")
+    papers_start = "ImageNet" if entry["pretrained"] else "scratch"
+    if start and start != papers_start:
+        origin = "default" if found.init is None else "command line"
+        told.append(f"start {papers_start} -> {start} ({origin})")
+    if (parts := found.trainer["accumulate"]) > 1:
+        seen = "batch norm and mining see" if "ohem" in found.recipe["loss"] else "batch norm sees"
+        told.append(f"trainer.accumulate 1 -> {parts} (command line): {seen} parts of a batch")
+    papers = {f"recipe.{name}": value for name, value in papers_recipe(found).items()}
     papers |= {
         f"model.{name}": entry["model"].get(name, each["default"])
         for name, each in entry["options"].items()
     }
-    now = {
-        f"{group}.{name}": value
-        for group in ("recipe", "model")
-        for name, value in found.groups()[group].items()
-    }
-    labels = (
-        [f"data.labelled all -> {found.data['labelled']} (command line)"]
-        if found.data.get("labelled")
-        else []
-    )
-    method = [f"semi none -> {found.semi_name} (command line)"] if found.semi_name != "none" else []
-    return (
-        labels
-        + method
-        + [
-            f"{name} {shown(was)} -> {shown(now[name])} ({found.origins[name]})"
-            for name, was in papers.items()
-            if _same(was) != _same(now[name])
-        ]
-    )
+    papers |= {f"data.{name}": value for name, value in papers_images(found).items()}
+    for address, was in papers.items():
+        now = found.value(address)
+        if _same(was) != _same(now):
+            told.append(f"{address} {shown(was)} -> {shown(now)} ({origins[address]})")
+    return told
+
+
+STARTS = {"imagenet": "ImageNet", "scratch": "scratch"}  # words of --init that need no file
+
+
+def papers_recipe(found: Resolved) -> dict[str, Any]:
+    """The row's recipe, with what the row itself replaces on a data set of its paper."""
+    budget = found.entry["budgets"].get(found.data_name, {}) if found.reported else {}
+    return found.entry["recipe"] | budget
+
+
+def papers_images(found: Resolved) -> dict[str, Any]:
+    """The options that choose the images and labels to train on: those of a figure on this data set,
+    of the one that was asked for where there is one; their defaults where there is no figure."""
+    known = catalogue()["data"][found.data_name]["options"]
+    left_out = (*PLACES, *NOT_TRAINED_ON)
+    defaults = {name: each["default"] for name, each in known.items() if name not in left_out}
+    figures = [
+        defaults | each["options"]
+        for each in found.entry["reported"]
+        if each["data"] == found.data_name
+    ]
+    asked = {name: found.data[name] for name in defaults}
+    return asked if asked in figures else (figures or [defaults])[0]
 
 
 def _same(value: Any) -> Any:

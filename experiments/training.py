@@ -13,7 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 import datamodules
 from datamodules import DataError
 from experiments import runs, saving, watching
-from experiments.command_line import PLACES, Refused, Resolved, departures, refuse
+from experiments.command_line import PLACES, STARTS, Refused, Resolved, departures, refuse
 from experiments.door import door, quiet
 from experiments.judging import result_of
 from experiments.mirror import WandB, wandb_mode
@@ -101,7 +101,7 @@ def settle_precision(resolved: Resolved) -> None:
         resolved.recipe["precision"] = (
             "bf16-mixed" if computes_bfloat16(resolved.trainer["accelerator"]) else "32-true"
         )
-        resolved.departures = departures(resolved, resolved.entry)
+        resolved.departures = departures(resolved)
 
 
 def computes_bfloat16(accelerator: str) -> bool:
@@ -123,20 +123,20 @@ def class_weights(resolved: Resolved, data: Any) -> dict[str, tuple[float, ...]]
 
 def build(resolved: Resolved, data: Any, seed: int, new: bool) -> tuple[SegmentationModule, str]:
     """The module, and what its weights start from in words; those of a resumed run come from its
-    checkpoint later."""
+    checkpoint later. The departures of a new one know what a file held."""
     settle_precision(resolved)
     seed_everything(seed, verbose=False)
     row = experiment(resolved.experiment).but(model=resolved.model)
     recipe = Recipe(**resolved.recipe | class_weights(resolved, data))
     known = identity(resolved, data, seed)
-    starts = []
+    starts: list[tuple[str, str]] = []
 
     def make() -> SegmentationModule:
         """Draw a network of the row, and start it; a method may ask for several."""
         network = row.build(num_classes=len(data.class_names))
         network.adopt(recipe, row.normalization, known)
         network.seed = seed
-        starts.append(initialize(network, resolved) if new else "")
+        starts.append(initialize(network, resolved) if new else ("", ""))
         if resolved.trainer["channels_last"]:
             network.to(memory_format=torch.channels_last)
         if resolved.trainer["compile"]:
@@ -149,7 +149,10 @@ def build(resolved: Resolved, data: Any, seed: int, new: bool) -> tuple[Segmenta
         module = method(resolved.semi_name)(make, **resolved.semi)
         module.seed = seed
     data.label_maps = module.label_maps
-    return module, starts[0]
+    words, start = starts[0]
+    if new:
+        resolved.departures = known["departures"] = departures(resolved, start)
+    return module, words
 
 
 def compile_parts(network: SegmentationModule) -> None:
@@ -200,42 +203,54 @@ def start_named(init: str | None) -> dict[str, str]:
     return {"init": init.partition("=")[0] if init.startswith("released:") else Path(init).name}
 
 
-def initialize(module: SegmentationModule, resolved: Resolved) -> str:
-    """What the weights start from, in words."""
+def initialize(module: SegmentationModule, resolved: Resolved) -> tuple[str, str]:
+    """What the weights start from, in words, and as departures call it."""
     starts_from, init = resolved.entry["starts_from"], resolved.start
     if init == "scratch":
-        return "scratch" + (
-            f" (the paper starts from ImageNet: --init imagenet loads timm's {starts_from})"
-            if starts_from
-            else ""
-        )
+        return "scratch" + hint(resolved), init
     if init == "imagenet":
-        if not starts_from:
+        if starts_from in (None, "scratch"):
             raise Refused(
                 f"{resolved.experiment} starts from scratch: no ImageNet weights are named for it"
             )
-        return module.load_pretrained(starts_from)
+        return module.load_pretrained(starts_from), "ImageNet"
     if init.startswith("released:"):
-        return released(module, init.removeprefix("released:"))
-    return from_file(module, init)
+        words, backbone = released(module, init.removeprefix("released:"))
+    else:
+        words, backbone = from_file(module, init)
+    return words, "ImageNet" if backbone else start_named(init)["init"]
 
 
-def from_file(module: SegmentationModule, file: str) -> str:
-    """A checkpoint of this network; or the ImageNet weights of its backbone, none of whose names is the network's."""
+def hint(resolved: Resolved) -> str:
+    """How to start as the paper does, where scratch is not its way."""
+    starts_from = resolved.entry["starts_from"]
+    if not resolved.entry["pretrained"]:
+        return ""
+    if starts_from:
+        return f" (the paper starts from ImageNet: --init imagenet loads timm's {starts_from})"
+    return (
+        " (the paper starts from ImageNet, by weights that no library has: --init FILE loads them)"
+    )
+
+
+def from_file(module: SegmentationModule, file: str) -> tuple[str, bool]:
+    """A checkpoint of this network; or the ImageNet weights of its backbone, none of whose names is
+    the network's. In words, and whether they are the backbone's alone."""
     content, own = read(file), module.state_dict()
     alike = any(name in own for name in unwrapped(content))
     if "segmodels" in content or alike or module.encoder() is None:
-        return start_from(module, file)
+        return start_from(module, file), False
     try:
-        return module.load_pretrained(file)
+        return module.load_pretrained(file), True
     except ValueError as problem:
         raise Refused(
             f"{problem}; the authors' weights of a whole network are given as --init released:NAME=FILE"
         ) from None
 
 
-def released(module: SegmentationModule, word: str) -> str:
-    """The authors' weights of a whole network, or of the ImageNet classifier that theirs started from."""
+def released(module: SegmentationModule, word: str) -> tuple[str, bool]:
+    """The authors' weights of a whole network, or of the ImageNet classifier that theirs started
+    from. In words, and whether they are the backbone's alone."""
     from segmodels import from_released
 
     name, equals, file = word.partition("=")
@@ -245,8 +260,8 @@ def released(module: SegmentationModule, word: str) -> str:
         )
     other = from_released(name, file)
     if isinstance(other, SegmentationModule):
-        return start_from(module, other.state_dict(), f"{file} ({name})")
-    return load_encoder(module.encoder(), other.state_dict(), called=f"{file} ({name})")
+        return start_from(module, other.state_dict(), f"{file} ({name})"), False
+    return load_encoder(module.encoder(), other.state_dict(), called=f"{file} ({name})"), True
 
 
 def prepare(
@@ -275,7 +290,11 @@ def prepare(
 
 def begin(folder: Path, config: dict[str, Any]) -> None:
     runs.begin(folder, config)
-    print(f"starts from {config['starts_from']}\nrun folder {folder}", flush=True)
+    print(f"starts from {config['starts_from']}")
+    for departure in config["departures"]:  # what a file holds was not known at the beginning
+        if departure.startswith("start ") and config["init"] not in (None, *STARTS):
+            print(f"not as in the paper: {departure}")
+    print(f"run folder {folder}", flush=True)
 
 
 def rewind(folder: Path, trainer: Trainer) -> None:

@@ -71,9 +71,9 @@ class Experiment:
     published_speed: tuple[
         PublishedSpeed, ...
     ] = ()  # the same for every split, so it is no part of `published`
-    starts_from: str | None = (
-        None  # the timm name of the ImageNet weights that the backbone starts from
-    )
+    # the timm name of the ImageNet weights that the encoder starts from; None where no library has
+    # them, and "scratch" where the row's source starts an encoder without any
+    starts_from: str | None = None
     normalization: Normalization = Normalization()
     budgets: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict

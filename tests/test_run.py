@@ -778,14 +778,15 @@ def test_a_checkpoint_of_another_class_count_gives_all_but_its_heads(
         name for name in source if name not in anew and not name.endswith("num_batches_tracked")
     }
     assert all(torch.equal(module.state_dict()[name], source[name]) for name in kept)
-    said = re.search(
-        r"starts from (\d+) of (\d+) tensors from .*; start anew: (.*)\n", capsys.readouterr().out
-    )
+    printed = capsys.readouterr().out
+    said = re.search(r"starts from (\d+) of (\d+) tensors from .*; start anew: (.*)\n", printed)
     assert int(said[1]) == len(kept) and int(said[2]) - int(said[1]) >= len(anew)
     assert set(said[3].split(", ")) == {name.rpartition(".")[0] for name in anew}
-    assert json.loads((only(tmp_path / "runs") / "config.json").read_text())["init"] == str(
-        checkpoint
-    )
+    config = json.loads((only(tmp_path / "runs") / "config.json").read_text())
+    assert config["init"] == str(checkpoint)
+    departure = "start ImageNet -> best.ckpt (command line)"
+    assert f"not as in the paper: {departure}\n" in printed
+    assert departure in config["departures"] and departure in module.identity["departures"]
 
 
 def test_a_released_checkpoint_is_a_start(
@@ -866,7 +867,10 @@ def test_imagenet_without_a_network_is_refused_in_a_sentence(
 def test_imagenet_weights_are_loaded_on_every_data_set_of_the_paper(data: str) -> None:
     module = SimpleNamespace(load_pretrained=lambda source: f"weights of {source}")
     resolved = resolve("emanet/resnet101", data, [])
-    assert training.initialize(module, resolved) == "weights of resnet101s.gluon_in1k"
+    assert training.initialize(module, resolved) == (
+        "weights of resnet101s.gluon_in1k",
+        "ImageNet",
+    )
 
 
 # --- what a run refuses
