@@ -153,9 +153,9 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     if data.get("root") and "://" not in data["root"]:
         data["root"] = str(Path(data["root"]).expanduser().resolve())
-    return json.loads(
-        json.dumps(kept | {"data": data, "smoke": "--smoke" in config["origins"].values()})
-    )
+    parts = config["trainer"]["accumulate"]  # the rest of the machine decides no score
+    smoke = "--smoke" in config["origins"].values()
+    return json.loads(json.dumps(kept | {"data": data, "accumulate": parts, "smoke": smoke}))
 
 
 def same_run(wanted: Mapping[str, Any], config: Mapping[str, Any]) -> bool:

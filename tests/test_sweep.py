@@ -259,6 +259,7 @@ def test_the_same_command_skips_what_is_finished_and_goes_on_with_the_rest(
     ("other", "same"),
     [
         (["trainer.log_every=3", "data.workers=1"], True),
+        (["trainer.accumulate=2"], False),
         (["recipe.lr=0.02"], False),
         (["recipe.precision=bf16-mixed"], True),
         (["recipe.precision=32-true"], False),
@@ -383,6 +384,7 @@ def test_the_table_has_means_and_spreads_over_seeds_and_the_difference_to_the_ma
             "0,1,4",
             "recipe.lr=0.1",
             "trainer.pictures=0",
+            "trainer.accumulate=2",
         )
         == 0
     )
@@ -400,7 +402,7 @@ def test_the_table_has_means_and_spreads_over_seeds_and_the_difference_to_the_ma
         "| stdc/no_detail | model.detail_strides (1, 2, 4) -> () | 41.67 ± 2.08 | 51.67 ± 2.08 | -10.00 |"
         in text
     )
-    assert "- on every row: recipe.lr=0.1\n" in text
+    assert "- on every row: recipe.lr=0.1 trainer.accumulate=2\n" in text
     assert "41.67 ± 2.08" in capsys.readouterr().out
 
 
