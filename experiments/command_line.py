@@ -35,9 +35,9 @@ class Machine:
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: str = "auto"
     nodes: int = 1
-    accumulate: int = (
-        1  # micro-batches per optimizer step; the recipe's batch is their sum over devices
-    )
+    # parts of a step's batch, one after another; means over valid pixels are those of the whole,
+    # batch norm and mining see a part
+    accumulate: int = 1
     channels_last: bool = True
     compile: bool = False
     deterministic: bool = False

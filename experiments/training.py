@@ -478,7 +478,7 @@ def fit(
     return 0
 
 
-TOO_LARGE = "the device's memory is too small for this: take trainer.accumulate=2 (the same batch in two parts) or a smaller recipe.crop"
+TOO_LARGE = "the device's memory is too small for this: take trainer.accumulate=2 (the same batch in two parts, of which batch norm sees one at a time) or a smaller recipe.crop"
 
 
 def say(trainer: Trainer, words: str) -> None:
