@@ -1,4 +1,4 @@
-"""What an "implementation details" paragraph says. A field is here because two papers set it differently."""
+"""What an "implementation details" paragraph says: fields that papers set differently, and a few that none here has set yet."""
 
 import re
 from collections.abc import Mapping
