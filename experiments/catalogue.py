@@ -70,13 +70,24 @@ def paper_entry(name: str) -> dict[str, Any]:
     from segmodels.paper import paper
 
     found = paper(name)
+    reported = plain(reported_on(found))
     return {
         "title": found.title,
         "arxiv": found.arxiv,
         "departures": found.departures,
         "main": found.main,
-        "rows": {row: row_entry(experiment) for row, experiment in found.rows.items()},
+        "rows": {
+            row: row_entry(experiment) | {"reported": reported}
+            for row, experiment in found.rows.items()
+        },
     }
+
+
+def reported_on(paper: Any) -> list[dict[str, Any]]:
+    """The data sets, with their options, that any row of the paper has a figure on."""
+    figures = [figure.as_dict() for row in paper.rows.values() for figure in row.published]
+    places = [{"data": each["data"], "options": each["options"]} for each in figures]
+    return [place for number, place in enumerate(places) if place not in places[:number]]
 
 
 def row_entry(experiment: Any) -> dict[str, Any]:
@@ -89,6 +100,7 @@ def row_entry(experiment: Any) -> dict[str, Any]:
         "recipe": plain(asdict(experiment.recipe)),
         "budgets": plain(experiment.budgets),
         "starts_from": experiment.starts_from,
+        "pretrained": pretrained(experiment, module),
         "published": plain([figure.as_dict() for figure in experiment.published]),
         "published_speed": plain([asdict(figure) for figure in experiment.published_speed]),
         "options": options(experiment.network.__init__, skip=("self", "num_classes")),
@@ -98,6 +110,16 @@ def row_entry(experiment: Any) -> dict[str, Any]:
         "macs": macs(module, size),
         "macs_size": list(size),
     }
+
+
+def pretrained(experiment: Any, module: Any) -> bool:
+    """Whether the paper starts from ImageNet, also where no library has the weights for it."""
+    from segmodels.paper import paper
+
+    if experiment.starts_from:
+        return experiment.starts_from != "scratch"
+    name = experiment.name.partition("/")[0]
+    return paper(name).arxiv is not None and module.encoder() is not None
 
 
 def smoke_crop(module: Any) -> list[int]:

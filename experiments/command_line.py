@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +11,17 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from experiments.catalogue import catalogue, options
-from segmodels.recipe import Recipe, inference_steps
+from segmodels.recipe import Recipe, in_range, inference_steps
 
 Origins = dict[str, str]  # "recipe.lr" -> where its value came from
 PLACES = ("root", "workers", "cache", "cache_gb")  # options of a data set that no score depends on
+NOT_TRAINED_ON = (  # further ones that choose no labelled images, or are told in another way
+    "resident",
+    "unlabelled",
+    "labelled",
+    "val",
+    "test",
+)
 
 
 class Refused(Exception):
@@ -27,9 +35,9 @@ class Machine:
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: str = "auto"
     nodes: int = 1
-    accumulate: int = (
-        1  # micro-batches per optimizer step; the recipe's batch is their sum over devices
-    )
+    # parts of a step's batch, one after another; means over valid pixels are those of the whole,
+    # batch norm and mining see a part
+    accumulate: int = 1
     channels_last: bool = True
     compile: bool = False
     deterministic: bool = False
@@ -40,6 +48,20 @@ class Machine:
     pictures: int = 4
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
 
+
+LIMITS = {
+    "devices": (
+        lambda v: re.fullmatch(r"auto|[1-9]\d*|(\d+,)+\d*", v),
+        "auto, how many, such as 2, or which ones, such as 0,3",
+    ),
+    "nodes": (lambda v: v >= 1, "at least 1"),
+    "accumulate": (lambda v: v >= 1, "at least 1"),
+    "validate_every": (lambda v: v >= 0, "a number of steps, or 0 for a fifth of the run"),
+    "checkpoint_every": (lambda v: v >= 0, "a number of steps, or 0 for as often as validating"),
+    "log_every": (lambda v: v >= 1, "at least 1"),
+    "max_minutes": (lambda v: v >= 0, "a number of minutes, or 0 for no end"),
+    "pictures": (lambda v: v >= 0, "a number of images, or 0 for none"),
+}
 
 SMOKE = {  # crops and built-in images have the row's smoke_crop
     "recipe": {"iterations": 4, "batch": 2, "warmup": 0},
@@ -64,6 +86,22 @@ class Resolved:
     departures: list[str] = field(default_factory=list)
     semi_name: str = "none"  # the semi-supervised method around the network
     semi: dict[str, Any] = field(default_factory=dict)
+    init: str | None = None  # what --init says
+
+    @property
+    def reported(self) -> bool:
+        """Whether this is a data set of the paper: the row's own, or one that it has figures on."""
+        places = {each["data"] for each in self.entry["reported"]}
+        return self.data_name in places | {self.entry["data"]}
+
+    @property
+    def start(self) -> str:
+        """What --init says; unless it says something, ImageNet on the paper's data and nothing elsewhere."""
+        if self.init is not None:
+            return self.init
+        smoke = "--smoke" in self.origins.values()
+        known = self.entry["starts_from"] not in (None, "scratch")
+        return "imagenet" if known and self.reported and not smoke else "scratch"
 
     @property
     def experiment(self) -> str:
@@ -84,7 +122,12 @@ class Resolved:
 
 
 def resolve(
-    model: str, data: str | None, overrides: Sequence[str], smoke: bool = False, semi: str = "none"
+    model: str,
+    data: str | None,
+    overrides: Sequence[str],
+    smoke: bool = False,
+    semi: str = "none",
+    init: str | None = None,
 ) -> Resolved:
     """The paper's values, then what the data set's budget and a semi-supervised method replace, then --smoke, then the command line."""
     known = catalogue()
@@ -93,7 +136,7 @@ def resolve(
     data_name = named("data set", data, list(known["data"])) if data else default_data(entry)
     source = known["data"][data_name]
     semi = named("semi-supervised method", semi, ["none", *known["semi"]])
-    found = Resolved(paper, row, data_name, {}, {}, {}, {}, {}, entry, semi_name=semi)
+    found = Resolved(paper, row, data_name, {}, {}, {}, {}, {}, entry, semi_name=semi, init=init)
     kinds = {"recipe": options(Recipe), "model": entry["options"], "data": source["options"], "trainer": options(Machine),
              "semi": known["semi"][semi]["options"] if semi != "none" else {}}  # fmt: skip
     for group, kind in kinds.items():
@@ -116,8 +159,8 @@ def resolve(
     for word in overrides:
         group, name, value = override(word, kinds)
         update(found, group, {name: value}, "command line")
-    check_values(found)
-    found.departures = departures(found, entry)
+    check_values(found, kinds)
+    found.departures = departures(found)
     return found
 
 
@@ -127,51 +170,85 @@ def update(found: Resolved, group: str, values: Mapping[str, Any], origin: str) 
         found.origins[f"{group}.{name}"] = origin
 
 
-def departures(found: Resolved, entry: Mapping[str, Any]) -> list[str]:
-    """Every value of the paper that something else replaced."""
-    papers = {f"recipe.{name}": value for name, value in entry["recipe"].items()}
+def departures(found: Resolved, start: str = "") -> list[str]:
+    """All that is not the paper's own. `start` is what a file turned out to hold: the backbone's
+    "ImageNet" weights, or others, by the file's name; before it is read such a start is left out."""
+    entry, origins = found.entry, found.origins
+    told = []
+    if found.data.get("labelled"):
+        told.append(f"data.labelled all -> {found.data['labelled']} (command line)")
+    if found.semi_name != "none":
+        told.append(f"semi none -> {found.semi_name} (command line)")
+    start = start or STARTS.get(found.start, "")
+    papers_start = "ImageNet" if entry["pretrained"] else "scratch"
+    if start and start != papers_start:
+        origin = "default" if found.init is None else "command line"
+        told.append(f"start {papers_start} -> {start} ({origin})")
+    if (parts := found.trainer["accumulate"]) > 1:
+        seen = "batch norm and mining see" if "ohem" in found.recipe["loss"] else "batch norm sees"
+        told.append(f"trainer.accumulate 1 -> {parts} (command line): {seen} parts of a batch")
+    papers = {f"recipe.{name}": value for name, value in papers_recipe(found).items()}
     papers |= {
         f"model.{name}": entry["model"].get(name, each["default"])
         for name, each in entry["options"].items()
     }
-    now = {
-        f"{group}.{name}": value
-        for group in ("recipe", "model")
-        for name, value in found.groups()[group].items()
-    }
-    labels = (
-        [f"data.labelled all -> {found.data['labelled']} (command line)"]
-        if found.data.get("labelled")
-        else []
-    )
-    method = [f"semi none -> {found.semi_name} (command line)"] if found.semi_name != "none" else []
-    return (
-        labels
-        + method
-        + [
-            f"{name} {shown(was)} -> {shown(now[name])} ({found.origins[name]})"
-            for name, was in papers.items()
-            if _same(was) != _same(now[name])
-        ]
-    )
+    papers |= {f"data.{name}": value for name, value in papers_images(found).items()}
+    for address, was in papers.items():
+        now = found.value(address)
+        if _same(was) != _same(now):
+            told.append(f"{address} {shown(was)} -> {shown(now)} ({origins[address]})")
+    return told
+
+
+STARTS = {"imagenet": "ImageNet", "scratch": "scratch"}  # words of --init that need no file
+
+
+def papers_recipe(found: Resolved) -> dict[str, Any]:
+    """The row's recipe, with what the row itself replaces on a data set of its paper."""
+    budget = found.entry["budgets"].get(found.data_name, {}) if found.reported else {}
+    return found.entry["recipe"] | budget
+
+
+def papers_images(found: Resolved) -> dict[str, Any]:
+    """The options that choose the images and labels to train on: those of a figure on this data set,
+    of the one that was asked for where there is one; their defaults where there is no figure."""
+    known = catalogue()["data"][found.data_name]["options"]
+    left_out = (*PLACES, *NOT_TRAINED_ON)
+    defaults = {name: each["default"] for name, each in known.items() if name not in left_out}
+    figures = [
+        defaults | each["options"]
+        for each in found.entry["reported"]
+        if each["data"] == found.data_name
+    ]
+    asked = {name: found.data[name] for name in defaults}
+    return asked if asked in figures else (figures or [defaults])[0]
 
 
 def _same(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
-def check_values(found: Resolved) -> None:
+def check_values(found: Resolved, kinds: Mapping[str, Mapping[str, dict]]) -> None:
     try:
         Recipe(**found.recipe)
     except ValueError as problem:
         raise Refused(str(problem)) from None
+    for name, (allowed, words) in LIMITS.items():
+        value = found.trainer[name]
+        if not (in_range(value) and allowed(value)):
+            raise Refused(f"trainer.{name} is {shown(value)}; it must be {words}")
+    for group in ("model", "data"):  # data sets and methods know more limits of their own
+        for name, value in found.groups()[group].items():
+            # Whole numbers of a network count its layers and channels.
+            least = int(group == "model" and kinds[group][name]["kind"] == "int")
+            if not in_range(value, least):
+                raise Refused(
+                    f"{group}.{name} is {shown(value)}; it must be a number from {least} up"
+                )
     if found.semi_name == "none" and found.data.get("unlabelled"):
         raise Refused(
             "data.unlabelled counts images for a semi-supervised method; give one with --semi, or leave it out"
         )
-    for name in ("accumulate", "nodes", "log_every"):
-        if found.trainer[name] < 1:
-            raise Refused(f"trainer.{name} is {found.trainer[name]}; it must be at least 1")
 
 
 # --- names

@@ -117,13 +117,14 @@ def plan(asked: Namespace) -> list[Run]:
     seeds = seeds_of(asked)
     for address in matching(asked.model):
         try:
-            resolved = words.resolve(address, asked.data, asked.overrides, asked.smoke, asked.semi)
+            resolved = words.resolve(
+                address, asked.data, asked.overrides, asked.smoke, asked.semi, asked.init
+            )
         except Refused as problem:
             refused.setdefault(str(problem), []).append(address)
             continue
         found += [
-            Run(resolved, seed, identity(runs.config(resolved, seed, asked.init, "", [])))
-            for seed in seeds
+            Run(resolved, seed, identity(runs.config(resolved, seed, "", []))) for seed in seeds
         ]
     refuse_together(refused)
     for run in found:
@@ -152,9 +153,9 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     if data.get("root") and "://" not in data["root"]:
         data["root"] = str(Path(data["root"]).expanduser().resolve())
-    return json.loads(
-        json.dumps(kept | {"data": data, "smoke": "--smoke" in config["origins"].values()})
-    )
+    parts = config["trainer"]["accumulate"]  # the rest of the machine decides no score
+    smoke = "--smoke" in config["origins"].values()
+    return json.loads(json.dumps(kept | {"data": data, "accumulate": parts, "smoke": smoke}))
 
 
 def same_run(wanted: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
@@ -189,7 +190,7 @@ def digest(content: Any) -> str:
 # --- what differs from the paper's main row
 
 
-def differences(resolved: Resolved, main: Resolved, init: str | None) -> list[str]:
+def differences(resolved: Resolved, main: Resolved) -> list[str]:
     """Between two rows as they are resolved, the same overrides on both."""
     found = []
     for group in ("model", "recipe"):
@@ -198,17 +199,14 @@ def differences(resolved: Resolved, main: Resolved, init: str | None) -> list[st
             was, now = theirs.get(name), ours.get(name)
             if plain(was) != plain(now):
                 found.append(f"{group}.{name} {shown(was)} -> {shown(now)}")
-    start, theirs = (each.entry["starts_from"] or "scratch" for each in (resolved, main))
-    published = (
-        init is None
-        and resolved.data_name == resolved.entry["data"]
-        and "--smoke" not in resolved.origins.values()
-    )
-    return found + (
-        [f"starts from {theirs} -> {start}"]
-        if start != theirs and (published or init == "imagenet")
-        else []
-    )
+    start, theirs = start_of(resolved), start_of(main)
+    return found + ([f"starts from {theirs} -> {start}"] if start != theirs else [])
+
+
+def start_of(resolved: Resolved) -> str:
+    """What --init says, with the name of ImageNet weights."""
+    named = resolved.start == "imagenet"
+    return (resolved.entry["starts_from"] or "scratch") if named else resolved.start
 
 
 def plain(value: Any) -> Any:
@@ -233,6 +231,7 @@ def differs(run: Run, asked: Namespace) -> list[str]:
     main = main_of(run)
     return differences(
         run.resolved,
-        words.resolve(main, run.resolved.data_name, asked.overrides, asked.smoke, asked.semi),
-        asked.init,
+        words.resolve(
+            main, run.resolved.data_name, asked.overrides, asked.smoke, asked.semi, asked.init
+        ),
     )

@@ -122,7 +122,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise Refused(f"--seed {asked.seed}: a seed is a whole number from 0 up")
         if planned.several(asked):
             return sweep.sweep(asked)
-        resolved = words.resolve(asked.model, asked.data, asked.overrides, asked.smoke, asked.semi)
+        resolved = words.resolve(
+            asked.model, asked.data, asked.overrides, asked.smoke, asked.semi, asked.init
+        )
         if asked.show:
             return resolved_table(resolved)
         return start(asked, resolved)
@@ -137,7 +139,7 @@ def start(asked: Namespace, resolved: Resolved) -> int:
     introduce(resolved)
     from experiments.training import train
 
-    return train(resolved, seed=asked.seed, init=asked.init, folders=asked.runs)
+    return train(resolved, seed=asked.seed, folders=asked.runs)
 
 
 def resume(asked: Namespace) -> int:
@@ -160,13 +162,7 @@ def resume(asked: Namespace) -> int:
     introduce(resolved)
     from experiments.training import train
 
-    return train(
-        resolved,
-        seed=config["seed"],
-        init="scratch",
-        folders=asked.resume.parent,
-        resumed=asked.resume,
-    )
+    return train(resolved, seed=config["seed"], folders=asked.resume.parent, resumed=asked.resume)
 
 
 def introduce(resolved: Resolved) -> None:

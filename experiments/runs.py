@@ -96,9 +96,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
     )
 
 
-def config(
-    resolved: Resolved, seed: int, init: str | None, start: str, command: list[str]
-) -> dict[str, Any]:
+def config(resolved: Resolved, seed: int, start: str, command: list[str]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "id": secrets.token_hex(8),  # of the run in W&B, so that a resumed run goes on there too
@@ -106,7 +104,7 @@ def config(
         "data_name": resolved.data_name,
         "semi_name": resolved.semi_name,
         "seed": seed,
-        "init": init,
+        "init": resolved.init,
         "starts_from": start,
         **resolved.groups(),
         "origins": resolved.origins,
@@ -129,6 +127,7 @@ def resolved_from(stored: Mapping[str, Any], entry: Mapping[str, Any]) -> Resolv
         origins=stored["origins"],
         entry=entry,
         departures=stored["departures"],
+        init=stored["init"],
     )
 
 

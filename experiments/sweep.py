@@ -63,7 +63,7 @@ def rehearse(asked: Namespace, new: Sequence[Run]) -> None:
         suppress(BrokenProcessPool),
     ):
         found = process.submit(
-            refusals, [(run.resolved, run.seed) for run in first.values()], asked.init
+            refusals, [(run.resolved, run.seed) for run in first.values()]
         ).result()
         refused: dict[str, list[str]] = {}
         for address, reason in zip(first, found, strict=True):
@@ -71,7 +71,7 @@ def rehearse(asked: Namespace, new: Sequence[Run]) -> None:
         refuse_together(refused)
 
 
-def refusals(rows: Sequence[tuple[Resolved, int]], init: str | None) -> list[str]:
+def refusals(rows: Sequence[tuple[Resolved, int]]) -> list[str]:
     """Why a training would be refused, for each row; empty where it would begin."""
     from datamodules import DataError
     from experiments import training
@@ -90,7 +90,7 @@ def refusals(rows: Sequence[tuple[Resolved, int]], init: str | None) -> list[str
                 runs.inherited(Path("rehearsal")),
             ):  # inside a run that exists, no folder is made
                 data = opened[place] = opened.get(place) or training.open_data(resolved, seed)
-                module, _ = training.build(resolved, data, init, seed, new=True)
+                module, _ = training.build(resolved, data, seed, new=True)
                 training.prepare(resolved, module, data, Path("rehearsal"), {}, new=True)
             found.append("")
         except (Refused, DataError) as problem:

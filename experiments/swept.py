@@ -177,7 +177,11 @@ def notes(rows: Sequence[Row], planned: Sequence[Run], asked: Namespace) -> list
         for name, value in (("semi", asked.semi), ("init", asked.init))
         if value not in (None, "none")
     ]
-    given += [word for word in asked.overrides if not word.startswith(("data.root=", "trainer."))]
+    given += [
+        word
+        for word in asked.overrides
+        if not word.startswith(("data.root=", "trainer.")) or word.startswith("trainer.accumulate=")
+    ]
     lines += [f"on every row: {' '.join(given)}"] if given else []
     lines += ["--smoke: a few tiny steps, whose figures mean nothing"] if smoke else []
     return lines + [

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from experiments.command_line import Resolved, catalogue, shown
 from experiments.protocols import by
@@ -95,7 +96,8 @@ def resolved_table(resolved: Resolved) -> int:
     )
     for group, values in resolved.groups().items():
         for name, value in values.items():
-            table.add_row(f"{group}.{name}", shown(value), resolved.origins[f"{group}.{name}"])
+            origin = resolved.origins[f"{group}.{name}"]
+            table.add_row(f"{group}.{name}", Text(shown(value)), origin)
     console().print(table)
     return 0
 
@@ -104,7 +106,7 @@ def class_table(result: dict[str, Any]) -> None:
     """IoU per class; a class that occurs neither in truth nor in prediction is "n/a", never 0."""
     table = Table("class", "IoU %", box=None, pad_edge=False, header_style="bold")
     for name, iou in result["iou"].items():
-        table.add_row(name, "n/a" if iou is None else f"{100 * iou:.1f}")
+        table.add_row(Text(name), "n/a" if iou is None else f"{100 * iou:.1f}")
     table.add_section()
     table.add_row("mIoU", f"[bold]{100 * result['miou']:.1f}[/]")
     for name, word in (("pixel_accuracy", "pixel accuracy"), ("mean_accuracy", "mean accuracy"),
@@ -165,7 +167,7 @@ def protocol_table(results: list[dict[str, Any]]) -> None:
                 *ours,
                 f"{figure['miou']:.1f}",
                 f"{100 * each['miou'] - figure['miou']:+.1f}",
-                figure["source"],
+                Text(figure["source"]),
             )
             ours = ("",) * len(ours)
         if not same:

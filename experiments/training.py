@@ -13,12 +13,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 import datamodules
 from datamodules import DataError
 from experiments import runs, saving, watching
-from experiments.command_line import PLACES, Refused, Resolved, departures, refuse
+from experiments.command_line import PLACES, STARTS, Refused, Resolved, departures, refuse
 from experiments.door import door, quiet
 from experiments.judging import result_of
 from experiments.mirror import WandB, wandb_mode
 from experiments.rhythm import Rhythm
-from experiments.tables import class_table, console, published_lines
+from experiments.tables import class_table, published_lines
 from segmodels.checkpoint import start_from
 from segmodels.method import Method
 from segmodels.module import SegmentationModule
@@ -49,9 +49,7 @@ SEEN = (
 Kind = TypeVar("Kind", bound=Callback)
 
 
-def train(
-    resolved: Resolved, *, seed: int, init: str | None, folders: Path, resumed: Path | None = None
-) -> int:
+def train(resolved: Resolved, *, seed: int, folders: Path, resumed: Path | None = None) -> int:
     quiet()
     try:
         if resumed and runs.finished(resumed):
@@ -59,11 +57,9 @@ def train(
         with door():
             stored = runs.read_config(resumed) if resumed else None
             data = open_data(resolved, seed)
-            module, start = build(
-                resolved, data, stored["init"] if stored else init, seed, new=not stored
-            )
+            module, start = build(resolved, data, seed, new=not stored)
             folder = resumed or runs.new_folder(folders, resolved, seed)
-            config = stored or runs.config(resolved, seed, init, start, sys.argv[1:])
+            config = stored or runs.config(resolved, seed, start, sys.argv[1:])
             config |= class_weights(resolved, data)
             trainer = prepare(resolved, module, data, folder, config, new=not stored)
         with runs.inherited(folder):
@@ -105,7 +101,7 @@ def settle_precision(resolved: Resolved) -> None:
         resolved.recipe["precision"] = (
             "bf16-mixed" if computes_bfloat16(resolved.trainer["accelerator"]) else "32-true"
         )
-        resolved.departures = departures(resolved, resolved.entry)
+        resolved.departures = departures(resolved)
 
 
 def computes_bfloat16(accelerator: str) -> bool:
@@ -125,24 +121,22 @@ def class_weights(resolved: Resolved, data: Any) -> dict[str, tuple[float, ...]]
     return {"class_weights": data.class_weights(rule)} if isinstance(rule, str) else {}
 
 
-def build(
-    resolved: Resolved, data: Any, init: str | None, seed: int, new: bool
-) -> tuple[SegmentationModule, str]:
+def build(resolved: Resolved, data: Any, seed: int, new: bool) -> tuple[SegmentationModule, str]:
     """The module, and what its weights start from in words; those of a resumed run come from its
-    checkpoint later."""
+    checkpoint later. The departures of a new one know what a file held."""
     settle_precision(resolved)
     seed_everything(seed, verbose=False)
     row = experiment(resolved.experiment).but(model=resolved.model)
     recipe = Recipe(**resolved.recipe | class_weights(resolved, data))
-    known = identity(resolved, data, init, seed)
-    starts = []
+    known = identity(resolved, data, seed)
+    starts: list[tuple[str, str]] = []
 
     def make() -> SegmentationModule:
         """Draw a network of the row, and start it; a method may ask for several."""
         network = row.build(num_classes=len(data.class_names))
         network.adopt(recipe, row.normalization, known)
         network.seed = seed
-        starts.append(initialize(network, init, resolved) if new else "")
+        starts.append(initialize(network, resolved) if new else ("", ""))
         if resolved.trainer["channels_last"]:
             network.to(memory_format=torch.channels_last)
         if resolved.trainer["compile"]:
@@ -155,7 +149,10 @@ def build(
         module = method(resolved.semi_name)(make, **resolved.semi)
         module.seed = seed
     data.label_maps = module.label_maps
-    return module, starts[0]
+    words, start = starts[0]
+    if new:
+        resolved.departures = known["departures"] = departures(resolved, start)
+    return module, words
 
 
 def compile_parts(network: SegmentationModule) -> None:
@@ -166,7 +163,7 @@ def compile_parts(network: SegmentationModule) -> None:
         setattr(network, name, MethodType(function, network))
 
 
-def identity(resolved: Resolved, data: Any, init: str | None, seed: int) -> dict[str, Any]:
+def identity(resolved: Resolved, data: Any, seed: int) -> dict[str, Any]:
     """What a checkpoint carries besides weights and recipe: enough to build, name and compare the network without its run folder."""
     changed = {
         name: resolved.value(name)
@@ -194,7 +191,7 @@ def identity(resolved: Resolved, data: Any, init: str | None, seed: int) -> dict
             for name, value in changed.items()
             if name not in {f"data.{place}" for place in PLACES}
         }
-        | start_named(init),
+        | start_named(resolved.init),
         "smoke": "--smoke" in resolved.origins.values(),
     }
 
@@ -206,48 +203,54 @@ def start_named(init: str | None) -> dict[str, str]:
     return {"init": init.partition("=")[0] if init.startswith("released:") else Path(init).name}
 
 
-def initialize(module: SegmentationModule, init: str | None, resolved: Resolved) -> str:
-    """What the weights start from, in words. Unless told, ImageNet on the row's own data set and nothing elsewhere."""
-    starts_from = resolved.entry["starts_from"]
-    if init is None:
-        as_published = (
-            resolved.data_name == resolved.entry["data"]
-            and "--smoke" not in resolved.origins.values()
-        )
-        init = "imagenet" if starts_from and as_published else "scratch"
+def initialize(module: SegmentationModule, resolved: Resolved) -> tuple[str, str]:
+    """What the weights start from, in words, and as departures call it."""
+    starts_from, init = resolved.entry["starts_from"], resolved.start
     if init == "scratch":
-        return "scratch" + (
-            f" (the paper starts from ImageNet: --init imagenet loads timm's {starts_from})"
-            if starts_from
-            else ""
-        )
+        return "scratch" + hint(resolved), init
     if init == "imagenet":
-        if not starts_from:
+        if starts_from in (None, "scratch"):
             raise Refused(
                 f"{resolved.experiment} starts from scratch: no ImageNet weights are named for it"
             )
-        return module.load_pretrained(starts_from)
+        return module.load_pretrained(starts_from), "ImageNet"
     if init.startswith("released:"):
-        return released(module, init.removeprefix("released:"))
-    return from_file(module, init)
+        words, backbone = released(module, init.removeprefix("released:"))
+    else:
+        words, backbone = from_file(module, init)
+    return words, "ImageNet" if backbone else start_named(init)["init"]
 
 
-def from_file(module: SegmentationModule, file: str) -> str:
-    """A checkpoint of this network; or the ImageNet weights of its backbone, none of whose names is the network's."""
+def hint(resolved: Resolved) -> str:
+    """How to start as the paper does, where scratch is not its way."""
+    starts_from = resolved.entry["starts_from"]
+    if not resolved.entry["pretrained"]:
+        return ""
+    if starts_from:
+        return f" (the paper starts from ImageNet: --init imagenet loads timm's {starts_from})"
+    return (
+        " (the paper starts from ImageNet, by weights that no library has: --init FILE loads them)"
+    )
+
+
+def from_file(module: SegmentationModule, file: str) -> tuple[str, bool]:
+    """A checkpoint of this network; or the ImageNet weights of its backbone, none of whose names is
+    the network's. In words, and whether they are the backbone's alone."""
     content, own = read(file), module.state_dict()
     alike = any(name in own for name in unwrapped(content))
     if "segmodels" in content or alike or module.encoder() is None:
-        return start_from(module, file)
+        return start_from(module, file), False
     try:
-        return module.load_pretrained(file)
+        return module.load_pretrained(file), True
     except ValueError as problem:
         raise Refused(
             f"{problem}; the authors' weights of a whole network are given as --init released:NAME=FILE"
         ) from None
 
 
-def released(module: SegmentationModule, word: str) -> str:
-    """The authors' weights of a whole network, or of the ImageNet classifier that theirs started from."""
+def released(module: SegmentationModule, word: str) -> tuple[str, bool]:
+    """The authors' weights of a whole network, or of the ImageNet classifier that theirs started
+    from. In words, and whether they are the backbone's alone."""
     from segmodels import from_released
 
     name, equals, file = word.partition("=")
@@ -257,8 +260,8 @@ def released(module: SegmentationModule, word: str) -> str:
         )
     other = from_released(name, file)
     if isinstance(other, SegmentationModule):
-        return start_from(module, other.state_dict(), f"{file} ({name})")
-    return load_encoder(module.encoder(), other.state_dict(), called=f"{file} ({name})")
+        return start_from(module, other.state_dict(), f"{file} ({name})"), False
+    return load_encoder(module.encoder(), other.state_dict(), called=f"{file} ({name})"), True
 
 
 def prepare(
@@ -287,7 +290,11 @@ def prepare(
 
 def begin(folder: Path, config: dict[str, Any]) -> None:
     runs.begin(folder, config)
-    print(f"starts from {config['starts_from']}\nrun folder {folder}", flush=True)
+    print(f"starts from {config['starts_from']}")
+    for departure in config["departures"]:  # what a file holds was not known at the beginning
+        if departure.startswith("start ") and config["init"] not in (None, *STARTS):
+            print(f"not as in the paper: {departure}")
+    print(f"run folder {folder}", flush=True)
 
 
 def rewind(folder: Path, trainer: Trainer) -> None:
@@ -471,7 +478,7 @@ def fit(
     return 0
 
 
-TOO_LARGE = "the device's memory is too small for this: take trainer.accumulate=2 (the same batch in two parts) or a smaller recipe.crop"
+TOO_LARGE = "the device's memory is too small for this: take trainer.accumulate=2 (the same batch in two parts, of which batch norm sees one at a time) or a smaller recipe.crop"
 
 
 def say(trainer: Trainer, words: str) -> None:
@@ -512,8 +519,7 @@ def conclude(
 
 
 def say_where(folder: Path) -> None:
-    out = console()
     for what, name in (("result", "result.json"), ("curves", "metrics.csv"), ("pictures", "pictures/contact_sheet.png"),
                        ("", "pictures/semi.png"), ("checkpoints", "checkpoints/"), ("W&B", "wandb/")):  # fmt: skip
         if (folder / name).exists():
-            out.print(f"{what:12} {folder / name}", highlight=False, soft_wrap=True)
+            print(f"{what:12} {folder / name}")

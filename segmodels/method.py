@@ -169,6 +169,6 @@ def check_options(ranges: Mapping[str, tuple[float, float]], **options: float) -
     """Refuse a number that is outside its range, by the name that the command line has for it."""
     for name, value in options.items():
         least, most = ranges[name]
-        if not least <= value <= most:
+        if not (least <= value <= most and math.isfinite(value)):
             words = f"from {least} to {most}" if most < math.inf else f"at least {least}"
             raise ValueError(f"semi.{name}={value}; it must be {words}")

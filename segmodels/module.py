@@ -63,6 +63,8 @@ class SegmentationModule(LightningModule):
         self.scores: dict[str, Any] = {}  # of the last validation or test
         self.watched: dict[str, Tensor] = {}  # numbers to see beside the losses of a step
         self.micro_batches: list[dict[str, Tensor]] = []  # the numbers of a step's passes so far
+        self.masses: list[Tensor] = []  # and what each counts for
+        self.means: list[tuple[str, Tensor, Tensor | None]] | None = None  # of pixels, in a pass
 
     def adopt(self, recipe: Recipe, normalization: Normalization, identity: dict[str, Any]) -> None:
         """Take over what the row says; the constructor has only the network's own options."""
@@ -102,8 +104,11 @@ class SegmentationModule(LightningModule):
         self, logits: Tensor, label: Tensor, kind: str | None = None, weights: Tensor | None = None
     ) -> Tensor:
         """The recipe's loss, or one of another `kind`, of logits at any resolution; `weights` are per pixel."""
+        kind = kind or self.recipe.loss
+        if self.means is not None:
+            self.means.append((kind, label, weights))
         return losses.pixel_loss(
-            kind or self.recipe.loss,
+            kind,
             logits,
             label,
             align_corners=self.align_corners,
@@ -226,19 +231,49 @@ class SegmentationModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Dropout must not depend on what ran before: a resumed run draws the same.
         torch.manual_seed((self.seed * 1_000_003 + batch_idx) * 4_099 + self.global_rank)
+        parts = self.trainer.accumulate_grad_batches
+        if batch_idx % parts == 0:
+            self.micro_batches, self.masses = [], []
+        self.means = [] if parts > 1 else None
         terms = self.losses(batch)
+        mass = self.common_mass(len(terms))
+        self.means = None
         loss = sum(terms.values())
         seen = {
             f"train/{name}": value.detach()
             for name, value in (terms | self.watched | {"loss": loss}).items()
         }
-        first_of_step = batch_idx % self.trainer.accumulate_grad_batches == 0
-        self.micro_batches = [*([] if first_of_step else self.micro_batches), seen]
+        self.micro_batches.append(seen)
+        self.masses.append(torch.ones_like(loss) if mass is None else mass)
+        shares = losses.normalized(torch.stack(self.masses))
         means = {
-            name: torch.stack([each[name] for each in self.micro_batches]).mean() for name in seen
+            name: (shares * torch.stack([each[name] for each in self.micro_batches])).sum()
+            for name in seen
         }
         self.log_dict(means | {"lr": self.learning_rate()})
-        return loss
+        return loss if mass is None else self.weighed(loss, shares[-1], parts)
+
+    def common_mass(self, terms: int) -> Tensor | None:
+        """What a pass of several counts for in its step: the valid pixels, or their weights, if every
+        term is a mean over the same ones. None, for alike, where there are other terms."""
+        means = self.means or []
+        alike = len(means) == terms and all(
+            kind == "cross_entropy" and label is means[0][1] and weights is means[0][2]
+            for kind, label, weights in means
+        )
+        if not (means and alike):
+            return None
+        _, label, weights = means[0]
+        return losses.mass(label, self.class_weights, weights)
+
+    def weighed(self, loss: Tensor, share: Tensor, parts: int) -> Tensor:
+        """The loss of a pass that has this share of its step so far; gradients of the passes before
+        shrink to the rest. Lightning divides by the number of parts."""
+        if len(self.masses) > 1:
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(1 - share)
+        return loss * (parts * share)
 
     def learning_rate(self) -> float:
         """What recipe.lr has become by now, whatever share of it a group of parameters has."""

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segmodels.module import Normalization, SegmentationModule
-from segmodels.recipe import Recipe
+from segmodels.recipe import Recipe, in_range
 
 Options = tuple[tuple[str, Any], ...]  # (name, value) pairs, which can be hashed as dicts cannot
 
@@ -71,9 +71,9 @@ class Experiment:
     published_speed: tuple[
         PublishedSpeed, ...
     ] = ()  # the same for every split, so it is no part of `published`
-    starts_from: str | None = (
-        None  # the timm name of the ImageNet weights that the backbone starts from
-    )
+    # the timm name of the ImageNet weights that the encoder starts from; None where no library has
+    # them, and "scratch" where the row's source starts an encoder without any
+    starts_from: str | None = None
     normalization: Normalization = Normalization()
     budgets: Mapping[str, Mapping[str, Any]] = field(
         default_factory=dict
@@ -203,7 +203,12 @@ def experiment(address: str) -> Experiment:
 # --- options of a network
 
 CLASSES = "num_classes"  # a fact of the data, and so no option
-KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a word"}
+KINDS = {
+    int: "a whole number from 1 up",
+    float: "a number from 0 up",
+    bool: "True or False",
+    str: "a word",
+}
 
 
 def check_options(network: type[nn.Module], given: Mapping[str, Any]) -> None:
@@ -219,7 +224,8 @@ def check_options(network: type[nn.Module], given: Mapping[str, Any]) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the type that an argument asks for; a list passes for a tuple."""
+    """Whether a value is of the type that an argument asks for, and one that a network can have:
+    whole numbers count something, others weigh or scale it. A list passes for a tuple."""
     kind, inside = get_origin(hint), get_args(hint)
     if kind is Literal:
         return value in inside
@@ -229,7 +235,9 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (list, tuple)) and all(fits(each, inside[0]) for each in value)
     if isinstance(value, bool):
         return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
+    if hint is float:
+        return isinstance(value, (int, float)) and in_range(value, 0)
+    return isinstance(value, hint) and (hint is not int or value >= 1)
 
 
 def in_words(hint: Any) -> str:

@@ -1,8 +1,9 @@
-"""What an "implementation details" paragraph says. A field is here because two papers set it differently."""
+"""What an "implementation details" paragraph says: fields that papers set differently, and a few that none here has set yet."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import inf, isfinite
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 ClassWeights = Literal["median_frequency"]  # rules, by which training labels are counted
@@ -61,8 +62,19 @@ class Recipe:
             if tuple in kinds and not isinstance(value, str):  # JSON brings lists
                 object.__setattr__(self, name, tuple(value))
         for name, (allowed, words) in LIMITS.items():
-            if not allowed(getattr(self, name)):
-                raise ValueError(f"recipe.{name} is {getattr(self, name)}; it must be {words}")
+            value = getattr(self, name)
+            finite = in_range(value)
+            if not (finite and allowed(value)):
+                words += "" if finite else ", and finite"
+                raise ValueError(f"recipe.{name} is {value}; it must be {words}")
+        if self.min_lr > self.lr:
+            raise ValueError(
+                f"recipe.min_lr is {self.min_lr}; it must be no more than recipe.lr, {self.lr}"
+            )
+        if self.warmup and self.warmup_shape == "geometric" and not self.warmup_from:
+            raise ValueError(
+                "recipe.warmup_from is 0, which a geometric warm-up never leaves; it must be above 0"
+            )
         inference_steps(self.inference)
         loss_settings(self.loss)
 
@@ -75,6 +87,13 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
             f"a recipe has no field {', '.join(unknown)}; its fields are {', '.join(sorted(known))}"
         )
     return Recipe(**values)
+
+
+def in_range(value: Any, least: float = -inf) -> bool:
+    """Whether all numbers in a value are finite and none is below `least`; words and None hold none."""
+    inside = value if isinstance(value, (list, tuple)) else (value,)
+    numbers = [each for each in inside if isinstance(each, (int, float))]
+    return all(isfinite(each) and each >= least for each in numbers)
 
 
 def is_blur(text: str) -> bool:
@@ -98,7 +117,10 @@ NUMBER, SIDE = r"(?=[\d.]*[1-9])\d*\.?\d+", r"[1-9]\d*"
 
 LIMITS = {
     "crop": (lambda v: len(v) == 2 and min(v) >= 1, "height x width in pixels, such as 512x1024"),
-    "scales": (lambda v: len(v) >= 1 and min(v) > 0, "one or more positive numbers"),
+    "scales": (
+        lambda v: len(v) >= 1 and min(v) > 0 and list(v) == sorted(v),
+        "positive numbers that rise, such as 0.5,1,2",
+    ),
     "flip": (lambda v: 0 <= v <= 1, "a probability"),
     "jitter": (lambda v: 0 <= v <= 1, "between 0 and 1"),
     "cat_max_ratio": (lambda v: 0 < v <= 1, "a share above 0, with 1 for any crop"),
@@ -112,7 +134,14 @@ LIMITS = {
     "batch": (lambda v: v >= 1, "at least 1"),
     "iterations": (lambda v: v >= 1, "at least 1"),
     "lr": (lambda v: v > 0, "above 0"),
+    "head_lr": (lambda v: v > 0, "above 0, for it multiplies recipe.lr"),
+    "momentum": (lambda v: 0 <= v < 1, "from 0 to below 1"),
+    "weight_decay": (lambda v: v >= 0, "at least 0"),
+    "power": (lambda v: v > 0, "above 0"),
+    "min_lr": (lambda v: v >= 0, "at least 0"),
     "warmup": (lambda v: v >= 0, "a number of steps, or 0 for none"),
+    "warmup_from": (lambda v: 0 <= v <= 1, "a share of recipe.lr"),
+    "clip": (lambda v: v >= 0, "a length of the gradient, or 0 for none"),
     "ema": (lambda v: 0 <= v < 1, "a decay below 1, or 0 for none"),
     "class_weights": (are_class_weights, "one number per class, median_frequency, or () for none"),
 }
@@ -175,4 +204,15 @@ def loss_settings(text: str) -> tuple[str, tuple[str, ...]]:
     ):
         examples = [each for _, *some in LOSSES.values() for each in some]
         raise ValueError(f"recipe.loss is {text}; there are {'; '.join(examples)}")
-    return name, tuple(argument.split(",")) if argument else ()
+    settings = tuple(argument.split(",")) if argument else ()
+    if name.endswith("_ohem") and (float(settings[0]) > 1 or any(map(is_more, settings[1:]))):
+        raise ValueError(
+            f"recipe.loss is {text}; a threshold is a probability, and a share of the pixels at most 1"
+        )
+    return name, settings
+
+
+def is_more(kept: str) -> bool:
+    """Whether "3/2" is more than all pixels."""
+    part, _, whole = kept.partition("/")
+    return bool(whole) and int(part) > int(whole)

@@ -173,7 +173,7 @@ def read(path: str | Path) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:
-        if re.search("Unsupported (global|class)", str(problem)):
+        if re.search("unsupported (global|class)", str(problem), re.IGNORECASE):
             raise ValueError(
                 f"{path} holds more than tensors and plain values, so it is not read; save its state dict alone"
             ) from None

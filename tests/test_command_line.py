@@ -5,12 +5,13 @@ import runpy
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from experiments import catalogue, command_line, run
-from experiments.command_line import Refused, resolve
+from experiments.command_line import Refused, departures, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,6 +40,124 @@ def test_what_replaced_a_papers_value_is_a_departure_and_what_did_not_is_none() 
         "bisenet", "cityscapes", ["recipe.lr=0.5", "recipe.power=0.9", "trainer.devices=2"]
     )
     assert found.departures == ["recipe.lr 0.025 -> 0.5 (command line)"]
+
+
+SCRATCH = "start ImageNet -> scratch (default)"
+
+
+@pytest.mark.parametrize(
+    ("row", "data", "given", "init", "told"),
+    [
+        # The class weights of HRNet's Cityscapes are these papers' own; their ImageNet weights are in no library.
+        ("ddrnet", "cityscapes", [], None, [SCRATCH]),
+        ("pidnet", "cityscapes", [], None, [SCRATCH]),
+        ("stdc", "cityscapes", [], None, [SCRATCH]),
+        ("fcn", "cityscapes", [], None, []),
+        ("fcn", "cityscapes", [], "scratch", ["start ImageNet -> scratch (command line)"]),
+        ("fcn", "cityscapes", [], "imagenet", []),
+        # They train from scratch.
+        ("fastscnn", "cityscapes", [], None, []),
+        ("bisenetv2", "cityscapes", [], "scratch", []),
+        # A library's networks have no paper to differ from.
+        ("smp", "cityscapes", [], None, []),
+        (
+            "bisenet",
+            "cityscapes",
+            ["trainer.accumulate=8", "trainer.devices=2"],
+            None,
+            ["trainer.accumulate 1 -> 8 (command line): batch norm sees parts of a batch"],
+        ),
+        (
+            "bisenet/resnet18_speed",
+            "cityscapes",
+            ["trainer.accumulate=2"],
+            None,
+            [
+                "trainer.accumulate 1 -> 2 (command line): batch norm and mining see parts of a batch"
+            ],
+        ),
+        (
+            "bisenet",
+            "cityscapes",
+            ["data.training=coarse", "data.root=somewhere", "data.workers=3"],
+            None,
+            ["data.training fine -> coarse (command line)"],
+        ),
+        ("emanet", "voc", ["data.training=trainaug"], None, []),
+        (
+            "emanet",
+            "voc",
+            ["data.training=train"],
+            None,
+            ["data.training trainaug -> train (command line)"],
+        ),
+    ],
+)
+def test_a_departure_is_whatever_the_paper_has_otherwise_and_nothing_else(
+    row: str, data: str, given: list[str], init: str | None, told: list[str]
+) -> None:
+    assert resolve(row, data, given, init=init).departures == told
+
+
+def test_a_change_of_any_value_of_recipe_or_network_is_a_departure() -> None:
+    found = resolve("stdc", "cityscapes", [])
+    for group in ("recipe", "model"):
+        for name in found.groups()[group]:
+            changed = replace(found, **{group: found.groups()[group] | {name: "another"}})
+            new = set(departures(changed)) - set(found.departures)
+            assert [line.split()[0] for line in new] == [f"{group}.{name}"]
+
+
+def with_row(**changes: object) -> dict:
+    """The catalogue, with another main row of Fast-SCNN's paper."""
+    known = catalogue.catalogue()
+    known["papers"]["fastscnn"]["rows"]["fastscnn"] |= changes
+    return known
+
+
+def test_what_a_row_says_of_its_papers_data_is_no_departure_and_elsewhere_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    figures = [{"data": "camvid32", "options": {"grouped": False}}]
+    budgets = {"camvid32": {"lr": 0.5}, "camvid": {"lr": 0.5}}
+    known = with_row(reported=figures, budgets=budgets)
+    monkeypatch.setattr(command_line, "catalogue", lambda: known)
+    own = resolve("fastscnn", "camvid32", ["data.grouped=false"])
+    assert own.recipe["lr"] == 0.5 and own.departures == []
+    assert resolve("fastscnn", "camvid32", []).departures == [
+        "data.grouped False -> True (default)"
+    ]
+    other = resolve("fastscnn", "camvid", []).departures
+    assert "recipe.lr 0.045 -> 0.5 (budget of camvid)" in other
+
+
+def test_a_row_whose_source_starts_an_encoder_from_scratch_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = with_row(starts_from="scratch", pretrained=False)
+    monkeypatch.setattr(command_line, "catalogue", lambda: known)
+    found = resolve("fastscnn", "cityscapes", [])
+    assert (found.start, found.departures) == ("scratch", [])
+
+
+def test_weights_start_from_imagenet_wherever_the_paper_reports_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = catalogue.catalogue()
+    monkeypatch.setattr(command_line, "catalogue", lambda: known)
+    for paper, entry in known["papers"].items():
+        figures = [figure for row in entry["rows"].values() for figure in row["published"]]
+        for row, each in entry["rows"].items():
+            found = {data: resolve(f"{paper}/{row}", data, []).start for data in known["data"]}
+            wanted = {each["data"], *(figure["data"] for figure in figures)}
+            named = each["starts_from"] not in (None, "scratch")
+            expected = {name for name in wanted if named and name in found}
+            assert {name for name, start in found.items() if start == "imagenet"} == expected
+            assert set(found.values()) <= {"imagenet", "scratch"}
+    assert resolve("emanet/one_iteration", "voc", []).start == "imagenet"  # as the main row
+    assert resolve("emanet", "voc", [], init="scratch").start == "scratch"
+    assert resolve("emanet", "voc", [], smoke=True).start == "scratch"
+    assert resolve("emanet", "camvid", [], init="imagenet").start == "imagenet"
 
 
 def test_a_row_may_override_a_data_sets_budget(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +260,29 @@ def test_show_prints_every_value_and_its_origin(capsys: pytest.CaptureFixture) -
     line = next(line for line in printed.splitlines() if line.startswith("recipe.lr "))
     assert line.split() == ["recipe.lr", "0.125", "command", "line"]
     assert all(f"recipe.{name}" in printed for name in command_line.Recipe.__dataclass_fields__)
+
+
+ODD = ("[/x]", "[bold red]sky", ":car:")  # rich would stumble, paint, or draw a car
+
+
+def test_names_that_a_person_gave_are_printed_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from experiments import tables, training
+
+    score = {"iou": dict.fromkeys(ODD, 0.5), "miou": 0.5, "others": {}}
+    tables.class_table(score)
+    printed = capsys.readouterr().out
+    assert [line.split("  ")[0] for line in printed.splitlines()[1:4]] == list(ODD)
+    assert (
+        run.main(["--model", "bisenet", "--data", "folder", "--show", f"data.root={ODD[0]}"]) == 0
+    )
+    assert f" {ODD[0]} " in capsys.readouterr().out
+    for name in ODD:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "result.json").touch()
+        training.say_where(tmp_path / name)
+        assert capsys.readouterr().out == f"result       {tmp_path / name / 'result.json'}\n"
 
 
 def test_list_names_every_row_with_what_it_costs(capsys: pytest.CaptureFixture) -> None:

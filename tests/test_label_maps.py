@@ -124,8 +124,8 @@ def test_a_run_asks_for_the_maps_of_its_network(semi: str, monkeypatch: pytest.M
     resolved = resolve("bisenet", "streets", small, semi=semi)
     data = training.open_data(resolved, seed=0)
     assert data.label_maps is None
-    training.build(resolved, data, "scratch", seed=0, new=True)
+    training.build(resolved, data, seed=0, new=True)
     assert data.label_maps is edges_and_weights
     monkeypatch.setattr(SegmentationModule, "label_maps", None)
-    training.build(resolved, data, "scratch", seed=0, new=True)
+    training.build(resolved, data, seed=0, new=True)
     assert data.label_maps is None

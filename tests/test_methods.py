@@ -115,7 +115,7 @@ def test_a_compiled_teacher_computes_with_its_own_weights(quickly_compiled: None
     words += ["data.train=4", "data.val=1", "recipe.crop=64x96", "recipe.batch=2"]
     resolved = command_line.resolve("bisenet/xception39", "streets", words, semi="mean_teacher")
     data = training.open_data(resolved, seed=0)
-    module, start = training.build(resolved, data, "scratch", 0, new=True)
+    module, start = training.build(resolved, data, 0, new=True)
     assert start.startswith("scratch")
     module.eval()
     for name in ("features", "decode"):

@@ -5,14 +5,14 @@ import inspect
 import json
 import re
 from collections.abc import Hashable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from torch import Tensor
 
 import segmodels
-from experiments.catalogue import catalogue
+from experiments.catalogue import catalogue, pretrained
 from segmodels.module import SegmentationModule
 from segmodels.paper import (
     Published,
@@ -249,6 +249,18 @@ def test_a_figure_names_options_that_its_network_and_its_data_have(name: str) ->
             if figure.options:
                 defaults = known[figure.data]["options"]
                 assert all(value != defaults[key]["default"] for key, value in figure.options)
+
+
+# BiSeNetV2, Fast-SCNN and U-Net are trained from scratch; a library's networks have no paper.
+FROM_SCRATCH = ("bisenetv2", "fastscnn", "smp", "unet")
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_paper_starts_from_imagenet_or_from_scratch_as_it_says(name: str) -> None:
+    main = PAPERS[name].rows[PAPERS[name].main]
+    module = blueprint(main)
+    assert pretrained(main, module) is (name not in FROM_SCRATCH)
+    assert not pretrained(replace(main, starts_from="scratch"), module)
 
 
 def test_a_figure_is_stored_with_its_options_by_name() -> None:

@@ -95,6 +95,17 @@ def test_the_boundary_loss_and_its_gradient_are_the_authors(case: dict) -> None:
     assert_gradients("pidnet_boundary", case, inputs)
 
 
+@pytest.mark.parametrize("others", [1, 7, 999_999])
+def test_the_boundary_loss_is_exact_however_few_pixels_are_of_one_kind(others: int) -> None:
+    """Of a million pixels, `others` are no edges; the formula in double precision."""
+    edges = torch.ones(1, 1000, 1000)
+    edges.view(-1)[:others] = 0
+    logits = torch.linspace(-4, 3, 1_000_000).view_as(edges)
+    p, share = logits.double().sigmoid(), (1_000_000 - others) / 1_000_000
+    each = torch.where(edges > 0, -p.log() * (others / 1_000_000), -(1 - p).log() * share)
+    assert balanced_bce(logits, edges).item() == pytest.approx(each.mean().item(), rel=1e-6)
+
+
 @pytest.mark.parametrize("case", FULL)
 def test_all_terms_together_and_their_gradients_are_the_authors(case: dict) -> None:
     inputs, terms = full_losses(case)

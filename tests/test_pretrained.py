@@ -1,5 +1,6 @@
 """ImageNet weights into backbones: names of other libraries, order instead of names, the authors' files, and real ones on real pictures."""
 
+import json
 import re
 from pathlib import Path
 
@@ -317,9 +318,14 @@ def test_a_run_starts_from_the_authors_classifier(
         )
         == 0
     )
+    printed = capsys.readouterr().out
     assert re.search(
-        rf"starts from 145 of 145 backbone tensors from {re.escape(file)}.*; left out: ",
-        capsys.readouterr().out,
+        rf"starts from 145 of 145 backbone tensors from {re.escape(file)}.*; left out: ", printed
+    )
+    assert "start ImageNet ->" not in printed  # so does the paper
+    (config,) = (tmp_path / "runs").glob("*/config.json")
+    assert not any(
+        each.startswith("start ") for each in json.loads(config.read_text())["departures"]
     )
 
 

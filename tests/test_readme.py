@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments import benchmark, report
 from experiments.catalogue import catalogue
+from segmodels.released import layouts
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -44,3 +46,32 @@ def test_every_program_and_picture_that_it_names_exists() -> None:
     )
     assert len(set(named)) > 8
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_it_says_whose_networks_no_released_code_is_held_against() -> None:
+    held: dict[str, list[bool]] = {}
+    for layout in layouts().values():
+        held.setdefault(layout.address.partition("/")[0], []).append(layout.port)
+    assert set(catalogue()["papers"]) - set(held) == {"fastscnn", "smp"}  # smp is code, no paper
+    assert held["bisenetv2"] == [True, True]
+    sentence = "(of Fast-SCNN nobody's; of BiSeNetV2\ntwo variants of others)"
+    assert sentence in README
+
+
+OTHERS = re.compile("^mmseg_|_(coincheung|vainf|milesial)$")
+
+
+def test_it_counts_the_training_steps_that_tests_hold() -> None:
+    names = [file.stem for file in (ROOT / "tests" / "reference" / "steps").glob("*.npz")]
+    others = [name for name in names if OTHERS.search(name)]
+    text = " ".join(README.split())
+    assert f"for {len(names)} networks (`tests/reference/steps`)" in text
+    assert f": {len(names) - len(others)} by their authors' code" in text
+    assert f"and {len(others)} by that of others;" in text
+
+
+def test_its_lines_of_python_give_a_network_that_is_ready_to_use() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    found = {"image": torch.zeros(1, 3, 64, 96, dtype=torch.uint8)}
+    exec(code, found)
+    assert not found["module"].training and found["logits"].shape == (1, 19, 64, 96)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 from pathlib import Path
 
@@ -225,11 +226,24 @@ def test_a_wrong_file_is_told_apart_and_the_nearest_layout_named() -> None:
         segmodels.from_released("bisenet_r18_torchsegg", {})
 
 
+class Command:
+    """Pickled, it would run a command of the system when it is read."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+    def __reduce__(self) -> tuple:
+        return os.system, (self.words,)
+
+
 def test_a_file_that_holds_code_or_nonsense_is_not_read(tmp_path: Path) -> None:
     torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "code.pth")
+    torch.save({"model": Command(f"touch {tmp_path / 'ran'}")}, tmp_path / "command.pth")
     (tmp_path / "nonsense.pth").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match=r"code\.pth holds more than tensors"):
-        segmodels.from_released("bisenet_x39_torchseg", tmp_path / "code.pth")
+    for name in ("code", "command"):
+        with pytest.raises(ValueError, match=rf"{name}\.pth holds more than tensors"):
+            segmodels.from_released("bisenet_x39_torchseg", tmp_path / f"{name}.pth")
+    assert not (tmp_path / "ran").exists()
     with pytest.raises(ValueError, match=r"nonsense\.pth is not a checkpoint"):
         segmodels.from_released("bisenet_x39_torchseg", tmp_path / "nonsense.pth")
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*missing\.pth"):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -23,6 +24,7 @@ from torch import Tensor
 import segmodels
 from datamodules import DataError
 from experiments import evaluate, mirror, report, run, saving, training, watching
+from experiments.command_line import resolve
 from segmodels.architectures.bisenet import BiSeNet
 from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
@@ -776,14 +778,15 @@ def test_a_checkpoint_of_another_class_count_gives_all_but_its_heads(
         name for name in source if name not in anew and not name.endswith("num_batches_tracked")
     }
     assert all(torch.equal(module.state_dict()[name], source[name]) for name in kept)
-    said = re.search(
-        r"starts from (\d+) of (\d+) tensors from .*; start anew: (.*)\n", capsys.readouterr().out
-    )
+    printed = capsys.readouterr().out
+    said = re.search(r"starts from (\d+) of (\d+) tensors from .*; start anew: (.*)\n", printed)
     assert int(said[1]) == len(kept) and int(said[2]) - int(said[1]) >= len(anew)
     assert set(said[3].split(", ")) == {name.rpartition(".")[0] for name in anew}
-    assert json.loads((only(tmp_path / "runs") / "config.json").read_text())["init"] == str(
-        checkpoint
-    )
+    config = json.loads((only(tmp_path / "runs") / "config.json").read_text())
+    assert config["init"] == str(checkpoint)
+    departure = "start ImageNet -> best.ckpt (command line)"
+    assert f"not as in the paper: {departure}\n" in printed
+    assert departure in config["departures"] and departure in module.identity["departures"]
 
 
 def test_a_released_checkpoint_is_a_start(
@@ -858,6 +861,16 @@ def test_imagenet_without_a_network_is_refused_in_a_sentence(
         capsys.readouterr().err, "ImageNet weights", "--init FILE", "--init scratch"
     )
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("data", ["cityscapes", "voc"])
+def test_imagenet_weights_are_loaded_on_every_data_set_of_the_paper(data: str) -> None:
+    module = SimpleNamespace(load_pretrained=lambda source: f"weights of {source}")
+    resolved = resolve("emanet/resnet101", data, [])
+    assert training.initialize(module, resolved) == (
+        "weights of resnet101s.gluon_in1k",
+        "ImageNet",
+    )
 
 
 # --- what a run refuses
@@ -984,7 +997,7 @@ def test_fewer_images_to_judge_than_processes_are_refused(
         ("trainer.accumulate=3", "batch=4 cannot be shared by 1 ranks x 3 accumulation steps"),
         ("recipe.batch=1", "needs at least 2 images per device and step"),
         ("recipe.class_weights=1,2", "2 numbers for 19 classes"),
-        ("data.workers=-1", "workers=-1 is not a whole number"),
+        ("data.workers=-1", "data.workers is -1; it must be a number from 0 up"),
         ("trainer.devices=0", "trainer.devices"),
     ],
 )

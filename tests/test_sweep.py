@@ -61,12 +61,14 @@ class Trainings:
         return 0, []
 
     def begin(self, given: Namespace) -> Path:
-        resolved = words.resolve(given.model, given.data, given.overrides, given.smoke, given.semi)
+        resolved = words.resolve(
+            given.model, given.data, given.overrides, given.smoke, given.semi, given.init
+        )
         folder = runs.new_folder(given.runs, resolved, given.seed)
         resolved.recipe["precision"] = resolved.recipe["precision"].replace(
             "auto", "bf16-mixed"
         )  # as training settles it
-        runs.begin(folder, runs.config(resolved, given.seed, given.init, "scratch", []))
+        runs.begin(folder, runs.config(resolved, given.seed, "scratch", []))
         return folder
 
     def rows(self) -> list[str]:
@@ -158,7 +160,7 @@ def test_what_only_networks_and_data_refuse_is_found_without_leaving_a_folder(
             folder=tmp_path,
         )
     )
-    found = sweep.refusals([(each.resolved, 0) for each in rows], None)
+    found = sweep.refusals([(each.resolved, 0) for each in rows])
     assert "needs at least 2 images" in found[0] and found[1] == ""
     assert list(tmp_path.iterdir()) == []
 
@@ -257,6 +259,7 @@ def test_the_same_command_skips_what_is_finished_and_goes_on_with_the_rest(
     ("other", "same"),
     [
         (["trainer.log_every=3", "data.workers=1"], True),
+        (["trainer.accumulate=2"], False),
         (["recipe.lr=0.02"], False),
         (["recipe.precision=bf16-mixed"], True),
         (["recipe.precision=32-true"], False),
@@ -381,6 +384,7 @@ def test_the_table_has_means_and_spreads_over_seeds_and_the_difference_to_the_ma
             "0,1,4",
             "recipe.lr=0.1",
             "trainer.pictures=0",
+            "trainer.accumulate=2",
         )
         == 0
     )
@@ -398,7 +402,7 @@ def test_the_table_has_means_and_spreads_over_seeds_and_the_difference_to_the_ma
         "| stdc/no_detail | model.detail_strides (1, 2, 4) -> () | 41.67 ± 2.08 | 51.67 ± 2.08 | -10.00 |"
         in text
     )
-    assert "- on every row: recipe.lr=0.1\n" in text
+    assert "- on every row: recipe.lr=0.1 trainer.accumulate=2\n" in text
     assert "41.67 ± 2.08" in capsys.readouterr().out
 
 
@@ -419,8 +423,7 @@ def test_what_evaluate_said_later_of_a_run_is_no_run_of_the_sweep(
 def test_a_recipe_a_start_and_an_override_that_levels_rows_are_told_in_the_differences() -> None:
     def told(row: str, main: str, *overrides: str) -> list[str]:
         return planned.differences(
-            *(words.resolve(f"bisenet/{each}", "cityscapes", overrides) for each in (row, main)),
-            None,
+            *(words.resolve(f"bisenet/{each}", "cityscapes", overrides) for each in (row, main))
         )
 
     assert "starts from resnet18.tv_in1k -> scratch" in told("xception39", "resnet18")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -109,6 +110,154 @@ def test_what_is_logged_of_a_step_is_the_mean_over_its_micro_batches() -> None:
     assert [logged[2], logged[5]] == pytest.approx(
         [sum(losses[:3]) / 3, sum(losses[3:]) / 3], rel=1e-6
     )
+
+
+# --- a batch in parts
+
+
+class Averages(nn.BatchNorm2d):
+    """Normalizes as in evaluation, so that an image's outputs do not depend on others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
+
+
+class Parts(SegmentationModule):
+    """Logits at half of the size and an auxiliary output."""
+
+    auxiliary_weight = 0.4
+
+    def __init__(self, **recipe: object) -> None:
+        super().__init__(num_classes=3)
+        torch.manual_seed(3)
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, padding=1), Averages(8))
+        self.classifier, self.auxiliary = nn.Conv2d(8, 3, 1), nn.Conv2d(8, 3, 1)
+        self.recipe = Recipe(iterations=1, lr=0.1, **recipe)
+        self.found: dict[str, Tensor] = {}
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.body(image)
+
+    def auxiliary_outputs(self, features: Tensor) -> dict[str, Tensor]:
+        return {"auxiliary": self.auxiliary(features)}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.found = {name: each.grad.clone() for name, each in self.named_parameters()}
+
+
+class WithOwnTerm(Parts):
+    """A term that is no mean over valid pixels."""
+
+    def criterion(self, outputs: dict[str, Tensor], label: Tensor) -> dict[str, Tensor]:
+        return super().criterion(outputs, label) | {"size": outputs["main"].square().mean()}
+
+
+def unequal(empty_at: int = -1) -> list[tuple[Tensor, Tensor]]:
+    """Three parts of two images, of which no, a quarter and seven eighths of the pixels are ignored."""
+    random = torch.Generator().manual_seed(5)
+    made = []
+    for number, rows in enumerate((0, 4, 14)):
+        label = torch.randint(3, (2, 16, 16), dtype=torch.uint8, generator=random)
+        label[:, : 16 if number == empty_at else rows] = 255
+        made.append((torch.randn(2, 3, 16, 16, generator=random), label))
+    return made
+
+
+def in_parts(module: Parts, parts: list[tuple[Tensor, Tensor]], **options: object) -> Parts:
+    data = DataLoader(parts, batch_size=None)
+    return trained(module, data, accumulate_grad_batches=len(parts), max_steps=1, **options)
+
+
+def at_once(
+    module: Parts, parts: list[tuple[Tensor, Tensor]]
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Terms and gradients of the whole batch, by torch's own cross-entropy."""
+    image, label = (torch.cat(each) for each in zip(*parts))
+    weights = torch.tensor(module.recipe.class_weights) if module.recipe.class_weights else None
+    terms = {}
+    for name, logits in module.outputs(image).items():
+        full = F.interpolate(logits, label.shape[1:], mode="bilinear")
+        loss = F.cross_entropy(full, label.long(), weights, ignore_index=255)
+        terms[name] = (1.0 if name == "main" else 0.4) * loss
+    sum(terms.values()).backward()
+    found = {name: each.grad.clone() for name, each in module.named_parameters()}
+    module.zero_grad()
+    return {name: each.item() for name, each in terms.items()}, found
+
+
+@pytest.mark.parametrize("class_weights", [(), (0.5, 1.0, 3.0)])
+@pytest.mark.parametrize("empty_at", [-1, 0, 2])
+def test_a_batch_in_parts_has_the_loss_and_the_gradients_of_the_whole(
+    empty_at: int, class_weights: tuple[float, ...]
+) -> None:
+    parts = unequal(empty_at)
+    terms, gradients = at_once(Parts(class_weights=class_weights), parts)
+    module = in_parts(Parts(class_weights=class_weights), parts)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(module.found[name], gradient, rtol=0, atol=1e-6)
+    logged = module.trainer.callback_metrics
+    for name, term in terms.items():
+        assert logged[f"train/{name}"].item() == pytest.approx(term, abs=1e-6)
+    assert logged["train/loss"].item() == pytest.approx(sum(terms.values()), abs=1e-6)
+
+
+def test_these_parts_are_told_from_a_mean_of_their_means() -> None:
+    parts = unequal()
+    _, gradients = at_once(Parts(), parts)
+    means = [at_once(Parts(), [part])[1] for part in parts]
+    name = "classifier.weight"
+    mean = torch.stack([each[name] for each in means]).mean(0)
+    assert (mean - gradients[name]).abs().max() > 1e-3
+
+
+def test_a_batch_in_parts_is_clipped_as_the_whole_would_be() -> None:
+    parts, norm = unequal(), 0.01
+    _, gradients = at_once(Parts(), parts)
+    whole = torch.cat([each.flatten() for each in gradients.values()]).norm()
+    before = Parts()
+    start = before.classifier.weight.detach().clone()
+    after = in_parts(before, parts, gradient_clip_val=norm).classifier.weight
+    step = 0.1 * (norm / whole * gradients["classifier.weight"] + 5e-4 * start)
+    torch.testing.assert_close(start - after.detach(), step, rtol=0, atol=1e-6)
+
+
+def test_parts_with_other_terms_or_with_a_mean_over_all_pixels_count_alike() -> None:
+    parts = unequal()
+    for make in (WithOwnTerm, lambda: Parts(loss="cross_entropy:all")):
+        module = in_parts(make(), parts)
+        by_hand = make()
+        for part in parts:
+            (sum(by_hand.losses(part).values()) / len(parts)).backward()
+        for name, parameter in by_hand.named_parameters():
+            torch.testing.assert_close(module.found[name], parameter.grad, rtol=1e-6, atol=1e-7)
+
+
+def test_a_mean_over_all_pixels_in_parts_is_that_of_the_whole() -> None:
+    parts = unequal()
+    module = in_parts(Parts(loss="cross_entropy:all"), parts)
+    image, label = (torch.cat(each) for each in zip(*parts))
+    whole = Parts()
+    for name, logits in whole.outputs(image).items():
+        full = F.interpolate(logits, label.shape[1:], mode="bilinear")
+        losses = F.cross_entropy(full, label.long(), ignore_index=255, reduction="none")
+        ((1.0 if name == "main" else 0.4) * losses.mean()).backward(retain_graph=True)
+    for name, parameter in whole.named_parameters():
+        torch.testing.assert_close(module.found[name], parameter.grad, rtol=0, atol=1e-6)
+
+
+def test_a_strided_label_is_weighed_by_its_own_pixels() -> None:
+    """BiSeNet's fast rows learn from every eighth pixel."""
+    row = segmodels.experiment("bisenet/resnet18").but(model={"label_stride": 2})
+    module = row.build(num_classes=3)
+    module.means = []
+    label = torch.full((1, 8, 8), 255, dtype=torch.uint8)
+    label[:, ::2, ::2] = 1
+    outputs = {name: torch.zeros(1, 3, 4, 4) for name in ("main", "auxiliary1", "auxiliary2")}
+    terms = module.criterion(outputs, label)
+    assert module.common_mass(len(terms)).item() == 16
+
+
+# --- groups, schedules
 
 
 def test_heads_learn_faster_and_norms_are_spared_where_the_recipe_says_so() -> None:

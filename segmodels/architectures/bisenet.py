@@ -179,6 +179,11 @@ class BiSeNet(SegmentationModule):
 
         backbone_width scales the backbone's channels, last_stage=False ends it at 1/16.
         """
+        if backbone_width < 1 / 8:
+            raise ValueError(
+                f"model.backbone_width is {backbone_width}; it must be at least 1/8, "
+                "which leaves one of Xception39's first 8 channels"
+            )
         super().__init__(num_classes)
         self.auxiliary_weight = auxiliary_weight
         self.label_stride = label_stride

@@ -212,6 +212,11 @@ class BiSeNetV2(SegmentationModule):
             raise ValueError(
                 f"boosters={tuple(boosters)}; one stands after stage 2, 3, 4 or 5: boosters=(4, 5), or () for none"
             )
+        if min(alpha, alpha * semantic_ratio) < 2 / 64:
+            raise ValueError(
+                f"model.alpha is {alpha} and model.semantic_ratio {semantic_ratio}; "
+                "a branch begins with 64 channels times these, which must leave two"
+            )
         self.auxiliary_weight = booster_weight
         width = int(128 * alpha)
         self.detail = DetailBranch(alpha, depth) if branches != "semantic" else None

@@ -52,6 +52,6 @@ def boundaries(label: Tensor, frame: int = 6) -> Tensor:
 
 def balanced_bce(logits: Tensor, edges: Tensor) -> Tensor:
     """Both kinds of pixels weigh the same in sum; 0 where there are no edges. Divided by all pixels of the batch."""
-    share = edges.mean()
-    weight = torch.where(edges > 0, 1 - share, share)
+    # 1 - edges.mean() would lose its digits where nearly all pixels are edges
+    weight = torch.where(edges > 0, (1 - edges).mean(), edges.mean())
     return F.binary_cross_entropy_with_logits(logits, edges, weight)

@@ -90,6 +90,18 @@ def cross_entropy(
     return _connected(logits, loss / divisor, None if gradient is None else gradient.div_(divisor))
 
 
+def mass(
+    label: Tensor, class_weights: Tensor | None = None, weights: Tensor | None = None
+) -> Tensor:
+    """The sum of weights that a mean over valid pixels is divided by."""
+    table = torch.ones(IGNORED + 1, device=label.device)
+    if class_weights is not None:
+        table[: len(class_weights)] = class_weights
+    table[IGNORED] = 0
+    each = _look_up(table, label)
+    return (each if weights is None else each * weights).sum()
+
+
 def ohem(
     logits: Tensor,
     label: Tensor,
@@ -129,7 +141,7 @@ def torchseg_rule(threshold: float, min_kept: Amount) -> Rule:
             min=threshold if count else 1
         )  # 1 also where an ignored pixel is the min_kept-th
         kept = valid & (p <= limit)
-        return _normalized(_weighted(kept, weight, loss))
+        return normalized(_weighted(kept, weight, loss))
 
     return rule
 
@@ -213,7 +225,7 @@ def _above_or_hardest(
     kept = torch.where(
         above.sum() >= count, above, _hardest(loss, count)
     )  # (B, H, W), of the type of the loss
-    return _weighted(_normalized(kept), weight, loss)
+    return _weighted(normalized(kept), weight, loss)
 
 
 def _below(loss: Tensor, present: Tensor, threshold: float, count: int) -> Tensor:
@@ -256,7 +268,8 @@ def _weighted(values: Tensor, weight: Tensor | None, like: Tensor) -> Tensor:
     return values.to(like.dtype) if weight is None else values * weight
 
 
-def _normalized(weights: Tensor) -> Tensor:
+def normalized(weights: Tensor) -> Tensor:
+    """Shares of their sum; all 0 where it is."""
     return weights / _some(weights.sum())
 
 

@@ -87,6 +87,10 @@ class ResNet(nn.Module):
         dilated_first: bool = False,
     ) -> None:
         super().__init__()
+        if depth not in DEPTHS:
+            raise ValueError(
+                f"there is no ResNet of depth {depth}; take {', '.join(map(str, DEPTHS))}"
+            )
         block = BasicBlock if depth < 50 else Bottleneck
         widths = (width, 2 * width, 4 * width, 8 * width)
         self.channels = tuple(each * block.expansion for each in widths)
