@@ -344,7 +344,7 @@ def test_another_code_lines_checkpoint_is_held_against_its_own_figures(
     found, said = json.loads(out.read_text()), capsys.readouterr().out
     assert found["port"] and all("mmsegmentation" in each["source"] for each in found["published"])
     assert (
-        "published: 75.8 on cityscapes val, mmsegmentation, configs/bisenetv2/README.md (batch 32)"
+        "published: 75.8 on cityscapes val, mmsegmentation, configs/bisenetv2/metafile.yaml (batch 32)"
         in said
     )
 
