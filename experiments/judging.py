@@ -152,7 +152,7 @@ def can_run(protocol: str) -> bool:
         inference_steps(protocol)
     except ValueError:
         print(
-            f'the paper also reports "{protocol}", which it does not state precisely enough to be run'
+            f'the paper also reports "{protocol}", which no inference mode computes: it is left out'
         )
         return False
     return True

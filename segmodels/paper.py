@@ -25,6 +25,7 @@ Options = tuple[tuple[str, Any], ...]  # (name, value) pairs, which can be hashe
 class Published:
     """What the authors claim: mIoU in percent, of what, under which protocol, and where it says so.
 
+    `protocol` is an inference mode; where none computes it, words such as "scales not stated".
     `model` are the network's options at evaluation where they are not the row's own, such as
     (("output_stride", 8),); `options` are the data set's where they are not its defaults, such as
     (("grouped", False),).

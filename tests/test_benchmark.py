@@ -125,7 +125,7 @@ def test_published_figures_are_stored_with_hardware_and_source_beside_ours(plain
         123.5,
         [1024, 2048],
         "Titan Xp",
-    ) and "abstract" in figure["source"]
+    ) and "0.0081 s" in figure["source"]
 
 
 def test_figures_of_known_laps() -> None:

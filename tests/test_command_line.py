@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import catalogue, command_line, run
+from experiments import catalogue, command_line, run, tables
 from experiments.command_line import Refused, departures, resolve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -295,6 +295,16 @@ def test_list_names_every_row_with_what_it_costs(capsys: pytest.CaptureFixture) 
         for paper, entry in catalogue.catalogue()["papers"].items()
         for row in entry["rows"]
     )
+
+
+def test_our_score_in_the_list_names_its_protocol_where_the_figure_has_another() -> None:
+    figure = {"data": "cityscapes", "split": "val", "protocol": "768x1536, labels at 1/8"}
+    ours = {"data": "cityscapes", "split": "val", "protocol": "resized:0.75", "miou": 0.748}
+    ours |= {"overrides": {}, "model": {}}
+    assert tables.ours_shown(None, figure) == "not measured"
+    assert tables.ours_shown(ours, None) == "74.8"
+    assert tables.ours_shown(ours, figure | {"protocol": "resized:0.75"}) == "74.8"
+    assert tables.ours_shown(ours, figure) == "74.8 (val, resized:0.75)"
 
 
 @pytest.mark.catalogue

@@ -218,6 +218,28 @@ def test_a_figure_under_other_options_is_told_with_them(
     assert "(protocol flip, data.training=coarse: not comparable with whole)" in said
 
 
+def test_a_protocol_that_no_mode_computes_is_told_and_set_beside_nothing(
+    streets: Path, whole: None, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The authors' fast BiSeNet is scored on labels of 96x192."""
+    (tmp_path / "run").mkdir()
+    at = {"address": "bisenet/resnet18_speed", "data": "cityscapes", "inference": "resized:0.75"}
+    written(tmp_path / "run" / "last.ckpt", **at)
+    assert evaluate.main([str(tmp_path / "run"), "--protocols", *of(streets)]) == 0
+    said = capsys.readouterr().out
+    theirs = "768x1536, labels at 1/8"
+    assert f'reports "{theirs}", which no inference mode computes: it is left out\n' in said
+    assert "74.8" not in said
+    (file,) = (tmp_path / "run").glob("*.json")
+    assert json.loads(file.read_text())["protocol"] == "resized:0.75"
+    assert evaluate.main([str(tmp_path / "run"), *of(streets)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "published: 74.8 on cityscapes val, README of the authors' TorchSeg "
+        f"(protocol {theirs}: not comparable with resized:0.75)" in said
+    )
+
+
 def test_several_protocols_and_one_file_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -322,7 +344,7 @@ def test_another_code_lines_checkpoint_is_held_against_its_own_figures(
     found, said = json.loads(out.read_text()), capsys.readouterr().out
     assert found["port"] and all("mmsegmentation" in each["source"] for each in found["published"])
     assert (
-        "published: 75.8 on cityscapes val, mmsegmentation, configs/bisenetv2/README.md (batch 32)"
+        "published: 75.8 on cityscapes val, mmsegmentation, configs/bisenetv2/metafile.yaml (batch 32)"
         in said
     )
 

@@ -230,11 +230,6 @@ def test_a_paper_says_who_wrote_it_and_what_differs(name: str) -> None:
         return
     assert re.fullmatch(r"\d{4}\.\d{4,5}", paper.arxiv)
     assert paper.departures
-    assert all(
-        figure.source and 1 < figure.miou < 100
-        for row in paper.rows.values()
-        for figure in row.published
-    )
 
 
 @pytest.mark.parametrize("name", PAPERS)

@@ -145,6 +145,15 @@ def test_a_published_speed_is_of_the_rows_own_options_alone() -> None:
     ]
 
 
+def test_a_figure_that_no_mode_computes_has_no_speed() -> None:
+    claims = [published(74.83, protocol="768x1536, labels at 1/8")]
+    judged = stdc(protocol="768x1536, labels at 1/8", published=claims)
+    made, left = found([judged], speeds={"stdc/stdc1": [speed(fps=126.7, size=(768, 1536))]})
+    assert made == []
+    (why,) = (each for each in left if each.startswith("published mIoU"))
+    assert "in a way that no inference mode computes" in why
+
+
 def test_a_published_figure_is_drawn_once_however_often_its_row_was_trained() -> None:
     made, _ = found([stdc(), stdc(overrides={"recipe.lr": 0.1})], speeds={"stdc/stdc1": [speed()]})
     assert made == [(False, 250.4, 72.2)]

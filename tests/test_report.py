@@ -708,6 +708,17 @@ def test_a_published_figure_without_a_comparable_run_of_ours_is_not_measured(
     assert as_text(missing, []).count("not measured") == 2
 
 
+def test_a_figure_that_no_mode_computes_is_listed_and_never_compared(tmp_path: Path) -> None:
+    claims = [published(74.83, protocol="768x1536, labels at 1/8")]
+    row = only_row(result(data="cityscapes", protocol="resized:0.75", published=claims))
+    assert (row["published"], row["difference"]) == (None, None)
+    book = {"title": "B", "main": "resnet18", "rows": {"resnet18": {"published": claims}}}
+    (tmp_path / "catalogue.json").write_text(json.dumps({"papers": {"bisenet": book}}))
+    (missing,) = not_measured(read_catalogue(tmp_path), [row])
+    assert (missing["published"], missing["protocol"]) == (74.83, "768x1536, labels at 1/8")
+    assert "74.83" in as_text([row, missing], [])
+
+
 def test_figures_under_different_options_are_different_rows(tmp_path: Path) -> None:
     claims = [
         published(77.0),

@@ -316,17 +316,19 @@ PAPER = Recipe(
     crop=(1024, 1024), scales=tuple(n / 10 for n in range(5, 22)), batch=12, iterations=119_548,
     loss="hrnet_ohem:0.9,1/48", lr=0.01, weight_decay=5e-4, schedule="poly", power=0.9,
 )  # fmt: skip  # 484 epochs of 247 batches
-README = "README of the authors' repository"
+README = "README of the authors' PIDNet"
+TRAINVAL = "trained on val too"
 
 
 def published(val: float, test: float, camvid: float | None = None) -> tuple[Published, ...]:
     figures = [
         Published(val, "cityscapes", "val", "whole", README),
-        Published(test, "cityscapes", "test", "whole", README),
+        Published(test, "cityscapes", "test", "whole", f"{README}, {TRAINVAL}"),
     ]
     if camvid is not None:
         alone = (("grouped", False),)  # its labels: see datamodules/camvid32.py
-        figures.append(Published(camvid, "camvid32", "test", "whole", README, options=alone))
+        source = f"{README}, started from its Cityscapes weights, {TRAINVAL}"
+        figures.append(Published(camvid, "camvid32", "test", "whole", source, options=alone))
     return tuple(figures)
 
 

@@ -4,14 +4,11 @@ from segmodels.paper import Published
 from segmodels.ports import SCALES
 
 
-def published(
-    folder: str, file: str = "README.md", **figures: tuple[float, ...]
-) -> tuple[Published, ...]:
+def published(folder: str, **figures: tuple[float, ...]) -> tuple[Published, ...]:
     """mIoU on Cityscapes val, by how the network was trained: whole images and, where it says that
     too, at several scales with flip.
 
-    Figures are those of its README, or of another file beside it; a checkpoint is one of them, and
-    its name says which.
+    Figures are those of the metafile, which names the checkpoint of each.
     """
     return tuple(
         Published(
@@ -19,7 +16,7 @@ def published(
             "cityscapes",
             "val",
             protocol,
-            f"mmsegmentation, configs/{folder}/{file} ({how.replace('_', ' ')})",
+            f"mmsegmentation, configs/{folder}/metafile.yaml ({how.replace('_', ' ')})",
         )
         for how, both in figures.items()
         for miou, protocol in zip(both, ("whole", SCALES))

@@ -76,7 +76,6 @@ class Line:
     published: tuple[Published, ...]
 
 
-METAFILE = "metafile.yaml"
 NON_LOCAL = (
     (r"^decode_head\.d?nl_block\.(g|theta|phi)\.conv\.", r"context.operator.\1."),
     (r"^decode_head\.d?nl_block\.conv_out\.", "context.operator.out."),
@@ -87,9 +86,7 @@ LINES = {
         "fcn/resnet50",
         partial(around, nn.Identity),
         (),
-        published(
-            "fcn", METAFILE, for_40k_iterations=(72.25, 73.36), for_80k_iterations=(73.61, 74.24)
-        ),
+        published("fcn", for_40k_iterations=(72.25, 73.36), for_80k_iterations=(73.61, 74.24)),
     ),
     "pspnet": Line(
         "pspnet/resnet50",
@@ -98,23 +95,19 @@ LINES = {
             (r"^decode_head\.psp_modules\.", "context.levels."),
             (r"^decode_head\.bottleneck\.", "context.fusion."),
         ),
-        published(
-            "pspnet", METAFILE, for_40k_iterations=(77.85, 79.18), for_80k_iterations=(78.55, 79.79)
-        ),
+        published("pspnet", for_40k_iterations=(77.85, 79.18), for_80k_iterations=(78.55, 79.79)),
     ),
     "nonlocal": Line(
         "nonlocalnet/resnet50",
         partial(around, NonLocal),
         NON_LOCAL,
-        published(
-            "nonlocal_net", METAFILE, for_40k_iterations=(78.24,), for_80k_iterations=(78.01,)
-        ),
+        published("nonlocal_net", for_40k_iterations=(78.24,), for_80k_iterations=(78.01,)),
     ),
     "dnl": Line(
         "nonlocalnet/disentangled",
         partial(around, Disentangled),
         NON_LOCAL,
-        published("dnlnet", METAFILE, for_40k_iterations=(78.61,), for_80k_iterations=(79.33,)),
+        published("dnlnet", for_40k_iterations=(78.61,), for_80k_iterations=(79.33,)),
     ),
 }
 

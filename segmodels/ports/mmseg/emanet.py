@@ -72,7 +72,7 @@ CROPS_769 = Published(
     "cityscapes",
     "val",
     "slide:769x769/513x513",
-    "mmsegmentation, configs/emanet/README.md (crops 769x769)",
+    "mmsegmentation, configs/emanet/metafile.yaml (crops 769x769)",
 )
 PUBLISHED = (*published("emanet", crops_512x1024=(77.59, 79.44)), CROPS_769)
 RELEASED = {
