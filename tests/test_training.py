@@ -145,6 +145,30 @@ def test_bisenets_groups_are_those_of_the_authors_code() -> None:
     assert ours == theirs
 
 
+@pytest.mark.parametrize("row", ["xception39_speed", "xception39_accuracy"])
+def test_beside_xception39_only_the_fusion_and_the_heads_learn_faster(row: str) -> None:
+    """X39/train.py and X39.speed/train.py of TorchSeg: `base_lr * 10` for `heads` and `ffm`; `group_weight`
+    decays the weights of convolutions and of nothing else."""
+    layout = json.loads(
+        gzip.decompress((REFERENCE / "released" / "bisenet_x39_torchseg.json.gz").read_bytes())
+    )
+    renamed = layouts()["bisenet_x39_torchseg"].renamed
+    theirs = {}
+    for name, shape, _ in layout["entries"]:
+        if name.endswith(("weight", "bias")):
+            (mine,) = renamed({name: torch.empty(0)})
+            rate = 0.1 if name.startswith(("heads.", "ffm.")) else 0.01
+            theirs[mine] = (rate, 5e-4 if len(shape) == 4 else 0.0)
+    module = segmodels.experiment(f"bisenet/{row}").build(device="meta")
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    ours = {
+        names[id(parameter)]: (pytest.approx(group["lr"]), group["weight_decay"])
+        for group in module.parameter_groups()
+        for parameter in group["params"]
+    }
+    assert theirs == ours
+
+
 def test_dropout_depends_on_seed_and_step_alone() -> None:
     data = batches(3)
     start = {name: value.clone() for name, value in tiny().state_dict().items()}
