@@ -70,15 +70,36 @@ def trained(module: SegmentationModule, data: DataLoader, **options: object) -> 
     return module
 
 
-@pytest.mark.parametrize("name", LR)
-def test_a_schedule_is_the_authors_at_every_step_they_list(name: str) -> None:
-    case = LR[name]
-    schedule = schedules.poly(case["T"] - case.get("warmup", 0), 0.9)
-    schedule = schedules.warmed_up(
-        schedule, case.get("warmup", 0), case.get("start", 0), "geometric"
-    )
-    for step, rate in case["lr"].items():
-        assert case["base"] * schedule(int(step)) == pytest.approx(rate, rel=1e-9)
+SCHEDULED = {
+    "torchseg bisenet R18 (80 x 1000)": ("bisenet/resnet18_speed", "bisenet/resnet18_accuracy"),
+    "torchseg bisenet X39 (140 x 1000)": ("bisenet/xception39_speed", "bisenet/xception39_accuracy"),
+    "semseg PSPNet/PSANet (200 epochs of 185)": ("pspnet/resnet50", "pspnet/resnet101"),
+}  # CoinCheung's is in test_bisenetv2.py
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_the_rate_of_a_row_is_the_authors_at_every_step_they_list(name: str) -> None:
+    for row in SCHEDULED[name]:
+        module = Tiny()
+        module.recipe = segmodels.experiment(row).recipe
+        schedule = module.schedule()
+        assert module.recipe.iterations == LR[name]["T"]
+        for step, rate in LR[name]["lr"].items():
+            assert module.recipe.lr * schedule(int(step)) == pytest.approx(rate, rel=1e-9)
+
+
+MMSEG = ["fcn/resnet50", "smp/unet_resnet34", "nonlocalnet/resnet50", "unet/padded"]
+
+
+@pytest.mark.parametrize("row", MMSEG)
+def test_the_least_rate_is_where_poly_ends_and_no_clamp(row: str) -> None:
+    """mmcv's PolyLrUpdaterHook, by which mmsegmentation trains: (lr - min) * (1 - k / T) ^ power + min."""
+    module = Tiny()
+    module.recipe = segmodels.experiment(row).recipe
+    schedule, steps = module.schedule(), {"unet/padded": 160_000}.get(row, 40_000)
+    for share in (0, 0.25, 0.5, 0.9, 0.99, 1):
+        theirs = (0.01 - 1e-4) * (1 - share) ** 0.9 + 1e-4
+        assert module.recipe.lr * schedule(round(share * steps)) == pytest.approx(theirs)
 
 
 def test_cosine_goes_from_one_to_its_floor() -> None:
