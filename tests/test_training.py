@@ -72,7 +72,10 @@ def trained(module: SegmentationModule, data: DataLoader, **options: object) -> 
 
 SCHEDULED = {
     "torchseg bisenet R18 (80 x 1000)": ("bisenet/resnet18_speed", "bisenet/resnet18_accuracy"),
-    "torchseg bisenet X39 (140 x 1000)": ("bisenet/xception39_speed", "bisenet/xception39_accuracy"),
+    "torchseg bisenet X39 (140 x 1000)": (
+        "bisenet/xception39_speed",
+        "bisenet/xception39_accuracy",
+    ),
     "semseg PSPNet/PSANet (200 epochs of 185)": ("pspnet/resnet50", "pspnet/resnet101"),
 }  # CoinCheung's is in test_bisenetv2.py
 
@@ -211,7 +214,7 @@ def test_class_weights_of_another_count_are_refused() -> None:
         row.build(num_classes=3)
 
 
-def test_clipping_and_momentum_reach_the_optimizer() -> None:
+def test_the_recipes_optimizer_and_momentum_are_used() -> None:
     module = tiny(optimizer="sgd", momentum=0.7, lr=0.2)
     assert module.configure_optimizers()["optimizer"].defaults["momentum"] == 0.7
     assert type(tiny(optimizer="adamw").configure_optimizers()["optimizer"]).__name__ == "AdamW"
