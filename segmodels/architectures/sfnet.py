@@ -18,10 +18,10 @@ Departures:
 - The paper mines the 10 % hardest pixels; here, as in the authors' code, those of probability up to 0.7 and at least 10k or 100k of
   2 x 1024 x 1024, as a share, so that the number does not depend on how many images a device holds.
 - The recipe is that of the paper's first code (donnyyou/torchcv), written for ResNet18, whose scales are 0.7 to 2.1 (recalled as 0.75 to 2
-  of the paper). That code has one more head, on stage 3 of the backbone, and mines no loss of the finest FPN head. The "_code" rows are the
-  authors' later scripts (lxtGH/SFSegNets), with FPN supervision for DF1 and DF2 alone and class-uniform sampling of half of an epoch; their
-  rate falls once per epoch. Of ResNet50 there is no script: its row is ResNet18's. Their blur is here, by a kernel that OpenCV rounds to
-  steps of 1/256.
+  of the paper). That code has one more head, on stage 3 of the backbone, and does not mine the loss of the finest FPN head. The "_code" rows
+  are the authors' later scripts (lxtGH/SFSegNets), with FPN supervision for DF1 and DF2 alone and class-uniform sampling of half of an
+  epoch; their rate falls once per epoch. There is none for ResNet50, and that for DF2 trains DF1: both rows follow the others. Their blur
+  is here, by a kernel that OpenCV rounds to steps of 1/256.
 - The jitter of the authors' scripts also turns the hue, by up to a quarter of the circle, and they pad crops with black before color and
   blur; here the hue stays and crops are padded with the mean color.
 - The paper counts 9.03M and 10.53M parameters for DF1 and DF2; the authors' code has 8.42M and 17.88M, as here.
