@@ -21,8 +21,8 @@ Departures:
 - The released network starts from VGG16 without batch norm and learns its norms anew; here it is torchvision's
   VGG16 with them, and images are normalized as it wants. The contrast normalization of the
   images (section 3.2) is left out.
-- Class weights are counted over the training set. The weighted loss is divided by the sum of the
-  weights.
+- Class weights are counted over the training set. The paper sums the weighted loss over all pixels
+  (section 3.2); here it is divided by the sum of the weights.
 - The paper evaluates the best of its snapshots by validation images; here it is the last.
 - The paper's figures for the whole network are of training on 3433 images of several data sets, so none stands here.
 """
