@@ -26,6 +26,7 @@ Departures:
   blur; here the hue stays and crops are padded with the mean color.
 - The paper counts 9.03M and 10.53M parameters for DF1 and DF2; the authors' code has 8.42M and 17.88M, as here.
 - SFNet-Lite's released checkpoint holds a supervision head and a third lateral convolution that no code runs: left out.
+- No figure was seen of the paper's recipe with ResNet50, of the scripts' with ResNet101, and of the ablations.
 """
 
 from functools import partial
