@@ -13,7 +13,6 @@ import segmodels
 from segmodels.module import SegmentationModule
 from segmodels.paper import paper
 from segmodels.parts.losses import torchseg_rule
-from segmodels.recipe import Recipe
 from segmodels.released import layouts
 from tests.reference import cases, fill
 
@@ -25,25 +24,22 @@ TERMS = {
     "mmseg_bisenetv2": {"main": "decode.loss_ce"}
     | {f"booster{n + 2}": f"aux_{n}.loss_ce" for n in range(4)},
 }
+# and our outputs and theirs
+GOLDEN = TERMS | {"mmseg_bisenetv2": {f"booster{n + 2}": f"auxiliary_head.{n}" for n in range(4)}}
+# configs/bisenetv1_city.py and configs/bisenetv2_city.py; color, batch and mining are the trainer's
 COINCHEUNG = {
-    "bisenetv1_coincheung": Recipe(
-        lr=1e-2,
-        iterations=80_000,
-        head_lr=10,
-        decay_norms=False,
-        warmup=1000,
-        warmup_from=0.1,
-        warmup_shape="geometric",
-    ),
-    "bisenetv2_coincheung": Recipe(
-        lr=5e-3,
-        iterations=150_000,
-        head_lr=10,
-        decay_norms=False,
-        warmup=1000,
-        warmup_from=0.1,
-        warmup_shape="geometric",
-    ),
+    "bisenetv1_coincheung": {"crop": (1024, 1024), "scales": (0.75, 2.0), "iterations": 80_000},
+    "bisenetv2_coincheung": {"crop": (512, 1024), "scales": (0.25, 2.0), "iterations": 150_000},
+}
+TRAINER = {
+    "continuous": True,
+    "flip": 0.5,
+    "jitter": 0.4,
+    "batch": 16,
+    "loss": "coincheung_ohem:0.7",
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
 }
 
 
@@ -109,12 +105,8 @@ def test_one_training_step_is_that_of_the_code_line_in_float64(name: str) -> Non
 @pytest.mark.parametrize("name", TERMS)
 def test_auxiliary_outputs_are_those_of_the_code_line(name: str) -> None:
     golden = np.load(REFERENCE / "released" / f"{name}.npz")
-    wanted = {
-        mine: theirs
-        for mine, theirs in TERMS[name].items()
-        if f"aux/{theirs}/sample" in golden.files
-    }
-    assert wanted or name.startswith("mmseg")
+    wanted = {mine: theirs for mine, theirs in GOLDEN[name].items() if mine != "main"}
+    assert set(wanted) == set(TERMS[name]) - {"main"}
     module = released(name)
     image = torch.from_numpy(
         fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
@@ -122,8 +114,9 @@ def test_auxiliary_outputs_are_those_of_the_code_line(name: str) -> None:
     with torch.no_grad():
         outputs = module.outputs(image)
     for mine, theirs in wanted.items():
+        size = tuple(golden[f"aux/{theirs}/shape"][-2:])
         logits = nn.functional.interpolate(
-            outputs[mine], image.shape[-2:], mode="bilinear", align_corners=False
+            outputs[mine], size, mode="bilinear", align_corners=False
         )
         sample = golden[f"aux/{theirs}/sample"]
         found = logits.flatten()[:: int(golden[f"aux/{theirs}/sample_flat_stride"])].numpy()[
@@ -135,8 +128,10 @@ def test_auxiliary_outputs_are_those_of_the_code_line(name: str) -> None:
 @pytest.mark.parametrize("name", COINCHEUNG)
 def test_parameter_groups_and_schedule_are_those_of_coincheungs_code(name: str) -> None:
     reference, module = packed(f"steps/{name}_training.json.gz"), released(name)
-    module.recipe = recipe = COINCHEUNG[name]
+    recipe = module.recipe
     assert recipe.lr == reference["base_lr"]
+    theirs = COINCHEUNG[name] | TRAINER
+    assert {field: getattr(recipe, field) for field in theirs} == theirs
     facts = {
         id(p): (round(group["lr"] / recipe.lr), group["weight_decay"])
         for group in module.parameter_groups()

@@ -83,8 +83,8 @@ def test_biases_do_not_decay_and_those_of_convolutions_learn_twice_as_fast() -> 
             found[id(parameter)] = (round(group["lr"], 9), group["weight_decay"])
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)):
-            assert found[id(layer.weight)] == (0.1, 5e-4)
-            rate = 0.2 if isinstance(layer, nn.Conv2d) else 0.1
+            assert found[id(layer.weight)] == (0.001, 5e-4)
+            rate = 0.002 if isinstance(layer, nn.Conv2d) else 0.001
             assert found[id(layer.bias)] == (rate, 0.0)
 
 

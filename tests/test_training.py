@@ -71,15 +71,39 @@ def trained(module: SegmentationModule, data: DataLoader, **options: object) -> 
     return module
 
 
-@pytest.mark.parametrize("name", LR)
-def test_a_schedule_is_the_authors_at_every_step_they_list(name: str) -> None:
-    case = LR[name]
-    schedule = schedules.poly(case["T"] - case.get("warmup", 0), 0.9)
-    schedule = schedules.warmed_up(
-        schedule, case.get("warmup", 0), case.get("start", 0), "geometric"
-    )
-    for step, rate in case["lr"].items():
-        assert case["base"] * schedule(int(step)) == pytest.approx(rate, rel=1e-9)
+SCHEDULED = {
+    "torchseg bisenet R18 (80 x 1000)": ("bisenet/resnet18_speed", "bisenet/resnet18_accuracy"),
+    "torchseg bisenet X39 (140 x 1000)": (
+        "bisenet/xception39_speed",
+        "bisenet/xception39_accuracy",
+    ),
+    "semseg PSPNet/PSANet (200 epochs of 185)": ("pspnet/resnet50", "pspnet/resnet101"),
+}  # CoinCheung's is in test_bisenetv2.py
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_the_rate_of_a_row_is_the_authors_at_every_step_they_list(name: str) -> None:
+    for row in SCHEDULED[name]:
+        module = Tiny()
+        module.recipe = segmodels.experiment(row).recipe
+        schedule = module.schedule()
+        assert module.recipe.iterations == LR[name]["T"]
+        for step, rate in LR[name]["lr"].items():
+            assert module.recipe.lr * schedule(int(step)) == pytest.approx(rate, rel=1e-9)
+
+
+MMSEG = ["fcn/resnet50", "smp/unet_resnet34", "nonlocalnet/resnet50", "unet/padded"]
+
+
+@pytest.mark.parametrize("row", MMSEG)
+def test_the_least_rate_is_where_poly_ends_and_no_clamp(row: str) -> None:
+    """mmcv's PolyLrUpdaterHook, by which mmsegmentation trains: (lr - min) * (1 - k / T) ^ power + min."""
+    module = Tiny()
+    module.recipe = segmodels.experiment(row).recipe
+    schedule, steps = module.schedule(), {"unet/padded": 160_000}.get(row, 40_000)
+    for share in (0, 0.25, 0.5, 0.9, 0.99, 1):
+        theirs = (0.01 - 1e-4) * (1 - share) ** 0.9 + 1e-4
+        assert module.recipe.lr * schedule(round(share * steps)) == pytest.approx(theirs)
 
 
 def test_cosine_goes_from_one_to_its_floor() -> None:
@@ -294,6 +318,30 @@ def test_bisenets_groups_are_those_of_the_authors_code() -> None:
     assert ours == theirs
 
 
+@pytest.mark.parametrize("row", ["xception39_speed", "xception39_accuracy"])
+def test_beside_xception39_only_the_fusion_and_the_heads_learn_faster(row: str) -> None:
+    """X39/train.py and X39.speed/train.py of TorchSeg: `base_lr * 10` for `heads` and `ffm`; `group_weight`
+    decays the weights of convolutions and of nothing else."""
+    layout = json.loads(
+        gzip.decompress((REFERENCE / "released" / "bisenet_x39_torchseg.json.gz").read_bytes())
+    )
+    renamed = layouts()["bisenet_x39_torchseg"].renamed
+    theirs = {}
+    for name, shape, _ in layout["entries"]:
+        if name.endswith(("weight", "bias")):
+            (mine,) = renamed({name: torch.empty(0)})
+            rate = 0.1 if name.startswith(("heads.", "ffm.")) else 0.01
+            theirs[mine] = (rate, 5e-4 if len(shape) == 4 else 0.0)
+    module = segmodels.experiment(f"bisenet/{row}").build(device="meta")
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    ours = {
+        names[id(parameter)]: (pytest.approx(group["lr"]), group["weight_decay"])
+        for group in module.parameter_groups()
+        for parameter in group["params"]
+    }
+    assert theirs == ours
+
+
 def test_dropout_depends_on_seed_and_step_alone() -> None:
     data = batches(3)
     start = {name: value.clone() for name, value in tiny().state_dict().items()}
@@ -315,7 +363,7 @@ def test_class_weights_of_another_count_are_refused() -> None:
         row.build(num_classes=3)
 
 
-def test_clipping_and_momentum_reach_the_optimizer() -> None:
+def test_the_recipes_optimizer_and_momentum_are_used() -> None:
     module = tiny(optimizer="sgd", momentum=0.7, lr=0.2)
     assert module.configure_optimizers()["optimizer"].defaults["momentum"] == 0.7
     assert type(tiny(optimizer="adamw").configure_optimizers()["optimizer"]).__name__ == "AdamW"

@@ -18,11 +18,15 @@ Departures:
 - Xception39 starts from scratch, as in the authors' code; the paper pretrains it on ImageNet, and no such weights were released.
 - The paper counts 49.0M parameters for ResNet18 and 5.8M for Xception39; the authors' code has 13.2M and 1.8M, as here.
 - The "_speed" and "_accuracy" rows are the authors' later code line, which differs from the paper: OHEM, learning rate 0.01
-  with 10x outside the backbone, decay 5e-4 sparing norms and biases, one more scale.
+  with 10x outside the backbone (beside Xception39 in the fusion and the heads alone), decay 5e-4 sparing norms and biases,
+  one more scale.
+- Their sliding evaluation adds up probabilities over windows and scales, multiplies those of an image and of its mirror image, and pads
+  an image smaller than a window; here logits are averaged over windows, probabilities over scales and mirror images.
 - The code of the "_speed" rows is scored on labels of 96x192, an eighth of its input, where a thin thing is gone. No inference mode
   does that: its figures are listed and set beside nothing, and these rows are judged on whole labels.
 - "small_input" sees what "resnet18" sees, at 2/3 of its size; "thin_channels" has half of ResNet18's channels and starts from scratch,
-  since no such weights exist; "no_last_stage" reads both levels of the context path at 1/16.
+  since no such weights exist; "no_last_stage" reads both levels of the context path at 1/16. These three are ours and nobody published
+  a figure for them; of the ablations of ResNet18 none was seen.
 """
 
 from collections.abc import Mapping
@@ -215,6 +219,13 @@ class BiSeNet(SegmentationModule):
         """ResNet18's names are torchvision's, those of an Xception39 the authors' own."""
         rename = xception_weights if isinstance(self.encoder(), Xception39) else None
         return load_encoder(self.encoder(), source, rename=rename)
+
+    def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
+        """As in the authors' code: beside an Xception39, which starts from scratch, both paths learn at lr."""
+        in_paths = name.startswith(("context_path.", "spatial_path."))
+        if in_paths and isinstance(self.encoder(), Xception39):
+            return 1.0
+        return super().lr_scale(name, parameter)
 
     def fused(self, image: Tensor, context: Tensor) -> Tensor:
         if self.spatial_path is None:

@@ -13,7 +13,8 @@ branch, dropped after training, teach it what it could not learn alone.
 Departures:
 - The authors released no code. Where the figures show no ReLU (after the depthwise convolutions, the context embedding and the
   aggregation) there is none here; both widely used re-implementations, which `ports` holds, have one: the row "activated".
-- The paper crops 1024x2048 and halves the crop: here the scales are halved and the crop is 512x1024, which sees the same.
+- The paper crops 1024x2048 and halves the crop: here the scales are halved and the crop is 512x1024, which sees the same. Which six
+  scales it takes between 0.75 and 2 is recalled, not seen again.
 - The width of the heads could not be read: 1024 for the main one and 128 for the boosters are those of the most used
   re-implementation. The network then has 24.6 GMACs at 512x1024; the paper counts 21.15.
 - The Semantic Branch alone is enlarged to 1/8 before its head, so that all rows have the same head at the same size; at 1/32 its
@@ -22,6 +23,8 @@ Departures:
 - lambda narrows the first two stages of the Semantic Branch (their 64 and 128 become 16 and 32), as others read table 1.
 - What the large model's depth d repeats could not be read. Here it is the layers without stride, but for those at 1/2, which
   comes nearest to the paper's cost: 121.7 GMACs against 118.51.
+- "wide" and "deep" are one half each of "large", "activated" is ours, "late_boosters" and "last_booster" name stages: no figure of
+  theirs was seen.
 """
 
 from typing import Literal, NamedTuple

@@ -32,9 +32,10 @@ Departures:
 - Xception starts from the authors' own ImageNet weights, as timm has them; ResNet from Gluon's of
   the same network, and its images are normalized as those weights expect.
 - The authors' released checkpoint for PASCAL VOC saw COCO first, and its figures name that.
-- ResNet-50 is no row of the paper.
-- The rate and the batch on Cityscapes are those of PASCAL VOC; the authors' page says only 90k
-  steps, crops of 769 and a batch above 8.
+- ResNet-50 is no row of the paper, and nobody published a figure for it under this recipe.
+- The batch and the number of steps are DeepLabV3's (arXiv:1706.05587), whose protocol the paper
+  follows. The rate and the batch on Cityscapes are those of PASCAL VOC; the authors' page says only
+  90k steps, crops of 769 and a batch above 8.
 """
 
 from collections.abc import Callable

@@ -25,6 +25,7 @@ Departures:
   trained: it stays as it was initialized.
 - The paper trains for PASCAL VOC, Context and COCO-Stuff; its recipe is taken to Cityscapes as it is. The authors' Cityscapes
   figures name only OHEM; the threshold (0.7) and the share (1/16) are common ones, the rest of that recipe is the paper's.
+- Of ResNet50 with 256 channels and of the ablations no figure stands here.
 - The loss is averaged over all pixels, ignored ones too, as in the authors' code: crops with little label count for little.
 - The rate follows the poly curve at every step; the authors' code moves it every tenth step, the last time to zero.
 - ImageNet weights are timm's of the same network; the authors' own cannot be fetched by name.

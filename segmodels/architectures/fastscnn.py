@@ -12,11 +12,13 @@ Depthwise separable convolutions throughout leave 1.1M parameters, few enough th
 Departures:
 - No code was released. Widths, strides and repetitions are those of the paper's table 1; bins of the pyramid pooling (1, 2, 3, 6, a
   quarter of the channels each) are PSPNet's; auxiliary heads (3x3 to 32 channels, 1x1) are those of the common ports.
-- The recipe is recalled and agrees with two ports (rachthree/fast_scnn: rate, power, batch, epochs, no decay of depthwise convolutions;
-  mmseg: decay 4e-5, auxiliary weight 0.4). Not found in either: the crop, how strongly colors are disturbed, the dropout rate; the full
-  image, 0.5 and 0.1 here. Norms and biases are spared from decay as well.
+- The paper's section 4.1 does not say how large a crop is, how strong the noise of its color channels and the brightness are, and how
+  much is dropped: the full image, brightness, contrast and saturation by up to a half, and 0.1 here. Norms and biases are spared from
+  decay as well.
 - The authors' score on test, 68.0, is of a network that saw the coarse labels of Cityscapes too (`data.training=fine+coarse`).
 - The paper counts 1.11M parameters; the network as its tables describe it has 1.14M.
+- "half" and "quarter" are trained at their size; the paper only evaluates there, or does not say. No figure was published for them,
+  nor for the ablations but that of the skip, which the paper takes out of a trained network.
 """
 
 from typing import NamedTuple

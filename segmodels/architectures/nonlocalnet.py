@@ -14,7 +14,7 @@ which every position looks at every other one: it adds a mean over all positions
 
 Departures:
 - The paper is about videos and detection and has no figure for segmentation. What stands around its block, the auxiliary head and the
-  recipe are mmsegmentation's, whose heads these networks are; but colors are not disturbed here.
+  recipe are mmsegmentation's, whose heads these networks are; but colors are not disturbed here. Its figures stand with its weights.
 - Products are divided by the square root of the number of channels, and the temperature is 0.05, as there.
 - The Gaussian of x itself and the concatenation are not here, nor is the pooling in front of phi and g: the weights are N x N, 4 GiB
   for a whole image of Cityscapes. "slide:512x1024" takes a sixteenth of it.

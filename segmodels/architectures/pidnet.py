@@ -17,6 +17,8 @@ Departures:
 - Where no pixel is near a boundary (or none is labeled) the authors' code fails; here that term is 0.
 - The paper counts 34.4M parameters and 197.4G operations for M; the authors' code has 28.5M and 177.3G, as here.
 - The authors set the learning rate one step late; here step k runs at the value of k.
+- The authors pad crops with black, before they are normalized; here they are padded with the mean color.
+- Of the ablations no figure was seen.
 - The authors' ImageNet weights (timm has none) are given as a file; what a classifier has no use for (Pag, D branch) may be missing in it.
 - The fixed class weights of Cityscapes come with that data set's budget, since they mean nothing on other classes.
 - Mining keeps at least a share of the pixels: 1/48 is the authors' 131072 of 6 crops of 1024x1024

@@ -15,6 +15,7 @@ Departures:
 - The crop is blurred, in the authors' code the image that it is cut from: its outermost two pixels differ.
 - ImageNet weights are timm's of the same network; the authors' own cannot be fetched by name.
 - 200 epochs are counted as 37,000 steps: 185 full batches of 16 in 2975 images. Eight devices of the authors' make 186.
+- No figure was seen of this recipe without the auxiliary head.
 - Images smaller than a window of 713x713, as at scale 0.5, are judged as they are, padded to 8k + 1 pixels on the right and
   at the bottom; the authors' test pads them all around to a whole window.
 """

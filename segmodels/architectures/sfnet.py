@@ -17,12 +17,16 @@ Departures:
   authors give for ResNet18, DF1 and DF2 go into `load_pretrained(file)`.
 - The paper mines the 10 % hardest pixels; here, as in the authors' code, those of probability up to 0.7 and at least 10k or 100k of
   2 x 1024 x 1024, as a share, so that the number does not depend on how many images a device holds.
-- The recipe is that of the paper's first code (donnyyou/torchcv), but for the scales: 0.7 to 2.1 there, recalled as 0.75 to 2 from the
-  paper. That code has one more head, on stage 3 of the backbone. The "_code" rows are the authors' later scripts (lxtGH/SFSegNets), with
-  FPN supervision for DF1 and DF2 alone and class-uniform sampling of half of an epoch; their rate falls once per epoch, and their jitter
-  also turns the hue, by up to a quarter of the circle. Their blur is here, by a kernel that OpenCV rounds to steps of 1/256.
+- The recipe is that of the paper's first code (donnyyou/torchcv), written for ResNet18, whose scales are 0.7 to 2.1 (recalled as 0.75 to 2
+  of the paper). That code has one more head, on stage 3 of the backbone, and does not mine the loss of the finest FPN head. The "_code" rows
+  are the authors' later scripts (lxtGH/SFSegNets), with FPN supervision for DF1 and DF2 alone and class-uniform sampling of half of an
+  epoch; their rate falls once per epoch. There is none for ResNet50, and that for DF2 trains DF1: both rows follow the others. Their blur
+  is here, by a kernel that OpenCV rounds to steps of 1/256.
+- The jitter of the authors' scripts also turns the hue, by up to a quarter of the circle, and they pad crops with black before color and
+  blur; here the hue stays and crops are padded with the mean color.
 - The paper counts 9.03M and 10.53M parameters for DF1 and DF2; the authors' code has 8.42M and 17.88M, as here.
 - SFNet-Lite's released checkpoint holds a supervision head and a third lateral convolution that no code runs: left out.
+- No figure was seen of the paper's recipe with ResNet50, of the scripts' with ResNet101, and of the ablations.
 """
 
 from functools import partial
@@ -307,7 +311,7 @@ class SFNet(SegmentationModule):
 
 # Of 2 x 1024 x 1024, one device's batch in the authors' scripts, their losses keep 100k or 10k.
 PAPER = Recipe(
-    crop=(1024, 1024), scales=(0.75, 2.0), continuous=True, batch=16, iterations=50_000,
+    crop=(1024, 1024), scales=(0.7, 2.1), continuous=True, batch=16, iterations=50_000,
     loss="torchseg_ohem:0.7,100000/2097152", lr=0.01, weight_decay=5e-4, power=0.9,
 )  # fmt: skip
 EPOCH = 186  # iterations: 2975 images on 8 devices, 2 at a time

@@ -22,6 +22,7 @@ Departures:
 - The authors start from their own ImageNet classifiers, which no library holds: `--init FILE` takes theirs.
 - Images smaller than the crop (scales below 0.5) are padded; the authors' code enlarges them again to the crop.
 - Seg50 and Seg75 are one training judged at two sizes. The authors choose a checkpoint for each by its score on val; here there is one.
+- Of the ablations no figure was seen; "trained_norms" is ours.
 - Heads and context path have in-place ABN in the authors' code, which multiplies by |weight| + 1e-5: converted when weights are loaded.
 """
 

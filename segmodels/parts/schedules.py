@@ -7,8 +7,8 @@ Schedule = Callable[[int], float]
 
 
 def poly(steps: int, power: float = 0.9, floor: float = 0.0) -> Schedule:
-    """(1 - k / steps) ** power, never below `floor`; step k runs at the value of k, so no step runs at zero."""
-    return lambda k: max(floor, (1 - min(k, steps) / steps) ** power)
+    """From 1 to `floor` along (1 - k / steps) ** power; step k runs at the value of k, so no step runs at zero."""
+    return lambda k: floor + (1 - floor) * (1 - min(k, steps) / steps) ** power
 
 
 def cosine(steps: int, floor: float = 0.0) -> Schedule:

@@ -9,13 +9,15 @@ for the spatial path, the Feature Fusion Module squeezes to a quarter, heads hav
 images are normalized by ImageNet's statistics. Its checkpoint, 79999_iter.pth, wants faces of about 512x512.
 """
 
+from dataclasses import replace
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.architectures.bisenet import BiSeNet, ContextPath, Paths, head
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.two_paths import FeatureFusion, pooled
-from segmodels.ports.coincheung import CITYSCAPES, published
+from segmodels.ports.coincheung import CITYSCAPES, TRAINER, published
 from segmodels.recipe import Recipe
 from segmodels.released import Released
 
@@ -37,7 +39,7 @@ class BiSeNetCoinCheung(BiSeNet):
     """The paper's network with the upsampling, fusion, heads and losses of this code line."""
 
     align_corners = False
-    recipe = Recipe(loss="coincheung_ohem:0.7")
+    recipe = replace(TRAINER, crop=(1024, 1024), scales=(0.75, 2.0), iterations=80_000, lr=0.01)
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, auxiliary_width=64)
@@ -95,6 +97,7 @@ class BiSeNetFaces(BiSeNetCoinCheung):
     """The fusion sees the backbone where the paper has a spatial path."""
 
     align_corners = True
+    recipe = Recipe(loss="coincheung_ohem:0.7")
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)

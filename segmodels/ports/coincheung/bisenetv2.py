@@ -5,13 +5,14 @@ a ReLU after the aggregation and nearest-neighbor upsampling in it. Its boosters
 (stride)^2 channels on it; all five losses are mined by the loss of a pixel. Images are normalized by Cityscapes' own statistics.
 """
 
+from dataclasses import replace
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.architectures.bisenetv2 import BiSeNetV2, GuidedAggregation, initialize
 from segmodels.parts.layers import conv_bn_relu
-from segmodels.ports.coincheung import CITYSCAPES, published
-from segmodels.recipe import Recipe
+from segmodels.ports.coincheung import CITYSCAPES, TRAINER, published
 from segmodels.released import Released
 
 
@@ -36,7 +37,7 @@ def booster(inside: int, stride: int, num_classes: int) -> nn.Sequential:
 class BiSeNetV2CoinCheung(BiSeNetV2):
     """The paper's network with the activations, heads and losses of this code line."""
 
-    recipe = Recipe(loss="coincheung_ohem:0.7")
+    recipe = replace(TRAINER, crop=(512, 1024), scales=(0.25, 2.0), iterations=150_000, lr=0.005)
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, activated=True)
