@@ -94,6 +94,21 @@ def test_all_windows_places_and_flips_are_drawn() -> None:
     assert 240 < sum(w.flip for w in windows) < 360
 
 
+def test_every_scale_of_a_set_is_drawn_equally_often() -> None:
+    scales = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+    crop = Crop((8, 20), scales)
+    drawn = [choose(crop, (100, 200), draw(3, number)).scaled for number in range(1200)]
+    times = [drawn.count((round(100 * scale), round(200 * scale))) for scale in scales]
+    assert sum(times) == 1200 and min(times) > 150 and max(times) < 250
+
+
+def test_a_range_of_scales_is_drawn_evenly() -> None:
+    crop = Crop((8, 20), (0.5, 1.0, 2.0), continuous=True)
+    drawn = [choose(crop, (1000, 1000), draw(3, number)).scaled[0] for number in range(1200)]
+    times, _ = np.histogram(drawn, bins=6, range=(500, 2000))
+    assert times.sum() == 1200 and times.min() > 150 and times.max() < 250
+
+
 def test_an_image_smaller_than_the_crop_stands_on_mean_color_and_ignored_label() -> None:
     image, label = trees.noise((10, 12), (0, 1))
     pixels, ids = Crops(Memory.of([(image, label)]), Crop((16, 20), flip=0.0), seed=0).sample(0, 0)
@@ -112,6 +127,26 @@ def test_jitter_changes_the_picture_and_never_the_padding_or_the_label() -> None
         plain[label == 255], jittered[label == 255]
     )
     assert not np.array_equal(plain[label != 255], jittered[label != 255])
+
+
+def test_jitter_draws_brightness_contrast_and_saturation_each_on_its_own() -> None:
+    """Each of the three multiplies something by its factor, in whatever order they come: brightness
+    the mean tone, brightness and contrast the step between two grays, all of them a color's chroma."""
+    image = np.repeat(np.uint8([[[80] * 3, [150] * 3, [80, 115, 150], [150, 115, 80]]]), 8, 0)
+    weights = np.array([0.299, 0.587, 0.114])  # of red, green and blue in a tone
+
+    def measured(pixels: np.ndarray) -> np.ndarray:
+        values = pixels.astype(float).mean(0)  # (4, 3): two grays, two colors
+        chroma = np.ptp(values[2:], axis=1).mean()
+        return np.array([(values @ weights).mean(), values[1, 0] - values[0, 0], chroma])
+
+    plain = measured(image)
+    shares = np.array([measured(recolor(image, 0.3, 0, number)) for number in range(400)]) / plain
+    tone, step, chroma = shares.T
+    factors = np.array([tone, step / tone, chroma / step])
+    assert (abs(factors.min(1) - 0.7) < 0.05).all() and (abs(factors.max(1) - 1.3) < 0.05).all()
+    assert (abs(factors.mean(1) - 1.0) < 0.04).all()
+    assert (abs(np.corrcoef(factors) - np.eye(3)) < 0.15).all()
 
 
 def test_jitter_is_a_function_of_seed_and_draw() -> None:
