@@ -13,8 +13,8 @@ Departures:
 - No code was released. Widths, strides and repetitions are those of the paper's table 1; bins of the pyramid pooling (1, 2, 3, 6, a
   quarter of the channels each) are PSPNet's; auxiliary heads (3x3 to 32 channels, 1x1) are those of the common ports.
 - The recipe is recalled and agrees with two ports (rachthree/fast_scnn: rate, power, batch, epochs, no decay of depthwise convolutions;
-  mmseg: decay 4e-5, auxiliary weight 0.4). Not found in either: the crop, how strongly colors are disturbed, the dropout rate; the full
-  image, 0.5 and 0.1 here. Norms and biases are spared from decay as well.
+  mmseg: decay 4e-5, auxiliary weight 0.4). Not found in either: the crop, how strongly colors are disturbed; the full image and 0.5
+  here. The dropout rate, 0.1, is that of Tramac/Fast-SCNN-pytorch; rachthree has 0.3. Norms and biases are spared from decay as well.
 - The paper counts 1.11M parameters; the network as its tables describe it has 1.14M.
 """
 
