@@ -241,6 +241,17 @@ def test_each_level_is_supervised_at_full_size_with_its_weight() -> None:
         torch.testing.assert_close(terms[name], plain * (1.0 if name == "main" else 0.5))
 
 
+@pytest.mark.parametrize("row", ["resnet18", "resnet50", "df1_code", "df2_code"])
+def test_a_level_counts_as_much_as_the_main_output(row: str) -> None:
+    """CriterionSFNet of the authors' loss.py adds each with aux_weight=1.0."""
+    module = segmodels.experiment(f"sfnet/{row}").build(4, device="meta")
+    logits, label = torch.randn(1, 4, 8, 12), torch.randint(4, (1, 64, 96), dtype=torch.uint8)
+    outputs = {"main": logits} | {f"fpn{n}": logits for n in range(1, len(module.heads) + 1)}
+    terms = module.criterion(outputs, label)
+    assert len(terms) >= 3 and terms["main"] > 0
+    assert all(torch.equal(term, terms["main"]) for term in terms.values())
+
+
 @pytest.mark.parametrize(
     ("row", "count"), [("resnet18_code", 10_000), ("df1_code", 100_000), ("lite_resnet18", 100_000)]
 )
