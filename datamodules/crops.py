@@ -30,7 +30,8 @@ OWN = threading.local()  # what each thread keeps
 
 @dataclass(frozen=True)
 class Crop:
-    """`continuous` makes (scales[0], scales[-1]) a range; `jitter` is the strength for brightness, contrast and saturation.
+    """`continuous` makes (scales[0], scales[-1]) a range; `jitter` is the strength for brightness,
+    contrast and saturation, `hue` the largest share of the color circle by which colors turn.
 
     A window of which one class has a share of `cat_max_ratio` or more is drawn again; `class_uniform` is the share of draws about a class.
     `rotation` is in degrees to either side, `shift` in pixels, `elastic` the standard deviation of displacements in pixels.
@@ -41,6 +42,7 @@ class Crop:
     continuous: bool = False
     flip: float = 0.5
     jitter: float = 0.0
+    hue: float = 0.0
     cat_max_ratio: float = 1.0
     class_uniform: float = 0.0
     rotation: float = 0.0
@@ -70,6 +72,7 @@ class Crop:
             ),
             ("flip", self.flip, "a probability from 0 to 1", 0 <= self.flip <= 1),
             ("jitter", self.jitter, "a strength from 0 to 1", 0 <= self.jitter <= 1),
+            ("hue", self.hue, "a share of the color circle from 0 to 0.5", 0 <= self.hue <= 0.5),
             (
                 "cat_max_ratio",
                 self.cat_max_ratio,
@@ -291,9 +294,9 @@ def blank(size: Size) -> np.ndarray:
 # --- color jitter: the one place where albumentations is called
 
 
-def color_jitter(strength: float) -> Any:
+def color_jitter(strength: float, hue: float) -> Any:
     """One for each thread: it is seeded before it is used."""
-    if getattr(OWN, "strength", None) != strength:
+    if getattr(OWN, "strengths", None) != (strength, hue):
         os.environ.setdefault(
             "NO_ALBUMENTATIONS_UPDATE", "1"
         )  # it asks the package index for news when imported
@@ -303,18 +306,20 @@ def color_jitter(strength: float) -> Any:
             raise DataError(
                 f"jitter={strength} needs albumentations ({error}): pip install albumentations, or set jitter=0"
             ) from None
-        OWN.strength, OWN.jitter = (
-            strength,
+        OWN.strengths, OWN.jitter = (
+            (strength, hue),
             ColorJitter(
-                brightness=strength, contrast=strength, saturation=strength, hue=0.0, p=1.0
+                brightness=strength, contrast=strength, saturation=strength, hue=hue, p=1.0
             ),
         )
     return OWN.jitter
 
 
-def recolor(image: np.ndarray, strength: float, seed: int, number: int) -> np.ndarray:
+def recolor(
+    image: np.ndarray, strength: float, seed: int, number: int, hue: float = 0.0
+) -> np.ndarray:
     """Seeded per draw: left to itself, albumentations 2.0.8 repeats its draws over workers and epochs."""
-    jitter = color_jitter(strength)
+    jitter = color_jitter(strength, hue)
     jitter.set_random_state(draw(seed, number, COLOR), random.Random(f"{seed}-{number}"))
     return jitter(image=image)["image"]
 

@@ -104,8 +104,8 @@ class Crops(Dataset[Sample | DataError]):
             image, label, outside = self.cut(index, window, motion)
         if not self.labelled:
             label = np.zeros_like(label)
-        if self.crop.jitter:
-            image = recolor(image, self.crop.jitter, self.seed, number)
+        if self.crop.jitter or self.crop.hue:
+            image = recolor(image, self.crop.jitter, self.seed, number, self.crop.hue)
         if self.crop.blur != "none":
             image = blurred(image, self.crop, self.seed, number)
         if outside is not None:

@@ -35,6 +35,7 @@ SEEN = (
     "continuous",
     "flip",
     "jitter",
+    "hue",
     "cat_max_ratio",
     "class_uniform",
     "rotation",

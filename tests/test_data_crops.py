@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from colorsys import rgb_to_hsv
 from pathlib import Path
 
 import cv2
@@ -149,6 +150,29 @@ def test_jitter_draws_brightness_contrast_and_saturation_each_on_its_own() -> No
     assert (abs(np.corrcoef(factors) - np.eye(3)) < 0.15).all()
 
 
+def test_hue_turns_every_color_by_one_share_of_the_circle_and_nothing_else() -> None:
+    colors = np.uint8([[[250, 10, 10], [10, 250, 10], [40, 200, 220], [90, 90, 90]]])
+    turns = []
+    for number in range(200):
+        found = recolor(colors, 0.0, 0, number, hue=0.25)
+        before, after = (
+            np.array([rgb_to_hsv(*color) for color in each[0] / 255]) for each in (colors, found)
+        )
+        assert np.abs(after[:, 1:] - before[:, 1:]).max() < 0.02  # saturation and value
+        turn = (after[:3, 0] - before[:3, 0] + 0.5) % 1 - 0.5
+        assert np.ptp(turn) < 0.02  # OpenCV's hue has 180 steps
+        turns.append(turn.mean())
+    assert min(turns) == pytest.approx(-0.25, abs=0.02)
+    assert max(turns) == pytest.approx(0.25, abs=0.02) and abs(np.mean(turns)) < 0.03
+
+
+def test_hue_leaves_the_other_factors_as_they_were_drawn() -> None:
+    gray = np.repeat(np.arange(60, 180, dtype=np.uint8)[None, :, None], 3, 2)
+    for number in range(20):
+        plain = recolor(gray, 0.3, 0, number)
+        assert np.array_equal(recolor(gray, 0.3, 0, number, hue=0.25), plain)
+
+
 def test_jitter_is_a_function_of_seed_and_draw() -> None:
     image, _ = trees.noise((16, 16), (0,))
     first = [recolor(image, 0.4, seed, number).tobytes() for seed in (0, 1) for number in (0, 1, 2)]
@@ -287,6 +311,7 @@ def test_a_resumed_sampler_yields_only_what_is_left_and_counts_all() -> None:
         ({"scales": (2.0, 1.0)}, "rising order"),
         ({"flip": 1.5}, "probability"),
         ({"jitter": -1}, "strength"),
+        ({"hue": 0.6}, "a share of the color circle from 0 to 0.5"),
         ({"rotation": 181}, "degrees from 0 to 180"),
         ({"rotation_chance": 2}, "rotation_chance=2 is not a probability"),
         ({"shift": -1}, "a number of pixels from 0 up"),

@@ -256,10 +256,10 @@ def test_a_resumed_run_draws_the_motions_that_are_left(workers: int) -> None:
 
 
 def test_unlabelled_crops_move_too_but_their_color_is_the_methods() -> None:
-    settings = {**MOVING["all"], "blur": "kernel:5", "jitter": 0.5}
+    settings = {**MOVING["all"], "blur": "kernel:5", "jitter": 0.5, "hue": 0.2}
     data = as_rank(data_of_noise(**settings, labelled="3/7", semi=True), 0, 1)
     crop, plain = data.stream(False).crop, data.stream(True).crop
-    assert (crop.blur, crop.jitter) == ("none", 0.0) and plain.blur == "kernel:5"
+    assert (crop.blur, crop.jitter, crop.hue) == ("none", 0.0, 0.0) and plain.blur == "kernel:5"
     assert (crop.rotation, crop.shift, crop.elastic) == (30.0, 9.0, 6.0)
 
 

@@ -299,11 +299,12 @@ def test_all_parameters_learn_at_one_rate_with_one_decay_as_in_the_authors_code(
 
 
 def test_crops_are_colored_and_blurred_where_the_authors_scripts_do_it() -> None:
-    """`--color_aug 0.25 --gblur`, which draws 0.15 + 1.15 r for every crop; the first code and the paper name neither."""
+    """`--color_aug 0.25`, which is the hue's share too (datasets/__init__.py), and `--gblur`, which
+    draws 0.15 + 1.15 r for every crop; the first code and the paper name neither."""
     for row, experiment in segmodels.papers()["sfnet"].rows.items():
         recipe, scripted = experiment.recipe, row.endswith("_code") or row == "lite_resnet18"
-        assert (recipe.jitter, recipe.blur) == (
-            (0.25, "sigma:0.15,1.3") if scripted else (0, "none")
+        assert (recipe.jitter, recipe.hue, recipe.blur) == (
+            (0.25, 0.25, "sigma:0.15,1.3") if scripted else (0, 0, "none")
         )
         assert recipe.blur_chance == 1
 
