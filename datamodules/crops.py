@@ -22,6 +22,7 @@ from datamodules.spots import Spot
 from datamodules.store import Pair, Source
 
 MEAN = (124, 116, 104)  # ImageNet's mean color: what padding shows a network is close to nothing
+PADDING = {"mean": MEAN, "black": (0, 0, 0)}
 ORDER, WINDOW, COLOR, SPLIT = 1, 2, 3, 4  # separate streams of one seed
 TURN, SHIFT, ELASTIC, BLUR = 5, 6, 7, 8
 TRIES = 10  # windows that may be found dominated by one class; the one after them is taken unseen, as in mmseg
@@ -51,6 +52,7 @@ class Crop:
     elastic: float = 0.0
     blur: str = "none"
     blur_chance: float = 1.0
+    padding: str = "mean"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(self.size))
@@ -100,6 +102,7 @@ class Crop:
                 "a probability from 0 to 1",
                 0 <= self.blur_chance <= 1,
             ),
+            ("padding", self.padding, "mean or black", self.padding in PADDING),
         )
         for name, value, allowed, holds in rules:
             if not holds:
@@ -273,11 +276,13 @@ def room(window: Window) -> np.ndarray:
     return OWN.room
 
 
-def pad(image: np.ndarray, label: np.ndarray, window: Window, size: Size) -> Pair:
-    """An image smaller than the crop stands at a random place of it, on the mean color and ignored label."""
+def pad(
+    image: np.ndarray, label: np.ndarray, window: Window, size: Size, padding: str = "mean"
+) -> Pair:
+    """An image smaller than the crop stands at a random place of it, on one color and ignored label."""
     if label.shape == size:
         return image, label
-    canvas, ignored = blank(size).copy(), np.full(size, IGNORED, np.uint8)
+    canvas, ignored = blank(size, padding).copy(), np.full(size, IGNORED, np.uint8)
     place = (
         slice(window.down, window.down + window.height),
         slice(window.right, window.right + window.width),
@@ -287,8 +292,8 @@ def pad(image: np.ndarray, label: np.ndarray, window: Window, size: Size) -> Pai
 
 
 @lru_cache(4)
-def blank(size: Size) -> np.ndarray:
-    return np.full((*size, 3), MEAN, np.uint8)
+def blank(size: Size, padding: str) -> np.ndarray:
+    return np.full((*size, 3), PADDING[padding], np.uint8)
 
 
 # --- color jitter: the one place where albumentations is called

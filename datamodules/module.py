@@ -86,6 +86,7 @@ class SegmentationData(LightningDataModule):
         elastic: float = 0.0,
         blur: str = "none",
         blur_chance: float = 1.0,
+        padding: Literal["mean", "black"] = "mean",
         batch: int = 8,
         iterations: int = 1000,
         accumulate: int = 1,
@@ -127,6 +128,7 @@ class SegmentationData(LightningDataModule):
             elastic=elastic,
             blur=blur,
             blur_chance=blur_chance,
+            padding=padding,
         )
         self.batch, self.iterations, self.accumulate, self.seed, self.workers = (
             batch,

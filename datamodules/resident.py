@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules import DataError
-from datamodules.crops import COLOR, MEAN, Crop, Window, choose, draw, factors, nearest, varied
+from datamodules.crops import COLOR, PADDING, Crop, Window, choose, draw, factors, nearest, varied
 from datamodules.decoding import Size
-from datamodules.labels import IGNORED
+from datamodules.labels import IGNORED, RGB
 from datamodules.samples import Draw, Sample
 from datamodules.spots import Spot, Spots
 from datamodules.store import Source
@@ -111,7 +111,8 @@ class Resident:
         if crop.jitter or crop.hue:
             rng = np.random.default_rng((seed, COLOR, number))
             pixels = recolored(pixels, crop.jitter, rng, crop.hue)
-        return placed(pixels.add_(0.5).to(torch.uint8), numbers, window, crop.size)
+        pixels = pixels.add_(0.5).to(torch.uint8)
+        return placed(pixels, numbers, window, crop.size, PADDING[crop.padding])
 
     def numbers(self, label: Tensor, window: Window, size: Size) -> Tensor:
         down, across = nearest(window, size, (0, 0, *size))
@@ -155,13 +156,13 @@ def mixed(pixels: Tensor, taps: Taps, side: int, device: torch.device) -> Tensor
     return torch.lerp(pixels.index_select(side, first), pixels.index_select(side, second), share)
 
 
-def placed(image: Tensor, label: Tensor, window: Window, size: Size) -> Sample:
-    """Channels first; a window smaller than the crop stands at its place on the mean color and ignored label."""
+def placed(image: Tensor, label: Tensor, window: Window, size: Size, color: RGB) -> Sample:
+    """Channels first; a window smaller than the crop stands at its place on a color and ignored label."""
     image = image.permute(2, 0, 1)
     if tuple(label.shape) == size:
         return image.contiguous(), label
     canvas = (
-        torch.tensor(MEAN, dtype=torch.uint8, device=image.device).view(3, 1, 1).repeat(1, *size)
+        torch.tensor(color, dtype=torch.uint8, device=image.device).view(3, 1, 1).repeat(1, *size)
     )
     ignored = torch.full(size, IGNORED, dtype=torch.uint8, device=image.device)
     place = (

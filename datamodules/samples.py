@@ -9,8 +9,8 @@ from torch.utils.data import Dataset, Sampler
 
 from datamodules import DataError
 from datamodules.crops import (
-    MEAN,
     ORDER,
+    PADDING,
     Crop,
     Window,
     blurred,
@@ -109,8 +109,8 @@ class Crops(Dataset[Sample | DataError]):
         if self.crop.blur != "none":
             image = blurred(image, self.crop, self.seed, number)
         if outside is not None:
-            image[outside], label[outside] = MEAN, IGNORED
-        return pad(image, label, window, self.crop.size)
+            image[outside], label[outside] = PADDING[self.crop.padding], IGNORED
+        return pad(image, label, window, self.crop.size, self.crop.padding)
 
     def cut(
         self, index: int, window: Window, motion: Motion | None

@@ -44,6 +44,7 @@ SEEN = (
     "elastic",
     "blur",
     "blur_chance",
+    "padding",
     "batch",
     "iterations",
 )

@@ -110,11 +110,15 @@ def test_a_range_of_scales_is_drawn_evenly() -> None:
     assert times.sum() == 1200 and times.min() > 150 and times.max() < 250
 
 
-def test_an_image_smaller_than_the_crop_stands_on_mean_color_and_ignored_label() -> None:
+@pytest.mark.parametrize(("padding", "color"), [("mean", (124, 116, 104)), ("black", (0, 0, 0))])
+def test_an_image_smaller_than_the_crop_stands_on_one_color_and_ignored_label(
+    padding: str, color: tuple[int, int, int]
+) -> None:
     image, label = trees.noise((10, 12), (0, 1))
-    pixels, ids = Crops(Memory.of([(image, label)]), Crop((16, 20), flip=0.0), seed=0).sample(0, 0)
+    crop = Crop((16, 20), flip=0.0, padding=padding)
+    pixels, ids = Crops(Memory.of([(image, label)]), crop, seed=0).sample(0, 0)
     assert pixels.shape == (16, 20, 3) and (ids != 255).sum() == 120
-    assert (pixels[ids == 255] == (124, 116, 104)).all()
+    assert (pixels[ids == 255] == color).all()
     assert np.array_equal(pixels[ids != 255], image.reshape(-1, 3)) and np.array_equal(
         ids[ids != 255], label.ravel()
     )
@@ -322,6 +326,7 @@ def test_a_resumed_sampler_yields_only_what_is_left_and_counts_all() -> None:
         ({"blur": "sigma:0,1"}, "blur=sigma:0,1 is none of"),
         ({"blur": "box"}, "blur=box is none of"),
         ({"blur_chance": -0.5}, "blur_chance=-0.5 is not a probability"),
+        ({"padding": "white"}, "padding=white is not mean or black"),
         ({"batch": 0}, "nearest is 1"),
         ({"workers": -2}, "nearest is 0"),
         ({"seed": -1}, "nearest is 0"),

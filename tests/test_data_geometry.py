@@ -184,12 +184,16 @@ def test_the_label_moves_with_the_image(name: str, scales: tuple[float, ...]) ->
         assert (found[~inside] == MEAN).all()
 
 
-def test_what_leaves_the_image_is_ignored_and_mean_colored_after_jitter_and_blur() -> None:
+@pytest.mark.parametrize(("padding", "color"), [("mean", MEAN), ("black", (0, 0, 0))])
+def test_what_leaves_the_image_is_ignored_and_padding_after_jitter_and_blur(
+    padding: str, color: tuple[int, int, int]
+) -> None:
     source = Memory.of([noise()])
     settings = {"rotation": 45.0, "shift": 20.0, "jitter": 0.5, "blur": "sigma:1,2"}
-    found, numbers = Crops(source, Crop((61, 97), **settings), seed=0).sample(3, 0)
+    crop = Crop((61, 97), **settings, padding=padding)
+    found, numbers = Crops(source, crop, seed=0).sample(3, 0)
     assert 0.05 < (numbers == IGNORED).mean() < 0.9
-    assert (found[numbers == IGNORED] == MEAN).all()
+    assert (found[numbers == IGNORED] == color).all()
 
 
 def test_a_crop_without_labels_still_says_where_it_shows_no_image() -> None:

@@ -307,6 +307,7 @@ def test_crops_are_colored_and_blurred_where_the_authors_scripts_do_it() -> None
             (0.25, 0.25, "sigma:0.15,1.3") if scripted else (0, 0, "none")
         )
         assert recipe.blur_chance == 1
+        assert recipe.padding == ("black" if scripted else "mean")  # RandomCrop's pad_color
 
 
 def test_imagenet_weights_of_a_deep_stem_fit_the_backbones_that_start_from_them() -> None:

@@ -20,7 +20,8 @@ Departures:
 - The recipe is that of the paper's first code (donnyyou/torchcv), but for the scales: 0.7 to 2.1 there, recalled as 0.75 to 2 from the
   paper. That code has one more head, on stage 3 of the backbone. The "_code" rows are the authors' later scripts (lxtGH/SFSegNets), with
   FPN supervision for DF1 and DF2 alone and class-uniform sampling of half of an epoch; their rate falls once per epoch. Their blur is
-  here, by a kernel that OpenCV rounds to steps of 1/256, and so is their hue, in steps of 1/180 of the circle.
+  here, by a kernel that OpenCV rounds to steps of 1/256, and so is their hue, in steps of 1/180 of the circle; their padding is black
+  as here, but color and blur reach it.
 - The paper counts 9.03M and 10.53M parameters for DF1 and DF2; the authors' code has 8.42M and 17.88M, as here.
 - SFNet-Lite's released checkpoint holds a supervision head and a third lateral convolution that no code runs: left out.
 """
@@ -312,8 +313,8 @@ PAPER = Recipe(
 )  # fmt: skip
 EPOCH = 186  # iterations: 2975 images on 8 devices, 2 at a time
 CODE = {
-    "scales": (0.5, 2.0), "jitter": 0.25, "hue": 0.25, "blur": "sigma:0.15,1.3", "class_uniform": 0.5, "iterations": 300 * EPOCH,
-    "weight_decay": 1e-4, "power": 1.0,
+    "scales": (0.5, 2.0), "jitter": 0.25, "hue": 0.25, "blur": "sigma:0.15,1.3", "class_uniform": 0.5, "padding": "black",
+    "iterations": 300 * EPOCH, "weight_decay": 1e-4, "power": 1.0,
 }  # fmt: skip
 RESNET_CODE = CODE | {"loss": "torchseg_ohem:0.7,10000/2097152"}
 PLAIN = {"supervision": 0.0}  # the authors' ResNet scripts
