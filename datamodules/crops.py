@@ -22,6 +22,7 @@ from datamodules.spots import Spot
 from datamodules.store import Pair, Source
 
 MEAN = (124, 116, 104)  # ImageNet's mean color: what padding shows a network is close to nothing
+PADDING = {"mean": MEAN, "black": (0, 0, 0)}
 ORDER, WINDOW, COLOR, SPLIT = 1, 2, 3, 4  # separate streams of one seed
 TURN, SHIFT, ELASTIC, BLUR = 5, 6, 7, 8
 TRIES = 10  # windows that may be found dominated by one class; the one after them is taken unseen, as in mmseg
@@ -30,7 +31,8 @@ OWN = threading.local()  # what each thread keeps
 
 @dataclass(frozen=True)
 class Crop:
-    """`continuous` makes (scales[0], scales[-1]) a range; `jitter` is the strength for brightness, contrast and saturation.
+    """`continuous` makes (scales[0], scales[-1]) a range; `jitter` is the strength for brightness,
+    contrast and saturation, `hue` the largest share of the color circle by which colors turn.
 
     A window of which one class has a share of `cat_max_ratio` or more is drawn again; `class_uniform` is the share of draws about a class.
     `rotation` is in degrees to either side, `shift` in pixels, `elastic` the standard deviation of displacements in pixels.
@@ -41,6 +43,7 @@ class Crop:
     continuous: bool = False
     flip: float = 0.5
     jitter: float = 0.0
+    hue: float = 0.0
     cat_max_ratio: float = 1.0
     class_uniform: float = 0.0
     rotation: float = 0.0
@@ -49,6 +52,7 @@ class Crop:
     elastic: float = 0.0
     blur: str = "none"
     blur_chance: float = 1.0
+    padding: str = "mean"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(self.size))
@@ -70,6 +74,7 @@ class Crop:
             ),
             ("flip", self.flip, "a probability from 0 to 1", 0 <= self.flip <= 1),
             ("jitter", self.jitter, "a strength from 0 to 1", 0 <= self.jitter <= 1),
+            ("hue", self.hue, "a share of the color circle from 0 to 0.5", 0 <= self.hue <= 0.5),
             (
                 "cat_max_ratio",
                 self.cat_max_ratio,
@@ -97,6 +102,7 @@ class Crop:
                 "a probability from 0 to 1",
                 0 <= self.blur_chance <= 1,
             ),
+            ("padding", self.padding, "mean or black", self.padding in PADDING),
         )
         for name, value, allowed, holds in rules:
             if not holds:
@@ -270,11 +276,13 @@ def room(window: Window) -> np.ndarray:
     return OWN.room
 
 
-def pad(image: np.ndarray, label: np.ndarray, window: Window, size: Size) -> Pair:
-    """An image smaller than the crop stands at a random place of it, on the mean color and ignored label."""
+def pad(
+    image: np.ndarray, label: np.ndarray, window: Window, size: Size, padding: str = "mean"
+) -> Pair:
+    """An image smaller than the crop stands at a random place of it, on one color and ignored label."""
     if label.shape == size:
         return image, label
-    canvas, ignored = blank(size).copy(), np.full(size, IGNORED, np.uint8)
+    canvas, ignored = blank(size, padding).copy(), np.full(size, IGNORED, np.uint8)
     place = (
         slice(window.down, window.down + window.height),
         slice(window.right, window.right + window.width),
@@ -284,16 +292,16 @@ def pad(image: np.ndarray, label: np.ndarray, window: Window, size: Size) -> Pai
 
 
 @lru_cache(4)
-def blank(size: Size) -> np.ndarray:
-    return np.full((*size, 3), MEAN, np.uint8)
+def blank(size: Size, padding: str) -> np.ndarray:
+    return np.full((*size, 3), PADDING[padding], np.uint8)
 
 
 # --- color jitter: the one place where albumentations is called
 
 
-def color_jitter(strength: float) -> Any:
+def color_jitter(strength: float, hue: float) -> Any:
     """One for each thread: it is seeded before it is used."""
-    if getattr(OWN, "strength", None) != strength:
+    if getattr(OWN, "strengths", None) != (strength, hue):
         os.environ.setdefault(
             "NO_ALBUMENTATIONS_UPDATE", "1"
         )  # it asks the package index for news when imported
@@ -303,18 +311,20 @@ def color_jitter(strength: float) -> Any:
             raise DataError(
                 f"jitter={strength} needs albumentations ({error}): pip install albumentations, or set jitter=0"
             ) from None
-        OWN.strength, OWN.jitter = (
-            strength,
+        OWN.strengths, OWN.jitter = (
+            (strength, hue),
             ColorJitter(
-                brightness=strength, contrast=strength, saturation=strength, hue=0.0, p=1.0
+                brightness=strength, contrast=strength, saturation=strength, hue=hue, p=1.0
             ),
         )
     return OWN.jitter
 
 
-def recolor(image: np.ndarray, strength: float, seed: int, number: int) -> np.ndarray:
+def recolor(
+    image: np.ndarray, strength: float, seed: int, number: int, hue: float = 0.0
+) -> np.ndarray:
     """Seeded per draw: left to itself, albumentations 2.0.8 repeats its draws over workers and epochs."""
-    jitter = color_jitter(strength)
+    jitter = color_jitter(strength, hue)
     jitter.set_random_state(draw(seed, number, COLOR), random.Random(f"{seed}-{number}"))
     return jitter(image=image)["image"]
 

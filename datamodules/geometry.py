@@ -1,7 +1,7 @@
 """Rotation, shift and elastic deformation of a crop: where in the scaled image each of its pixels is read.
 
 The image is turned about its center and shifted before the window is cut, as in hszhao/semseg; the window is then deformed as in U-Net.
-Image and label are read once, at the same places. What lies outside of the image is ignored, and shows the mean color in the end.
+Image and label are read once, at the same places. What lies outside of the image is ignored, and shows padding in the end.
 """
 
 import math

@@ -77,6 +77,7 @@ class SegmentationData(LightningDataModule):
         continuous: bool = False,
         flip: float = 0.5,
         jitter: float = 0.0,
+        hue: float = 0.0,
         cat_max_ratio: float = 1.0,
         class_uniform: float = 0.0,
         rotation: float = 0.0,
@@ -85,6 +86,7 @@ class SegmentationData(LightningDataModule):
         elastic: float = 0.0,
         blur: str = "none",
         blur_chance: float = 1.0,
+        padding: Literal["mean", "black"] = "mean",
         batch: int = 8,
         iterations: int = 1000,
         accumulate: int = 1,
@@ -117,6 +119,7 @@ class SegmentationData(LightningDataModule):
             continuous=continuous,
             flip=flip,
             jitter=jitter,
+            hue=hue,
             cat_max_ratio=cat_max_ratio,
             class_uniform=class_uniform,
             rotation=rotation,
@@ -125,6 +128,7 @@ class SegmentationData(LightningDataModule):
             elastic=elastic,
             blur=blur,
             blur_chance=blur_chance,
+            padding=padding,
         )
         self.batch, self.iterations, self.accumulate, self.seed, self.workers = (
             batch,
@@ -298,7 +302,7 @@ class SegmentationData(LightningDataModule):
             maps = self.label_maps
             return Crops(self.part(True), self.crop, self.seed, spots=self.spots(), label_maps=maps)
         crop = replace(
-            self.crop, jitter=0.0, blur="none", cat_max_ratio=1.0, class_uniform=0.0
+            self.crop, jitter=0.0, hue=0.0, blur="none", cat_max_ratio=1.0, class_uniform=0.0
         )  # their classes are not known, and their color is the method's
         return Crops(self.part(False), crop, self.seed + UNLABELLED, labelled=False)
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules import DataError
-from datamodules.crops import COLOR, MEAN, Crop, Window, choose, draw, factors, nearest, varied
+from datamodules.crops import COLOR, PADDING, Crop, Window, choose, draw, factors, nearest, varied
 from datamodules.decoding import Size
-from datamodules.labels import IGNORED
+from datamodules.labels import IGNORED, RGB
 from datamodules.samples import Draw, Sample
 from datamodules.spots import Spot, Spots
 from datamodules.store import Source
@@ -108,9 +108,11 @@ class Resident:
         )
         if not labelled:
             numbers = torch.zeros_like(numbers)
-        if crop.jitter:
-            pixels = recolored(pixels, crop.jitter, np.random.default_rng((seed, COLOR, number)))
-        return placed(pixels.add_(0.5).to(torch.uint8), numbers, window, crop.size)
+        if crop.jitter or crop.hue:
+            rng = np.random.default_rng((seed, COLOR, number))
+            pixels = recolored(pixels, crop.jitter, rng, crop.hue)
+        pixels = pixels.add_(0.5).to(torch.uint8)
+        return placed(pixels, numbers, window, crop.size, PADDING[crop.padding])
 
     def numbers(self, label: Tensor, window: Window, size: Size) -> Tensor:
         down, across = nearest(window, size, (0, 0, *size))
@@ -154,13 +156,13 @@ def mixed(pixels: Tensor, taps: Taps, side: int, device: torch.device) -> Tensor
     return torch.lerp(pixels.index_select(side, first), pixels.index_select(side, second), share)
 
 
-def placed(image: Tensor, label: Tensor, window: Window, size: Size) -> Sample:
-    """Channels first; a window smaller than the crop stands at its place on the mean color and ignored label."""
+def placed(image: Tensor, label: Tensor, window: Window, size: Size, color: RGB) -> Sample:
+    """Channels first; a window smaller than the crop stands at its place on a color and ignored label."""
     image = image.permute(2, 0, 1)
     if tuple(label.shape) == size:
         return image.contiguous(), label
     canvas = (
-        torch.tensor(MEAN, dtype=torch.uint8, device=image.device).view(3, 1, 1).repeat(1, *size)
+        torch.tensor(color, dtype=torch.uint8, device=image.device).view(3, 1, 1).repeat(1, *size)
     )
     ignored = torch.full(size, IGNORED, dtype=torch.uint8, device=image.device)
     place = (
@@ -174,13 +176,19 @@ def placed(image: Tensor, label: Tensor, window: Window, size: Size) -> Sample:
 # --- color
 
 
-def recolored(pixels: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Brightness, contrast and saturation by factors within 1 +- strength, in random order, as the workers' albumentations does it;
-    its random numbers are its own, so these factors are others."""
-    steps = {0: brighter, 1: contrasted, 2: saturated}
-    amounts = rng.uniform(max(0, 1 - strength), 1 + strength, 3)
-    for step in rng.permutation(3):
-        pixels = steps[int(step)](pixels, float(amounts[step])).clamp_(0, 255)
+def recolored(
+    pixels: Tensor, strength: float, rng: np.random.Generator, hue: float = 0.0
+) -> Tensor:
+    """Brightness, contrast and saturation by factors within 1 +- strength, and hue by up to its share,
+    in random order, as the workers' albumentations does it; its random numbers are its own, so these
+    factors are others."""
+    steps = [brighter, contrasted, saturated]
+    amounts = rng.uniform(max(0, 1 - strength), 1 + strength, 3).tolist()
+    if hue:
+        steps.append(turned)
+        amounts.append(rng.uniform(-hue, hue))
+    for step in rng.permutation(len(steps)):
+        pixels = steps[step](pixels, amounts[step]).clamp_(0, 255)
     return pixels
 
 
@@ -196,6 +204,17 @@ def contrasted(pixels: Tensor, amount: float) -> Tensor:
 def saturated(pixels: Tensor, amount: float) -> Tensor:
     tone = gray(pixels)[..., None]
     return tone + amount * (pixels - tone)
+
+
+def turned(pixels: Tensor, amount: float) -> Tensor:
+    """The hue moved on by a share of the color circle; HSV's saturation and value stay."""
+    most, least = pixels.amax(-1, keepdim=True), pixels.amin(-1, keepdim=True)
+    chroma = most - least
+    red, green, blue = pixels.split(1, -1)
+    after_green = torch.where(most == green, blue - red + 2 * chroma, red - green + 4 * chroma)
+    hue = torch.where(most == red, green - blue, after_green) / chroma.clamp(min=1e-6)  # in sixths
+    place = (hue + 6 * amount + torch.tensor([5.0, 3.0, 1.0], device=pixels.device)) % 6
+    return most - chroma * torch.minimum(place, 4 - place).clamp(0, 1)
 
 
 def gray(pixels: Tensor) -> Tensor:

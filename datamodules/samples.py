@@ -9,8 +9,8 @@ from torch.utils.data import Dataset, Sampler
 
 from datamodules import DataError
 from datamodules.crops import (
-    MEAN,
     ORDER,
+    PADDING,
     Crop,
     Window,
     blurred,
@@ -104,13 +104,13 @@ class Crops(Dataset[Sample | DataError]):
             image, label, outside = self.cut(index, window, motion)
         if not self.labelled:
             label = np.zeros_like(label)
-        if self.crop.jitter:
-            image = recolor(image, self.crop.jitter, self.seed, number)
+        if self.crop.jitter or self.crop.hue:
+            image = recolor(image, self.crop.jitter, self.seed, number, self.crop.hue)
         if self.crop.blur != "none":
             image = blurred(image, self.crop, self.seed, number)
         if outside is not None:
-            image[outside], label[outside] = MEAN, IGNORED
-        return pad(image, label, window, self.crop.size)
+            image[outside], label[outside] = PADDING[self.crop.padding], IGNORED
+        return pad(image, label, window, self.crop.size, self.crop.padding)
 
     def cut(
         self, index: int, window: Window, motion: Motion | None

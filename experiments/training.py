@@ -35,6 +35,7 @@ SEEN = (
     "continuous",
     "flip",
     "jitter",
+    "hue",
     "cat_max_ratio",
     "class_uniform",
     "rotation",
@@ -43,6 +44,7 @@ SEEN = (
     "elastic",
     "blur",
     "blur_chance",
+    "padding",
     "batch",
     "iterations",
 )

@@ -21,6 +21,7 @@ class Recipe:
     )
     flip: float = 0.5
     jitter: float = 0.0
+    hue: float = 0.0  # share of the color circle: turned by up to this, either way, with the jitter
     cat_max_ratio: float = (
         1.0  # a crop of which one class has this share or more is drawn again; 1 takes any
     )
@@ -31,6 +32,7 @@ class Recipe:
     elastic: float = 0.0  # pixels: standard deviation of displacements on a 3 x 3 grid of the crop
     blur: str = "none"  # Gaussian: kernel:5, its side in pixels, or sigma:0.15,1.3, a range
     blur_chance: float = 1.0
+    padding: Literal["mean", "black"] = "mean"  # what a crop shows beyond its image
     batch: int = 16
     iterations: int = 80_000
     # how it learns
@@ -123,6 +125,7 @@ LIMITS = {
     ),
     "flip": (lambda v: 0 <= v <= 1, "a probability"),
     "jitter": (lambda v: 0 <= v <= 1, "between 0 and 1"),
+    "hue": (lambda v: 0 <= v <= 0.5, "a share of the color circle, from 0 to 0.5"),
     "cat_max_ratio": (lambda v: 0 < v <= 1, "a share above 0, with 1 for any crop"),
     "class_uniform": (lambda v: 0 <= v <= 1, "a share of an epoch's crops"),
     "rotation": (lambda v: 0 <= v <= 180, "degrees from 0 to 180"),

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 import segmodels
+from segmodels.architectures import bisenetv2
 from segmodels.module import SegmentationModule
 from segmodels.paper import paper
 from segmodels.parts.losses import torchseg_rule
 from segmodels.released import layouts
 from tests.reference import cases, fill
+from tests.structure import kinds
 
 REFERENCE = Path(__file__).parent / "reference"
 # by the layout: our terms and theirs
@@ -113,8 +115,10 @@ def test_auxiliary_outputs_are_those_of_the_code_line(name: str) -> None:
     )
     with torch.no_grad():
         outputs = module.outputs(image)
+    assert set(outputs) == {"main", *wanted}
     for mine, theirs in wanted.items():
-        size = tuple(golden[f"aux/{theirs}/shape"][-2:])
+        # Stored at the image's size, or at the output's own.
+        size = tuple(golden[f"aux/{theirs}/shape"][-2:].tolist())
         logits = nn.functional.interpolate(
             outputs[mine], size, mode="bilinear", align_corners=False
         )
@@ -245,16 +249,57 @@ def test_the_large_network_is_twice_as_wide_and_three_times_as_deep() -> None:
     assert module.classifier[0][0].in_channels == 256
 
 
-def test_guided_aggregation_is_the_two_gated_products_of_figure_6() -> None:
-    from segmodels.architectures.bisenetv2 import GuidedAggregation
+def test_nonlinearities_stand_where_the_figures_have_them() -> None:
+    """Both ports, which are held to their code lines, have a ReLU more in four places: they cannot
+    tell."""
+    norm, relu = "BatchNorm", "ReLU"
+    for stride, expand in ((1, ["3/1x1d", norm]), (2, ["3/2x1d", norm, "3/1x1d", norm])):
+        block = bisenetv2.GatherExpansion(16, 32 if stride == 2 else 16, stride)
+        assert kinds(block.gather) == ["3/1x1", norm, relu]
+        assert kinds(block.expand) == expand
+        assert kinds(block.project) == ["1/1x1", norm]
+    assert kinds(block.shortcut) == ["3/2x1d", norm, "1/1x1", norm]
+    context = bisenetv2.ContextEmbedding(8)
+    assert kinds(context.context) == ["1/1x1", norm, relu] and kinds(context.last) == ["3/1x1"]
+    guided = bisenetv2.GuidedAggregation(8)
+    assert kinds(guided.detail_keep) == kinds(guided.semantic_keep) == ["3/1x1d", norm, "1/1x1"]
+    assert kinds(guided.detail_down) == ["3/2x1", norm, "AvgPool"]
+    assert kinds(guided.semantic_up) == kinds(guided.fuse) == ["3/1x1", norm]
 
-    module = GuidedAggregation(4).eval()
+
+def test_heads_are_as_wide_as_departures_say_and_one_layer_deep() -> None:
+    module = segmodels.experiment("bisenetv2").build(5, "meta")
+    for head, width in (
+        (module.classifier, 1024),
+        *((each, 128) for each in module.boosters.values()),
+    ):
+        assert kinds(head) == ["3/1x1", "BatchNorm", "ReLU", "1/1x1"]
+        assert head[0][0].out_channels == width
+
+
+def test_guided_aggregation_is_the_two_gated_products_of_figure_6() -> None:
+    module = bisenetv2.GuidedAggregation(4).eval()
     detail, semantic = torch.randn(1, 4, 16, 24), torch.randn(1, 4, 4, 6)
     grown = nn.Upsample(scale_factor=4, mode="bilinear", align_corners=False)
     with torch.no_grad():
         fine = module.detail_keep(detail) * torch.sigmoid(grown(module.semantic_up(semantic)))
         coarse = grown(module.detail_down(detail) * torch.sigmoid(module.semantic_keep(semantic)))
         torch.testing.assert_close(module(detail, semantic), module.fuse(fine + coarse))
+
+
+def test_plain_aggregations_enlarge_the_semantics_and_the_semantic_branch_alone_as_well() -> None:
+    detail, semantic = torch.randn(1, 4, 16, 24), torch.randn(1, 4, 4, 6)
+    grown = nn.Upsample(scale_factor=4, mode="bilinear", align_corners=False)
+    added, joined = bisenetv2.Sum(4).eval(), bisenetv2.Concatenation(4).eval()
+    alone = segmodels.experiment("bisenetv2/semantic_only").build(5).eval()
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        wanted = added.fuse(detail + grown(semantic))
+        torch.testing.assert_close(added(detail, semantic), wanted)
+        wanted = joined.fuse(torch.cat([detail, grown(semantic)], 1))
+        torch.testing.assert_close(joined(detail, semantic), wanted)
+        _, last = alone.semantic(image)
+        torch.testing.assert_close(alone.features(image).aggregated, grown(last))
 
 
 @pytest.mark.parametrize(

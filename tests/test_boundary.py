@@ -173,6 +173,13 @@ def area_beside_labelled(mask: np.ndarray, labelled: np.ndarray, pixels: int) ->
     )
 
 
+def test_boundary_iou_takes_46_pixels_off_an_image_of_cityscapes() -> None:
+    """0.02 of the diagonal, which is the default of the authors' boundary-iou-api."""
+    label = (torch.arange(2048) >= 1024).to(torch.uint8).repeat(1024, 1)
+    area = 1024 * 1024 - (1024 - 2 * 46) ** 2
+    assert boundary_iou_counts(label, label, 2).tolist() == [[area, area]] * 2
+
+
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("ignored", [False, True])
 def test_boundary_iou_is_that_of_repeated_erosion(seed: int, ignored: bool) -> None:

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from colorsys import rgb_to_hsv
 from pathlib import Path
 
 import cv2
@@ -94,11 +95,30 @@ def test_all_windows_places_and_flips_are_drawn() -> None:
     assert 240 < sum(w.flip for w in windows) < 360
 
 
-def test_an_image_smaller_than_the_crop_stands_on_mean_color_and_ignored_label() -> None:
+def test_every_scale_of_a_set_is_drawn_equally_often() -> None:
+    scales = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+    crop = Crop((8, 20), scales)
+    drawn = [choose(crop, (100, 200), draw(3, number)).scaled for number in range(1200)]
+    times = [drawn.count((round(100 * scale), round(200 * scale))) for scale in scales]
+    assert sum(times) == 1200 and min(times) > 150 and max(times) < 250
+
+
+def test_a_range_of_scales_is_drawn_evenly() -> None:
+    crop = Crop((8, 20), (0.5, 1.0, 2.0), continuous=True)
+    drawn = [choose(crop, (1000, 1000), draw(3, number)).scaled[0] for number in range(1200)]
+    times, _ = np.histogram(drawn, bins=6, range=(500, 2000))
+    assert times.sum() == 1200 and times.min() > 150 and times.max() < 250
+
+
+@pytest.mark.parametrize(("padding", "color"), [("mean", (124, 116, 104)), ("black", (0, 0, 0))])
+def test_an_image_smaller_than_the_crop_stands_on_one_color_and_ignored_label(
+    padding: str, color: tuple[int, int, int]
+) -> None:
     image, label = trees.noise((10, 12), (0, 1))
-    pixels, ids = Crops(Memory.of([(image, label)]), Crop((16, 20), flip=0.0), seed=0).sample(0, 0)
+    crop = Crop((16, 20), flip=0.0, padding=padding)
+    pixels, ids = Crops(Memory.of([(image, label)]), crop, seed=0).sample(0, 0)
     assert pixels.shape == (16, 20, 3) and (ids != 255).sum() == 120
-    assert (pixels[ids == 255] == (124, 116, 104)).all()
+    assert (pixels[ids == 255] == color).all()
     assert np.array_equal(pixels[ids != 255], image.reshape(-1, 3)) and np.array_equal(
         ids[ids != 255], label.ravel()
     )
@@ -112,6 +132,49 @@ def test_jitter_changes_the_picture_and_never_the_padding_or_the_label() -> None
         plain[label == 255], jittered[label == 255]
     )
     assert not np.array_equal(plain[label != 255], jittered[label != 255])
+
+
+def test_jitter_draws_brightness_contrast_and_saturation_each_on_its_own() -> None:
+    """Each of the three multiplies something by its factor, in whatever order they come: brightness
+    the mean tone, brightness and contrast the step between two grays, all of them a color's chroma."""
+    image = np.repeat(np.uint8([[[80] * 3, [150] * 3, [80, 115, 150], [150, 115, 80]]]), 8, 0)
+    weights = np.array([0.299, 0.587, 0.114])  # of red, green and blue in a tone
+
+    def measured(pixels: np.ndarray) -> np.ndarray:
+        values = pixels.astype(float).mean(0)  # (4, 3): two grays, two colors
+        chroma = np.ptp(values[2:], axis=1).mean()
+        return np.array([(values @ weights).mean(), values[1, 0] - values[0, 0], chroma])
+
+    plain = measured(image)
+    shares = np.array([measured(recolor(image, 0.3, 0, number)) for number in range(400)]) / plain
+    tone, step, chroma = shares.T
+    factors = np.array([tone, step / tone, chroma / step])
+    assert (abs(factors.min(1) - 0.7) < 0.05).all() and (abs(factors.max(1) - 1.3) < 0.05).all()
+    assert (abs(factors.mean(1) - 1.0) < 0.04).all()
+    assert (abs(np.corrcoef(factors) - np.eye(3)) < 0.15).all()
+
+
+def test_hue_turns_every_color_by_one_share_of_the_circle_and_nothing_else() -> None:
+    colors = np.uint8([[[250, 10, 10], [10, 250, 10], [40, 200, 220], [90, 90, 90]]])
+    turns = []
+    for number in range(200):
+        found = recolor(colors, 0.0, 0, number, hue=0.25)
+        before, after = (
+            np.array([rgb_to_hsv(*color) for color in each[0] / 255]) for each in (colors, found)
+        )
+        assert np.abs(after[:, 1:] - before[:, 1:]).max() < 0.02  # saturation and value
+        turn = (after[:3, 0] - before[:3, 0] + 0.5) % 1 - 0.5
+        assert np.ptp(turn) < 0.02  # OpenCV's hue has 180 steps
+        turns.append(turn.mean())
+    assert min(turns) == pytest.approx(-0.25, abs=0.02)
+    assert max(turns) == pytest.approx(0.25, abs=0.02) and abs(np.mean(turns)) < 0.03
+
+
+def test_hue_leaves_the_other_factors_as_they_were_drawn() -> None:
+    gray = np.repeat(np.arange(60, 180, dtype=np.uint8)[None, :, None], 3, 2)
+    for number in range(20):
+        plain = recolor(gray, 0.3, 0, number)
+        assert np.array_equal(recolor(gray, 0.3, 0, number, hue=0.25), plain)
 
 
 def test_jitter_is_a_function_of_seed_and_draw() -> None:
@@ -252,6 +315,7 @@ def test_a_resumed_sampler_yields_only_what_is_left_and_counts_all() -> None:
         ({"scales": (2.0, 1.0)}, "rising order"),
         ({"flip": 1.5}, "probability"),
         ({"jitter": -1}, "strength"),
+        ({"hue": 0.6}, "a share of the color circle from 0 to 0.5"),
         ({"rotation": 181}, "degrees from 0 to 180"),
         ({"rotation_chance": 2}, "rotation_chance=2 is not a probability"),
         ({"shift": -1}, "a number of pixels from 0 up"),
@@ -262,6 +326,7 @@ def test_a_resumed_sampler_yields_only_what_is_left_and_counts_all() -> None:
         ({"blur": "sigma:0,1"}, "blur=sigma:0,1 is none of"),
         ({"blur": "box"}, "blur=box is none of"),
         ({"blur_chance": -0.5}, "blur_chance=-0.5 is not a probability"),
+        ({"padding": "white"}, "padding=white is not mean or black"),
         ({"batch": 0}, "nearest is 1"),
         ({"workers": -2}, "nearest is 0"),
         ({"seed": -1}, "nearest is 0"),

@@ -184,12 +184,16 @@ def test_the_label_moves_with_the_image(name: str, scales: tuple[float, ...]) ->
         assert (found[~inside] == MEAN).all()
 
 
-def test_what_leaves_the_image_is_ignored_and_mean_colored_after_jitter_and_blur() -> None:
+@pytest.mark.parametrize(("padding", "color"), [("mean", MEAN), ("black", (0, 0, 0))])
+def test_what_leaves_the_image_is_ignored_and_padding_after_jitter_and_blur(
+    padding: str, color: tuple[int, int, int]
+) -> None:
     source = Memory.of([noise()])
     settings = {"rotation": 45.0, "shift": 20.0, "jitter": 0.5, "blur": "sigma:1,2"}
-    found, numbers = Crops(source, Crop((61, 97), **settings), seed=0).sample(3, 0)
+    crop = Crop((61, 97), **settings, padding=padding)
+    found, numbers = Crops(source, crop, seed=0).sample(3, 0)
     assert 0.05 < (numbers == IGNORED).mean() < 0.9
-    assert (found[numbers == IGNORED] == MEAN).all()
+    assert (found[numbers == IGNORED] == color).all()
 
 
 def test_a_crop_without_labels_still_says_where_it_shows_no_image() -> None:
@@ -256,10 +260,10 @@ def test_a_resumed_run_draws_the_motions_that_are_left(workers: int) -> None:
 
 
 def test_unlabelled_crops_move_too_but_their_color_is_the_methods() -> None:
-    settings = {**MOVING["all"], "blur": "kernel:5", "jitter": 0.5}
+    settings = {**MOVING["all"], "blur": "kernel:5", "jitter": 0.5, "hue": 0.2}
     data = as_rank(data_of_noise(**settings, labelled="3/7", semi=True), 0, 1)
     crop, plain = data.stream(False).crop, data.stream(True).crop
-    assert (crop.blur, crop.jitter) == ("none", 0.0) and plain.blur == "kernel:5"
+    assert (crop.blur, crop.jitter, crop.hue) == ("none", 0.0, 0.0) and plain.blur == "kernel:5"
     assert (crop.rotation, crop.shift, crop.elastic) == (30.0, 9.0, 6.0)
 
 

@@ -1,5 +1,6 @@
 """Every data set on a tiny tree in its official layout, and what it says about a wrong one."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -333,6 +334,30 @@ def test_classes_stand_where_the_official_list_has_them(kind: type) -> None:
     count, some = NUMBERED[kind]
     names = kind().class_names
     assert len(names) == count and {place: names[place] for place in some} == some
+
+
+UNOFFICIAL = {"folder", "streets"}  # the user's own ids; Cityscapes', which are listed there
+OFFICIAL_IDS = json.loads((Path(__file__).parent / "reference" / "label_ids.json").read_text())
+
+
+@pytest.mark.parametrize("case", OFFICIAL_IDS)
+def test_an_id_in_a_file_is_the_class_that_the_official_list_says(case: str) -> None:
+    """Each case names the list; CamVid's files of 720x960 hold colors instead of ids."""
+    official = OFFICIAL_IDS[case]
+    kind = getattr(datamodules, datamodules.names()[case.split()[0]])
+    labels = kind(**official.get("options", {})).labels
+    written = [value for value, _ in official["pairs"]] + official["ignored"]
+    if isinstance(written[0], list):
+        found = labels.encode_colors(np.uint8([written]))[0]
+    else:
+        found = labels.encode(np.array(written).astype(np.uint8)[None])[0]
+    wanted = [name for _, name in official["pairs"]] + [None] * len(official["ignored"])
+    assert [None if each == 255 else labels.names[each] for each in found] == wanted
+    assert {labels.names[0], labels.names[-1]} <= set(wanted) and len(official["pairs"]) >= 6
+
+
+def test_every_table_of_ids_is_held_against_its_official_list() -> None:
+    assert {case.split()[0] for case in OFFICIAL_IDS} == {*datamodules.names()} - UNOFFICIAL
 
 
 def test_ade20ks_colors_are_those_of_its_development_kit() -> None:

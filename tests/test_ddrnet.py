@@ -216,6 +216,11 @@ def test_all_parameters_learn_alike_and_all_decay() -> None:
     assert {(group["lr"], group["weight_decay"]) for group in groups} == {(0.01, 5e-4)}
 
 
+def test_crops_are_padded_with_black_as_in_hrnets_data_sets() -> None:
+    """pad_image of lib/datasets/base_dataset.py, called with (0.0, 0.0, 0.0) before input_transform."""
+    assert {row.recipe.padding for row in EXPERIMENTS.values()} == {"black"}
+
+
 def test_the_share_of_mined_pixels_is_the_usual_count_at_the_papers_batch() -> None:
     name, (threshold, share) = loss_settings(EXPERIMENTS["23_slim"].recipe.loss)
     assert (name, threshold) == ("hrnet_ohem", "0.9")

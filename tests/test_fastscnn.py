@@ -9,6 +9,7 @@ from segmodels.architectures import fastscnn
 from segmodels.architectures.fastscnn import FastSCNN
 from segmodels.paper import inference_parameters
 from segmodels.parts.losses import cross_entropy
+from tests.structure import kinds
 
 
 def shapes(module: FastSCNN, size: tuple[int, int]) -> list[tuple[int, ...]]:
@@ -68,13 +69,47 @@ def test_a_bottleneck_adds_its_input_only_where_shapes_agree() -> None:
         )
 
 
-def test_no_nonlinearity_stands_between_the_two_convolutions_of_a_separable_one() -> None:
-    kinds = [
-        type(layer).__name__
-        for layer in fastscnn.separable(32, 48, 2).modules()
-        if not isinstance(layer, nn.Sequential)
-    ]
-    assert kinds == ["Conv2d", "BatchNorm2d", "Conv2d", "BatchNorm2d", "ReLU"]
+def test_nonlinearities_and_dilations_stand_where_the_tables_have_them() -> None:
+    """Tables 2 and 3, as utils/layers.py of rachthree/fast_scnn has them too: the 1x1 that narrows a
+    bottleneck is linear, and so are both of the fusion, whose 3x3 is dilated by what it enlarges."""
+    pair = ["BatchNorm", "ReLU"]
+    assert kinds(fastscnn.separable(32, 48, 2)) == ["3/2x1d", "BatchNorm", "1/1x1", *pair]
+    assert kinds(fastscnn.Bottleneck(64, 96, 2)) == [
+        "1/1x1", *pair, "3/2x1d", *pair, "1/1x1", "BatchNorm",
+    ]  # fmt: skip
+    fusion = fastscnn.FeatureFusion(skip=True)
+    assert kinds(fusion.deep) == ["3/1x4d", *pair, "1/1x1", "BatchNorm"]
+    assert kinds(fusion.detail) == ["1/1x1", "BatchNorm"]
+    separable = ["3/1x1d", "BatchNorm", "1/1x1", *pair]
+    assert kinds(FastSCNN(3).classifier) == [*separable, *separable, "Dropout", "1/1x1"]
+
+
+def test_the_pyramid_has_pspnets_four_parts() -> None:
+    """1, 2, 3 and 6 along each side: the paper names PSPNet, and both ports have these."""
+    pyramid = fastscnn.PyramidPooling(8).eval()
+    pools = [layer for layer in pyramid.modules() if isinstance(layer, nn.AdaptiveAvgPool2d)]
+    assert [layer.output_size for layer in pools] == [1, 2, 3, 6]
+    grown = nn.Upsample((12, 24), mode="bilinear", align_corners=False)
+    x = torch.randn(1, 8, 12, 24)
+    with torch.no_grad():
+        parts = [grown(part(x)) for part in pyramid.bins]
+        torch.testing.assert_close(pyramid(x), pyramid.fusion(torch.cat([x, *parts], 1)))
+
+
+def test_the_fusion_adds_the_enlarged_deep_map_to_the_detail_map() -> None:
+    fusion = fastscnn.FeatureFusion(skip=True).eval()
+    detail, deep = torch.randn(1, 64, 16, 24), torch.randn(1, 128, 4, 6)
+    grown = nn.Upsample(scale_factor=4, mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        both = fusion.deep(grown(deep)) + fusion.detail(detail)
+        torch.testing.assert_close(fusion(detail, deep), both.clamp(min=0))
+
+
+def test_a_tenth_is_dropped_before_the_last_convolution_and_nowhere_else() -> None:
+    """As in models/fast_scnn.py of Tramac/Fast-SCNN-pytorch; rachthree/fast_scnn drops 0.3."""
+    module = FastSCNN(3)
+    rates = [layer.p for layer in module.modules() if isinstance(layer, nn.Dropout)]
+    assert rates == [0.1] and isinstance(module.classifier[-2], nn.Dropout)
 
 
 def test_auxiliary_losses_weigh_two_fifths_and_are_taken_at_full_size() -> None:

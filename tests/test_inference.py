@@ -29,6 +29,14 @@ def image(height: int = 48, width: int = 80) -> Tensor:
     return torch.randn(1, 3, height, width)
 
 
+def test_pixels_are_normalized_by_the_six_numbers_of_imagenet() -> None:
+    """image_mean and image_std of TorchSeg's config.py; torchvision's classifiers have the same."""
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).expand(1, 3, 1, 3)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    wanted = [[(value - mean[c]) / std[c] for value in (0.0, 0.2, 1.0)] for c in range(3)]
+    torch.testing.assert_close(Small().normalized(pixels)[0, :, 0], torch.tensor(wanted))
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_whole_is_the_plain_upsampled_output(align_corners: bool) -> None:
     network, x = Small(align_corners), image()
@@ -115,6 +123,15 @@ def test_slide_averages_overlapping_windows_as_the_slow_loop_does() -> None:
     torch.testing.assert_close(
         torch.cat([strips.rows(top, min(top + 9, 56)) for top in range(0, 56, 9)], 2), total / count
     )
+
+
+def test_windows_are_two_thirds_of_a_window_apart_unless_told() -> None:
+    """Rounded up, as in tool/test.py of hszhao/semseg (stride_rate=2/3)."""
+    network, x = Small(), image(56, 88)
+    plain = inference.mode("slide:32x40")(network, x).full()
+    told = inference.mode("slide:32x40/22x27")(network, x).full()
+    torch.testing.assert_close(plain, told)
+    assert not torch.allclose(plain, inference.mode("slide:32x40/16x20")(network, x).full())
 
 
 @pytest.mark.parametrize(

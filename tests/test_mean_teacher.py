@@ -106,6 +106,20 @@ def test_erased_boxes_have_every_area() -> None:
     assert abs(share.mean() - 0.5) < 0.02 and abs(share.std() - 12**-0.5) < 0.02
 
 
+@pytest.mark.parametrize(
+    ("masks", "least", "most"), [("cutmix", 0.5, 0.5), ("cutout", 0.0, 1.0), ("none", 0.0, 0.0)]
+)
+def test_a_mask_hides_the_share_of_an_image_that_the_authors_scripts_name(
+    masks: str, least: float, most: float
+) -> None:
+    """--mask_prop_range of run_cityscapes_experiments.sh in Britefury/cutmix-semisup-seg."""
+    mask = MeanTeacher(Tiny, masks=masks).mask(torch.zeros(400, 100, 150, dtype=torch.uint8))
+    hidden = 1 - mask.float().mean((1, 2))
+    assert hidden.min() == pytest.approx(least, abs=0.02)
+    assert hidden.max() == pytest.approx(most, abs=0.02)
+    assert hidden.mean() == pytest.approx((least + most) / 2, abs=0.05)
+
+
 @pytest.mark.parametrize("present", [1, 2, 5, 8])
 def test_half_of_the_classes_are_chosen_whole_and_the_ignored_never(present: int) -> None:
     label = torch.arange(present, dtype=torch.uint8).repeat(6, 20, 5)  # (6, 20, 5 * present)

@@ -1,6 +1,7 @@
 """What every semi-supervised method has: networks that are drawn anew, one of which is evaluated."""
 
 import copy
+import inspect
 from functools import partial
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments import command_line, pictures, training
+from segmodels import semisup
 from segmodels.method import Method
 from segmodels.module import SegmentationModule
 from segmodels.recipe import Recipe
@@ -33,6 +35,57 @@ def test_a_method_computes_what_its_first_network_computes() -> None:
     assert torch.equal(module.strips(image).full(), module.used.strips(image).full())
     assert torch.equal(module.label_map(image), module.used.label_map(image))
     assert not torch.equal(module(image), module.other(image))
+
+
+DEFAULTS = {
+    # train_seg_semisup_mask_mt.py of Britefury/cutmix-semisup-seg: mask_mode, cons_loss_fn (var is
+    # the squared difference), cons_weight, rampup, teacher_alpha, conf_per_pixel, conf_thresh,
+    # aug_colour_brightness, aug_colour_greyscale_prob
+    "mean_teacher": {
+        "masks": "cutmix",
+        "consistency": "mse",
+        "weight": 1.0,
+        "ramp_up": 0,
+        "decay": 0.99,
+        "confidence": "share",
+        "threshold": 0.97,
+        "color": 0.4,
+        "gray": 0.2,
+        "blur": 0.5,  # trainSSL.py of WilhelmT/ClassMix
+        "batch_norm": "all",  # ours: Departures say what the authors do
+        "grid": 4,  # ours, as Departures say
+    },
+    # exp.voc/voc8.res50v3+.CPS/config.py of charlesCXK/TorchSemiSeg
+    "cps": {"weight": 1.5, "cutmix": False},
+    # LiheYoung/UniMatch: conf_thresh of configs/pascal.yaml, dataset/semi.py, Dropout2d of
+    # model/semseg/deeplabv3plus.py
+    "unimatch": {
+        "threshold": 0.95,
+        "streams": 2,
+        "dropped": 0.5,
+        "color": 0.5,
+        "hue": 0.25,
+        "gray": 0.2,
+        "blur": 0.5,
+        "cutmix": 0.5,
+    },
+    # hfslyc/AdvSemiSeg: the command in README.md, LAMBDA_SEMI_ADV and LEARNING_RATE_D of train.py
+    "advsemiseg": {
+        "labelled": 0.01,
+        "unlabelled": 0.001,
+        "semi": 0.1,
+        "threshold": 0.2,
+        "start": 5000,
+        "discriminator_lr": 1e-4,
+    },
+}
+
+
+@pytest.mark.parametrize("name", semisup.names())
+def test_a_methods_defaults_are_its_authors(name: str) -> None:
+    options = inspect.signature(semisup.method(name)).parameters
+    found = {key: each.default for key, each in options.items() if each.kind == each.KEYWORD_ONLY}
+    assert found == DEFAULTS[name]
 
 
 def test_every_network_learns_by_its_own_groups_and_a_frozen_one_does_not() -> None:

@@ -388,6 +388,11 @@ def test_all_parameters_learn_alike_and_all_decay() -> None:
     assert {(group["lr"], group["weight_decay"]) for group in groups} == {(0.01, 5e-4)}
 
 
+def test_crops_are_padded_with_black_as_in_the_authors_data_sets() -> None:
+    """pad_image of datasets/base_dataset.py, called with (0.0, 0.0, 0.0) before input_transform."""
+    assert {row.recipe.padding for row in EXPERIMENTS.values()} == {"black"}
+
+
 def test_the_share_of_mined_pixels_is_the_authors_count_at_their_batch() -> None:
     name, (threshold, share) = loss_settings(EXPERIMENTS["s"].recipe.loss)
     assert (name, threshold) == ("hrnet_ohem", "0.9")

@@ -1,5 +1,6 @@
 """Resident data: what is made on the device is what workers make, and a run with it resumes like any other."""
 
+from colorsys import hsv_to_rgb, rgb_to_hsv
 from pathlib import Path
 
 import lightning
@@ -9,7 +10,7 @@ import torch
 
 from datamodules import DataError
 from datamodules.crops import Crop
-from datamodules.resident import Resident, brighter, contrasted, recolored, saturated
+from datamodules.resident import Resident, brighter, contrasted, recolored, saturated, turned
 from datamodules.samples import Crops
 from datamodules.store import Memory
 from tests import trees
@@ -20,6 +21,7 @@ KINDS = {
     "a range of scales": Crop((48, 64), (0.5, 2.0), continuous=True),
     "a set of scales": Crop((48, 64), (0.5, 0.75, 1.0, 1.25, 2.0)),
     "larger than the image": Crop((90, 200), (0.5, 1.5), continuous=True),
+    "larger, on black": Crop((90, 200), (0.5, 1.5), continuous=True, padding="black"),
     "one scale": Crop((33, 47)),
 }
 
@@ -49,6 +51,29 @@ def test_color_does_what_its_words_say() -> None:
     assert torch.equal(one, two) and not torch.allclose(
         one, recolored(pixels.clone(), 0.4, np.random.default_rng(1))
     )
+
+
+@pytest.mark.parametrize("share", [-0.25, 0.1, 0.5])
+def test_hue_moves_on_along_the_circle_as_in_a_loop_over_pixels(share: float) -> None:
+    pixels = torch.randint(256, (6, 50, 3), dtype=torch.uint8)
+    pixels[0] = pixels[0, :, :1]  # gray
+    pixels[1, :, 1] = pixels[1, :, 0]  # two colors alike
+    slow = []
+    for color in (pixels.flatten(0, 1).double() / 255).tolist():
+        hue, saturation, value = rgb_to_hsv(*color)
+        slow.append(hsv_to_rgb((hue + share) % 1, saturation, value))
+    wanted = 255 * torch.tensor(slow).view(6, 50, 3)
+    assert torch.allclose(turned(pixels.float(), share), wanted, atol=0.01)
+
+
+def test_hue_is_drawn_for_every_crop_up_to_its_share() -> None:
+    red = torch.tensor([200.0, 20.0, 20.0]).repeat(2, 2, 1)
+    turns = []
+    for seed in range(200):
+        found = recolored(red.clone(), 0.0, np.random.default_rng(seed), hue=0.25)
+        turns.append((rgb_to_hsv(*(found[0, 0] / 255).tolist())[0] + 0.5) % 1 - 0.5)
+    assert min(turns) == pytest.approx(-0.25, abs=0.02)
+    assert max(turns) == pytest.approx(0.25, abs=0.02) and abs(np.mean(turns)) < 0.03
 
 
 @pytest.mark.parametrize("resident", ["memory", "device"])

@@ -426,7 +426,7 @@ def test_the_last_step_is_validated_though_the_rhythm_does_not_meet_it(tmp_path:
     assert content(only(tmp_path) / "checkpoints" / "last.ckpt")["global_step"] == 3
 
 
-def test_validation_pictures_show_the_running_average_that_is_scored(
+def test_validation_pictures_show_the_running_average_by_the_recipes_decay_that_is_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[int, Tensor] = {}
@@ -438,7 +438,17 @@ def test_validation_pictures_show_the_running_average_that_is_scored(
         return pair[0], pair[1], pair[1]
 
     monkeypatch.setattr(watching, "predicted", predicted)
+    stepped: list[Tensor] = []
+
+    def after_step(module: BiSeNet) -> None:
+        stepped.append(next(module.parameters()).detach().clone())
+
+    monkeypatch.setattr(BiSeNet, "after_step", after_step)
     assert run_tiny(tmp_path, "recipe.ema=0.9", "recipe.iterations=3") == 0
+    average, *later = stepped
+    for weights in later:
+        average = 0.9 * average + 0.1 * weights
+    torch.testing.assert_close(seen[3], average)
     found = content(only(tmp_path) / "checkpoints" / "last.ckpt")
     name = next(
         iter(dict(from_checkpoint(only(tmp_path) / "checkpoints" / "last.ckpt").named_parameters()))

@@ -241,6 +241,17 @@ def test_each_level_is_supervised_at_full_size_with_its_weight() -> None:
         torch.testing.assert_close(terms[name], plain * (1.0 if name == "main" else 0.5))
 
 
+@pytest.mark.parametrize("row", ["resnet18", "resnet50", "df1_code", "df2_code"])
+def test_a_level_counts_as_much_as_the_main_output(row: str) -> None:
+    """CriterionSFNet of the authors' loss.py adds each with aux_weight=1.0."""
+    module = segmodels.experiment(f"sfnet/{row}").build(4, device="meta")
+    logits, label = torch.randn(1, 4, 8, 12), torch.randint(4, (1, 64, 96), dtype=torch.uint8)
+    outputs = {"main": logits} | {f"fpn{n}": logits for n in range(1, len(module.heads) + 1)}
+    terms = module.criterion(outputs, label)
+    assert len(terms) >= 3 and terms["main"] > 0
+    assert all(torch.equal(term, terms["main"]) for term in terms.values())
+
+
 @pytest.mark.parametrize(
     ("row", "count"), [("resnet18_code", 10_000), ("df1_code", 100_000), ("lite_resnet18", 100_000)]
 )
@@ -288,13 +299,15 @@ def test_all_parameters_learn_at_one_rate_with_one_decay_as_in_the_authors_code(
 
 
 def test_crops_are_colored_and_blurred_where_the_authors_scripts_do_it() -> None:
-    """`--color_aug 0.25 --gblur`, which draws 0.15 + 1.15 r for every crop; the first code and the paper name neither."""
+    """`--color_aug 0.25`, which is the hue's share too (datasets/__init__.py), and `--gblur`, which
+    draws 0.15 + 1.15 r for every crop; the first code and the paper name neither."""
     for row, experiment in segmodels.papers()["sfnet"].rows.items():
         recipe, scripted = experiment.recipe, row.endswith("_code") or row == "lite_resnet18"
-        assert (recipe.jitter, recipe.blur) == (
-            (0.25, "sigma:0.15,1.3") if scripted else (0, "none")
+        assert (recipe.jitter, recipe.hue, recipe.blur) == (
+            (0.25, 0.25, "sigma:0.15,1.3") if scripted else (0, 0, "none")
         )
         assert recipe.blur_chance == 1
+        assert recipe.padding == ("black" if scripted else "mean")  # RandomCrop's pad_color
 
 
 def test_imagenet_weights_of_a_deep_stem_fit_the_backbones_that_start_from_them() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tools import compare_commits, figures
+from tests.tools import compare_commits, figures, mutations
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -112,3 +112,52 @@ def test_the_first_command_is_the_readme_s() -> None:
 
     text = (ROOT / "README.md").read_text()
     assert re.search(r"python (experiments/run\.py --model \w+)\n", text)[1].endswith("bisenet")
+
+
+# --- mutations
+
+
+def test_every_constant_is_changed_in_turn_but_places_of_an_index() -> None:
+    source = (
+        'é = 0.5; first = values[0]\ndef f(x=3, loss="ohem:0.8,1/16", on=False): return f"{7}"\n'
+    )
+    changed = [(each.before, each.after) for each in mutations.mutants(source)]
+    assert changed == [
+        ("0.5", "0.375"),
+        ("3", "4"),
+        ('"ohem:0.8,1/16"', "'ohem:0.6,1/16'"),
+        ("False", "True"),
+    ]
+    first, *_, last = mutations.mutants(source)
+    assert first.source == source.replace("0.5", "0.375") and last.line == 2
+    assert last.source == source.replace("False", "True")
+
+
+def test_a_change_that_no_test_notices_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "area.py"
+    file.write_text("def area(side, times=3, width=0.02):\n    return times * side\n")
+    (tmp_path / "tests").mkdir()
+    test = "from area import area\n\n\ndef test_area():\n    assert area(2) == 6\n"
+    (tmp_path / "tests" / "test_area.py").write_text(test)
+    tests = mutations.tests_of(tmp_path, Path("area.py"))
+    assert tests == ["tests/test_area.py"]
+    (left,) = mutations.survivors(tmp_path, Path("area.py"), tests, [])
+    assert (left.line, left.before, left.after) == (1, "0.02", "0.015")
+    assert capsys.readouterr().out.splitlines() == [
+        "area.py:1: 3 -> 4: tests/test_area.py::test_area",
+        "area.py:1: 0.02 -> 0.015: SURVIVED",
+        "1 of 2 survived",
+    ]
+    (tmp_path / "tests" / "test_area.py").write_text(test.replace("6", "7"))
+    with pytest.raises(SystemExit, match="test_area fails without any change"):
+        mutations.survivors(tmp_path, Path("area.py"), tests, [])
+
+
+def test_a_papers_tests_are_its_own_and_those_over_all_rows() -> None:
+    file = mutations.file_of(ROOT, "stdc")
+    assert file == Path("segmodels/architectures/stdc.py")
+    assert mutations.tests_of(ROOT, file)[:2] == ["tests/test_stdc.py", "tests/test_mining.py"]
+    with pytest.raises(SystemExit, match="no paper and no file stcd"):
+        mutations.file_of(ROOT, "stcd")

@@ -298,6 +298,12 @@ def test_heads_learn_faster_and_norms_are_spared_where_the_recipe_says_so() -> N
     assert found["classifier.bias"] == (pytest.approx(1.0), 0.0)
 
 
+def test_every_parameter_is_in_one_group() -> None:
+    module = tiny(head_lr=10.0, decay_norms=False)
+    grouped = [id(each) for group in module.parameter_groups() for each in group["params"]]
+    assert sorted(grouped) == sorted(map(id, module.parameters()))
+
+
 def test_bisenets_groups_are_those_of_the_authors_code() -> None:
     groups = json.loads(
         gzip.decompress((REFERENCE / "steps" / "bisenet_r18_groups.json.gz").read_bytes())

@@ -13,7 +13,8 @@ that it costs next to nothing.
 Departures:
 - The authors published networks and weights but no training code; they name HRNet's trainer. The criterion is HRNet's: mining
   on the main output, a plain loss divided by all pixels, ignored ones too, on the auxiliary one.
-- HRNet's trainer sets the learning rate one step late; here step k runs at the value of k.
+- HRNet's trainer sets the learning rate one step late; here step k runs at the value of k. It pads small images with black, as here,
+  but never above them; here they stand anywhere in the crop.
 - The authors' README asks for "class balance sample" and does not say how: here it is NVIDIA's class-uniform sampling at its default
   (class_uniform_pct of train.py in NVIDIA/semantic-segmentation), half of an epoch. HRNet's trainer samples evenly, and its maintainers
   call its class weights "class balance" (issue 91 of HRNet/HRNet-Semantic-Segmentation): those are here as well.
@@ -239,7 +240,7 @@ class Classifier(nn.Module):
 PAPER = Recipe(
     crop=(1024, 1024), scales=tuple(n / 10 for n in range(5, 22)), batch=12, iterations=119_548,
     loss="hrnet_ohem:0.9,1/48", lr=0.01, weight_decay=5e-4, schedule="poly", power=0.9,
-    class_uniform=0.5,
+    class_uniform=0.5, padding="black",
 )  # fmt: skip  # 484 epochs of 247 batches
 README = "README of the authors' DDRNet"
 ABSTRACT = "abstract of the paper in IEEE T-ITS"

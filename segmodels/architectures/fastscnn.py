@@ -13,8 +13,8 @@ Departures:
 - No code was released. Widths, strides and repetitions are those of the paper's table 1; bins of the pyramid pooling (1, 2, 3, 6, a
   quarter of the channels each) are PSPNet's; auxiliary heads (3x3 to 32 channels, 1x1) are those of the common ports.
 - The paper's section 4.1 does not say how large a crop is, how strong the noise of its color channels and the brightness are, and how
-  much is dropped: the full image, brightness, contrast and saturation by up to a half, and 0.1 here. Norms and biases are spared from
-  decay as well.
+  much is dropped: the full image, brightness, contrast and saturation by up to a half, and 0.1 (Tramac/Fast-SCNN-pytorch's; rachthree's
+  has 0.3) here. Norms and biases are spared from decay as well.
 - The authors' score on test, 68.0, is of a network that saw the coarse labels of Cityscapes too (`data.training=fine+coarse`).
 - The paper counts 1.11M parameters; the network as its tables describe it has 1.14M.
 - "half" and "quarter" are trained at their size; the paper only evaluates there, or does not say. No figure was published for them,

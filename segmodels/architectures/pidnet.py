@@ -16,8 +16,8 @@ Departures:
   where an image was padded to a crop, its border counts as one.
 - Where no pixel is near a boundary (or none is labeled) the authors' code fails; here that term is 0.
 - The paper counts 34.4M parameters and 197.4G operations for M; the authors' code has 28.5M and 177.3G, as here.
-- The authors set the learning rate one step late; here step k runs at the value of k.
-- The authors pad crops with black, before they are normalized; here they are padded with the mean color.
+- The authors set the learning rate one step late; here step k runs at the value of k. They pad small images with black, as here, but
+  never above them; here they stand anywhere in the crop.
 - Of the ablations no figure was seen.
 - The authors' ImageNet weights (timm has none) are given as a file; what a classifier has no use for (Pag, D branch) may be missing in it.
 - The fixed class weights of Cityscapes come with that data set's budget, since they mean nothing on other classes.
@@ -317,6 +317,7 @@ class PIDNet(SegmentationModule):
 PAPER = Recipe(
     crop=(1024, 1024), scales=tuple(n / 10 for n in range(5, 22)), batch=12, iterations=119_548,
     loss="hrnet_ohem:0.9,1/48", lr=0.01, weight_decay=5e-4, schedule="poly", power=0.9,
+    padding="black",
 )  # fmt: skip  # 484 epochs of 247 batches
 README = "README of the authors' PIDNet"
 TRAINVAL = "trained on val too"

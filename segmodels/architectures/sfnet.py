@@ -21,9 +21,8 @@ Departures:
   of the paper). That code has one more head, on stage 3 of the backbone, and does not mine the loss of the finest FPN head. The "_code" rows
   are the authors' later scripts (lxtGH/SFSegNets), with FPN supervision for DF1 and DF2 alone and class-uniform sampling of half of an
   epoch; their rate falls once per epoch. There is none for ResNet50, and that for DF2 trains DF1: both rows follow the others. Their blur
-  is here, by a kernel that OpenCV rounds to steps of 1/256.
-- The jitter of the authors' scripts also turns the hue, by up to a quarter of the circle, and they pad crops with black before color and
-  blur; here the hue stays and crops are padded with the mean color.
+  is here, by a kernel that OpenCV rounds to steps of 1/256, and so is their hue, in steps of 1/180 of the circle; their padding is
+  black as here, but color and blur reach it.
 - The paper counts 9.03M and 10.53M parameters for DF1 and DF2; the authors' code has 8.42M and 17.88M, as here.
 - SFNet-Lite's released checkpoint holds a supervision head and a third lateral convolution that no code runs: left out.
 - No figure was seen of the paper's recipe with ResNet50, of the scripts' with ResNet101, and of the ablations.
@@ -316,8 +315,8 @@ PAPER = Recipe(
 )  # fmt: skip
 EPOCH = 186  # iterations: 2975 images on 8 devices, 2 at a time
 CODE = {
-    "scales": (0.5, 2.0), "jitter": 0.25, "blur": "sigma:0.15,1.3", "class_uniform": 0.5, "iterations": 300 * EPOCH,
-    "weight_decay": 1e-4, "power": 1.0,
+    "scales": (0.5, 2.0), "jitter": 0.25, "hue": 0.25, "blur": "sigma:0.15,1.3", "class_uniform": 0.5, "padding": "black",
+    "iterations": 300 * EPOCH, "weight_decay": 1e-4, "power": 1.0,
 }  # fmt: skip
 RESNET_CODE = CODE | {"loss": "torchseg_ohem:0.7,10000/2097152"}
 PLAIN = {"supervision": 0.0}  # the authors' ResNet scripts

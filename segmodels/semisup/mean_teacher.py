@@ -22,6 +22,8 @@ Departures:
 - The teacher's first steps are a true average (decay 1 - 1 / (step + 1), as in ClassMix's code), since it starts as its student.
 - The teacher always normalizes with its running statistics, which are averaged as its weights are, and drops nothing; French et al.
   freeze batch norm in both networks (batch_norm="frozen"), which makes sense for a pretrained network alone.
+- `semi.masks=classmix` keeps French et al.'s other defaults. ClassMix's code takes cross-entropy with the teacher's classes, the share
+  above 0.968, and on Cityscapes color of 0.25 (of hue too) without gray, on PASCAL VOC neither color nor blur.
 - The hue is turned in RGB around the gray axis instead of in HSV. Each image draws its own color, blur and mask.
 - ComplexMix's code was never published: its grid is the abstract's idea, its size (4 x 4) our choice.
 """

@@ -1,0 +1,16 @@
+"""What a block is made of, in short words: for networks that no released code or weights hold."""
+
+from torch import nn
+
+
+def kinds(module: nn.Module) -> list[str]:
+    """Its layers in order: a convolution by kernel/stride x dilation, "d" where it is depthwise, all
+    others by name."""
+    found = []
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            depthwise = "d" if layer.groups == layer.in_channels else ""
+            found.append(f"{layer.kernel_size[0]}/{layer.stride[0]}x{layer.dilation[0]}{depthwise}")
+        elif not list(layer.children()):
+            found.append(type(layer).__name__.removesuffix("2d"))
+    return found

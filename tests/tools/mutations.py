@@ -1,0 +1,186 @@
+"""Change one constant of a file at a time and see which change no test notices.
+
+    python -m tests.tools.mutations fastscnn                      a paper
+    python -m tests.tools.mutations segmodels/parts/losses.py     any file
+    python -m tests.tools.mutations stdc --lines 270:300          some of its lines
+    python -m tests.tools.mutations stdc --tests tests/test_stdc.py tests/test_losses.py
+
+Numbers become a quarter smaller, whole numbers larger by one, True becomes False; of words such as
+"stdc_ohem:0.7,1/16" the first number is changed. All of it happens in a copy of the tree. The tests
+are those named like the file, or those that import it; of a paper those over all rows too, as far as
+they are about it. Each change is printed with the test that fails; the exit code is 1 if one survives.
+"""
+
+import argparse
+import ast
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+PAPERS = Path("segmodels/architectures")
+OVER_ALL_ROWS = ("mining", "recipes", "figures")  # tests that every paper has a part in
+SETTINGS = re.compile(r"\w+:[\d.][\w.,/:+]*")  # "stdc_ohem:0.7,1/16", "resized:0.5"
+SECONDS = 600  # in which a mutant's tests have to end
+
+
+class Mutant(NamedTuple):
+    line: int
+    before: str
+    after: str
+    source: str  # of the whole file
+
+    def __str__(self) -> str:
+        return f"{self.line}: {self.before} -> {self.after}"
+
+
+# --- mutants
+
+
+def mutants(source: str) -> Iterator[Mutant]:
+    """The source with one of its constants changed, each in turn; places within an index stay."""
+    tree = ast.parse(source)
+    apart = [node.slice for node in ast.walk(tree) if isinstance(node, ast.Subscript)]
+    apart += [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    left_out = {id(inner) for node in apart for inner in ast.walk(node)}
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    for node in sorted(found, key=lambda node: (node.lineno, node.col_offset)):
+        after = other(node.value)
+        if after is None or id(node) in left_out:
+            continue
+        lines = source.splitlines(keepends=True)
+        line = lines[node.lineno - 1].encode()  # offsets are in bytes
+        start, end = node.col_offset, node.end_col_offset
+        lines[node.lineno - 1] = (line[:start] + after.encode() + line[end:]).decode()
+        yield Mutant(node.lineno, line[start:end].decode(), after, "".join(lines))
+
+
+def other(value: object) -> str | None:
+    """What stands in for a constant; None where it is left alone."""
+    if isinstance(value, bool):
+        return str(not value)
+    if isinstance(value, int):
+        return str(value + 1)
+    if isinstance(value, float):
+        return repr(float(f"{0.75 * value:.6g}") or 0.5)
+    if isinstance(value, str) and SETTINGS.fullmatch(value):
+        return repr(
+            re.sub(r"\d+(\.\d+)?", lambda match: f"{0.75 * float(match[0]):g}", value, count=1)
+        )
+    return None
+
+
+# --- tests
+
+
+def file_of(root: Path, word: str) -> Path:
+    """A paper's file, or the file itself, from the root of the tree."""
+    file = PAPERS / f"{word}.py" if (root / PAPERS / f"{word}.py").is_file() else Path(word)
+    if not (root / file).is_file():
+        raise SystemExit(f"there is no paper and no file {word}")
+    return file
+
+
+def tests_of(root: Path, file: Path) -> list[str]:
+    """Those named like the file, else those that import it; of a paper those over all rows too."""
+    named = root / "tests" / f"test_{file.stem}.py"
+    module = re.compile(rf"{file.parent.name}(\.| import .*\b){file.stem}\b")
+    importing = (test for test in root.glob("tests/test_*.py") if module.search(test.read_text()))
+    tests = [named] if named.is_file() else sorted(importing)
+    if file.parent == PAPERS:
+        tests += [root / "tests" / f"test_{name}.py" for name in OVER_ALL_ROWS]
+    return [str(test.relative_to(root)) for test in tests if test.is_file()]
+
+
+def failing(tree: Path, tests: list[str], words: list[str]) -> str | None:
+    """The first test that fails there; None if all pass."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *words, *tests]
+    # A file written twice within a second has the compiled form of before.
+    settings = {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=tree,
+            env=os.environ | settings,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no end after {SECONDS} s"
+    if done.returncode == 5:
+        raise SystemExit(f"{' '.join(tests)}: no test is about this file, name others with --tests")
+    said = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, flags=re.MULTILINE)
+    return (said or [f"pytest ends with {done.returncode}"])[0] if done.returncode else None
+
+
+# --- all of them
+
+
+def survivors(
+    root: Path,
+    file: Path,
+    tests: list[str],
+    words: list[str],
+    jobs: int = 1,
+    lines: range | None = None,
+) -> list[Mutant]:
+    """Print what becomes of every mutant, and return those that no test notices."""
+    chosen = [
+        each for each in mutants((root / file).read_text()) if not lines or each.line in lines
+    ]
+    trees: queue.Queue[Path] = queue.Queue()
+
+    def tried(mutant: Mutant) -> str | None:
+        tree = trees.get()
+        (tree / file).write_text(mutant.source)
+        test = failing(tree, tests, words)
+        trees.put(tree)
+        return test
+
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+        for number in range(jobs):
+            tree = Path(folder) / str(number)
+            shutil.copytree(root, tree, ignore=shutil.ignore_patterns(".*", "__pycache__", "runs"))
+            trees.put(tree)
+        if test := failing(tree, tests, words):
+            raise SystemExit(f"{test} fails without any change")
+        left = []
+        for mutant, test in zip(chosen, pool.map(tried, chosen)):
+            print(f"{file}:{mutant}: {test or 'SURVIVED'}", flush=True)
+            left += [] if test else [mutant]
+    print(f"{len(left)} of {len(chosen)} survived")
+    return left
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", help="a paper, or a file from the root of the tree")
+    parser.add_argument("--tests", nargs="+", metavar="FILE", help="instead of those that know it")
+    parser.add_argument(
+        "--lines", metavar="FIRST:LAST", help="change constants in these lines alone"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="mutants that are tried at once")
+    args = parser.parse_args(arguments)
+    file = file_of(ROOT, args.what)
+    first, _, last = (args.lines or "").partition(":")
+    lines = range(int(first), int(last) + 1) if args.lines else None
+    words = [] if args.tests else ["-k", file.stem] if file.parent == PAPERS else []
+    tests = args.tests or tests_of(ROOT, file)
+    if not tests:
+        parser.error(f"no test imports {file}: name some with --tests")
+    return int(bool(survivors(ROOT, file, tests, words, args.jobs, lines)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
