@@ -22,7 +22,6 @@ Departures:
 - The fixed class weights of Cityscapes come with that data set's budget, since they mean nothing on other classes.
 - Mining keeps at least a share of the pixels: 1/48 is the usual 131072 of 6 crops of 1024x1024 on
   a device.
-- HRNet's trainer pads crops with black, before they are normalized; here they are padded with the mean color.
 - "ppm" pools to 1, 2, 3 and 6, a quarter of the channels each; "none" is a 1x1. These widths are ours, and of the ablations no
   figure was seen.
 """
