@@ -23,7 +23,8 @@ Departures:
 - lambda narrows the first two stages of the Semantic Branch (their 64 and 128 become 16 and 32), as others read table 1.
 - What the large model's depth d repeats could not be read. Here it is the layers without stride, but for those at 1/2, which
   comes nearest to the paper's cost: 121.7 GMACs against 118.51.
-- "wide" and "deep" are one half each of "large", "activated" is ours, "late_boosters" and "last_booster" name stages: no figure of
+- "wide" and "deep" are one half each of "large", "activated" is ours, "late_boosters" and "last_booster" name stages, and the
+  paper's tables 2 and 3a could not be looked at again, from which the other ablations are: no figure of
   theirs was seen.
 """
 

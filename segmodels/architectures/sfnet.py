@@ -25,7 +25,7 @@ Departures:
   black as here, but color and blur reach it.
 - The paper counts 9.03M and 10.53M parameters for DF1 and DF2; the authors' code has 8.42M and 17.88M, as here.
 - SFNet-Lite's released checkpoint holds a supervision head and a third lateral convolution that no code runs: left out.
-- No figure was seen of the paper's recipe with ResNet50, of the scripts' with ResNet101, and of the ablations.
+- No figure was seen of the paper's recipe with ResNet50 and ResNet101, of the scripts' with ResNet101, and of the ablations.
 """
 
 from functools import partial
