@@ -25,6 +25,7 @@ PLACES = (
     r"[\w.-]+==[\d.]+:[\w./-]+",  # a file of a package
     r"https?://\S+",
     rf"{NOTES}\w+",
+    r"transcription of arXiv:[\d.]+",  # the paper's text and tables, in somebody's public notes
 )
 
 
