@@ -22,7 +22,7 @@ from datamodules.spots import Spot
 from datamodules.store import Pair, Source
 
 MEAN = (124, 116, 104)  # ImageNet's mean color: what padding shows a network is close to nothing
-PADDING = {"mean": MEAN, "black": (0, 0, 0)}
+PADDING = {"mean": MEAN, "black": (0, 0, 0), "mirror": None}  # None: the image, reflected
 ORDER, WINDOW, COLOR, SPLIT = 1, 2, 3, 4  # separate streams of one seed
 TURN, SHIFT, ELASTIC, BLUR = 5, 6, 7, 8
 TRIES = 10  # windows that may be found dominated by one class; the one after them is taken unseen, as in mmseg
@@ -102,7 +102,7 @@ class Crop:
                 "a probability from 0 to 1",
                 0 <= self.blur_chance <= 1,
             ),
-            ("padding", self.padding, "mean or black", self.padding in PADDING),
+            ("padding", self.padding, "mean, black or mirror", self.padding in PADDING),
         )
         for name, value, allowed, holds in rules:
             if not holds:
@@ -279,16 +279,36 @@ def room(window: Window) -> np.ndarray:
 def pad(
     image: np.ndarray, label: np.ndarray, window: Window, size: Size, padding: str = "mean"
 ) -> Pair:
-    """An image smaller than the crop stands at a random place of it, on one color and ignored label."""
+    """An image smaller than the crop stands at a random place of it, on one color or its own mirror
+    images, and on ignored label."""
     if label.shape == size:
         return image, label
-    canvas, ignored = blank(size, padding).copy(), np.full(size, IGNORED, np.uint8)
+    ignored = np.full(size, IGNORED, np.uint8)
     place = (
         slice(window.down, window.down + window.height),
         slice(window.right, window.right + window.width),
     )
-    canvas[place], ignored[place] = image, label
+    ignored[place] = label
+    if PADDING[padding] is None:
+        rows, columns = reflected(window, size)
+        return image[rows][:, columns], ignored
+    canvas = blank(size, padding).copy()
+    canvas[place] = image
     return canvas, ignored
+
+
+def reflected(window: Window, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row and column of a crop, the one of its smaller window that it shows."""
+    rows = np.arange(size[0]) - window.down
+    columns = np.arange(size[1]) - window.right
+    return folded(rows, window.height), folded(columns, window.width)
+
+
+def folded(place: np.ndarray, side: int) -> np.ndarray:
+    """Places beyond a side, mirrored into it at its first and last pixel, as often as need be."""
+    period = max(2 * (side - 1), 1)
+    place = place % period
+    return np.minimum(place, period - place)
 
 
 @lru_cache(4)

@@ -1,7 +1,7 @@
 """Rotation, shift and elastic deformation of a crop: where in the scaled image each of its pixels is read.
 
 The image is turned about its center and shifted before the window is cut, as in hszhao/semseg; the window is then deformed as in U-Net.
-Image and label are read once, at the same places. What lies outside of the image is ignored, and shows padding in the end.
+Image and label are read once, at the same places. What lies outside of the image is ignored, and shows the padding in the end, or the image mirrored.
 """
 
 import math
@@ -9,7 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.crops import ELASTIC, SHIFT, TURN, Crop, Window, box_of, draw, factors
+from datamodules.crops import (
+    ELASTIC,
+    PADDING,
+    SHIFT,
+    TURN,
+    Crop,
+    Window,
+    box_of,
+    draw,
+    factors,
+    folded,
+)
 from datamodules.decoding import Box, Size
 from datamodules.labels import IGNORED
 from datamodules.spots import Spot
@@ -89,6 +100,8 @@ def places(crop: Crop, window: Window, motion: Motion) -> Places:
     columns = center_column - sine * below + cosine * beside  # (H, W)
     outside = (rows < -0.5) | (rows >= window.scaled[0] - 0.5)
     outside |= (columns < -0.5) | (columns >= window.scaled[1] - 0.5)
+    if PADDING[crop.padding] is None:
+        rows, columns = folded(rows, window.scaled[0]), folded(columns, window.scaled[1])
     return Places(rows, columns, outside)
 
 

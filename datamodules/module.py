@@ -86,7 +86,7 @@ class SegmentationData(LightningDataModule):
         elastic: float = 0.0,
         blur: str = "none",
         blur_chance: float = 1.0,
-        padding: Literal["mean", "black"] = "mean",
+        padding: Literal["mean", "black", "mirror"] = "mean",
         batch: int = 8,
         iterations: int = 1000,
         accumulate: int = 1,

@@ -12,7 +12,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules import DataError
-from datamodules.crops import COLOR, PADDING, Crop, Window, choose, draw, factors, nearest, varied
+from datamodules.crops import (
+    COLOR,
+    PADDING,
+    Crop,
+    Window,
+    choose,
+    draw,
+    factors,
+    nearest,
+    reflected,
+    varied,
+)
 from datamodules.decoding import Size
 from datamodules.labels import IGNORED, RGB
 from datamodules.samples import Draw, Sample
@@ -156,20 +167,24 @@ def mixed(pixels: Tensor, taps: Taps, side: int, device: torch.device) -> Tensor
     return torch.lerp(pixels.index_select(side, first), pixels.index_select(side, second), share)
 
 
-def placed(image: Tensor, label: Tensor, window: Window, size: Size, color: RGB) -> Sample:
-    """Channels first; a window smaller than the crop stands at its place on a color and ignored label."""
+def placed(image: Tensor, label: Tensor, window: Window, size: Size, color: RGB | None) -> Sample:
+    """Channels first; a window smaller than the crop stands at its place on a color, or on its own
+    mirror images, and on ignored label."""
     image = image.permute(2, 0, 1)
     if tuple(label.shape) == size:
         return image.contiguous(), label
-    canvas = (
-        torch.tensor(color, dtype=torch.uint8, device=image.device).view(3, 1, 1).repeat(1, *size)
-    )
     ignored = torch.full(size, IGNORED, dtype=torch.uint8, device=image.device)
     place = (
         slice(window.down, window.down + window.height),
         slice(window.right, window.right + window.width),
     )
-    canvas[:, *place], ignored[place] = image, label
+    ignored[place] = label
+    if color is None:
+        rows, columns = (on(each, image.device) for each in reflected(window, size))
+        return image.index_select(1, rows).index_select(2, columns), ignored
+    canvas = torch.tensor(color, dtype=torch.uint8, device=image.device)
+    canvas = canvas.view(3, 1, 1).repeat(1, *size)
+    canvas[:, *place] = image
     return canvas, ignored
 
 

@@ -109,7 +109,9 @@ class Crops(Dataset[Sample | DataError]):
         if self.crop.blur != "none":
             image = blurred(image, self.crop, self.seed, number)
         if outside is not None:
-            image[outside], label[outside] = PADDING[self.crop.padding], IGNORED
+            label[outside] = IGNORED
+            if color := PADDING[self.crop.padding]:
+                image[outside] = color
         return pad(image, label, window, self.crop.size, self.crop.padding)
 
     def cut(

@@ -32,7 +32,7 @@ class Recipe:
     elastic: float = 0.0  # pixels: standard deviation of displacements on a 3 x 3 grid of the crop
     blur: str = "none"  # Gaussian: kernel:5, its side in pixels, or sigma:0.15,1.3, a range
     blur_chance: float = 1.0
-    padding: Literal["mean", "black"] = "mean"  # what a crop shows beyond its image
+    padding: Literal["mean", "black", "mirror"] = "mean"  # what a crop shows beyond its image
     batch: int = 16
     iterations: int = 80_000
     # how it learns

@@ -124,6 +124,19 @@ def test_an_image_smaller_than_the_crop_stands_on_one_color_and_ignored_label(
     )
 
 
+def test_an_image_smaller_than_the_crop_is_mirrored_where_the_recipe_says_so() -> None:
+    """As numpy mirrors; the label beyond the image stays ignored."""
+    image, label = trees.noise((10, 5), (0, 1))
+    for number in range(5):
+        crop = Crop((16, 20), flip=0.0, padding="mirror")
+        pixels, ids = Crops(Memory.of([(image, label)]), crop, seed=0).sample(number, 0)
+        down, right = (np.argwhere(ids != 255).min(0)[axis] for axis in (0, 1))
+        around = ((down, 6 - down), (right, 15 - right), (0, 0))
+        assert np.array_equal(pixels, np.pad(image, around, mode="reflect"))
+        assert np.array_equal(ids[down : down + 10, right : right + 5], label)
+        assert (ids != 255).sum() == 50
+
+
 def test_jitter_changes_the_picture_and_never_the_padding_or_the_label() -> None:
     source = Memory.of([trees.noise((10, 12), (0, 1))])
     plain, label = Crops(source, Crop((16, 20)), seed=0).sample(0, 0)
@@ -326,7 +339,7 @@ def test_a_resumed_sampler_yields_only_what_is_left_and_counts_all() -> None:
         ({"blur": "sigma:0,1"}, "blur=sigma:0,1 is none of"),
         ({"blur": "box"}, "blur=box is none of"),
         ({"blur_chance": -0.5}, "blur_chance=-0.5 is not a probability"),
-        ({"padding": "white"}, "padding=white is not mean or black"),
+        ({"padding": "white"}, "padding=white is not mean, black or mirror"),
         ({"batch": 0}, "nearest is 1"),
         ({"workers": -2}, "nearest is 0"),
         ({"seed": -1}, "nearest is 0"),

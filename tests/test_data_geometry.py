@@ -196,6 +196,32 @@ def test_what_leaves_the_image_is_ignored_and_padding_after_jitter_and_blur(
     assert (found[numbers == IGNORED] == color).all()
 
 
+def test_what_leaves_the_image_shows_it_mirrored_where_the_recipe_says_so() -> None:
+    """A shift alone: the same pixels as of an image that was mirrored all around before."""
+    image, label = noise()
+    height, width = label.shape
+    settings = {"shift": 20.0, "flip": 0.0}
+    larger = np.pad(image, ((40, 40), (40, 40), (0, 0)), mode="reflect")
+    crop = Crop((height, width), **settings, padding="mirror")
+    for number in range(4):
+        found, numbers = Crops(Memory.of([(image, label)]), crop, seed=0).sample(number, 0)
+        down, right = drawn(crop, 0, number).shift
+        assert (numbers == IGNORED).any()
+        rows = np.arange(height) - down + 40
+        columns = np.arange(width) - right + 40
+        wanted = bilinear(larger, rows, columns)
+        assert np.abs(found - wanted).max() <= 1
+
+
+def bilinear(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
+    below, beside = (rows - top)[:, None, None], (columns - left)[None, :, None]
+    image = image.astype(float)
+    upper = (1 - beside) * image[top][:, left] + beside * image[top][:, left + 1]
+    lower = (1 - beside) * image[top + 1][:, left] + beside * image[top + 1][:, left + 1]
+    return (1 - below) * upper + below * lower
+
+
 def test_a_crop_without_labels_still_says_where_it_shows_no_image() -> None:
     source = Memory.of([noise()])
     crop = Crop((61, 97), rotation=45.0, shift=20.0)

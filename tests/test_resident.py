@@ -22,6 +22,7 @@ KINDS = {
     "a set of scales": Crop((48, 64), (0.5, 0.75, 1.0, 1.25, 2.0)),
     "larger than the image": Crop((90, 200), (0.5, 1.5), continuous=True),
     "larger, on black": Crop((90, 200), (0.5, 1.5), continuous=True, padding="black"),
+    "larger, mirrored": Crop((90, 200), (0.5, 1.5), continuous=True, padding="mirror"),
     "one scale": Crop((33, 47)),
 }
 

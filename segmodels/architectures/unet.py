@@ -15,7 +15,6 @@ Departures:
 - Images are RGB, normalized by ImageNet's statistics; the paper's have one channel.
 - The paper does not say its learning rate, weight decay and number of steps, nor how much it shifts, turns and varies
   gray values: these are ours.
-- What a turned or shifted tile shows beyond its image is the mean color, and ignored; the paper mirrors the image.
 - The paper's energy is a sum over pixels; here it is divided by their number.
 - w_c is the class weight by the recipe's rule, counted over the training set; the paper does not name its rule. The
   paper's data sets have one class of cells; where there are several, a cell is a connected part of any class but the
@@ -244,7 +243,7 @@ def dice_loss(logits: Tensor, label: Tensor, epsilon: float = 1e-6) -> Tensor:
 # --- experiments
 
 ISBI = Recipe(
-    crop=(572, 572), flip=0.0, jitter=0.2, rotation=180.0, shift=16.0, elastic=10.0, batch=1, iterations=60_000,
+    crop=(572, 572), flip=0.0, jitter=0.2, rotation=180.0, shift=16.0, elastic=10.0, padding="mirror", batch=1, iterations=60_000,
     loss="cross_entropy:all", lr=1e-3, momentum=0.99, weight_decay=0.0, schedule="constant",
     class_weights="median_frequency", inference="tiles:388x388",
 )  # fmt: skip
