@@ -1,5 +1,7 @@
 """Cityscapes: 2975 / 500 / 1525 finely labelled street images of 1024 x 2048 from 50 cities, 19 judged classes.
 
+The study notes on STDC print 1225 for the test images.
+
 Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding. CVPR 2016. arXiv:1604.01685
 Read as the official zips unpack, or out of the zips themselves; ids are mapped here: no preprocessing, no trainIds files.
 

@@ -18,7 +18,9 @@ among the bases (E), each base becomes the mean of its pixels (M), and the pixel
 
 Departures:
 - Equation 6 of the notes that this project comes from is misprinted: a sum is missing. The three equations above are written
-  out: a base is a mean over the pixels, so its numerator and its denominator are both summed, as in the authors' code.
+  out: a base is a mean over the pixels, so its numerator and its denominator are both summed, as in the authors' code. The notes
+  also print their equation 3, of the non-local mean, in the place of the E step's and the M step's results, and call the
+  reconstruction an update of the bases.
 - The M step adds 1e-6 to what it divides by, and so does the l2 norm, as in the authors' code. What is kept of the bases is an
   average of unit vectors and not of unit length itself, as there.
 - The E and M steps run outside the gradient in training, as in the authors' code. Hence the first 1x1 of the unit is never

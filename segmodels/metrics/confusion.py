@@ -1,4 +1,8 @@
-"""mIoU and its companions, all out of one confusion matrix over the whole set and every rank."""
+"""mIoU and its companions, all out of one confusion matrix over the whole set and every rank.
+
+Mean accuracy is the mean of the classes' recalls. It is no average precision: nothing is ranked by its confidence, though the notes
+on metrics that this project comes from liken it to detection's mAP.
+"""
 
 import math
 from collections.abc import Sequence
