@@ -134,6 +134,30 @@ def test_every_scale_of_dappm_sees_those_before_it_and_none_behind() -> None:
     assert seen == [[n <= position for n in range(5)] for position in range(5)]
 
 
+@pytest.mark.parametrize(("row", "kernels"), [("three_branches", [5]), ("four_branches", [5, 9])])
+def test_fewer_branches_leave_out_the_largest_pools_and_keep_the_global_one(
+    row: str, kernels: list[int]
+) -> None:
+    context = segmodels.experiment(f"ddrnet/{row}").build(3).context.eval()
+    *pools, whole = context.pools
+    assert [pool.kernel_size for pool in pools] == kernels and whole.output_size == 1
+    assert [pool.stride for pool in pools] == [side // 2 for side in kernels]
+    x = torch.randn(1, 512, 16, 16)
+    maps = [context.scales[0](x)]
+    for scale, process, pool in zip(context.scales[1:], context.processes, context.pools):
+        small = nn.functional.interpolate(scale(pool(x)), (16, 16), mode="bilinear")
+        maps.append(process(small + maps[-1]))
+    assert len(maps) == len(kernels) + 2
+    wanted = context.compression(torch.cat(maps, 1)) + context.shortcut(x)
+    torch.testing.assert_close(context(x), wanted)
+
+
+@pytest.mark.parametrize("branches", [2, 6])
+def test_a_number_of_branches_that_dappm_cannot_have_is_refused(branches: int) -> None:
+    with pytest.raises(ValueError, match=f"model.branches is {branches}; DAPPM has from 3 to 5"):
+        DDRNet(3, branches=branches)
+
+
 @pytest.mark.parametrize("row", ["ppm", "no_context"])
 def test_context_modules_take_the_same_map_and_give_the_same_width(row: str) -> None:
     module, main = DDRNet(3, **EXPERIMENTS[row].model), DDRNet(3)

@@ -26,6 +26,8 @@ Departures:
 - The paper counts 9.03M and 10.53M parameters for DF1 and DF2; the authors' code has 8.42M and 17.88M, as here.
 - SFNet-Lite's released checkpoint holds a supervision head and a third lateral convolution that no code runs: left out.
 - No figure was seen of the paper's recipe with ResNet50 and ResNet101, of the scripts' with ResNet101, and of the ablations.
+- The paper trains on CamVid too; of that neither recipe nor figure was seen, and "resnet18_camvid" is the recipe of Cityscapes on whole
+  images, for the steps that others take on that data set.
 """
 
 from functools import partial
@@ -373,6 +375,8 @@ EXPERIMENTS = {
     "no_ppm": MAIN.but(model={"ppm": False}),
     "fpn": MAIN.but(model={"alignment": "bilinear", "ppm": False}),
     "no_supervision": MAIN.but(model={"supervision": 0.0}),
+    # other data
+    "resnet18_camvid": MAIN.but(recipe={"crop": (720, 960), "iterations": 10_000}, data="camvid32"),
 }  # fmt: skip
 
 # --- released weights: the authors' (lxtGH/SFSegNets), 19 classes, without the heads of the FPN supervision

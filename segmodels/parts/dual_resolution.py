@@ -94,18 +94,22 @@ def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
 
 
 class Pyramid(nn.Module):
-    """The map and four pooled ones (kernel/stride 5/2, 9/4, 17/8, global; padding counts), brought to `width` channels and its size."""
+    """The map and four pooled ones (kernel/stride 5/2, 9/4, 17/8, global; padding counts), brought to `width` channels and its size.
 
-    def __init__(self, inside: int, width: int, outside: int) -> None:
+    With fewer branches the largest of the pools are left out; the global one stays.
+    """
+
+    def __init__(self, inside: int, width: int, outside: int, branches: int = 5) -> None:
         super().__init__()
+        steps = (2, 4, 8)[: branches - 2]
         self.pools = nn.ModuleList(
             [
-                *(nn.AvgPool2d(2 * step + 1, step, step) for step in (2, 4, 8)),
+                *(nn.AvgPool2d(2 * step + 1, step, step) for step in steps),
                 nn.AdaptiveAvgPool2d(1),
             ]
         )
-        self.scales = nn.ModuleList(norm_relu_conv(inside, width, 1) for _ in range(5))
-        self.compression = norm_relu_conv(5 * width, outside, 1)
+        self.scales = nn.ModuleList(norm_relu_conv(inside, width, 1) for _ in range(branches))
+        self.compression = norm_relu_conv(branches * width, outside, 1)
         self.shortcut = norm_relu_conv(inside, outside, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,9 +124,9 @@ class Pyramid(nn.Module):
 class DAPPM(Pyramid):
     """Deep Aggregation Pyramid Pooling: each scale is added to the one before it and passes a 3x3 (DDRNet)."""
 
-    def __init__(self, inside: int, width: int, outside: int) -> None:
-        super().__init__(inside, width, outside)
-        self.processes = nn.ModuleList(norm_relu_conv(width, width, 3) for _ in range(4))
+    def __init__(self, inside: int, width: int, outside: int, branches: int = 5) -> None:
+        super().__init__(inside, width, outside, branches)
+        self.processes = nn.ModuleList(norm_relu_conv(width, width, 3) for _ in self.pools)
 
     def aggregated(self, own: Tensor, pooled: list[Tensor]) -> list[Tensor]:
         maps = [own]
