@@ -98,12 +98,18 @@ def open_data(resolved: Resolved, seed: int) -> Any:
 
 
 def settle_precision(resolved: Resolved) -> None:
-    """ "auto" is bfloat16 where the hardware computes in it, else float32."""
+    """ "auto" is bfloat16 where the hardware computes in it, else float32. A network that is compiled
+    for a CPU computes in float32: in bfloat16 torch 2.15 gives BiSeNet gradients that are no numbers."""
     if resolved.recipe["precision"] == "auto":
-        resolved.recipe["precision"] = (
-            "bf16-mixed" if computes_bfloat16(resolved.trainer["accelerator"]) else "32-true"
-        )
+        accelerator, compiled = resolved.trainer["accelerator"], resolved.trainer["compile"]
+        half = computes_bfloat16(accelerator) and not (compiled and on_cpu(accelerator))
+        resolved.recipe["precision"] = "bf16-mixed" if half else "32-true"
         resolved.departures = departures(resolved)
+
+
+def on_cpu(accelerator: str) -> bool:
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return accelerator == "cpu" or (accelerator == "auto" and not gpu)
 
 
 def computes_bfloat16(accelerator: str) -> bool:

@@ -873,6 +873,29 @@ def test_imagenet_without_a_network_is_refused_in_a_sentence(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "compiled", "computed"),
+    [
+        ("cpu", False, "bf16-mixed"),
+        ("cpu", True, "32-true"),
+        ("auto", True, "32-true"),
+        ("gpu", True, "bf16-mixed"),
+    ],
+)
+def test_auto_precision_is_bfloat16_but_for_what_is_compiled_for_a_cpu(
+    accelerator: str, compiled: bool, computed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "computes_bfloat16", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: accelerator == "gpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    words = [f"trainer.accelerator={accelerator}", f"trainer.compile={compiled}"]
+    resolved = resolve("bisenet", "streets", words)
+    training.settle_precision(resolved)
+    assert resolved.recipe["precision"] == computed
+    told = [each for each in resolved.departures if each.startswith("recipe.precision")]
+    assert len(told) == (computed != "32-true")
+
+
 @pytest.mark.parametrize("data", ["cityscapes", "voc"])
 def test_imagenet_weights_are_loaded_on_every_data_set_of_the_paper(data: str) -> None:
     module = SimpleNamespace(load_pretrained=lambda source: f"weights of {source}")
