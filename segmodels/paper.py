@@ -119,12 +119,26 @@ def inference_parameters(network: Experiment | SegmentationModule, num_classes: 
     """Parameters that the logits depend on, with a gradient or without: what a deployed network holds."""
     module = shapes(blueprint(network, num_classes) if isinstance(network, Experiment) else network)
     image = torch.zeros(1, 3, 256, 512, device="meta")
-    module.logits(module.padded(image)).sum().backward()
+    reached = leaves(module.logits(module.padded(image)))
     return sum(
         each.numel()
         for name, each in module.named_parameters()
-        if each.grad is not None or name in module.without_gradient
+        if each in reached or name in module.without_gradient
     )
+
+
+def leaves(output: torch.Tensor) -> set[torch.Tensor]:
+    """The tensors that a gradient of this one would reach: its graph is walked, nothing is computed."""
+    found, seen, ahead = set(), set(), [output.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(node.variable)
+        ahead += [each for each, _ in node.next_functions]
+    return found
 
 
 def macs(network: Experiment | nn.Module, size: tuple[int, int]) -> int | None:

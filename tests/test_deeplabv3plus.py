@@ -249,7 +249,11 @@ def test_multiply_adds_are_those_of_the_authors_model_zoo(
     ("name", "terms"),
     [
         ("deeplabv3plus_r50_vainf", {"main": "main"}),
-        ("mmseg_deeplabv3plus_r50_d8", {"main": "decode.loss_ce", "auxiliary": "aux.loss_ce"}),
+        pytest.param(
+            "mmseg_deeplabv3plus_r50_d8",
+            {"main": "decode.loss_ce", "auxiliary": "aux.loss_ce"},
+            marks=pytest.mark.catalogue,
+        ),
     ],
 )
 def test_one_training_step_is_the_authors_in_float64(name: str, terms: dict[str, str]) -> None:

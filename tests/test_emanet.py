@@ -449,9 +449,8 @@ def state(name: str) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["emanet_r50", pytest.param("mmseg_emanet_r50_d8", marks=pytest.mark.catalogue)]
-)
+@pytest.mark.catalogue
+@pytest.mark.parametrize("name", ["emanet_r50", "mmseg_emanet_r50_d8"])
 def test_one_training_step_is_the_authors_in_float64(name: str) -> None:
     """Loss terms, gradients, batch-norm statistics and the bases after the step."""
     case = json.loads((REFERENCE / "steps" / f"{name}.json").read_text())

@@ -20,7 +20,8 @@ def layout(name: str) -> dict:
     return json.loads(gzip.decompress((RELEASED / f"{name}.json.gz").read_bytes()))
 
 
-@pytest.mark.parametrize("name", sorted(layouts()))
+# Of every other layout by the command that makes the table of them (tests/test_fidelity.py)
+@pytest.mark.parametrize("name", ["bisenet_x39_torchseg", "stdcnet813", "sfnet_lite_r18"])
 def test_a_released_network_multiplies_as_often_as_the_authors(name: str) -> None:
     stored = layout(name)
     shape = next(shape for entry, shape, _ in stored["entries"] if entry == layouts()[name].classes)

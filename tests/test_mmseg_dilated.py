@@ -10,10 +10,9 @@ from segmodels.families.dilated import Around, Dilated, classifier, fcn_head, in
 from segmodels.ports.mmseg.dilated import LINES, DilatedMMSeg
 from tests.training_step import assert_terms, assert_the_authors_gradients, prepared, stored
 
-STEPS = ["mmseg_fcn_r50_d8", pytest.param("mmseg_pspnet_r50_d8", marks=pytest.mark.catalogue)]
 
-
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.catalogue
+@pytest.mark.parametrize("name", ["mmseg_fcn_r50_d8", "mmseg_pspnet_r50_d8"])
 def test_one_training_step_is_its_own_in_float64(name: str) -> None:
     """Loss terms, divided by ignored pixels too, gradients and batch-norm statistics."""
     module, batch = prepared(name)

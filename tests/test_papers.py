@@ -68,9 +68,9 @@ def valid_size(module: SegmentationModule, height: int, width: int) -> tuple[int
     return tuple(module.valid_side(side + 2 * module.margin) for side in (height, width))
 
 
-def crops(module: SegmentationModule) -> tuple[Tensor, Tensor]:
+def crops(module: SegmentationModule, size: tuple[int, int] = (64, 96)) -> tuple[Tensor, Tensor]:
     """Two images whose classes can be told by color, with an ignored border."""
-    height, width = valid_size(module, 64, 96)
+    height, width = valid_size(module, *size)
     coarse = torch.randint(CLASSES, (2, -(-height // 16), -(-width // 16)))
     label = coarse.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :height, :width]
     colors = torch.linspace(-2, 2, CLASSES)[label]
@@ -138,7 +138,7 @@ def test_two_fixed_crops_are_learned_by_heart_within_sixty_steps(
     network = trained_network(segmodels.experiment(address))
     if network in LEARNED:
         return
-    batch = crops(module)
+    batch = crops(module, (32, 64))
     label = module.inside(batch[1])
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     course = []

@@ -97,6 +97,7 @@ def test_an_image_of_another_size_is_judged_as_the_padded_one() -> None:
 # --- training
 
 
+@pytest.mark.catalogue
 def test_one_training_step_is_the_authors_in_float64() -> None:
     """Loss terms, gradients and batch-norm statistics."""
     name = "pspnet_r50_semseg"
