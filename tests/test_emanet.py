@@ -115,6 +115,15 @@ def test_the_steps_are_the_papers_sums_over_pixels() -> None:
         torch.testing.assert_close(means[0, :, k], mean, rtol=0, atol=1e-5)
 
 
+def test_a_millionth_is_added_to_what_is_divided_by_as_in_the_authors_code() -> None:
+    """network.py of XiaLiPKU/EMANet: z / (1e-6 + its sum), and _l2norm, x / (1e-6 + its norm)."""
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    assert maximization(3 * one, 1e-6 * one).item() == pytest.approx(1.5)
+    assert normalized(1e-6 * one).item() == pytest.approx(0.5)
+    assert expectation(1e-3 * one, 1e-3 * one, "inner").item() == pytest.approx(0.5)
+    assert EMAUnit(2, 2).epsilon == 1e-6
+
+
 def test_gaussian_and_exponential_kernels_agree_on_unit_bases_and_differ_on_others() -> None:
     x, bases = torch.randn(1, 8, 20), normalized(torch.randn(1, 8, 5))
     torch.testing.assert_close(

@@ -101,6 +101,14 @@ def test_a_box_has_the_share_of_the_area_that_was_asked_for_and_lies_inside() ->
     assert len({tuple(mask.nonzero()[0].tolist()) for mask in half}) > 300  # everywhere
 
 
+def test_strong_color_blurs_by_classmixs_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """sigma of trainSSL.py in WilhelmT/ClassMix: from 0.15 to 1.15."""
+    seen = []
+    monkeypatch.setattr(mixing, "blurred", lambda image, *how: seen.append(how) or image)
+    MeanTeacher(Tiny).perturbed(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    assert seen == [(0.5, 0.15, 1.15)]
+
+
 def test_erased_boxes_have_every_area() -> None:
     share = mixing.boxes(2000, (100, 150), 0.0, 1.0).float().mean((1, 2))
     assert abs(share.mean() - 0.5) < 0.02 and abs(share.std() - 12**-0.5) < 0.02
