@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import segmodels
 from segmodels.architectures.nonlocalnet import Disentangled, DotProduct, NonLocal, NonLocalNet
+from segmodels.released import layouts
+from tests.structure import kinds
 
 CHANNELS, HEIGHT, WIDTH = 6, 3, 4
 POSITIONS = HEIGHT * WIDTH
@@ -102,3 +105,21 @@ def test_the_network_starts_its_heads_as_mmsegmentation_does() -> None:
 def test_an_unknown_operator_is_answered_with_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean dot_product"):
         NonLocalNet(19, operator="dotproduct")
+
+
+@pytest.mark.parametrize(
+    ("row", "layout"),
+    [("resnet50", "mmseg_nonlocal_r50_d8"), ("disentangled", "mmseg_dnl_r50_d8")],
+)
+def test_a_row_is_the_network_that_the_released_numbers_are_of(row: str, layout: str) -> None:
+    """Shapes, strides and dilations; the layouts' numbers are held by the table of them."""
+    ours = segmodels.experiment(f"nonlocalnet/{row}").build(19, "meta")
+    theirs = layouts()[layout].build(19, "meta")
+    assert kinds(ours) == kinds(theirs)
+    found, wanted = ({n: t.shape for n, t in each.state_dict().items()} for each in (ours, theirs))
+    assert found == wanted
+
+
+def test_the_deeper_row_has_resnet101s_third_stage() -> None:
+    module = segmodels.experiment("nonlocalnet/resnet101").build(5, "meta")
+    assert len(module.backbone.layer3) == 23
