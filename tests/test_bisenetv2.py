@@ -267,6 +267,14 @@ def test_nonlinearities_stand_where_the_figures_have_them() -> None:
     assert kinds(guided.semantic_up) == kinds(guided.fuse) == ["3/1x1", norm]
 
 
+def test_no_convolution_of_branches_and_aggregation_has_a_bias() -> None:
+    """As in bisenetv2.py of CoinCheung/BiSeNet, where classifiers alone have one."""
+    module = segmodels.experiment("bisenetv2").build(5, "meta")
+    inside = (module.detail, module.semantic, module.aggregation)
+    found = [each for part in inside for each in part.modules() if isinstance(each, nn.Conv2d)]
+    assert len(found) > 40 and all(each.bias is None for each in found)
+
+
 def test_heads_are_as_wide_as_departures_say_and_one_layer_deep() -> None:
     module = segmodels.experiment("bisenetv2").build(5, "meta")
     for head, width in (

@@ -77,3 +77,9 @@ def test_width_scales_every_stage() -> None:
         features = half(torch.randn(1, 3, 64, 64))
     assert tuple(x.shape[1] for x in features) == half.channels == (32, 64, 128, 256)
     assert [64 // x.shape[-1] for x in features] == [4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("stride", [2, 9, 64])
+def test_a_stride_that_no_stage_ends_at_is_refused(stride: int) -> None:
+    with pytest.raises(ValueError, match=f"output_stride is 4, 8, 16 or 32, not {stride}"):
+        ResNet(18, output_stride=stride)

@@ -91,6 +91,8 @@ class ResNet(nn.Module):
             raise ValueError(
                 f"there is no ResNet of depth {depth}; take {', '.join(map(str, DEPTHS))}"
             )
+        if output_stride not in (4, 8, 16, 32):
+            raise ValueError(f"a ResNet's output_stride is 4, 8, 16 or 32, not {output_stride}")
         block = BasicBlock if depth < 50 else Bottleneck
         widths = (width, 2 * width, 4 * width, 8 * width)
         self.channels = tuple(each * block.expansion for each in widths)
