@@ -196,6 +196,7 @@ def run_cps(folder: Path, *words: str) -> int:
     return run.main([*row, *SCENES, *STEPS, *RHYTHM, *CPU, *WORDS, "--runs", str(folder), *words])
 
 
+@pytest.mark.slow
 def test_a_run_scores_both_and_leaves_both(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert run_cps(tmp_path / "runs", "semi.cutmix=true") == 0
     folder = only(tmp_path / "runs")

@@ -227,6 +227,7 @@ def test_a_runs_checkpoint_is_exported_with_its_classes(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["last.ckpt", "network.onnx"]
 
 
+@pytest.mark.slow
 @onnx
 def test_a_checkpoint_is_exported_with_another_option_than_it_was_trained_with(
     tmp_path: Path, capsys: pytest.CaptureFixture
@@ -246,6 +247,7 @@ def test_a_checkpoint_is_exported_with_another_option_than_it_was_trained_with(
     assert "makes another network than the one in" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @onnx
 def test_a_file_that_computes_something_else_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -507,6 +507,7 @@ class Eighth(SegmentationModule):
         return image
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_no_mode_holds_the_logits_of_a_whole_image() -> None:
     module, image = Eighth().eval(), torch.randint(256, (1, 3, 1024, 2048), dtype=torch.uint8)

@@ -162,6 +162,7 @@ def emanet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_every_protocol_is_scored_with_the_options_that_the_paper_reports_it_under(
     emanet: Path, streets: Path, whole: None, capsys: pytest.CaptureFixture
 ) -> None:

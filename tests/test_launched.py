@@ -28,6 +28,7 @@ def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return out
 
 
+@pytest.mark.slow
 def test_processes_of_one_job_share_one_run_folder_and_one_of_them_speaks(job: Path) -> None:
     said = (job / "stopped.txt").read_text()
     assert said.count("run folder") == said.count("bisenet/xception39 on streets") == 1
@@ -45,6 +46,7 @@ def test_processes_of_one_job_share_one_run_folder_and_one_of_them_speaks(job: P
     ] == ROWS
 
 
+@pytest.mark.slow
 def test_two_sigterms_end_a_run_at_the_step_that_it_had_reached(job: Path) -> None:
     said = (job / "stopped.txt").read_text()
     assert (job / "stopped").read_text() == "143 143", said

@@ -607,6 +607,7 @@ def assert_goes_on(child: Path, whole: Path, step: int) -> None:
     assert_same_state(folder / "checkpoints" / "last.ckpt", whole / "checkpoints" / "last.ckpt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_goes_on_as_if_it_had_not_been(
     kind: str, killed: Path, tmp_path: Path

@@ -163,6 +163,7 @@ def assert_own_weights(one: SegmentationModule, other: SegmentationModule) -> No
         assert torch.equal(other.logits(image), before) and before.any()
 
 
+@pytest.mark.slow
 def test_a_compiled_teacher_computes_with_its_own_weights(quickly_compiled: None) -> None:
     words = ["data.labelled=1/2", "data.height=64", "data.width=96", "trainer.compile=true"]
     words += ["data.train=4", "data.val=1", "recipe.crop=64x96", "recipe.batch=2"]

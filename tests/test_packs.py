@@ -150,6 +150,7 @@ pack.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_writing_that_was_killed_goes_on_and_writes_the_same_bytes(
     city: Path, tmp_path: Path
 ) -> None:

@@ -130,6 +130,7 @@ def test_training_and_evaluation_return_the_same_kind_of_thing(module: Segmentat
         assert module.train().logits(image).shape == module.eval().logits(image).shape
 
 
+@pytest.mark.slow
 def test_two_fixed_crops_are_learned_by_heart_within_sixty_steps(
     address: str, module: SegmentationModule
 ) -> None:

@@ -170,6 +170,7 @@ def test_the_inference_mode_is_the_one_that_was_asked_for(
     assert not np.array_equal(predicted(module, image, asked), predicted(module, image))
 
 
+@pytest.mark.slow
 def test_a_network_predicts_with_another_option_than_it_was_trained_with(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -457,6 +457,7 @@ def test_validation_pictures_show_the_running_average_by_the_recipes_decay_that_
     assert not torch.equal(seen[3], found["current_model_state"][name])
 
 
+@pytest.mark.slow
 def test_a_run_ends_after_the_minutes_it_was_given_and_can_go_on(
     tmp_path: Path,
     whole: Callable[[str], Path],
@@ -481,6 +482,7 @@ def test_a_run_ends_after_the_minutes_it_was_given_and_can_go_on(
 # --- runs that were killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_goes_on_as_if_it_had_not_been(
     kind: str, children: Path, whole: Callable[[str], Path], capsys: pytest.CaptureFixture
@@ -509,6 +511,7 @@ def comparable(folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("death", [death for death in DEATHS if death != "between checkpoints"])
 def test_it_does_not_matter_when_a_run_is_killed(
     death: str, children: Path, whole: Callable[[str], Path], capsys: pytest.CaptureFixture
@@ -605,6 +608,7 @@ def test_an_interrupted_run_saves_says_how_to_go_on_and_goes_on(
     assert without_speed(folder) == without_speed(whole("plain"))
 
 
+@pytest.mark.slow
 def test_a_terminals_interrupt_reaches_workers_too_and_does_no_harm(
     children: Path, whole: Callable[[str], Path]
 ) -> None:
@@ -623,6 +627,7 @@ def test_a_terminals_interrupt_reaches_workers_too_and_does_no_harm(
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_twice_ends_at_once(children: Path) -> None:
     assert status(children / "interrupted twice") == -signal.SIGINT
     assert not list((only(children / "interrupted twice" / "runs") / "checkpoints").iterdir())
@@ -705,6 +710,7 @@ def assert_one_sentence(printed: str, *words: str) -> None:
 # --- two processes
 
 
+@pytest.mark.slow
 def test_two_processes_judge_the_same_pixels_as_one(tmp_path: Path) -> None:
     """Three images for two ranks, and batch statistics that each rank gathers from images of its own."""
     words = [
@@ -1045,6 +1051,7 @@ def test_values_that_do_not_fit_together_are_refused_in_a_sentence(
 # --- Weights & Biases
 
 
+@pytest.mark.slow
 def test_a_mirror_that_cannot_be_reached_is_kept_on_disk(children: Path) -> None:
     child = children / "mirrored nowhere"
     output = (child / "output.txt").read_text()

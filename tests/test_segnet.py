@@ -120,6 +120,7 @@ def test_on_camvid_the_rows_own_recipe_stands() -> None:
         assert (tuple(value) if isinstance(value, list) else value) == getattr(own, name), name
 
 
+@pytest.mark.slow
 @onnx
 @pytest.mark.parametrize("size", [(64, 96), (45, 71)])
 def test_unpooling_goes_to_onnx(size: tuple[int, int], tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ def pairs(roots: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PACKED)
 def test_two_processes_are_given_what_one_would_see_also_after_both_were_killed(
     kind: str, roots: dict[str, Path], pairs: Path

@@ -115,6 +115,7 @@ evaluate.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_kill_while_packing_leaves_no_folder_and_the_next_try_makes_it(
     streets: list[str], tmp_path: Path
 ) -> None:

@@ -449,6 +449,7 @@ def test_the_report_shows_the_runs_of_a_sweep_alone(
         report.read_results([sweep_folder])
 
 
+@pytest.mark.slow
 def test_two_rows_are_really_trained_judged_and_set_side_by_side(
     tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:

@@ -93,6 +93,7 @@ def test_up_convolutions_start_as_wide_as_the_numbers_that_flow_in_ask_for() -> 
     assert drops == [False, False, False, True, True]
 
 
+@pytest.mark.slow
 @onnx
 @pytest.mark.parametrize("size", [(64, 96), (50, 71)])
 def test_the_valid_network_goes_to_onnx_with_its_mirrors(
