@@ -267,6 +267,22 @@ def test_nonlinearities_stand_where_the_figures_have_them() -> None:
     assert kinds(guided.semantic_up) == kinds(guided.fuse) == ["3/1x1", norm]
 
 
+@pytest.mark.parametrize(("row", "activated"), [("bilateral", False), ("activated", True)])
+def test_one_row_alone_has_the_relus_of_the_re_implementations(row: str, activated: bool) -> None:
+    module = segmodels.experiment(f"bisenetv2/{row}").build(5, "meta")
+    blocks = [each for each in module.modules() if isinstance(each, bisenetv2.GatherExpansion)]
+    ends = [*(block.expand[-1] for block in blocks), module.aggregation.fuse[-1]]
+    assert len(ends) > 8 and {isinstance(end, nn.ReLU) for end in ends} == {activated}
+
+
+def test_a_branch_begins_with_two_channels_at_least() -> None:
+    narrow = {"semantic_ratio": 1.0, "alpha": 2 / 64}
+    row = segmodels.experiment("bisenetv2")
+    assert row.but(model=narrow).build(5, "meta").semantic.channels[0] == 2
+    with pytest.raises(ValueError, match="which must leave two"):
+        row.but(model=narrow | {"alpha": 0.0312}).build(5, "meta")
+
+
 def test_no_convolution_of_branches_and_aggregation_has_a_bias() -> None:
     """As in bisenetv2.py of CoinCheung/BiSeNet, where classifiers alone have one."""
     module = segmodels.experiment("bisenetv2").build(5, "meta")
