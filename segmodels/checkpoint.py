@@ -10,7 +10,7 @@ import torch
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.paper import experiment
 from segmodels.recipe import recipe_from
-from segmodels.released import COUNTER, State, built_with, misfit, read, unwrapped
+from segmodels.released import COUNTER, State, Undrawn, built_with, misfit, read, unwrapped
 
 REMEDY = "read it with the commit that its run was made at (config.json names it)"
 
@@ -87,9 +87,10 @@ def built(
     """The network that a checkpoint describes, or it with other options; without its weights."""
     if model is not None:
         identity = {**identity, "model": dict(model)}
-    module = experiment(identity["experiment"]).network(
-        num_classes=identity["num_classes"], **identity["model"]
-    )
+    with Undrawn():
+        module = experiment(identity["experiment"]).network(
+            num_classes=identity["num_classes"], **identity["model"]
+        )
     own = {
         key: identity[key]
         for key in identity

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segmodels.module import Normalization
 
@@ -127,14 +128,28 @@ def from_released(
             f"{origin} is not a {name} checkpoint: it has no {layout.classes}{_nearest(state, known)}"
         )
     classes = len(state[layout.classes])
-    module, renamed = layout.build(classes), layout.renamed(state)
+    with Undrawn():
+        module, renamed = layout.build(classes), layout.renamed(state)
     if problem := misfit(module.state_dict(), renamed):
         raise ValueError(f"{origin} is not a {name} checkpoint: {problem}{_nearest(state, known)}")
     if model:
         row, with_options = layout.row_of(name, model), partial(layout.build, classes, "cpu")
-        module = built_with(with_options, origin, row.network, row.model, model, renamed)
+        with Undrawn():
+            module = built_with(with_options, origin, row.network, row.model, model, renamed)
     module.load_state_dict(renamed, strict=False)  # strict but for the counters, as misfit has seen
     return module.eval()
+
+
+class Undrawn(TorchDispatchMode):
+    """Random numbers are all alike, a distribution's mean or its lower end: drawing those of a
+    ResNet-101 takes a second, and its weights are read next."""
+
+    DRAWS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in self.DRAWS:
+            return args[0].fill_(args[1] if len(args) > 1 else 0.0)
+        return function(*args, **kwargs or {})
 
 
 def built_with(

@@ -1,8 +1,10 @@
 """What all tests share: options, quiet libraries, one kind of processor, and an environment without anybody's data sets, W&B key, W&B
 patience or terminal."""
 
+import hashlib
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before torch and its friends are imported: no network, no telemetry, no threads beyond the machine's.
@@ -82,6 +84,35 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         == 0
     )
     return next(runs.iterdir())
+
+
+@pytest.fixture
+def opencv_threads() -> Iterator[Callable[[int], None]]:
+    """Sets their number, and in the end what it was."""
+    import cv2
+
+    before = cv2.getNumThreads()
+    yield cv2.setNumThreads
+    cv2.setNumThreads(before)
+
+
+@pytest.fixture
+def once(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[object], bool]:
+    """Whether a test of this name is the first to ask about something, in all processes of this run."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+    def first(thing: object) -> bool:
+        said = f"{request.node.originalname} {thing!r}"
+        try:
+            (folder / hashlib.sha256(said.encode()).hexdigest()).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    return first
 
 
 @pytest.fixture(autouse=True)

@@ -117,6 +117,14 @@ def test_every_row_comes_back_from_its_checkpoint(address: str, tmp_path: Path) 
     )
 
 
+def test_opening_a_checkpoint_draws_no_weights(tmp_path: Path) -> None:
+    """It would take seconds, and move on the random numbers of whoever opens it."""
+    written(tmp_path / "last.ckpt")
+    before = torch.get_rng_state()
+    from_checkpoint(tmp_path / "last.ckpt")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_checkpoint_without_batch_counters_is_read(tmp_path: Path) -> None:
     content = content_of(module := built())
     for name in [name for name in content["state_dict"] if name.endswith(COUNTER)]:

@@ -1,5 +1,6 @@
 """Reading the words: names, values and origins, refused with the nearest right one, and no torch on the way."""
 
+import json
 import os
 import runpy
 import signal
@@ -307,10 +308,27 @@ def test_our_score_in_the_list_names_its_protocol_where_the_figure_has_another()
     assert tables.ours_shown(ours, figure) == "74.8 (val, resized:0.75)"
 
 
+PAPERS = json.loads(catalogue.FILE.read_text())["papers"]
+
+
 @pytest.mark.catalogue
-def test_the_stored_catalogue_is_what_the_files_say(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_stored_catalogue_says_of_a_paper_what_its_file_says(name: str) -> None:
+    entry = {"hash": PAPERS[name]["hash"]} | catalogue.paper_entry(name)
+    assert json.dumps(entry) == json.dumps(PAPERS[name]), "run `python -m experiments.catalogue`"
+
+
+def test_the_stored_catalogue_names_every_paper_data_set_and_method(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As their files are now; what it says of each paper is another test's."""
     stored = catalogue.FILE.read_text()
+    without_hash = {
+        paper: {key: value for key, value in entry.items() if key != "hash"}
+        for paper, entry in PAPERS.items()
+    }
     monkeypatch.setattr(catalogue, "FILE", Path("nowhere"))
+    monkeypatch.setattr(catalogue, "paper_entry", without_hash.get)
     assert catalogue.written() == stored, "run `python -m experiments.catalogue`"
 
 

@@ -1,7 +1,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from colorsys import rgb_to_hsv
 from pathlib import Path
 
@@ -271,6 +271,20 @@ def test_batches_are_the_same_for_any_number_of_workers(workers: int, moved: dic
         for pair, other in zip(alone, helped, strict=True)
         for a, b in zip(pair, other, strict=True)
     )
+
+
+@pytest.mark.parametrize("moved", [{}, MOVED])
+def test_a_crop_has_the_same_bits_for_any_number_of_opencvs_threads(
+    moved: dict, opencv_threads: Callable[[int], None]
+) -> None:
+    """Large ones: OpenCV shares out only what is worth it."""
+    crop = Crop((600, 800), (0.5, 2.0), continuous=True, jitter=0.5, hue=0.1, **moved)
+    source = Memory.of([trees.noise((700, 900), (0, 1, 2), seed=1)])
+    found = []
+    for threads in (0, 2):
+        opencv_threads(threads)
+        found.append([Crops(source, crop, seed=0)[number, 0] for number in range(3)])
+    assert all(torch.equal(a, b) for one, other in zip(*found) for a, b in zip(one, other))
 
 
 def test_batches_are_uint8_images_and_train_ids() -> None:

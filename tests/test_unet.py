@@ -2,6 +2,7 @@
 
 import json
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -176,6 +177,17 @@ def test_border_weights_are_those_of_every_pixel_and_every_cell_one_by_one(class
     weights, expected = border_weights(label), slow_border_weights(label)
     assert expected.max() > 1
     np.testing.assert_allclose(weights, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_border_weights_have_the_same_bits_for_any_number_of_opencvs_threads(
+    opencv_threads: Callable[[int], None],
+) -> None:
+    label = np.kron(cells_of(4), np.ones((6, 6), np.uint8))
+    found = []
+    for threads in (0, 2):
+        opencv_threads(threads)
+        found.append(border_weights(label))
+    assert np.array_equal(*found)
 
 
 def test_cells_far_apart_give_no_weight_and_near_ones_nearly_w0() -> None:

@@ -177,6 +177,8 @@ def border_weights(label: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> n
             columns = slice(max(left - reach, 0), left + width + reach)
             outside = (cells[rows, columns] != cell).astype(np.uint8)
             distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+            # Its last bits depend on OpenCV's threads; the squares are whole numbers
+            distance = np.sqrt(np.rint(distance**2))
             d1, d2 = nearest[rows, columns], second[rows, columns]
             np.minimum(d2, np.maximum(d1, distance), out=d2)
             np.minimum(d1, distance, out=d1)
