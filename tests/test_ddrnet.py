@@ -134,6 +134,12 @@ def test_every_scale_of_dappm_sees_those_before_it_and_none_behind() -> None:
     assert seen == [[n <= position for n in range(5)] for position in range(5)]
 
 
+@pytest.mark.parametrize("context", ["ppm", "none"])
+def test_branches_are_refused_where_there_is_no_dappm(context: str) -> None:
+    with pytest.raises(ValueError, match=f"DAPPM's, and model.context_module is {context}"):
+        segmodels.experiment("ddrnet").but(model={"context_module": context, "branches": 3}).build()
+
+
 @pytest.mark.parametrize(("row", "kernels"), [("three_branches", [5]), ("four_branches", [5, 9])])
 def test_fewer_branches_leave_out_the_largest_pools_and_keep_the_global_one(
     row: str, kernels: list[int]

@@ -185,6 +185,10 @@ class DDRNet(SegmentationModule):
         """
         if not 3 <= branches <= 5:
             raise ValueError(f"model.branches is {branches}; DAPPM has from 3 to 5")
+        if branches != 5 and context_module != "dappm":
+            raise ValueError(
+                f"model.branches is {branches}: DAPPM's, and model.context_module is {context_module}"
+            )
         super().__init__(num_classes)
         self.auxiliary_weight = auxiliary_weight
         width, *_, head_width = pick("variant", variant, VARIANTS)
