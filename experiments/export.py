@@ -245,11 +245,10 @@ def verified(
     with torch.no_grad():
         logits = module(image)
     output, limit = runtime(image), LIMIT * max(1.0, logits.abs().max().item())
-    far = clear_errors if asked.argmax else largest_difference
-    difference = far(logits, output, limit)
+    difference = difference_of(logits, output, limit)
     if difference > (0.0 if asked.argmax else limit):  # float64 takes seconds
         limit = max(limit, 20 * rounding(module, image, logits))
-        difference = far(logits, output, limit)
+        difference = difference_of(logits, output, limit)
     return Verified(difference, 0.0 if asked.argmax else limit, parameters, refusal(runtime, image))
 
 
@@ -268,8 +267,11 @@ def rounding(module: "SegmentationModule", image: "Tensor", logits: "Tensor") ->
         )
 
 
-def largest_difference(logits: "Tensor", output: "Tensor", limit: float) -> float:
-    return (output - logits).abs().max().item()
+def difference_of(logits: "Tensor", output: "Tensor", limit: float) -> float:
+    """The largest one of a logit; where classes come out, the share of pixels with a clear error."""
+    if output.is_floating_point():
+        return (output - logits).abs().max().item()
+    return clear_errors(logits, output, limit)
 
 
 def clear_errors(logits: "Tensor", label: "Tensor", limit: float) -> float:

@@ -10,7 +10,15 @@ import torch
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.paper import experiment
 from segmodels.recipe import recipe_from
-from segmodels.released import COUNTER, State, Undrawn, built_with, misfit, read, unwrapped
+from segmodels.released import (
+    COUNTER,
+    ConstantInitialization,
+    State,
+    built_with,
+    misfit,
+    read,
+    unwrapped,
+)
 
 REMEDY = "read it with the commit that its run was made at (config.json names it)"
 
@@ -87,7 +95,7 @@ def built(
     """The network that a checkpoint describes, or it with other options; without its weights."""
     if model is not None:
         identity = {**identity, "model": dict(model)}
-    with Undrawn():
+    with ConstantInitialization():
         module = experiment(identity["experiment"]).network(
             num_classes=identity["num_classes"], **identity["model"]
         )

@@ -128,25 +128,26 @@ def from_released(
             f"{origin} is not a {name} checkpoint: it has no {layout.classes}{_nearest(state, known)}"
         )
     classes = len(state[layout.classes])
-    with Undrawn():
-        module, renamed = layout.build(classes), layout.renamed(state)
+    renamed = layout.renamed(state)
+    with ConstantInitialization():
+        module = layout.build(classes)
     if problem := misfit(module.state_dict(), renamed):
         raise ValueError(f"{origin} is not a {name} checkpoint: {problem}{_nearest(state, known)}")
     if model:
         row, with_options = layout.row_of(name, model), partial(layout.build, classes, "cpu")
-        with Undrawn():
-            module = built_with(with_options, origin, row.network, row.model, model, renamed)
+        module = built_with(with_options, origin, row.network, row.model, model, renamed)
     module.load_state_dict(renamed, strict=False)  # strict but for the counters, as misfit has seen
     return module.eval()
 
 
-class Undrawn(TorchDispatchMode):
-    """Random numbers are all alike, a distribution's mean or its lower end: drawing those of a
-    ResNet-101 takes a second, and its weights are read next."""
+class ConstantInitialization(TorchDispatchMode):
+    """New weights are filled with one number instead of random ones: drawing those of a ResNet-101
+    takes a second, and a checkpoint's replace them."""
 
     DRAWS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        """A distribution's mean, or its lower end: trunc_normal_ repeats a draw out of bounds."""
         if function in self.DRAWS:
             return args[0].fill_(args[1] if len(args) > 1 else 0.0)
         return function(*args, **kwargs or {})
@@ -169,7 +170,8 @@ def built_with(
     words = ", ".join(f"model.{name}={value}" for name, value in given.items())
     try:
         check_options(network, given)
-        module = build({**own, **given})
+        with ConstantInitialization():
+            module = build({**own, **given})
     except (KeyError, TypeError, ValueError) as problem:
         raise ValueError(f"{origin} cannot be evaluated with {words}: {problem}") from problem
     if problem := misfit(module.state_dict(), weights):

@@ -260,6 +260,33 @@ def test_a_file_that_computes_something_else_is_not_kept(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("away", "rounded", "ok"), [(0.5, 0, True), (19, 1, True), (21, 1, False)])
+def test_float64_is_asked_only_beyond_the_limit_and_widens_it_to_twenty_roundings(
+    monkeypatch: pytest.MonkeyPatch, away: float, rounded: int, ok: bool
+) -> None:
+    """A file `away` limits from the module, whose own rounding is one limit."""
+    module, asked = settled(), argparse.Namespace(size=SIZE, uint8=True, argmax=False)
+    calls: list[float] = []
+
+    def limit_of(logits: Tensor) -> float:
+        return 1e-4 * max(1.0, logits.abs().max().item())
+
+    def one_limit(module: SegmentationModule, image: Tensor, logits: Tensor) -> float:
+        calls.append(limit_of(logits))
+        return calls[-1]
+
+    def runtime(image: Tensor) -> Tensor:
+        if image.shape[2:] != SIZE:
+            raise ValueError("another size")
+        with torch.no_grad():
+            logits = module(image)
+        return logits + away * limit_of(logits)
+
+    monkeypatch.setattr(export, "rounding", one_limit)
+    assert export.verified(module, runtime, asked, 1).ok is ok
+    assert len(calls) == rounded
+
+
 @pytest.fixture(scope="module")
 def one_registry() -> Iterator[None]:
     """What torch.onnx knows of each operation, gathered once: a second of every export."""

@@ -187,7 +187,7 @@ def test_parameter_groups_hold_every_parameter_once(module: SegmentationModule) 
 
 
 def test_a_deployed_network_holds_no_more_than_the_trained_one(address: str) -> None:
-    """As counted when the catalogue was stored; a test of its own counts again."""
+    """By the stored catalogue, whose numbers tests/test_command_line.py counts again."""
     name, _, row = address.partition("/")
     entry = STORED["papers"][name]["rows"][row]
     assert 0 < entry["inference_parameters"] <= entry["parameters"]

@@ -37,6 +37,14 @@ def test_every_layout_that_a_paper_names_is_held_against_the_authors_numbers() -
     assert sorted(layouts()) == HERE
 
 
+def test_opening_an_authors_checkpoint_draws_no_weights() -> None:
+    name = "bisenet_x39_speed_torchseg"
+    given = state(name)
+    before = torch.get_rng_state()
+    segmodels.from_released(name, given)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_released_network_gives_the_authors_logits(name: str) -> None:
     golden = np.load(REFERENCE / "released" / f"{name}.npz")

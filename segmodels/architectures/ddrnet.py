@@ -187,7 +187,8 @@ class DDRNet(SegmentationModule):
             raise ValueError(f"model.branches is {branches}; DAPPM has from 3 to 5")
         if branches != 5 and context_module != "dappm":
             raise ValueError(
-                f"model.branches is {branches}: DAPPM's, and model.context_module is {context_module}"
+                f"model.branches is {branches}; only DAPPM has branches, "
+                f"and model.context_module is {context_module}"
             )
         super().__init__(num_classes)
         self.auxiliary_weight = auxiliary_weight
