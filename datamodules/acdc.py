@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 from datamodules.labels import STREET_TRAIN_IDS
 from datamodules.layouts import below, one_of, tell
 from datamodules.module import SegmentationData
-from datamodules.store import Files, paired
+from datamodules.reading.sources import Files, paired
 
 IMAGE, LABEL = "_rgb_anon.png", "_gt_labelTrainIds.png"
 WEATHER = ("fog", "night", "rain", "snow")

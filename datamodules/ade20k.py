@@ -11,7 +11,7 @@ from typing import ClassVar
 from datamodules.labels import LabelSet
 from datamodules.layouts import tell
 from datamodules.module import SegmentationData
-from datamodules.store import IMAGES, LABELS, Files, by_stem, paired
+from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem, paired
 
 CLASSES = """
 wall 787878, building b47878, sky 06e6e6, floor 503232, tree 04c803, ceiling 787850, road 8c8c8c, bed cc05ff, windowpane e6e6e6,

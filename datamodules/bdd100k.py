@@ -11,7 +11,7 @@ from typing import ClassVar
 from datamodules.labels import STREET_TRAIN_IDS
 from datamodules.layouts import tell
 from datamodules.module import SegmentationData
-from datamodules.store import IMAGES, LABELS, Files, by_stem, paired
+from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem, paired
 
 
 class BDD100K(SegmentationData):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from datamodules.labels import CAMVID
 from datamodules.module import SegmentationData
-from datamodules.store import IMAGES, LABELS, Files, by_stem, paired
+from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem, paired
 
 
 class CamVid(SegmentationData):

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from datamodules.labels import CAMVID, LabelSet
 from datamodules.layouts import below, tell
 from datamodules.module import SegmentationData
-from datamodules.store import Files, paired
+from datamodules.reading.sources import Files, paired
 
 GROUPS = {  # the first one gives the class its color
     "sky": {"Sky": (128, 128, 128)},

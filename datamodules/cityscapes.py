@@ -17,12 +17,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from datamodules import DataError
-from datamodules.decoding import Reader, Size, decode
 from datamodules.labels import CITYSCAPES
 from datamodules.layouts import one_of, tell
 from datamodules.module import SegmentationData
-from datamodules.store import Files, Images, paired
-from datamodules.zips import Zips
+from datamodules.reading.decoding import Reader, Size, decode
+from datamodules.reading.sources import Files, Images, paired
+from datamodules.reading.zips import Zips
 
 IMAGE, LABEL, INSTANCES = "_leftImg8bit.png", "_{kind}_labelIds.png", "_gtFine_instanceIds.png"
 EXTRA = "download gtCoarse.zip and leftImg8bit_trainextra.zip too and unzip both into DIR, or take data.training=fine"

@@ -22,7 +22,7 @@ from datamodules import DataError
 from datamodules.labels import LabelSet, devkit_color
 from datamodules.layouts import matrix, names_in, one_of, original, picked, tell
 from datamodules.module import SegmentationData
-from datamodules.store import IMAGES, LABELS, Files, by_stem, paired
+from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem, paired
 
 CLASSES = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, street sign, stop sign,

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from datamodules.labels import LabelSet, devkit_color
 from datamodules.layouts import names_in, picked, tell
 from datamodules.module import SegmentationData
-from datamodules.store import IMAGES, LABELS, Files, by_stem
+from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem
 
 CLASSES = """
 aeroplane, bag, bed, bedclothes, bench, bicycle, bird, boat, book, bottle, building, bus, cabinet, car, cat, ceiling, chair, cloth,

@@ -12,7 +12,7 @@ from typing import ClassVar
 from datamodules.labels import STREET_TRAIN_IDS
 from datamodules.layouts import below, tell
 from datamodules.module import SegmentationData
-from datamodules.store import Files, paired
+from datamodules.reading.sources import Files, paired
 
 IMAGE, LABEL = "_rgb_anon.png", "_gt_labelTrainIds.png"
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from datamodules import DataError
 from datamodules.labels import IGNORED, RGB, LabelSet
 from datamodules.module import SegmentationData
-from datamodules.store import IMAGES, LABELS, Files, by_stem, paired
+from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem, paired
 
 FIELDS = ("name", "id", "color")
 

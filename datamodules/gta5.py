@@ -19,7 +19,7 @@ from datamodules import DataError
 from datamodules.labels import CITYSCAPES
 from datamodules.layouts import matrix, one_of, original, picked, tell
 from datamodules.module import SegmentationData
-from datamodules.store import IMAGES, LABELS, Files, by_stem, paired
+from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem, paired
 
 COUNT = 24904
 UNLIKE = {

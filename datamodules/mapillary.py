@@ -13,7 +13,7 @@ from typing import ClassVar
 from datamodules.labels import CITYSCAPES, LabelSet
 from datamodules.layouts import tell
 from datamodules.module import SegmentationData
-from datamodules.store import IMAGES, LABELS, Files, by_stem, paired
+from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem, paired
 
 CLASSES = """
 Bird, Ground Animal, Curb, Fence, Guard Rail, Barrier, Wall, Bike Lane, Crosswalk - Plain, Curb Cut, Parking, Pedestrian Area,

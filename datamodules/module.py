@@ -18,15 +18,19 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from datamodules import DataError
-from datamodules.crops import Crop
-from datamodules.frequencies import Frequencies, frequencies
 from datamodules.labels import RGB, LabelSet
 from datamodules.layouts import one_of, whole_number
-from datamodules.loader import Loader, cores
-from datamodules.packed import packed, packs_beside
-from datamodules.packs import Pack
-from datamodules.resident import Draws, Resident, check_resident
-from datamodules.samples import (
+from datamodules.packs.find import packed, packs_beside
+from datamodules.packs.format import Pack
+from datamodules.packs.stream import Stream
+from datamodules.reading.sources import Memory, Part, Source, Unpaired, remembered
+from datamodules.sampling.class_frequencies import Frequencies, frequencies
+from datamodules.sampling.class_uniform import Spots, located
+from datamodules.sampling.crops import Crop
+from datamodules.sampling.labeled_part import chosen, fingerprint
+from datamodules.sampling.loader import Loader, cores
+from datamodules.sampling.on_device import Draws, Resident, check_resident
+from datamodules.sampling.samples import (
     UNLABELLED,
     Both,
     BothSampler,
@@ -40,10 +44,6 @@ from datamodules.samples import (
     collate_both,
     maps_of,
 )
-from datamodules.splits import chosen, fingerprint
-from datamodules.spots import Spots, located
-from datamodules.store import Memory, Part, Source, Unpaired, remembered
-from datamodules.stream import Stream
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 

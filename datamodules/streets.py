@@ -18,12 +18,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from datamodules import DataError
-from datamodules.decoding import Size
 from datamodules.labels import CITYSCAPES
 from datamodules.layouts import whole_number
 from datamodules.module import SegmentationData
 from datamodules.progress import shown
-from datamodules.store import Memory, Pair
+from datamodules.reading.decoding import Size
+from datamodules.reading.sources import Memory, Pair
 
 SPLITS = ("train", "val", "test")
 

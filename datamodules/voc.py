@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 from datamodules.labels import LabelSet, devkit_color
 from datamodules.layouts import names_in, one_of, picked, tell
 from datamodules.module import SegmentationData
-from datamodules.store import IMAGES, LABELS, Files, by_stem
+from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem
 
 CLASSES = """
 background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike, person, pottedplant,

@@ -24,14 +24,16 @@ the files that Cityscapes' test server takes
     data.root=DIR
 """
 
-import errno
+import argparse
 import sys
 from pathlib import Path
 
-from experiments import command_line as words
-from experiments.command_line import Parser, Refused, checked_mode, ended
-from experiments.networks import NETWORK_HELP, RELEASED, Authors, authors, check_words, source_of
-from experiments.writing import check_makeable, check_out, check_writable
+from experiments.command_line.errors import UserError, command, run_main
+from experiments.command_line.files import check_makeable, check_out, check_writable
+from experiments.command_line.networks import NETWORK_HELP, RELEASED, Authors, authors, source_of
+from experiments.command_line.parser import Parser
+from experiments.command_line.values import checked_mode, divided
+from experiments.records.trained_networks import check_words
 
 EPILOG = """\
 inference modes (joined by +, outermost first)
@@ -64,7 +66,6 @@ what is written
   the same command goes on
 """
 GROUPS = ("data.", "model.")
-FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, and one's share of it
 
 
 def parser() -> Parser:
@@ -179,76 +180,63 @@ def parser() -> Parser:
     return made
 
 
+@command(stopped="stopped; what is named above is written, and nothing else")
 def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_intermixed_args(arguments)
-    try:
-        source = named_source(asked)
-        check(asked, source)
-        if asked.submit:
-            from experiments.submitting import submit
+    source = named_source(asked)
+    check(asked, source)
+    if asked.submit:
+        from experiments.evaluation.submission import submit
 
-            return submit(source, asked)
-        if asked.shift or asked.across:
-            from experiments.enduring import endure
+        return submit(source, asked)
+    if asked.shift or asked.across:
+        from experiments.evaluation.robustness import endure
 
-            return endure(source, asked)
-        from experiments.judging import judge
+        return endure(source, asked)
+    from experiments.evaluation.evaluation import judge
 
-        return judge(source, asked)
-    except Refused as problem:
-        return words.refuse(problem)
-    except OSError as problem:
-        if problem.errno not in FULL:
-            raise
-        return words.refuse(
-            Refused(
-                f"nothing more can be written ({problem.strerror}); make room, and give the command again"
-            )
-        )
-    except KeyboardInterrupt:
-        print("\nstopped; what is named above is written, and nothing else", file=sys.stderr)
-        return 130
+    return judge(source, asked)
 
 
-def named_source(asked: words.argparse.Namespace) -> Path | Authors:
+def named_source(asked: argparse.Namespace) -> Path | Authors:
     """The network that was named, in either of the two ways."""
     if not asked.released:
         if not asked.network and asked.shift and Path(asked.shift).exists():
-            raise Refused(
+            raise UserError(
                 f"--shift took {asked.shift} for its kinds; name the network before --shift"
             )
         if not asked.network or asked.network.startswith(GROUPS):
-            raise Refused(
+            raise UserError(
                 "no network is named; give a run folder, a checkpoint, or --released LAYOUT FILE"
             )
         return source_of(asked.network)
     if asked.network:  # the first word is an override then
         if "=" not in asked.network or asked.network.startswith(RELEASED):
-            raise Refused(
+            raise UserError(
                 f"two networks are named, {asked.network} and --released; give one (--beside draws a second one)"
             )
         asked.overrides.insert(0, asked.network)
     return authors(asked.released[0], Path(asked.released[1]))
 
 
-def check(asked: words.argparse.Namespace, source: Path | Authors) -> None:
+def check(asked: argparse.Namespace, source: Path | Authors) -> None:
     """All that can be known before torch is imported."""
     asked.beside = [source_of(word) for word in asked.beside]
     asked.full |= bool(asked.page)
     if asked.shift and asked.shift.startswith(GROUPS):  # the word after --shift was no kind
         asked.overrides.insert(0, asked.shift)
         asked.shift = "all"
-    asked.overrides, asked.model = words.divided(asked.overrides)
+    asked.overrides, asked.model = divided(asked.overrides)
     check_words(source, asked.data, asked.overrides, asked.model)
     check_shift(asked)
     check_submit(asked)
     if asked.inference:
         checked_mode(asked.inference)
     if asked.pictures < 0:
-        raise Refused(f"--pictures {asked.pictures}: it is a number of images, or 0 for none")
+        raise UserError(f"--pictures {asked.pictures}: it is a number of images, or 0 for none")
     for flag, file in (("--out", asked.out), ("--page", asked.page)):
         if file and asked.protocols:
-            raise Refused(
+            raise UserError(
                 f"--protocols scores several times and {flag} names one file; leave {flag} out, or give one --inference"
             )
         if file:
@@ -256,7 +244,7 @@ def check(asked: words.argparse.Namespace, source: Path | Authors) -> None:
     check_place(asked, source)
 
 
-def check_place(asked: words.argparse.Namespace, source: Path | Authors) -> None:
+def check_place(asked: argparse.Namespace, source: Path | Authors) -> None:
     """That the result can be written, wherever it goes."""
     if asked.submit:
         check_makeable(asked.submit, "--submit")
@@ -274,41 +262,41 @@ def check_place(asked: words.argparse.Namespace, source: Path | Authors) -> None
         check_makeable(asked.runs, "--runs")
 
 
-def check_shift(asked: words.argparse.Namespace) -> None:
+def check_shift(asked: argparse.Namespace) -> None:
     if (asked.shift or asked.across) and (clash := apart(asked, "--submit")):
-        raise Refused(
+        raise UserError(
             f"--shift and --across write files of their own: leave out {clash}, or run twice"
         )
     if asked.reference and not asked.shift:
-        raise Refused(
+        raise UserError(
             "--reference is what a --shift is compared with; add --shift, or leave it out"
         )
     numbers = asked.severities.split(",")
     if not all(each in ("1", "2", "3", "4", "5") for each in numbers):
-        raise Refused(
+        raise UserError(
             f"--severities {asked.severities}: write numbers from 1 to 5 with commas between them, such as 1,3,5"
         )
     asked.severities = sorted({int(each) for each in numbers})
     if asked.shift_images is not None and asked.shift_images < 1:
-        raise Refused(f"--shift-images {asked.shift_images}: it is a number of images from 1 up")
+        raise UserError(f"--shift-images {asked.shift_images}: it is a number of images from 1 up")
 
 
-def check_submit(asked: words.argparse.Namespace) -> None:
+def check_submit(asked: argparse.Namespace) -> None:
     if not asked.submit:
         return
     if clash := apart(asked):
-        raise Refused(
+        raise UserError(
             f"--submit writes files for the test server and nothing else: leave out {clash}, or run twice"
         )
     if asked.data not in (None, "cityscapes"):
-        raise Refused(
+        raise UserError(
             f"--submit writes files for Cityscapes' test server, and {asked.data} has another; leave out --data"
         )
     if asked.submit.exists():
-        raise Refused(f"{asked.submit} exists and is not overwritten; give another --submit")
+        raise UserError(f"{asked.submit} exists and is not overwritten; give another --submit")
 
 
-def apart(asked: words.argparse.Namespace, *others: str) -> str | None:
+def apart(asked: argparse.Namespace, *others: str) -> str | None:
     """The first flag that was given of those that belong to a plain evaluation alone, and of others."""
     flags = ("--protocols", "--page", "--full", "--beside", "--out", *others)
     return next((flag for flag in flags if getattr(asked, flag.removeprefix("--"))), None)
@@ -317,15 +305,15 @@ def apart(asked: words.argparse.Namespace, *others: str) -> str | None:
 def check_beside(out: Path) -> None:
     """The image records and the pictures take the result's name, with endings of their own."""
     if out.suffix != ".json":
-        raise Refused(
+        raise UserError(
             f"--out {out}: a result is a .json file; write --out {out.with_name(out.name + '.json')}"
         )
     for ending in (".npz", ".png"):
         if out.with_suffix(ending).exists():
-            raise Refused(
+            raise UserError(
                 f"{out.with_suffix(ending)} exists and would be written beside {out.name}; give another --out"
             )
 
 
 if __name__ == "__main__":
-    sys.exit(ended(main))
+    sys.exit(run_main(main))

@@ -17,17 +17,17 @@ import re
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import command_line as words
-from experiments import networks
-from experiments.command_line import Parser, Refused
-from experiments.networks import checkpoint_of
-from experiments.protocols import by
-from experiments.writing import check_out, whole
+from experiments.command_line.errors import UserError, command, run_main
+from experiments.command_line.files import check_out, whole
+from experiments.command_line.networks import checkpoint_of
+from experiments.command_line.parser import Parser, by
+from experiments.command_line.row_patterns import rows_of
+from experiments.command_line.values import model_options
+from experiments.records import trained_networks
 
 if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
     from torch import Tensor
@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
     from segmodels.module import SegmentationModule
     from segmodels.paper import Experiment
 
+
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-LIMIT = 1e-4  # of the largest logit, or of 1 where all are smaller; but at least 20 times the module's own rounding
 CHECKED_AT = (128, 256)
 
 
@@ -97,16 +97,14 @@ def parser() -> Parser:
     return made
 
 
+@command(stopped="stopped; nothing was written")
 def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_intermixed_args(arguments)
-    try:
-        check_words(asked)
-        from experiments.door import quiet
+    check_words(asked)
+    from experiments.command_line.errors import quiet
 
-        quiet()
-        return check(asked) if asked.check else export(asked)
-    except Refused as problem:
-        return words.refuse(problem)
+    quiet()
+    return check(asked) if asked.check else export(asked)
 
 
 # --- words
@@ -118,47 +116,38 @@ def check_words(asked: argparse.Namespace) -> None:
         asked.overrides.insert(0, str(asked.checkpoint))
         asked.checkpoint = None
     if asked.checkpoint and asked.model:
-        raise Refused(f"give {asked.checkpoint} or --model {asked.model}, not both")
+        raise UserError(f"give {asked.checkpoint} or --model {asked.model}, not both")
     if not asked.check:
         if not asked.checkpoint and not asked.model:
-            raise Refused(
+            raise UserError(
                 "what is to be exported? give a run or a checkpoint, or --model paper/row for fresh weights"
             )
         if not asked.size or not asked.out:
-            raise Refused(
+            raise UserError(
                 "give --size HEIGHTxWIDTH and --out FILE.onnx, or --check to keep no file"
             )
         check_out(asked.out)
     if asked.check and asked.out:
-        raise Refused(
+        raise UserError(
             f"--check keeps no file; leave out --check, which every export includes, or --out {asked.out}"
         )
     asked.size = size_of(asked.size) if asked.size else CHECKED_AT
     asked.checkpoint = asked.checkpoint and checkpoint_of(asked.checkpoint)
     asked.rows = [] if asked.checkpoint else rows_of(asked.model, several=asked.check)
     if asked.checkpoint:
-        networks.check_words(asked.checkpoint, None, (), asked.overrides)
+        trained_networks.check_words(asked.checkpoint, None, (), asked.overrides)
     for row in asked.rows:
-        words.model_options(row, asked.overrides)
+        model_options(row, asked.overrides)
     if lacking := [name for name in PACKAGES if find_spec(name) is None]:
-        raise Refused(
+        raise UserError(
             f'exporting needs {", ".join(lacking)}; install the optional packages with: pip install -e ".[export]"'
         )
 
 
 def size_of(text: str) -> tuple[int, int]:
     if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
-        raise Refused(f"--size {text}: it takes height x width in pixels, such as 512x1024")
+        raise UserError(f"--size {text}: it takes height x width in pixels, such as 512x1024")
     return int(match[1]), int(match[2])
-
-
-def rows_of(pattern: str | None, several: bool) -> list[str]:
-    known = words.catalogue()
-    addresses = [
-        f"{paper}/{row}" for paper, entry in known["papers"].items() for row in entry["rows"]
-    ]
-    found = [each for each in addresses if several and fnmatch(each, pattern or "*")]
-    return found or ["/".join(words.named_row(known, pattern))]
 
 
 # --- one file
@@ -180,7 +169,7 @@ def export(asked: argparse.Namespace) -> int:
         RuntimeError
     ) as problem:  # a size that the network cannot take, an operation that ONNX lacks
         size, reason = by(asked.size), str(problem).strip().splitlines()[0]
-        raise Refused(f"{says['model']} cannot be exported at {size}: {reason}") from problem
+        raise UserError(f"{says['model']} cannot be exported at {size}: {reason}") from problem
     total = sum(each.numel() for each in module.parameters())
     what = "share of pixels of another class" if asked.argmax else "largest difference of a logit"
     print(
@@ -194,13 +183,15 @@ def export(asked: argparse.Namespace) -> int:
 
 def opened(asked: argparse.Namespace) -> tuple["SegmentationModule", dict[str, Any]]:
     """The module, and what the file will say of it."""
-    from experiments.door import door
+    from experiments.command_line.errors import as_user_error
     from segmodels.checkpoint import from_checkpoint
 
     given = asked.overrides
-    with door():
+    with as_user_error():
         module = (
-            from_checkpoint(asked.checkpoint, model=networks.options_of(asked.checkpoint, given))
+            from_checkpoint(
+                asked.checkpoint, model=trained_networks.options_of(asked.checkpoint, given)
+            )
             if asked.checkpoint
             else changed_row(asked.rows[0], given).build().eval()
         )
@@ -218,7 +209,7 @@ def changed_row(row: str, overrides: list[str]) -> "Experiment":
     """The row with options of the command line."""
     from segmodels.paper import experiment
 
-    return experiment(row).but(model=words.model_options(row, overrides), name=row)
+    return experiment(row).but(model=model_options(row, overrides), name=row)
 
 
 def written(
@@ -238,13 +229,15 @@ def verified(
 ) -> Verified:
     import torch
 
+    from segmodels import deploy
+
     image = torch.randint(
         256, (1, 3, *asked.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     image = image if asked.uint8 else module.normalized(image)
     with torch.no_grad():
         logits = module(image)
-    output, limit = runtime(image), LIMIT * max(1.0, logits.abs().max().item())
+    output, limit = runtime(image), deploy.LIMIT * max(1.0, logits.abs().max().item())
     difference = difference_of(logits, output, limit)
     if difference > (0.0 if asked.argmax else limit):  # float64 takes seconds
         limit = max(limit, 20 * rounding(module, image, logits))
@@ -271,13 +264,9 @@ def difference_of(logits: "Tensor", output: "Tensor", limit: float) -> float:
     """The largest one of a logit; where classes come out, the share of pixels with a clear error."""
     if output.is_floating_point():
         return (output - logits).abs().max().item()
-    return clear_errors(logits, output, limit)
+    from segmodels import deploy
 
-
-def clear_errors(logits: "Tensor", label: "Tensor", limit: float) -> float:
-    """The share of pixels whose class is another than the largest logit's by more than rounding may turn."""
-    chosen = logits.gather(1, label[:, None].long())[:, 0]
-    return (logits.amax(1) - chosen > 2 * limit).float().mean().item()
+    return deploy.clear_errors(logits, output, limit)
 
 
 def refusal(runtime: Any, image: "Tensor") -> str:
@@ -301,7 +290,7 @@ def check(asked: argparse.Namespace) -> int:
             found = checked(asked)
             line = f"difference {found.difference:.1e}, limit {found.limit:.1e}, {found.parameters:,} parameters"
             ok = found.ok
-        except Refused:
+        except UserError:
             raise
         except Exception as problem:  # one row that fails must not hide the others
             ok, line = False, f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
@@ -312,26 +301,14 @@ def check(asked: argparse.Namespace) -> int:
 
 
 def checked(asked: argparse.Namespace) -> Verified:
+    from segmodels import deploy
+
     module, says = opened(asked)
     if not asked.checkpoint:
-        settled(module, asked.size)
+        deploy.settled(module, asked.size)
     with tempfile.TemporaryDirectory() as folder:
         return written(module, asked, Path(folder) / "check.onnx", says)
 
 
-def settled(module: "SegmentationModule", size: tuple[int, int]) -> None:
-    """Running statistics of noise: with those of a fresh network, folding would change nothing."""
-    import torch
-
-    for each in module.modules():
-        if isinstance(each, torch.nn.modules.batchnorm._BatchNorm):
-            each.momentum = 1.0  # one batch settles them
-    with torch.no_grad():
-        module.train().logits(
-            module.padded(torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)))
-        )
-    module.eval()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -4,7 +4,7 @@
     python experiments/fidelity.py --only bisenet        some of them; writes nothing
     python experiments/fidelity.py --stored --format markdown    the table that was written last, for the README
 
-Weights and input are made from names alone, so no checkpoint is needed. The authors' numbers lie in tests/reference/released: their
+Weights and input are made from names alone, so no checkpoint is needed. The authors' numbers lie in experiments/results/reference/released: their
 network's logits and auxiliary outputs under those weights on a CPU, at 128x256 (NAME.npz) and at a size that fewer strides divide
 (NAME__b.npz), and how far its float32 lies from its float64. Ours may differ by twenty times that, or by 2e-5 of the largest number where
 that is more; a wrong padding, activation or epsilon lies hundreds of times beyond. NAME.json.gz says which of our outputs each auxiliary
@@ -22,11 +22,12 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from experiments.command_line import Parser, Refused, refuse
-from experiments.tables import console
+from experiments.command_line.errors import UserError, command, run_main
+from experiments.command_line.parser import Parser
+from experiments.reports.terminal import console
 
 ROOT = Path(__file__).resolve().parents[1]
-RELEASED = ROOT / "tests" / "reference" / "released"
+RELEASED = ROOT / "experiments" / "results" / "reference" / "released"
 RESULT = ROOT / "experiments" / "results" / "fidelity.json"
 MACS_LIMIT = 1e-3  # relative
 # Layouts whose MACs differ for a reason: an operation that was rewritten and computes the same.
@@ -245,10 +246,10 @@ def difference(output: str, ours: Any, theirs: Any, golden: Any) -> Difference:
 
 
 def reference() -> Any:
-    """tests/reference/fill.py, which no package holds."""
+    """experiments/results/reference/fill.py, which no package holds."""
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))
-    from tests.reference import fill
+    from experiments.results.reference import fill
 
     return fill
 
@@ -329,19 +330,20 @@ def conclusion(rows: list[Fidelity]) -> str:
 
 
 def write(rows: list[Fidelity], file: Path) -> None:
-    from experiments import runs
+    from experiments.command_line import files
+    from experiments.records import provenance
 
     made = {
         "date": date.today().isoformat(),
-        "hardware": runs.hardware(),
-        "versions": runs.versions(),
+        "hardware": provenance.hardware(),
+        "versions": provenance.versions(),
     }
-    runs.write_json(file, made | {"layouts": [asdict(each) for each in rows]})
+    files.write_json(file, made | {"layouts": [asdict(each) for each in rows]})
 
 
 def stored(file: Path = RESULT) -> list[Fidelity]:
     if not file.is_file():
-        raise Refused(f"there is no {file}; make it with: python experiments/fidelity.py")
+        raise UserError(f"there is no {file}; make it with: python experiments/fidelity.py")
     return [from_json(row) for row in json.loads(file.read_text())["layouts"]]
 
 
@@ -380,23 +382,19 @@ def names(only: str = "") -> list[str]:
     """Of the layouts that the authors' numbers are kept of."""
     known = sorted(file.name.removesuffix(".json.gz") for file in RELEASED.glob("*.json.gz"))
     if not known:
-        raise Refused(
+        raise UserError(
             f"there is nothing in {RELEASED}; run this from a checkout of the repository, which holds the authors' numbers"
         )
     if chosen := [name for name in known if only in name]:
         return chosen
-    raise Refused(f"no layout's name contains {only}; there are {', '.join(known)}")
+    raise UserError(f"no layout's name contains {only}; there are {', '.join(known)}")
 
 
+@command(stopped="stopped; nothing was written")
 def main(words: list[str] | None = None) -> int:
     asked = parser().parse_args(words)
-    try:
-        chosen = names(asked.only)
-        rows = (
-            [each for each in stored() if each.name in chosen] if asked.stored else computed(chosen)
-        )
-    except Refused as problem:
-        return refuse(problem)
+    chosen = names(asked.only)
+    rows = [each for each in stored() if each.name in chosen] if asked.stored else computed(chosen)
     {"text": as_text, "markdown": as_markdown}[asked.format](rows)
     print(conclusion(rows), file=sys.stderr)
     if not asked.only and not asked.stored:
@@ -414,4 +412,4 @@ def computed(chosen: list[str]) -> list[Fidelity]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

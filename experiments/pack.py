@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.progress import shown
-from experiments import command_line as words
-from experiments.command_line import Parser, Refused
-from experiments.threads import ahead
-from experiments.writing import whole
+from datamodules.sampling.threads import ahead
+from experiments.command_line.errors import UserError, command, run_main
+from experiments.command_line.files import whole
+from experiments.command_line.parser import Parser
+from experiments.command_line.values import catalogue, data_options, named
 
 EPILOG = """\
 forms
@@ -65,81 +66,66 @@ def parser() -> Parser:
     return made
 
 
+@command(stopped="stopped; the same command goes on from here")
 def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_intermixed_args(arguments)
-    try:
-        if asked.verify:
-            return verify(asked.verify)
-        if asked.stream:
-            return stream(asked.stream, asked.out)
-        if not asked.data or not asked.out:
-            raise Refused(
-                "what, and where to? for example: --data cityscapes data.root=DIR --out PACKS"
-            )
-        return pack(asked)
-    except Refused as problem:
-        return words.refuse(problem)
+    if asked.verify:
+        return verify(asked.verify)
+    if asked.stream:
+        return stream(asked.stream, asked.out)
+    if not asked.data or not asked.out:
+        raise UserError(
+            "what, and where to? for example: --data cityscapes data.root=DIR --out PACKS"
+        )
+    return pack(asked)
 
 
 def pack(asked: argparse.Namespace) -> int:
     import datamodules
-    from datamodules import DataError
-    from datamodules.store import Files
+    from datamodules.reading.sources import Files
 
-    known = words.catalogue()["data"]
-    name = words.named("data set", asked.data, list(known))
-    data = getattr(datamodules, datamodules.names()[name])(
-        **words.data_options(name, asked.overrides)
-    )
+    known = catalogue()["data"]
+    name = named("data set", asked.data, list(known))
+    data = getattr(datamodules, datamodules.names()[name])(**data_options(name, asked.overrides))
     asked.out.mkdir(parents=True, exist_ok=True)
-    try:
-        for split in asked.splits.split(","):
-            if split not in ("train", "val", "test"):
-                raise Refused(f"--splits {split}: there are train, val and test")
-            source = data.open(split)
-            if not isinstance(source, Files):
-                raise Refused(f"{name} {split} is not read from files, so there is nothing to pack")
-            described = {"data": name, "split": split, "options": data.own_options()}
-            pack_split(described, source, asked)
-        if (listed := data.root / "classes.yaml").is_file():
-            with whole(asked.out / listed.name) as partial:
-                partial.write_bytes(listed.read_bytes())
-    except DataError as problem:
-        return words.refuse(problem)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    for split in asked.splits.split(","):
+        if split not in ("train", "val", "test"):
+            raise UserError(f"--splits {split}: there are train, val and test")
+        source = data.open(split)
+        if not isinstance(source, Files):
+            raise UserError(f"{name} {split} is not read from files, so there is nothing to pack")
+        described = {"data": name, "split": split, "options": data.own_options()}
+        pack_split(described, source, asked)
+    if (listed := data.root / "classes.yaml").is_file():
+        with whole(asked.out / listed.name) as partial:
+            partial.write_bytes(listed.read_bytes())
     print(f"train with: --data {name} data.root={asked.out}")
     return 0
 
 
 def stream(place: Path, out: Path | None) -> int:
     """Smallest first, because that is the order in which a cache is filled: validation images are read most often."""
-    from datamodules import DataError
-    from datamodules.packs import Pack
-    from datamodules.stream import write
+    from datamodules.packs.format import Pack
+    from datamodules.packs.stream import write
 
     if not out:
-        raise Refused("where to? for example: --stream PACKS --out STREAMS")
+        raise UserError("where to? for example: --stream PACKS --out STREAMS")
     out.mkdir(parents=True, exist_ok=True)
     before = 0
-    try:
-        for file in sorted(packs_in(place), key=lambda file: file.stat().st_size):
-            target = out / f"{file.stem}.stream"
-            if target.exists():
-                raise Refused(f"{target} is there already; remove it, or give another --out")
-            found = Pack(file)
-            before += write(
-                found,
-                target,
-                before,
-                lambda images, name=file.stem: shown(images, f"streaming {name}"),
-            )
-            print(
-                f"{target}: {len(found)} images, {sum(each.stat().st_size for each in target.iterdir()) / 2**20:.1f} MiB"
-            )
-    except DataError as problem:
-        return words.refuse(problem)
+    for file in sorted(packs_in(place), key=lambda file: file.stat().st_size):
+        target = out / f"{file.stem}.stream"
+        if target.exists():
+            raise UserError(f"{target} is there already; remove it, or give another --out")
+        found = Pack(file)
+        before += write(
+            found,
+            target,
+            before,
+            lambda images, name=file.stem: shown(images, f"streaming {name}"),
+        )
+        print(
+            f"{target}: {len(found)} images, {sum(each.stat().st_size for each in target.iterdir()) / 2**20:.1f} MiB"
+        )
     print(
         f"copy {out} to an object store and train with data.root=s3://BUCKET/PREFIX data.cache=DIR, or here with data.root={out}"
     )
@@ -147,15 +133,15 @@ def stream(place: Path, out: Path | None) -> int:
 
 
 def pack_split(described: dict[str, Any], source: Any, asked: argparse.Namespace) -> None:
-    from datamodules import packs
-    from datamodules.loader import cores
+    from datamodules.packs import format
+    from datamodules.sampling.loader import cores
 
     file = asked.out / f"{described['data']}-{described['split']}.pack"
     if file.exists():
-        there = packs.Pack(file, source.labels)
+        there = format.Pack(file, source.labels)
         same = all(there.description[key] == value for key, value in described.items())
         if there.names != tuple(source.names) or there.form != asked.form or not same:
-            raise Refused(
+            raise UserError(
                 f"{file} holds other images, labels or another form; remove it, or give another --out"
             )
         print(f"{file} is there already: {len(there)} images")
@@ -167,7 +153,7 @@ def pack_split(described: dict[str, Any], source: Any, asked: argparse.Namespace
         )
         return shown(found, f"packing {described['split']}", len(source), first)
 
-    packs.write(file, described | {"form": asked.form}, source.names, records)
+    format.write(file, described | {"form": asked.form}, source.names, records)
     print(
         f"{file}: {len(source)} images, {file.stat().st_size / 2**20:.1f} MiB{share(source, file)}"
     )
@@ -184,7 +170,7 @@ def share(source: Any, file: Path) -> str:
 
 def made(source: Any, form: str, index: int) -> bytes:
     """A record, with the numbers that the label file holds: the meaning of numbers may change, files do not."""
-    from datamodules.packs import record
+    from datamodules.packs.format import record
 
     numbers = source.numbers(index)
     if numbers.ndim == 3:  # painted in the palette's colors
@@ -198,7 +184,7 @@ def made(source: Any, form: str, index: int) -> bytes:
 def packs_in(place: Path) -> list[Path]:
     files = sorted(place.glob("*.pack")) if place.is_dir() else [place]
     if not files or not files[0].is_file():
-        raise Refused(
+        raise UserError(
             f"{place} holds no .pack file; give the folder that pack.py wrote, or one pack"
         )
     return files
@@ -214,10 +200,11 @@ def verify(place: Path) -> int:
 
 def verified(file: Path) -> list[str]:
     """What is wrong with it, in sentences."""
-    from datamodules import DataError, packs
+    from datamodules import DataError
+    from datamodules.packs import format
 
     try:
-        found = packs.Pack(file)
+        found = format.Pack(file)
     except DataError as problem:
         return [str(problem)]
     wrong = found.verify(lambda images: shown(images, f"checking {file.name}"))
@@ -226,4 +213,4 @@ def verified(file: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -27,10 +27,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.command_line import Parser, Refused, checked_mode, ended, refuse
-from experiments.inputs import sorted_out
-from experiments.networks import NETWORK_HELP, check_words, source_of
-from experiments.outputs import apart, kinds_of, named_outputs
+from experiments.command_line.errors import UserError, command, run_main
+from experiments.command_line.networks import NETWORK_HELP, source_of
+from experiments.command_line.parser import Parser
+from experiments.command_line.values import checked_mode
+from experiments.prediction.inputs import sorted_out
+from experiments.prediction.outputs import apart, kinds_of, named_outputs
+from experiments.records.trained_networks import check_words
 
 FILMING = ("every", "start", "end", "frames", "legend", "format")
 EPILOG = """\
@@ -134,35 +137,30 @@ def parser() -> Parser:
     return made
 
 
+@command(stopped="stopped; what is written is whole")
 def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_intermixed_args(arguments)
-    try:
-        source = source_of(asked.network)
-        named, asked.model = apart_from_options(asked.inputs)
-        check_words(source, None, (), asked.model)
-        inputs = sorted_out(named)
-        apart(inputs, asked.out)
-        check(asked, inputs.kind)
-        kinds = kinds_of(
-            asked.kinds or ("label,color,overlay" if inputs.kind == "images" else "overlay")
-        )
-        ending = ".png" if inputs.kind == "images" else f".{asked.format or 'mp4'}"
-        outputs = named_outputs(inputs, asked.out, kinds, ending, asked.skip_existing)
-        if done := len(inputs.found) - len(outputs):
-            print(f"{done} of {len(inputs.found)} images are predicted already", flush=True)
-            if not outputs:
-                return 0
-        if inputs.kind == "images":
-            from experiments.predicting import predict as run
-        else:
-            from experiments.filming import film as run
+    source = source_of(asked.network)
+    named, asked.model = apart_from_options(asked.inputs)
+    check_words(source, None, (), asked.model)
+    inputs = sorted_out(named)
+    apart(inputs, asked.out)
+    check(asked, inputs.kind)
+    kinds = kinds_of(
+        asked.kinds or ("label,color,overlay" if inputs.kind == "images" else "overlay")
+    )
+    ending = ".png" if inputs.kind == "images" else f".{asked.format or 'mp4'}"
+    outputs = named_outputs(inputs, asked.out, kinds, ending, asked.skip_existing)
+    if done := len(inputs.found) - len(outputs):
+        print(f"{done} of {len(inputs.found)} images are predicted already", flush=True)
+        if not outputs:
+            return 0
+    if inputs.kind == "images":
+        from experiments.prediction.images import predict as run
+    else:
+        from experiments.prediction.videos import film as run
 
-        return run(source, outputs, kinds, asked)
-    except Refused as problem:
-        return refuse(problem)
-    except KeyboardInterrupt:
-        print("stopped; what is written is whole", file=sys.stderr)
-        return 130
+    return run(source, outputs, kinds, asked)
 
 
 def apart_from_options(words: list[str]) -> tuple[list[str], list[str]]:
@@ -170,7 +168,7 @@ def apart_from_options(words: list[str]) -> tuple[list[str], list[str]]:
     options = [word for word in words if word.startswith("model.") and "=" in word]
     inputs = [word for word in words if word not in options]
     if not inputs:
-        raise Refused(f"{options[0]} is an option of the network; name an image or a video too")
+        raise UserError(f"{options[0]} is an option of the network; name an image or a video too")
     return inputs, options
 
 
@@ -179,40 +177,40 @@ def check(asked: Any, kind: str) -> None:
     if asked.inference:
         checked_mode(asked.inference)
     if not 0 <= asked.strength <= 1:
-        raise Refused(
+        raise UserError(
             f"--strength {asked.strength:g}: it is the colors' share of the overlay, from 0 to 1"
         )
     for name in ("batch", "every", "frames"):
         if (value := getattr(asked, name)) is not None and value < 1:
-            raise Refused(f"--{name} {value}: it is a whole number from 1 up")
+            raise UserError(f"--{name} {value}: it is a whole number from 1 up")
     for name in ("start", "end"):
         if (value := getattr(asked, name)) is not None and not 0 <= value < math.inf:
-            raise Refused(f"--{name} {value:g}: it is a number of seconds from 0 up")
+            raise UserError(f"--{name} {value:g}: it is a number of seconds from 0 up")
     if asked.end is not None and asked.end <= (asked.start or 0):
-        raise Refused(
+        raise UserError(
             f"--end {asked.end:g} is not after --start {asked.start or 0:g}; give a later end"
         )
     if kind == "images" and (
         given := next((name for name in FILMING if getattr(asked, name)), None)
     ):
-        raise Refused(f"--{given} is for videos and cameras; leave it out for images")
+        raise UserError(f"--{given} is for videos and cameras; leave it out for images")
     if kind != "images" and asked.skip_existing:
-        raise Refused("--skip-existing is for images; a video is written whole or not at all")
+        raise UserError("--skip-existing is for images; a video is written whole or not at all")
     if kind != "images" and asked.skip_unreadable:
-        raise Refused(
+        raise UserError(
             "--skip-unreadable is for images; a video's damaged frames are left out and told anyway"
         )
     if kind == "camera" and (
         given := next((name for name in ("every", "start") if getattr(asked, name)), None)
     ):
-        raise Refused(
+        raise UserError(
             f"--{given} is for video files; a camera or stream begins now and gives its newest frame, so leave it out"
         )
     if kind == "camera" and asked.batch > 1:
-        raise Refused(
+        raise UserError(
             f"--batch {asked.batch}: a camera's or stream's frames go through as they come; leave it out"
         )
 
 
 if __name__ == "__main__":
-    sys.exit(ended(main))
+    sys.exit(run_main(main))

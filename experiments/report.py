@@ -6,7 +6,20 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from experiments.formats import (
+from experiments.command_line.errors import UserError, command, run_main
+from experiments.command_line.files import write_text
+from experiments.records.results import (
+    FIELDS,
+    RESULTS,
+    curve,
+    kept,
+    read_catalogue,
+    read_metrics,
+    read_results,
+    running_mean,
+    stopped_runs,
+)
+from experiments.reports.table_formats import (
     WIDTH,
     apart_line,
     as_csv,
@@ -16,23 +29,17 @@ from experiments.formats import (
     markdown_line,
     plain,
 )
-from experiments.recorded import (
-    FIELDS,
-    RESULTS,
-    ReportError,
-    curve,
-    kept,
-    read_catalogue,
-    read_metrics,
-    read_results,
-    running_mean,
-    stopped_runs,
+from experiments.reports.table_rows import (
+    apart,
+    in_order,
+    like_with_like,
+    name_of,
+    not_measured,
+    table,
 )
-from experiments.rows import apart, in_order, like_with_like, name_of, not_measured, table
-from experiments.writing import write_text
 
 __all__ = [  # what programs, tests and notebooks ask the report for
-    "FIELDS", "ReportError", "apart", "as_csv", "as_markdown", "as_text", "curve", "kept", "letters", "like_with_like", "main",
+    "FIELDS", "UserError", "apart", "as_csv", "as_markdown", "as_text", "curve", "kept", "letters", "like_with_like", "main",
     "markdown_line", "name_of", "not_measured", "plain", "read_catalogue", "read_metrics", "read_results", "running_mean", "table",
 ]  # fmt: skip
 
@@ -118,21 +125,18 @@ def parser() -> argparse.ArgumentParser:
     return words
 
 
+@command(stopped="stopped; nothing was written")
 def main(words: Sequence[str] | None = None) -> int:
     """0, or 2 after one sentence about what was wrong."""
-    try:
-        options = parser().parse_args(words)
-        if options.compare:
-            print_or_write(compared(options), options)
-            return 0
-        rows, others, stopped = report(options)
-        unplotted = plot(rows, options) if options.plot or options.speed else []
-        print_or_write(in_format(rows, others, stopped, unplotted, options), options)
-        if options.format == "csv" and unplotted:
-            print(*unplotted, sep="\n", file=sys.stderr)
-    except ReportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = parser().parse_args(words)
+    if options.compare:
+        print_or_write(compared(options), options)
+        return 0
+    rows, others, stopped = report(options)
+    unplotted = plot(rows, options) if options.plot or options.speed else []
+    print_or_write(in_format(rows, others, stopped, unplotted, options), options)
+    if options.format == "csv" and unplotted:
+        print(*unplotted, sep="\n", file=sys.stderr)
     return 0
 
 
@@ -140,7 +144,7 @@ def report(options: argparse.Namespace) -> tuple[list[dict], list[dict], list[Pa
     """The rows of the table, the rows that stand apart, and the runs without a result."""
     folder = options.results or RESULTS
     if not folder.is_dir() and options.results:
-        raise ReportError(
+        raise UserError(
             f"{folder} does not exist; name the folder of kept results, as in: report.py --results experiments/results"
         )
     paths = options.runs or ([folder] if kept(folder) else [])
@@ -170,7 +174,7 @@ def check_known(name: str, wanted: str, rows: list[dict]) -> None:
     near = get_close_matches(wanted, known, n=1, cutoff=0.5)
     guess = f"did you mean {near[0]}? " if near else ""
     have = f"there are {', '.join(known)}" if known else "there is no result at all"
-    raise ReportError(
+    raise UserError(
         f"no result has the {name} {wanted}; {guess}{have}; run it, or see with --all what is not measured"
     )
 
@@ -180,21 +184,27 @@ def compared(options: argparse.Namespace) -> str:
     given = {"RUN_OR_FOLDER": options.runs, "--plot": options.plot, "--speed": options.speed, "--all": options.all, "--data": options.data,
              "--paper": options.paper, "--split": options.split, f"--format {options.format}": options.format != "text"}  # fmt: skip
     if beside := [name for name, value in given.items() if value]:
-        raise ReportError(
+        raise UserError(
             f"--compare sets two evaluations beside each other and makes no table; leave out {', '.join(beside)}"
         )
-    from experiments.comparing import compare
+    from experiments.reports.comparison import compare
 
     return compare(*options.compare)
 
 
 def plot(rows: list[dict], options: argparse.Namespace) -> list[str]:
     """Draws the rows that have both an mIoU and a speed; a line for each reason why others are not in the picture."""
-    from experiments.plotting import check_file, draw
-    from experiments.points import how_measured, in_words, points, published_speeds, read_timing
+    from experiments.reports.speed_plot import check_file, draw
+    from experiments.reports.speed_points import (
+        how_measured,
+        in_words,
+        points,
+        published_speeds,
+        read_timing,
+    )
 
     if not options.plot:
-        raise ReportError(
+        raise UserError(
             "--speed says how fast networks are, which a plot alone shows; give it one with --plot FILE.png"
         )
     check_file(options.plot)
@@ -202,7 +212,7 @@ def plot(rows: list[dict], options: argparse.Namespace) -> list[str]:
     found, left = points(rows, timings, published_speeds(options.results or RESULTS))
     if not found:
         reasons = "; ".join(in_words(left)) or "the table is empty"
-        raise ReportError(
+        raise UserError(
             f"there is nothing to plot ({reasons}); give --all for published points, or --speed for ours"
         )
     draw(found, options.plot, how_measured(found, timings))
@@ -218,7 +228,7 @@ def print_or_write(text: str, options: argparse.Namespace) -> None:
     try:
         write_text(options.out, text)
     except OSError as error:
-        raise ReportError(
+        raise UserError(
             f"{options.out} cannot be written ({error.strerror}); name a file in a folder that exists"
         ) from None
 
@@ -248,4 +258,4 @@ def screen_width() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -8,15 +8,18 @@ python experiments/run.py --resume runs/bisenet-resnet18-streets-s0-...
 python experiments/run.py --model "stdc/*" --seeds 0,1,2               every row of a paper, three seeds each, in one table
 """
 
+import argparse
 import os
 import sys
 from argparse import Namespace
 from pathlib import Path
 
-from experiments import command_line as words
-from experiments import planned, runs, sweep
-from experiments.command_line import Parser, Refused, Resolved
-from experiments.tables import catalogue_table, resolved_table
+from experiments.command_line.errors import UserError, command, run_main
+from experiments.command_line.parser import Parser
+from experiments.command_line.values import Resolved, catalogue, named_row, resolve
+from experiments.records import run_folder
+from experiments.reports.terminal import catalogue_table, resolved_table
+from experiments.sweep import plan, sweep
 from segmodels import semisup
 
 EPILOG = """\
@@ -40,7 +43,7 @@ def parser() -> Parser:
         description=__doc__,
         epilog=EPILOG,
         allow_abbrev=False,
-        formatter_class=words.argparse.RawDescriptionHelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
         "--model",
@@ -107,37 +110,32 @@ def parser() -> Parser:
     return made
 
 
+@command(stopped="stopped before training began; nothing was written")
 def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_intermixed_args(arguments)
-    try:
-        if asked.list:
-            return catalogue_table()
-        if asked.resume:
-            return resume(asked)
-        if not asked.model:
-            raise Refused(
-                "which model? give --model paper[/row], for example --model bisenet (--list prints them all)"
-            )
-        if asked.seed < 0:
-            raise Refused(f"--seed {asked.seed}: a seed is a whole number from 0 up")
-        if planned.several(asked):
-            return sweep.sweep(asked)
-        resolved = words.resolve(
-            asked.model, asked.data, asked.overrides, asked.smoke, asked.semi, asked.init
+    if asked.list:
+        return catalogue_table()
+    if asked.resume:
+        return resume(asked)
+    if not asked.model:
+        raise UserError(
+            "which model? give --model paper[/row], for example --model bisenet (--list prints them all)"
         )
-        if asked.show:
-            return resolved_table(resolved)
-        return start(asked, resolved)
-    except Refused as problem:
-        return words.refuse(problem)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    if asked.seed < 0:
+        raise UserError(f"--seed {asked.seed}: a seed is a whole number from 0 up")
+    if plan.several(asked):
+        return sweep.sweep(asked)
+    resolved = resolve(
+        asked.model, asked.data, asked.overrides, asked.smoke, asked.semi, asked.init
+    )
+    if asked.show:
+        return resolved_table(resolved)
+    return start(asked, resolved)
 
 
 def start(asked: Namespace, resolved: Resolved) -> int:
     introduce(resolved)
-    from experiments.training import train
+    from experiments.training.train import train
 
     return train(resolved, seed=asked.seed, folders=asked.runs)
 
@@ -148,19 +146,19 @@ def resume(asked: Namespace) -> int:
     ] + asked.overrides
     given += ["semi"] if asked.semi != "none" else []
     if given or asked.smoke:
-        raise Refused(
+        raise UserError(
             f"--resume goes on exactly as the run began, so it stands alone; leave out {', '.join(map(str, given)) or '--smoke'}"
         )
-    config = runs.read_config(asked.resume)
+    config = run_folder.read_config(asked.resume)
     if not (asked.resume / "checkpoints" / "last.ckpt").is_file():
-        raise Refused(
+        raise UserError(
             f"{asked.resume} has no checkpoints/last.ckpt: it stopped before its first checkpoint; start it again"
         )
-    known = words.catalogue()
-    paper, row = words.named_row(known, config["experiment"])
-    resolved = runs.resolved_from(config, known["papers"][paper]["rows"][row])
+    known = catalogue()
+    paper, row = named_row(known, config["experiment"])
+    resolved = run_folder.resolved_from(config, known["papers"][paper]["rows"][row])
     introduce(resolved)
-    from experiments.training import train
+    from experiments.training.train import train
 
     return train(resolved, seed=config["seed"], folders=asked.resume.parent, resumed=asked.resume)
 
@@ -168,7 +166,7 @@ def resume(asked: Namespace) -> int:
 def introduce(resolved: Resolved) -> None:
     """The first lines: what on what, how to use Cityscapes, and what is not the paper's."""
     if (
-        os.environ.get("SEGMODELS_RUN") or not runs.leads()
+        os.environ.get("SEGMODELS_RUN") or not run_folder.leads()
     ):  # another device's process, or said before
         return
     built_in = " (built-in street scenes; for Cityscapes: --data cityscapes data.root=DIR, or set CITYSCAPES_DATASET=DIR)"
@@ -182,4 +180,4 @@ def introduce(resolved: Resolved) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

@@ -1,8 +1,10 @@
 """A network as it is deployed: one size, no training heads, batch norm inside its convolutions; and its way to ONNX."""
 
+import argparse
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ CONVOLUTIONS = {
     torch.ops.aten.conv3d.default,
 }
 BATCH_NORM = torch.ops.aten.batch_norm.default
+# Of the largest logit, or of 1 where all are smaller; but at least 20 times the rounding of the module itself.
+LIMIT = 1e-4
 
 
 class Deployed(nn.Module):
@@ -65,7 +69,7 @@ def fold(graph: GraphModule) -> int:
         if node.target is BATCH_NORM and foldable(node)
     ]
     for index, (conv, norm) in enumerate(pairs):
-        weight, bias = folded(graph, conv, norm)
+        weight, bias = folded_weights(graph, conv, norm)
         for kind, value in (("weight", weight), ("bias", bias)):
             graph.register_parameter(
                 f"folded_{index}_{kind}", nn.Parameter(value, requires_grad=False)
@@ -94,7 +98,7 @@ def foldable(norm: Node) -> bool:
     )
 
 
-def folded(graph: GraphModule, conv: Node, norm: Node) -> tuple[Tensor, Tensor]:
+def folded_weights(graph: GraphModule, conv: Node, norm: Node) -> tuple[Tensor, Tensor]:
     """gamma / sqrt(variance + eps) * (w x + b - mean) + beta as one weight and one bias, computed in float64."""
     weight, bias = (tensor(graph, node) for node in (*conv.args, None)[1:3])
     gamma, beta, mean, variance = (tensor(graph, node) for node in norm.args[1:5])
@@ -160,3 +164,120 @@ class Runtime:
             raise ValueError(
                 f"the file takes an image of {expected}, not {'x'.join(map(str, image.shape))}"
             ) from problem
+
+
+# --- plain
+
+
+class Pass(nn.Module):
+    """Normalized floats to what `what` names, through the module's own logits or another network that computes the same."""
+
+    def __init__(
+        self, module: SegmentationModule, what: str, network: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.module, self.what = module, what
+        self.network = network or Logits(module)
+
+    def forward(self, image: Tensor) -> Tensor:
+        if self.what == "logits":
+            return self.network(self.module.padded(image))
+        logits = self.module(image, self.network)
+        return logits.argmax(1).to(torch.uint8) if self.what == "label" else logits
+
+
+class Logits(nn.Module):
+    def __init__(self, module: SegmentationModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.module.logits(image)
+
+
+# --- fast
+
+
+def folded(module: SegmentationModule, image: Tensor) -> nn.Module:
+    """The way to the logits alone, batch norm inside its convolutions, for images of this shape."""
+    with torch.no_grad():
+        graph = torch.export.export(Logits(module), (module.padded(image),)).module()
+        fold(graph)
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return graph
+
+
+def layout(asked: argparse.Namespace) -> torch.memory_format:
+    return torch.channels_last if asked.channels_last else torch.contiguous_format
+
+
+def pass_of(
+    network: nn.Module, image: Tensor, context: Callable[[], AbstractContextManager], compiled: bool
+) -> Callable[[], Tensor]:
+    run = compiled_whole(network) if compiled else network
+
+    def work() -> Tensor:
+        with torch.inference_mode(), context():
+            return run(image)
+
+    return work
+
+
+def compiled_whole(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """In one graph: what cannot be compiled is an error, and never computed the slow way unnoticed."""
+    torch._dynamo.config.recompile_limit = 1000  # each network and precision counts as one
+    return torch.compile(network, fullgraph=True, dynamic=False)
+
+
+# --- that the fast form computes the same
+
+
+def apart(
+    module: SegmentationModule, network: Pass, image: Tensor, asked: argparse.Namespace
+) -> tuple[float, float]:
+    """How far the fast form is from the plain network, in float32 without TF32, and how far it may be.
+
+    Of logits: the largest difference. Of labels: the share of pixels whose class is another by more than rounding may turn.
+    """
+    fast = compiled_whole(network) if asked.compile else network
+    plain = Pass(module, "logits" if asked.what == "logits" else "full")
+    with torch.no_grad(), without_tf32():
+        logits, output = plain(image), fast(image.contiguous(memory_format=layout(asked)))
+        rounding = (copy.deepcopy(plain).double()(image.double()) - logits).abs().max().item()
+    limit = max(LIMIT * max(1.0, logits.abs().max().item()), 20 * rounding)
+    if asked.what == "label":
+        return clear_errors(logits, output, limit), 0.0
+    return (output - logits).abs().max().item(), limit
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    settings = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [each.allow_tf32 for each in settings]
+    for each in settings:
+        each.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for each, was in zip(settings, before):
+            each.allow_tf32 = was
+
+
+def clear_errors(logits: "Tensor", label: "Tensor", limit: float) -> float:
+    """The share of pixels whose class is another than the largest logit's by more than rounding may turn."""
+    chosen = logits.gather(1, label[:, None].long())[:, 0]
+    return (logits.amax(1) - chosen > 2 * limit).float().mean().item()
+
+
+def settled(module: "SegmentationModule", size: tuple[int, int]) -> None:
+    """Running statistics of noise: with those of a fresh network, folding would change nothing."""
+    for each in module.modules():
+        if isinstance(each, torch.nn.modules.batchnorm._BatchNorm):
+            each.momentum = 1.0  # one batch settles them
+    with torch.no_grad():
+        module.train().logits(
+            module.padded(torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)))
+        )
+    module.eval()

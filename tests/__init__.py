@@ -1,1 +1,1 @@
-"""Tests; tests/reference holds the numbers of the authors' code."""
+"""Tests; experiments/results/reference holds the numbers of the authors' code."""

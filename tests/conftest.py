@@ -118,8 +118,8 @@ def once(
 @pytest.fixture(autouse=True)
 def counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network's inference parameters, which every result names: half a second each time, and always the same of the same network."""
-    if judging := sys.modules.get("experiments.judging"):
-        monkeypatch.setattr(judging, "inference_parameters", once_of_each_network)
+    if scoring := sys.modules.get("experiments.evaluation.score"):
+        monkeypatch.setattr(scoring, "inference_parameters", once_of_each_network)
 
 
 def once_of_each_network(network: object, num_classes: int) -> int:

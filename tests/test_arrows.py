@@ -1,89 +1,190 @@
-"""Who may import whom: the boxes of ARCHITECTURE.md."""
+"""Which package may import which: the tables of ARCHITECTURE.md."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN = ("segmodels", "datamodules", "experiments")
-ANY = {"segmodels.parts"}
-# A box, and what of the project it may import. `parts` and everything else of segmodels may be imported as written, never above.
-ALLOWED = {
-    "segmodels/parts": ANY,
-    "segmodels/recipe.py": set(),
-    "segmodels/metrics": ANY | {"segmodels.metrics"},
-    "segmodels/inference.py": ANY | {"segmodels.recipe"},
-    "segmodels/module.py": ANY
-    | {"segmodels.recipe", "segmodels.metrics", "segmodels.inference", "segmodels"},
-    "segmodels/paper.py": ANY | {"segmodels.module", "segmodels.recipe"},
-    "segmodels/released.py": ANY | {"segmodels.module", "segmodels.paper"},
-    "segmodels/checkpoint.py": ANY
-    | {"segmodels.module", "segmodels.paper", "segmodels.recipe", "segmodels.released"},
-    "segmodels/deploy.py": ANY | {"segmodels.module"},
-    "segmodels/families": ANY | {"segmodels.module"},
-    "segmodels/architectures": ANY
-    | {"segmodels.families"}
-    | {"segmodels.module", "segmodels.paper", "segmodels.recipe", "segmodels.released"},
-    "segmodels/ports": ANY
-    | {
-        "segmodels.ports",
-        "segmodels.families",
-        "segmodels.module",
-        "segmodels.paper",
-        "segmodels.recipe",
-        "segmodels.released",
-        "segmodels.architectures",
-    },
-    "segmodels/method.py": ANY | {"segmodels.module", "segmodels.inference"},
-    "segmodels/semisup": ANY
-    | {"segmodels.method", "segmodels.module", "segmodels.inference", "segmodels.paper"},
-    "datamodules": {"datamodules"},
+
+# A file or folder of segmodels, and what of segmodels it may import beside itself and `parts`.
+NETWORKS = {"module", "paper", "recipe", "released"}
+SEGMODELS = {
+    "parts": set(),
+    "recipe": set(),
+    "metrics": set(),
+    "inference": {"recipe"},
+    "module": {"recipe", "metrics", "inference"},
+    "paper": {"module", "recipe"},
+    "released": {"module", "paper"},
+    "checkpoint": {"module", "paper", "recipe", "released"},
+    "deploy": {"module"},
+    "prediction": {"module", "inference"},
+    "families": {"module"},
+    "architectures": NETWORKS | {"families"},
+    "ports": NETWORKS | {"families", "architectures"},
+    "method": {"module", "inference"},
+    "semisup": {"method", "module", "inference", "paper"},
 }
 PARTS_MAY_USE = {"torch", "numpy", "timm"}
 
+# Packages of datamodules, lowest first: each may import those before it. Data sets are files of their own and last.
+DATAMODULES = (
+    "labels",
+    "layouts",
+    "progress",
+    "reading",
+    "packs",
+    "sampling",
+    "corruptions",
+    "module",
+    "scenes",
+)
+
+# Packages of experiments, and which others they may import beside what they read of segmodels and datamodules.
+EXPERIMENTS = {
+    "command_line": set(),
+    "records": {"command_line"},
+    "drawing": {"command_line"},
+    "reports": {"command_line", "records"},
+    "prediction": {"command_line", "records", "drawing", "reports"},
+    "benchmarks": {"command_line", "records", "reports"},
+    "data_check": {"command_line", "records", "drawing", "reports"},
+    "evaluation": {"command_line", "records", "drawing", "reports"},
+    "training": {"command_line", "records", "drawing", "reports", "evaluation"},
+    "sweep": {"command_line", "records", "reports", "training"},
+    "results": set(),
+}
+WITHOUT_TORCH = ("command_line", "records")
+
 
 def imports(file: Path) -> set[str]:
-    """Module names that a file imports anywhere, functions included."""
+    """Names of the modules that a file imports anywhere, functions included."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found.add(node.module)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
-def files(box: str) -> list[Path]:
-    place = ROOT / box
-    return [place] if place.suffix == ".py" else sorted(place.rglob("*.py"))
+def files(package: str) -> list[Path]:
+    file = ROOT / f"{package}.py"
+    return [file] if file.is_file() else sorted((ROOT / package).rglob("*.py"))
 
 
-@pytest.mark.parametrize("box", ALLOWED)
-def test_a_box_imports_only_what_its_arrows_reach(box: str) -> None:
-    for file in files(box):
-        ours = {name for name in imports(file) if name.split(".")[0] in OWN}
-        beyond = {
-            name
-            for name in ours
-            if not any(
-                name == each or name.startswith(each + ".") for each in ALLOWED[box] - {"segmodels"}
-            )
-        }
-        assert not beyond - (ALLOWED[box] & {"segmodels"}), (
-            f"{file.relative_to(ROOT)} imports {sorted(beyond)}"
-        )
+def second_names(file: Path, package: str) -> set[str]:
+    """ "crops" of "datamodules.crops.Crop", for all that a file imports from a package."""
+    parts = [name.split(".") for name in imports(file)]
+    return {each[1] for each in parts if each[0] == package and len(each) > 1}
+
+
+def known(package: str) -> set[str]:
+    """The files and folders right below a package."""
+    return {
+        file.stem for file in (ROOT / package).iterdir() if file.suffix == ".py" or file.is_dir()
+    }
+
+
+@pytest.mark.parametrize("part", SEGMODELS)
+def test_a_part_of_segmodels_imports_only_what_it_may(part: str) -> None:
+    allowed = SEGMODELS[part] | {part, "parts"}
+    for file in files(f"segmodels/{part}"):
+        beyond = (second_names(file, "segmodels") & known("segmodels")) - allowed
+        assert not beyond, f"{file.relative_to(ROOT)} imports {sorted(beyond)}"
+
+
+def test_every_part_of_segmodels_has_a_rule() -> None:
+    assert known("segmodels") - {"__init__", "__pycache__"} == set(SEGMODELS)
+
+
+@pytest.mark.parametrize("package", ["segmodels", "datamodules"])
+def test_networks_and_data_import_neither_each_other_nor_experiments(package: str) -> None:
+    others = set(OWN) - {package}
+    for file in files(package):
+        found = {name.split(".")[0] for name in imports(file)} & others
+        assert not found, f"{file.relative_to(ROOT)} imports {sorted(found)}"
+
+
+def test_a_package_of_datamodules_imports_only_those_before_it() -> None:
+    for place, part in enumerate(DATAMODULES):
+        allowed = set(DATAMODULES[: place + 1])
+        for file in files(f"datamodules/{part}"):
+            beyond = (second_names(file, "datamodules") & known("datamodules")) - allowed
+            assert not beyond, f"{file.relative_to(ROOT)} imports {sorted(beyond)}"
+
+
+def test_no_data_set_imports_another() -> None:
+    sets = known("datamodules") - set(DATAMODULES) - {"__init__", "__pycache__", "lists"}
+    for name in sets:
+        assert not second_names(ROOT / f"datamodules/{name}.py", "datamodules") & sets
+
+
+@pytest.mark.parametrize("part", EXPERIMENTS)
+def test_a_package_of_experiments_imports_only_what_it_may(part: str) -> None:
+    allowed = EXPERIMENTS[part] | {part}
+    for file in files(f"experiments/{part}"):
+        beyond = (second_names(file, "experiments") & known("experiments")) - allowed
+        assert not beyond, f"{file.relative_to(ROOT)} imports {sorted(beyond)}"
+
+
+def commands() -> set[str]:
+    return {file.stem for file in (ROOT / "experiments").glob("*.py")} - {"__init__"}
+
+
+def test_every_package_of_experiments_has_a_rule() -> None:
+    folders = {each.name for each in (ROOT / "experiments").iterdir() if each.is_dir()}
+    assert folders - {"__pycache__"} == set(EXPERIMENTS)
+
+
+def test_a_command_is_imported_by_nobody() -> None:
+    for file in files("experiments"):
+        found = second_names(file, "experiments") & commands()
+        assert not found, f"{file.relative_to(ROOT)} imports {sorted(found)}"
+
+
+def test_no_file_imports_the_tests() -> None:
+    for file in [file for package in OWN for file in files(package)]:
+        assert not any(name.split(".")[0] == "tests" for name in imports(file)), file
+
+
+def test_experiments_bears_no_name_of_the_standard_library() -> None:
+    assert not known("experiments") & set(sys.stdlib_module_names)
+
+
+def test_a_command_hides_no_foreign_package(tmp_path: Path) -> None:
+    """The folder of a script comes first on the import path, where `evaluate` is a command of ours."""
+    script = "import runpy, sys; sys.argv = [sys.argv[1], '--help']\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\nexcept SystemExit: pass\nimport evaluate"
+    (tmp_path / "evaluate.py").write_text("print('the foreign package')")
+    environment = {"PYTHONPATH": f"{ROOT / 'experiments'}:{ROOT}:{tmp_path}", "PATH": ""}
+    said = subprocess.run(
+        [sys.executable, "-c", script, ROOT / "experiments/run.py"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.endswith("the foreign package\n")
+
+
+def test_packages_that_answer_at_once_import_no_torch() -> None:
+    names = [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for part in WITHOUT_TORCH
+        for file in files(f"experiments/{part}")
+    ]
+    script = f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 
 def test_parts_use_torch_numpy_and_timm_alone() -> None:
-    import sys
-
     for file in files("segmodels/parts"):
-        outside = (
-            {name.split(".")[0] for name in imports(file)}
-            - set(sys.stdlib_module_names)
-            - {"segmodels"}
-        )
+        outside = {name.split(".")[0] for name in imports(file)}
+        outside -= set(sys.stdlib_module_names) | {"segmodels"}
         assert outside <= PARTS_MAY_USE, f"{file.name} imports {sorted(outside - PARTS_MAY_USE)}"
 
 
@@ -91,7 +192,7 @@ def test_only_one_architecture_imports_smp() -> None:
     users = [
         file.name
         for file in (ROOT / "segmodels").rglob("*.py")
-        if "segmentation_models_pytorch" in imports(file)
+        if any(name.split(".")[0] == "segmentation_models_pytorch" for name in imports(file))
     ]
     assert users in ([], ["smp.py"])
 

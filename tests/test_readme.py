@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from experiments import benchmark, report
-from experiments.catalogue import catalogue
+from experiments.command_line.catalogue import catalogue
 from segmodels.released import layouts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,10 +62,10 @@ OTHERS = re.compile("^mmseg_|_(coincheung|vainf|milesial)$")
 
 
 def test_it_counts_the_training_steps_that_tests_hold() -> None:
-    names = [file.stem for file in (ROOT / "tests" / "reference" / "steps").glob("*.npz")]
+    names = [file.stem for file in (ROOT / "experiments/results/reference/steps").glob("*.npz")]
     others = [name for name in names if OTHERS.search(name)]
     text = " ".join(README.split())
-    assert f"for {len(names)} networks (`tests/reference/steps`)" in text
+    assert f"for {len(names)} networks (`experiments/results/reference/steps`)" in text
     assert f": {len(names) - len(others)} by their authors' code" in text
     assert f"and {len(others)} by that of others;" in text
 

@@ -3,7 +3,7 @@
     python -m tests.tools.mutations fastscnn                      a paper
     python -m tests.tools.mutations segmodels/parts/losses.py     any file
     python -m tests.tools.mutations stdc --lines 270:300          some of its lines
-    python -m tests.tools.mutations stdc --tests tests/test_stdc.py tests/test_losses.py
+    python -m tests.tools.mutations stdc --tests tests/papers/test_stdc.py tests/segmodels/test_losses.py
 
 Numbers become a quarter smaller, whole numbers larger by one, True becomes False; of words such as
 "stdc_ohem:0.7,1/16" the first number is changed. All of it happens in a copy of the tree. The tests
@@ -91,12 +91,14 @@ def file_of(root: Path, word: str) -> Path:
 
 def tests_of(root: Path, file: Path) -> list[str]:
     """Those named like the file, else those that import it; of a paper those over all rows too."""
-    named = root / "tests" / f"test_{file.stem}.py"
+    named = sorted(root.glob(f"tests/**/test_{file.stem}.py"))
     module = re.compile(rf"{file.parent.name}(\.| import .*\b){file.stem}\b")
-    importing = (test for test in root.glob("tests/test_*.py") if module.search(test.read_text()))
-    tests = [named] if named.is_file() else sorted(importing)
+    importing = (
+        test for test in root.glob("tests/**/test_*.py") if module.search(test.read_text())
+    )
+    tests = named or sorted(importing)
     if file.parent == PAPERS:
-        tests += [root / "tests" / f"test_{name}.py" for name in OVER_ALL_ROWS]
+        tests += [root / "tests/papers" / f"test_{name}.py" for name in OVER_ALL_ROWS]
     return [str(test.relative_to(root)) for test in tests if test.is_file()]
 
 

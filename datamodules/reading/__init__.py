@@ -1,0 +1,1 @@
+"""Read pixels out of files, folders and zips."""

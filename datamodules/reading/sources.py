@@ -1,0 +1,235 @@
+"""Where pixels come from: one small reading interface, and the sources behind it.
+
+A source is asked for windows, never for files, so that another store can read less than a whole picture.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from datamodules import DataError
+from datamodules.labels import LabelSet
+from datamodules.progress import shown
+from datamodules.reading.decoding import (
+    Box,
+    Reader,
+    Size,
+    from_disk,
+    image_window,
+    inside,
+    png_header,
+    read_image,
+    read_label,
+)
+
+Pair = tuple[np.ndarray, np.ndarray]  # image uint8 RGB (H, W, 3), label uint8 train ids (H, W)
+Place = TypeVar("Place", Path, str)  # of a file: on the disk, or where a reader finds it
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+LABELS = (".png",)
+
+
+class Source(Protocol):
+    names: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def size(self, index: int) -> Size: ...
+
+    def label(self, index: int, box: Box | None = None) -> np.ndarray:
+        """The label alone, for those who count classes: no image is decoded."""
+
+    def window(self, index: int, box: Box | None = None) -> Pair: ...
+
+
+class Part:
+    """Some images of a source, in the order given."""
+
+    def __init__(self, source: Source, indices: Sequence[int]) -> None:
+        self.source, self.indices = source, tuple(indices)
+        self.names = tuple(source.names[index] for index in indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def size(self, index: int) -> Size:
+        return self.source.size(self.indices[index])
+
+    def label(self, index: int, box: Box | None = None) -> np.ndarray:
+        return self.source.label(self.indices[index], box)
+
+    def window(self, index: int, box: Box | None = None) -> Pair:
+        return self.source.window(self.indices[index], box)
+
+
+# --- arrays in memory
+
+
+class Memory:
+    """Images and labels in one flat tensor each."""
+
+    def __init__(self, names: Sequence[str], sizes: Sequence[Size]) -> None:
+        self.names, self.sizes = tuple(names), tuple(sizes)
+        self.starts = np.cumsum([0] + [height * width for height, width in sizes]).tolist()
+        self.images = torch.zeros(3 * self.starts[-1], dtype=torch.uint8)
+        self.labels = torch.zeros(self.starts[-1], dtype=torch.uint8)
+
+    @classmethod
+    def of(cls, pairs: Iterable[Pair], names: Sequence[str] | None = None) -> "Memory":
+        pairs = list(pairs)
+        memory = cls(
+            names or [f"{index:06d}" for index in range(len(pairs))],
+            [label.shape for _, label in pairs],
+        )
+        for index, (image, label) in enumerate(pairs):
+            memory.put(index, image, label)
+        return memory
+
+    def put(self, index: int, image: np.ndarray, label: np.ndarray) -> None:
+        pixels, ids = self.window(index)
+        if image.shape != pixels.shape or label.shape != ids.shape:
+            raise DataError(
+                f"{self.names[index]}: image {image.shape} and label {label.shape} do not fill {pixels.shape} and {ids.shape}"
+            )
+        pixels[:], ids[:] = image, label
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def size(self, index: int) -> Size:
+        return self.sizes[index]
+
+    def label(self, index: int, box: Box | None = None) -> np.ndarray:
+        height, width = self.sizes[index]
+        return inside(
+            self.labels[self.starts[index] :][: height * width].view(height, width).numpy(), box
+        )
+
+    def window(self, index: int, box: Box | None = None) -> Pair:
+        height, width = self.sizes[index]
+        image = (
+            self.images[3 * self.starts[index] :][: 3 * height * width]
+            .view(height, width, 3)
+            .numpy()
+        )
+        return inside(image, box), self.label(index, box)
+
+
+def remembered(source: Source) -> Memory:
+    """Everything a source has, read once."""
+    memory = Memory(source.names, [source.size(index) for index in range(len(source))])
+    for index in shown(range(len(source)), "reading all images"):
+        memory.put(index, *source.window(index))
+    return memory
+
+
+# --- files
+
+
+class Files:
+    """Image files beside label PNGs; the label's size stands for both, and they must agree. `read` gives the bytes of a path."""
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Path | str, Path | str]],
+        labels: LabelSet,
+        *,
+        names: Sequence[str] | None = None,
+        colored: bool = False,
+        read: Reader | None = None,
+    ) -> None:
+        self.pairs = [(str(image), str(label)) for image, label in pairs]
+        self.names = tuple(names or (Path(image).stem for image, _ in self.pairs))
+        self.labels, self.colored, self.read = labels, colored, read or from_disk
+        self.sizes: dict[int, Size] = {}
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def size(self, index: int) -> Size:
+        if index not in self.sizes:
+            path = self.pairs[index][1]
+            self.sizes[index] = png_header(self.read(path, 32), path).size
+        return self.sizes[index]
+
+    def label(self, index: int, box: Box | None = None) -> np.ndarray:
+        values = self.numbers(index, box)
+        encode = self.labels.encode if values.ndim == 2 else self.labels.encode_colors
+        return encode(values, self.pairs[index][1])
+
+    def numbers(self, index: int, box: Box | None = None) -> np.ndarray:
+        """What the label file holds: ids (H, W), or colors (H, W, 3)."""
+        return read_label(self.pairs[index][1], self.colored, self.read, box)
+
+    def image(self, index: int, box: Box | None = None) -> np.ndarray:
+        (path, label_path), size = self.pairs[index], self.size(index)
+        pixels, found = image_window(self.read(path), path, box)
+        if found != size:
+            raise DataError(
+                f"{path} is {found[0]}x{found[1]} and its label {label_path} is {size[0]}x{size[1]} "
+                "(height x width): save both at one size, without a rotation note (EXIF) in the image"
+            )
+        return pixels
+
+    def window(self, index: int, box: Box | None = None) -> Pair:
+        return self.image(index, box), self.label(index, box)
+
+
+class Images:
+    """Image files by name, without labels."""
+
+    def __init__(self, files: dict[str, str], read: Reader | None = None) -> None:
+        self.names, self.files, self.read = list(files), list(files.values()), read or from_disk
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def image(self, index: int) -> np.ndarray:
+        return read_image(self.files[index], self.read)
+
+
+# --- pairs of files
+
+
+def by_stem(folder: Path, suffixes: Sequence[str], remedy: str) -> dict[str, Path]:
+    """The files of a folder by name without suffix, in sorted order; `remedy` tells what belongs there."""
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}: {remedy}")
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    ]
+    if not files:
+        raise DataError(f"{folder} holds no {' or '.join(suffixes)} file: {remedy}")
+    found = {path.stem: path for path in files}
+    if len(found) < len(files):
+        twice = next(path for path in files if found[path.stem] != path)
+        raise DataError(
+            f"{twice} and {found[twice.stem].name} share their name: keep one of the two"
+        )
+    return found
+
+
+class Unpaired(DataError):
+    """Files that stand alone, for who wants to name all of them; the sentence names the first."""
+
+    def __init__(self, sentence: str, files: Sequence[str] = (), remedy: str = "") -> None:
+        super().__init__(sentence)
+        self.files, self.remedy = tuple(files), remedy
+
+
+def paired(
+    images: dict[str, Place], labels: dict[str, Place], remedy: str
+) -> list[tuple[Place, Place]]:
+    """Each image with its label; refuses one that stands alone."""
+    lone_images = [path for key, path in images.items() if key not in labels]
+    lone_labels = [path for key, path in labels.items() if key not in images]
+    for alone, what, other in ((lone_images, "image", "label"), (lone_labels, "label", "image")):
+        if alone:
+            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
+            sentence = f"the {what} {alone[0]}{more} has no {other} of the same name: {remedy}"
+            raise Unpaired(sentence, [str(path) for path in lone_images + lone_labels], remedy)
+    return [(images[key], labels[key]) for key in images]

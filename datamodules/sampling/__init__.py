@@ -1,0 +1,1 @@
+"""Choose, cut and batch training samples."""

@@ -1,0 +1,391 @@
+"""Which window of an image, at which scale: the random window, cut without scaling the rest, and its color.
+
+Randomness is a pure function of (seed, draw number): nothing depends on workers, ranks, batch sizes or what was drawn before,
+so draw k of a run is the same sample wherever and whenever it is made.
+"""
+
+import os
+import random
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from datamodules import DataError
+from datamodules.labels import IGNORED
+from datamodules.reading.decoding import Box, Size
+from datamodules.reading.sources import Pair, Source
+from datamodules.sampling.class_uniform import Spot
+
+MEAN = (124, 116, 104)  # ImageNet's mean color: what padding shows a network is close to nothing
+PADDING = {"mean": MEAN, "black": (0, 0, 0), "mirror": None}  # None: the image, reflected
+ORDER, WINDOW, COLOR, SPLIT = 1, 2, 3, 4  # separate streams of one seed
+TURN, SHIFT, ELASTIC, BLUR = 5, 6, 7, 8
+TRIES = 10  # windows that may be found dominated by one class; the one after them is taken unseen, as in mmseg
+OWN = threading.local()  # what each thread keeps
+
+
+@dataclass(frozen=True)
+class Crop:
+    """`continuous` makes (scales[0], scales[-1]) a range; `jitter` is the strength for brightness,
+    contrast and saturation, `hue` the largest share of the color circle by which colors turn.
+
+    A window of which one class has a share of `cat_max_ratio` or more is drawn again; `class_uniform` is the share of draws about a class.
+    `rotation` is in degrees to either side, `shift` in pixels, `elastic` the standard deviation of displacements in pixels.
+    """
+
+    size: Size = (1024, 1024)
+    scales: tuple[float, ...] = (1.0,)
+    continuous: bool = False
+    flip: float = 0.5
+    jitter: float = 0.0
+    hue: float = 0.0
+    cat_max_ratio: float = 1.0
+    class_uniform: float = 0.0
+    rotation: float = 0.0
+    rotation_chance: float = 1.0
+    shift: float = 0.0
+    elastic: float = 0.0
+    blur: str = "none"
+    blur_chance: float = 1.0
+    padding: str = "mean"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", tuple(self.size))
+        object.__setattr__(self, "scales", tuple(self.scales))
+        rules = (
+            (
+                "crop",
+                self.size,
+                "two whole numbers above 0: height, width",
+                len(self.size) == 2 and all(int(n) == n > 0 for n in self.size),
+            ),
+            (
+                "scales",
+                self.scales,
+                "factors above 0 in rising order, such as (0.5, 1.0, 2.0)",
+                bool(self.scales)
+                and min(self.scales) > 0
+                and list(self.scales) == sorted(self.scales),
+            ),
+            ("flip", self.flip, "a probability from 0 to 1", 0 <= self.flip <= 1),
+            ("jitter", self.jitter, "a strength from 0 to 1", 0 <= self.jitter <= 1),
+            ("hue", self.hue, "a share of the color circle from 0 to 0.5", 0 <= self.hue <= 0.5),
+            (
+                "cat_max_ratio",
+                self.cat_max_ratio,
+                "a share above 0, with 1 for any window",
+                0 < self.cat_max_ratio <= 1,
+            ),
+            (
+                "class_uniform",
+                self.class_uniform,
+                "a share of the draws from 0 to 1",
+                0 <= self.class_uniform <= 1,
+            ),
+            ("rotation", self.rotation, "degrees from 0 to 180", 0 <= self.rotation <= 180),
+            (
+                "rotation_chance",
+                self.rotation_chance,
+                "a probability from 0 to 1",
+                0 <= self.rotation_chance <= 1,
+            ),
+            ("shift", self.shift, "a number of pixels from 0 up", self.shift >= 0),
+            ("elastic", self.elastic, "a number of pixels from 0 up", self.elastic >= 0),
+            (
+                "blur_chance",
+                self.blur_chance,
+                "a probability from 0 to 1",
+                0 <= self.blur_chance <= 1,
+            ),
+            ("padding", self.padding, "mean, black or mirror", self.padding in PADDING),
+        )
+        for name, value, allowed, holds in rules:
+            if not holds:
+                raise DataError(f"{name}={value} is not {allowed}")
+        blur_settings(self.blur)
+
+
+# --- the random window
+
+
+def draw(seed: int, number: int, stream: int = WINDOW) -> np.random.Generator:
+    return np.random.default_rng((seed, stream, number))
+
+
+class Window(NamedTuple):
+    """A part of the scaled image, and where it stands in the crop when it is smaller than the crop."""
+
+    scaled: Size
+    top: int
+    left: int
+    height: int
+    width: int
+    down: int
+    right: int
+    flip: bool
+
+
+def choose(crop: Crop, size: Size, rng: np.random.Generator, spot: Spot | None = None) -> Window:
+    """Always four random numbers, whatever the settings: changing one of them leaves the others' draws alone."""
+    at_scale, at_top, at_left, at_flip = rng.random(4)
+    low, high = crop.scales[0], crop.scales[-1]
+    scale = (
+        low + at_scale * (high - low)
+        if crop.continuous
+        else crop.scales[int(at_scale * len(crop.scales))]
+    )
+    scaled = max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+    return laid(crop, size, scaled, (at_top, at_left), bool(at_flip < crop.flip), spot)
+
+
+def laid(
+    crop: Crop, size: Size, scaled: Size, at: Sequence[float], flip: bool, spot: Spot | None
+) -> Window:
+    """The window at a place given by two numbers from 0 to 1: anywhere in the scaled image, or about a spot of the unscaled one."""
+    centers = (
+        [None, None]
+        if spot is None
+        else [int(place * after / before) for place, after, before in zip(spot, scaled, size)]
+    )
+    (top, height, down), (left, width, right) = map(along, at, scaled, crop.size, centers)
+    return Window(scaled, top, left, height, width, down, right, flip)
+
+
+def along(at: float, have: int, want: int, center: int | None) -> tuple[int, int, int]:
+    """Of one side: where the window begins, its length, and where it stands in a crop that is longer.
+
+    About a center, any window that has it inside or at its edge is equally likely, before those beyond the image are moved into it.
+    """
+    last = max(have - want, 0)
+    begin = (
+        int(at * (last + 1))
+        if center is None
+        else min(max(center - want + int(at * (want + 1)), 0), last)
+    )
+    return begin, min(have, want), int(at * max(want - have + 1, 1))
+
+
+def varied(
+    crop: Crop,
+    window: Window,
+    size: Size,
+    rng: np.random.Generator,
+    spot: Spot | None,
+    count: Callable,
+) -> Window:
+    """The window, or another of the same scaled image if one class dominates it; `count(window)` tells each number's pixels."""
+    for _ in range(TRIES):
+        if (window.height, window.width) == window.scaled or not dominated(
+            count(window), crop.cat_max_ratio
+        ):
+            break
+        window = laid(crop, size, window.scaled, rng.random(2), window.flip, spot)
+    return window
+
+
+def dominated(counts: np.ndarray, share: float) -> bool:
+    """Whether one class has so large a share of the pixels that are not ignored; a window without any is no better."""
+    classes = counts[:IGNORED]
+    return not classes.any() or classes.max() / classes.sum() >= share
+
+
+def box_of(window: Window, size: Size) -> Box:
+    """The pixels of the unscaled image that the window touches, one to spare."""
+    (y, x), (fy, fx) = (window.top, window.left), factors(window.scaled, size)
+    return (
+        max(int(y * fy) - 1, 0),
+        max(int(x * fx) - 1, 0),
+        min(int((y + window.height) * fy) + 2, size[0]),
+        min(int((x + window.width) * fx) + 2, size[1]),
+    )
+
+
+def factors(scaled: Size, size: Size) -> tuple[float, float]:
+    return 1 / (scaled[0] / size[0]), 1 / (
+        scaled[1] / size[1]
+    )  # twice inverted, as OpenCV's resize does: its last bit decides labels
+
+
+def cut(source: Source, index: int, window: Window) -> Pair:
+    """The window of the scaled image, read and warped alone: what resizing the whole image and cropping would give.
+
+    Bilinear without antialiasing and nearest-index labels, as the papers' code has them (cv2.resize).
+    """
+    size = source.size(index)
+    box = box_of(window, size)
+    image, label = source.window(index, box)
+    return warp(image, window, size, box), sampled(label, window, size, box)
+
+
+def sampled(label: np.ndarray, window: Window, size: Size, box: Box) -> np.ndarray:
+    rows, columns = nearest(window, size, box)
+    # The slow gather is the one along rows of memory: it comes where there are fewer of them.
+    return (
+        label.take(columns, 1).take(rows, 0)
+        if len(label) < len(rows)
+        else label.take(rows, 0).take(columns, 1)
+    )
+
+
+def nearest(window: Window, size: Size, box: Box) -> tuple[np.ndarray, np.ndarray]:
+    fy, fx = factors(window.scaled, size)
+    rows = (
+        np.floor(np.arange(window.top, window.top + window.height) * fy)
+        .astype(np.intp)
+        .clip(max=size[0] - 1)
+    )
+    columns = (
+        np.floor(np.arange(window.left, window.left + window.width) * fx)
+        .astype(np.intp)
+        .clip(max=size[1] - 1)
+    )
+    return rows - box[0], (columns[::-1] if window.flip else columns) - box[1]
+
+
+def warp(image: np.ndarray, window: Window, size: Size, box: Box) -> np.ndarray:
+    import cv2
+
+    fy, fx = factors(window.scaled, size)
+    across = fx * (window.left + 0.5) - 0.5 - box[1]
+    matrix = np.float64(
+        [[fx, 0, across], [0, fy, fy * (window.top + 0.5) - 0.5 - box[0]]]
+    )  # crop pixel -> pixel of the box
+    if window.flip:
+        matrix[0, 0], matrix[0, 2] = -fx, across + fx * (window.width - 1)
+    # OpenCV warps four channels in less than half of the time that it takes for three.
+    how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
+    warped = cv2.warpAffine(
+        cv2.cvtColor(image, cv2.COLOR_RGB2RGBA),
+        matrix,
+        (window.width, window.height),
+        dst=room(window),
+        **how,
+    )
+    return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
+
+
+def room(window: Window) -> np.ndarray:
+    """Memory of this thread's own, used again and again: fresh memory costs as much as writing it."""
+    if getattr(OWN, "room", np.empty(0)).shape != (window.height, window.width, 4):
+        OWN.room = np.empty((window.height, window.width, 4), np.uint8)
+    return OWN.room
+
+
+def pad(
+    image: np.ndarray, label: np.ndarray, window: Window, size: Size, padding: str = "mean"
+) -> Pair:
+    """An image smaller than the crop stands at a random place of it, on one color or its own mirror
+    images, and on ignored label."""
+    if label.shape == size:
+        return image, label
+    ignored = np.full(size, IGNORED, np.uint8)
+    place = (
+        slice(window.down, window.down + window.height),
+        slice(window.right, window.right + window.width),
+    )
+    ignored[place] = label
+    if PADDING[padding] is None:
+        rows, columns = reflected(window, size)
+        return image[rows][:, columns], ignored
+    canvas = blank(size, padding).copy()
+    canvas[place] = image
+    return canvas, ignored
+
+
+def reflected(window: Window, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row and column of a crop, the one of its smaller window that it shows."""
+    rows = np.arange(size[0]) - window.down
+    columns = np.arange(size[1]) - window.right
+    return folded(rows, window.height), folded(columns, window.width)
+
+
+def folded(place: np.ndarray, side: int) -> np.ndarray:
+    """Places beyond a side, mirrored into it at its first and last pixel, as often as need be."""
+    period = max(2 * (side - 1), 1)
+    place = place % period
+    return np.minimum(place, period - place)
+
+
+@lru_cache(4)
+def blank(size: Size, padding: str) -> np.ndarray:
+    return np.full((*size, 3), PADDING[padding], np.uint8)
+
+
+# --- color jitter: the one place where albumentations is called
+
+
+def color_jitter(strength: float, hue: float) -> Any:
+    """One for each thread: it is seeded before it is used."""
+    if getattr(OWN, "strengths", None) != (strength, hue):
+        os.environ.setdefault(
+            "NO_ALBUMENTATIONS_UPDATE", "1"
+        )  # it asks the package index for news when imported
+        try:
+            from albumentations import ColorJitter
+        except ImportError as error:
+            raise DataError(
+                f"jitter={strength} needs albumentations ({error}): pip install albumentations, or set jitter=0"
+            ) from None
+        OWN.strengths, OWN.jitter = (
+            (strength, hue),
+            ColorJitter(
+                brightness=strength, contrast=strength, saturation=strength, hue=hue, p=1.0
+            ),
+        )
+    return OWN.jitter
+
+
+def recolor(
+    image: np.ndarray, strength: float, seed: int, number: int, hue: float = 0.0
+) -> np.ndarray:
+    """Seeded per draw: left to itself, albumentations 2.0.8 repeats its draws over workers and epochs."""
+    jitter = color_jitter(strength, hue)
+    jitter.set_random_state(draw(seed, number, COLOR), random.Random(f"{seed}-{number}"))
+    return jitter(image=image)["image"]
+
+
+# --- blur
+
+
+class Blur(NamedTuple):
+    """A kernel's side, for which OpenCV knows a width; or, where side is 0, the range of widths."""
+
+    side: int
+    low: float
+    high: float
+
+
+def blur_settings(words: str) -> Blur | None:
+    """ "kernel:5" or "sigma:0.15,1.3"; None for "none"."""
+    if words == "none":
+        return None
+    name, _, argument = words.partition(":")
+    if name == "kernel" and re.fullmatch(r"[1-9]\d*", argument):
+        side = int(argument)
+        if side >= 3 and side % 2:
+            return Blur(side, 0.0, 0.0)
+    if name == "sigma" and re.fullmatch(r"\d*\.?\d+,\d*\.?\d+", argument):
+        low, high = map(float, argument.split(","))
+        if 0 < low <= high:
+            return Blur(0, low, high)
+    raise DataError(
+        f"blur={words} is none of none, kernel:5 (an odd side of pixels) and sigma:0.15,1.3 (a range of pixels)"
+    )
+
+
+def blurred(image: np.ndarray, crop: Crop, seed: int, number: int) -> np.ndarray:
+    """By a Gaussian; one of a given width is cut off at four of them, as scikit-image does it."""
+    import cv2
+
+    blur, rng = blur_settings(crop.blur), draw(seed, number, BLUR)
+    at_chance, at_sigma = rng.random(2)
+    if blur is None or at_chance >= crop.blur_chance:
+        return image
+    sigma = blur.low + (blur.high - blur.low) * at_sigma
+    side = blur.side or 2 * int(4 * sigma + 0.5) + 1
+    return cv2.GaussianBlur(image, (side, side), sigma, borderType=cv2.BORDER_REPLICATE)

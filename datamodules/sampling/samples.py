@@ -1,0 +1,256 @@
+"""Samples and batches: in which order images are drawn, what workers make of a draw, and how it becomes a batch."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from datamodules import DataError
+from datamodules.labels import IGNORED
+from datamodules.reading.sources import Pair, Source
+from datamodules.sampling.class_uniform import Spots, counted
+from datamodules.sampling.crops import (
+    ORDER,
+    PADDING,
+    Crop,
+    Window,
+    blurred,
+    choose,
+    cut,
+    dominated,
+    draw,
+    pad,
+    recolor,
+    sampled,
+    varied,
+)
+from datamodules.sampling.geometry import Motion, drawn, moved, numbers, places, turned
+
+UNLABELLED = (
+    1 << 32
+)  # added to the seed of the unlabelled images' draws, which so have nothing to do with the labelled ones'
+# uint8 (3, h, w), uint8 (h, w), and where a network asks for them its maps (h, w) by name
+Sample = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]
+Draw = tuple[int, int]  # draw number, index of the image, or of a spot (see Spots)
+LabelMaps = Callable[[np.ndarray], dict[str, np.ndarray]]  # label (h, w) -> maps (h, w) by name
+
+
+def tensors(image: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Copied only where torch could not write: a raw pack shows its file's own bytes."""
+    image, label = (np.require(each, requirements="CW") for each in (image, label))
+    return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label)
+
+
+def maps_of(label: np.ndarray, label_maps: LabelMaps) -> dict[str, Tensor]:
+    maps = label_maps(label)
+    return {
+        name: torch.from_numpy(np.require(each, requirements="CW")) for name, each in maps.items()
+    }
+
+
+class Crops(Dataset[Sample | DataError]):
+    """[(draw number, index)] -> a random crop; an error of the data is returned, for the main process to raise.
+
+    Without labels, the label says only where the crop shows no image: 255 there, 0 elsewhere. With spots, an index may be one of theirs.
+    With `label_maps`, a sample has a third member: what they make of the crop's label.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        crop: Crop,
+        seed: int,
+        labelled: bool = True,
+        spots: Spots | None = None,
+        label_maps: LabelMaps | None = None,
+    ) -> None:
+        self.source, self.crop, self.seed, self.labelled, self.spots = (
+            source,
+            crop,
+            seed,
+            labelled,
+            spots,
+        )
+        self.label_maps = label_maps
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, item: Draw) -> Sample | DataError:
+        try:
+            image, label = self.sample(*item)
+        except DataError as error:
+            return error
+        pair = tensors(image, label)
+        return (*pair, maps_of(label, self.label_maps)) if self.label_maps else pair
+
+    def sample(self, number: int, index: int) -> Pair:
+        index, spot = self.spots.of(index) if self.spots else (index, None)
+        size, rng = self.source.size(index), draw(self.seed, number)
+        motion = drawn(self.crop, self.seed, number)
+        if motion and spot:
+            spot = turned(spot, size, motion)
+        window = choose(self.crop, size, rng, spot)
+        image, label, outside = self.cut(index, window, motion)
+        if self.crop.cat_max_ratio < 1 and dominated(counted(label), self.crop.cat_max_ratio):
+            whole = self.source.label(index)
+
+            def count(other: Window) -> np.ndarray:
+                return counted(self.shown(whole, other, motion))
+
+            window = varied(self.crop, window, size, rng, spot, count)
+            image, label, outside = self.cut(index, window, motion)
+        if not self.labelled:
+            label = np.zeros_like(label)
+        if self.crop.jitter or self.crop.hue:
+            image = recolor(image, self.crop.jitter, self.seed, number, self.crop.hue)
+        if self.crop.blur != "none":
+            image = blurred(image, self.crop, self.seed, number)
+        if outside is not None:
+            label[outside] = IGNORED
+            if color := PADDING[self.crop.padding]:
+                image[outside] = color
+        return pad(image, label, window, self.crop.size, self.crop.padding)
+
+    def cut(
+        self, index: int, window: Window, motion: Motion | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Image and label of the window; moved, of the whole crop, and which of its pixels lie outside of the image."""
+        if motion is None:
+            return *cut(self.source, index, window), None
+        return moved(self.source, index, self.crop, window, motion)
+
+    def shown(self, whole: np.ndarray, window: Window, motion: Motion | None) -> np.ndarray:
+        """What `cut` makes of the label alone, out of the image's whole label."""
+        size, box = whole.shape, (0, 0, *whole.shape)
+        if motion is None:
+            return sampled(whole, window, size, box)
+        return numbers(whole, places(self.crop, window, motion), window, size, box)
+
+
+class Both(Dataset[Sample | DataError]):
+    """[(stream, draw)] -> the crop of that stream; see BothSampler."""
+
+    def __init__(self, *streams: Crops) -> None:
+        self.streams = streams
+
+    def __len__(self) -> int:
+        return sum(map(len, self.streams))
+
+    def __getitem__(self, item: tuple[int, Draw]) -> Sample | DataError:
+        stream, drawn = item
+        return self.streams[stream][drawn]
+
+
+class Whole(Dataset[Sample | DataError]):
+    """[index] -> the whole image, for validation and test."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample | DataError:
+        try:
+            return tensors(*self.source.window(index))
+        except DataError as error:
+            return error
+
+
+def collate(samples: Sequence[Sample | Tensor | DataError]) -> Sample | Tensor | DataError:
+    """(B, 3, h, w) and (B, h, w), and maps (B, h, w); or the first error among the samples. Draws alone are (B, 2)."""
+    errors = [sample for sample in samples if isinstance(sample, DataError)]
+    if errors:
+        return errors[0]
+    if isinstance(samples[0], Tensor):
+        return torch.stack(list(samples))
+    # Pixels lie with their channels last, as decoders leave them: so a batch is copied three times as fast. Torch would start threads.
+    images = batch_of([sample[0].permute(1, 2, 0) for sample in samples])  # (B, h, w, 3)
+    pair = images.permute(0, 3, 1, 2), batch_of([sample[1] for sample in samples])
+    if len(samples[0]) == 2:
+        return pair
+    return *pair, batches_of([sample[2] for sample in samples])
+
+
+def batches_of(maps: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Each name's maps (h, w) as one (B, h, w)."""
+    return {name: batch_of([each[name] for each in maps]) for name in maps[0]}
+
+
+def batch_of(arrays: Sequence[Tensor]) -> Tensor:
+    """Stacked, in memory that a GPU can fetch from by itself where there is one."""
+    out = torch.empty(
+        (len(arrays), *arrays[0].shape), dtype=arrays[0].dtype, pin_memory=torch.cuda.is_available()
+    )
+    np.stack([each.numpy() for each in arrays], out=out.numpy())
+    return out
+
+
+def collate_both(
+    samples: Sequence[Sample | DataError], labelled: int
+) -> tuple[Sample, Sample] | DataError:
+    """The labelled batch, which comes first, and the unlabelled one."""
+    batches = collate(samples[:labelled]), collate(samples[labelled:])
+    return next((each for each in batches if isinstance(each, DataError)), batches)
+
+
+class DrawSampler(Sampler[list[Draw]]):
+    """The batches of one rank: draw k depends on (seed, k) alone, and each global batch is a run of draws that the ranks share out.
+
+    The length counts all batches of the run, also those before `start`: Lightning goes on counting where a checkpoint stopped.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        seed: int,
+        *,
+        batch: int,
+        batches: int,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+        spots: Spots | None = None,
+    ) -> None:
+        self.images, self.seed, self.batch, self.batches = images, seed, batch, batches
+        self.rank, self.world, self.start, self.spots = rank, world, start, spots
+        self.epoch, self.order = -1, np.arange(0)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        share = self.batch * self.world
+        for first in range(self.start, self.batches * share, share):
+            yield [
+                (number, self.index(number))
+                for number in range(first + self.rank, first + share, self.world)
+            ]
+
+    def index(self, number: int) -> int:
+        """Every image once per epoch, in an order of its own, or what the spots make of it: epochs may end inside a batch."""
+        epoch, place = divmod(number, self.images)
+        if epoch != self.epoch:
+            rng = draw(self.seed, epoch, ORDER)
+            self.epoch, self.order = (
+                epoch,
+                self.spots.epoch(rng) if self.spots else rng.permutation(self.images),
+            )
+        return int(self.order[place])
+
+
+class BothSampler(Sampler[list[tuple[int, Draw]]]):
+    """A labelled and an unlabelled batch as one: every stream's draws, marked by its place."""
+
+    def __init__(self, *streams: DrawSampler) -> None:
+        self.streams = streams
+
+    def __len__(self) -> int:
+        return len(self.streams[0])
+
+    def __iter__(self) -> Iterator[list[tuple[int, Draw]]]:
+        for batches in zip(*self.streams, strict=True):
+            yield [(stream, drawn) for stream, batch in enumerate(batches) for drawn in batch]

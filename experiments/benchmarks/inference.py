@@ -1,0 +1,234 @@
+"""The words of `benchmark.py infer` and the table that it prints; the work is in experiments/timing.py, which takes torch."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from experiments.command_line.errors import UserError
+from experiments.command_line.files import check_out
+from experiments.command_line.networks import checkpoint_of
+from experiments.command_line.parser import by, height_by_width, positive, seconds
+from experiments.command_line.row_patterns import rows_of
+from experiments.command_line.values import catalogue
+from experiments.reports.protocols import on, settings
+from experiments.reports.terminal import console
+
+INFER = """\
+Frames per second of networks, without their training heads, on this machine. They run in turns (A B C, A B C, ...), so that a machine that
+slows down slows all alike; the input lies on the device already. fps is the batch over the median time of a pass.
+
+  python experiments/benchmark.py infer bisenet stdc/stdc1 ddrnet/23_slim          each at the size its paper judges it at
+  python experiments/benchmark.py infer "bisenet/*" --size 1024x2048               every row of a paper, one size for all
+  python experiments/benchmark.py infer runs/bisenet-... released:stdc1_seg=stdc1.pth
+  python experiments/benchmark.py infer bisenet bisenet                            one network twice: how far noise reaches
+
+What is timed (--what): "logits", the network's own output at its own resolution, is the default. Papers differ and often do not say;
+PIDNet's authors, whose script can be read, time just that, with batch norm taken out (--folded). "full" adds the upsampling to the image's
+size, "label" the argmax as well: what a program needs that uses the network.
+
+A fast form (--folded, --channels-last, --compile) is held against the plain network first, in float32: one that differs by more than 1e-4
+of the largest logit, or 20 times the plain network's own rounding, is not timed. A network that fails, or whose logits are not numbers, is
+named and the others go on; the exit code is then 1. A paper's own figure is printed with its hardware, and never divided by ours.
+"""
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true")
+SMALLEST = 32  # pixels: the deepest maps of most networks are 1/32 of the image
+
+
+# --- words
+
+
+def add_infer(subjects: Any) -> None:
+    made = subjects.add_parser("infer", help="frames per second of networks", description=INFER)
+    add = made.add_argument
+    add(
+        "networks",
+        nargs="+",
+        metavar="NETWORK",
+        help="PAPER, PAPER/ROW, a pattern, a run or checkpoint of ours, or released:NAME=FILE",
+    )
+    add(
+        "--size",
+        type=height_by_width,
+        metavar="HxW",
+        help="of the image (default: where each paper judges, as run.py --list shows)",
+    )
+    add("--batch", type=positive, default=1, metavar="N", help="images in a pass (default: 1)")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="32-true",
+        help="mixed: autocast; true: all weights and maps (default: 32-true)",
+    )
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto, the default: CUDA where there is one",
+    )
+    what = made.add_mutually_exclusive_group()
+    what.add_argument(
+        "--what",
+        choices=("logits", "full", "label"),
+        default="logits",
+        help="what is timed, see above (default: logits)",
+    )
+    for flag, meant in (("--argmax", "label"), ("--no-argmax", "full")):
+        what.add_argument(
+            flag,
+            dest="what",
+            action="store_const",
+            const=meant,
+            default=argparse.SUPPRESS,
+            help=f"short for --what {meant}",
+        )
+    add(
+        "--rounds",
+        type=positive,
+        default=10,
+        metavar="N",
+        help="turns of each network (default: 10)",
+    )
+    add(
+        "--seconds",
+        type=seconds,
+        default=3.0,
+        metavar="S",
+        help="about how long all turns of one network take together (default: 3)",
+    )
+    add(
+        "--folded",
+        action="store_true",
+        help="batch norm inside the convolutions, as export.py writes it",
+    )
+    add(
+        "--channels-last",
+        action="store_true",
+        help="weights and maps with their channels last in memory",
+    )
+    add(
+        "--compile",
+        action="store_true",
+        help="torch.compile, in one graph; it may take minutes for each network",
+    )
+    add(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="torch's threads (default: torch's own choice)",
+    )
+    add("--out", type=Path, metavar="FILE", help="a new JSON file with every figure and condition")
+    made.set_defaults(run=infer, parser=made)
+
+
+def infer(words: argparse.Namespace) -> int:
+    """1 where a network could not be timed."""
+    words.sources = [source for word in words.networks for source in sources(word)]
+    if words.size and min(words.size) < SMALLEST:
+        raise UserError(
+            f"--size {by(words.size)}: the networks need {SMALLEST}x{SMALLEST} pixels or more"
+        )
+    if words.out:
+        check_out(words.out)
+    from experiments.benchmarks import timing
+    from experiments.command_line.files import write_json
+
+    results, said = timing.timed(words)
+    show(results, said)
+    if words.out:
+        write_json(words.out, {"conditions": said, "networks": results})
+        print(f"result       {words.out}")
+    return int(any(each["problem"] for each in results))
+
+
+def sources(word: str) -> list[str | Path]:
+    """The rows that a word names, as "paper/row"; a checkpoint's path; or "released:NAME=FILE"."""
+    if word.startswith("released:"):
+        name, equals, file = word.removeprefix("released:").partition("=")
+        if not (name and equals and file):
+            raise UserError(
+                f"{word} is not understood; write released:NAME=FILE, such as released:stdc1_seg=stdc1.pth"
+            )
+        if not Path(file).is_file():
+            raise UserError(f"{word}: there is no file {file}; give the authors' checkpoint")
+        return [word]
+    is_row = word.partition("/")[0] in catalogue()["papers"]
+    return (
+        [checkpoint_of(Path(word))]
+        if not is_row and (Path(word).exists() or Path(word).suffix)
+        else rows_of(word, several=True)
+    )
+
+
+# --- the table
+
+
+def show(results: Sequence[dict[str, Any]], said: dict[str, Any]) -> None:
+    print(settings(said))
+    print(f"timed: {said['timed']}; input: {said['input']}\n")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in (
+        "network",
+        "size",
+        "fps",
+        "median ms",
+        "p95 ms",
+        "times as fast",
+        "peak MiB",
+        "difference",
+        "published",
+    ):
+        table.add_column(head, justify="left" if head in ("network", "published") else "right")
+    for each in results:
+        table.add_row(*map(Text, cells(each)), style="red" if each["problem"] else None)
+    console().print(table)
+    for line in notes(results):
+        print(line)
+
+
+def cells(result: dict[str, Any]) -> tuple[str, ...]:
+    name, size = result["name"], by(result["size"])
+    difference = "" if result["difference"] is None else f"{result['difference']:.0e}"
+    if result["problem"]:
+        return name, size, *["-"] * 5, difference, "not timed"
+    figures = (
+        f"{result[key]:.{digits}f}"
+        for key, digits in (("fps", 1), ("median_ms", 2), ("p95_ms", 2), ("ratio", 2))
+    )
+    peak = f"{sum(result['peak_mib'].values()):.0f}" if result["peak_mib"] else "not measured"
+    same = [
+        f"{each['fps']:g} fps, {on(each)}"
+        for each in result["published"]
+        if list(each["size"]) == result["size"]
+    ]
+    return (
+        name,
+        size,
+        *figures,
+        peak,
+        difference,
+        same[0] if same else "none at this size" if result["published"] else "",
+    )
+
+
+def notes(results: Sequence[dict[str, Any]]) -> list[str]:
+    """What the table has no room for: problems, sizes that differ, every published figure with its source."""
+    lines = [f"{each['name']}: {each['problem']}" for each in results if each["problem"]]
+    if len({tuple(each["size"]) for each in results}) > 1:
+        lines.append(
+            "sizes differ, so these networks do different work; --size HEIGHTxWIDTH gives all the same"
+        )
+    figures = {each["name"]: each["published"] for each in results if each["published"]}
+    for name, published in figures.items():
+        lines += [
+            f"published for {name}: {each['fps']:g} fps at {by(each['size'])}, {on(each)} ({each['source']})"
+            for each in published
+        ]
+    return (
+        [*lines, "published figures come from other hardware: they are not divided by ours"]
+        if figures
+        else lines
+    )

@@ -1,0 +1,66 @@
+"""The files and folders that results go to: asked about before the work, and whole or absent after it."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from experiments.command_line.errors import UserError
+
+# --- before the work
+
+
+def check_out(file: Path, flag: str = "--out") -> None:
+    """It is new, and it can be written."""
+    if file.exists():
+        raise UserError(f"{file} exists and is not overwritten; give another {flag}")
+    if not file.parent.is_dir():
+        raise UserError(
+            f"there is no folder {file.parent} for {file.name}; make it, or give another {flag}"
+        )
+    check_writable(file.parent, f"give {flag} FILE in another folder")
+
+
+def check_writable(folder: Path, remedy: str) -> None:
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} cannot be written to; {remedy}")
+
+
+def check_makeable(folder: Path, flag: str) -> None:
+    """The folder need not exist, but it must be possible to make it and to write there."""
+    place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UserError(f"{folder} cannot be written to; give {flag} another folder")
+
+
+# --- whole or absent
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """The name to write under: it becomes `file` in one move at the end, and nothing is left of it where the work fails.
+
+    A link stays a link, and what is no file to begin with, such as /dev/stdout, is written to directly.
+    """
+    if file.exists() and not file.is_file():
+        yield file
+        return
+    target = file.resolve()
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str, errors: str = "strict") -> None:
+    with whole(file) as partial:
+        partial.write_text(text, encoding="utf-8", errors=errors)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Whole or not at all: a reader never meets half a file."""
+    write_text(file, json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,1 @@
+"""Draw labels in colors, HTML pages and charts."""

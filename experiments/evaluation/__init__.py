@@ -1,0 +1,1 @@
+"""Score trained networks, and find out where they fail."""

@@ -1,0 +1,1 @@
+"""What is on disk: run folders, results, records of each image."""

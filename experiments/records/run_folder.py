@@ -1,0 +1,160 @@
+"""The run folder, which is the truth about a run: config.json, metrics.csv, result.json, checkpoints/, pictures/."""
+
+import csv
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from experiments.command_line.errors import UserError
+from experiments.command_line.files import whole, write_json
+from experiments.command_line.values import Resolved
+from experiments.records.provenance import commit, versions
+
+SCHEMA = 1
+
+
+def new_folder(runs: Path, resolved: Resolved, seed: int) -> Path:
+    """A name that nothing has yet; decided once, for processes that Lightning starts for other devices inherit it. Those of torchrun and
+    SLURM each find one, and only the first one's is made: the others write nothing."""
+    if given := os.environ.get("SEGMODELS_RUN"):
+        return Path(given)
+    method = f"-{resolved.semi_name}" if resolved.semi_name != "none" else ""
+    name = f"{resolved.paper}-{resolved.row}{method}-{resolved.data_name}-s{seed}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder, count = runs / name, 1
+    while folder.exists():
+        folder, count = runs / f"{name}-{count}", count + 1
+    return folder
+
+
+def leads() -> bool:
+    """Whether this process is the first of its run, as torchrun, SLURM, Lightning, or a person who starts one on each node number them."""
+    numbers = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
+    return all(os.environ.get(number, "0") == "0" for number in numbers)
+
+
+def begin(folder: Path, config: Mapping[str, Any]) -> None:
+    for part in ("checkpoints", "pictures"):
+        (folder / part).mkdir(parents=True)
+    write_json(folder / "config.json", config)
+
+
+def withdraw(folder: Path) -> bool:
+    """Remove a run that nothing can go on from; whether it was one."""
+    started = any((folder / "checkpoints").glob("*.ckpt"))
+    if not started:
+        shutil.rmtree(folder, ignore_errors=True)
+    return not started
+
+
+@contextmanager
+def inherited(folder: Path) -> Iterator[None]:
+    """Within, processes that are started for other devices find this run's folder."""
+    os.environ["SEGMODELS_RUN"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["SEGMODELS_RUN"]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(
+            f"{folder} is not a run folder: it has no config.json; give the folder that the run printed"
+        )
+    try:
+        stored = json.loads(file.read_text())
+    except ValueError:
+        raise UserError(
+            f"{file} is damaged; copy it from a backup, or start the run again"
+        ) from None
+    if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
+        raise UserError(
+            f"{file} was not written by this version of run.py; go on with the checkout that began the run, or start it again"
+        )
+    return stored
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The result of a run that has made all its steps."""
+    file = folder / "result.json"
+    result = json.loads(file.read_text()) if file.is_file() else None
+    return (
+        result
+        if result and result["iterations"] >= read_config(folder)["recipe"]["iterations"]
+        else None
+    )
+
+
+def config(resolved: Resolved, seed: int, start: str, command: list[str]) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "id": secrets.token_hex(8),  # of the run in W&B, so that a resumed run goes on there too
+        "experiment": resolved.experiment,
+        "data_name": resolved.data_name,
+        "semi_name": resolved.semi_name,
+        "seed": seed,
+        "init": resolved.init,
+        "starts_from": start,
+        **resolved.groups(),
+        "origins": resolved.origins,
+        "departures": resolved.departures,
+        "command": command,
+        "commit": commit(),
+        "versions": versions(),
+    }
+
+
+def resolved_from(stored: Mapping[str, Any], entry: Mapping[str, Any]) -> Resolved:
+    paper, _, row = stored["experiment"].partition("/")
+    groups = {group: stored[group] for group in ("recipe", "model", "data", "trainer")}
+    groups |= {"semi_name": stored.get("semi_name", "none"), "semi": stored.get("semi", {})}
+    return Resolved(
+        paper,
+        row,
+        stored["data_name"],
+        **groups,
+        origins=stored["origins"],
+        entry=entry,
+        departures=stored["departures"],
+        init=stored["init"],
+    )
+
+
+class Metrics:
+    """metrics.csv: a row for each time that something is logged, by the number of steps done; a new metric becomes a new column."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.rows, self.columns = file, [], ["step"]
+        if file.exists():
+            whole, _, _ = file.read_text().rpartition(
+                "\n"
+            )  # a line that was cut off in its midst is none
+            reader = csv.DictReader(whole.splitlines())
+            self.columns, self.rows = list(reader.fieldnames or ["step"]), list(reader)
+
+    def drop_after(self, step: int) -> None:
+        self.rows = [row for row in self.rows if int(row["step"]) <= step]
+        self._rewrite()
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        row = {"step": step, **{name: f"{value:.6g}" for name, value in values.items()}}
+        new = [name for name in row if name not in self.columns]
+        self.rows.append(row)
+        if new or not self.file.exists():
+            self.columns += new
+            return self._rewrite()
+        with self.file.open("a", newline="") as lines:
+            csv.DictWriter(lines, self.columns).writerow(row)
+
+    def _rewrite(self) -> None:
+        with whole(self.file) as partial, partial.open("w", newline="") as lines:
+            writer = csv.DictWriter(lines, self.columns)
+            writer.writeheader()
+            writer.writerows(self.rows)

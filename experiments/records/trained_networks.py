@@ -1,0 +1,150 @@
+"""Open a trained network: a run or checkpoint of ours, or the checkpoint that authors released."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.command_line.errors import UserError
+from experiments.command_line.networks import Authors, folder_of
+from experiments.command_line.values import catalogue, data_options, model_options, named
+from experiments.records.run_folder import read_config
+
+if TYPE_CHECKING:
+    from segmodels.module import SegmentationModule
+
+STORED = (
+    "data",
+    "classes",
+    "palette",
+    "seed",
+    "departures",
+    "overrides",
+    "smoke",
+)  # what a run's checkpoint says beside its network
+Words = Sequence[str]  # such as "model.eval_iterations=5"
+NUMBERED = [
+    f"class {number}" for number in range(256)
+]  # of a released network whose classes nobody named
+
+
+def config_of(source: Path | Authors) -> dict[str, Any]:
+    """The run's config.json where it is beside the checkpoint; else nothing. Imports no torch."""
+    if isinstance(source, Authors) or not (folder_of(source) / "config.json").is_file():
+        return {}
+    return read_config(folder_of(source))
+
+
+def check_words(source: Path | Authors, data: str | None, on_data: Words, on_model: Words) -> None:
+    """Refuses wrong words before torch is imported, where a run's config.json explains them."""
+    if not (on_data or on_model):
+        return
+    known, config = catalogue(), config_of(source)
+    data = named("data set", data, list(known["data"])) if data else config.get("data_name")
+    if data in known["data"]:
+        data_options(data, on_data)
+    paper, _, row = config.get("experiment", "").partition("/")
+    if row in known["papers"].get(paper, {}).get("rows", {}):
+        model_options(f"{paper}/{row}", on_model)
+
+
+def options_of(source: Path | Authors, words: Words) -> dict[str, Any]:
+    """Options to evaluate the network with, by name, out of model.name=value words."""
+    if not words:
+        return {}
+    if isinstance(source, Path):
+        from segmodels.checkpoint import from_checkpoint
+
+        row = config_of(source).get("experiment") or from_checkpoint(source).identity["experiment"]
+        return model_options(row, words)
+    from segmodels.paper import unknown
+    from segmodels.released import layouts
+
+    known = layouts()
+    if source.layout not in known:
+        raise UserError(unknown("released layout", source.layout, sorted(known)))
+    given = [word.partition("=")[0].removeprefix("model.") for word in words]
+    return model_options(known[source.layout].row_of(source.layout, given).name, words)
+
+
+def trained(
+    source: Path | Authors, network: str | None = None, model: Mapping[str, Any] | None = None
+) -> "SegmentationModule":
+    """The module for inference; its `identity` says what it was trained on and what its classes are.
+
+    `model` are options to evaluate it with. Those that it was not trained with are overrides too.
+    """
+    module = (
+        released(source, network, model)
+        if isinstance(source, Authors)
+        else ours(source, network, model)
+    )
+    evaluated_with = module.identity.get("evaluated_with", {})
+    module.identity["overrides"] = module.identity["overrides"] | {
+        f"model.{name}": value for name, value in evaluated_with.items()
+    }
+    return module
+
+
+def ours(
+    source: Path, network: str | None, model: Mapping[str, Any] | None
+) -> "SegmentationModule":
+    """Out of a checkpoint that experiments/run.py wrote."""
+    from segmodels.checkpoint import from_checkpoint
+
+    module = from_checkpoint(source, network, model)
+    if lacking := [name for name in STORED if name not in module.identity]:
+        raise UserError(
+            f"{source} does not say its {', '.join(lacking)}; give a checkpoint that experiments/run.py wrote"
+        )
+    return module
+
+
+def released(
+    source: Authors, network: str | None, model: Mapping[str, Any] | None
+) -> "SegmentationModule":
+    """The authors' checkpoint does not say its classes: they are those of the row's data set, or numbers where the counts differ."""
+    from segmodels.module import SegmentationModule
+    from segmodels.paper import experiment
+    from segmodels.released import from_released, layouts
+
+    if network:
+        raise UserError(f"{source} holds one network alone; leave out --network {network}")
+    module = from_released(source.layout, source.file, model)
+    layout = layouts()[source.layout]
+    if not isinstance(module, SegmentationModule) or not layout.address:
+        raise UserError(
+            f"{source}: {source.layout} is a classifier; give a layout of a segmentation network"
+        )
+    row = experiment(layout.address)
+    data = layout.data or row.data
+    module.identity |= {
+        "experiment": row.name,
+        "released": source.layout,
+        "port": layout.port,
+        "published": [
+            figure.as_dict() for figure in (layout.published if layout.port else row.published)
+        ],
+        "data": data,
+        **appearance(data, module.num_classes, layout.names),
+        "seed": 0,
+        "departures": [],
+        "overrides": {"released": source.layout},
+        "smoke": False,
+        "iterations": 0,
+    }
+    return module
+
+
+def appearance(data: str, count: int, names: tuple[str, ...] = ()) -> dict[str, list[Any]]:
+    """Names and colors of the data set that has so many classes; the names given, or numbers, and well apart colors where none fits."""
+    import datamodules
+    from datamodules.labels import devkit_color
+
+    name = datamodules.names().get(data)
+    labels = getattr(datamodules, name).labels if name else None
+    if labels and len(labels.names) == count:
+        return {"classes": list(labels.names), "palette": [list(color) for color in labels.palette]}
+    return {
+        "classes": list(names) if len(names) == count else NUMBERED[:count],
+        "palette": [list(devkit_color(n)) for n in range(1, count + 1)],
+    }

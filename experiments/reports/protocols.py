@@ -1,0 +1,66 @@
+"""Inference modes as the papers call them, and at what size a network sees an image in each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.command_line.catalogue import IMAGES, catalogue
+from experiments.command_line.parser import by
+
+SEG = {"resized:0.5": "Seg50", "resized:0.75": "Seg75"}  # on Cityscapes, since STDC
+
+
+def protocol_name(protocol: str, data: str, paper: str = "") -> str:
+    """ "Seg75 (768x1536)" for "resized:0.75" on Cityscapes; only the half that a paper itself says, where one is named.
+
+    A mode without another name, and one on images of many sizes, is called as it is stored.
+    """
+    size = IMAGES.get(data) and input_size(protocol, data)
+    if not (size and protocol.startswith("resized:")):
+        return protocol
+    share = SEG.get(protocol) if data == "cityscapes" else None
+    if paper:
+        return share if share and paper == "stdc" else by(size)
+    return f"{share} ({by(size)})" if share else by(size)
+
+
+def input_size(
+    protocol: str, data: str, overrides: Mapping[str, Any] | None = None
+) -> tuple[int, int] | None:
+    """What the network sees where it sees an image once; None for several passes, and for images of many sizes."""
+    mode, _, scale = protocol.partition(":")
+    size = image_size(data, overrides or {})
+    if size is None or "+" in protocol or mode not in ("whole", "resized"):
+        return None
+    try:
+        return tuple(round(side * float(scale or 1)) for side in size)
+    except ValueError:
+        return None
+
+
+def image_size(data: str, overrides: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Of all images of a data set: a fact of the files, or its options height and width."""
+    if data in IMAGES:
+        return IMAGES[data]
+    known = catalogue()["data"].get(data, {}).get("options", {})
+    sides = [
+        overrides.get(f"data.{side}", known.get(side, {}).get("default"))
+        for side in ("height", "width")
+    ]
+    return tuple(sides) if all(sides) else None
+
+
+def settings(said: dict[str, Any]) -> str:
+    """The conditions that a figure may never be told without."""
+    forms = (
+        " ".join(name for name in ("folded", "channels_last", "compile") if said[name]) or "plain"
+    )
+    where = (
+        said["device"]
+        if said["device_kind"] == "cuda"
+        else f"{said['device']}, {said['threads']} thread{'s' * (said['threads'] > 1)}"
+    )
+    return f"{where}; torch {said['versions']['torch']}; {said['precision']}, batch {said['batch']}, {forms}"
+
+
+def on(figure: dict[str, Any]) -> str:
+    return ", ".join(filter(None, (figure["device"], figure["runtime"])))

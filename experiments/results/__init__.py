@@ -1,0 +1,1 @@
+"""Kept results, the catalogue, and the numbers of the authors' code."""

@@ -1,0 +1,1 @@
+"""Train many rows and seeds, and put them in one table."""

@@ -1,0 +1,293 @@
+"""Many runs from one command, and one table of them: every row that a pattern names, for every seed.
+
+python experiments/run.py --model "stdc/*" --data camvid data.root=DIR --seeds 0,1,2
+
+Each run is a process of its own, `run.py` with one row: a crash ends no other, and its memory is given back. What is there already
+is told by config.json, not by names of folders: a finished run stands, an unfinished one goes on, so the same command continues a
+sweep that was ended.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from argparse import Namespace
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TextIO
+
+from experiments.command_line.errors import UserError
+from experiments.command_line.values import Resolved
+from experiments.records import provenance, run_folder
+from experiments.sweep.plan import FINISHED, NEW, UNFINISHED, Run, digest, plan, refuse_together
+from experiments.sweep.table import conclude, show, write_table
+
+PROGRAM = Path(__file__).parents[1] / "run.py"
+OWN = (
+    "model",
+    "seed",
+    "seeds",
+    "runs",
+    "overrides",
+    "resume",
+    "list",
+    "show",
+)  # words that a single run is not given as they came
+
+
+# --- before the first training
+
+
+def rehearse(asked: Namespace, new: Sequence[Run]) -> None:
+    """Meet every refusal that a training would meet after hours, with data, networks and machine as they will be."""
+    first: dict[str, Run] = {}
+    for run in new:
+        first.setdefault(run.resolved.experiment, run)
+    if not first:
+        return
+    print(
+        f"checking {len(first)} row{'s' * (len(first) > 1)} before the first training begins",
+        flush=True,
+    )
+    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is this process's to tell of
+    # a process of its own: this one stays small and never touches the GPU
+    with (
+        ProcessPoolExecutor(1, get_context("spawn"), signal.signal, ignore) as process,
+        suppress(BrokenProcessPool),
+    ):
+        found = process.submit(
+            refusals, [(run.resolved, run.seed) for run in first.values()]
+        ).result()
+        refused: dict[str, list[str]] = {}
+        for address, reason in zip(first, found, strict=True):
+            refused.setdefault(reason, []).append(address) if reason else None
+        refuse_together(refused)
+
+
+def refusals(rows: Sequence[tuple[Resolved, int]]) -> list[str]:
+    """Why a training would be refused, for each row; empty where it would begin."""
+    from datamodules import DataError
+    from experiments.command_line.errors import as_user_error, quiet
+    from experiments.training import build, train
+
+    quiet()
+    opened: dict[str, Any] = {}
+    found = []
+    for resolved, seed in rows:
+        place = json.dumps(
+            [resolved.data_name, resolved.data, [resolved.recipe[name] for name in build.SEEN]]
+        )
+        try:
+            with (
+                as_user_error(),
+                run_folder.inherited(Path("rehearsal")),
+            ):  # inside a run that exists, no folder is made
+                data = opened[place] = opened.get(place) or build.open_data(resolved, seed)
+                module, _ = build.build(resolved, data, seed, new=True)
+                train.prepare(resolved, module, data, Path("rehearsal"), {}, new=True)
+            found.append("")
+        except (UserError, DataError) as problem:
+            found.append(str(problem))
+        except Exception:  # no refusal but a fault, which ends its own run alone and is told there
+            found.append("")
+    return found
+
+
+# --- one after another
+
+
+class Stop:
+    """Ctrl-C reaches the run as it reaches us, who share its terminal; SIGTERM is handed on. Either way no further run begins."""
+
+    def __init__(self) -> None:
+        self.asked, self.process = 0, None
+
+    def __call__(self, number: int, frame: Any) -> None:
+        self.asked = number
+        if number == signal.SIGTERM and self.process:
+            self.process.send_signal(number)
+
+    def hand_on_to(self, process: subprocess.Popen) -> None:
+        self.process = process
+        if self.asked == signal.SIGTERM:  # it came while the process was being started
+            process.send_signal(signal.SIGTERM)
+
+    @contextmanager
+    def listening(self) -> Iterator["Stop"]:
+        previous = {
+            number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def sweep(asked: Namespace) -> int:
+    """All runs and their table; the exit code is 0 if every run is finished, else that of the first that failed."""
+    planned = plan(asked)
+    if asked.show:
+        return show(planned, asked)
+    folder = asked.runs / folder_name(asked.model, planned)
+    waiting = [run for run in planned if run.state != FINISHED]
+    count = {
+        state: sum(run.state == state for run in planned) for state in (FINISHED, UNFINISHED, NEW)
+    }
+    print(
+        f"{len(planned)} runs: {count[FINISHED]} finished before, {count[UNFINISHED]} to go on with, {count[NEW]} new"
+    )
+    for run in planned:
+        print(
+            f"  finished before: {run.name} ({run.folder}{other_commit(run)})"
+        ) if run.state == FINISHED else None
+    rehearse(asked, [run for run in waiting if run.state == NEW])
+    folder.mkdir(parents=True, exist_ok=True)
+    with Stop().listening() as stop:
+        codes = [
+            each(asked, run, stop, f"[{number}/{len(waiting)}]", planned, folder)
+            for number, run in enumerate(waiting, 1)
+        ]
+    for run in planned:  # what another process made meanwhile counts
+        run.look(asked.runs)
+        run.reason = "" if run.state == FINISHED else run.reason
+    conclude(planned, folder, asked)
+    if stop.asked:
+        print("stopped; the same command goes on from here", flush=True)
+        return 128 + stop.asked
+    return next(filter(None, codes), 0)
+
+
+def each(
+    asked: Namespace, run: Run, stop: Stop, place: str, planned: Sequence[Run], folder: Path
+) -> int:
+    """One run, unless the sweep was asked to stop; the table is written anew after it."""
+    if stop.asked:
+        run.reason = "not run: the sweep was stopped"
+        return 0
+    with alone(asked.runs, run) as lock:
+        run.look(asked.runs)  # another sweep may have made it meanwhile
+        if lock is None:
+            run.reason = "another process is running it"
+            print(f"\n{place} {run.name}: {run.reason}", flush=True)
+            return 0
+        if run.state == FINISHED:
+            print(f"\n{place} {run.name}: finished meanwhile", flush=True)
+            return 0
+        print(f"\n{place} {run.name}", flush=True)
+        code, said = process(command(asked, run), stop, lock)
+        run.look(asked.runs)
+    run.reason = "" if run.state == FINISHED else why(code, said, stop)
+    write_table(planned, folder, asked)
+    return code
+
+
+def command(asked: Namespace, run: Run) -> list[str]:
+    """The words of a single run: as they came, or to go on with what it has."""
+    if run.state == UNFINISHED:
+        return ["--resume", str(run.folder)]
+    given = {
+        name: value
+        for name, value in vars(asked).items()
+        if name not in OWN and value is not None and value is not False
+    }
+    options = [
+        word
+        for name, value in given.items()
+        for word in (f"--{name}", *([] if value is True else [str(value)]))
+    ]
+    return [
+        "--model",
+        run.resolved.experiment,
+        "--seed",
+        str(run.seed),
+        "--runs",
+        str(asked.runs),
+        *options,
+        *asked.overrides,
+    ]
+
+
+def process(arguments: Sequence[str], stop: Stop, lock: int) -> tuple[int, list[str]]:
+    """The exit code as a shell tells it, and the last lines of the error stream, all of which passes through."""
+    paths = [
+        str(PROGRAM.parents[1]),
+        *filter(None, [os.environ.get("PYTHONPATH")]),
+    ]  # the same checkout as ours
+    child = subprocess.Popen(
+        [sys.executable, str(PROGRAM), *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        pass_fds=[lock] if lock >= 0 else [],
+    )
+    stop.hand_on_to(child)
+    last: deque[str] = deque(maxlen=50)
+    reader = threading.Thread(target=pass_through, args=(child.stderr, last), daemon=True)
+    reader.start()
+    code = child.wait()
+    stop.process = None
+    reader.join(2)  # no longer: a process that the run left behind may hold the stream open
+    return (128 - code if code < 0 else code), list(last)
+
+
+def pass_through(stream: TextIO, last: deque[str]) -> None:
+    with stream:
+        for line in stream:
+            last.append(line)
+            print(line, end="", file=sys.stderr, flush=True)
+
+
+def why(code: int, said: Sequence[str], stop: Stop) -> str:
+    """In words, why a run that has ended is not finished."""
+    if code == 0:
+        return "unfinished: trainer.max_minutes ended it; the same command goes on"
+    if stop.asked:
+        return "stopped; the same command goes on"
+    lines = [line.strip() for line in said if line.strip()]
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines
+    if code > 128 and code - 128 in set(signal.Signals):
+        number = signal.Signals(code - 128)
+        return f"failed: ended by {number.name}{' (out of memory?)' if number == signal.SIGKILL else ''}"
+    return f"failed: {told[-1] if told else f'exit code {code}'}"
+
+
+@contextmanager
+def alone(folder: Path, run: Run) -> Iterator[int | None]:
+    """A lock on this run that its process inherits, so that no second sweep goes on with what still trains; None where another has it."""
+    try:
+        import fcntl
+    except ImportError:  # a system without such locks
+        yield -1
+        return
+    locks = folder / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / digest(run.wanted)).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+        except OSError:  # a file system without locks
+            yield -1
+        else:
+            yield file.fileno()
+
+
+def other_commit(run: Run) -> str:
+    made, now = run_folder.read_config(run.folder)["commit"], provenance.commit()
+    return "" if made == now else f", made at commit {made}, now it is {now}"
+
+
+def folder_name(pattern: str, planned: Sequence[Run]) -> str:
+    """The same for the same runs, so that a sweep which goes on writes the same table."""
+    slug = re.sub(r"\W+", "-", pattern).strip("-")[:40] or "all"
+    return f"sweep-{slug}-{planned[0].resolved.data_name}-{digest([run.wanted for run in planned])}"

@@ -1,0 +1,400 @@
+"""Reading the words: names, values and origins, refused with the nearest right one, and no torch on the way."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments import run
+from experiments.command_line import catalogue, errors, values
+from experiments.command_line.errors import UserError
+from experiments.command_line.values import Recipe, departures, resolve
+from experiments.reports import terminal
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_values_come_from_paper_then_budget_then_smoke_then_command_line() -> None:
+    found = resolve(
+        "bisenet", "streets", ["recipe.lr=0.5", "model.arm=no", "recipe.crop=64x96"], smoke=True
+    )
+    origins = {
+        name: found.origins[f"recipe.{name}"]
+        for name in ("power", "jitter", "iterations", "lr", "crop")
+    }
+    assert origins == {
+        "power": "paper",
+        "jitter": "budget of streets",
+        "iterations": "--smoke",
+        "lr": "command line",
+        "crop": "command line",
+    }
+    assert (found.recipe["lr"], found.model["arm"], found.recipe["crop"]) == (0.5, False, [64, 96])
+
+
+def test_what_replaced_a_papers_value_is_a_departure_and_what_did_not_is_none() -> None:
+    assert resolve("bisenet", "cityscapes", []).departures == []
+    found = resolve(
+        "bisenet", "cityscapes", ["recipe.lr=0.5", "recipe.power=0.9", "trainer.devices=2"]
+    )
+    assert found.departures == ["recipe.lr 0.025 -> 0.5 (command line)"]
+
+
+SCRATCH = "start ImageNet -> scratch (default)"
+
+
+@pytest.mark.parametrize(
+    ("row", "data", "given", "init", "told"),
+    [
+        # The class weights of HRNet's Cityscapes are these papers' own; their ImageNet weights are in no library.
+        ("ddrnet", "cityscapes", [], None, [SCRATCH]),
+        ("pidnet", "cityscapes", [], None, [SCRATCH]),
+        ("stdc", "cityscapes", [], None, [SCRATCH]),
+        ("fcn", "cityscapes", [], None, []),
+        ("fcn", "cityscapes", [], "scratch", ["start ImageNet -> scratch (command line)"]),
+        ("fcn", "cityscapes", [], "imagenet", []),
+        # They train from scratch.
+        ("fastscnn", "cityscapes", [], None, []),
+        ("bisenetv2", "cityscapes", [], "scratch", []),
+        # A library's networks have no paper to differ from.
+        ("smp", "cityscapes", [], None, []),
+        (
+            "bisenet",
+            "cityscapes",
+            ["trainer.accumulate=8", "trainer.devices=2"],
+            None,
+            ["trainer.accumulate 1 -> 8 (command line): batch norm sees parts of a batch"],
+        ),
+        (
+            "bisenet/resnet18_speed",
+            "cityscapes",
+            ["trainer.accumulate=2"],
+            None,
+            [
+                "trainer.accumulate 1 -> 2 (command line): batch norm and mining see parts of a batch"
+            ],
+        ),
+        (
+            "bisenet",
+            "cityscapes",
+            ["data.training=coarse", "data.root=somewhere", "data.workers=3"],
+            None,
+            ["data.training fine -> coarse (command line)"],
+        ),
+        ("emanet", "voc", ["data.training=trainaug"], None, []),
+        (
+            "emanet",
+            "voc",
+            ["data.training=train"],
+            None,
+            ["data.training trainaug -> train (command line)"],
+        ),
+    ],
+)
+def test_a_departure_is_whatever_the_paper_has_otherwise_and_nothing_else(
+    row: str, data: str, given: list[str], init: str | None, told: list[str]
+) -> None:
+    assert resolve(row, data, given, init=init).departures == told
+
+
+def test_a_change_of_any_value_of_recipe_or_network_is_a_departure() -> None:
+    found = resolve("stdc", "cityscapes", [])
+    for group in ("recipe", "model"):
+        for name in found.groups()[group]:
+            changed = replace(found, **{group: found.groups()[group] | {name: "another"}})
+            new = set(departures(changed)) - set(found.departures)
+            assert [line.split()[0] for line in new] == [f"{group}.{name}"]
+
+
+def with_row(**changes: object) -> dict:
+    """The catalogue, with another main row of Fast-SCNN's paper."""
+    known = catalogue.catalogue()
+    known["papers"]["fastscnn"]["rows"]["fastscnn"] |= changes
+    return known
+
+
+def test_what_a_row_says_of_its_papers_data_is_no_departure_and_elsewhere_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    figures = [{"data": "camvid32", "options": {"grouped": False}}]
+    budgets = {"camvid32": {"lr": 0.5}, "camvid": {"lr": 0.5}}
+    known = with_row(reported=figures, budgets=budgets)
+    monkeypatch.setattr(values, "catalogue", lambda: known)
+    own = resolve("fastscnn", "camvid32", ["data.grouped=false"])
+    assert own.recipe["lr"] == 0.5 and own.departures == []
+    assert resolve("fastscnn", "camvid32", []).departures == [
+        "data.grouped False -> True (default)"
+    ]
+    other = resolve("fastscnn", "camvid", []).departures
+    assert "recipe.lr 0.045 -> 0.5 (budget of camvid)" in other
+
+
+def test_a_row_whose_source_starts_an_encoder_from_scratch_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = with_row(starts_from="scratch", pretrained=False)
+    monkeypatch.setattr(values, "catalogue", lambda: known)
+    found = resolve("fastscnn", "cityscapes", [])
+    assert (found.start, found.departures) == ("scratch", [])
+
+
+def test_weights_start_from_imagenet_wherever_the_paper_reports_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = catalogue.catalogue()
+    monkeypatch.setattr(values, "catalogue", lambda: known)
+    for paper, entry in known["papers"].items():
+        figures = [figure for row in entry["rows"].values() for figure in row["published"]]
+        for row, each in entry["rows"].items():
+            found = {data: resolve(f"{paper}/{row}", data, []).start for data in known["data"]}
+            wanted = {each["data"], *(figure["data"] for figure in figures)}
+            named = each["starts_from"] not in (None, "scratch")
+            expected = {name for name in wanted if named and name in found}
+            assert {name for name, start in found.items() if start == "imagenet"} == expected
+            assert set(found.values()) <= {"imagenet", "scratch"}
+    assert resolve("emanet/one_iteration", "voc", []).start == "imagenet"  # as the main row
+    assert resolve("emanet", "voc", [], init="scratch").start == "scratch"
+    assert resolve("emanet", "voc", [], smoke=True).start == "scratch"
+    assert resolve("emanet", "camvid", [], init="imagenet").start == "imagenet"
+
+
+def test_a_row_may_override_a_data_sets_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = catalogue.catalogue()
+    known["papers"]["bisenet"]["rows"]["resnet18"]["budgets"] = {"streets": {"iterations": 7}}
+    monkeypatch.setattr(values, "catalogue", lambda: known)
+    assert resolve("bisenet", "streets", []).recipe["iterations"] == 7
+
+
+def test_the_default_data_set_is_cityscapes_where_its_variable_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert resolve("bisenet", None, []).data_name == "streets"
+    monkeypatch.setenv("CITYSCAPES_DATASET", "somewhere")
+    assert resolve("bisenet", None, []).data_name == "cityscapes"
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "word", "answer"),
+    [
+        ("bisenett", None, "", "no paper bisenett; did you mean bisenet"),
+        ("bisenet/no_ram", None, "", "no row bisenet/no_ram; did you mean bisenet/no_arm"),
+        ("bisenet", "cityscape", "", "no data set cityscape; did you mean cityscapes"),
+        ("bisenet", None, "recpie.lr=1", "no group recpie; did you mean recipe"),
+        (
+            "bisenet",
+            None,
+            "recipe.irations=1",
+            "no field recipe.irations; did you mean recipe.iterations",
+        ),
+        ("bisenet", None, "model.amr=true", "no field model.amr; did you mean model.arm"),
+        ("bisenet", None, "data.hieght=64", "no field data.hieght; did you mean data.height"),
+        ("bisenet", None, "recipe.lr=fast", "recipe.lr=fast: it takes a number"),
+        ("bisenet", None, "recipe.batch=2.5", "recipe.batch=2.5: it takes a whole number"),
+        ("bisenet", None, "model.arm=maybe", "model.arm=maybe: it takes true or false"),
+        ("bisenet", None, "recipe.crop=512", "recipe.crop=512: it takes 2 values"),
+        ("bisenet", None, "recipe.optimizer=adamww", "did you mean recipe.optimizer=adamw"),
+        ("bisenet", None, "recipe.lr=-1", "recipe.lr is -1.0; it must be above 0"),
+        ("bisenet", None, "recipe.blur=kernel:4", "must be none, kernel:5 (an odd side of pixels)"),
+        ("bisenet", None, "recipe.blur=kernel:1", "recipe.blur is kernel:1"),
+        ("bisenet", None, "recipe.blur=sigma:2,1", "recipe.blur is sigma:2,1"),
+        ("bisenet", None, "recipe.blur=sigma:0,1", "recipe.blur is sigma:0,1"),
+        ("bisenet", None, "recipe.rotation=200", "it must be degrees from 0 to 180"),
+        ("bisenet", None, "recipe.rotation_chance=2", "it must be a probability"),
+        ("bisenet", None, "recipe.shift=-1", "it must be a number of pixels"),
+        ("bisenet", None, "recipe.elastic=-1", "it must be a number of pixels"),
+        ("bisenet", None, "recipe.blur_chance=2", "it must be a probability"),
+        ("bisenet", None, "recipe.inference=slide:big", "no inference mode; there are whole"),
+        ("bisenet", None, "recipe.lr", "write group.name=value"),
+        ("bisenet", None, "lr=1", "write group.name=value"),
+    ],
+)
+def test_a_wrong_word_is_refused_with_the_right_one(
+    model: str, data: str | None, word: str, answer: str
+) -> None:
+    with pytest.raises(UserError) as refusal:
+        resolve(model, data, [word] if word else [])
+    assert answer in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["--list"],
+        ["--model", "bisenett"],
+        ["--model", "bisenet", "--show"],
+        ["--modle", "bisenet"],
+    ],
+)
+def test_questions_are_answered_without_importing_torch(words: list[str]) -> None:
+    code = "import sys; from experiments import run\ntry:\n run.main(sys.argv[1:])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *words],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_a_refusal_is_one_line_on_the_error_stream_and_exit_code_2(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    assert run.main(["--model", "bisenett"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+
+
+def test_a_wrong_option_names_the_nearest(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run.main(["--modle", "bisenet"])
+    assert ended.value.code == 2
+    assert "did you mean --model" in capsys.readouterr().err
+
+
+def test_show_prints_every_value_and_its_origin(capsys: pytest.CaptureFixture) -> None:
+    assert run.main(["--model", "bisenet/no_arm", "--show", "recipe.lr=0.125"]) == 0
+    printed = capsys.readouterr().out
+    line = next(line for line in printed.splitlines() if line.startswith("recipe.lr "))
+    assert line.split() == ["recipe.lr", "0.125", "command", "line"]
+    assert all(f"recipe.{name}" in printed for name in Recipe.__dataclass_fields__)
+
+
+ODD = ("[/x]", "[bold red]sky", ":car:")  # rich would stumble, paint, or draw a car
+
+
+def test_names_that_a_person_gave_are_printed_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from experiments.reports import terminal
+    from experiments.training import train
+
+    score = {"iou": dict.fromkeys(ODD, 0.5), "miou": 0.5, "others": {}}
+    terminal.class_table(score)
+    printed = capsys.readouterr().out
+    assert [line.split("  ")[0] for line in printed.splitlines()[1:4]] == list(ODD)
+    assert (
+        run.main(["--model", "bisenet", "--data", "folder", "--show", f"data.root={ODD[0]}"]) == 0
+    )
+    assert f" {ODD[0]} " in capsys.readouterr().out
+    for name in ODD:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "result.json").touch()
+        train.say_where(tmp_path / name)
+        assert capsys.readouterr().out == f"result       {tmp_path / name / 'result.json'}\n"
+
+
+def test_list_names_every_row_with_what_it_costs(capsys: pytest.CaptureFixture) -> None:
+    assert run.main(["--list"]) == 0
+    printed = capsys.readouterr().out
+    main_row = next(line for line in printed.splitlines() if "bisenet/resnet18 (main)" in line)
+    assert "13.19M      12.89M     58.3G @ 768x1536" in main_row
+    assert all(
+        f"{paper}/{row}" in printed
+        for paper, entry in catalogue.catalogue()["papers"].items()
+        for row in entry["rows"]
+    )
+
+
+def test_our_score_in_the_list_names_its_protocol_where_the_figure_has_another() -> None:
+    figure = {"data": "cityscapes", "split": "val", "protocol": "768x1536, labels at 1/8"}
+    ours = {"data": "cityscapes", "split": "val", "protocol": "resized:0.75", "miou": 0.748}
+    ours |= {"overrides": {}, "model": {}}
+    assert terminal.ours_shown(None, figure) == "not measured"
+    assert terminal.ours_shown(ours, None) == "74.8"
+    assert terminal.ours_shown(ours, figure | {"protocol": "resized:0.75"}) == "74.8"
+    assert terminal.ours_shown(ours, figure) == "74.8 (val, resized:0.75)"
+
+
+PAPERS = json.loads(catalogue.FILE.read_text())["papers"]
+
+
+@pytest.mark.catalogue
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_stored_catalogue_says_of_a_paper_what_its_file_says(name: str) -> None:
+    entry = {"hash": PAPERS[name]["hash"]} | catalogue.paper_entry(name)
+    assert json.dumps(entry) == json.dumps(PAPERS[name]), (
+        "run `python -m experiments.command_line.catalogue`"
+    )
+
+
+def test_the_stored_catalogue_names_every_paper_data_set_and_method(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As their files are now; what it says of each paper is another test's."""
+    stored = catalogue.FILE.read_text()
+    without_hash = {
+        paper: {key: value for key, value in entry.items() if key != "hash"}
+        for paper, entry in PAPERS.items()
+    }
+    monkeypatch.setattr(catalogue, "FILE", Path("nowhere"))
+    monkeypatch.setattr(catalogue, "paper_entry", without_hash.get)
+    assert catalogue.written() == stored, "run `python -m experiments.command_line.catalogue`"
+
+
+def test_a_changed_paper_is_imported_again_and_an_unchanged_one_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        catalogue, "hashed", lambda *files: "other" if files[0].stem == "bisenet" else "same"
+    )
+    monkeypatch.setattr(catalogue, "paper_entry", lambda name: asked.append(name) or {})
+    stored = {"bisenet": {"hash": "old"}, "unchanged": {"hash": "same"}}
+    catalogue._refreshed(stored, {"bisenet": "other", "unchanged": "same"}, catalogue.paper_entry)
+    assert asked == ["bisenet"]
+
+
+# --- Ctrl-C
+
+WAITING = """
+import threading, time
+from experiments.command_line.errors import run_main
+
+def main():
+    threading.Thread(target=time.sleep, args=(120,)).start()
+    try:
+        print("begun", flush=True)
+        time.sleep(120)
+    except KeyboardInterrupt:
+        return 130
+
+print(run_main(main), flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_is_heard_where_a_shell_ignored_it_and_a_second_one_ends_at_once_without_a_traceback() -> (
+    None
+):
+    ignoring = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{WAITING}"
+    child = subprocess.Popen(
+        [sys.executable, "-c", ignoring],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout.readline() == "begun\n"
+        child.send_signal(signal.SIGINT)
+        assert child.stdout.readline() == "130\n"
+        child.send_signal(signal.SIGINT)  # while Python waits for the thread
+        assert (child.wait(120), child.stderr.read()) == (-signal.SIGINT, "")
+    finally:
+        child.kill()
+        child.communicate()
+
+
+@pytest.mark.parametrize("program", ["predict", "evaluate"])
+def test_a_long_program_ends_so(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors, "run_main", lambda main: 7)
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "experiments" / f"{program}.py"), run_name="__main__")
+    assert stopped.value.code == 7

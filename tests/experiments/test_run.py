@@ -1,0 +1,1180 @@
+"""Whole runs through `experiments.run.main`: what they leave, how they die and rise again, and what they refuse."""
+
+import contextlib
+import csv
+import gzip
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import segmodels
+from datamodules import DataError
+from experiments import evaluate, report, run
+from experiments.command_line.values import resolve
+from experiments.results.reference import fill
+from experiments.training import build, checkpoints, train, wandb_mirror
+from experiments.training import pictures as pictures_module
+from segmodels.architectures.bisenet import BiSeNet
+from segmodels.checkpoint import from_checkpoint
+from segmodels.module import SegmentationModule
+from tests.support import trees
+from tests.support.patience import SECONDS
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = Path(__file__).parents[2] / "experiments/results/reference"
+CPU = [
+    "trainer.accelerator=cpu",
+    "trainer.devices=1",
+    "trainer.wandb=disabled",
+    "trainer.log_every=1",
+]
+SCENES = ["data.height=64", "data.width=128", "data.train=8", "data.val=3"]
+STEPS = [
+    "recipe.crop=64x128",
+    "recipe.batch=4",
+    "recipe.iterations=6",
+    "recipe.warmup=1",
+    "recipe.precision=32-true",
+]
+RHYTHM = ["trainer.validate_every=3", "trainer.checkpoint_every=2", "trainer.pictures=1"]
+TINY = ["--model", "bisenet/xception39", "--data", "streets", *SCENES, *STEPS, *RHYTHM, *CPU]
+ROWS = [
+    (1, "train"),
+    (2, "train"),
+    (3, "train"),
+    (3, "val"),
+    (4, "train"),
+    (5, "train"),
+    (6, "train"),
+    (6, "val"),
+]
+
+# --- runs that die, each in a process of its own
+
+KINDS = {
+    "plain": [],
+    "two workers": ["data.workers=2"],
+    "accumulation": ["trainer.accumulate=2"],
+    "dropout": [],
+    "running average": ["recipe.ema=0.9"],
+}
+DEATHS = {  # when a plain run is killed -> the step of the checkpoint that it goes on from
+    "between checkpoints": 4,
+    "in a validation": 2,
+    "after a validation": 3,
+    "after the last step": 6,
+}
+
+
+def run_tiny(folder: Path, *words: str) -> int:
+    return run.main([*TINY, "--runs", str(folder), *words])
+
+
+def only(runs: Path) -> Path:
+    (folder,) = runs.iterdir()
+    return folder
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def after(kind: type, method: str, then: Callable[[Any], None]) -> None:
+    """From now on, the method is followed by something else, which is given its self."""
+    original = getattr(kind, method)
+
+    def both(self: Any, *arguments: Any, **options: Any) -> Any:
+        result = original(self, *arguments, **options)
+        then(self)
+        return result
+
+    setattr(kind, method, both)
+
+
+def die_at(death: str) -> None:
+    if death == "between checkpoints":
+        after(checkpoints.Checkpoints, "on_step", lambda self: die() if self.step == 5 else None)
+    elif death == "in a validation":
+        after(
+            SegmentationModule,
+            "validation_step",
+            lambda self: die() if self.global_step == 3 else None,
+        )
+    else:
+        step = 3 if death == "after a validation" else 6
+        after(
+            checkpoints.Checkpoints,
+            "on_validation_end",
+            lambda self: die() if self.step == step else None,
+        )
+
+
+def drop_pixels() -> None:
+    """Dropout in front of the network: its random numbers decide what is learned."""
+    original = BiSeNet.outputs
+    BiSeNet.outputs = lambda self, image: original(self, F.dropout(image, 0.3, self.training))
+
+
+@contextlib.contextmanager
+def dropping(kind: str) -> Iterator[None]:
+    original = BiSeNet.outputs
+    drop_pixels() if kind == "dropout" else None
+    try:
+        yield
+    finally:
+        BiSeNet.outputs = original
+
+
+def die_of_kind(folder: Path, kind: str) -> int:
+    die_at("between checkpoints")
+    with dropping(kind):
+        return run_tiny(folder, *KINDS[kind])
+
+
+def die_plainly(folder: Path, death: str) -> int:
+    die_at(death)
+    return run_tiny(folder, *(["trainer.checkpoint_every=1"] if death == "in a validation" else []))
+
+
+def interrupt_the_terminal(folder: Path) -> int:
+    """Ctrl-C reaches every process of the terminal's group: the run and its workers."""
+    os.setsid()
+    after(
+        SegmentationModule,
+        "training_step",
+        lambda self: os.killpg(0, signal.SIGINT) if self.global_step == 2 else None,
+    )
+    return run_tiny(folder, "data.workers=2")
+
+
+def interrupt_twice(folder: Path) -> int:
+    def twice(module: SegmentationModule) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    after(SegmentationModule, "training_step", twice)
+    return run_tiny(folder)
+
+
+def mirror_nowhere(folder: Path) -> int:
+    """Little patience for what will not come, and much for what will."""
+    import wandb
+
+    os.environ |= {"WANDB_API_KEY": 40 * "a", "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    start = wandb.init
+
+    def init(mode: str, settings: wandb.Settings, **how: Any) -> wandb.Run:
+        settings.init_timeout, settings.finish_timeout = (
+            (1, 1) if mode == "online" else (SECONDS, SECONDS)
+        )
+        return start(mode=mode, settings=settings, **how)
+
+    wandb.init = init
+    return run_tiny(folder, "trainer.wandb=online")
+
+
+CHILDREN: dict[str, Callable[[Path], int]] = {
+    **{kind: lambda folder, kind=kind: die_of_kind(folder, kind) for kind in KINDS},
+    **{
+        death: lambda folder, death=death: die_plainly(folder, death)
+        for death in DEATHS
+        if death != "between checkpoints"
+    },
+    "interrupted terminal": interrupt_the_terminal,
+    "interrupted twice": interrupt_twice,
+    "mirrored nowhere": mirror_nowhere,
+}
+
+
+def bring_up(children: Mapping[str, Callable[[Path], int]], folder: Path) -> None:
+    """Each in a fork of this process, which has imported everything and computed nothing: that saves seconds a child."""
+    for name, child in children.items():
+        place = folder / name
+        place.mkdir()
+        if not (pid := os.fork()):
+            for number in (1, 2):
+                os.dup2(
+                    os.open(place / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number
+                )
+            os._exit(child(place / "runs"))
+        (place / "status").write_text(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+
+
+def brought_up(children: str, folder: Path, *names: str) -> Path:
+    """A folder of each child's `runs`, `output.txt` and `status`; `children` is where to import them from, all of them or those named."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system cannot fork a process")
+    module, _, name = children.rpartition(".")
+    code = f"import sys; from pathlib import Path; import tests.test_run as runs; from {module} import {name} as children; "
+    code += "runs.bring_up({name: children[name] for name in sys.argv[2:] or children}, Path(sys.argv[1]))"
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(folder), *names],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        timeout=3000,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def children(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return brought_up("tests.test_run.CHILDREN", tmp_path_factory.mktemp("children"))
+
+
+def status(child: Path) -> int:
+    return int((child / "status").read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The uninterrupted run of a kind, made once."""
+    made: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            runs = tmp_path_factory.mktemp("whole")
+            with dropping(kind):
+                assert run_tiny(runs, *KINDS[kind]) == 0
+            made[kind] = only(runs)
+        return made[kind]
+
+    return folder
+
+
+def content(file: Path) -> dict[str, Any]:
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Every leaf of nested dicts and lists, by its path."""
+    pairs = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, (list, tuple))
+        else None
+    )
+    if pairs is None:
+        return {name: value}
+    return {path: leaf for key, each in pairs for path, leaf in flat(each, f"{name}/{key}").items()}
+
+
+def assert_same_state(one: Path, other: Path, data: str = "Streets") -> None:
+    """Bit for bit: weights, their average, the optimizer, the schedule, and where the data stands."""
+    keys = (
+        "state_dict",
+        "current_model_state",
+        "averaging_state",
+        "optimizer_states",
+        "lr_schedulers",
+        "global_step",
+        data,
+    )
+    left, right = (
+        flat({key: found[key] for key in keys if key in found})
+        for found in (content(one), content(other))
+    )
+    assert left.keys() == right.keys() and {"/global_step", f"/{data}/consumed"} <= left.keys()
+    different = [name for name, value in left.items() if not same(value, right[name])]
+    assert not different, f"{len(different)} of {len(left)} differ, such as {different[:3]}"
+
+
+def same(one: Any, other: Any) -> bool:
+    return torch.equal(one, other) if isinstance(one, Tensor) else one == other
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+CLOCKS = ("images_per_second", "data_wait")
+
+
+def without_speed(folder: Path) -> list[dict[str, str]]:
+    return [
+        {name: value for name, value in row.items() if name not in CLOCKS} for row in rows(folder)
+    ]
+
+
+def resumed(folder: Path) -> int:
+    return run.main(["--resume", str(folder)])
+
+
+# --- what a run leaves
+
+
+def test_a_run_leaves_its_values_curves_result_checkpoints_and_pictures(
+    whole: Callable[[str], Path],
+) -> None:
+    folder = whole("plain")
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["experiment"], config["recipe"]["iterations"], config["data"]["val"]) == (
+        "bisenet/xception39",
+        6,
+        3,
+    )
+    assert (
+        config["origins"]["recipe.iterations"] == "command line"
+        and config["origins"]["recipe.lr"] == "budget of streets"
+    )
+    assert {file.name for file in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    pictures = {file.name for file in (folder / "pictures").iterdir()}
+    assert pictures == {
+        "contact_sheet.png",
+        "val_streets_000000_000019_000003.png",
+        "val_streets_000000_000019_000006.png",
+    }
+    assert cv2.imread(str(folder / "pictures" / "val_streets_000000_000019_000006.png")).shape == (
+        64,
+        128,
+        3,
+    )
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_curves_hold_the_losses_by_the_papers_names_at_the_number_of_steps_done(
+    whole: Callable[[str], Path],
+) -> None:
+    found = rows(whole("plain"))
+    assert [(int(row["step"]), "val" if row["val/mIoU"] else "train") for row in found] == ROWS
+    trained = [row for row in found if row["train/loss"]]
+    for row in trained:
+        terms = [float(row[f"train/{name}"]) for name in ("main", "auxiliary1", "auxiliary2")]
+        assert sum(terms) == pytest.approx(float(row["train/loss"]), rel=1e-4)
+        assert float(row["images_per_second"]) > 0 and 0 <= float(row["data_wait"]) <= 1
+    lr = 0.002  # cosine over 5 steps after 1 of warm-up
+    rates = [0, *(lr * (1 + np.cos(np.pi * step / 5)) / 2 for step in range(5))]
+    assert [float(row["lr"]) for row in trained] == pytest.approx(rates, rel=1e-5)
+
+
+def test_the_report_accepts_a_runs_result(whole: Callable[[str], Path]) -> None:
+    (result,) = report.read_results([whole("plain")])
+    assert (result["experiment"], result["data"], result["split"], result["images"]) == (
+        "bisenet/xception39",
+        "streets",
+        "val",
+        3,
+    )
+    assert result["finished"] and result["iterations"] == 6 and result["seconds"] > 0
+    assert (
+        result["overrides"]["recipe.iterations"] == 6
+        and "trainer.log_every" not in result["overrides"]
+    )
+    assert report.read_metrics(whole("plain"))["step"] == [step for step, _ in ROWS]
+
+
+def test_the_printed_end_names_what_was_left_and_warns_of_streets(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run_tiny(tmp_path, "recipe.iterations=1") == 0
+    printed, folder = capsys.readouterr(), only(tmp_path)
+    for name in ("result.json", "metrics.csv", "pictures/contact_sheet.png", "checkpoints"):
+        assert f"{folder / name}\n" in printed.out
+    assert "a score on them ranks nothing" in printed.out
+    assert "nothing on streets val can be set against" in printed.out
+    assert printed.err == ""
+    assert max(len(line) for line in printed.out.splitlines() if str(tmp_path) not in line) <= 140
+
+
+def test_the_result_is_the_evaluation_of_the_last_checkpoint_and_best_that_of_its_own(
+    whole: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for kind in ("plain", "running average"):
+        folder = whole(kind)
+        found = {
+            name: evaluated(
+                folder / "checkpoints" / f"{name}.ckpt", tmp_path / f"{kind} {name}.json"
+            )
+            for name in ("last", "best")
+        }
+        result = json.loads((folder / "result.json").read_text())
+        assert {key: found["last"][key] for key in ("miou", "iou", "pixels")} == {
+            key: result[key] for key in ("miou", "iou", "pixels")
+        }
+        scores = [float(row["val/mIoU"]) for row in rows(folder) if row["val/mIoU"]]
+        assert found["best"]["miou"] == pytest.approx(max(scores), rel=1e-5)
+        assert (
+            content(folder / "checkpoints" / "last.ckpt")["callbacks"]["Checkpoints"]["best"]
+            == found["best"]["miou"]
+        )
+    assert "mIoU" in capsys.readouterr().out
+
+
+def evaluated(checkpoint: Path, out: Path) -> dict[str, Any]:
+    assert evaluate.main([str(checkpoint), "--out", str(out), *SCENES]) == 0
+    return json.loads(out.read_text())
+
+
+def test_the_last_step_is_validated_though_the_rhythm_does_not_meet_it(tmp_path: Path) -> None:
+    assert run_tiny(tmp_path, "recipe.iterations=3", "trainer.validate_every=2") == 0
+    assert [int(row["step"]) for row in rows(only(tmp_path)) if row["val/mIoU"]] == [2, 3]
+    assert content(only(tmp_path) / "checkpoints" / "last.ckpt")["global_step"] == 3
+
+
+def test_validation_pictures_show_the_running_average_by_the_recipes_decay_that_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[int, Tensor] = {}
+
+    def predicted(
+        trainer: Any, module: SegmentationModule, *pair: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        seen[trainer.global_step] = next(module.parameters()).detach().clone()
+        return pair[0], pair[1], pair[1]
+
+    monkeypatch.setattr(pictures_module, "predicted", predicted)
+    stepped: list[Tensor] = []
+
+    def after_step(module: BiSeNet) -> None:
+        stepped.append(next(module.parameters()).detach().clone())
+
+    monkeypatch.setattr(BiSeNet, "after_step", after_step)
+    assert run_tiny(tmp_path, "recipe.ema=0.9", "recipe.iterations=3") == 0
+    average, *later = stepped
+    for weights in later:
+        average = 0.9 * average + 0.1 * weights
+    torch.testing.assert_close(seen[3], average)
+    found = content(only(tmp_path) / "checkpoints" / "last.ckpt")
+    name = next(
+        iter(dict(from_checkpoint(only(tmp_path) / "checkpoints" / "last.ckpt").named_parameters()))
+    )
+    assert torch.equal(seen[3], found["state_dict"][name])
+    assert not torch.equal(seen[3], found["current_model_state"][name])
+
+
+@pytest.mark.slow
+def test_a_run_ends_after_the_minutes_it_was_given_and_can_go_on(
+    tmp_path: Path,
+    whole: Callable[[str], Path],
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert run_tiny(tmp_path, "trainer.max_minutes=1e-6") == 0
+    folder = only(tmp_path)
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["iterations"], result["finished"]) == (1, False)
+    assert (
+        f"ended it after step 1 of 6; go on with: python experiments/run.py --resume {folder}"
+        in capsys.readouterr().out
+    )
+    while not json.loads((folder / "result.json").read_text())["finished"]:
+        assert resumed(folder) == 0
+    assert_same_state(
+        folder / "checkpoints" / "last.ckpt", whole("plain") / "checkpoints" / "last.ckpt"
+    )
+
+
+# --- runs that were killed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_run_goes_on_as_if_it_had_not_been(
+    kind: str, children: Path, whole: Callable[[str], Path], capsys: pytest.CaptureFixture
+) -> None:
+    assert status(children / kind) == -signal.SIGKILL
+    folder = only(children / kind / "runs")
+    assert (
+        content(folder / "checkpoints" / "last.ckpt")["global_step"]
+        == DEATHS["between checkpoints"]
+    )
+    with dropping(kind):
+        assert resumed(folder) == 0
+    assert "resuming after step 4\n" in capsys.readouterr().out
+    for name in ("last.ckpt", "best.ckpt"):
+        assert_same_state(folder / "checkpoints" / name, whole(kind) / "checkpoints" / name)
+    assert without_speed(folder) == without_speed(whole(kind))
+    assert comparable(folder) == comparable(whole(kind))
+
+
+def comparable(folder: Path) -> dict[str, Any]:
+    result = json.loads((folder / "result.json").read_text())
+    return {
+        name: value
+        for name, value in result.items()
+        if name not in ("seconds", "cpu_seconds", "date", "commit")
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("death", [death for death in DEATHS if death != "between checkpoints"])
+def test_it_does_not_matter_when_a_run_is_killed(
+    death: str, children: Path, whole: Callable[[str], Path], capsys: pytest.CaptureFixture
+) -> None:
+    assert status(children / death) == -signal.SIGKILL
+    folder = only(children / death / "runs")
+    assert content(folder / "checkpoints" / "last.ckpt")["global_step"] == DEATHS[death]
+    assert not (folder / "result.json").exists()
+    assert resumed(folder) == 0
+    for name in ("last.ckpt", "best.ckpt"):
+        assert_same_state(folder / "checkpoints" / name, whole("plain") / "checkpoints" / name)
+    assert without_speed(folder) == without_speed(whole("plain"))
+    assert comparable(folder) == comparable(whole("plain"))
+
+
+def test_dropout_and_the_running_average_matter_to_these_tests(
+    whole: Callable[[str], Path],
+) -> None:
+    weights = {
+        kind: content(whole(kind) / "checkpoints" / "last.ckpt")
+        for kind in ("plain", "dropout", "running average")
+    }
+    name = next(name for name in weights["plain"]["state_dict"] if name.endswith("weight"))
+    assert not torch.equal(
+        weights["plain"]["state_dict"][name], weights["dropout"]["state_dict"][name]
+    )
+    assert not torch.equal(
+        weights["running average"]["state_dict"][name],
+        weights["running average"]["current_model_state"][name],
+    )
+    assert torch.equal(
+        weights["plain"]["state_dict"][name],
+        weights["running average"]["current_model_state"][name],
+    )
+
+
+def test_a_line_that_was_cut_off_by_a_kill_is_no_row(tmp_path: Path) -> None:
+    from experiments.records.run_folder import Metrics
+
+    (tmp_path / "metrics.csv").write_text("step,lr\n1,0.5\n12,0.25\n1")
+    metrics = Metrics(tmp_path / "metrics.csv")
+    metrics.drop_after(12)
+    metrics.add(13, {"lr": 0.125})
+    assert (tmp_path / "metrics.csv").read_text().split() == [
+        "step,lr",
+        "1,0.5",
+        "12,0.25",
+        "13,0.125",
+    ]
+
+
+# --- runs that were interrupted
+
+
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 2), (signal.SIGTERM, 4)])
+def test_an_interrupted_run_saves_says_how_to_go_on_and_goes_on(
+    number: int,
+    step: int,
+    tmp_path: Path,
+    whole: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    before, original = signal.getsignal(number), SegmentationModule.training_step
+
+    def interrupted(module: SegmentationModule, *arguments: Any) -> Tensor:
+        if module.global_step == step:
+            os.kill(os.getpid(), number)
+        return original(module, *arguments)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", interrupted)
+    assert run_tiny(tmp_path, "trainer.checkpoint_every=100") == 128 + number
+    monkeypatch.undo()
+    printed, folder = capsys.readouterr(), only(tmp_path)
+    reached = 3 if step == 2 else 5  # step 3 is validated before the run ends
+    told = [
+        line
+        for line in printed.err.splitlines()
+        if not line.startswith("training waits for its data")
+    ]  # as a busy machine may
+    assert told == [
+        "",
+        "stopping as soon as a checkpoint is written (another Ctrl-C stops at once)",
+    ]
+    assert (
+        f"stopped after step {reached}; go on with: python experiments/run.py --resume {folder}\n"
+        in printed.out
+    )
+    assert signal.getsignal(number) is before
+    assert resumed(folder) == 0
+    assert_same_state(
+        folder / "checkpoints" / "last.ckpt", whole("plain") / "checkpoints" / "last.ckpt"
+    )
+    assert without_speed(folder) == without_speed(whole("plain"))
+
+
+@pytest.mark.slow
+def test_a_terminals_interrupt_reaches_workers_too_and_does_no_harm(
+    children: Path, whole: Callable[[str], Path]
+) -> None:
+    child = children / "interrupted terminal"
+    output = (child / "output.txt").read_text()
+    assert status(child) == 130, output
+    assert (
+        output.count("stopping as soon as") == 1
+        and "Traceback" not in output
+        and "Warning" not in output
+    )
+    assert resumed(only(child / "runs")) == 0
+    assert_same_state(
+        only(child / "runs") / "checkpoints" / "last.ckpt",
+        whole("two workers") / "checkpoints" / "last.ckpt",
+    )
+
+
+@pytest.mark.slow
+def test_a_run_that_is_interrupted_twice_ends_at_once(children: Path) -> None:
+    assert status(children / "interrupted twice") == -signal.SIGINT
+    assert not list((only(children / "interrupted twice" / "runs") / "checkpoints").iterdir())
+    assert "Traceback" not in (children / "interrupted twice" / "output.txt").read_text()
+
+
+def test_an_interrupt_before_training_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def interrupt(*unused: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "open_data", interrupt)
+    assert run_tiny(tmp_path / "runs") == 130
+    assert capsys.readouterr().err == "\nstopped before training began; nothing was written\n"
+    assert not (tmp_path / "runs").exists()
+
+
+# --- what cannot be resumed
+
+
+def test_a_finished_run_says_so_and_is_left_alone(
+    whole: Callable[[str], Path], capsys: pytest.CaptureFixture
+) -> None:
+    before = {file: file.stat().st_mtime_ns for file in whole("plain").rglob("*")}
+    assert resumed(whole("plain")) == 0
+    assert re.search(
+        r"is finished: mIoU \d+\.\d % after 6 steps; there is nothing to go on with\n",
+        capsys.readouterr().out,
+    )
+    assert {file: file.stat().st_mtime_ns for file in whole("plain").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("files", "words", "answer"),
+    [
+        ({}, [], "is not a run folder: it has no config.json"),
+        ({"config.json": "{"}, [], "config.json is damaged"),
+        ({"config.json": '{"schema": 0}'}, [], "was not written by this version of run.py"),
+        (
+            {"config.json": None},
+            [],
+            "has no checkpoints/last.ckpt: it stopped before its first checkpoint",
+        ),
+        ({"config.json": None, "checkpoints/last.ckpt": "no"}, [], "last.ckpt is not a checkpoint"),
+        (
+            {"config.json": None},
+            ["--model", "bisenet", "recipe.lr=1"],
+            "it stands alone; leave out model, recipe.lr=1",
+        ),
+        ({"config.json": None}, ["--smoke"], "it stands alone; leave out --smoke"),
+    ],
+)
+def test_what_cannot_be_resumed_is_refused_in_a_sentence(
+    files: dict[str, str | None],
+    words: list[str],
+    answer: str,
+    tmp_path: Path,
+    whole: Callable[[str], Path],
+    capsys: pytest.CaptureFixture,
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((whole("plain") / name).read_text() if text is None else text)
+    before = listing(tmp_path)
+    assert run.main(["--resume", str(tmp_path), *words]) == 2
+    assert_one_sentence(capsys.readouterr().err, answer)
+    assert listing(tmp_path) == before
+
+
+def listing(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+def assert_one_sentence(printed: str, *words: str) -> None:
+    assert printed.startswith("error: ") and printed.count("\n") == 1, printed
+    assert all(word in printed for word in words), printed
+
+
+# --- two processes
+
+
+@pytest.mark.slow
+def test_two_processes_judge_the_same_pixels_as_one(tmp_path: Path) -> None:
+    """Three images for two ranks, and batch statistics that each rank gathers from images of its own."""
+    words = [
+        *TINY,
+        "--runs",
+        str(tmp_path / "runs"),
+        "trainer.devices=2",
+        "recipe.iterations=2",
+        "trainer.validate_every=1",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, ROOT / "experiments" / "run.py", *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    folder = only(tmp_path / "runs")
+    assert done.stderr == ""
+    assert done.stdout.count("run folder") == done.stdout.count("class   ") == 1
+    result, alone = (
+        json.loads((folder / "result.json").read_text()),
+        evaluated(folder / "checkpoints" / "last.ckpt", tmp_path / "alone.json"),
+    )
+    assert result["pixels"] == alone["pixels"] > 2 * 64 * 128
+    assert (result["miou"], result["iou"]) == (alone["miou"], alone["iou"])
+    assert [(int(row["step"]), bool(row["val/mIoU"])) for row in rows(folder)] == [
+        (1, False),
+        (1, True),
+        (2, False),
+        (2, True),
+    ]
+
+
+# --- what weights start from
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[SegmentationModule]:
+    """Modules as they are when training would begin; none is trained."""
+    found: list[SegmentationModule] = []
+    monkeypatch.setattr(
+        train, "fit", lambda trainer, module, *unused, **also: found.append(module) or 0
+    )
+    return found
+
+
+def three_classes(root: Path) -> list[str]:
+    trees.folder(root, {"train": 4, "val": 2}, ["road", "car", "sky"], size=(64, 128))
+    return ["--model", "bisenet/xception39", "--data", "folder", f"data.root={root}", *STEPS, *CPU]
+
+
+def test_a_checkpoint_of_another_class_count_gives_all_but_its_heads(
+    tmp_path: Path,
+    whole: Callable[[str], Path],
+    built: list[SegmentationModule],
+    capsys: pytest.CaptureFixture,
+) -> None:
+    checkpoint = whole("plain") / "checkpoints" / "best.ckpt"
+    assert (
+        run.main(
+            [
+                *three_classes(tmp_path / "data"),
+                "--runs",
+                str(tmp_path / "runs"),
+                "--init",
+                str(checkpoint),
+            ]
+        )
+        == 0
+    )
+    source, (module,) = content(checkpoint)["state_dict"], built
+    anew = {
+        name for name, tensor in module.state_dict().items() if source[name].shape != tensor.shape
+    }
+    assert anew and all(
+        len(module.state_dict()[name]) == 3 and len(source[name]) == 19 for name in anew
+    )
+    kept = {
+        name for name in source if name not in anew and not name.endswith("num_batches_tracked")
+    }
+    assert all(torch.equal(module.state_dict()[name], source[name]) for name in kept)
+    printed = capsys.readouterr().out
+    said = re.search(r"starts from (\d+) of (\d+) tensors from .*; start anew: (.*)\n", printed)
+    assert int(said[1]) == len(kept) and int(said[2]) - int(said[1]) >= len(anew)
+    assert set(said[3].split(", ")) == {name.rpartition(".")[0] for name in anew}
+    config = json.loads((only(tmp_path / "runs") / "config.json").read_text())
+    assert config["init"] == str(checkpoint)
+    departure = "start ImageNet -> best.ckpt (command line)"
+    assert f"not as in the paper: {departure}\n" in printed
+    assert departure in config["departures"] and departure in module.identity["departures"]
+
+
+def test_a_released_checkpoint_is_a_start(
+    tmp_path: Path, built: list[SegmentationModule], capsys: pytest.CaptureFixture
+) -> None:
+    layout = json.loads(
+        gzip.decompress((REFERENCE / "released" / "bisenet_x39_torchseg.json.gz").read_bytes())
+    )
+    state = {
+        name: torch.from_numpy(np.array(value)) for name, value in fill.fill_layout(layout).items()
+    }
+    torch.save(state, tmp_path / "authors.pth")
+    assert (
+        run_tiny(
+            tmp_path / "runs", "--init", f"released:bisenet_x39_torchseg={tmp_path / 'authors.pth'}"
+        )
+        == 0
+    )
+    expected, (module,) = segmodels.from_released("bisenet_x39_torchseg", state).state_dict(), built
+    learned = [name for name in expected if not name.endswith("num_batches_tracked")]
+    assert all(torch.equal(module.state_dict()[name], expected[name]) for name in learned)
+    assert f"starts from {len(learned)} of" in capsys.readouterr().out
+
+
+def other_model(folder: Path) -> str:
+    module = segmodels.experiment("bisenet/resnet18").build()
+    torch.save(
+        {"state_dict": module.state_dict(), "segmodels": {"experiment": "bisenet/resnet18"}},
+        folder / "other.ckpt",
+    )
+    return str(folder / "other.ckpt")
+
+
+def no_checkpoint(folder: Path) -> str:
+    (folder / "notes.ckpt").write_text("not weights")
+    return str(folder / "notes.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("init", "answer"),
+    [
+        (other_model, "holds another network"),
+        (no_checkpoint, "notes.ckpt is not a checkpoint"),
+        (lambda folder: str(folder / "missing.ckpt"), "there is no checkpoint at"),
+        (lambda folder: "imagnet", "there is no checkpoint at imagnet"),
+        (lambda folder: "imagenet", "starts from scratch: no ImageNet weights are named for it"),
+        (lambda folder: "released:bisenet_x39_torchseg", "write released:NAME=FILE"),
+        (
+            lambda folder: f"released:bisenet_x38={no_checkpoint(folder)}",
+            "did you mean bisenet_x39",
+        ),
+        (
+            lambda folder: f"released:bisenet_x39_torchseg={other_model(folder)}",
+            "is not a bisenet_x39_torchseg checkpoint",
+        ),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused_in_a_sentence(
+    init: Callable[[Path], str], answer: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run_tiny(tmp_path / "runs", "--init", init(tmp_path)) == 2
+    assert_one_sentence(capsys.readouterr().err, answer)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_imagenet_without_a_network_is_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert run_tiny(tmp_path / "runs", "--model", "bisenet/resnet18", "--init", "imagenet") == 2
+    assert_one_sentence(
+        capsys.readouterr().err, "ImageNet weights", "--init FILE", "--init scratch"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "compiled", "computed"),
+    [
+        ("cpu", False, "bf16-mixed"),
+        ("cpu", True, "32-true"),
+        ("auto", True, "32-true"),
+        ("gpu", True, "bf16-mixed"),
+    ],
+)
+def test_auto_precision_is_bfloat16_but_for_what_is_compiled_for_a_cpu(
+    accelerator: str, compiled: bool, computed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "computes_bfloat16", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: accelerator == "gpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    words = [f"trainer.accelerator={accelerator}", f"trainer.compile={compiled}"]
+    resolved = resolve("bisenet", "streets", words)
+    build.settle_precision(resolved)
+    assert resolved.recipe["precision"] == computed
+    told = [each for each in resolved.departures if each.startswith("recipe.precision")]
+    assert len(told) == (computed != "32-true")
+
+
+@pytest.mark.parametrize("data", ["cityscapes", "voc"])
+def test_imagenet_weights_are_loaded_on_every_data_set_of_the_paper(data: str) -> None:
+    module = SimpleNamespace(load_pretrained=lambda source: f"weights of {source}")
+    resolved = resolve("emanet/resnet101", data, [])
+    assert build.initialize(module, resolved) == (
+        "weights of resnet101s.gluon_in1k",
+        "ImageNet",
+    )
+
+
+# --- what a run refuses
+
+
+def no_folder(root: Path) -> None:
+    root.rename(root.with_name("datta"))
+
+
+def empty_folder(root: Path) -> None:
+    for file in (root / "train" / "images").iterdir():
+        file.unlink()
+
+
+def no_label(root: Path) -> None:
+    (root / "train" / "masks" / "photo1.png").unlink()
+
+
+def truncated(root: Path) -> None:
+    file = root / "train" / "images" / "photo0.png"
+    file.write_bytes(file.read_bytes()[:400])
+
+
+def wrong_value(root: Path) -> None:
+    trees.save(root / "train" / "masks" / "photo0.png", np.full((64, 128), 7, np.uint8))
+
+
+def wrong_size(root: Path) -> None:
+    trees.save(root / "val" / "masks" / "photo1.png", np.zeros((64, 120), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (no_folder, ("there is no folder", "did you mean", "datta", "data.root=DIR")),
+        (empty_folder, ("images", "train")),
+        (no_label, ("photo1",)),
+        (truncated, ("photo0.png",)),
+        (wrong_value, ("photo0.png", "7")),
+        (wrong_size, ("photo1", "64", "120", "128")),
+    ],
+)
+def test_wrong_files_are_refused_in_a_sentence_that_names_them(
+    harm: Callable[[Path], None],
+    words: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    command = three_classes(tmp_path / "data")
+    harm(tmp_path / "data")
+    assert run.main([*command, "--runs", str(tmp_path / "runs")]) == 2
+    assert_one_sentence(capsys.readouterr().err, *words)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_file_that_only_training_meets_leaves_no_half_made_run(
+    workers: int, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = three_classes(tmp_path / "data")
+    file = tmp_path / "data" / "train" / "images" / "photo1.png"  # neither first, middle nor last
+    file.write_bytes(file.read_bytes()[:400])
+    assert run.main([*command, "--runs", str(tmp_path / "runs"), f"data.workers={workers}"]) == 2
+    assert_one_sentence(capsys.readouterr().err, "photo1.png")
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_run_that_cannot_go_on_after_a_checkpoint_says_how_it_can(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    whole: Callable[[str], Path],
+) -> None:
+    fail_at(4, DataError("photo7.png is damaged"), monkeypatch)
+    assert run_tiny(tmp_path) == 2
+    assert_one_sentence(
+        capsys.readouterr().err,
+        "photo7.png is damaged; then go on with: python experiments/run.py --resume",
+    )
+    monkeypatch.undo()
+    assert resumed(only(tmp_path)) == 0
+    assert_same_state(
+        only(tmp_path) / "checkpoints" / "last.ckpt", whole("plain") / "checkpoints" / "last.ckpt"
+    )
+
+
+def test_a_device_that_is_too_small_is_answered_with_accumulation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    fail_at(
+        0, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), monkeypatch
+    )
+    assert run_tiny(tmp_path) == 2
+    assert_one_sentence(capsys.readouterr().err, "trainer.accumulate=2")
+    assert not listing(tmp_path)
+
+
+def fail_at(step: int, problem: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = SegmentationModule.training_step
+
+    def failing(module: SegmentationModule, *arguments: Any) -> Tensor:
+        if module.global_step == step:
+            raise problem
+        return original(module, *arguments)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", failing)
+
+
+def test_fewer_images_to_judge_than_processes_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run_tiny(tmp_path / "runs", "data.val=1", "trainer.devices=2") == 2
+    assert_one_sentence(
+        capsys.readouterr().err,
+        "1 validation images cannot be shared by 2 processes",
+        "trainer.devices=1",
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [
+        ("trainer.accumulate=3", "batch=4 cannot be shared by 1 ranks x 3 accumulation steps"),
+        ("recipe.batch=1", "needs at least 2 images per device and step"),
+        ("recipe.class_weights=1,2", "2 numbers for 19 classes"),
+        ("data.workers=-1", "data.workers is -1; it must be a number from 0 up"),
+        ("trainer.devices=0", "trainer.devices"),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused_in_a_sentence(
+    word: str, answer: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run_tiny(tmp_path / "runs", word) == 2
+    assert_one_sentence(capsys.readouterr().err, answer)
+    assert not (tmp_path / "runs").exists() or not listing(tmp_path / "runs")
+
+
+# --- Weights & Biases
+
+
+@pytest.mark.slow
+def test_a_mirror_that_cannot_be_reached_is_kept_on_disk(children: Path) -> None:
+    child = children / "mirrored nowhere"
+    output = (child / "output.txt").read_text()
+    assert status(child) == 0, output
+    assert (
+        output.count("W&B is not to be had") == 1
+        and "logged offline; upload it later with `wandb sync`" in output
+    )
+    assert "wandb:" not in output
+    (mirror,) = (only(child / "runs") / "wandb").glob("offline-run-*")
+    assert mirror.name.endswith(
+        json.loads((only(child / "runs") / "config.json").read_text())["id"]
+    )
+    assert len(list(wandb_mirror.glob("files/media/images/val/pictures_*.png"))) == 2
+    tables = [
+        json.loads(file.read_text())
+        for file in wandb_mirror.glob("files/media/table/val/IoU_*.table.json")
+    ]
+    result = json.loads((only(child / "runs") / "result.json").read_text())
+    assert [list(pair) for pair in result["iou"].items()] in [table["data"] for table in tables]
+
+
+def test_auto_is_online_only_where_a_key_is_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_mirror.wandb_mode() == "disabled"
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert wandb_mirror.wandb_mode() == "offline"
+    (tmp_path / "netrc").write_text("machine github.com login someone password secret\n")
+    assert wandb_mirror.wandb_mode() == "offline"
+    (tmp_path / "netrc").write_text(
+        f"machine {wandb.Settings().base_url.removeprefix('https://')} login user password {40 * 'a'}\n"
+    )
+    assert wandb_mirror.wandb_mode() == "online"
+    (tmp_path / "netrc").unlink()
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+    assert wandb_mirror.wandb_mode() == "online"
+
+
+def test_a_run_waits_for_its_mirror_no_longer_than_twenty_seconds() -> None:
+    assert wandb_mirror.PATIENCE <= 20
+
+
+# --- other ways to compute
+
+
+def test_channels_last_changes_the_memory_and_not_the_numbers(
+    tmp_path: Path, whole: Callable[[str], Path]
+) -> None:
+    """The first two steps are taken with the same weights: warm-up starts at a rate of 0."""
+    assert run_tiny(tmp_path, "trainer.channels_last=false", "recipe.iterations=2") == 0
+    here, there = (
+        [float(row["train/loss"]) for row in rows(folder)[:2]]
+        for folder in (only(tmp_path), whole("plain"))
+    )
+    assert here == pytest.approx(there, rel=1e-4)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_channels_last_is_how_weights_lie_in_memory(
+    asked: bool, tmp_path: Path, built: list[SegmentationModule]
+) -> None:
+    assert run_tiny(tmp_path, f"trainer.channels_last={asked}") == 0
+    kernels = [
+        parameter
+        for parameter in built[0].parameters()
+        if parameter.ndim == 4 and min(parameter.shape[1:]) > 1
+    ]
+    assert all(
+        kernel.is_contiguous(memory_format=torch.channels_last) == asked for kernel in kernels
+    )
+
+
+def test_clipped_gradients_are_no_longer_than_they_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[float] = []
+
+    def measure(module: SegmentationModule, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [
+            parameter.grad.flatten()
+            for parameter in module.parameters()
+            if parameter.grad is not None
+        ]
+        lengths.append(torch.cat(gradients).norm().item())
+
+    original = SegmentationModule.configure_gradient_clipping
+
+    def clip(
+        module: SegmentationModule,
+        optimizer: torch.optim.Optimizer,
+        *arguments: Any,
+        **options: Any,
+    ) -> None:
+        measure(module, optimizer)
+        original(module, optimizer, *arguments, **options)
+        measure(module, optimizer)
+
+    monkeypatch.setattr(SegmentationModule, "configure_gradient_clipping", clip)
+    assert run_tiny(tmp_path, "recipe.clip=0.5", "recipe.iterations=2") == 0
+    assert min(lengths[::2]) > 0.5
+    assert lengths[1::2] == pytest.approx([0.5, 0.5], rel=1e-3)
+
+
+def test_bfloat16_learns_about_the_same_and_says_so(
+    tmp_path: Path, whole: Callable[[str], Path]
+) -> None:
+    assert run_tiny(tmp_path, "recipe.precision=bf16-mixed", "recipe.iterations=1") == 0
+    here, there = (
+        float(rows(folder)[0]["train/loss"]) for folder in (only(tmp_path), whole("plain"))
+    )
+    assert here != there and here == pytest.approx(there, rel=0.02)
+    assert json.loads((only(tmp_path) / "result.json").read_text())["precision"] == "bf16-mixed"
+
+
+def test_a_smoke_run_is_small_and_marked(smoke_run: Path) -> None:
+    (result,) = report.read_results([smoke_run])
+    assert result["smoke"] and not result["finished"] and result["iterations"] == 4
+    config = json.loads((smoke_run / "config.json").read_text())
+    assert np.prod(config["recipe"]["crop"]) * config["recipe"]["batch"] <= 2**15

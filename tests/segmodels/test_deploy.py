@@ -1,0 +1,391 @@
+"""The network alone: the same numbers without batch norm and training heads, at one size, in torch and in ONNX files."""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Hashable, Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from experiments import export
+from experiments.command_line import row_patterns
+from segmodels import deploy
+from segmodels.checkpoint import from_checkpoint
+from segmodels.module import SegmentationModule
+from segmodels.paper import experiment
+from tests.support import checkpoints
+from tests.support.distinct import deployed_network
+
+ROOT = Path(__file__).resolve().parents[2]
+ROW = checkpoints.ROW
+SIZE = (64, 96)
+onnx = pytest.mark.skipif(
+    any(find_spec(name) is None for name in export.PACKAGES),
+    reason="the extra export is not installed",
+)
+
+
+def settled(address: str = ROW) -> SegmentationModule:
+    module = experiment(address).build(num_classes=5)
+    deploy.settled(module, SIZE)
+    return module
+
+
+def noise(height: int = SIZE[0], width: int = SIZE[1]) -> Tensor:
+    return torch.randint(256, (1, 3, height, width), dtype=torch.uint8)
+
+
+def differ(one: Tensor, other: Tensor) -> float:
+    """The largest difference, as a share of the largest value."""
+    return ((one - other).abs().max() / other.abs().max()).item()
+
+
+class Small(SegmentationModule):
+    """Convolution and norm in an arrangement of the test's choosing."""
+
+    def __init__(self, arrangement: str) -> None:
+        super().__init__(num_classes=4)
+        self.arrangement = arrangement
+        self.conv, self.classifier = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.norm = nn.BatchNorm2d(
+            4,
+            eps=1e-2,
+            affine=arrangement != "plain",
+            track_running_stats=arrangement != "of the batch",
+        )
+        if arrangement != "of the batch":
+            self.norm.running_mean.uniform_(-1, 1)
+            self.norm.running_var.uniform_(0.5, 2)
+
+    def logits(self, image: Tensor) -> Tensor:
+        x = self.conv(image)
+        normed = self.norm(x.relu() if self.arrangement == "apart" else x)
+        if self.arrangement == "twice":
+            normed = self.norm(self.conv(normed[:, :3]))
+        return self.classifier(normed + x if self.arrangement == "shortcut" else normed)
+
+
+# --- in torch
+
+
+@pytest.mark.parametrize("address", [ROW, "smp/unet_resnet34"])
+def test_a_deployed_network_computes_the_same_without_a_batch_norm(address: str) -> None:
+    """In float64, where rounding hides nothing."""
+    module = settled(address).double()
+    network, image = deploy.deployed(module, SIZE), module.normalized(noise()).double()
+    assert not [node for node in network.graph.nodes if node.target is deploy.BATCH_NORM]
+    with torch.no_grad():
+        assert differ(network(image), module(image)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("arrangement", "left"),
+    [
+        ("straight", 0),
+        ("plain", 0),
+        ("twice", 0),
+        ("apart", 1),
+        ("shortcut", 1),
+        ("of the batch", 1),
+    ],
+)
+def test_a_norm_is_folded_where_it_alone_reads_a_convolution_and_knows_its_statistics(
+    arrangement: str, left: int
+) -> None:
+    module = Small(arrangement).eval()
+    network, image = deploy.deployed(module, SIZE), torch.randn(1, 3, *SIZE)
+    with torch.no_grad():
+        assert differ(network(image), module(image)) < 1e-6
+    assert sum(node.target is deploy.BATCH_NORM for node in network.graph.nodes) == left
+
+
+def test_a_deployed_network_holds_the_weights_that_its_logits_need_and_no_others() -> None:
+    module = settled()
+    module.logits(torch.randn(1, 3, *SIZE)).sum().backward()
+    needed = sum(
+        each.numel() for each in module.parameters() if each.grad is not None and each.ndim == 4
+    )
+    held = sum(
+        each.numel()
+        for each in deploy.deployed(module, SIZE).state_dict().values()
+        if each.ndim == 4
+    )
+    assert held == needed < sum(each.numel() for each in module.parameters() if each.ndim == 4)
+
+
+def test_the_module_stays_as_it_was() -> None:
+    module = settled().train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    network = deploy.deployed(module, SIZE)
+    for value in network.state_dict().values():
+        value.zero_()
+    assert module.training
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("size", [(64, 96), (75, 101)])
+def test_normalization_padding_and_argmax_are_inside_where_asked_for(size: tuple[int, int]) -> None:
+    module, image = settled(), noise(*size)
+    with torch.no_grad():
+        label = deploy.deployed(module, size, uint8=True, argmax=True)(image)
+        logits = module(image)
+    assert (label.dtype, tuple(label.shape)) == (torch.uint8, (1, *size))
+    assert (label != logits.argmax(1)).float().mean() < 1e-3
+    assert deploy.clear_errors(logits, label, 1e-5 * logits.abs().max().item()) == 0
+
+
+def test_another_size_is_refused_by_the_network_itself() -> None:
+    with pytest.raises(AssertionError, match=r"image\.size\(\)\[2\] == 64"):
+        deploy.deployed(Small("straight"), SIZE)(torch.randn(1, 3, 32, 96))
+
+
+# --- ONNX
+
+
+@pytest.fixture(scope="module")
+def of_floats(tmp_path_factory: pytest.TempPathFactory) -> tuple[SegmentationModule, Path]:
+    """A module and its file, which takes normalized floats."""
+    module, file = settled(), tmp_path_factory.mktemp("onnx") / "a.onnx"
+    deploy.write_onnx(deploy.deployed(module, SIZE), file, {"classes": ["a", "b"]})
+    return module, file
+
+
+@onnx
+def test_a_file_computes_what_the_module_does_and_refuses_other_sizes(
+    of_floats: tuple[SegmentationModule, Path],
+) -> None:
+    module, file = of_floats
+    assert_same(deploy.Runtime(file), module, module.normalized(noise()))
+
+
+@onnx
+def test_a_file_takes_uint8_where_asked_for(tmp_path: Path) -> None:
+    module = settled("smp/unet_resnet34")
+    deploy.write_onnx(
+        deploy.deployed(module, SIZE, uint8=True), tmp_path / "a.onnx", {"classes": ["a", "b"]}
+    )
+    assert_same(deploy.Runtime(tmp_path / "a.onnx"), module, noise())
+
+
+def assert_same(runtime: deploy.Runtime, module: SegmentationModule, image: Tensor) -> None:
+    with torch.no_grad():
+        assert differ(runtime(image), module(image)) < deploy.LIMIT
+    assert runtime.says == {"classes": ["a", "b"]}
+    with pytest.raises(ValueError, match="the file takes an image of 1x3x64x96, not 1x3x64x128"):
+        runtime(torch.cat([image, image[..., :32]], 3))
+
+
+@onnx
+def test_a_file_holds_no_training_head_and_no_batch_norm(
+    of_floats: tuple[SegmentationModule, Path],
+) -> None:
+    import onnx
+
+    module, file = of_floats
+    graph = onnx.load(file).graph
+    module.logits(torch.randn(1, 3, *SIZE)).sum().backward()
+    needed = sum(
+        each.numel() for each in module.parameters() if each.grad is not None and each.ndim == 4
+    )
+    assert (
+        sum(
+            int(torch.tensor(list(each.dims)).prod())
+            for each in graph.initializer
+            if len(each.dims) == 4
+        )
+        == needed
+    )
+    assert not [node for node in graph.node if node.op_type == "BatchNormalization"]
+    assert [(each.name) for each in (*graph.input, *graph.output)] == ["image", "output"]
+
+
+@onnx
+def test_a_runs_checkpoint_is_exported_with_its_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    module = checkpoints.written(tmp_path / "last.ckpt")
+    out = tmp_path / "network.onnx"
+    assert (
+        export.main([str(tmp_path), "--size", "64x96", "--out", str(out), "--uint8", "--argmax"])
+        == 0
+    )
+    printed = capsys.readouterr().out
+    assert "other sizes  refused: the file takes an image of 1x3x64x96" in printed
+    runtime, image = deploy.Runtime(out), noise()
+    assert runtime.says["classes"] == module.identity["classes"]
+    assert runtime.says["model"] == ROW
+    with torch.no_grad():
+        assert (
+            deploy.clear_errors(
+                module(image), runtime(image), 1e-5 * module(image).abs().max().item()
+            )
+            == 0
+        )
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["last.ckpt", "network.onnx"]
+
+
+@pytest.mark.slow
+@onnx
+def test_a_checkpoint_is_exported_with_another_option_than_it_was_trained_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    checkpoints.written(tmp_path / "last.ckpt", address="emanet/resnet50")
+    out = tmp_path / "network.onnx"
+    words = [str(tmp_path), "--size", "64x96", "--out", str(out)]
+    assert export.main([*words, "model.eval_iterations=1"]) == 0
+    runtime, image = deploy.Runtime(out), torch.randn(1, 3, 64, 96)
+    assert runtime.says["model"] == "emanet/resnet50 model.eval_iterations=1"
+    one = from_checkpoint(tmp_path / "last.ckpt", model={"eval_iterations": 1})
+    with torch.no_grad():
+        assert differ(runtime(image), one(image)) < deploy.LIMIT
+        assert differ(runtime(image), from_checkpoint(tmp_path / "last.ckpt")(image)) > deploy.LIMIT
+    out.unlink()
+    assert export.main([*words, "model.bases=32"]) == 2
+    assert "makes another network than the one in" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@onnx
+def test_a_file_that_computes_something_else_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = deploy.folded
+    monkeypatch.setattr(deploy, "folded", lambda *at: (right(*at)[0] * 1.001, right(*at)[1]))
+    assert export.main(["--model", ROW, "--size", "64x96", "--out", str(tmp_path / "a.onnx")]) == 1
+    assert export.main(["--model", ROW, "--size", "64x96", "--check"]) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("away", "rounded", "ok"), [(0.5, 0, True), (19, 1, True), (21, 1, False)])
+def test_float64_is_asked_only_beyond_the_limit_and_widens_it_to_twenty_roundings(
+    monkeypatch: pytest.MonkeyPatch, away: float, rounded: int, ok: bool
+) -> None:
+    """A file `away` limits from the module, whose own rounding is one limit."""
+    module, asked = settled(), argparse.Namespace(size=SIZE, uint8=True, argmax=False)
+    calls: list[float] = []
+
+    def limit_of(logits: Tensor) -> float:
+        return 1e-4 * max(1.0, logits.abs().max().item())
+
+    def one_limit(module: SegmentationModule, image: Tensor, logits: Tensor) -> float:
+        calls.append(limit_of(logits))
+        return calls[-1]
+
+    def runtime(image: Tensor) -> Tensor:
+        if image.shape[2:] != SIZE:
+            raise ValueError("another size")
+        with torch.no_grad():
+            logits = module(image)
+        return logits + away * limit_of(logits)
+
+    monkeypatch.setattr(export, "rounding", one_limit)
+    assert export.verified(module, runtime, asked, 1).ok is ok
+    assert len(calls) == rounded
+
+
+@pytest.fixture(scope="module")
+def one_registry() -> Iterator[None]:
+    """What torch.onnx knows of each operation, gathered once: a second of every export."""
+    if find_spec("onnxscript") is None:
+        yield
+        return
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib))
+        )
+        yield
+
+
+@onnx
+@pytest.mark.catalogue
+@pytest.mark.usefixtures("one_registry")
+@pytest.mark.parametrize("address", row_patterns.rows_of(None, several=True))
+def test_every_row_goes_to_onnx(address: str, once: Callable[[Hashable], bool]) -> None:
+    """Once for each network: rows that differ in training alone give the same file."""
+    if not once(deployed_network(experiment(address))):
+        return
+    asked = argparse.Namespace(
+        checkpoint=None,
+        rows=[address],
+        overrides=[],
+        size=(64, 128),
+        uint8=False,
+        argmax=False,
+    )
+    assert export.checked(asked).ok
+
+
+# --- the as_user_error
+
+
+def test_classes_that_rounding_may_turn_are_no_errors_and_others_are() -> None:
+    logits = torch.tensor([[1.0, 1.0], [1.0 + 1e-6, 3.0]]).view(1, 2, 1, 2)
+    assert deploy.clear_errors(logits, torch.tensor([[[0, 1]]]), 1e-5) == 0
+    assert deploy.clear_errors(logits, torch.tensor([[[0, 0]]]), 1e-5) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ([], "what is to be exported?"),
+        (["--model", "bisenett", "--size", "64x96", "--out", "a.onnx"], "did you mean bisenet"),
+        (["--model", "bisenet/*", "--size", "64x96", "--out", "a.onnx"], "no row bisenet/*"),
+        (["--model", ROW, "--size", "64", "--out", "a.onnx"], "--size 64: it takes height x width"),
+        (["--model", ROW, "--size", "64x96"], "give --size HEIGHTxWIDTH and --out FILE.onnx"),
+        (
+            ["--model", ROW, "--size", "64x96", "--out", "nowhere/a.onnx"],
+            "there is no folder nowhere",
+        ),
+        (["--model", ROW, "--check", "--out", "a.onnx"], "--check keeps no file"),
+        (["missing.ckpt", "--check"], "there is no missing.ckpt"),
+        (["missing.ckpt", "--model", ROW, "--check"], "not both"),
+        (["--model", ROW, "--check", "model.amr=true"], "did you mean model.arm"),
+        (["model.arm=true", "--model", ROW, "--check", "model.arm=3"], "it takes true or false"),
+        (["model.arm=no", "--model", ROW, "--check", "data.root=DIR"], "there is no group data"),
+    ],
+)
+def test_a_wrong_word_is_one_sentence(
+    given: list[str], answer: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert export.main(given) == 2
+    said = capsys.readouterr().err
+    assert answer in said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+
+
+def test_missing_packages_are_named_with_the_command_that_installs_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    assert export.main(["--model", ROW, "--check"]) == 2
+    assert (
+        'needs onnx, onnxscript, onnxruntime; install the optional packages with: pip install -e ".[export]"'
+        in capsys.readouterr().err
+    )
+
+
+def test_a_pattern_chooses_rows_and_nothing_chooses_them_all() -> None:
+    assert "bisenet/no_arm" in row_patterns.rows_of("bisenet/*", several=True)
+    assert not [
+        row
+        for row in row_patterns.rows_of("bisenet/*", several=True)
+        if not row.startswith("bisenet/")
+    ]
+    assert row_patterns.rows_of("bisenet", several=True) == ["bisenet/resnet18"]
+    assert {row.split("/")[0] for row in row_patterns.rows_of(None, several=True)} > {
+        "bisenet",
+        "fcn",
+    }
+
+
+def test_words_are_refused_without_waiting_for_torch() -> None:
+    code = "import sys; from experiments import export; export.main(['--model', 'bisenett', '--check']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
