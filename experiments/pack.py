@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.progress import shown
-from datamodules.sampling.threads import ahead
+from datamodules.sampling.threads import prefetch
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import whole
 from experiments.command_line.parser import Parser
@@ -148,7 +148,7 @@ def pack_split(described: dict[str, Any], source: Any, asked: argparse.Namespace
         return
 
     def records(first: int) -> Iterator[bytes]:
-        found = ahead(
+        found = prefetch(
             partial(made, source, asked.form), range(first, len(source)), asked.workers or cores()
         )
         return shown(found, f"packing {described['split']}", len(source), first)

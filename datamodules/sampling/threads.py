@@ -1,45 +1,51 @@
-"""Work that threads do before or after its turn, in order and never much of it at once: decoding and compressing hold no lock."""
+"""Ordered thread pools with a bounded queue: `prefetch` reads ahead, `write_behind` writes later.
+
+Decoding and compressing release Python's lock, so threads are enough.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
-Given, Made = TypeVar("Given"), TypeVar("Made")
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
-def ahead(make: Callable[[Given], Made], items: Iterable[Given], threads: int) -> Iterator[Made]:
-    """make(item) of each item in turn, begun by threads before it is asked for; never more than twice as many as there are threads."""
-    with ThreadPoolExecutor(threads) as pool:
-        begun: deque[Future] = deque()
-        try:
-            for item in items:
-                begun.append(pool.submit(make, item))
-                if len(begun) >= 2 * threads:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
-        finally:
-            for each in begun:
-                each.cancel()
+def prefetch(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Iterator[Result]:
+    """Yield function(item) in order, while threads compute up to 2 * threads results in advance."""
+    pool = ThreadPoolExecutor(threads)
+    futures: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            futures.append(pool.submit(function, item))
+            if len(futures) >= 2 * threads:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def behind(threads: int) -> Iterator[Callable[..., None]]:
-    """later(work, ...) has threads do it, in order if there is one; it waits where they fall behind, and what fails there fails here."""
-    with ThreadPoolExecutor(threads) as pool:
-        begun: deque[Future] = deque()
+def write_behind(threads: int) -> Iterator[Callable[..., None]]:
+    """Yield submit(function, *args): threads call it soon, one thread in order.
 
-        def later(work: Callable[..., Any], *given: Any) -> None:
-            begun.append(pool.submit(work, *given))
-            while begun and (len(begun) > 2 * threads or begun[0].done()):
-                begun.popleft().result()
+    `submit` waits while 2 * threads calls are pending, and raises what an earlier one raised.
+    """
+    pool = ThreadPoolExecutor(threads)
+    futures: deque[Future] = deque()
 
-        try:
-            yield later
-            while begun:
-                begun.popleft().result()
-        finally:
-            for each in begun:
-                each.cancel()
+    def submit(function: Callable[..., object], *args: object) -> None:
+        futures.append(pool.submit(function, *args))
+        while futures and (len(futures) > 2 * threads or futures[0].done()):
+            futures.popleft().result()
+
+    try:
+        yield submit
+        while futures:
+            futures.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

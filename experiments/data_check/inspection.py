@@ -17,7 +17,7 @@ from datamodules.packs.stream import Stream
 from datamodules.progress import shown
 from datamodules.reading.decoding import read_image
 from datamodules.reading.sources import Files, Memory, Source, Unpaired
-from datamodules.sampling.threads import ahead
+from datamodules.sampling.threads import prefetch
 from experiments.data_check.findings import Measured, Split, place
 
 # --- one sample
@@ -228,7 +228,7 @@ def look(split: Split, limit: int | None, workers: int) -> None:
             )
         split.checked += len(damaged)
         indices = [index for index in indices if split.source.names[index] not in set(damaged)]
-    samples = ahead(partial(measure, split.source, split.labels), indices, workers)
+    samples = prefetch(partial(measure, split.source, split.labels), indices, workers)
     for each in shown(samples, f"reading {split.name}", len(indices)):
         split.add(each)
     split.judge()

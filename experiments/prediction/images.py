@@ -26,7 +26,7 @@ from torch import Tensor
 import datamodules
 from datamodules.labels import LabelSet
 from datamodules.progress import shown
-from datamodules.sampling.threads import ahead, behind
+from datamodules.sampling.threads import prefetch, write_behind
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.networks import Authors
 from experiments.command_line.values import named
@@ -71,7 +71,7 @@ def predict(
             raise refusal(damaged)
         prepare(asked.out, predictor.key if IN_COLOR & set(kinds) else None, good, kinds)
     begun = time.perf_counter()
-    with bar("predicting", len(good)) as step, behind(THREADS) as later:
+    with bar("predicting", len(good)) as step, write_behind(THREADS) as later:
         for images, batch in read_ahead(batches(good, sizes, asked.batch), damaged):
             for image, found, (_, name) in zip(images, predictor(images), batch):
                 later(write, asked.out, name, image, found, predictor)
@@ -214,7 +214,7 @@ def looked_over(
 ) -> tuple[list[Target], list[Size]]:
     """Targets that look whole, and their sizes; the others join the damaged."""
     seen = shown(
-        ahead(tried(size_of), [file for file, _ in targets], THREADS), "looking", len(targets)
+        prefetch(tried(size_of), [file for file, _ in targets], THREADS), "looking", len(targets)
     )
     good, sizes = [], []
     for target, size in zip(targets, seen):
@@ -244,7 +244,7 @@ def read_ahead(
     groups: Sequence[list[Target]], damaged: list[Unreadable]
 ) -> Iterator[tuple[list[np.ndarray], list[Target]]]:
     """The images of each group; what turns out damaged joins the damaged, and what has another size than its header said goes apart."""
-    images = ahead(tried(opened), [file for group in groups for file, _ in group], THREADS)
+    images = prefetch(tried(opened), [file for group in groups for file, _ in group], THREADS)
     for group in groups:
         alike: dict[tuple[int, ...], list[tuple[np.ndarray, Target]]] = {}
         for target in group:

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from datamodules.sampling.threads import ahead, behind
+from datamodules.sampling.threads import prefetch, write_behind
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.networks import Authors
 from experiments.prediction.images import Pictures, Predictor, bar, keep, prepare
@@ -58,7 +58,7 @@ def filmed(
     begun, done = time.perf_counter(), 0
     batches = together(islice(reel.frames(interruption), asked.frames), asked.batch)
     try:
-        with bar(f"{reel}", reel.expected(asked.frames)) as step, behind(1) as later:
+        with bar(f"{reel}", reel.expected(asked.frames)) as step, write_behind(1) as later:
             for batch in batches if reel.live else read_ahead(batches):
                 for frame, found in zip(batch, predictor([each.image for each in batch])):
                     later(develop, asked.out, name, frame, found, predictor, recording)
@@ -284,7 +284,7 @@ def together(frames: Iterator[Frame], most: int) -> Iterator[list[Frame]]:
 
 def read_ahead(batches: Iterator[list[Frame]]) -> Iterator[list[Frame]]:
     """Decoded by one thread while the network computes."""
-    return takewhile(bool, ahead(lambda _: next(batches, []), repeat(None), threads=1))
+    return takewhile(bool, prefetch(lambda _: next(batches, []), repeat(None), threads=1))
 
 
 # --- stopping

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import time
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +17,7 @@ from experiments.command_line.errors import UserError
 from experiments.drawing.label_images import legend, overlay
 from experiments.prediction import images as images_module
 from experiments.prediction import outputs
-from experiments.prediction.images import ahead, batches, behind, keep, maps_of
+from experiments.prediction.images import batches, keep, maps_of
 from segmodels.checkpoint import from_checkpoint
 from segmodels.inference import Strips, mode
 from segmodels.module import SegmentationModule
@@ -354,29 +353,6 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(
         run(network[0], tmp_path / "a[1].png", "--out", tmp_path / "out", "--kinds", "label") == 0
     )
     assert [file.name for file in (tmp_path / "out" / "label").iterdir()] == ["a[1].png"]
-
-
-def test_work_ahead_keeps_its_order_and_is_bounded() -> None:
-    begun = []
-
-    def slow(item: int) -> int:
-        begun.append(item)
-        time.sleep(0.02 * (item % 3 == 0))
-        return item
-
-    for place, item in enumerate(ahead(slow, range(40), threads=3)):
-        assert item == place and len(begun) <= place + 7
-    assert sorted(begun) == list(range(40))
-
-
-def test_work_behind_is_all_done_and_its_failure_is_not_lost() -> None:
-    done = []
-    with behind(threads=1) as later:
-        for number in range(20):
-            later(done.append, number)
-    assert done == list(range(20))
-    with pytest.raises(ZeroDivisionError), behind(threads=2) as later:
-        later(lambda: 1 / 0)
 
 
 def test_a_full_disk_is_one_sentence(
