@@ -1,4 +1,4 @@
-"""How far a long walk has come, for the person at a terminal."""
+"""The progress bar of everything that takes long, for the person at a terminal."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -6,22 +6,25 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def shown(
-    items: Iterable[Item], doing: str, total: int | None = None, done: int = 0
+def with_progress(
+    items: Iterable[Item], title: str, total: int | None = None, done: int = 0
 ) -> Iterator[Item]:
-    """The items, under a bar that goes away at the end; a log gets none. Of `total`, by default their number, `done` lie behind already."""
+    """The items, under a bar that goes away at the end; in a log there is none.
+
+    `total` is by default the number of items; `done` of them were handled before.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress
 
-    count, console = len(items) if total is None else total, Console(stderr=True)
+    count = len(items) if total is None else total
+    console = Console(stderr=True)
     if count < 2 or not console.is_terminal:
         yield from items
         return
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(
-            escape(doing), total=count, completed=done
-        )  # rich's own `track` would end at what was walked, without `done`
+        # rich's own `track` would end at the number of items, without `done`
+        task = bar.add_task(escape(title), total=count, completed=done)
         for each in items:
             yield each
             bar.advance(task)

@@ -21,7 +21,7 @@ from datamodules import DataError
 from datamodules.labels import CITYSCAPES
 from datamodules.layouts import whole_number
 from datamodules.module import SegmentationData
-from datamodules.progress import shown
+from datamodules.progress import with_progress
 from datamodules.reading.decoding import Size
 from datamodules.reading.sources import Memory, Pair
 
@@ -115,7 +115,7 @@ def scenes(split: str, count: int, size: Size, scene_seed: int = 0) -> Iterator[
     from datamodules.scenes import scene
 
     seed = len(SPLITS) * scene_seed + SPLITS.index(split)
-    for index in shown(range(count), f"making {count} {split} scenes"):
+    for index in with_progress(range(count), f"making {count} {split} scenes"):
         yield scene(seed, index, *size)
 
 

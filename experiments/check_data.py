@@ -85,7 +85,7 @@ def check(asked: argparse.Namespace) -> int:
             check_out(file, flag)
     name = named("data set", asked.data, list(catalogue()["data"]))
     options = data_options(name, asked.overrides)
-    data = getattr(datamodules, datamodules.names()[name])(**options)
+    data = datamodules.dataset(name)(**options)
     splits = opened(data, asked.splits)
     for split in splits:
         look(split, asked.limit, asked.workers or cores())

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datamodules.progress import shown
+from datamodules.progress import with_progress
 from datamodules.sampling.threads import prefetch
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import whole
@@ -86,7 +86,7 @@ def pack(asked: argparse.Namespace) -> int:
 
     known = catalogue()["data"]
     name = named("data set", asked.data, list(known))
-    data = getattr(datamodules, datamodules.names()[name])(**data_options(name, asked.overrides))
+    data = datamodules.dataset(name)(**data_options(name, asked.overrides))
     asked.out.mkdir(parents=True, exist_ok=True)
     for split in asked.splits.split(","):
         if split not in ("train", "val", "test"):
@@ -121,7 +121,7 @@ def stream(place: Path, out: Path | None) -> int:
             found,
             target,
             before,
-            lambda images, name=file.stem: shown(images, f"streaming {name}"),
+            lambda images, name=file.stem: with_progress(images, f"streaming {name}"),
         )
         print(
             f"{target}: {len(found)} images, {sum(each.stat().st_size for each in target.iterdir()) / 2**20:.1f} MiB"
@@ -151,7 +151,7 @@ def pack_split(described: dict[str, Any], source: Any, asked: argparse.Namespace
         found = prefetch(
             partial(made, source, asked.form), range(first, len(source)), asked.workers or cores()
         )
-        return shown(found, f"packing {described['split']}", len(source), first)
+        return with_progress(found, f"packing {described['split']}", len(source), first)
 
     format.write(file, described | {"form": asked.form}, source.names, records)
     print(
@@ -207,7 +207,7 @@ def verified(file: Path) -> list[str]:
         found = format.Pack(file)
     except DataError as problem:
         return [str(problem)]
-    wrong = found.verify(lambda images: shown(images, f"checking {file.name}"))
+    wrong = found.verify(lambda images: with_progress(images, f"checking {file.name}"))
     print(f"{file}: {len(found)} images, {len(wrong)} damaged")
     return [f"{file} is damaged in {name}: pack this split again" for name in wrong]
 

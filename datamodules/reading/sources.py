@@ -12,7 +12,7 @@ import torch
 
 from datamodules import DataError
 from datamodules.labels import LabelSet
-from datamodules.progress import shown
+from datamodules.progress import with_progress
 from datamodules.reading.decoding import (
     Box,
     Reader,
@@ -120,7 +120,7 @@ class Memory:
 def remembered(source: Source) -> Memory:
     """Everything a source has, read once."""
     memory = Memory(source.names, [source.size(index) for index in range(len(source))])
-    for index in shown(range(len(source)), "reading all images"):
+    for index in with_progress(range(len(source)), "reading all images"):
         memory.put(index, *source.window(index))
     return memory
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from datamodules.progress import shown
+from datamodules.progress import with_progress
 from datamodules.reading.sources import Source
 from datamodules.sampling.class_uniform import counted
 
@@ -47,6 +47,6 @@ def frequencies(source: Source, threads: int) -> Frequencies:
     found = Frequencies()
     with ThreadPoolExecutor(threads) as pool:
         counts = pool.map(lambda index: counted(source.label(index)), range(len(source)))
-        for each in shown(counts, "counting pixels of every class", len(source)):
+        for each in with_progress(counts, "counting pixels of every class", len(source)):
             found.add(each)
     return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from datamodules import DataError
-from datamodules.progress import shown
+from datamodules.progress import with_progress
 from datamodules.reading.sources import Source
 
 TILE = 1024
@@ -51,7 +51,7 @@ def located(source: Source, classes: int, share: float, threads: int) -> Spots:
     """Reads every label; about 20 ms of one core for one of 1024 x 2048, a minute for Cityscapes."""
     with ThreadPoolExecutor(threads) as pool:
         found = pool.map(lambda index: centroids(source.label(index), classes), range(len(source)))
-        walk = enumerate(shown(found, "finding every class", len(source)))
+        walk = enumerate(with_progress(found, "finding every class", len(source)))
         tables = [np.insert(table, 1, index, axis=1) for index, table in walk]
     table = np.concatenate(tables)  # (spots, 4): class, image, row, column
     if not len(table):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from datamodules.progress import shown
+from datamodules.progress import with_progress
 from experiments.command_line.catalogue import counted_at
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.parser import by
@@ -333,8 +333,8 @@ def timed(asked: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, An
     torch.set_num_threads(asked.threads or torch.get_num_threads())
     torch.backends.cudnn.benchmark = True
     subjects = opened(asked.sources, asked.size)
-    for each in shown(subjects, "preparing"):
+    for each in with_progress(subjects, "preparing"):
         prepare(each, asked, device, laps)
-    alternated(subjects, shown(range(asked.rounds), "timing, round"), laps)
+    alternated(subjects, with_progress(range(asked.rounds), "timing, round"), laps)
     first = next((each for each in subjects if not each.problem), None)
     return [result_of(each, first, asked.batch) for each in subjects], conditions(asked, device)

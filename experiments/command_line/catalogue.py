@@ -143,7 +143,7 @@ def counted_at(experiment: Any) -> tuple[int, int]:
 
 
 def data_entry(name: str) -> dict[str, Any]:
-    kind = getattr(datamodules, datamodules.names()[name])
+    kind = datamodules.dataset(name)
     own = [
         each
         for each in reversed(kind.__mro__)

@@ -14,7 +14,7 @@ from datamodules import DataError
 from datamodules.labels import IGNORED, LabelSet
 from datamodules.packs.format import Pack
 from datamodules.packs.stream import Stream
-from datamodules.progress import shown
+from datamodules.progress import with_progress
 from datamodules.reading.decoding import read_image
 from datamodules.reading.sources import Files, Memory, Source, Unpaired
 from datamodules.sampling.threads import prefetch
@@ -219,7 +219,9 @@ def look(split: Split, limit: int | None, workers: int) -> None:
     indices = chosen(len(split.source), limit)
     if isinstance(split.source, Pack):
         names = {name: index for index, name in enumerate(split.source.names)}
-        damaged = split.source.verify(lambda _: shown(indices, f"checksums of {split.name}"))
+        damaged = split.source.verify(
+            lambda _: with_progress(indices, f"checksums of {split.name}")
+        )
         for name in damaged:
             split.found(
                 "file",
@@ -229,7 +231,7 @@ def look(split: Split, limit: int | None, workers: int) -> None:
         split.checked += len(damaged)
         indices = [index for index in indices if split.source.names[index] not in set(damaged)]
     samples = prefetch(partial(measure, split.source, split.labels), indices, workers)
-    for each in shown(samples, f"reading {split.name}", len(indices)):
+    for each in with_progress(samples, f"reading {split.name}", len(indices)):
         split.add(each)
     split.judge()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.corruptions import GROUPS, KINDS, SEVERITIES, Shifted
-from datamodules.progress import shown
+from datamodules.progress import with_progress
 from datamodules.reading.sources import Source
 from experiments.command_line.errors import UserError
 from experiments.command_line.values import catalogue, named
@@ -103,9 +103,9 @@ def shift(
     found: dict[str, dict[int, float]] = {kind: {} for kind in kinds}
     elsewhere = {
         name: measured(judge(other)["miou"], name)
-        for name, other in shown(others.items(), "other data sets")
+        for name, other in with_progress(others.items(), "other data sets")
     }
-    for kind, severity in shown(cells, "shifting"):
+    for kind, severity in with_progress(cells, "shifting"):
         found[kind][severity] = judge(Shifted(source, kind, severity, seed))["miou"]
     return Shift(clean, found, elsewhere, setting)
 

@@ -51,7 +51,7 @@ def open_data(
     labelled: bool = True,
 ) -> Any:
     """The data set, its split opened where it has labels; its classes must be the network's."""
-    data = getattr(datamodules, datamodules.names()[name])(**options)
+    data = datamodules.dataset(name)(**options)
     same_classes(source, module, data)
     if labelled:
         data.open(split)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from datamodules.progress import shown
+from datamodules.progress import with_progress
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.files import whole, write_json
 from experiments.command_line.networks import Authors
@@ -123,7 +123,7 @@ def predict(module: SegmentationModule, images: Any, data: Any, folder: Path) ->
     judged = {number % 256 for number in data.labels.ids}
     if there := len(list(folder.glob(f"*{ENDING}"))):
         print(f"{there} of {len(images)} label files are there already", flush=True)
-    for index in shown(range(len(images)), "predicting"):
+    for index in with_progress(range(len(images)), "predicting"):
         image, file = images.image(index), folder / f"{images.names[index]}{ENDING}"
         if right(file, image.shape[:2], judged):
             continue
@@ -158,7 +158,7 @@ def self_check(begun: Path, data: Any, split: str, module: SegmentationModule) -
     truths = begun / "truth"
     truths.mkdir(exist_ok=True)
     pairs = []
-    for index, name in shown(list(enumerate(source.names)), "checking"):
+    for index, name in with_progress(list(enumerate(source.names)), "checking"):
         guess, truth = begun / FILES / f"{name}{ENDING}", truths / f"{name}_gtFine_labelIds.png"
         numbers = source.numbers(index)
         save(numbers, truth)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 import datamodules
 from datamodules.labels import LabelSet
-from datamodules.progress import shown
+from datamodules.progress import with_progress
 from datamodules.sampling.threads import prefetch, write_behind
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.networks import Authors
@@ -165,8 +165,8 @@ def rate(value: float) -> str:
 def own_labels(module: SegmentationModule) -> LabelSet:
     """What the checkpoint's data set calls its classes in its files; a few data sets know it only from their folder."""
     data, count = module.identity["data"], len(module.identity["classes"])
-    name = datamodules.names().get(data)
-    labels = getattr(getattr(datamodules, name), "labels", None) if name else None
+    known = datamodules.dataset(data) if data in datamodules.names() else None
+    labels = getattr(known, "labels", None)
     if isinstance(labels, LabelSet) and list(labels.names) == list(module.identity["classes"]):
         return labels
     raise UserError(
@@ -213,7 +213,7 @@ def looked_over(
     targets: Sequence[Target], damaged: list[Unreadable]
 ) -> tuple[list[Target], list[Size]]:
     """Targets that look whole, and their sizes; the others join the damaged."""
-    seen = shown(
+    seen = with_progress(
         prefetch(tried(size_of), [file for file, _ in targets], THREADS), "looking", len(targets)
     )
     good, sizes = [], []

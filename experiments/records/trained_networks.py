@@ -138,11 +138,11 @@ def released(
 def appearance(data: str, count: int, names: tuple[str, ...] = ()) -> dict[str, list[Any]]:
     """Names and colors of the data set that has so many classes; the names given, or numbers, and well apart colors where none fits."""
     import datamodules
-    from datamodules.labels import devkit_color
+    from datamodules.labels import LabelSet, devkit_color
 
-    name = datamodules.names().get(data)
-    labels = getattr(datamodules, name).labels if name else None
-    if labels and len(labels.names) == count:
+    known = datamodules.dataset(data) if data in datamodules.names() else None
+    labels = getattr(known, "labels", None)
+    if isinstance(labels, LabelSet) and len(labels.names) == count:
         return {"classes": list(labels.names), "palette": [list(color) for color in labels.palette]}
     return {
         "classes": list(names) if len(names) == count else NUMBERED[:count],

@@ -44,7 +44,7 @@ SEEN = (
 
 
 def open_data(resolved: Resolved, seed: int) -> Any:
-    kind = getattr(datamodules, datamodules.names()[resolved.data_name])
+    kind = datamodules.dataset(resolved.data_name)
     recipe = Recipe(**resolved.recipe)  # a run of before has the default of what came later
     seen = {name: getattr(recipe, name) for name in SEEN}
     semi = resolved.semi_name != "none"

@@ -346,7 +346,7 @@ OFFICIAL_IDS = json.loads(
 def test_an_id_in_a_file_is_the_class_that_the_official_list_says(case: str) -> None:
     """Each case names the list; CamVid's files of 720x960 hold colors instead of ids."""
     official = OFFICIAL_IDS[case]
-    kind = getattr(datamodules, datamodules.names()[case.split()[0]])
+    kind = datamodules.dataset(case.split()[0])
     labels = kind(**official.get("options", {})).labels
     written = [value for value, _ in official["pairs"]] + official["ignored"]
     if isinstance(written[0], list):

@@ -2,14 +2,14 @@
 
 import pytest
 
-from datamodules.progress import shown
+from datamodules.progress import with_progress
 
 
 def test_a_walk_under_a_bar_gives_every_item_and_tells_a_log_nothing(
     capfd: pytest.CaptureFixture,
 ) -> None:
-    assert list(shown(range(3), "counting")) == [0, 1, 2] and list(
-        shown(iter("ab"), "spelling", 4, done=2)
+    assert list(with_progress(range(3), "counting")) == [0, 1, 2] and list(
+        with_progress(iter("ab"), "spelling", 4, done=2)
     ) == ["a", "b"]
     assert capfd.readouterr() == ("", "")
 
@@ -19,11 +19,11 @@ def test_a_terminal_reads_what_is_done_as_it_is_written(
 ) -> None:
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"}.items():
         monkeypatch.setenv(name, value)
-    walk = shown(iter("ab"), "reading [bold]val", 4, done=2)
+    walk = with_progress(iter("ab"), "reading [bold]val", 4, done=2)
     assert next(walk) == "a" and list(walk) == ["b"]
     said, drawn = capfd.readouterr()
     assert not said and "[bold]val" in drawn and "100%" in drawn
-    assert list(shown(["alone"], "one")) == ["alone"] and not capfd.readouterr().err
+    assert list(with_progress(["alone"], "one")) == ["alone"] and not capfd.readouterr().err
 
 
 def test_what_fails_under_a_bar_fails_and_an_item_is_asked_for_in_its_turn() -> None:
@@ -35,7 +35,7 @@ def test_what_fails_under_a_bar_fails_and_an_item_is_asked_for_in_its_turn() -> 
             yield each
         raise ValueError("no more")
 
-    walk = shown(numbers(), "counting", 9)
+    walk = with_progress(numbers(), "counting", 9)
     assert next(walk) == 0 and asked == [0]
     with pytest.raises(ValueError, match="no more"):
         list(walk)
