@@ -33,7 +33,7 @@ overrides   group.name=value, for example  recipe.lr=0.01  recipe.crop=512x1024 
 
 fine-tuning on your own images
   python experiments/run.py --model bisenet --data folder data.root=DIR --init runs/.../checkpoints/best.ckpt
-  DIR holds train/images, train/masks, val/images, val/masks and classes.yaml; see README.md
+  DIR holds train/images, train/masks, val/images, val/masks and classes.yaml; see docs/GUIDE.md
 """
 
 

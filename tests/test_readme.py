@@ -1,6 +1,9 @@
-"""The README says nothing that is not true now."""
+"""The README and the pages of docs/ say nothing that is not true now."""
 
+import importlib
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,41 +14,101 @@ from experiments.command_line.catalogue import catalogue
 from segmodels.released import layouts
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text()
+
+
+def between(text: str, mark: str) -> str:
+    """The part of a page that a command printed."""
+    return text.split(f"<!-- {mark} -->\n")[1].split(f"<!-- /{mark} -->")[0]
+
+
+def command_lines() -> Iterator[str]:
+    """Every command of every page that runs a file of the project, without `python`."""
+    for page in PAGES:
+        blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
+        for line in "\n".join(blocks).replace("\\\n", "").splitlines():
+            yield from re.findall(r"python (experiments/.*)", line)
+
+
+# --- what is printed into the pages
 
 
 def test_the_table_of_results_is_what_the_report_prints(capsys: pytest.CaptureFixture) -> None:
     assert report.main(["--format", "markdown"]) == 0
-    written = README.split("<!-- results -->\n")[1].split("<!-- /results -->")[0]
-    assert written == capsys.readouterr().out, (
+    assert between(README, "results") == capsys.readouterr().out, (
         "paste `python experiments/report.py --format markdown` between the marks"
     )
 
 
 def test_the_table_of_samples_is_what_was_measured(capsys: pytest.CaptureFixture) -> None:
     assert benchmark.main(["data", "--stored"]) == 0
-    written = README.split("<!-- feeding -->\n")[1].split("<!-- /feeding -->")[0]
-    assert written == capsys.readouterr().out, (
+    page = (ROOT / "docs" / "SPEED.md").read_text()
+    assert between(page, "feeding") == capsys.readouterr().out, (
         "paste `python experiments/benchmark.py data --stored` between the marks"
     )
 
 
+# --- what the pages name
+
+
 def test_every_paper_that_it_names_is_there() -> None:
     ids = {entry["arxiv"] for entry in catalogue()["papers"].values() if entry["arxiv"]}
-    named = set(
-        re.findall(
-            r"arXiv:(\d{4}\.\d{4,5})", README.split("## What there is")[1].split("Beside logits")[0]
-        )
-    )
+    papers = README.split("## Papers")[1].split("## Results")[0]
+    named = set(re.findall(r"arXiv:(\d{4}\.\d{4,5})", papers))
     assert named and named <= ids
 
 
-def test_every_program_and_picture_that_it_names_exists() -> None:
-    named = re.findall(
-        r"(experiments/\w+\.py|docs/\w+\.png|notebooks/\w+\.ipynb|ARCHITECTURE\.md)", README
-    )
-    assert len(set(named)) > 8
-    assert [name for name in named if not (ROOT / name).exists()] == []
+def test_every_data_set_has_a_line() -> None:
+    page = (ROOT / "docs" / "DATA.md").read_text()
+    named = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert sorted(named) == sorted(catalogue()["data"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_program_picture_and_page_that_a_page_names_exists(page: Path) -> None:
+    text = page.read_text()
+    files = re.findall(r"((?:experiments|notebooks|segmodels|datamodules)/\w+\.\w+)", text)
+    assert [name for name in files if not (ROOT / name).exists()] == []
+    links = re.findall(r"\]\(([^)#]+)(?:#([^)]*))?\)", text)
+    for target, heading in links:
+        assert (page.parent / target).exists(), target
+        headings = re.findall(
+            r"^## (.*)", (page.parent / target).read_text("latin-1"), re.MULTILINE
+        )
+        anchors = [re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings]
+        assert not heading or heading in anchors, heading
+    assert files or links
+
+
+def test_the_readme_links_to_every_page() -> None:
+    assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in README] == []
+
+
+def test_the_readme_is_short_and_pages_are_not_wide() -> None:
+    assert README.count("\n") < 150
+    for page in PAGES:
+        text = re.sub(r"<!-- (\w+) -->.*<!-- /\1 -->", "", page.read_text(), flags=re.DOTALL)
+        wide = [line for line in text.splitlines() if len(line) > 120 and line[0] != "|"]
+        assert wide == [], page.name
+
+
+@pytest.mark.parametrize("line", sorted(set(command_lines())))
+def test_every_command_line_is_understood(line: str, capsys: pytest.CaptureFixture) -> None:
+    """Each is parsed; a training's values are resolved too."""
+    file, *words = shlex.split(line, comments=True)
+    program = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    if file.endswith("run.py") and "--model" in words:
+        assert program.main([*words, "--show"]) == 0
+        return
+    try:
+        _, unknown = program.parser().parse_known_args(words)
+    except SystemExit:
+        pytest.fail(capsys.readouterr().err)
+    assert [word for word in unknown if word.startswith("-")] == []
+
+
+# --- what the pages count
 
 
 def test_it_says_whose_networks_no_released_code_is_held_against() -> None:
@@ -54,8 +117,8 @@ def test_it_says_whose_networks_no_released_code_is_held_against() -> None:
         held.setdefault(layout.address.partition("/")[0], []).append(layout.port)
     assert set(catalogue()["papers"]) - set(held) == {"fastscnn", "smp"}  # smp is code, no paper
     assert held["bisenetv2"] == [True, True]
-    sentence = "(of Fast-SCNN nobody's; of BiSeNetV2\ntwo variants of others)"
-    assert sentence in README
+    sentence = "(of Fast-SCNN nobody's; of BiSeNetV2 two variants of others)"
+    assert sentence in " ".join(README.split())
 
 
 OTHERS = re.compile("^mmseg_|_(coincheung|vainf|milesial)$")
@@ -64,7 +127,7 @@ OTHERS = re.compile("^mmseg_|_(coincheung|vainf|milesial)$")
 def test_it_counts_the_training_steps_that_tests_hold() -> None:
     names = [file.stem for file in (ROOT / "experiments/results/reference/steps").glob("*.npz")]
     others = [name for name in names if OTHERS.search(name)]
-    text = " ".join(README.split())
+    text = " ".join((ROOT / "docs" / "FIDELITY.md").read_text().split())
     assert f"for {len(names)} networks (`experiments/results/reference/steps`)" in text
     assert f": {len(names) - len(others)} by their authors' code" in text
     assert f"and {len(others)} by that of others;" in text

@@ -1,6 +1,7 @@
 """What `--list`, `--show` and the end of a run print."""
 
 import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +25,24 @@ from experiments.reports.table_rows import (
 def console() -> Console:
     made = Console()
     return made if made.is_terminal else Console(width=160)
+
+
+def print_table(
+    columns: Mapping[str, str], rows: Iterable[Sequence[str]], failed: Collection[str] = ()
+) -> None:
+    """Print a table. `columns` are its heads and "left" or "right"; rows named in `failed` are red."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head, side in columns.items():
+        table.add_column(head, justify=side)
+    for row in rows:
+        table.add_row(*map(Text, row), style="red" if row[0] in failed else None)
+    console().print(table)
+
+
+def print_markdown(columns: Mapping[str, str], rows: Iterable[Sequence[str]]) -> None:
+    rulers = ["--:" if side == "right" else "---" for side in columns.values()]
+    for row in (columns, rulers, *rows):
+        print("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |")
 
 
 def catalogue_table() -> int:

@@ -1,17 +1,22 @@
 """The table of released layouts: what it measures, what makes it fail, and that the stored one is whole and true."""
 
+import gzip
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from experiments import fidelity
+from segmodels.paper import macs
 from segmodels.released import layouts
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = "bisenet_x39_speed_torchseg"
 
 
@@ -38,7 +43,7 @@ def doubled(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def test_a_layout_fails_when_anything_differs(
     what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    built = fidelity.filled
+    built, counted = fidelity.build, macs
 
     def other(name: str, layout: dict) -> torch.nn.Module:
         if what == "load":
@@ -54,18 +59,18 @@ def test_a_layout_fails_when_anything_differs(
             module.classifier[-1].bias.requires_grad_(False)
         if what == "total":
             module.auxiliaries[0][-1].extra = torch.nn.Parameter(torch.zeros(1))
-        if what == "macs":
-            layout["macs_inference"] = int(1.002 * layout["macs_inference"])
         return module
 
-    monkeypatch.setattr(fidelity, "filled", other)
+    monkeypatch.setattr(fidelity, "build", other)
+    if what == "macs":
+        monkeypatch.setattr("segmodels.paper.macs", lambda *of: int(1.002 * counted(*of)))
     assert fidelity.main(["--only", QUICK]) == 1
     printed = capsys.readouterr()
     assert "FAILS" in printed.out
     assert f"0 of 1 layouts equal the authors'; not {QUICK}" in printed.err
     assert what != "load" or "it lacks 2 tensors" in printed.out
     if what in ("other_size", "auxiliary"):
-        found = fidelity.fidelity(QUICK)
+        found = fidelity.compare(QUICK)
         assert found.logits.ok and not getattr(found, what).ok
 
 
@@ -75,7 +80,7 @@ def test_what_is_stored_is_read_back_as_it_was(tmp_path: Path) -> None:
         "a", "b", "c", logits, logits, None, (1, 2), (3, 4), (None, 3), (4, 5), ok=False, note="why"
     )
     fidelity.write([found, replace(found, ok=True)], tmp_path / "fidelity.json")
-    assert fidelity.stored(tmp_path / "fidelity.json") == [found, replace(found, ok=True)]
+    assert fidelity.read(tmp_path / "fidelity.json") == [found, replace(found, ok=True)]
 
 
 def test_a_layout_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture) -> None:
@@ -87,15 +92,15 @@ def test_a_layout_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixtur
 
 
 def test_the_stored_table_names_every_layout_and_none_fails() -> None:
-    rows = fidelity.stored()
+    rows = fidelity.read(fidelity.RESULT)
     assert [each.name for each in rows] == sorted(layouts()), "run `python experiments/fidelity.py`"
     assert all(each.ok for each in rows)
 
 
 @pytest.mark.catalogue
-@pytest.mark.parametrize("row", fidelity.stored(), ids=lambda row: row.name)
+@pytest.mark.parametrize("row", fidelity.read(fidelity.RESULT), ids=lambda row: row.name)
 def test_the_stored_table_is_what_the_networks_compute(row: fidelity.Fidelity) -> None:
-    found = fidelity.fidelity(row.name)
+    found = fidelity.compare(row.name)
     assert found.ok
     same = {
         name: getattr(row, name) for name in ("logits", "other_size", "auxiliary")
@@ -105,17 +110,22 @@ def test_the_stored_table_is_what_the_networks_compute(row: fidelity.Fidelity) -
 
 def test_help_and_the_stored_table_do_not_wait_for_torch() -> None:
     code = "import sys; from experiments import fidelity; fidelity.main(['--stored']); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=fidelity.ROOT)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
 
 
-def test_the_readme_shows_the_stored_table(capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("name", fidelity.layout_names(""))
+def test_every_auxiliary_output_of_the_authors_has_a_name_of_ours(name: str) -> None:
+    layout = json.loads(gzip.decompress((fidelity.RELEASED / f"{name}.json.gz").read_bytes()))
+    for size in ("", "__b"):
+        keys = np.load(fidelity.RELEASED / f"{name}{size}.npz").files
+        theirs = {key.split("/")[1] for key in keys if key.startswith("aux/")}
+        assert theirs == set(layout["aux_names"])
+
+
+def test_the_page_shows_the_stored_table(capsys: pytest.CaptureFixture) -> None:
     assert fidelity.main(["--stored", "--format", "markdown"]) == 0
-    shown = (
-        (fidelity.ROOT / "README.md")
-        .read_text()
-        .partition("<!-- fidelity -->\n")[2]
-        .partition("<!-- /fidelity -->")[0]
-    )
+    page = (ROOT / "docs" / "FIDELITY.md").read_text()
+    shown = page.partition("<!-- fidelity -->\n")[2].partition("<!-- /fidelity -->")[0]
     assert shown == capsys.readouterr().out, (
-        "put the output of `python experiments/fidelity.py --stored --format markdown` into README.md"
+        "put the output of `python experiments/fidelity.py --stored --format markdown` into docs/FIDELITY.md"
     )
