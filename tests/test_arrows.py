@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support.paths import ROOT
+
 OWN = ("segmodels", "datamodules", "experiments")
 
 # A file or folder of segmodels, and what of segmodels it may import beside itself and `parts`.
@@ -150,6 +151,15 @@ def test_a_command_is_imported_by_nobody() -> None:
 def test_no_file_imports_the_tests() -> None:
     for file in [file for package in OWN for file in files(package)]:
         assert not any(name.split(".")[0] == "tests" for name in imports(file)), file
+
+
+def test_no_test_imports_another() -> None:
+    """What two of them need stands in tests/support."""
+    for file in (ROOT / "tests").rglob("*.py"):
+        borrowed = {name for name in imports(file) if ".test_" in f".{name}"}
+        if file.name == "test_tools.py":
+            borrowed -= {f"tests.tools.{name}" for name in known("tests/tools")}
+        assert not borrowed, f"{file.relative_to(ROOT)} imports {sorted(borrowed)}"
 
 
 def test_experiments_bears_no_name_of_the_standard_library() -> None:

@@ -12,8 +12,8 @@ import torch
 from experiments import benchmark, report
 from experiments.command_line.catalogue import catalogue
 from segmodels.released import layouts
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text()
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.paths import ROOT
 from tests.tools import compare_commits, figures, mutations
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def numbers(**changed: object) -> dict[str, object]:

@@ -21,8 +21,8 @@ from datamodules.sampling.on_device import Resident
 from datamodules.sampling.samples import Crops, DrawSampler
 from segmodels import experiment
 from segmodels.recipe import Recipe, recipe_from
-from tests.datamodules.test_module import QUIET, Noise, Witness, as_rank, fingerprint
 from tests.support import trees
+from tests.support.data import QUIET, Noise, Witness, as_rank, fingerprint
 
 BOTH = {
     "crop": (8, 8),

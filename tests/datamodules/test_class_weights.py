@@ -18,8 +18,8 @@ from experiments.command_line.catalogue import kind_of
 from experiments.command_line.errors import UserError
 from experiments.command_line.values import resolve
 from segmodels.recipe import ClassWeights, Recipe, recipe_from
-from tests.experiments.test_run import only, run_tiny
 from tests.support import trees
+from tests.support.runs import only, run_tiny
 
 RULE = "recipe.class_weights=median_frequency"
 NAMES = ("a", "b", "c", "d")  # no label shows d

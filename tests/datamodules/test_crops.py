@@ -3,7 +3,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from colorsys import rgb_to_hsv
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,6 +16,7 @@ from datamodules.reading.sources import Memory
 from datamodules.sampling.crops import Crop, blurred, box_of, choose, cut, draw, recolor
 from datamodules.sampling.samples import Crops, Draw, DrawSampler
 from tests.support import trees
+from tests.support.paths import ROOT
 
 SETTINGS = {"crop": (24, 40), "scales": (0.5, 2.0), "continuous": True, "jitter": 0.5}
 
@@ -376,7 +376,7 @@ def test_the_package_imports_and_crops_without_albumentations() -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert "torch.Size([3, 4, 4])" in done.stdout and "pip install albumentations" in done.stdout

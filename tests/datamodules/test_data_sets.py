@@ -27,8 +27,9 @@ from datamodules import (
 from datamodules.camvid32 import GROUPS
 from datamodules.labels import CAMVID, CITYSCAPES, LabelSet, devkit_color
 from datamodules.module import SegmentationData
-from tests.datamodules.test_files import complaint
 from tests.support import trees
+from tests.support.data import complaint
+from tests.support.paths import REFERENCE
 
 STREETS = CITYSCAPES.names
 
@@ -337,9 +338,7 @@ def test_classes_stand_where_the_official_list_has_them(kind: type) -> None:
 
 
 UNOFFICIAL = {"folder", "streets"}  # the user's own ids; Cityscapes', which are listed there
-OFFICIAL_IDS = json.loads(
-    (Path(__file__).parents[2] / "experiments/results/reference" / "label_ids.json").read_text()
-)
+OFFICIAL_IDS = json.loads((REFERENCE / "label_ids.json").read_text())
 
 
 @pytest.mark.parametrize("case", OFFICIAL_IDS)

@@ -6,27 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules import CamVid, Cityscapes, DataError, Folder
+from datamodules import CamVid, Cityscapes, Folder
 from datamodules.labels import CAMVID, CITYSCAPES
 from datamodules.reading.decoding import decode, read_image, read_label
 from datamodules.reading.sources import Files
 from tests.support import trees
+from tests.support.data import PAINTED, complaint
 
 NAMED = [{"name": "road"}, {"name": "sky"}, {"name": "tree"}]
-PAINTED = [
-    {"name": "road", "color": [128, 64, 128]},
-    {"name": "sky", "color": [70, 130, 180]},
-    {"name": "tree", "color": [0, 99, 0]},
-]
-
-
-def complaint(of: object, *words: str) -> str:
-    """The one sentence that calling `of` raises, which must hold all the words."""
-    with pytest.raises(DataError) as caught:
-        of()
-    sentence = str(caught.value)
-    assert "\n" not in sentence and all(word in sentence for word in words), sentence
-    return sentence
 
 
 # --- official layouts

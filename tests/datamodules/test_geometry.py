@@ -15,9 +15,9 @@ from datamodules.sampling.crops import MEAN, Crop, Window, choose, draw, pad
 from datamodules.sampling.crops import cut as cut_plain
 from datamodules.sampling.geometry import Motion, displacements, drawn, moved, places, turned
 from datamodules.sampling.samples import Crops
-from tests.datamodules.test_module import as_rank
-from tests.datamodules.test_module import noise as data_of_noise
 from tests.support import trees
+from tests.support.data import as_rank
+from tests.support.data import noise as data_of_noise
 
 CLASSES = tuple(range(19))
 STILL = Motion(0.0, (0.0, 0.0), np.zeros((2, 3, 3)))

@@ -13,7 +13,7 @@ from datamodules.sampling.samples import LabelMaps
 from experiments.command_line.values import resolve
 from experiments.training import build
 from segmodels.module import SegmentationModule
-from tests.datamodules.test_module import QUIET, Noise, Witness, as_rank, noise
+from tests.support.data import QUIET, Noise, Witness, as_rank, noise
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*treespec, LeafSpec.*", "ignore:Checkpoint directory .* not empty"

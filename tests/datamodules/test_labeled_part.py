@@ -13,7 +13,7 @@ from datamodules import DataError
 from datamodules.module import SegmentationData
 from datamodules.sampling import labeled_part
 from datamodules.sampling.labeled_part import chosen, stored
-from tests.datamodules.test_module import Noise, as_rank
+from tests.support.data import Noise, as_rank
 
 SIZES = {"1/8": 372, "1/4": 744, "1/2": 1488, "1/16": 186, "1/30": 100, "100": 100, "1/1": 2975}
 

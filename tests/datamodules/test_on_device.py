@@ -20,8 +20,8 @@ from datamodules.sampling.on_device import (
     turned,
 )
 from datamodules.sampling.samples import Crops
-from tests.datamodules.test_module import QUIET, Noise, Witness, as_rank
 from tests.support import trees
+from tests.support.data import QUIET, Noise, Witness, as_rank
 
 CPU = torch.device("cpu")
 KINDS = {

@@ -17,79 +17,23 @@ import torch
 from datamodules import Cityscapes, DataError, Folder
 from datamodules.labels import CITYSCAPES
 from datamodules.packs import format
-from datamodules.reading.sources import Source
 from datamodules.reading.zips import Zip
 from datamodules.sampling.on_device import Resident
 from datamodules.sampling.samples import Whole
 from experiments import pack
-from tests.datamodules.test_files import PAINTED, complaint
 from tests.support import trees
+from tests.support.data import PAINTED, complaint
+from tests.support.packs import SIZE, assert_same, packed, source, zipped
+from tests.support.paths import ROOT
 from tests.support.patience import until
 
 pytest.importorskip("zstandard")
-ROOT = Path(__file__).resolve().parents[2]
-SIZE = (150, 300)  # neither a multiple of a tile
 
 
 @pytest.fixture
 def city(tmp_path: Path) -> Path:
     trees.cityscapes(tmp_path / "city", {"train": 5, "val": 3}, SIZE)
     return tmp_path / "city"
-
-
-def zipped(root: Path, out: Path, method: int = zipfile.ZIP_STORED) -> Path:
-    out.mkdir()
-    for kind in ("leftImg8bit", "gtFine"):
-        with zipfile.ZipFile(out / f"{kind}_trainvaltest.zip", "w", method) as archive:
-            archive.writestr("README", "not a picture")
-            for file in sorted((root / kind).rglob("*.png")):
-                archive.write(file, file.relative_to(root))
-    return out
-
-
-def packed(root: Path, out: Path, *words: str) -> Path:
-    assert (
-        pack.main(
-            [
-                "--data",
-                "cityscapes",
-                f"data.root={root}",
-                "--out",
-                str(out),
-                "--workers",
-                "1",
-                *words,
-            ]
-        )
-        == 0
-    )
-    return out
-
-
-def source(root: Path, split: str = "train") -> Source:
-    return Cityscapes(root).open(split)
-
-
-def assert_same(one: Source, other: Source) -> None:
-    rng = np.random.default_rng(0)
-    assert tuple(one.names) == tuple(other.names)
-    for index in range(len(one)):
-        assert one.size(index) == other.size(index)
-        boxes = [None]
-        for _ in range(8):
-            top, left = (int(rng.integers(0, side - 1)) for side in SIZE)
-            boxes.append(
-                (
-                    top,
-                    left,
-                    int(rng.integers(top + 1, SIZE[0] + 1)),
-                    int(rng.integers(left + 1, SIZE[1] + 1)),
-                )
-            )
-        for box in boxes:
-            for ours, theirs in zip(one.window(index, box), other.window(index, box), strict=True):
-                assert np.array_equal(ours, theirs)
-            assert np.array_equal(one.label(index, box), other.label(index, box))
 
 
 # --- the same pixels

@@ -4,7 +4,6 @@ import hashlib
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,8 +12,8 @@ import pytest
 from datamodules.scenes import scene, textures
 from datamodules.scenes.materials import smooth_noise
 from datamodules.scenes.painter import Camera, Cutout, Painter, Weather
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 # % of Cityscapes' pixels, from the class weights 1 / ln(1.1 + share) that ERFNet was trained with
 SHARES = {
     7: 32.7, 8: 5.4, 11: 20.2, 12: 0.58, 13: 0.78, 17: 1.09, 19: 0.18, 20: 0.49, 21: 14.1, 22: 1.03, 23: 3.6, 24: 1.08, 25: 0.12,

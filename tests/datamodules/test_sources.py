@@ -22,11 +22,12 @@ from datamodules.sampling.loader import Loader
 from datamodules.sampling.samples import Crops
 from experiments import pack, run
 from segmodels.module import SegmentationModule
-from tests.datamodules.test_module import as_rank
-from tests.datamodules.test_packs import ROOT, packed, zipped
-from tests.experiments.test_run import assert_same_state, comparable, only, without_speed
 from tests.support import trees
+from tests.support.data import as_rank
+from tests.support.packs import packed, zipped
+from tests.support.paths import ROOT
 from tests.support.patience import until
+from tests.support.runs import assert_same_state, comparable, only, without_speed
 from tests.support.two_ranks import SETTINGS, STOP, waiting
 
 pytest.importorskip("zstandard")
@@ -109,7 +110,7 @@ def assert_shared(first: list, second: list, alone: list) -> None:
 
 
 def two_ranks(*words: object) -> list[str]:
-    return [sys.executable, "-m", "tests.two_ranks", *map(str, words)]
+    return [sys.executable, "-m", "tests.support.two_ranks", *map(str, words)]
 
 
 @pytest.fixture(scope="module")

@@ -25,10 +25,9 @@ from datamodules.labels import CITYSCAPES
 from datamodules.packs import stream
 from datamodules.packs.format import Pack
 from experiments import pack
-from tests.datamodules.test_files import complaint
-from tests.datamodules.test_module import QUIET, Witness, as_rank
-from tests.datamodules.test_packs import SIZE, assert_same, packed, source
 from tests.support import trees
+from tests.support.data import QUIET, Witness, as_rank, complaint
+from tests.support.packs import SIZE, assert_same, packed, source
 
 pytest.importorskip("zstandard")
 pytest.importorskip("litdata", reason="streams need litdata: pip install 'segmodels[stream]'")

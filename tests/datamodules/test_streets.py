@@ -10,6 +10,7 @@ from datamodules import Cityscapes, DataError, Streets
 from datamodules import streets as writer
 from datamodules.labels import CITYSCAPES
 from datamodules.scenes import scene
+from tests.support.paths import ROOT
 
 SMALL = {"height": 32, "width": 64, "train": 3, "val": 2, "test": 2}
 
@@ -79,7 +80,7 @@ def test_the_command_writes_scenes_and_answers_mistakes_with_a_sentence(
         [sys.executable, "-m", "datamodules.streets", *words, "--val", "1", "--size", "32x64"],
         text=True,
         capture_output=True,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0 and "1 train and 1 val scenes" in done.stdout, done.stderr

@@ -14,6 +14,7 @@ from segmodels import deploy
 from segmodels.paper import Experiment, PublishedSpeed, experiment, papers
 from segmodels.recipe import Recipe
 from tests.support.checkpoints import written
+from tests.support.paths import ROOT
 
 QUICK = ["--size", "64x128", "--rounds", "2", "--seconds", "0.01", "--device", "cpu"]
 ROWS = ["fastscnn", "bisenetv2"]
@@ -348,7 +349,7 @@ def test_a_wrong_word_is_refused_in_one_sentence_before_anything_is_built(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Experiment, "build", lambda *_: pytest.fail("a network was built"))
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    monkeypatch.chdir(ROOT)
     assert said in refused(capsys, *words)
 
 

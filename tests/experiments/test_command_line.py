@@ -16,8 +16,7 @@ from experiments.command_line import catalogue, errors, values
 from experiments.command_line.errors import UserError
 from experiments.command_line.values import Recipe, departures, resolve
 from experiments.reports import terminal
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
 
 
 def test_values_come_from_paper_then_budget_then_smoke_then_command_line() -> None:

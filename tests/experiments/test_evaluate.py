@@ -23,8 +23,9 @@ from segmodels.module import SegmentationModule
 from segmodels.recipe import Recipe
 from tests.support import trees
 from tests.support.checkpoints import BAD, ROW, changed, written
+from tests.support.paths import ROOT
+from tests.support.pictures import listing
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["data.height=64", "data.width=128", "data.val=4", "data.test=4"]
 THREE = LabelSet(("road", "tree", "sky"), ((1, 2, 3), (0, 200, 0), (0, 0, 250)), (0, 1, 2), (255,))
 
@@ -32,10 +33,6 @@ THREE = LabelSet(("road", "tree", "sky"), ((1, 2, 3), (0, 200, 0), (0, 0, 250)),
 def result(*words: object, out: Path) -> dict:
     assert evaluate.main([*map(str, words), "--out", str(out)]) == 0
     return json.loads(out.read_text())
-
-
-def listing(folder: Path) -> dict[str, bytes]:
-    return {str(file): file.read_bytes() if file.is_file() else b"" for file in folder.rglob("*")}
 
 
 def counted(pairs: Iterator[tuple[np.ndarray, np.ndarray]], classes: int) -> list[float | None]:

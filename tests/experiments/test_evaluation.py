@@ -22,9 +22,8 @@ from segmodels.inference import mode
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.module import SegmentationModule
 from segmodels.paper import Published, experiment
-from tests.segmodels.test_released import state
 from tests.support import trees
-from tests.support.checkpoints import written
+from tests.support.checkpoints import state, written
 
 X39 = "bisenet_x39_torchseg"
 

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import check_data, evaluate
 from experiments.command_line.files import check_makeable, whole, write_text
-from tests.test_arrows import ROOT
+from tests.support.paths import ROOT
 
 KILLED = """
 import os, signal, sys

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from experiments.records import run_folder
-from tests.experiments.test_run import ROOT, ROWS, only, rows
 from tests.support.launched import STOP
+from tests.support.paths import ROOT
+from tests.support.runs import ROWS, only, rows
 
 
 @pytest.fixture(
@@ -21,7 +22,7 @@ def job(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         pytest.skip("this system cannot fork a process")
     out = tmp_path_factory.mktemp("job")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.launched", request.param, str(out)],
+        [sys.executable, "-m", "tests.support.launched", request.param, str(out)],
         cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=3000,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

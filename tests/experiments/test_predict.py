@@ -12,19 +12,17 @@ import torch
 from PIL import Image, ImageFile
 
 from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
-from experiments import predict
 from experiments.command_line.errors import UserError
 from experiments.drawing.label_images import legend, overlay
 from experiments.prediction import images as images_module
 from experiments.prediction import outputs
 from experiments.prediction.images import batches, keep, maps_of
 from segmodels.checkpoint import from_checkpoint
-from segmodels.inference import Strips, mode
+from segmodels.inference import Strips
 from segmodels.module import SegmentationModule
 from segmodels.released import from_released
-from tests.experiments.test_evaluate import listing
-from tests.segmodels.test_released import state
-from tests.support.checkpoints import BAD, written
+from tests.support.checkpoints import BAD, state, written
+from tests.support.pictures import noise, picture, predicted, read, refused, run
 
 PALETTE = np.array(CITYSCAPES.palette, np.uint8)
 
@@ -36,46 +34,6 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Segmentatio
         0
     )  # of some random weights a class is nowhere likely enough to be seen in 8 bits
     return file, written(file)
-
-
-def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Patches of color, coarse enough that a network sees different things in them."""
-    patches = np.random.default_rng(seed).integers(
-        0, 256, (-(-height // 16), -(-width // 16), 3), dtype=np.uint8
-    )
-    return patches.repeat(16, 0).repeat(16, 1)[:height, :width]
-
-
-def picture(
-    file: Path, pixels: np.ndarray | Image.Image | None = None, **how: object
-) -> np.ndarray:
-    """Writes it, and says what is in it."""
-    pixels = noise(50, 70) if pixels is None else pixels
-    file.parent.mkdir(parents=True, exist_ok=True)
-    made = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    made.save(file, **how)
-    return np.asarray(made.convert("RGB"))
-
-
-def predicted(
-    module: SegmentationModule, image: np.ndarray, inference: str = "whole"
-) -> np.ndarray:
-    with torch.no_grad():
-        return (
-            mode(inference)(module, torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
-            .full()
-            .argmax(1)[0]
-            .numpy()
-        )
-
-
-def read(file: Path) -> np.ndarray:
-    with Image.open(file) as image:
-        return np.asarray(image)
-
-
-def run(*words: object) -> int:
-    return predict.main([str(word) for word in words])
 
 
 # --- what is written
@@ -520,17 +478,6 @@ def test_a_turned_photograph_is_segmented_upright(
 
 
 # --- what is refused
-
-
-def refused(capsys: pytest.CaptureFixture, folder: Path, *words: object) -> str:
-    """The sentence; nothing may be written or changed on the way to it."""
-    before = listing(folder)
-    assert run(*words) == 2
-    printed = capsys.readouterr()
-    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
-    assert printed.out == ""
-    assert listing(folder) == before
-    return printed.err
 
 
 @pytest.mark.parametrize("kind", BAD)

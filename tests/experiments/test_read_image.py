@@ -12,7 +12,7 @@ from PIL import Image, ImageFile, TiffImagePlugin
 from datamodules.labels import CITYSCAPES
 from experiments.command_line.errors import UserError
 from experiments.prediction.read_image import Unreadable, left_out, opened, refusal, size_of, tried
-from tests.experiments.test_predict import noise, picture
+from tests.support.pictures import noise, picture
 
 PALETTE = np.array(CITYSCAPES.palette, np.uint8)
 

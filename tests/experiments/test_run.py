@@ -1,7 +1,6 @@
 """Whole runs through `experiments.run.main`: what they leave, how they die and rise again, and what they refuse."""
 
 import contextlib
-import csv
 import gzip
 import json
 import os
@@ -9,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,36 +31,24 @@ from segmodels.architectures.bisenet import BiSeNet
 from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
 from tests.support import trees
+from tests.support.children import after, brought_up, die, status
+from tests.support.paths import REFERENCE, ROOT
 from tests.support.patience import SECONDS
-
-ROOT = Path(__file__).resolve().parents[2]
-REFERENCE = Path(__file__).parents[2] / "experiments/results/reference"
-CPU = [
-    "trainer.accelerator=cpu",
-    "trainer.devices=1",
-    "trainer.wandb=disabled",
-    "trainer.log_every=1",
-]
-SCENES = ["data.height=64", "data.width=128", "data.train=8", "data.val=3"]
-STEPS = [
-    "recipe.crop=64x128",
-    "recipe.batch=4",
-    "recipe.iterations=6",
-    "recipe.warmup=1",
-    "recipe.precision=32-true",
-]
-RHYTHM = ["trainer.validate_every=3", "trainer.checkpoint_every=2", "trainer.pictures=1"]
-TINY = ["--model", "bisenet/xception39", "--data", "streets", *SCENES, *STEPS, *RHYTHM, *CPU]
-ROWS = [
-    (1, "train"),
-    (2, "train"),
-    (3, "train"),
-    (3, "val"),
-    (4, "train"),
-    (5, "train"),
-    (6, "train"),
-    (6, "val"),
-]
+from tests.support.runs import (
+    CPU,
+    ROWS,
+    SCENES,
+    STEPS,
+    TINY,
+    assert_one_sentence,
+    assert_same_state,
+    comparable,
+    content,
+    only,
+    rows,
+    run_tiny,
+    without_speed,
+)
 
 # --- runs that die, each in a process of its own
 
@@ -78,31 +65,6 @@ DEATHS = {  # when a plain run is killed -> the step of the checkpoint that it g
     "after a validation": 3,
     "after the last step": 6,
 }
-
-
-def run_tiny(folder: Path, *words: str) -> int:
-    return run.main([*TINY, "--runs", str(folder), *words])
-
-
-def only(runs: Path) -> Path:
-    (folder,) = runs.iterdir()
-    return folder
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def after(kind: type, method: str, then: Callable[[Any], None]) -> None:
-    """From now on, the method is followed by something else, which is given its self."""
-    original = getattr(kind, method)
-
-    def both(self: Any, *arguments: Any, **options: Any) -> Any:
-        result = original(self, *arguments, **options)
-        then(self)
-        return result
-
-    setattr(kind, method, both)
 
 
 def die_at(death: str) -> None:
@@ -200,45 +162,9 @@ CHILDREN: dict[str, Callable[[Path], int]] = {
 }
 
 
-def bring_up(children: Mapping[str, Callable[[Path], int]], folder: Path) -> None:
-    """Each in a fork of this process, which has imported everything and computed nothing: that saves seconds a child."""
-    for name, child in children.items():
-        place = folder / name
-        place.mkdir()
-        if not (pid := os.fork()):
-            for number in (1, 2):
-                os.dup2(
-                    os.open(place / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), number
-                )
-            os._exit(child(place / "runs"))
-        (place / "status").write_text(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
-
-
-def brought_up(children: str, folder: Path, *names: str) -> Path:
-    """A folder of each child's `runs`, `output.txt` and `status`; `children` is where to import them from, all of them or those named."""
-    if not hasattr(os, "fork"):
-        pytest.skip("this system cannot fork a process")
-    module, _, name = children.rpartition(".")
-    code = f"import sys; from pathlib import Path; import tests.test_run as runs; from {module} import {name} as children; "
-    code += "runs.bring_up({name: children[name] for name in sys.argv[2:] or children}, Path(sys.argv[1]))"
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, str(folder), *names],
-        cwd=ROOT,
-        env=environment,
-        check=True,
-        timeout=3000,
-    )
-    return folder
-
-
 @pytest.fixture(scope="module")
 def children(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return brought_up("tests.test_run.CHILDREN", tmp_path_factory.mktemp("children"))
-
-
-def status(child: Path) -> int:
-    return int((child / "status").read_text())
+    return brought_up("tests.experiments.test_run.CHILDREN", tmp_path_factory.mktemp("children"))
 
 
 @pytest.fixture(scope="module")
@@ -255,62 +181,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return made[kind]
 
     return folder
-
-
-def content(file: Path) -> dict[str, Any]:
-    return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Every leaf of nested dicts and lists, by its path."""
-    pairs = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, (list, tuple))
-        else None
-    )
-    if pairs is None:
-        return {name: value}
-    return {path: leaf for key, each in pairs for path, leaf in flat(each, f"{name}/{key}").items()}
-
-
-def assert_same_state(one: Path, other: Path, data: str = "Streets") -> None:
-    """Bit for bit: weights, their average, the optimizer, the schedule, and where the data stands."""
-    keys = (
-        "state_dict",
-        "current_model_state",
-        "averaging_state",
-        "optimizer_states",
-        "lr_schedulers",
-        "global_step",
-        data,
-    )
-    left, right = (
-        flat({key: found[key] for key in keys if key in found})
-        for found in (content(one), content(other))
-    )
-    assert left.keys() == right.keys() and {"/global_step", f"/{data}/consumed"} <= left.keys()
-    different = [name for name, value in left.items() if not same(value, right[name])]
-    assert not different, f"{len(different)} of {len(left)} differ, such as {different[:3]}"
-
-
-def same(one: Any, other: Any) -> bool:
-    return torch.equal(one, other) if isinstance(one, Tensor) else one == other
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as lines:
-        return list(csv.DictReader(lines))
-
-
-CLOCKS = ("images_per_second", "data_wait")
-
-
-def without_speed(folder: Path) -> list[dict[str, str]]:
-    return [
-        {name: value for name, value in row.items() if name not in CLOCKS} for row in rows(folder)
-    ]
 
 
 def resumed(folder: Path) -> int:
@@ -504,15 +374,6 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     assert comparable(folder) == comparable(whole(kind))
 
 
-def comparable(folder: Path) -> dict[str, Any]:
-    result = json.loads((folder / "result.json").read_text())
-    return {
-        name: value
-        for name, value in result.items()
-        if name not in ("seconds", "cpu_seconds", "date", "commit")
-    }
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("death", [death for death in DEATHS if death != "between checkpoints"])
 def test_it_does_not_matter_when_a_run_is_killed(
@@ -702,11 +563,6 @@ def test_what_cannot_be_resumed_is_refused_in_a_sentence(
 
 def listing(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
-
-
-def assert_one_sentence(printed: str, *words: str) -> None:
-    assert printed.startswith("error: ") and printed.count("\n") == 1, printed
-    assert all(word in printed for word in words), printed
 
 
 # --- two processes

@@ -16,8 +16,8 @@ from experiments.reports.protocols import input_size, protocol_name
 from experiments.reports.speed_points import Point, points, published_speeds, read_timing
 from segmodels.paper import experiment
 from segmodels.released import Released
-from tests.experiments.test_report import published, result
 from tests.support.checkpoints import changed, written
+from tests.support.results import published, result
 
 CONDITIONS = {
     "device": "Some GPU", "device_kind": "cuda", "threads": 2, "versions": {"torch": "2.11.0"}, "precision": "16-mixed", "batch": 1,

@@ -15,7 +15,7 @@ from experiments import evaluate
 from experiments.evaluation import submission
 from tests.support import trees
 from tests.support.checkpoints import written
-from tests.test_arrows import ROOT
+from tests.support.paths import ROOT
 
 IMAGES = 4
 

@@ -22,10 +22,10 @@ from experiments.command_line.errors import UserError
 from experiments.command_line.values import catalogue, resolve
 from experiments.records import run_folder
 from experiments.sweep import plan, sweep
-from tests.experiments.test_report import result
+from tests.support.paths import ROOT
 from tests.support.patience import until
+from tests.support.results import result
 
-ROOT = Path(__file__).resolve().parents[2]
 PAIR = "stdc/stdc1,stdc/no_detail"
 SCORES = {"stdc/stdc1": 0.5, "stdc/no_detail": 0.4, "stdc/stdc2": 0.6}
 

@@ -11,8 +11,8 @@ import pytest
 from experiments.command_line.errors import UserError
 from experiments.prediction.video_writer import H264, Recording, h264_there
 from segmodels.module import SegmentationModule
-from tests.experiments.test_predict import noise, run
-from tests.experiments.test_videos import held, near, network, overlaid, rate_of, seen, video  # noqa: F401 (network is a fixture)
+from tests.support.pictures import noise, run
+from tests.support.videos import held, near, overlaid, rate_of, seen, video
 
 H264_OR_SKIP = pytest.mark.skipif(not h264_there(), reason="the extra 'video' is not installed")
 CODES = {
@@ -115,7 +115,7 @@ def test_a_disk_that_h264_fills_is_said(tmp_path: Path) -> None:
 
 
 def test_the_format_is_the_one_that_was_asked_for(
-    network: tuple[Path, SegmentationModule],  # noqa: F811
+    network: tuple[Path, SegmentationModule],
     tmp_path: Path,
     capfd: pytest.CaptureFixture,
 ) -> None:
@@ -146,7 +146,7 @@ def test_the_format_is_the_one_that_was_asked_for(
 @pytest.mark.parametrize("installed", [False, pytest.param(True, marks=H264_OR_SKIP)])
 def test_a_video_for_players_alone_says_how_to_get_another(
     installed: bool,
-    network: tuple[Path, SegmentationModule],  # noqa: F811
+    network: tuple[Path, SegmentationModule],
     tmp_path: Path,
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,

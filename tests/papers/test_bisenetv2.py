@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +15,9 @@ from segmodels.module import SegmentationModule
 from segmodels.paper import paper
 from segmodels.parts.losses import torchseg_rule
 from segmodels.released import layouts
+from tests.support.paths import REFERENCE
 from tests.support.structure import kinds
 
-REFERENCE = Path(__file__).parents[2] / "experiments/results/reference"
 # by the layout: our terms and theirs
 TERMS = {
     "bisenetv1_coincheung": {"main": "main", "auxiliary2": "aux1", "auxiliary1": "aux2"},

@@ -20,8 +20,8 @@ from segmodels.architectures.emanet import EMANet, EMAUnit, expectation, maximiz
 from segmodels.module import SegmentationModule
 from segmodels.recipe import Recipe
 from segmodels.released import layouts
+from tests.support.paths import REFERENCE
 
-REFERENCE = Path(__file__).parents[2] / "experiments/results/reference"
 STEPS = {
     "emanet_r50": {"main": ("image0", "image1")},
     "mmseg_emanet_r50_d8": {"main": ("decode.loss_ce",), "auxiliary": ("aux.loss_ce",)},

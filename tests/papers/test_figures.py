@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +11,9 @@ import datamodules
 import segmodels
 from segmodels.recipe import inference_steps
 from segmodels.released import layouts
+from tests.support.paths import REFERENCE
 
-FILE = json.loads(
-    (Path(__file__).parents[2] / "experiments/results/reference" / "figures.json").read_text(
-        "utf-8"
-    )
-)
+FILE = json.loads((REFERENCE / "figures.json").read_text("utf-8"))
 SEEN = FILE["figures"]
 ROWS = {row.name: row for paper in segmodels.papers().values() for row in paper.rows.values()}
 CLAIMING = ROWS | layouts()

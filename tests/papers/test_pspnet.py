@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 import segmodels
 from segmodels.parts.pyramid_pooling import PyramidPooling
 from segmodels.released import layouts
+from tests.support.paths import REFERENCE
 from tests.support.training_step import (
     assert_terms,
     assert_the_authors_gradients,
@@ -20,7 +20,7 @@ from tests.support.training_step import (
     weights,
 )
 
-SCHEDULES = Path(__file__).parents[2] / "experiments/results/reference" / "schedules.json"
+SCHEDULES = REFERENCE / "schedules.json"
 
 # --- pyramid pooling
 

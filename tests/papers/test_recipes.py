@@ -8,7 +8,6 @@ source says, each with its reason; `like`, another row whose entry holds for wha
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,14 +15,13 @@ import pytest
 import segmodels
 from segmodels.paper import Experiment
 from segmodels.recipe import Recipe
+from tests.support.paths import REFERENCE
 
-REFERENCE = json.loads(
-    (Path(__file__).parents[2] / "experiments/results/reference" / "recipes.json").read_text()
-)
+TYPED = json.loads((REFERENCE / "recipes.json").read_text())
 ROWS = {row.name: row for paper in segmodels.papers().values() for row in paper.rows.values()}
 PAIRS = [
     (f"{paper}/{row}", entry)
-    for paper, groups in REFERENCE.items()
+    for paper, groups in TYPED.items()
     for rows, entry in groups.items()
     for row in rows.split(", ")
 ]

@@ -13,7 +13,7 @@ from experiments.command_line.values import resolve
 from segmodels import deploy
 from segmodels.architectures.segnet import EXPERIMENTS, PUBLISHED_WEIGHTS, SegNet, unpooled
 from segmodels.ports.meetps.segnet import SegNetMeetps
-from tests.segmodels.test_deploy import onnx
+from tests.support.extras import onnx
 
 
 @pytest.mark.parametrize("ceil_mode", [False, True])

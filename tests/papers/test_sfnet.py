@@ -3,7 +3,6 @@
 import gzip
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +17,8 @@ from segmodels.paper import inference_parameters
 from segmodels.parts.losses import amount, ohem, torchseg_rule
 from segmodels.recipe import loss_settings
 from segmodels.released import layouts
+from tests.support.paths import REFERENCE
 
-REFERENCE = Path(__file__).parents[2] / "experiments/results/reference"
 STEPS = {
     "sfnet_r18": 10_000,
     "sfnet_lite_r18": 100_000,

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +17,8 @@ from segmodels.checkpoint import start_from
 from segmodels.module import SegmentationModule
 from segmodels.paper import inference_parameters
 from segmodels.released import layouts
+from tests.support.paths import REFERENCE
 
-REFERENCE = Path(__file__).parents[2] / "experiments/results/reference"
 DETAIL = {
     case["id"]: case for case in json.loads((REFERENCE / "stdc_detail.json").read_text())["cases"]
 }

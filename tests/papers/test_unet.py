@@ -16,8 +16,8 @@ from experiments.results.reference import cases
 from segmodels import deploy, inference
 from segmodels.architectures.unet import EXPERIMENTS, PaddedUNet, UNet, border_weights, dice_loss
 from segmodels.ports.mmseg.unet import UNetMMSeg
-from tests.segmodels.test_deploy import onnx
 from tests.support import training_step
+from tests.support.extras import onnx
 
 REFERENCE = training_step.REFERENCE
 DICE = json.loads((REFERENCE / "unet_losses.json").read_text())["unet_milesial"]

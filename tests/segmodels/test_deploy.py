@@ -20,14 +20,11 @@ from segmodels.module import SegmentationModule
 from segmodels.paper import experiment
 from tests.support import checkpoints
 from tests.support.distinct import deployed_network
+from tests.support.extras import onnx
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 ROW = checkpoints.ROW
 SIZE = (64, 96)
-onnx = pytest.mark.skipif(
-    any(find_spec(name) is None for name in export.PACKAGES),
-    reason="the extra export is not installed",
-)
 
 
 def settled(address: str = ROW) -> SegmentationModule:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,10 +24,10 @@ from segmodels.parts.losses import (
 )
 from segmodels.parts.resize import upsampled_rows
 from segmodels.recipe import Recipe, loss_settings
+from tests.support.paths import REFERENCE
 
-HERE = Path(__file__).parents[2] / "experiments/results/reference"
-STORED = json.loads((HERE / "losses.json").read_text())
-SAMPLES = np.load(HERE / "losses.npz")
+STORED = json.loads((REFERENCE / "losses.json").read_text())
+SAMPLES = np.load(REFERENCE / "losses.npz")
 CASES = [
     pytest.param(group, case, id=f"{group}-{case['id']}")
     for group, cases in STORED["groups"].items()

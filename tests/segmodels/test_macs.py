@@ -3,7 +3,6 @@
 import gzip
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from torch import Tensor, nn
@@ -12,8 +11,9 @@ from experiments.command_line.catalogue import counted_at
 from experiments.reports.terminal import macs_shown
 from segmodels.paper import experiment, macs
 from segmodels.released import layouts
+from tests.support.paths import REFERENCE
 
-RELEASED = Path(__file__).parents[2] / "experiments/results/reference" / "released"
+RELEASED = REFERENCE / "released"
 
 
 def layout(name: str) -> dict:

@@ -1,6 +1,5 @@
 """The authors' checkpoints: their logits under weights made from names alone, their training step, and wrong files told apart."""
 
-import gzip
 import json
 import os
 import re
@@ -14,23 +13,14 @@ import torch.nn.functional as F
 import segmodels
 from experiments.results.reference import cases, fill
 from segmodels.released import layouts
+from tests.support.checkpoints import layout, state
+from tests.support.paths import REFERENCE
 
-REFERENCE = Path(__file__).parents[2] / "experiments/results/reference"
 HERE = sorted(
     file.name.removesuffix(".json.gz") for file in (REFERENCE / "released").glob("*.json.gz")
 )
 # By hand here; every layout by the command that makes the table of them (tests/test_fidelity.py)
 LAYOUTS = ("bisenet_x39_torchseg", "bisenet_r18_speed_torchseg")
-
-
-def layout(name: str) -> dict:
-    return json.loads(gzip.decompress((REFERENCE / "released" / f"{name}.json.gz").read_bytes()))
-
-
-def state(name: str) -> dict[str, torch.Tensor]:
-    arrays = fill.fill_layout(layout(name))
-    assert fill.weights_crc(arrays.values()) == layout(name)["weights_crc32"]
-    return {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}
 
 
 def test_every_layout_that_a_paper_names_is_held_against_the_authors_numbers() -> None:

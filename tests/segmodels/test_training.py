@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +16,8 @@ from segmodels.module import SegmentationModule
 from segmodels.parts import schedules
 from segmodels.recipe import Recipe
 from segmodels.released import layouts
+from tests.support.paths import REFERENCE
 
-REFERENCE = Path(__file__).parents[2] / "experiments/results/reference"
 LR = json.loads((REFERENCE / "schedules.json").read_text())
 
 

@@ -1,16 +1,21 @@
 """Writes checkpoints as runs write them, without a training; and files that are none, each with what must be said of it."""
 
+import gzip
+import json
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from datamodules.labels import CITYSCAPES, LabelSet
+from experiments.results.reference import fill
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.paper import experiment
+from tests.support.paths import REFERENCE
 
 ROW = "bisenet/xception39"
 
@@ -141,3 +146,13 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "other tensors": (reshaped, "does not fit bisenet/xception39 as it is written now"),
 }
+
+
+def layout(name: str) -> dict:
+    return json.loads(gzip.decompress((REFERENCE / "released" / f"{name}.json.gz").read_bytes()))
+
+
+def state(name: str) -> dict[str, torch.Tensor]:
+    arrays = fill.fill_layout(layout(name))
+    assert fill.weights_crc(arrays.values()) == layout(name)["weights_crc32"]
+    return {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}

@@ -1,6 +1,6 @@
 """Two processes of one job, started as torchrun and as SLURM start them: with numbers in their environment and nothing else in common.
 
-`python -m tests.launched KIND OUT`: both are sent SIGTERM twice in step 5, and then go on. Forks save importing everything four times.
+`python -m tests.support.launched KIND OUT`: both are sent SIGTERM twice in step 5, and then go on. Forks save importing everything four times.
 """
 
 import os
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from experiments import run
 from segmodels.module import SegmentationModule
-from tests.experiments.test_run import TINY, after
+from tests.support.children import after
+from tests.support.runs import TINY
 from tests.support.two_ranks import forked
 
 STOP = 5

@@ -3,7 +3,6 @@
 import gzip
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,7 @@ import segmodels
 from experiments.results.reference import cases, fill
 from segmodels.module import SegmentationModule
 from segmodels.released import layouts
-
-REFERENCE = Path(__file__).parents[2] / "experiments/results/reference"
+from tests.support.paths import REFERENCE
 
 
 def weights(name: str) -> dict[str, Tensor]:

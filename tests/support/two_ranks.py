@@ -1,7 +1,7 @@
 """Two processes that train together (gloo), and how both are killed; test_sources.py starts this and looks at what they leave.
 
-`python -m tests.two_ranks pairs OUT ROOT...`: small trainings on each root, in forks, which saves importing everything for each of them.
-`python -m tests.two_ranks run OUT WORDS...`: a run of experiments/run.py that Lightning starts twice; at step 3 it waits to be killed.
+`python -m tests.support.two_ranks pairs OUT ROOT...`: small trainings on each root, in forks, which saves importing everything for each of them.
+`python -m tests.support.two_ranks run OUT WORDS...`: a run of experiments/run.py that Lightning starts twice; at step 3 it waits to be killed.
 """
 
 import os
@@ -19,8 +19,8 @@ from torch import Tensor, distributed, nn
 from datamodules import Cityscapes
 from experiments import run
 from experiments.training import checkpoints
-from tests.datamodules.test_module import QUIET
-from tests.experiments.test_run import after
+from tests.support.children import after
+from tests.support.data import QUIET
 from tests.support.patience import until
 
 SETTINGS = {"crop": (64, 96), "scales": (0.5, 1.5), "continuous": True, "batch": 4, "iterations": 6}

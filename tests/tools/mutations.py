@@ -25,7 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 PAPERS = Path("segmodels/architectures")
 OVER_ALL_ROWS = ("mining", "recipes", "figures")  # tests that every paper has a part in
 SETTINGS = re.compile(r"\w+:[\d.][\w.,/:+]*")  # "stdc_ohem:0.7,1/16", "resized:0.5"

@@ -14,8 +14,8 @@ from datamodules.labels import CITYSCAPES, CITYSCAPES_IDS, LabelSet
 from experiments.evaluation.cityscapes_script import official_script
 from segmodels.metrics import confusion_of, scores
 from segmodels.metrics.instances import instance_counts, instance_scores
-from tests.datamodules.test_files import complaint
 from tests.support import trees
+from tests.support.data import complaint
 from tests.support.official import Maps, official_scores
 
 SIZES, CATEGORIES = CITYSCAPES.instance_sizes, CITYSCAPES.categories

@@ -17,8 +17,8 @@ from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
 from segmodels.parts import mixing
 from segmodels.semisup.cps import CPS
-from tests.experiments.test_run import CPU, RHYTHM, SCENES, STEPS, assert_one_sentence, only
-from tests.segmodels.semisup.test_mean_teacher import Tiny, Valid, batch
+from tests.support.networks import Tiny, Valid, batch
+from tests.support.runs import CPU, INTERVALS, SCENES, STEPS, assert_one_sentence, only
 
 SIZE = (32, 48)
 
@@ -193,7 +193,9 @@ WORDS = ["--semi", "cps", "data.labelled=1/2", "recipe.batch=2", "data.unlabelle
 
 def run_cps(folder: Path, *words: str) -> int:
     row = ["--model", "bisenet/xception39", "--data", "streets"]
-    return run.main([*row, *SCENES, *STEPS, *RHYTHM, *CPU, *WORDS, "--runs", str(folder), *words])
+    return run.main(
+        [*row, *SCENES, *STEPS, *INTERVALS, *CPU, *WORDS, "--runs", str(folder), *words]
+    )
 
 
 @pytest.mark.slow

@@ -24,64 +24,21 @@ from segmodels.parts import mixing
 from segmodels.parts.schedules import sigmoid_ramp
 from segmodels.semisup import method, names
 from segmodels.semisup.mean_teacher import MeanTeacher
-from tests.datamodules.test_module import Noise, as_rank
-from tests.experiments.test_run import (
+from tests.support.children import after, brought_up, die, status
+from tests.support.data import Noise, as_rank
+from tests.support.networks import Tiny, Valid, batch, images
+from tests.support.runs import (
     CPU,
-    RHYTHM,
+    INTERVALS,
     SCENES,
     STEPS,
-    after,
     assert_one_sentence,
     assert_same_state,
-    brought_up,
     content,
-    die,
     only,
-    status,
 )
 
 PLAIN = {"color": 0.0, "gray": 0.0, "blur": 0.0}  # the mask alone
-
-
-class Tiny(SegmentationModule):
-    """Three classes from one layer at half resolution; counts its steps."""
-
-    def __init__(self, num_classes: int = 3) -> None:
-        super().__init__(num_classes)
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
-        self.classifier = nn.Conv2d(8, num_classes, 1)
-        self.stepped = 0
-
-    def features(self, image: Tensor) -> Tensor:
-        return self.body(image)
-
-    def after_step(self) -> None:
-        self.stepped += 1
-
-
-class Valid(SegmentationModule):
-    """Three classes from convolutions without padding, which lose four pixels on every side."""
-
-    margin = 4
-
-    def __init__(self, num_classes: int = 3) -> None:
-        super().__init__(num_classes)
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 5), nn.BatchNorm2d(8), nn.ReLU())
-        self.classifier = nn.Conv2d(8, num_classes, 5)
-
-    def features(self, image: Tensor) -> Tensor:
-        return self.body(image)
-
-
-def images(count: int = 4, size: tuple[int, int] = (32, 48)) -> tuple[Tensor, Tensor]:
-    return torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8), torch.zeros(
-        count, *size, dtype=torch.uint8
-    )
-
-
-def batch(classes: int = 3, count: int = 4) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    image, label = images(count)
-    return (image, torch.randint_like(label, classes)), images(count)
 
 
 # --- masks
@@ -483,7 +440,16 @@ def test_every_image_is_unlabelled_too_where_every_image_is_labelled() -> None:
 # --- whole runs
 
 SEMI = ["--semi", "mean_teacher", "data.labelled=1/2", "semi.threshold=0.1"]
-SMALL = ["--data", "streets", *SCENES, *STEPS, *RHYTHM, *CPU, "recipe.batch=2", "data.unlabelled=2"]
+SMALL = [
+    "--data",
+    "streets",
+    *SCENES,
+    *STEPS,
+    *INTERVALS,
+    *CPU,
+    "recipe.batch=2",
+    "data.unlabelled=2",
+]
 
 
 def run_semi(folder: Path, row: str, *words: str) -> int:
@@ -597,7 +563,9 @@ DYING = {kind: lambda folder, kind=kind: die_of_kind(folder, kind) for kind in K
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return brought_up("tests.test_mean_teacher.DYING", tmp_path_factory.mktemp("dying"))
+    return brought_up(
+        "tests.segmodels.semisup.test_mean_teacher.DYING", tmp_path_factory.mktemp("dying")
+    )
 
 
 def assert_goes_on(child: Path, whole: Path, step: int) -> None:

@@ -16,7 +16,7 @@ from segmodels import semisup
 from segmodels.method import Method
 from segmodels.module import SegmentationModule
 from segmodels.recipe import Recipe
-from tests.segmodels.semisup.test_mean_teacher import Tiny, Valid, images
+from tests.support.networks import Tiny, Valid, images
 
 
 class Pair(Method):

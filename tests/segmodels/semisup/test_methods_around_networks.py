@@ -10,17 +10,8 @@ import pytest
 from experiments import run
 from experiments.training import checkpoints
 from segmodels.semisup import names
-from tests.experiments.test_run import (
-    CPU,
-    after,
-    assert_same_state,
-    brought_up,
-    content,
-    die,
-    only,
-    rows,
-    status,
-)
+from tests.support.children import after, brought_up, die, status
+from tests.support.runs import CPU, assert_same_state, content, only, rows
 
 NETWORKS = {
     "bisenet": ["bisenet/xception39"],
@@ -107,7 +98,10 @@ def test_steps_are_finite_and_go_on_bit_for_bit_after_a_kill(case: str, tmp_path
     assert (whole / "pictures" / "semi.png").is_file()
     killed = tmp_path / "killed"
     killed.mkdir()
-    child = brought_up("tests.test_methods_around_networks.DYING", killed, case) / case
+    child = (
+        brought_up("tests.segmodels.semisup.test_methods_around_networks.DYING", killed, case)
+        / case
+    )
     assert status(child) == -signal.SIGKILL
     stopped = only(child / "runs")
     assert content(stopped / "checkpoints" / "last.ckpt")["global_step"] == int(count) // 2
