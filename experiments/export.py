@@ -197,8 +197,8 @@ def opened(asked: argparse.Namespace) -> tuple["SegmentationModule", dict[str, A
         )
     fresh = "" if asked.checkpoint else " (fresh weights, untrained)"
     return module, {
-        "model": " ".join([module.identity["experiment"], *given]) + fresh,
-        "classes": module.identity.get("classes", []),
+        "model": " ".join([module.identity.experiment, *given]) + fresh,
+        "classes": list(module.identity.classes or ()),
         "input": "uint8 RGB" if asked.uint8 else "normalized floats",
         "output": "class of each pixel" if asked.argmax else "logits",
         "normalization": asdict(module.normalization),

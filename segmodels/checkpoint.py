@@ -1,12 +1,14 @@
 """Checkpoints that this project's runs wrote: building a module out of one, and starting another from its weights."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from segmodels.identity import Identity
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.paper import experiment
 from segmodels.recipe import recipe_from
@@ -30,37 +32,38 @@ def from_checkpoint(
 
     A semi-supervised run leaves several networks, such as "teacher" and "student"; without a name it is the one that the method judges.
     `model` are options to evaluate it with in place of those it was trained with, such as
-    {"output_stride": 8}. They must leave its weights as they are; identity["evaluated_with"] holds
+    {"output_stride": 8}. They must leave its weights as they are; identity.evaluated_with holds
     those that differ.
     """
     content = read(path)
-    identity, weights = content.get("segmodels"), content.get("state_dict")
-    if not isinstance(identity, Mapping) or not isinstance(weights, Mapping):
+    stored = content.get("segmodels")
+    weights = content.get("state_dict")
+    if not isinstance(stored, Mapping) or not isinstance(weights, Mapping):
         raise ValueError(
             f"{path} was not written by a run of this project; for an authors' checkpoint see segmodels.from_released"
         )
     try:
-        module = built(identity)
+        module = built(stored)
     except (
         KeyError,
         TypeError,
         ValueError,
     ) as problem:  # a paper, row, option or field that was renamed or removed since
-        address = identity.get("experiment", "nothing")
+        address = stored.get("experiment", "nothing")
         raise ValueError(
             f"{path} was trained as {address}, which cannot be built now: {problem}; {REMEDY}"
         ) from problem
-    name, weights = one_network(path, identity, weights, network)
+    name, weights = one_network(path, stored, weights, network)
     if problem := misfit(module.state_dict(), weights):
         raise ValueError(
-            f"{path} does not fit {identity['experiment']} as it is written now: {problem}; {REMEDY}"
+            f"{path} does not fit {stored['experiment']} as it is written now: {problem}; {REMEDY}"
         )
     if model:
-        row, own = experiment(identity["experiment"]), identity["model"]
-        with_options = partial(built, identity)
-        module = built_with(with_options, str(path), row.network, own, model, weights)
-    module.identity["iterations"] = content.get("global_step", 0)
-    module.identity |= {"network": name} if name else {}
+        row = experiment(stored["experiment"])
+        with_options = partial(built, stored)
+        module = built_with(with_options, str(path), row.network, stored["model"], model, weights)
+    iterations = content.get("global_step", 0)
+    module.identity = replace(module.identity, iterations=iterations, network=name or None)
     module.load_state_dict(weights, strict=False)  # strict but for the counters, as misfit has seen
     if any(tensor.ndim == 4 and not tensor.is_contiguous() for tensor in weights.values()):
         module.to(
@@ -70,10 +73,10 @@ def from_checkpoint(
 
 
 def one_network(
-    path: str | Path, identity: Mapping[str, Any], weights: State, network: str | None
+    path: str | Path, stored: Mapping[str, Any], weights: State, network: str | None
 ) -> tuple[str, State]:
     """Its name and its weights, out of a checkpoint that may hold several."""
-    names = identity.get("networks", [])
+    names = stored.get("networks", [])
     if network and network not in names:
         raise ValueError(
             f"{path} holds no {network}; "
@@ -89,22 +92,15 @@ def one_network(
     }
 
 
-def built(
-    identity: Mapping[str, Any], model: Mapping[str, Any] | None = None
-) -> SegmentationModule:
+def built(stored: Mapping[str, Any], model: Mapping[str, Any] | None = None) -> SegmentationModule:
     """The network that a checkpoint describes, or it with other options; without its weights."""
-    if model is not None:
-        identity = {**identity, "model": dict(model)}
+    options = stored["model"] if model is None else dict(model)
     with ConstantInitialization():
-        module = experiment(identity["experiment"]).network(
-            num_classes=identity["num_classes"], **identity["model"]
-        )
-    own = {
-        key: identity[key]
-        for key in identity
-        if key not in ("num_classes", "recipe", "normalization")
-    }
-    module.adopt(recipe_from(identity["recipe"]), Normalization(**identity["normalization"]), own)
+        network = experiment(stored["experiment"]).network
+        module = network(num_classes=stored["num_classes"], **options)
+    recipe = recipe_from(stored["recipe"])
+    normalization = Normalization(**stored["normalization"])
+    module.adopt(recipe, normalization, replace(Identity.from_dict(stored), model=options))
     return module
 
 
@@ -113,9 +109,9 @@ def start_from(module: SegmentationModule, source: str | Path | State, called: s
     content, called = (
         (source, called) if isinstance(source, Mapping) else (read(source), str(source))
     )
-    if isinstance(identity := content.get("segmodels"), Mapping):
+    if isinstance(stored := content.get("segmodels"), Mapping):
         content = dict(content) | {
-            "state_dict": one_network(called, identity, content["state_dict"], None)[1]
+            "state_dict": one_network(called, stored, content["state_dict"], None)[1]
         }
     found, own = (
         unwrapped(content),
@@ -151,9 +147,7 @@ def _layers(names: list[str], most: int = 6) -> str:
 
 
 def _described(content: Mapping[str, Any]) -> str:
-    identity = content.get("segmodels")
-    return (
-        f"it was trained as {identity['experiment']}"
-        if isinstance(identity, Mapping)
-        else "it names no experiment of this project"
-    )
+    stored = content.get("segmodels")
+    if isinstance(stored, Mapping):
+        return f"it was trained as {stored['experiment']}"
+    return "it names no experiment of this project"

@@ -12,6 +12,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from segmodels import inference
+from segmodels.identity import Identity
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.parts import losses, schedules
 from segmodels.parts.pretrained import load_encoder
@@ -57,7 +58,7 @@ class SegmentationModule(LightningModule):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.identity: dict[str, Any] = {}  # what a checkpoint needs to build this module again
+        self.identity = Identity()
         self.seed = 0
         self.judge = JaccardIndex(num_classes)
         self.scores: dict[str, Any] = {}  # of the last validation or test
@@ -66,7 +67,7 @@ class SegmentationModule(LightningModule):
         self.masses: list[Tensor] = []  # and what each counts for
         self.means: list[tuple[str, Tensor, Tensor | None]] | None = None  # of pixels, in a pass
 
-    def adopt(self, recipe: Recipe, normalization: Normalization, identity: dict[str, Any]) -> None:
+    def adopt(self, recipe: Recipe, normalization: Normalization, identity: Identity) -> None:
         """Take over what the row says; the constructor has only the network's own options."""
         counted = isinstance(recipe.class_weights, str)  # later, in the training labels
         if recipe.class_weights and not counted and len(recipe.class_weights) != self.num_classes:
@@ -74,7 +75,9 @@ class SegmentationModule(LightningModule):
                 f"recipe.class_weights has {len(recipe.class_weights)} numbers for {self.num_classes} classes; "
                 "give one per class, or recipe.class_weights=() for none"
             )
-        self.recipe, self.normalization, self.identity = recipe, normalization, identity
+        self.recipe = recipe
+        self.normalization = normalization
+        self.identity = identity
 
     # --- the network: what a paper writes
 
@@ -410,7 +413,7 @@ class SegmentationModule(LightningModule):
     # --- checkpoints: tensors and plain values only
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["segmodels"] = self.identity | {
+        checkpoint["segmodels"] = self.identity.as_dict() | {
             "num_classes": self.num_classes,
             "recipe": asdict(self.recipe),
             "normalization": asdict(self.normalization),

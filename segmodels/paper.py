@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from segmodels.identity import Identity
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.recipe import Recipe, in_range
 
@@ -101,9 +102,8 @@ class Experiment:
         """The module, freshly initialised; device="meta" gives its shapes without memory or time."""
         with torch.device(device) if device else torch.device("cpu"):
             module = self.network(num_classes=num_classes, **self.model)
-        module.adopt(
-            self.recipe, self.normalization, {"experiment": self.name, "model": dict(self.model)}
-        )
+        identity = Identity(experiment=self.name, model=dict(self.model))
+        module.adopt(self.recipe, self.normalization, identity)
         return module
 
 

@@ -179,7 +179,8 @@ def built_with(
             f"{words} makes another network than the one in {origin}: {problem}; "
             "give options that leave its weights as they are, or train that network"
         )
-    module.identity["evaluated_with"] = changed(network, own, given)
+    evaluated_with = changed(network, own, given)
+    module.identity = replace(module.identity, evaluated_with=evaluated_with)
     return module
 
 

@@ -118,10 +118,10 @@ def of_word(source: str, size: tuple[int, int] | None) -> Subject:
 def of_checkpoint(file: Path, size: tuple[int, int] | None) -> Subject:
     """At the size that the run's own recipe judges at; a network changed on the command line has no published speed."""
     module = from_checkpoint(file)
-    row = experiment(module.identity["experiment"])
-    judged = replace(row, data=module.identity.get("data", row.data), recipe=module.recipe)
-    same = dict(module.identity["model"]) == dict(row.model)
-    given = module.identity.get("overrides", {}).items()
+    row = experiment(module.identity.experiment)
+    judged = replace(row, data=module.identity.data or row.data, recipe=module.recipe)
+    same = dict(module.identity.model) == dict(row.model)
+    given = (module.identity.overrides or {}).items()
     model = {
         name.removeprefix("model."): value for name, value in given if name.startswith("model.")
     }

@@ -1,6 +1,7 @@
 """Scoring a checkpoint: the same code that validates during training, on any split and in any inference mode."""
 
 from argparse import Namespace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def judge(source: Path | Authors, asked: Namespace) -> int:
     with as_user_error():
         options = options_of(source, asked.model)
         module = trained(source, asked.which, options)
-        name = named("data set", asked.data or module.identity["data"], list(catalogue()["data"]))
+        name = named("data set", asked.data or module.identity.data, list(catalogue()["data"]))
         given = data_options(name, asked.overrides)
         data = open_data(
             name, stored_options(source, module, name) | given, asked.split, source, module
@@ -63,10 +64,11 @@ def judge(source: Path | Authors, asked: Namespace) -> int:
 
 def note_overrides(module: SegmentationModule, given: dict[str, Any], which: str | None) -> None:
     """What the evaluation was asked for beyond the run's own words."""
-    overrides = module.identity["overrides"]
-    overrides |= {f"data.{key}": given[key] for key in given if key not in PLACES}
-    if which and which != module.identity["networks"][0]:
+    identity = module.identity
+    overrides = {f"data.{key}": given[key] for key in given if key not in PLACES}
+    if which and which != identity.networks[0]:
         overrides["network"] = which  # another network than the method's own choice
+    module.identity = replace(identity, overrides={**identity.overrides, **overrides})
 
 
 def judged_by(
@@ -165,12 +167,12 @@ def network_with(
     except ValueError as problem:
         print(f"the paper also reports {words}, which is left out: {problem}")
         return None
-    return network if network.identity["evaluated_with"] else None
+    return network if network.identity.evaluated_with else None
 
 
 def how_named(module: SegmentationModule, data: str, split: str) -> str:
     """The part of a file's name that says what was evaluated, and how."""
-    options = module.identity.get("evaluated_with", {})
+    options = module.identity.evaluated_with
     words = [f"{name}={value}" for name, value in options.items()]
     return "-".join([data, split, module.recipe.inference, *words])
 
@@ -223,9 +225,9 @@ def companion(source: Path | Authors, data: Any) -> tuple[str, SegmentationModul
     module = trained(source)
     same_classes(source, module, data)
     settle(module, None, None)
-    released = module.identity.get("released")
+    released = module.identity.released
     return (
-        f"{module.identity['experiment']} ({f'released {released}' if released else 'trained here'})",
+        f"{module.identity.experiment} ({f'released {released}' if released else 'trained here'})",
         module,
     )
 

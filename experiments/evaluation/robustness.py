@@ -36,7 +36,7 @@ def endure(source: Path | Authors, asked: argparse.Namespace) -> int:
         )
         reference = read(asked.reference) if asked.reference else None
         module = trained(source, asked.which, options_of(source, asked.model))
-        name = named("data set", asked.data or module.identity["data"], list(catalogue()["data"]))
+        name = named("data set", asked.data or module.identity.data, list(catalogue()["data"]))
         options = stored_options(source, module, name) | data_options(name, asked.overrides)
         data = open_data(name, options, asked.split, source, module)
         settle(module, asked.inference, asked.precision)
@@ -51,7 +51,7 @@ def endure(source: Path | Authors, asked: argparse.Namespace) -> int:
     }
     passes = 1 + len(kinds) * len(asked.severities)
     print(
-        f"{module.identity['experiment']}: {passes} times {len(images)} images of {name} {asked.split}",
+        f"{module.identity.experiment}: {passes} times {len(images)} images of {name} {asked.split}",
         flush=True,
     )
     found = shift(
@@ -66,14 +66,14 @@ def endure(source: Path | Authors, asked: argparse.Namespace) -> int:
     console().print(shift_table(found, reference))
     file = placed(source, asked, how_named(module, name, asked.split), "shift", "shift.json")
     about = {
-        "experiment": module.identity["experiment"],
-        "model": module.identity.get("evaluated_with", {}),
-        "released": module.identity.get("released"),
+        "experiment": module.identity.experiment,
+        "model": module.identity.evaluated_with,
+        "released": module.identity.released,
         "checkpoint": where(source),
     }
     write_json(file, about | {"shift": found.content()})
     print(f"result       {file}")
-    title = f"{module.identity['experiment']} on {len(images)} images of {name} {asked.split}"
+    title = f"{module.identity.experiment} on {len(images)} images of {name} {asked.split}"
     plot = file.with_suffix(".png")
     with whole(plot) as place:
         shift_plot(found, title).savefig(place, format="png")

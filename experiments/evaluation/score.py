@@ -27,16 +27,16 @@ from segmodels.paper import paper as find_paper
 
 def stored_options(source: Path | Authors, module: SegmentationModule, name: str) -> dict[str, Any]:
     """The run's own options (root, sizes, ...), if it is evaluated on its own data set and its config.json is still beside it."""
-    if name != module.identity["data"] or isinstance(source, Authors):
+    if name != module.identity.data or isinstance(source, Authors):
         return {}
     stored = {
         key.removeprefix("data."): value
-        for key, value in module.identity["overrides"].items()
+        for key, value in module.identity.overrides.items()
         if key.startswith("data.")
     }
     if config := config_of(source):
         stored = (
-            config["data"] if config.get("experiment") == module.identity["experiment"] else stored
+            config["data"] if config.get("experiment") == module.identity.experiment else stored
         )
     known = catalogue()["data"][name]["options"]
     return {key: value for key, value in stored.items() if key in known}
@@ -60,7 +60,7 @@ def open_data(
 
 def same_classes(source: Path | Authors, module: SegmentationModule, data: Any) -> None:
     ours, theirs, name = (
-        list(module.identity["classes"]),
+        list(module.identity.classes),
         list(data.class_names),
         type(data).__name__.lower(),
     )
@@ -68,7 +68,7 @@ def same_classes(source: Path | Authors, module: SegmentationModule, data: Any) 
     if ours != theirs and not unnamed:
         raise UserError(
             f"{source} tells {len(ours)} classes apart ({', '.join(ours[:3])}, ...) and {name} has {len(theirs)} "
-            f"({', '.join(theirs[:3])}, ...); evaluate it on the data set it was trained on ({module.identity['data']})"
+            f"({', '.join(theirs[:3])}, ...); evaluate it on the data set it was trained on ({module.identity.data})"
         )
 
 
@@ -76,14 +76,14 @@ def score(
     module: SegmentationModule, data: Any, name: str, split: str, examiner: Examiner
 ) -> dict[str, Any]:
     trainer = trainer_of(module, JudgingBar(len(data.open(split))), examiner)
-    released = module.identity.get("released")
+    released = module.identity.released
     trained_for = (
-        f"as released ({released})" if released else f"after {module.identity['iterations']} steps"
+        f"as released ({released})" if released else f"after {module.identity.iterations} steps"
     )
-    options = model_words({"model": module.identity.get("evaluated_with")})
+    options = model_words({"model": module.identity.evaluated_with})
     how = filter(None, (module.recipe.inference, options, module.recipe.precision))
     print(
-        f"{module.identity['experiment']} {trained_for}, on {len(data.open(split))} images of {name} {split} "
+        f"{module.identity.experiment} {trained_for}, on {len(data.open(split))} images of {name} {split} "
         f"({', '.join(how)})",
         flush=True,
     )
@@ -95,7 +95,7 @@ def score(
         raise UserError(
             f"no pixel of {name} {split} has a label: there is nothing to judge; see the labels with experiments/check_data.py"
         )
-    return result_of(module, data, name, split, module.identity["iterations"])
+    return result_of(module, data, name, split, module.identity.iterations)
 
 
 def trainer_of(module: SegmentationModule, *watching: Callback) -> Trainer:
@@ -121,15 +121,13 @@ def result_of(
     module: Any, data: Any, data_name: str, split: str, iterations: int
 ) -> dict[str, Any]:
     """result.json: the score with everything that a comparison needs to know, out of a module that has just been judged."""
-    identity, scores, row = (
-        module.identity,
-        module.scores,
-        experiment(module.identity["experiment"]),
-    )
-    paper, _, name = identity["experiment"].partition("/")
+    identity = module.identity
+    scores = module.scores
+    row = experiment(identity.experiment)
+    paper, _, name = identity.experiment.partition("/")
     return {
         "schema": run_folder.SCHEMA,
-        "experiment": identity["experiment"],
+        "experiment": identity.experiment,
         "paper": paper,
         "row": name,
         "title": find_paper(paper).title,
@@ -140,15 +138,15 @@ def result_of(
         "images": len(data.open(split)),
         "official_images": data.official(split),
         "pixels": scores["pixels"],
-        "semi": identity.get("semi"),
-        "network": identity.get("network") or next(iter(identity.get("networks", [])), None),
+        "semi": identity.semi,
+        "network": identity.network or next(iter(identity.networks), None),
         "others": {each: judged(data, found) for each, found in scores.get("others", {}).items()},
-        "labelled": identity.get("labelled"),
-        "seed": identity["seed"],
+        "labelled": identity.labelled,
+        "seed": identity.seed,
         "iterations": iterations,
         "parameters": sum(each.numel() for each in module.evaluated.parameters()),
         "inference_parameters": inference_parameters(
-            module if identity.get("released") else row.but(model=identity["model"]),
+            module if identity.released else row.but(model=identity.model),
             module.num_classes,
         ),
         "hardware": provenance.hardware(),
@@ -156,25 +154,27 @@ def result_of(
         "commit": provenance.commit(),
         "versions": provenance.versions(),
         "date": date.today().isoformat(),
-        "departures": identity["departures"],
-        "overrides": identity["overrides"],
-        "model": identity.get("evaluated_with", {}),
+        "departures": identity.departures,
+        "overrides": identity.overrides,
+        "model": identity.evaluated_with,
         "published": published_of(module),
-        "released": identity.get("released"),
-        "port": identity.get("port", False),
+        "released": identity.released,
+        "port": identity.port,
         "checkpoint": None,
         "seconds": None,
         "cpu_seconds": None,
-        "smoke": identity["smoke"],
-        "finished": bool(identity.get("released"))
-        or (not identity["smoke"] and iterations >= module.recipe.iterations),
+        "smoke": identity.smoke,
+        "finished": bool(identity.released)
+        or (not identity.smoke and iterations >= module.recipe.iterations),
     }
 
 
 def published_of(module: SegmentationModule) -> list[dict[str, Any]]:
     """The row's figures; a released checkpoint brings those of whoever trained it."""
-    row = experiment(module.identity["experiment"])
-    return module.identity.get("published", [figure.as_dict() for figure in row.published])
+    if module.identity.published is not None:
+        return list(module.identity.published)
+    row = experiment(module.identity.experiment)
+    return [figure.as_dict() for figure in row.published]
 
 
 def judged(data: Any, found: dict[str, Any]) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def note_of(
         "checkpoint": checkpoint,
         "layout": layout,
         "network": asked.which,
-        "model": module.identity.get("evaluated_with") or None,
+        "model": module.identity.evaluated_with or None,
         "inference": module.recipe.inference,
         "precision": module.recipe.precision,
         "split": asked.split,

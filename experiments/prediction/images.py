@@ -102,8 +102,8 @@ class Predictor:
         self.kinds, self.strength = tuple(kinds), asked.strength
         settle(self.module, asked.inference, asked.precision)
         self.classes, self.palette = (
-            self.module.identity["classes"],
-            self.module.identity["palette"],
+            self.module.identity.classes,
+            self.module.identity.palette,
         )
         self.single = {
             kind: self.number_of(kind.removeprefix(ONE_CLASS))
@@ -164,10 +164,10 @@ def rate(value: float) -> str:
 
 def own_labels(module: SegmentationModule) -> LabelSet:
     """What the checkpoint's data set calls its classes in its files; a few data sets know it only from their folder."""
-    data, count = module.identity["data"], len(module.identity["classes"])
+    data, count = module.identity.data, len(module.identity.classes)
     known = datamodules.dataset(data) if data in datamodules.names() else None
     labels = getattr(known, "labels", None)
-    if isinstance(labels, LabelSet) and list(labels.names) == list(module.identity["classes"]):
+    if isinstance(labels, LabelSet) and list(labels.names) == list(module.identity.classes):
         return labels
     raise UserError(
         f"--kinds ids: the {count} classes of this checkpoint have no other numbers ({data} does not say any); take label"

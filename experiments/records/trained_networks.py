@@ -1,6 +1,7 @@
 """Open a trained network: a run or checkpoint of ours, or the checkpoint that authors released."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def options_of(source: Path | Authors, words: Words) -> dict[str, Any]:
     if isinstance(source, Path):
         from segmodels.checkpoint import from_checkpoint
 
-        row = config_of(source).get("experiment") or from_checkpoint(source).identity["experiment"]
+        row = config_of(source).get("experiment") or from_checkpoint(source).identity.experiment
         return model_options(row, words)
     from segmodels.paper import unknown
     from segmodels.released import layouts
@@ -78,10 +79,9 @@ def trained(
         if isinstance(source, Authors)
         else ours(source, network, model)
     )
-    evaluated_with = module.identity.get("evaluated_with", {})
-    module.identity["overrides"] = module.identity["overrides"] | {
-        f"model.{name}": value for name, value in evaluated_with.items()
-    }
+    identity = module.identity
+    others = {f"model.{name}": value for name, value in identity.evaluated_with.items()}
+    module.identity = replace(identity, overrides={**identity.overrides, **others})
     return module
 
 
@@ -92,7 +92,7 @@ def ours(
     from segmodels.checkpoint import from_checkpoint
 
     module = from_checkpoint(source, network, model)
-    if lacking := [name for name in STORED if name not in module.identity]:
+    if lacking := [name for name in STORED if getattr(module.identity, name) is None]:
         raise UserError(
             f"{source} does not say its {', '.join(lacking)}; give a checkpoint that experiments/run.py wrote"
         )
@@ -117,21 +117,21 @@ def released(
         )
     row = experiment(layout.address)
     data = layout.data or row.data
-    module.identity |= {
-        "experiment": row.name,
-        "released": source.layout,
-        "port": layout.port,
-        "published": [
-            figure.as_dict() for figure in (layout.published if layout.port else row.published)
-        ],
-        "data": data,
+    published = layout.published if layout.port else row.published
+    module.identity = replace(
+        module.identity,
+        experiment=row.name,
+        released=source.layout,
+        port=layout.port,
+        published=[figure.as_dict() for figure in published],
+        data=data,
         **appearance(data, module.num_classes, layout.names),
-        "seed": 0,
-        "departures": [],
-        "overrides": {"released": source.layout},
-        "smoke": False,
-        "iterations": 0,
-    }
+        seed=0,
+        departures=[],
+        overrides={"released": source.layout},
+        smoke=False,
+        iterations=0,
+    )
     return module
 
 

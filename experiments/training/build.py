@@ -1,5 +1,6 @@
 """Build data, network and starting weights out of resolved values."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -11,6 +12,7 @@ import datamodules
 from experiments.command_line.errors import UserError
 from experiments.command_line.values import PLACES, Resolved, departures
 from segmodels.checkpoint import start_from
+from segmodels.identity import Identity
 from segmodels.module import SegmentationModule
 from segmodels.paper import experiment
 from segmodels.parts.pretrained import load_encoder
@@ -118,7 +120,8 @@ def build(resolved: Resolved, data: Any, seed: int, new: bool) -> tuple[Segmenta
     data.label_maps = module.label_maps
     words, start = starts[0]
     if new:
-        resolved.departures = known["departures"] = departures(resolved, start)
+        resolved.departures = departures(resolved, start)
+        module.identity = replace(module.identity, departures=resolved.departures)
     return module, words
 
 
@@ -130,37 +133,35 @@ def compile_parts(network: SegmentationModule) -> None:
         setattr(network, name, MethodType(function, network))
 
 
-def identity(resolved: Resolved, data: Any, seed: int) -> dict[str, Any]:
+def identity(resolved: Resolved, data: Any, seed: int) -> Identity:
     """What a checkpoint carries besides weights and recipe: enough to build, name and compare the network without its run folder."""
     changed = {
         name: resolved.value(name)
         for name, origin in resolved.origins.items()
         if origin == "command line" and "trainer." not in name
     }
-    semi = {}
+    semi = None
+    networks: list[str] = []
     if resolved.semi_name != "none":
         changed["semi"] = resolved.semi_name
-        semi = {
-            "semi": {"method": resolved.semi_name} | resolved.semi,
-            "networks": list(method(resolved.semi_name).networks),
-        }
-    return semi | {
-        "experiment": resolved.experiment,
-        "model": resolved.model,
-        "data": resolved.data_name,
-        "classes": list(data.class_names),
-        "palette": [list(color) for color in data.palette],
-        "seed": seed,
-        "labelled": data.share_of_labels(),
-        "departures": resolved.departures,
-        "overrides": {
-            name: value
-            for name, value in changed.items()
-            if name not in {f"data.{place}" for place in PLACES}
-        }
-        | start_named(resolved.init),
-        "smoke": "--smoke" in resolved.origins.values(),
-    }
+        semi = {"method": resolved.semi_name, **resolved.semi}
+        networks = list(method(resolved.semi_name).networks)
+    places = {f"data.{place}" for place in PLACES}  # of this machine
+    overrides = {name: value for name, value in changed.items() if name not in places}
+    return Identity(
+        experiment=resolved.experiment,
+        model=resolved.model,
+        data=resolved.data_name,
+        classes=list(data.class_names),
+        palette=[list(color) for color in data.palette],
+        seed=seed,
+        labelled=data.share_of_labels(),
+        departures=resolved.departures,
+        overrides=overrides | start_named(resolved.init),
+        smoke="--smoke" in resolved.origins.values(),
+        semi=semi,
+        networks=networks,
+    )
 
 
 def start_named(init: str | None) -> dict[str, str]:

@@ -660,7 +660,7 @@ def test_a_checkpoint_of_another_class_count_gives_all_but_its_heads(
     assert config["init"] == str(checkpoint)
     departure = "start ImageNet -> best.ckpt (command line)"
     assert f"not as in the paper: {departure}\n" in printed
-    assert departure in config["departures"] and departure in module.identity["departures"]
+    assert departure in config["departures"] and departure in module.identity.departures
 
 
 def test_a_released_checkpoint_is_a_start(

@@ -100,7 +100,7 @@ def test_a_checkpoint_of_one_stride_is_evaluated_at_the_other(tmp_path: Path) ->
     written(tmp_path / "last.ckpt", address="deeplabv3plus/resnet50", data="streets")
     coarse = segmodels.from_checkpoint(tmp_path / "last.ckpt").double()
     fine = segmodels.from_checkpoint(tmp_path / "last.ckpt", model={"output_stride": 8}).double()
-    assert fine.identity["evaluated_with"] == {"output_stride": 8}
+    assert fine.identity.evaluated_with == {"output_stride": 8}
     with torch.no_grad():
         image = torch.randn(1, 3, 65, 97, dtype=torch.float64)
         deep, dense = coarse.features(image)[-1], fine.features(image)[-1]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import segmodels
+from segmodels.identity import Identity
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment
 from segmodels.recipe import loss_settings
@@ -84,7 +85,7 @@ def without_layers(row: Experiment) -> SegmentationModule:
     """The row's class with its recipe: a pixel loss asks for no more."""
     module = row.network.__new__(row.network)
     SegmentationModule.__init__(module, CLASSES)
-    module.adopt(row.recipe, row.normalization, {})
+    module.adopt(row.recipe, row.normalization, Identity())
     return module
 
 

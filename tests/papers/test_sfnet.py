@@ -212,7 +212,7 @@ def test_a_checkpoint_with_supervision_heads_loads_without_them() -> None:
 def test_a_released_module_names_the_row_and_options_that_build_it_again() -> None:
     module = layouts()["sfnet_dfv1"].build(7)
     identity = {
-        **module.identity,
+        **module.identity.as_dict(),
         "num_classes": 7,
         "recipe": vars(module.recipe),
         "normalization": vars(module.normalization),

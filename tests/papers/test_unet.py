@@ -15,6 +15,7 @@ from experiments import run
 from experiments.results.reference import cases
 from segmodels import deploy, inference
 from segmodels.architectures.unet import EXPERIMENTS, PaddedUNet, UNet, border_weights, dice_loss
+from segmodels.identity import Identity
 from segmodels.ports.mmseg.unet import UNetMMSeg
 from tests.support import training_step
 from tests.support.extras import onnx
@@ -213,7 +214,7 @@ def batch_of(side: int = 204) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
 def adopted(class_weights: tuple[float, ...]) -> UNet:
     module = UNet(2, width=4).eval()
     row = EXPERIMENTS["valid"].but(recipe={"class_weights": class_weights})
-    module.adopt(row.recipe, row.normalization, {})
+    module.adopt(row.recipe, row.normalization, Identity())
     return module
 
 

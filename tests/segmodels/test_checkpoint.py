@@ -80,9 +80,9 @@ def test_a_checkpoint_gives_back_recipe_normalization_classes_and_steps(tmp_path
         module.normalization,
         11,
     )
-    assert back.identity == module.identity | {"iterations": 2}
-    assert back.identity["classes"] == list(CAMVID.names)
-    assert [tuple(color) for color in back.identity["palette"]] == list(CAMVID.palette)
+    assert back.identity == replace(module.identity, iterations=2)
+    assert back.identity.classes == list(CAMVID.names)
+    assert [tuple(color) for color in back.identity.palette] == list(CAMVID.palette)
 
 
 def test_a_run_leaves_checkpoints_of_tensors_and_plain_values(smoke_run: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_run_leaves_checkpoints_of_tensors_and_plain_values(smoke_run: Path) -
             for key, tensor in module.state_dict().items()
         )
         assert json.loads(json.dumps(asdict(module.recipe))) == config["recipe"]
-        assert module.identity["iterations"] == content["global_step"]
+        assert module.identity.iterations == content["global_step"]
 
 
 @pytest.mark.parametrize("address", ROWS)
@@ -110,7 +110,7 @@ def test_every_row_comes_back_from_its_checkpoint(address: str, tmp_path: Path) 
     assert all(
         torch.equal(tensor, back.state_dict()[name]) for name, tensor in module.state_dict().items()
     )
-    assert (back.recipe, back.normalization, back.identity["experiment"]) == (
+    assert (back.recipe, back.normalization, back.identity.experiment) == (
         module.recipe,
         module.normalization,
         address,
@@ -177,9 +177,9 @@ def test_a_network_is_evaluated_with_another_option_than_it_was_trained_with(
     wanted = bits(five.eval(), image, False)
     assert torch.equal(bits(found, image, False), wanted)
     assert not torch.equal(wanted, plain)
-    assert found.identity["evaluated_with"] == {"eval_iterations": 5}
-    assert found.identity["model"]["eval_iterations"] == 5
-    assert found.identity["iterations"] == 7
+    assert found.identity.evaluated_with == {"eval_iterations": 5}
+    assert found.identity.model["eval_iterations"] == 5
+    assert found.identity.iterations == 7
     assert (found.recipe, found.num_classes) == (module.recipe, 11)
 
 
@@ -188,8 +188,8 @@ def test_options_that_a_network_was_trained_with_are_no_others(
 ) -> None:
     file, _ = emanet
     found = from_checkpoint(file, model={"eval_iterations": 3, "lambda_": 1, "depth": 50})
-    assert found.identity["evaluated_with"] == {}
-    assert "evaluated_with" not in from_checkpoint(file).identity
+    assert found.identity.evaluated_with == {}
+    assert from_checkpoint(file).identity.evaluated_with == {}
 
 
 WRONG_OPTIONS = [

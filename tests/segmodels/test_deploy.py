@@ -214,7 +214,7 @@ def test_a_runs_checkpoint_is_exported_with_its_classes(
     printed = capsys.readouterr().out
     assert "other sizes  refused: the file takes an image of 1x3x64x96" in printed
     runtime, image = deploy.Runtime(out), noise()
-    assert runtime.says["classes"] == module.identity["classes"]
+    assert runtime.says["classes"] == module.identity.classes
     assert runtime.says["model"] == ROW
     with torch.no_grad():
         assert (

@@ -262,7 +262,7 @@ def test_an_authors_network_is_evaluated_with_another_option_than_its_row() -> N
     with torch.no_grad():
         assert torch.equal(found.logits(image), wanted.logits(image))
         assert not torch.equal(found.logits(image), own.logits(image))
-    assert found.identity["evaluated_with"] == {"eval_iterations": 5}
+    assert found.identity.evaluated_with == {"eval_iterations": 5}
 
 
 @pytest.mark.parametrize(

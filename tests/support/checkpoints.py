@@ -13,6 +13,7 @@ import torch
 
 from datamodules.labels import CITYSCAPES, LabelSet
 from experiments.results.reference import fill
+from segmodels.identity import Identity
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.paper import experiment
 from tests.support.paths import REFERENCE
@@ -41,22 +42,19 @@ def built(
     """A module with everything that a run lets its checkpoints say."""
     row = experiment(address)
     module = row.build(len(labels.names))
-    says = {
-        "data": data,
-        "classes": list(labels.names),
-        "palette": [list(color) for color in labels.palette],
-        "seed": 3,
-    }
-    more = {
-        "experiment": address,
-        "model": dict(row.model),
-        "departures": [],
-        "overrides": {},
-        "smoke": False,
-    }
-    module.adopt(
-        replace(row.recipe, **{"inference": "whole"} | recipe), Normalization(), says | more
+    identity = Identity(
+        experiment=address,
+        model=dict(row.model),
+        data=data,
+        classes=list(labels.names),
+        palette=[list(color) for color in labels.palette],
+        seed=3,
+        departures=[],
+        overrides={},
+        smoke=False,
     )
+    recipe = replace(row.recipe, **{"inference": "whole"} | recipe)
+    module.adopt(recipe, Normalization(), identity)
     return lively(module)
 
 

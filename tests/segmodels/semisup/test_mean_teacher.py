@@ -508,8 +508,8 @@ def test_the_checkpoint_holds_both_and_gives_the_teacher(semi_run: Path, tmp_pat
     result = json.loads((semi_run / "result.json").read_text())
     assert (
         type(teacher) is type(student)
-        and teacher.identity["network"] == "teacher"
-        and student.identity["network"] == "student"
+        and teacher.identity.network == "teacher"
+        and student.identity.network == "student"
     )
     assert not torch.equal(teacher.classifier[1].weight, student.classifier[1].weight)
     for network, wanted in ((None, result), ("student", result["others"]["student"])):

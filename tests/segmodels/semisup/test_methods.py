@@ -13,6 +13,7 @@ from experiments.command_line.values import resolve
 from experiments.drawing import label_images
 from experiments.training import build
 from segmodels import semisup
+from segmodels.identity import Identity
 from segmodels.method import Method
 from segmodels.module import SegmentationModule
 from segmodels.recipe import Recipe
@@ -119,7 +120,7 @@ def test_maps_of_labelled_images_lose_the_margin_as_their_label_does() -> None:
 def test_normalized_images_become_the_pixels_again_that_they_were(order: str) -> None:
     network = Tiny()
     normalization = type(network.normalization)(order=order)
-    network.adopt(Recipe(), normalization, {})
+    network.adopt(Recipe(), normalization, Identity())
     image, _ = images()
     module = Pair(network, Tiny())
     assert torch.equal(module.as_pixels(module.normalized(image)), image)

@@ -1,0 +1,46 @@
+"""What a checkpoint says of a network beside its weights: what it is, what it was trained on, and how."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Name a network and its training, so that it can be built, used and compared without its run folder.
+
+    The first two are known of every row's network. The next seven are written by every run and are
+    None where a checkpoint does not say. The others have the value that most networks have.
+    """
+
+    experiment: str = ""  # "paper/row"
+    model: Mapping[str, Any] = field(default_factory=dict)  # the network's options
+
+    data: str | None = None  # the data set that it was trained on
+    classes: Sequence[str] | None = None
+    palette: Sequence[Sequence[int]] | None = None  # a color (red, green, blue) per class
+    seed: int | None = None
+    departures: Sequence[str] | None = None  # from the paper, in words
+    overrides: Mapping[str, Any] | None = None  # of the command line, by name
+    smoke: bool | None = None  # a few steps that only show that everything works
+
+    labelled: Mapping[str, Any] | None = None  # which images have labels; None: all of them
+    semi: Mapping[str, Any] | None = None  # the semi-supervised method and its options
+    networks: Sequence[str] = ()  # the method's networks by name, the evaluated one first
+    network: str | None = None  # which of these it is
+    iterations: int | None = None  # optimizer steps behind it
+    released: str | None = None  # the layout of an authors' checkpoint
+    port: bool = False  # another code line's network: the row's figures are not its own
+    published: Sequence[Mapping[str, Any]] | None = None  # None: the row's own figures
+    # the options that it is evaluated with and was not trained with
+    evaluated_with: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint; what is None is left out."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Identity":
+        """Read what `as_dict` or an older version wrote; unknown names are ignored."""
+        return cls(**{each.name: stored[each.name] for each in fields(cls) if each.name in stored})

@@ -1,0 +1,44 @@
+"""What a checkpoint says of a network: plain values out, the same object back, older files too."""
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from segmodels.identity import Identity
+
+RUN = Identity(
+    experiment="stdc/stdc1",
+    model={"booster_weight": 0.4},
+    data="camvid",
+    classes=["sky", "road"],
+    palette=[[1, 2, 3], [4, 5, 6]],
+    seed=0,
+    departures=[],
+    overrides={},
+    smoke=False,
+    semi={"method": "cps"},
+    networks=["first", "second"],
+)
+
+
+def test_an_identity_comes_back_from_what_a_checkpoint_stores() -> None:
+    assert Identity.from_dict(RUN.as_dict()) == RUN
+
+
+def test_what_is_unknown_is_not_stored_and_what_is_zero_or_empty_is() -> None:
+    stored = RUN.as_dict()
+    assert (stored["seed"], stored["departures"], stored["overrides"]) == (0, [], {})
+    assert stored["smoke"] is False
+    assert not {"labelled", "network", "iterations", "released", "published"} & stored.keys()
+
+
+def test_an_older_checkpoint_lacks_keys_and_a_newer_one_has_more() -> None:
+    older = {"experiment": "stdc/stdc1", "model": {}, "seed": 3, "labelled": None}
+    found = Identity.from_dict(older | {"of_tomorrow": 1})
+    assert found == Identity(experiment="stdc/stdc1", seed=3)
+    assert (found.data, found.smoke, found.networks, found.evaluated_with) == (None, None, (), {})
+
+
+def test_an_identity_is_never_changed_in_place() -> None:
+    with pytest.raises(FrozenInstanceError):
+        RUN.seed = 1
