@@ -15,8 +15,9 @@ from typing import Any
 
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import check_out, write_text
+from experiments.command_line.names import known_name
 from experiments.command_line.parser import Parser
-from experiments.command_line.values import catalogue, data_options, named
+from experiments.command_line.values import catalogue, data_options
 from experiments.data_check.page import page
 from experiments.data_check.report import content, ending, report, say
 
@@ -83,7 +84,7 @@ def check(asked: argparse.Namespace) -> int:
     for flag, file in (("--out", asked.out), ("--page", asked.page)):
         if file:
             check_out(file, flag)
-    name = named("data set", asked.data, list(catalogue()["data"]))
+    name = known_name("data set", asked.data, list(catalogue()["data"]))
     options = data_options(name, asked.overrides)
     data = datamodules.dataset(name)(**options)
     splits = opened(data, asked.splits)

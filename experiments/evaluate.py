@@ -30,7 +30,13 @@ from pathlib import Path
 
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import check_makeable, check_out, check_writable
-from experiments.command_line.networks import NETWORK_HELP, RELEASED, Authors, authors, source_of
+from experiments.command_line.networks import (
+    NETWORK_HELP,
+    RELEASED,
+    ReleasedCheckpoint,
+    parse_network,
+    released_checkpoint,
+)
 from experiments.command_line.parser import Parser
 from experiments.command_line.values import checked_mode, divided
 from experiments.records.trained_networks import check_words
@@ -82,7 +88,7 @@ def parser() -> Parser:
         "--released",
         nargs=2,
         metavar=("LAYOUT", "FILE"),
-        help="the authors' checkpoint; short for released:LAYOUT=FILE",
+        help="the authors' checkpoint; short for released:NAME=FILE",
     )
     what = made.add_argument_group("on what")
     what.add_argument(
@@ -198,7 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
     return judge(source, asked)
 
 
-def named_source(asked: argparse.Namespace) -> Path | Authors:
+def named_source(asked: argparse.Namespace) -> Path | ReleasedCheckpoint:
     """The network that was named, in either of the two ways."""
     if not asked.released:
         if not asked.network and asked.shift and Path(asked.shift).exists():
@@ -209,19 +215,19 @@ def named_source(asked: argparse.Namespace) -> Path | Authors:
             raise UserError(
                 "no network is named; give a run folder, a checkpoint, or --released LAYOUT FILE"
             )
-        return source_of(asked.network)
+        return parse_network(asked.network)
     if asked.network:  # the first word is an override then
         if "=" not in asked.network or asked.network.startswith(RELEASED):
             raise UserError(
                 f"two networks are named, {asked.network} and --released; give one (--beside draws a second one)"
             )
         asked.overrides.insert(0, asked.network)
-    return authors(asked.released[0], Path(asked.released[1]))
+    return released_checkpoint(asked.released[0], Path(asked.released[1]))
 
 
-def check(asked: argparse.Namespace, source: Path | Authors) -> None:
+def check(asked: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:
     """All that can be known before torch is imported."""
-    asked.beside = [source_of(word) for word in asked.beside]
+    asked.beside = [parse_network(word) for word in asked.beside]
     asked.full |= bool(asked.page)
     if asked.shift and asked.shift.startswith(GROUPS):  # the word after --shift was no kind
         asked.overrides.insert(0, asked.shift)
@@ -244,7 +250,7 @@ def check(asked: argparse.Namespace, source: Path | Authors) -> None:
     check_place(asked, source)
 
 
-def check_place(asked: argparse.Namespace, source: Path | Authors) -> None:
+def check_place(asked: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:
     """That the result can be written, wherever it goes."""
     if asked.submit:
         check_makeable(asked.submit, "--submit")

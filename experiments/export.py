@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import check_out, whole
-from experiments.command_line.networks import checkpoint_of
+from experiments.command_line.networks import NETWORK_HELP, parse_network
 from experiments.command_line.parser import Parser, by
-from experiments.command_line.row_patterns import rows_of
+from experiments.command_line.row_patterns import matching_rows, row_address
 from experiments.command_line.values import model_options
 from experiments.records import trained_networks
 
@@ -62,9 +62,9 @@ def parser() -> Parser:
     made = Parser(prog="export.py", description=__doc__)
     made.add_argument(
         "checkpoint",
-        type=Path,
         nargs="?",
-        help="a checkpoint, or a run folder (its last checkpoint)",
+        metavar="network",
+        help=NETWORK_HELP,
     )
     made.add_argument(
         "overrides",
@@ -112,8 +112,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def check_words(asked: argparse.Namespace) -> None:
     """Everything that can be refused before torch is there."""
-    if asked.checkpoint and str(asked.checkpoint).startswith("model."):  # no network is named
-        asked.overrides.insert(0, str(asked.checkpoint))
+    if asked.checkpoint and asked.checkpoint.startswith("model."):  # no network is named
+        asked.overrides.insert(0, asked.checkpoint)
         asked.checkpoint = None
     if asked.checkpoint and asked.model:
         raise UserError(f"give {asked.checkpoint} or --model {asked.model}, not both")
@@ -132,8 +132,8 @@ def check_words(asked: argparse.Namespace) -> None:
             f"--check keeps no file; leave out --check, which every export includes, or --out {asked.out}"
         )
     asked.size = size_of(asked.size) if asked.size else CHECKED_AT
-    asked.checkpoint = asked.checkpoint and checkpoint_of(asked.checkpoint)
-    asked.rows = [] if asked.checkpoint else rows_of(asked.model, several=asked.check)
+    asked.checkpoint = asked.checkpoint and parse_network(asked.checkpoint)
+    asked.rows = [] if asked.checkpoint else rows_of(asked.model, asked.check)
     if asked.checkpoint:
         trained_networks.check_words(asked.checkpoint, None, (), asked.overrides)
     for row in asked.rows:
@@ -142,6 +142,11 @@ def check_words(asked: argparse.Namespace) -> None:
         raise UserError(
             f'exporting needs {", ".join(lacking)}; install the optional packages with: pip install -e ".[export]"'
         )
+
+
+def rows_of(pattern: str | None, several: bool) -> list[str]:
+    """The rows to check, all where none is named; or the only one to export."""
+    return matching_rows(pattern or "*") if several else [row_address(pattern)]
 
 
 def size_of(text: str) -> tuple[int, int]:
@@ -184,12 +189,11 @@ def export(asked: argparse.Namespace) -> int:
 def opened(asked: argparse.Namespace) -> tuple["SegmentationModule", dict[str, Any]]:
     """The module, and what the file will say of it."""
     from experiments.command_line.errors import as_user_error
-    from segmodels.checkpoint import from_checkpoint
 
     given = asked.overrides
     with as_user_error():
         module = (
-            from_checkpoint(
+            trained_networks.trained(
                 asked.checkpoint, model=trained_networks.options_of(asked.checkpoint, given)
             )
             if asked.checkpoint

@@ -19,8 +19,9 @@ from datamodules.progress import with_progress
 from datamodules.sampling.threads import prefetch
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import whole
+from experiments.command_line.names import known_name
 from experiments.command_line.parser import Parser
-from experiments.command_line.values import catalogue, data_options, named
+from experiments.command_line.values import catalogue, data_options
 
 EPILOG = """\
 forms
@@ -85,7 +86,7 @@ def pack(asked: argparse.Namespace) -> int:
     from datamodules.reading.sources import Files
 
     known = catalogue()["data"]
-    name = named("data set", asked.data, list(known))
+    name = known_name("data set", asked.data, list(known))
     data = datamodules.dataset(name)(**data_options(name, asked.overrides))
     asked.out.mkdir(parents=True, exist_ok=True)
     for split in asked.splits.split(","):

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command_line.errors import UserError, command, run_main
-from experiments.command_line.networks import NETWORK_HELP, source_of
+from experiments.command_line.networks import NETWORK_HELP, parse_network
 from experiments.command_line.parser import Parser
 from experiments.command_line.values import checked_mode
 from experiments.prediction.inputs import sorted_out
@@ -140,7 +140,7 @@ def parser() -> Parser:
 @command(stopped="stopped; what is written is whole")
 def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_intermixed_args(arguments)
-    source = source_of(asked.network)
+    source = parse_network(asked.network)
     named, asked.model = apart_from_options(asked.inputs)
     check_words(source, None, (), asked.model)
     inputs = sorted_out(named)

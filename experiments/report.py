@@ -3,11 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import write_text
+from experiments.command_line.names import did_you_mean
 from experiments.records.results import (
     FIELDS,
     RESULTS,
@@ -171,11 +171,9 @@ def check_known(name: str, wanted: str, rows: list[dict]) -> None:
     known = sorted({row[name] for row in rows if row[name]})
     if wanted in known:
         return
-    near = get_close_matches(wanted, known, n=1, cutoff=0.5)
-    guess = f"did you mean {near[0]}? " if near else ""
     have = f"there are {', '.join(known)}" if known else "there is no result at all"
     raise UserError(
-        f"no result has the {name} {wanted}; {guess}{have}; run it, or see with --all what is not measured"
+        f"no result has the {name} {wanted}; {did_you_mean(wanted, known)}{have}; run it, or see with --all what is not measured"
     )
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.parser import Parser
-from experiments.command_line.values import Resolved, catalogue, named_row, resolve
+from experiments.command_line.row_patterns import row_address, row_entry
+from experiments.command_line.values import Resolved, resolve
 from experiments.records import run_folder
 from experiments.reports.terminal import catalogue_table, resolved_table
 from experiments.sweep import plan, sweep
@@ -154,9 +155,8 @@ def resume(asked: Namespace) -> int:
         raise UserError(
             f"{asked.resume} has no checkpoints/last.ckpt: it stopped before its first checkpoint; start it again"
         )
-    known = catalogue()
-    paper, row = named_row(known, config["experiment"])
-    resolved = run_folder.resolved_from(config, known["papers"][paper]["rows"][row])
+    row = row_entry(row_address(config["experiment"]))
+    resolved = run_folder.resolved_from(config, row)
     introduce(resolved)
     from experiments.training.train import train
 

@@ -8,12 +8,17 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
 from experiments.command_line.files import check_out
-from experiments.command_line.networks import checkpoint_of
+from experiments.command_line.networks import (
+    NETWORK_HELP,
+    RELEASED,
+    ReleasedCheckpoint,
+    parse_network,
+)
 from experiments.command_line.parser import by, height_by_width, positive, seconds
-from experiments.command_line.row_patterns import rows_of
-from experiments.command_line.values import catalogue
+from experiments.command_line.row_patterns import matching_rows
 from experiments.reports.protocols import on, settings
 from experiments.reports.terminal import console
 
@@ -48,7 +53,7 @@ def add_infer(subjects: Any) -> None:
         "networks",
         nargs="+",
         metavar="NETWORK",
-        help="PAPER, PAPER/ROW, a pattern, a run or checkpoint of ours, or released:NAME=FILE",
+        help=f"PAPER, PAPER/ROW, a pattern of rows, {NETWORK_HELP}",
     )
     add(
         "--size",
@@ -144,23 +149,12 @@ def infer(words: argparse.Namespace) -> int:
     return int(any(each["problem"] for each in results))
 
 
-def sources(word: str) -> list[str | Path]:
-    """The rows that a word names, as "paper/row"; a checkpoint's path; or "released:NAME=FILE"."""
-    if word.startswith("released:"):
-        name, equals, file = word.removeprefix("released:").partition("=")
-        if not (name and equals and file):
-            raise UserError(
-                f"{word} is not understood; write released:NAME=FILE, such as released:stdc1_seg=stdc1.pth"
-            )
-        if not Path(file).is_file():
-            raise UserError(f"{word}: there is no file {file}; give the authors' checkpoint")
-        return [word]
-    is_row = word.partition("/")[0] in catalogue()["papers"]
-    return (
-        [checkpoint_of(Path(word))]
-        if not is_row and (Path(word).exists() or Path(word).suffix)
-        else rows_of(word, several=True)
-    )
+def sources(word: str) -> list[str | Path | ReleasedCheckpoint]:
+    """The checkpoint that the word names, or the rows, as "paper/row"."""
+    is_file = word.startswith(RELEASED) or Path(word).exists() or Path(word).suffix
+    if is_file and word.partition("/")[0] not in catalogue()["papers"]:
+        return [parse_network(word)]
+    return matching_rows(word)
 
 
 # --- the table

@@ -18,6 +18,7 @@ from torch import nn
 from datamodules.progress import with_progress
 from experiments.command_line.catalogue import counted_at
 from experiments.command_line.errors import UserError, as_user_error, quiet
+from experiments.command_line.networks import ReleasedCheckpoint
 from experiments.command_line.parser import by
 from experiments.records import provenance
 from segmodels.checkpoint import from_checkpoint
@@ -78,21 +79,26 @@ class Subject:
     problem: str = ""
 
 
-def opened(sources: Sequence[str | Path], size: tuple[int, int] | None) -> list[Subject]:
+def opened(
+    sources: Sequence[str | Path | ReleasedCheckpoint], size: tuple[int, int] | None
+) -> list[Subject]:
     """Every checkpoint is read here, before anything is timed; rows are not built yet."""
     with as_user_error():
-        return [
-            of_checkpoint(each, size) if isinstance(each, Path) else of_word(each, size)
-            for each in sources
-        ]
+        return [subject_of(each, size) for each in sources]
 
 
-def of_word(source: str, size: tuple[int, int] | None) -> Subject:
-    if not source.startswith("released:"):
-        row = experiment(source)
-        return Subject(row.name, size or counted_at(row), row.name, row.published_speed)
-    name, _, file = source.removeprefix("released:").partition("=")
-    module = from_released(name, file)
+def subject_of(source: str | Path | ReleasedCheckpoint, size: tuple[int, int] | None) -> Subject:
+    if isinstance(source, Path):
+        return of_checkpoint(source, size)
+    if isinstance(source, ReleasedCheckpoint):
+        return of_released(source, size)
+    row = experiment(source)
+    return Subject(row.name, size or counted_at(row), row.name, row.published_speed)
+
+
+def of_released(source: ReleasedCheckpoint, size: tuple[int, int] | None) -> Subject:
+    name = source.layout
+    module = from_released(name, source.file)
     if not isinstance(module, SegmentationModule):
         raise UserError(
             f"{source}: {name} is a classifier; give a layout of a segmentation network"

@@ -1,23 +1,21 @@
-"""The words that name a trained network: a run, a checkpoint, or released:LAYOUT=FILE. Imports no torch."""
+"""Parse the words that name a trained network: a run, a checkpoint, or released:NAME=FILE. Imports no torch."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from experiments.command_line.errors import UserError
+from experiments.command_line.names import nearest_name
 
-if TYPE_CHECKING:
-    pass
-
-
-NETWORK_HELP = "a run folder (its last checkpoint), a checkpoint of ours, or released:LAYOUT=FILE (the authors')"
 RELEASED = "released:"
+NETWORK_HELP = (
+    "a run folder (its last checkpoint), a checkpoint of ours, "
+    "or released:NAME=FILE (the authors' checkpoint)"
+)
 
 
 @dataclass(frozen=True)
-class Authors:
-    """A checkpoint that a paper's authors, or another code line, released."""
+class ReleasedCheckpoint:
+    """A file that a paper's authors, or another code line, released, and the name of its layout."""
 
     layout: str
     file: Path
@@ -26,57 +24,51 @@ class Authors:
         return f"{RELEASED}{self.layout}={self.file}"
 
 
-def source_of(word: str | Path) -> Path | Authors:
-    """What the word means, without reading the file; imports no torch."""
-    if not str(word).startswith(RELEASED):
+def parse_network(word: str) -> Path | ReleasedCheckpoint:
+    """The checkpoint that the word names. It is there, but it was not read."""
+    if not word.startswith(RELEASED):
         return checkpoint_of(Path(word))
-    name, equals, file = str(word).removeprefix(RELEASED).partition("=")
-    if not (name and equals and file):
+    layout, _, file = word.removeprefix(RELEASED).partition("=")
+    if not (layout and file):
         raise UserError(
-            f"{word} is not understood; write released:LAYOUT=FILE, such as released:stdc1_seg=stdc1.pth"
+            f"{word} is not understood; write released:NAME=FILE, the layout's name and "
+            "the authors' checkpoint, such as released:stdc1_seg=stdc1.pth"
         )
-    return authors(name, Path(file))
+    return released_checkpoint(layout, Path(file))
 
 
-def authors(layout: str, file: Path) -> Authors:
+def released_checkpoint(layout: str, file: Path) -> ReleasedCheckpoint:
     if file.is_dir():
         raise UserError(f"{file} is a folder; give the authors' checkpoint, a file")
     if not file.is_file():
         raise UserError(f"there is no file {file}{nearest(file)}; give the authors' checkpoint")
-    return Authors(layout, file)
+    return ReleasedCheckpoint(layout, file)
 
 
 def checkpoint_of(path: Path) -> Path:
     """The file itself, or the last checkpoint of a run's folder or of its checkpoints/."""
-    places = [path, path / "checkpoints" / "last.ckpt", path / "last.ckpt"]
-    if file := next((each for each in places if each.is_file()), None):
-        return file
+    for file in (path, path / "checkpoints" / "last.ckpt", path / "last.ckpt"):
+        if file.is_file():
+            return file
+    remedy = "give a .ckpt file or the folder of a run"
     if not path.exists():
-        raise UserError(
-            f"there is no {path}{nearest(path)}; give a .ckpt file or the folder of a run"
-        )
+        raise UserError(f"there is no {path}{nearest(path)}; {remedy}")
     runs = sorted(path.glob("*/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
     guess = f" (did you mean {runs[-1].parents[1]}?)" if runs else ""
-    raise UserError(
-        f"{path} holds no checkpoints/last.ckpt{guess}; give a .ckpt file or the folder of a run"
-    )
+    raise UserError(f"{path} holds no checkpoints/last.ckpt{guess}; {remedy}")
 
 
 def nearest(path: Path) -> str:
     """ " (did you mean ...?)" for a file or folder of almost that name beside it."""
-    beside = (
-        [each.name for each in path.parent.iterdir() if each.name != path.name]
-        if path.parent.is_dir()
-        else []
-    )
-    match = get_close_matches(path.name, beside, n=1)
-    return f" (did you mean {path.parent / match[0]}?)" if match else ""
+    if not path.parent.is_dir():
+        return ""
+    beside = [each.name for each in path.parent.iterdir() if each.name != path.name]
+    name = nearest_name(path.name, beside, cutoff=0.6)
+    return f" (did you mean {path.parent / name}?)" if name else ""
 
 
 def folder_of(checkpoint: Path) -> Path:
     """The run's folder; a checkpoint that was moved away has only the folder that it lies in."""
-    inside = (
-        checkpoint.parent.name == "checkpoints"
-        and (checkpoint.parent.parent / "config.json").is_file()
-    )
-    return checkpoint.parent.parent if inside else checkpoint.parent
+    folder = checkpoint.parent
+    is_run = folder.name == "checkpoints" and (folder.parent / "config.json").is_file()
+    return folder.parent if is_run else folder

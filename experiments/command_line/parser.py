@@ -2,8 +2,9 @@
 
 import argparse
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
+
+from experiments.command_line.names import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,11 +25,9 @@ class Parser(argparse.ArgumentParser):
                 for flag in action.option_strings
                 if flag.startswith("--")
             ]
-            near = get_close_matches(wrong, known, n=1, cutoff=0.5)
             message = (
-                f"there is no option {wrong}; "
-                + (f"did you mean {near[0]}? " if near else "")
-                + f"there are {', '.join(known)}"
+                f"there is no option {wrong}; {did_you_mean(wrong, known)}"
+                f"there are {', '.join(known)}"
             )
         self.exit(2, f"error: {message}\n")
 

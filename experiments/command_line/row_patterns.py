@@ -1,52 +1,55 @@
-"""The rows that a word or pattern of the command line names."""
+"""The one language for rows of papers: names and patterns, with commas between them."""
 
-from collections.abc import Mapping
-from difflib import get_close_matches
-from fnmatch import fnmatch, fnmatchcase
-from typing import TYPE_CHECKING, Any
+from fnmatch import fnmatchcase
 
+from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
-from experiments.command_line.values import catalogue, named_row
+from experiments.command_line.names import did_you_mean, known_name
 
-if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
-    pass
+WILDCARDS = "*?["
 
 
-def matching(pattern: str) -> list[str]:
-    """The addresses that the comma-separated words name; a paper alone is its main row, as everywhere."""
-    known = catalogue()
-    every = [f"{paper}/{row}" for paper, entry in known["papers"].items() for row in entry["rows"]]
-    found: list[str] = []
-    for word in filter(None, (part.strip() for part in pattern.split(","))):
-        wild = any(sign in word for sign in "*?[")
-        named = (
-            [address for address in every if fnmatchcase(address, word)]
-            if wild
-            else ["/".join(named_row(known, word))]
-        )
-        if not named:
-            raise UserError(nothing_matches(word, known))
-        found += named
-    if not found:
+def matching_rows(pattern: str) -> list[str]:
+    """The addresses that the words name, each once; a paper alone is its main row."""
+    words = [word.strip() for word in pattern.split(",") if word.strip()]
+    if not words:
         raise UserError(
-            f"--model {pattern} names no row; write rows or patterns with commas between them, such as 'stdc/*'"
+            f"{pattern!r} names no row; write rows or patterns with commas between them, "
+            "such as 'stdc/*'"
         )
-    return list(dict.fromkeys(found))
+    papers = catalogue()["papers"]
+    rows: list[str] = []
+    for word in words:
+        rows += wildcard_rows(word, papers) if is_pattern(word) else [row_address(word)]
+    return list(dict.fromkeys(rows))
 
 
-def nothing_matches(word: str, known: Mapping[str, Any]) -> str:
+def is_pattern(text: str) -> bool:
+    """Whether the text may name several rows."""
+    return any(sign in text for sign in f"{WILDCARDS},")
+
+
+def wildcard_rows(word: str, papers: dict[str, dict]) -> list[str]:
+    every = [f"{paper}/{row}" for paper, entry in papers.items() for row in entry["rows"]]
+    if rows := [address for address in every if fnmatchcase(address, word)]:
+        return rows
     paper, _, row = word.partition("/")
-    if paper in known["papers"]:
-        return f"no row matches {word}; {paper} has {', '.join(known['papers'][paper]['rows'])}"
-    near = get_close_matches(paper.rstrip("*"), list(known["papers"]), n=1, cutoff=0.4)
-    guess = f"did you mean {near[0]}/{row or '*'}? " if near else ""
-    return f"no row matches {word}; {guess}there are the papers {', '.join(known['papers'])}"
+    if paper in papers:
+        raise UserError(f"no row matches {word}; {paper} has {', '.join(papers[paper]['rows'])}")
+    guess = did_you_mean(paper.rstrip("*"), papers).replace("? ", f"/{row or '*'}? ")
+    raise UserError(f"no row matches {word}; {guess}there are the papers {', '.join(papers)}")
 
 
-def rows_of(pattern: str | None, several: bool) -> list[str]:
-    known = catalogue()
-    addresses = [
-        f"{paper}/{row}" for paper, entry in known["papers"].items() for row in entry["rows"]
-    ]
-    found = [each for each in addresses if several and fnmatch(each, pattern or "*")]
-    return found or ["/".join(named_row(known, pattern))]
+def row_address(word: str) -> str:
+    """ "stdc/stdc1" for "stdc", the main row of a paper, and for itself."""
+    papers = catalogue()["papers"]
+    paper, _, row = word.partition("/")
+    entry = papers[known_name("paper", paper, papers)]
+    row = known_name("row", row, entry["rows"], f"{paper}/") if row else entry["main"]
+    return f"{paper}/{row}"
+
+
+def row_entry(address: str) -> dict:
+    """The row as the catalogue has it."""
+    paper, _, row = address.partition("/")
+    return catalogue()["papers"][paper]["rows"][row]

@@ -4,11 +4,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from experiments.command_line.catalogue import catalogue, options
 from experiments.command_line.errors import UserError
+from experiments.command_line.names import did_you_mean, known_name
+from experiments.command_line.row_patterns import row_address, row_entry
 from segmodels.recipe import Recipe, in_range, inference_steps
 
 Origins = dict[str, str]  # "recipe.lr" -> where its value came from
@@ -125,11 +126,11 @@ def resolve(
 ) -> Resolved:
     """The paper's values, then what the data set's budget and a semi-supervised method replace, then --smoke, then the command line."""
     known = catalogue()
-    paper, row = named_row(known, model)
+    paper, row = row_address(model).split("/")
     entry = known["papers"][paper]["rows"][row]
-    data_name = named("data set", data, list(known["data"])) if data else default_data(entry)
+    data_name = known_name("data set", data, known["data"]) if data else default_data(entry)
     source = known["data"][data_name]
-    semi = named("semi-supervised method", semi, ["none", *known["semi"]])
+    semi = known_name("semi-supervised method", semi, ["none", *known["semi"]])
     found = Resolved(paper, row, data_name, {}, {}, {}, {}, {}, entry, semi_name=semi, init=init)
     kinds = {"recipe": options(Recipe), "model": entry["options"], "data": source["options"], "trainer": options(Machine),
              "semi": known["semi"][semi]["options"] if semi != "none" else {}}  # fmt: skip
@@ -248,22 +249,6 @@ def check_values(found: Resolved, kinds: Mapping[str, Mapping[str, dict]]) -> No
 # --- names
 
 
-def named(kind: str, word: str, known: Sequence[str], prefix: str = "") -> str:
-    """The word itself if it is known; else the sentence with the nearest one."""
-    if word in known:
-        return word
-    near = get_close_matches(word.lower(), known, n=1, cutoff=0.4)
-    guess = f"did you mean {prefix}{near[0]}? " if near else ""
-    raise UserError(f"there is no {kind} {prefix}{word}; {guess}there are {', '.join(known)}")
-
-
-def named_row(known: Mapping[str, Any], address: str) -> tuple[str, str]:
-    paper, _, row = address.partition("/")
-    paper = named("paper", paper, list(known["papers"]))
-    entry = known["papers"][paper]
-    return paper, named("row", row, list(entry["rows"]), f"{paper}/") if row else entry["main"]
-
-
 def default_data(entry: Mapping[str, Any]) -> str:
     """Cityscapes where its own environment variable says that it is there, else the built-in streets."""
     return "cityscapes" if os.environ.get("CITYSCAPES_DATASET") else "streets"
@@ -279,7 +264,7 @@ def override(word: str, kinds: Mapping[str, Mapping[str, dict]]) -> tuple[str, s
     if not kinds[group]:
         remedy = "; name a method, such as --semi mean_teacher" if group == "semi" else ""
         raise UserError(f"{word}: there are no {group} options here{remedy}")
-    name = named("field", name, list(kinds[group]), f"{group}.")
+    name = known_name("field", name, kinds[group], f"{group}.")
     return group, name, value_of(text, kinds[group][name], address)
 
 
@@ -291,7 +276,7 @@ def group_of(word: str, groups: Sequence[str]) -> str:
         raise UserError(
             f"{word} is not understood; write group.name=value, such as recipe.lr=0.01 (groups: {', '.join(groups)})"
         )
-    return named("group", group, groups)
+    return known_name("group", group, groups)
 
 
 def value_of(text: str, kind: Mapping[str, Any], address: str) -> Any:
@@ -315,7 +300,7 @@ TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 def _single(text: str, kind: Mapping[str, Any], address: str) -> Any:
     if "choices" in kind:
-        return named("choice", text, kind["choices"], f"{address}=")
+        return known_name("choice", text, kind["choices"], f"{address}=")
     if kind["kind"] == "bool":
         if text.lower() not in TRUE + FALSE:
             raise UserError(f"{address}={text}: it takes true or false")
@@ -333,9 +318,8 @@ def _single(text: str, kind: Mapping[str, Any], address: str) -> Any:
 def or_words(text: str, kind: Mapping[str, Any]) -> str:
     """What may stand for a number, and the nearest."""
     words = kind.get("words", [])
-    near = get_close_matches(text.lower(), words, n=1, cutoff=0.4)
-    guess = f"; did you mean {near[0]}?" if near else ""
-    return "".join(f", or {word}" for word in words) + guess
+    guess = did_you_mean(text, words).strip()
+    return "".join(f", or {word}" for word in words) + (f"; {guess}" if guess else "")
 
 
 def shown(value: Any) -> str:
@@ -364,9 +348,7 @@ def data_options(name: str, overrides: list[str]) -> dict[str, Any]:
 
 def model_options(row: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The options of a row's network out of model.name=value words."""
-    known = catalogue()
-    paper, name = named_row(known, row)
-    return group_values({"model": known["papers"][paper]["rows"][name]["options"]}, overrides)
+    return group_values({"model": row_entry(row_address(row))["options"]}, overrides)
 
 
 def group_values(

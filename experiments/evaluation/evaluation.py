@@ -12,8 +12,9 @@ import torch
 from experiments.command_line import files
 from experiments.command_line.errors import as_user_error, quiet
 from experiments.command_line.files import write_text
-from experiments.command_line.networks import Authors, folder_of
-from experiments.command_line.values import PLACES, catalogue, data_options, named
+from experiments.command_line.networks import ReleasedCheckpoint, folder_of
+from experiments.command_line.names import known_name
+from experiments.command_line.values import PLACES, catalogue, data_options
 from experiments.drawing.label_images import IGNORED, colored, save, sheet
 from experiments.evaluation.failure_images import Shown
 from experiments.evaluation.failure_page import failure_page
@@ -35,12 +36,12 @@ from segmodels.prediction import device_of, label_of, seeing, settle
 from segmodels.recipe import inference_steps
 
 
-def judge(source: Path | Authors, asked: Namespace) -> int:
+def judge(source: Path | ReleasedCheckpoint, asked: Namespace) -> int:
     quiet()
     with as_user_error():
         options = options_of(source, asked.model)
         module = trained(source, asked.which, options)
-        name = named("data set", asked.data or module.identity.data, list(catalogue()["data"]))
+        name = known_name("data set", asked.data or module.identity.data, list(catalogue()["data"]))
         given = data_options(name, asked.overrides)
         data = open_data(
             name, stored_options(source, module, name) | given, asked.split, source, module
@@ -76,7 +77,7 @@ def judged_by(
     module: SegmentationModule,
     data: Any,
     name: str,
-    source: Path | Authors,
+    source: Path | ReleasedCheckpoint,
     asked: Namespace,
     companions: list,
 ) -> dict:
@@ -94,7 +95,7 @@ def judged_by(
     file = asked.out or placed(source, asked, how_named(module, result["data"], asked.split))
     keep(result, examined, file)
     images = data.open(asked.split)
-    if asked.pictures and (companions or isinstance(source, Authors)):
+    if asked.pictures and (companions or isinstance(source, ReleasedCheckpoint)):
         pictures = file.with_suffix(".png")
         save(
             beside_each_other(
@@ -121,7 +122,7 @@ def keep(result: dict[str, Any], examined: Examined, file: Path) -> None:
 
 def protocols(
     module: SegmentationModule,
-    source: Path | Authors,
+    source: Path | ReleasedCheckpoint,
     which: str | None,
     given: dict[str, Any],
 ) -> list[tuple[str, SegmentationModule]]:
@@ -156,7 +157,7 @@ def can_run(protocol: str) -> bool:
 
 
 def network_with(
-    options: dict[str, Any], words: str, source: Path | Authors, which: str | None
+    options: dict[str, Any], words: str, source: Path | ReleasedCheckpoint, which: str | None
 ) -> SegmentationModule | None:
     """The network with the options of a published figure.
 
@@ -178,7 +179,7 @@ def how_named(module: SegmentationModule, data: str, split: str) -> str:
 
 
 def placed(
-    source: Path | Authors,
+    source: Path | ReleasedCheckpoint,
     asked: Namespace,
     about: str,
     kind: str = "evaluation",
@@ -194,11 +195,11 @@ def placed(
     return folder / own
 
 
-def where(source: Path | Authors) -> str:
+def where(source: Path | ReleasedCheckpoint) -> str:
     """The checkpoint, without the folders of this machine."""
     return (
         source.file.name
-        if isinstance(source, Authors)
+        if isinstance(source, ReleasedCheckpoint)
         else str(source.relative_to(folder_of(source)))
     )
 
@@ -220,7 +221,7 @@ def heading(result: dict[str, Any]) -> str:
 # --- pictures
 
 
-def companion(source: Path | Authors, data: Any) -> tuple[str, SegmentationModule]:
+def companion(source: Path | ReleasedCheckpoint, data: Any) -> tuple[str, SegmentationModule]:
     """A second network to look at, by its own recipe's inference mode."""
     module = trained(source)
     same_classes(source, module, data)

@@ -14,8 +14,9 @@ from datamodules.sampling.loader import Loader
 from datamodules.sampling.samples import Whole
 from experiments.command_line.errors import as_user_error, quiet
 from experiments.command_line.files import whole, write_json
-from experiments.command_line.networks import Authors
-from experiments.command_line.values import catalogue, data_options, named
+from experiments.command_line.networks import ReleasedCheckpoint
+from experiments.command_line.names import known_name
+from experiments.command_line.values import catalogue, data_options
 from experiments.drawing.label_images import save
 from experiments.evaluation.evaluation import how_named, placed, where
 from experiments.evaluation.robustness_report import shift_plot, shift_sheet, shift_table
@@ -27,7 +28,7 @@ from segmodels.module import SegmentationModule
 from segmodels.prediction import device_of, label_of, settle
 
 
-def endure(source: Path | Authors, asked: argparse.Namespace) -> int:
+def endure(source: Path | ReleasedCheckpoint, asked: argparse.Namespace) -> int:
     quiet()
     with as_user_error():
         kinds, roots = (
@@ -36,7 +37,7 @@ def endure(source: Path | Authors, asked: argparse.Namespace) -> int:
         )
         reference = read(asked.reference) if asked.reference else None
         module = trained(source, asked.which, options_of(source, asked.model))
-        name = named("data set", asked.data or module.identity.data, list(catalogue()["data"]))
+        name = known_name("data set", asked.data or module.identity.data, list(catalogue()["data"]))
         options = stored_options(source, module, name) | data_options(name, asked.overrides)
         data = open_data(name, options, asked.split, source, module)
         settle(module, asked.inference, asked.precision)

@@ -11,7 +11,8 @@ from datamodules.corruptions import GROUPS, KINDS, SEVERITIES, Shifted
 from datamodules.progress import with_progress
 from datamodules.reading.sources import Source
 from experiments.command_line.errors import UserError
-from experiments.command_line.values import catalogue, named
+from experiments.command_line.names import known_name
+from experiments.command_line.values import catalogue
 
 if TYPE_CHECKING:
     pass
@@ -209,7 +210,7 @@ def places(text: str) -> dict[str, Path]:
             raise UserError(
                 f"--across {text}: {word.strip() or 'nothing'} is not understood; write NAME=DIR,NAME=DIR, such as acdc=DIR"
             )
-        name = named("data set", name, list(catalogue()["data"]))
+        name = known_name("data set", name, list(catalogue()["data"]))
         if name in found:
             raise UserError(f"--across {text}: {name} is named twice; give it one folder")
         if not Path(folder).expanduser().is_dir():

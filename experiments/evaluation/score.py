@@ -11,7 +11,7 @@ from lightning import Callback, Trainer
 
 import datamodules
 from experiments.command_line.errors import UserError
-from experiments.command_line.networks import Authors
+from experiments.command_line.networks import ReleasedCheckpoint
 from experiments.command_line.values import catalogue
 from experiments.evaluation.per_image import Examiner, JudgingBar
 from experiments.records import provenance, run_folder
@@ -25,9 +25,11 @@ from segmodels.paper import paper as find_paper
 # --- what is judged
 
 
-def stored_options(source: Path | Authors, module: SegmentationModule, name: str) -> dict[str, Any]:
+def stored_options(
+    source: Path | ReleasedCheckpoint, module: SegmentationModule, name: str
+) -> dict[str, Any]:
     """The run's own options (root, sizes, ...), if it is evaluated on its own data set and its config.json is still beside it."""
-    if name != module.identity.data or isinstance(source, Authors):
+    if name != module.identity.data or isinstance(source, ReleasedCheckpoint):
         return {}
     stored = {
         key.removeprefix("data."): value
@@ -46,7 +48,7 @@ def open_data(
     name: str,
     options: dict[str, Any],
     split: str,
-    source: Path | Authors,
+    source: Path | ReleasedCheckpoint,
     module: SegmentationModule,
     labelled: bool = True,
 ) -> Any:
@@ -58,7 +60,7 @@ def open_data(
     return data
 
 
-def same_classes(source: Path | Authors, module: SegmentationModule, data: Any) -> None:
+def same_classes(source: Path | ReleasedCheckpoint, module: SegmentationModule, data: Any) -> None:
     ours, theirs, name = (
         list(module.identity.classes),
         list(data.class_names),

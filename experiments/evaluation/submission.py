@@ -19,7 +19,7 @@ from PIL import Image
 from datamodules.progress import with_progress
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.files import whole, write_json
-from experiments.command_line.networks import Authors
+from experiments.command_line.networks import ReleasedCheckpoint
 from experiments.command_line.values import PLACES, data_options
 from experiments.drawing.label_images import save
 from experiments.evaluation.cityscapes_script import official_scores
@@ -36,7 +36,7 @@ ENDING = (
 AGREE = 1e-6
 
 
-def submit(source: Path | Authors, asked: Namespace) -> int:
+def submit(source: Path | ReleasedCheckpoint, asked: Namespace) -> int:
     quiet()
     begun = asked.submit.with_name(f".{asked.submit.name}.partial")
     try:
@@ -75,14 +75,16 @@ def submit(source: Path | Authors, asked: Namespace) -> int:
 
 
 def note_of(
-    source: Path | Authors,
+    source: Path | ReleasedCheckpoint,
     asked: Namespace,
     module: SegmentationModule,
     options: dict[str, Any],
     names: list[str],
 ) -> dict[str, Any]:
     """All that the files depend on; as JSON gives it back."""
-    file, layout = (source.file, source.layout) if isinstance(source, Authors) else (source, None)
+    file, layout = (
+        (source.file, source.layout) if isinstance(source, ReleasedCheckpoint) else (source, None)
+    )
     with file.open("rb") as content:
         checkpoint = hashlib.file_digest(content, "sha256").hexdigest()
     note = {

@@ -28,8 +28,8 @@ from datamodules.labels import LabelSet
 from datamodules.progress import with_progress
 from datamodules.sampling.threads import prefetch, write_behind
 from experiments.command_line.errors import UserError, as_user_error, quiet
-from experiments.command_line.networks import Authors
-from experiments.command_line.values import named
+from experiments.command_line.names import known_name
+from experiments.command_line.networks import ReleasedCheckpoint
 from experiments.drawing.label_images import colored, legend, overlay, save
 from experiments.prediction.outputs import IN_COLOR, LEGEND, ONE_CLASS, folder_of, place_of
 from experiments.prediction.read_image import (
@@ -57,7 +57,7 @@ Target = tuple[Path, Path]  # an image's file, and what it is called below --out
 
 
 def predict(
-    source: Path | Authors, targets: Sequence[Target], kinds: Sequence[str], asked: Any
+    source: Path | ReleasedCheckpoint, targets: Sequence[Target], kinds: Sequence[str], asked: Any
 ) -> int:
     """Headers are read before anything is written; each image is read once, and one that is damaged inside stops no other."""
     quiet()
@@ -96,7 +96,7 @@ def report(predictor: "Predictor", done: int, seconds: float, out: Path) -> None
 class Predictor:
     """A network ready to use: images of one size in, what the kinds need out."""
 
-    def __init__(self, source: Path | Authors, kinds: Sequence[str], asked: Any) -> None:
+    def __init__(self, source: Path | ReleasedCheckpoint, kinds: Sequence[str], asked: Any) -> None:
         device = device_of(asked.device)  # refused before a checkpoint is read
         self.module = trained(source, model=options_of(source, asked.model))
         self.kinds, self.strength = tuple(kinds), asked.strength
@@ -116,7 +116,7 @@ class Predictor:
         self.module.to(device)
 
     def number_of(self, name: str) -> int:
-        return self.classes.index(named("class", name, self.classes, ONE_CLASS))
+        return self.classes.index(known_name("class", name, self.classes, ONE_CLASS))
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Pictures]:
         """ "label", and of the other kinds those that need the network's probabilities."""

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from experiments.command_line.errors import UserError
-from experiments.command_line.values import named
+from experiments.command_line.names import known_name
 from experiments.prediction.inputs import Inputs
 
 KINDS = ("label", "ids", "color", "overlay", "probability", "entropy")
@@ -17,7 +17,7 @@ def kinds_of(text: str) -> tuple[str, ...]:
     kinds = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
     for kind in kinds:
         if not kind.startswith(ONE_CLASS):
-            named("kind", kind, (*KINDS, f"{ONE_CLASS}CLASS"))
+            known_name("kind", kind, (*KINDS, f"{ONE_CLASS}CLASS"))
     return kinds
 
 

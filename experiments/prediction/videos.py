@@ -15,7 +15,7 @@ import numpy as np
 
 from datamodules.sampling.threads import prefetch, write_behind
 from experiments.command_line.errors import UserError, as_user_error, quiet
-from experiments.command_line.networks import Authors
+from experiments.command_line.networks import ReleasedCheckpoint
 from experiments.prediction.images import Pictures, Predictor, bar, keep, prepare
 from experiments.prediction.inputs import CAMERA, camera_number, public
 from experiments.prediction.outputs import IN_COLOR, place_of
@@ -27,7 +27,7 @@ TIMEOUT = 10_000  # milliseconds that a stream may stay silent
 
 
 def film(
-    source: Path | Authors,
+    source: Path | ReleasedCheckpoint,
     targets: Sequence[tuple[Path | str, Path]],
     kinds: Sequence[str],
     asked: Any,

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.command_line.errors import UserError
-from experiments.command_line.networks import Authors, folder_of
-from experiments.command_line.values import catalogue, data_options, model_options, named
+from experiments.command_line.names import known_name
+from experiments.command_line.networks import ReleasedCheckpoint, folder_of
+from experiments.command_line.values import catalogue, data_options, model_options
 from experiments.records.run_folder import read_config
 
 if TYPE_CHECKING:
@@ -28,19 +29,21 @@ NUMBERED = [
 ]  # of a released network whose classes nobody named
 
 
-def config_of(source: Path | Authors) -> dict[str, Any]:
+def config_of(source: Path | ReleasedCheckpoint) -> dict[str, Any]:
     """The run's config.json where it is beside the checkpoint; else nothing. Imports no torch."""
-    if isinstance(source, Authors) or not (folder_of(source) / "config.json").is_file():
+    if isinstance(source, ReleasedCheckpoint) or not (folder_of(source) / "config.json").is_file():
         return {}
     return read_config(folder_of(source))
 
 
-def check_words(source: Path | Authors, data: str | None, on_data: Words, on_model: Words) -> None:
+def check_words(
+    source: Path | ReleasedCheckpoint, data: str | None, on_data: Words, on_model: Words
+) -> None:
     """Refuses wrong words before torch is imported, where a run's config.json explains them."""
     if not (on_data or on_model):
         return
     known, config = catalogue(), config_of(source)
-    data = named("data set", data, list(known["data"])) if data else config.get("data_name")
+    data = known_name("data set", data, known["data"]) if data else config.get("data_name")
     if data in known["data"]:
         data_options(data, on_data)
     paper, _, row = config.get("experiment", "").partition("/")
@@ -48,7 +51,7 @@ def check_words(source: Path | Authors, data: str | None, on_data: Words, on_mod
         model_options(f"{paper}/{row}", on_model)
 
 
-def options_of(source: Path | Authors, words: Words) -> dict[str, Any]:
+def options_of(source: Path | ReleasedCheckpoint, words: Words) -> dict[str, Any]:
     """Options to evaluate the network with, by name, out of model.name=value words."""
     if not words:
         return {}
@@ -68,7 +71,9 @@ def options_of(source: Path | Authors, words: Words) -> dict[str, Any]:
 
 
 def trained(
-    source: Path | Authors, network: str | None = None, model: Mapping[str, Any] | None = None
+    source: Path | ReleasedCheckpoint,
+    network: str | None = None,
+    model: Mapping[str, Any] | None = None,
 ) -> "SegmentationModule":
     """The module for inference; its `identity` says what it was trained on and what its classes are.
 
@@ -76,7 +81,7 @@ def trained(
     """
     module = (
         released(source, network, model)
-        if isinstance(source, Authors)
+        if isinstance(source, ReleasedCheckpoint)
         else ours(source, network, model)
     )
     identity = module.identity
@@ -100,7 +105,7 @@ def ours(
 
 
 def released(
-    source: Authors, network: str | None, model: Mapping[str, Any] | None
+    source: ReleasedCheckpoint, network: str | None, model: Mapping[str, Any] | None
 ) -> "SegmentationModule":
     """The authors' checkpoint does not say its classes: they are those of the row's data set, or numbers where the counts differ."""
     from segmodels.module import SegmentationModule

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command_line.errors import UserError
-from experiments.command_line.row_patterns import matching
+from experiments.command_line.row_patterns import is_pattern, matching_rows
 from experiments.command_line.values import PLACES, Resolved, catalogue, resolve, shown
 from experiments.records import run_folder
 
@@ -61,7 +61,7 @@ class Run:
 
 def several(asked: Namespace) -> bool:
     """Whether the words name more than one run."""
-    return asked.seeds is not None or any(sign in asked.model for sign in "*?[,")
+    return asked.seeds is not None or is_pattern(asked.model)
 
 
 def seeds_of(asked: Namespace) -> list[int]:
@@ -83,7 +83,7 @@ def plan(asked: Namespace) -> list[Run]:
     """Every run that is asked for; all words that any row refuses are refused here."""
     found, refused = [], {}
     seeds = seeds_of(asked)
-    for address in matching(asked.model):
+    for address in matching_rows(asked.model):
         try:
             resolved = resolve(
                 address, asked.data, asked.overrides, asked.smoke, asked.semi, asked.init

@@ -10,6 +10,7 @@ from lightning import seed_everything
 
 import datamodules
 from experiments.command_line.errors import UserError
+from experiments.command_line.networks import RELEASED, ReleasedCheckpoint, parse_network
 from experiments.command_line.values import PLACES, Resolved, departures
 from segmodels.checkpoint import start_from
 from segmodels.identity import Identity
@@ -17,7 +18,7 @@ from segmodels.module import SegmentationModule
 from segmodels.paper import experiment
 from segmodels.parts.pretrained import load_encoder
 from segmodels.recipe import Recipe
-from segmodels.released import read, unwrapped
+from segmodels.released import from_released, read, unwrapped
 from segmodels.semisup import method
 
 # What of a recipe the data module needs.
@@ -168,7 +169,7 @@ def start_named(init: str | None) -> dict[str, str]:
     """What was asked for by --init, without the folders of this machine."""
     if init is None:
         return {}
-    return {"init": init.partition("=")[0] if init.startswith("released:") else Path(init).name}
+    return {"init": init.partition("=")[0] if init.startswith(RELEASED) else Path(init).name}
 
 
 def initialize(module: SegmentationModule, resolved: Resolved) -> tuple[str, str]:
@@ -182,10 +183,11 @@ def initialize(module: SegmentationModule, resolved: Resolved) -> tuple[str, str
                 f"{resolved.experiment} starts from scratch: no ImageNet weights are named for it"
             )
         return module.load_pretrained(starts_from), "ImageNet"
-    if init.startswith("released:"):
-        words, backbone = released(module, init.removeprefix("released:"))
+    source = parse_network(init)
+    if isinstance(source, ReleasedCheckpoint):
+        words, backbone = released(module, source)
     else:
-        words, backbone = from_file(module, init)
+        words, backbone = from_file(module, source)
     return words, "ImageNet" if backbone else start_named(init)["init"]
 
 
@@ -201,7 +203,7 @@ def hint(resolved: Resolved) -> str:
     )
 
 
-def from_file(module: SegmentationModule, file: str) -> tuple[str, bool]:
+def from_file(module: SegmentationModule, file: Path) -> tuple[str, bool]:
     """A checkpoint of this network; or the ImageNet weights of its backbone, none of whose names is
     the network's. In words, and whether they are the backbone's alone."""
     content, own = read(file), module.state_dict()
@@ -209,24 +211,18 @@ def from_file(module: SegmentationModule, file: str) -> tuple[str, bool]:
     if "segmodels" in content or alike or module.encoder() is None:
         return start_from(module, file), False
     try:
-        return module.load_pretrained(file), True
+        return module.load_pretrained(str(file)), True
     except ValueError as problem:
         raise UserError(
             f"{problem}; the authors' weights of a whole network are given as --init released:NAME=FILE"
         ) from None
 
 
-def released(module: SegmentationModule, word: str) -> tuple[str, bool]:
+def released(module: SegmentationModule, source: ReleasedCheckpoint) -> tuple[str, bool]:
     """The authors' weights of a whole network, or of the ImageNet classifier that theirs started
     from. In words, and whether they are the backbone's alone."""
-    from segmodels import from_released
-
-    name, equals, file = word.partition("=")
-    if not equals:
-        raise UserError(
-            f"--init released:{word}: write released:NAME=FILE, the layout's name and the authors' checkpoint"
-        )
-    other = from_released(name, file)
+    other = from_released(source.layout, source.file)
+    called = f"{source.file} ({source.layout})"
     if isinstance(other, SegmentationModule):
-        return start_from(module, other.state_dict(), f"{file} ({name})"), False
-    return load_encoder(module.encoder(), other.state_dict(), called=f"{file} ({name})"), True
+        return start_from(module, other.state_dict(), called), False
+    return load_encoder(module.encoder(), other.state_dict(), called=called), True

@@ -1,5 +1,6 @@
 """Reading the words: names, values and origins, refused with the nearest right one, and no torch on the way."""
 
+import importlib
 import json
 import os
 import runpy
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from experiments import run
-from experiments.command_line import catalogue, errors, values
+from experiments.command_line import catalogue, errors, networks, row_patterns, values
 from experiments.command_line.errors import UserError
 from experiments.command_line.values import Recipe, departures, resolve
 from experiments.reports import terminal
@@ -397,3 +398,83 @@ def test_a_long_program_ends_so(program: str, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(ROOT / "experiments" / f"{program}.py"), run_name="__main__")
     assert stopped.value.code == 7
+
+
+# --- networks and rows: one language in all commands
+
+NETWORKS = [  # a word, and what is said of it
+    ("nowhere.ckpt", "there is no nowhere.ckpt; give a .ckpt file or the folder of a run"),
+    ("runs/bset.ckpt", "there is no runs/bset.ckpt (did you mean runs/best.ckpt?); give"),
+    ("runs", "runs holds no checkpoints/last.ckpt (did you mean runs/one?); give"),
+    ("released:bisenet", "released:bisenet is not understood; write released:NAME=FILE"),
+    ("released:=a.pth", "released:=a.pth is not understood; write released:NAME=FILE"),
+    ("released:bisenet=a.pth", "there is no file a.pth; give the authors' checkpoint"),
+    ("released:bisenet=runs", "runs is a folder; give the authors' checkpoint, a file"),
+]
+PROGRAMS = {
+    "evaluate": ["{}"],
+    "evaluate --beside": ["runs/one", "--page", "page.html", "--beside", "{}"],
+    "predict": ["{}", "image.png", "--out", "out"],
+    "export": ["{}", "--check"],
+    "benchmark infer": ["infer", "{}"],
+    "run --init": ["--model", "bisenet/xception39", "--smoke", "--init", "{}"],
+}
+
+
+@pytest.fixture
+def one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "one" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "checkpoints" / "last.ckpt").touch()
+    (tmp_path / "runs" / "best.ckpt").touch()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("one_run")
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(("word", "answer"), NETWORKS)
+def test_every_command_refuses_the_same_networks_in_the_same_words(
+    program: str, word: str, answer: str, capsys: pytest.CaptureFixture
+) -> None:
+    command = importlib.import_module(f"experiments.{program.split()[0]}")
+    assert command.main([each.format(word) for each in PROGRAMS[program]]) == 2
+    assert f"error: {answer}" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("one_run")
+def test_every_network_word_means_one_checkpoint() -> None:
+    last = Path("runs/one/checkpoints/last.ckpt")
+    for word in ("runs/one", "runs/one/checkpoints", str(last)):
+        assert networks.parse_network(word) == last
+    authors = networks.parse_network(f"released:bisenet={last}")
+    assert authors == networks.ReleasedCheckpoint("bisenet", last)
+    assert networks.parse_network(str(authors)) == authors
+
+
+ROWS = {  # a word, and what is said of it by every command that takes rows
+    "bisenett": "there is no paper bisenett; did you mean bisenet? there are bisenet, ",
+    "bisenet/no_ram": "there is no row bisenet/no_ram; did you mean bisenet/no_arm? there are ",
+    "stdcc/*": "no row matches stdcc/*; did you mean stdc/*? there are the papers bisenet, ",
+    "stdc/x*": "no row matches stdc/x*; stdc has stdc1, stdc2",
+    "stdc/*,bisenett": "there is no paper bisenett; did you mean bisenet? ",
+}
+
+
+@pytest.mark.parametrize("word", ROWS)
+@pytest.mark.parametrize(
+    "arguments", [["run", "--model"], ["export", "--check", "--model"], ["benchmark", "infer"]]
+)
+def test_every_command_refuses_the_same_rows_in_the_same_words(
+    arguments: list[str], word: str, capsys: pytest.CaptureFixture
+) -> None:
+    command = importlib.import_module(f"experiments.{arguments[0]}")
+    assert command.main([*arguments[1:], word]) == 2
+    assert f"error: {ROWS[word]}" in capsys.readouterr().err
+
+
+def test_every_command_takes_the_same_patterns_of_rows() -> None:
+    from experiments import export
+    from experiments.benchmarks import inference
+
+    for word in ("stdc", "stdc/*", "stdc/no_*, stdc, fcn"):
+        rows = row_patterns.matching_rows(word)
+        assert inference.sources(word) == export.rows_of(word, several=True) == rows

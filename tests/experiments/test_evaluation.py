@@ -375,7 +375,7 @@ def test_a_network_of_other_things_is_refused_by_the_names_of_its_classes(
     [
         (["--released", X39, "nowhere.pth"], "there is no file nowhere.pth"),
         (["--released", "bisenet_x39", "FILE"], "did you mean bisenet_x39_torchseg?"),
-        (["released:bisenet_x39_torchseg"], "write released:LAYOUT=FILE"),
+        (["released:bisenet_x39_torchseg"], "write released:NAME=FILE"),
         (["runs/some", "--released", X39, "FILE"], "two networks are named"),
         ([], "no network is named"),
         (["--released", X39, "FILE", "--network", "teacher"], "holds one network alone"),

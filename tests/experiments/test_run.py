@@ -704,8 +704,8 @@ def no_checkpoint(folder: Path) -> str:
     [
         (other_model, "holds another network"),
         (no_checkpoint, "notes.ckpt is not a checkpoint"),
-        (lambda folder: str(folder / "missing.ckpt"), "there is no checkpoint at"),
-        (lambda folder: "imagnet", "there is no checkpoint at imagnet"),
+        (lambda folder: str(folder / "missing.ckpt"), "missing.ckpt; give a .ckpt file"),
+        (lambda folder: "imagnet", "there is no imagnet; give"),
         (lambda folder: "imagenet", "starts from scratch: no ImageNet weights are named for it"),
         (lambda folder: "released:bisenet_x39_torchseg", "write released:NAME=FILE"),
         (

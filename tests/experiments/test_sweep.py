@@ -102,14 +102,14 @@ def table_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 def test_a_pattern_names_rows_each_once_and_a_paper_alone_its_main_row() -> None:
     known = catalogue()["papers"]
-    assert row_patterns.matching("stdc/*") == [f"stdc/{row}" for row in known["stdc"]["rows"]]
-    assert row_patterns.matching("stdc/no_*, stdc, stdc/stdc[12]") == [
+    assert row_patterns.matching_rows("stdc/*") == [f"stdc/{row}" for row in known["stdc"]["rows"]]
+    assert row_patterns.matching_rows("stdc/no_*, stdc, stdc/stdc[12]") == [
         "stdc/no_detail",
         "stdc/stdc1",
         "stdc/stdc2",
     ]
     having = [f"{name}/resnet101" for name in sorted(known) if "resnet101" in known[name]["rows"]]
-    assert row_patterns.matching("*/resnet101") == having
+    assert row_patterns.matching_rows("*/resnet101") == having
     assert {"emanet/resnet101", "fcn/resnet101", "sfnet/resnet101"} <= set(having)
 
 
@@ -119,7 +119,7 @@ def test_a_pattern_names_rows_each_once_and_a_paper_alone_its_main_row() -> None
         (["--model", "stdcc/*"], "no row matches stdcc/*; did you mean stdc/*?"),
         (["--model", "stdc/x*"], "no row matches stdc/x*; stdc has stdc1, stdc2"),
         (["--model", "stdc/*,bisenett"], "no paper bisenett; did you mean bisenet"),
-        (["--model", ","], "--model , names no row"),
+        (["--model", ","], "',' names no row"),
         (["--model", "stdc", "--seeds", "0,x"], "--seeds 0,x: write whole numbers"),
         (
             ["--model", "stdc", "--seeds", "0,1", "--seed", "2"],
@@ -175,7 +175,7 @@ def test_show_says_what_would_run_and_what_differs_without_torch(tmp_path: Path)
         [sys.executable, "-c", code, *given], cwd=ROOT, capture_output=True, text=True, check=True
     )
     lines = {line.split()[0]: line for line in told.stdout.splitlines() if line.startswith("stdc/")}
-    assert list(lines) == row_patterns.matching("stdc/*") and "(main)" in lines["stdc/stdc1"]
+    assert list(lines) == row_patterns.matching_rows("stdc/*") and "(main)" in lines["stdc/stdc1"]
     assert (
         "model.detail_strides (1, 2, 4) -> ()" in lines["stdc/no_detail"]
         and "seed 3 new, seed 4 new" in lines["stdc/no_detail"]
