@@ -1,84 +1,123 @@
-"""results/catalogue.json: what there is to run, readable without importing torch.
+"""The catalogue: every paper, row, data set and method that there is to run, readable without torch.
 
-It is generated from the papers' and data sets' own files and holds their hashes: a file that changed is imported again.
-`python -m experiments.command_line.catalogue` makes all of it anew.
+results/catalogue/ holds a file for each paper, and for each data set and method in data/ and semi/.
+They are generated from the papers' and data sets' own files and hold the hash of these: what changed
+is imported again. `python -m experiments.command_line.catalogue` writes all of them anew.
 """
 
 import hashlib
 import inspect
 import json
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import datamodules
+from experiments.command_line.files import write_json
 from segmodels import semisup
 from segmodels.recipe import Recipe, inference_steps
 
 ROOT = Path(__file__).resolve().parents[2]
-FILE = ROOT / "experiments" / "results" / "catalogue.json"
-IMAGES = {
-    "cityscapes": (1024, 2048),
-    "camvid": (360, 480),
-}  # where all images of a data set have one size
+FOLDER = ROOT / "experiments" / "results" / "catalogue"
+PLACES = {"papers": ".", "data": "data", "semi": "semi"}  # in the folder, by kind of entry
+IMAGES = {"cityscapes": (1024, 2048), "camvid": (360, 480)}  # where all have one size
 SMOKE_CROP = (64, 128)
-GIVEN_ELSEWHERE = (
-    "accumulate",
-    "seed",
-    "semi",
-)  # arguments of a data set that are not in its group: trainer.accumulate, --seed, --semi
+# Arguments of a data set that are not in its group: trainer.accumulate, --seed, --semi.
+GIVEN_ELSEWHERE = ("accumulate", "seed", "semi")
 
 
-def catalogue(anew: bool = False) -> dict[str, Any]:
-    """The catalogue as the files are now; only what changed is imported, unless everything is made anew."""
-    stored = json.loads(FILE.read_text()) if FILE.exists() and not anew else {}
-    architectures, data = ROOT / "segmodels" / "architectures", ROOT / "datamodules"
-    read = (ROOT / "segmodels" / "recipe.py", Path(__file__))
-    papers = {
-        file.stem: hashed(file, *read)
-        for file in architectures.glob("*.py")
-        if file.stem != "__init__"
-    }
-    sets = {name: hashed(data / f"{name}.py", data / "module.py") for name in datamodules.names()}
-    methods = {
-        name: hashed(ROOT / "segmodels" / "semisup" / f"{name}.py") for name in semisup.names()
-    }
-    return {
-        "papers": _refreshed(stored.get("papers", {}), papers, paper_entry),
-        "data": _refreshed(stored.get("data", {}), sets, data_entry),
-        "semi": _refreshed(stored.get("semi", {}), methods, semi_entry),
-    }
+# --- reading
 
 
-def hashed(*files: Path) -> str:
+@cache
+def catalogue() -> dict[str, dict[str, dict]]:
+    """Papers, data sets and methods by name, as their files are now."""
+    known = {kind: {} for kind in PLACES}
+    for kind, name, files in sources():
+        entry = stored_entry(FOLDER, kind, name)
+        if entry.get("hash") != hashed(files):
+            entry = made_entry(kind, name, files)
+        known[kind][name] = in_full(entry) if kind == "papers" else entry
+    return known
+
+
+def sources() -> Iterator[tuple[str, str, list[Path]]]:
+    """Kind and name of every entry, and the files that it is made of."""
+    code, data = ROOT / "segmodels", ROOT / "datamodules"
+    for file in sorted((code / "architectures").glob("[!_]*.py")):
+        yield "papers", file.stem, [file, code / "recipe.py", Path(__file__)]
+    for name in sorted(datamodules.names()):
+        yield "data", name, [data / f"{name}.py", data / "module.py"]
+    for name in sorted(semisup.names()):
+        yield "semi", name, [code / "semisup" / f"{name}.py"]
+
+
+def hashed(files: Sequence[Path]) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
-def _refreshed(
-    stored: Mapping[str, dict], hashes: Mapping[str, str], entry: Callable[[str], dict]
-) -> dict[str, dict]:
-    fresh = {name for name, value in hashes.items() if stored.get(name, {}).get("hash") == value}
-    return {
-        name: stored[name] if name in fresh else {"hash": value} | entry(name)
-        for name, value in sorted(hashes.items())
+def stored_entry(folder: Path, kind: str, name: str) -> dict[str, Any]:
+    file = folder / PLACES[kind] / f"{name}.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def made_entry(kind: str, name: str, files: Sequence[Path]) -> dict[str, Any]:
+    make = {"papers": paper_entry, "data": data_entry, "semi": semi_entry}[kind]
+    return {"hash": hashed(files)} | make(name)
+
+
+# --- rows as differences, which keeps a paper's file short
+
+USUAL = {"model": {}, "budgets": {}, "starts_from": None, "published": [], "published_speed": []}
+
+
+def usual_row() -> dict[str, Any]:
+    """What the main row of a paper is stored as a difference from."""
+    return USUAL | {"recipe": plain(asdict(Recipe()))}
+
+
+def difference(row: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the row is not as in the other one; of its recipe, the fields that are not."""
+    recipe = {
+        name: value for name, value in row["recipe"].items() if value != other["recipe"][name]
     }
+    different = {name for name, value in row.items() if name not in other or value != other[name]}
+    return {name: recipe if name == "recipe" else row[name] for name in row if name in different}
+
+
+def changed(other: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """The other row with the differences of this one."""
+    return {**other, **row, "recipe": other["recipe"] | row.get("recipe", {})}
+
+
+def in_full(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored paper with all values of every row."""
+    main = changed(usual_row(), stored["rows"][stored["main"]])
+    rows = {name: changed(main, row) for name, row in stored["rows"].items()}
+    return {**stored, "rows": rows}
+
+
+# --- entries
 
 
 def paper_entry(name: str) -> dict[str, Any]:
     from segmodels.paper import paper
 
-    found = paper(name)
-    reported = plain(reported_on(found))
+    known = paper(name)
+    shared = {"reported": plain(reported_on(known))}
+    rows = {row: row_entry(experiment) | shared for row, experiment in known.rows.items()}
+    main = rows[known.main]
     return {
-        "title": found.title,
-        "arxiv": found.arxiv,
-        "departures": found.departures,
-        "main": found.main,
+        "title": known.title,
+        "arxiv": known.arxiv,
+        "departures": known.departures,
+        "main": known.main,
         "rows": {
-            row: row_entry(experiment) | {"reported": reported}
-            for row, experiment in found.rows.items()
+            name: difference(row, main if name != known.main else usual_row())
+            for name, row in rows.items()
         },
     }
 
@@ -208,11 +247,17 @@ def plain(value: Any) -> Any:
     )
 
 
-def written() -> str:
-    """Made anew: what papers share, such as a backbone, may have changed without a change in their own files."""
-    return json.dumps(catalogue(anew=True), indent=1) + "\n"
+# --- writing
+
+
+def write(folder: Path = FOLDER) -> None:
+    """All files anew: what papers share may have changed without a change in their own files."""
+    for kind, name, files in sources():
+        file = folder / PLACES[kind] / f"{name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, made_entry(kind, name, files))
 
 
 if __name__ == "__main__":
-    FILE.write_text(written())
-    print(f"wrote {FILE.relative_to(ROOT)}")
+    write()
+    print(f"wrote {FOLDER.relative_to(ROOT)}")

@@ -14,8 +14,8 @@ from datamodules.sampling.loader import Loader
 from datamodules.sampling.samples import Whole
 from experiments.command_line.errors import as_user_error, quiet
 from experiments.command_line.files import whole, write_json
-from experiments.command_line.networks import ReleasedCheckpoint
 from experiments.command_line.names import known_name
+from experiments.command_line.networks import ReleasedCheckpoint
 from experiments.command_line.values import catalogue, data_options
 from experiments.drawing.label_images import save
 from experiments.evaluation.evaluation import how_named, placed, where

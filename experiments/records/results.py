@@ -8,10 +8,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from experiments.command_line.catalogue import in_full
 from experiments.command_line.errors import UserError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-NO_RESULTS = ("catalogue.json", "fidelity.json", "feeding.json")  # what else lies there
+NO_RESULTS = ("fidelity.json", "feeding.json")  # what else lies there
 SCHEMA = 1
 
 
@@ -315,19 +316,22 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
 
 
 def read_catalogue(folder: Path) -> dict[str, dict]:
-    """The papers of catalogue.json by name."""
-    file = folder / "catalogue.json"
-    if not file.is_file():
+    """The papers by name, out of the catalogue in a folder of results."""
+    place = folder / "catalogue"
+    if not (files := sorted(place.glob("*.json"))):
         raise UserError(
-            f"{file} does not exist, and --all needs it; make it with: python -m experiments.command_line.catalogue"
+            f"{place} holds no papers, and --all needs them; make it with: "
+            "python -m experiments.command_line.catalogue"
         )
-    papers = document.get("papers") if isinstance(document := read_json(file), dict) else None
-    books = papers.values() if isinstance(papers, dict) else [None]
-    if not all(isinstance(book, dict) and isinstance(book.get("rows"), dict) for book in books):
-        raise UserError(
-            f"{file} has no papers with rows; make it anew with: python -m experiments.command_line.catalogue"
-        )
-    for row in [row for book in books for row in book["rows"].values()]:
-        for published in row.get("published", ()) if isinstance(row, dict) else (row,):
-            check_published(published, file)
+    papers = {}
+    for file in files:
+        paper = read_json(file)
+        if not isinstance(paper, dict) or not isinstance(paper.get("rows"), dict):
+            raise UserError(
+                f"{file} has no rows; make it anew with: python -m experiments.command_line.catalogue"
+            )
+        papers[file.stem] = in_full(paper)
+        for row in papers[file.stem]["rows"].values():
+            for figure in row["published"]:
+                check_published(figure, file)
     return papers

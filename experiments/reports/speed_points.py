@@ -1,6 +1,6 @@
 """What the plot of accuracy against speed shows: an mIoU and a speed of one network at one input size. Without both there is no point."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,27 +205,13 @@ def read_timing(file: Path) -> dict:
 
 
 def published_speeds(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """By "paper/row": out of the catalogue, or of the papers' own files where it does not hold speeds."""
-    papers = read_catalogue(folder if (folder / "catalogue.json").is_file() else RESULTS)
-    rows = {
-        f"{paper}/{row}": claims
+    """By "paper/row", out of the folder's catalogue or else the project's."""
+    papers = read_catalogue(folder if (folder / "catalogue").is_dir() else RESULTS)
+    return {
+        f"{paper}/{row}": claims["published_speed"]
         for paper, book in papers.items()
         for row, claims in book["rows"].items()
     }
-    if all("published_speed" in claims for claims in rows.values()):
-        return {name: claims["published_speed"] for name, claims in rows.items()}
-    return speeds_of_files(papers)
-
-
-def speeds_of_files(names: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """This takes torch, which the catalogue saves its readers."""
-    from dataclasses import asdict
-
-    from segmodels.paper import papers
-
-    known = papers()
-    rows = [row for name in names if name in known for row in known[name].rows.values()]
-    return {row.name: [asdict(each) for each in row.published_speed] for row in rows}
 
 
 # --- in words

@@ -7,6 +7,7 @@ import runpy
 import signal
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def test_a_change_of_any_value_of_recipe_or_network_is_a_departure() -> None:
 
 def with_row(**changes: object) -> dict:
     """The catalogue, with another main row of Fast-SCNN's paper."""
-    known = catalogue.catalogue()
+    known = deepcopy(catalogue.catalogue())
     known["papers"]["fastscnn"]["rows"]["fastscnn"] |= changes
     return known
 
@@ -148,7 +149,6 @@ def test_weights_start_from_imagenet_wherever_the_paper_reports_and_nowhere_else
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     known = catalogue.catalogue()
-    monkeypatch.setattr(values, "catalogue", lambda: known)
     for paper, entry in known["papers"].items():
         figures = [figure for row in entry["rows"].values() for figure in row["published"]]
         for row, each in entry["rows"].items():
@@ -165,7 +165,7 @@ def test_weights_start_from_imagenet_wherever_the_paper_reports_and_nowhere_else
 
 
 def test_a_row_may_override_a_data_sets_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = catalogue.catalogue()
+    known = deepcopy(catalogue.catalogue())
     known["papers"]["bisenet"]["rows"]["resnet18"]["budgets"] = {"streets": {"iterations": 7}}
     monkeypatch.setattr(values, "catalogue", lambda: known)
     assert resolve("bisenet", "streets", []).recipe["iterations"] == 7
@@ -312,43 +312,63 @@ def test_our_score_in_the_list_names_its_protocol_where_the_figure_has_another()
     assert terminal.ours_shown(ours, figure) == "74.8 (val, resized:0.75)"
 
 
-PAPERS = json.loads(catalogue.FILE.read_text())["papers"]
+REGENERATE = "run `python -m experiments.command_line.catalogue`"
 
 
 @pytest.mark.catalogue
-@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("name", catalogue.catalogue()["papers"])
 def test_the_stored_catalogue_says_of_a_paper_what_its_file_says(name: str) -> None:
-    entry = {"hash": PAPERS[name]["hash"]} | catalogue.paper_entry(name)
-    assert json.dumps(entry) == json.dumps(PAPERS[name]), (
-        "run `python -m experiments.command_line.catalogue`"
-    )
+    stored = catalogue.stored_entry(catalogue.FOLDER, "papers", name)
+    entry = {"hash": stored["hash"]} | catalogue.paper_entry(name)
+    assert json.dumps(entry) == json.dumps(stored), REGENERATE
 
 
 def test_the_stored_catalogue_names_every_paper_data_set_and_method(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As their files are now; what it says of each paper is another test's."""
-    stored = catalogue.FILE.read_text()
-    without_hash = {
-        paper: {key: value for key, value in entry.items() if key != "hash"}
-        for paper, entry in PAPERS.items()
-    }
-    monkeypatch.setattr(catalogue, "FILE", Path("nowhere"))
-    monkeypatch.setattr(catalogue, "paper_entry", without_hash.get)
-    assert catalogue.written() == stored, "run `python -m experiments.command_line.catalogue`"
+
+    def without_hash(name: str) -> dict:
+        stored = catalogue.stored_entry(catalogue.FOLDER, "papers", name)
+        return {key: value for key, value in stored.items() if key != "hash"}
+
+    monkeypatch.setattr(catalogue, "paper_entry", without_hash)
+    catalogue.write(tmp_path)
+    made, stored = (
+        {file.relative_to(folder): file.read_text() for file in folder.rglob("*.json")}
+        for folder in (tmp_path, catalogue.FOLDER)
+    )
+    assert made == stored, REGENERATE
 
 
 def test_a_changed_paper_is_imported_again_and_an_unchanged_one_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(
-        catalogue, "hashed", lambda *files: "other" if files[0].stem == "bisenet" else "same"
-    )
-    monkeypatch.setattr(catalogue, "paper_entry", lambda name: asked.append(name) or {})
-    stored = {"bisenet": {"hash": "old"}, "unchanged": {"hash": "same"}}
-    catalogue._refreshed(stored, {"bisenet": "other", "unchanged": "same"}, catalogue.paper_entry)
-    assert asked == ["bisenet"]
+    imported: list[str] = []
+    known = catalogue.catalogue()
+    hashed = catalogue.hashed
+
+    def changed_bisenet(files: list[Path]) -> str:
+        return "other" if files[0].stem == "bisenet" else hashed(files)
+
+    def entry(name: str) -> dict:
+        imported.append(name)
+        return catalogue.stored_entry(catalogue.FOLDER, "papers", name)
+
+    monkeypatch.setattr(catalogue, "hashed", changed_bisenet)
+    monkeypatch.setattr(catalogue, "paper_entry", entry)
+    assert catalogue.catalogue.__wrapped__() == known
+    assert imported == ["bisenet"]
+
+
+def test_a_row_is_stored_as_its_difference_from_the_main_row_and_read_in_full() -> None:
+    main = catalogue.usual_row() | {"parameters": 5, "published": [1]}
+    row = main | {"published": [], "recipe": main["recipe"] | {"lr": 0.5}}
+    stored = catalogue.difference(row, main)
+    assert stored == {"published": [], "recipe": {"lr": 0.5}}
+    assert catalogue.changed(main, stored) == row
+    paper = {"main": "a", "rows": {"b": stored, "a": {"parameters": 5, "published": [1]}}}
+    assert catalogue.in_full(paper)["rows"] == {"b": row, "a": main}
 
 
 # --- Ctrl-C

@@ -7,7 +7,6 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 import segmodels
-from experiments.command_line import values
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
 from experiments.command_line.values import Machine, resolve
@@ -25,12 +24,6 @@ def numeric(hint: Any) -> bool:
 
 def fields(kind: type) -> list[str]:
     return [name for name, hint in get_type_hints(kind).items() if numeric(hint)]
-
-
-@pytest.fixture(autouse=True)
-def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = catalogue()
-    monkeypatch.setattr(values, "catalogue", lambda: known)
 
 
 def options() -> Iterator[tuple[str, str, str]]:

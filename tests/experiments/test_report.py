@@ -437,8 +437,8 @@ def test_runs_are_found_by_run_by_folder_of_runs_by_folder_of_results_and_by_fil
     kept = tmp_path / "results" / "kept.json"
     kept.parent.mkdir()
     kept.write_text(json.dumps(result()))
-    for other in ("catalogue.json", "fidelity.json"):
-        (kept.parent / other).write_text("{}")
+    (kept.parent / "fidelity.json").write_text("{}")
+    write_catalogue(kept.parent, {"bisenet": {"main": "a", "rows": {"a": {}}}})
     for path in (run, run.parent, kept.parent, kept):
         (found,) = read_results([path])
         assert {name: found[name] for name in FIELDS} == result()
@@ -630,12 +630,15 @@ def catalogue(folder: Path) -> dict:
         "main": "stdc1",
         "rows": {"stdc1": {"published": [published(71.9, split="test")], "parameters": 14000000}},
     }
-    (folder / "catalogue.json").write_text(
-        json.dumps(
-            {"papers": {"bisenet": {"title": "B", "main": "resnet18", "rows": rows}, "stdc": other}}
-        )
-    )
+    book = {"title": "B", "main": "resnet18", "rows": rows}
+    write_catalogue(folder, {"bisenet": book, "stdc": other})
     return read_catalogue(folder)
+
+
+def write_catalogue(folder: Path, papers: dict[str, dict]) -> None:
+    (folder / "catalogue").mkdir()
+    for name, paper in papers.items():
+        (folder / "catalogue" / f"{name}.json").write_text(json.dumps(paper))
 
 
 def test_a_published_figure_without_a_comparable_run_of_ours_is_not_measured(
@@ -655,7 +658,7 @@ def test_a_figure_that_no_mode_computes_is_listed_and_never_compared(tmp_path: P
     row = only_row(result(data="cityscapes", protocol="resized:0.75", published=claims))
     assert (row["published"], row["difference"]) == (None, None)
     book = {"title": "B", "main": "resnet18", "rows": {"resnet18": {"published": claims}}}
-    (tmp_path / "catalogue.json").write_text(json.dumps({"papers": {"bisenet": book}}))
+    write_catalogue(tmp_path, {"bisenet": book})
     (missing,) = not_measured(read_catalogue(tmp_path), [row])
     assert (missing["published"], missing["protocol"]) == (74.83, "768x1536, labels at 1/8")
     assert "74.83" in as_text([row, missing], [])
@@ -668,7 +671,7 @@ def test_figures_under_different_options_are_different_rows(tmp_path: Path) -> N
         published(80.1, options={"fine": False}),
     ]
     book = {"title": "B", "main": "resnet18", "rows": {"resnet18": {"published": claims}}}
-    (tmp_path / "catalogue.json").write_text(json.dumps({"papers": {"bisenet": book}}))
+    write_catalogue(tmp_path, {"bisenet": book})
     known, rows = read_catalogue(tmp_path), table([evaluated_at_8(published=claims)])
     assert [(row["name"], row["published"]) for row in not_measured(known, rows)] == [
         ("bisenet/resnet18", 77.0),
@@ -827,7 +830,7 @@ def test_a_path_that_holds_nothing_is_refused(
         (empty, "holds no results"),
         (["--results", missing[0]], "does not exist"),
         (table_elsewhere, "cannot be written"),
-        (lacks_catalogue, "catalogue.json does not exist"),
+        (lacks_catalogue, "catalogue holds no papers, and --all needs them"),
     ]
     for words, reason in cases:
         assert main(words) == 2

@@ -230,20 +230,14 @@ def test_whiskers_are_the_spread_over_seeds_or_the_interval_of_a_single_run() ->
     assert [each.label for each in made] == ["stdc1 Seg50", "stdc1 (released) Seg50"]
 
 
-def test_published_speeds_come_out_of_the_catalogue_or_else_of_the_papers(tmp_path: Path) -> None:
-    claims = {"published": [], "published_speed": [speed(1.0)]}
-    (tmp_path / "catalogue.json").write_text(
-        json.dumps({"papers": {"stdc": {"rows": {"stdc1": claims}}}})
-    )
-    assert published_speeds(tmp_path) == {"stdc/stdc1": [speed(1.0)]}
-    (tmp_path / "catalogue.json").write_text(
-        json.dumps(
-            {"papers": {"stdc": {"rows": {"stdc1": {"published": []}}}, "invented": {"rows": {}}}}
-        )
-    )
-    assert (250.4, (512, 1024)) in {
+def test_published_speeds_come_out_of_the_folders_catalogue_or_else_the_projects(
+    tmp_path: Path,
+) -> None:
+    assert (250.4, [512, 1024]) in [
         (each["fps"], each["size"]) for each in published_speeds(tmp_path)["stdc/stdc1"]
-    }
+    ]
+    kept_results(tmp_path / "results", claims=[speed(1.0)])
+    assert published_speeds(tmp_path / "results") == {"stdc/stdc1": [speed(1.0)]}
 
 
 def test_what_the_benchmark_stores_says_which_network_it_timed(
@@ -390,8 +384,9 @@ def kept_results(folder: Path, *results: dict, claims: list[dict] | None = None)
         "published_speed": claims or [],
         "parameters": 1,
     }
-    (folder / "catalogue.json").write_text(
-        json.dumps({"papers": {"stdc": {"title": "STDC", "main": "stdc1", "rows": {"stdc1": row}}}})
+    (folder / "catalogue").mkdir()
+    (folder / "catalogue" / "stdc.json").write_text(
+        json.dumps({"title": "STDC", "main": "stdc1", "rows": {"stdc1": row}})
     )
     for number, each in enumerate(results):
         (folder / f"{number}.json").write_text(json.dumps(each))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import segmodels
-from experiments.command_line.catalogue import FILE, catalogue, pretrained
+from experiments.command_line.catalogue import catalogue, pretrained
 from segmodels.module import SegmentationModule
 from segmodels.paper import (
     Published,
@@ -32,7 +32,7 @@ OTHER_ROWS = [
 ]
 ROWS = MAIN_ROWS + [pytest.param(row, marks=pytest.mark.catalogue) for row in OTHER_ROWS]
 LAYOUTS = layouts()
-STORED = json.loads(FILE.read_text())
+STORED = catalogue()
 CLASSES = 5
 
 
