@@ -636,7 +636,7 @@ def catalogue(folder: Path) -> dict:
 
 
 def write_catalogue(folder: Path, papers: dict[str, dict]) -> None:
-    (folder / "catalogue").mkdir()
+    (folder / "catalogue").mkdir(exist_ok=True)
     for name, paper in papers.items():
         (folder / "catalogue" / f"{name}.json").write_text(json.dumps(paper))
 
