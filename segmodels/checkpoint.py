@@ -11,16 +11,16 @@ import torch
 from segmodels.identity import Identity
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.paper import experiment
-from segmodels.recipe import recipe_from
-from segmodels.released import (
-    COUNTER,
-    ConstantInitialization,
+from segmodels.parts.weights import (
     State,
-    built_with,
+    best_named,
     misfit,
     read,
     unwrapped,
+    without_prefixes,
 )
+from segmodels.recipe import recipe_from
+from segmodels.released import ConstantInitialization, built_with
 
 REMEDY = "read it with the commit that its run was made at (config.json names it)"
 
@@ -113,15 +113,10 @@ def start_from(module: SegmentationModule, source: str | Path | State, called: s
         content = dict(content) | {
             "state_dict": one_network(called, stored, content["state_dict"], None)[1]
         }
-    found, own = (
-        unwrapped(content),
-        {name: each for name, each in module.state_dict().items() if not name.endswith(COUNTER)},
-    )
-    fitting = {
-        name: tensor
-        for name, tensor in found.items()
-        if name in own and own[name].shape == tensor.shape
-    }
+    own = unwrapped(module.state_dict())
+    given = best_named(without_prefixes(unwrapped(content)), own)
+    shared = {name: tensor for name, tensor in given.items() if name in own}
+    fitting = {name: each for name, each in shared.items() if own[name].shape == each.shape}
     if len(fitting) < len(own) / 2:
         raise ValueError(
             f"{called} holds another network: only {len(fitting)} of {len(own)} tensors fit {type(module).__name__} "
@@ -130,7 +125,7 @@ def start_from(module: SegmentationModule, source: str | Path | State, called: s
     module.load_state_dict(fitting, strict=False)
     rest = {
         "start anew": [name for name in own if name not in fitting],
-        "left out": [name for name in found if name not in own],
+        "left out": [name for name in given if name not in own],
     }
     said = [
         f"{len(fitting)} of {len(own)} tensors from {called}",

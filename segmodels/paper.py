@@ -5,7 +5,7 @@ import importlib
 import inspect
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from segmodels.identity import Identity
 from segmodels.module import Normalization, SegmentationModule
+from segmodels.parts.weights import State
 from segmodels.recipe import Recipe, in_range
 
 Options = tuple[tuple[str, Any], ...]  # (name, value) pairs, which can be hashed as dicts cannot
@@ -105,6 +106,76 @@ class Experiment:
         identity = Identity(experiment=self.name, model=dict(self.model))
         module.adopt(self.recipe, self.normalization, identity)
         return module
+
+
+# --- authors' checkpoints
+
+
+@dataclass(frozen=True)
+class Released:
+    """Which network an authors' checkpoint is, and what its names are here.
+
+    The network is a row ("paper/row"); for a port or a classifier, which have none, whatever makes the module from a class count.
+    """
+
+    network: str | Callable[[int], nn.Module]
+    classes: str  # the tensor, by the authors' name, whose first dimension counts the classes
+    renames: tuple[
+        tuple[str, str | Callable[[re.Match], str]], ...
+    ]  # (pattern, replacement), applied in turn to every name
+    drops: tuple[str, ...] = ()  # patterns of tensors that the network has no use for
+    normalization: Normalization = Normalization()
+    convert: Callable[[State], State] | None = (
+        None  # where a tensor's meaning differs, not only its name
+    )
+    row: str = ""  # "paper/row" where the network is none itself: the row that a port computes in its own way
+    data: str = ""  # what it was trained on, where that is not the row's own data
+    names: tuple[str, ...] = ()  # of the classes, where no data set of ours has them
+    published: tuple[Published, ...] = ()  # of a port: what its own code line claims
+
+    @property
+    def address(self) -> str:
+        """The row that the checkpoint belongs to; empty for a classifier."""
+        return self.network if isinstance(self.network, str) else self.row
+
+    @property
+    def port(self) -> bool:
+        """Another code line than the authors': the row's published figures are not its own."""
+        return ".ports." in getattr(getattr(self.network, "func", self.network), "__module__", "")
+
+    def renamed(self, state: State) -> State:
+        kept = {
+            name: tensor
+            for name, tensor in state.items()
+            if not any(re.search(drop, name) for drop in self.drops)
+        }
+        for pattern, replacement in self.renames:
+            kept = {re.sub(pattern, replacement, name): tensor for name, tensor in kept.items()}
+        return self.convert(kept) if self.convert else kept
+
+    def row_of(self, name: str, options: Iterable[str]) -> Experiment:
+        """The row that the layout `name` is; what is none takes no options."""
+        if not isinstance(self.network, str):
+            words = ", ".join(f"model.{option}" for option in options)
+            raise ValueError(f"{name} is no row of a paper and takes no options; leave out {words}")
+        return experiment(self.network)
+
+    def build(
+        self, num_classes: int, device: str = "cpu", model: Mapping[str, Any] | None = None
+    ) -> nn.Module:
+        """`model` are a row's options in place of its own."""
+        if isinstance(self.network, str):
+            row = experiment(self.network)
+            row = row if model is None else replace(row, model=model)
+            module = row.build(num_classes, device)
+        else:
+            with torch.device(device):
+                module = self.network(num_classes)
+        module.normalization = self.normalization
+        return module
+
+
+# --- sizes of a network
 
 
 def blueprint(experiment: Experiment, num_classes: int = 19) -> SegmentationModule:

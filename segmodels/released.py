@@ -1,97 +1,30 @@
 """The authors' checkpoints: read safely, renamed by the paper's file, loaded strictly."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from segmodels.module import Normalization
-
-if TYPE_CHECKING:
-    from segmodels.paper import Experiment, Published
-
-State = dict[str, Tensor]
-COUNTER = "num_batches_tracked"  # older checkpoints lack them, inference does not read them: they are never loaded
-
-
-@dataclass(frozen=True)
-class Released:
-    """Which network an authors' checkpoint is, and what its names are here.
-
-    The network is a row ("paper/row"); for a port or a classifier, which have none, whatever makes the module from a class count.
-    """
-
-    network: str | Callable[[int], nn.Module]
-    classes: str  # the tensor, by the authors' name, whose first dimension counts the classes
-    renames: tuple[
-        tuple[str, str | Callable[[re.Match], str]], ...
-    ]  # (pattern, replacement), applied in turn to every name
-    drops: tuple[str, ...] = ()  # patterns of tensors that the network has no use for
-    normalization: Normalization = Normalization()
-    convert: Callable[[State], State] | None = (
-        None  # where a tensor's meaning differs, not only its name
-    )
-    row: str = ""  # "paper/row" where the network is none itself: the row that a port computes in its own way
-    data: str = ""  # what it was trained on, where that is not the row's own data
-    names: tuple[str, ...] = ()  # of the classes, where no data set of ours has them
-    published: tuple["Published", ...] = ()  # of a port: what its own code line claims
-
-    @property
-    def address(self) -> str:
-        """The row that the checkpoint belongs to; empty for a classifier."""
-        return self.network if isinstance(self.network, str) else self.row
-
-    @property
-    def port(self) -> bool:
-        """Another code line than the authors': the row's published figures are not its own."""
-        return ".ports." in getattr(getattr(self.network, "func", self.network), "__module__", "")
-
-    def renamed(self, state: State) -> State:
-        kept = {
-            name: tensor
-            for name, tensor in state.items()
-            if not any(re.search(drop, name) for drop in self.drops)
-        }
-        for pattern, replacement in self.renames:
-            kept = {re.sub(pattern, replacement, name): tensor for name, tensor in kept.items()}
-        return self.convert(kept) if self.convert else kept
-
-    def row_of(self, name: str, options: Iterable[str]) -> "Experiment":
-        """The row that the layout `name` is; what is none takes no options."""
-        from segmodels.paper import experiment  # a paper's file imports this one
-
-        if not isinstance(self.network, str):
-            words = ", ".join(f"model.{option}" for option in options)
-            raise ValueError(f"{name} is no row of a paper and takes no options; leave out {words}")
-        return experiment(self.network)
-
-    def build(
-        self, num_classes: int, device: str = "cpu", model: Mapping[str, Any] | None = None
-    ) -> nn.Module:
-        """`model` are a row's options in place of its own."""
-        from segmodels.paper import experiment  # a paper's file imports this one
-
-        if isinstance(self.network, str):
-            row = experiment(self.network)
-            row = row if model is None else replace(row, model=model)
-            module = row.build(num_classes, device)
-        else:
-            with torch.device(device):
-                module = self.network(num_classes)
-        module.normalization = self.normalization
-        return module
+from segmodels.paper import Released, changed, check_options, unknown
+from segmodels.parts.weights import (
+    COUNTER,
+    State,
+    best_named,
+    misfit,
+    read,
+    unwrapped,
+    without_prefixes,
+)
 
 
 def layouts() -> dict[str, Released]:
     """Every released layout that a paper's file or a port names."""
-    import importlib
-
     here = Path(__file__).parent
     paths = [
         *sorted((here / "architectures").glob("*.py")),
@@ -115,14 +48,13 @@ def from_released(
 
     `model` are options to evaluate a row's network with in place of the row's own.
     """
-    from segmodels.paper import unknown
-
     known = layouts()
     if name not in known:
         raise ValueError(unknown("released layout", name, sorted(known)))
     origin = "the given state" if isinstance(weights, Mapping) else str(weights)
     layout = known[name]
-    state = unwrapped(weights if isinstance(weights, Mapping) else read(weights), layout.drops)
+    state = unwrapped(weights if isinstance(weights, Mapping) else read(weights))
+    state = best_named(without_prefixes(state), {layout.classes})
     if layout.classes not in state:
         raise ValueError(
             f"{origin} is not a {name} checkpoint: it has no {layout.classes}{_nearest(state, known)}"
@@ -165,8 +97,6 @@ def built_with(
 
     It is refused where `weights` do not fit that network.
     """
-    from segmodels.paper import changed, check_options  # a paper's file imports this one
-
     words = ", ".join(f"model.{name}={value}" for name, value in given.items())
     try:
         check_options(network, given)
@@ -182,67 +112,6 @@ def built_with(
     evaluated_with = changed(network, own, given)
     module.identity = replace(module.identity, evaluated_with=evaluated_with)
     return module
-
-
-def read(path: str | Path) -> dict:
-    """A checkpoint's content, tensors and plain values only: a file that would run code is refused."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no checkpoint at {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:
-        if re.search("unsupported (global|class)", str(problem), re.IGNORECASE):
-            raise ValueError(
-                f"{path} holds more than tensors and plain values, so it is not read; save its state dict alone"
-            ) from None
-        raise ValueError(
-            f"{path} is not a checkpoint: it is damaged or another kind of file"
-        ) from None
-    if not isinstance(content, Mapping):
-        raise ValueError(
-            f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict"
-        )
-    return dict(content)
-
-
-def unwrapped(content: Mapping, drops: tuple[str, ...] = ()) -> State:
-    """The state dict inside the usual wrappers, without what is dropped and the prefixes that data-parallel training leaves."""
-    for key in ("state_dict", "model", "model_state", "module"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-    state = {
-        name: tensor
-        for name, tensor in content.items()
-        if isinstance(tensor, Tensor) and not name.endswith(COUNTER)
-    }
-    state = {
-        name: tensor
-        for name, tensor in state.items()
-        if not any(re.search(drop, name) for drop in drops)
-    }
-    for prefix in ("module.", "model."):
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
-
-
-def misfit(expected: State, found: State) -> str:
-    """What keeps `found` from being loaded, in words; empty when nothing does."""
-    missing = [name for name in expected if name not in found and not name.endswith(COUNTER)]
-    extra = [name for name in found if name not in expected]
-    reshaped = [
-        name for name in found if name in expected and found[name].shape != expected[name].shape
-    ]
-    problems = {
-        "lacks": missing,
-        "has beyond the network's": extra,
-        "has in another shape": reshaped,
-    }
-    return "; ".join(
-        f"it {verb} {len(names)} tensors ({', '.join(names[:2])}, ...)"
-        for verb, names in problems.items()
-        if names
-    )
 
 
 def _nearest(state: State, known: Mapping[str, Released]) -> str:

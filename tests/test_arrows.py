@@ -12,7 +12,7 @@ from tests.support.paths import ROOT
 OWN = ("segmodels", "datamodules", "experiments")
 
 # A file or folder of segmodels, and what of segmodels it may import beside itself and `parts`.
-NETWORKS = {"module", "paper", "recipe", "released"}
+NETWORKS = {"module", "paper", "recipe"}
 SEGMODELS = {
     "parts": set(),
     "recipe": set(),

@@ -17,8 +17,9 @@ from segmodels.identity import Identity
 from segmodels.module import SegmentationModule
 from segmodels.paper import experiment
 from segmodels.parts.pretrained import load_encoder
+from segmodels.parts.weights import best_named, read, unwrapped, without_prefixes
 from segmodels.recipe import Recipe
-from segmodels.released import from_released, read, unwrapped
+from segmodels.released import from_released
 from segmodels.semisup import method
 
 # What of a recipe the data module needs.
@@ -207,7 +208,8 @@ def from_file(module: SegmentationModule, file: Path) -> tuple[str, bool]:
     """A checkpoint of this network; or the ImageNet weights of its backbone, none of whose names is
     the network's. In words, and whether they are the backbone's alone."""
     content, own = read(file), module.state_dict()
-    alike = any(name in own for name in unwrapped(content))
+    given = best_named(without_prefixes(unwrapped(content)), own)
+    alike = any(name in own for name in given)
     if "segmodels" in content or alike or module.encoder() is None:
         return start_from(module, file), False
     try:

@@ -24,8 +24,8 @@ from experiments.training.wandb_mirror import WandB, wandb_mode
 from segmodels.method import Method
 from segmodels.module import SegmentationModule
 from segmodels.paper import blueprint, experiment
+from segmodels.parts.weights import read
 from segmodels.recipe import Recipe
-from segmodels.released import read
 
 Kind = TypeVar("Kind", bound=Callback)
 

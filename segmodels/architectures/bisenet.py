@@ -41,13 +41,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
-from segmodels.paper import Experiment, Published, PublishedSpeed
+from segmodels.paper import Experiment, Published, PublishedSpeed, Released
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.two_paths import AttentionRefinement, FeatureFusion, SpatialPath, pooled
 from segmodels.recipe import Recipe
-from segmodels.released import Released, unwrapped
 
 # --- backbone (section 4.1); ResNet, spatial path, ARM and FFM are parts
 
@@ -468,7 +467,5 @@ RELEASED = {
 def xception_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An ImageNet classifier by the names of the authors' code, under the backbone's."""
     layout = RELEASED["bisenet_x39_torchseg"]
-    renamed = layout.renamed(
-        {f"context_path.{name}": tensor for name, tensor in unwrapped(state).items()}
-    )
+    renamed = layout.renamed({f"context_path.{name}": tensor for name, tensor in state.items()})
     return {name.removeprefix("context_path.backbone."): tensor for name, tensor in renamed.items()}

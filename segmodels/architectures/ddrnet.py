@@ -40,7 +40,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
-from segmodels.paper import Experiment, Published, PublishedSpeed
+from segmodels.paper import Experiment, Published, PublishedSpeed, Released
 from segmodels.parts import class_weights
 from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.dual_resolution import (
@@ -58,7 +58,6 @@ from segmodels.parts.dual_resolution import (
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.pretrained import load_encoder
 from segmodels.recipe import Recipe
-from segmodels.released import Released, unwrapped
 
 # --- blocks
 
@@ -364,5 +363,5 @@ RELEASED = {
 
 def backbone_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The part of an ImageNet classifier that segmentation starts from, under the backbone's names."""
-    renamed = RELEASED["ddrnet23_slim_imagenet"].renamed(unwrapped(state))
+    renamed = RELEASED["ddrnet23_slim_imagenet"].renamed(state)
     return {name.removeprefix("backbone."): tensor for name, tensor in renamed.items()}

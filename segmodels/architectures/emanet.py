@@ -45,11 +45,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
-from segmodels.paper import Experiment, Published
+from segmodels.paper import Experiment, Published, Released
 from segmodels.parts.backbones.resnet import ResNet, initialize
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.recipe import Recipe
-from segmodels.released import Released
 
 Kernel = Literal["exponential", "gaussian", "inner"]
 Normalization = Literal["l2", "layer", "none"]

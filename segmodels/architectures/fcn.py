@@ -20,11 +20,10 @@ Departures:
 from torch import nn
 
 from segmodels.families.dilated import Dilated
-from segmodels.paper import Experiment, Published
+from segmodels.paper import Experiment, Published, Released
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.recipe import Recipe
-from segmodels.released import Released
 
 # --- network (sections 3.1, 4.1)
 

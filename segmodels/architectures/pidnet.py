@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
-from segmodels.paper import Experiment, Published, PublishedSpeed
+from segmodels.paper import Experiment, Published, PublishedSpeed, Released
 from segmodels.parts import class_weights
 from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.boundaries import balanced_bce, boundaries
@@ -56,7 +56,6 @@ from segmodels.parts.losses import IGNORED
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.resize import computed_in
 from segmodels.recipe import Recipe
-from segmodels.released import Released, unwrapped
 
 # --- blocks
 
@@ -403,5 +402,5 @@ RELEASED = {
 
 def backbone_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The part of an ImageNet classifier that segmentation starts from, under the backbone's names."""
-    renamed = RELEASED["pidnet_s"].renamed(unwrapped(state))
+    renamed = RELEASED["pidnet_s"].renamed(state)
     return {name.removeprefix("backbone."): tensor for name, tensor in renamed.items()}

@@ -21,11 +21,10 @@ Departures:
 """
 
 from segmodels.families.dilated import Dilated, classifier, fcn_head
-from segmodels.paper import Experiment, Published
+from segmodels.paper import Experiment, Published, Released
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.pyramid_pooling import PyramidPooling
 from segmodels.recipe import Recipe
-from segmodels.released import Released
 
 # --- network and losses (sections 3.2, 3.3)
 

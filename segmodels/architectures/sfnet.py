@@ -38,13 +38,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
-from segmodels.paper import Experiment, Published, PublishedSpeed, unknown
+from segmodels.paper import Experiment, Published, PublishedSpeed, Released, unknown
 from segmodels.parts.backbones.dfnet import DFNet
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.resize import computed_in
 from segmodels.recipe import Recipe
-from segmodels.released import Released
 
 # --- backbone (section 4.1)
 

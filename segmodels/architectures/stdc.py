@@ -41,15 +41,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
-from segmodels.paper import Experiment, Published, PublishedSpeed
+from segmodels.paper import Experiment, Published, PublishedSpeed, Released
 from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import IGNORED
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.resize import computed_in
 from segmodels.parts.two_paths import AttentionRefinement, FeatureFusion, SpatialPath, pooled
+from segmodels.parts.weights import State
 from segmodels.recipe import Recipe
-from segmodels.released import Released, State, unwrapped
 
 Depth = Literal["stdc1", "stdc2"]
 
@@ -452,5 +452,5 @@ RELEASED = {
 
 def backbone_weights(depth: Depth, state: State) -> State:
     """The part of an ImageNet classifier that segmentation starts from, under the backbone's names."""
-    renamed = RELEASED[CLASSIFIERS[depth]].renamed(unwrapped(state))
+    renamed = RELEASED[CLASSIFIERS[depth]].renamed(state)
     return {name.removeprefix("backbone."): tensor for name, tensor in renamed.items()}

@@ -37,11 +37,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import Normalization, SegmentationModule
-from segmodels.paper import Experiment
+from segmodels.paper import Experiment, Released
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.losses import IGNORED, pixel_loss
 from segmodels.recipe import Recipe
-from segmodels.released import Released
 
 LEVELS = 5
 

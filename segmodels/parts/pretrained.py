@@ -8,19 +8,25 @@ What no file holds remains the backbone's own: the norms' epsilon, the padding, 
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-State = Mapping[str, Tensor]
-Rename = Callable[[State], dict[str, Tensor]]
-COUNTER = "num_batches_tracked"  # older files lack them, and nothing here reads them
-WRAPPERS = ("module.", "model.", "backbone.", "encoder.")
+from segmodels.parts.weights import (
+    PREFIXES,
+    State,
+    best_named,
+    read,
+    unwrapped,
+    without_prefixes,
+)
+
+Rename = Callable[[State], State]
 
 
 def load_encoder(
     encoder: nn.Module | None,
-    source: str | State,
+    source: str | Mapping[str, Any],
     rename: Rename | None = None,
     may_lack: str | None = None,
     called: str = "",
@@ -35,12 +41,10 @@ def load_encoder(
             "this network has no backbone that ImageNet weights fit; start it from scratch"
         )
     if isinstance(source, str):
-        source, called = (
-            (from_file(source) if Path(source).is_file() else from_timm(source)),
-            source,
-        )
-    own, given = counted(encoder.state_dict()), counted(rename(source) if rename else source)
-    weights, manner = matched(own, given, called)
+        called = source
+        source = read(source) if Path(source).is_file() else from_timm(source)
+    own = unwrapped(encoder.state_dict())
+    weights, manner = matched(own, unwrapped(source), rename, called)
     absent = [name for name in own if name not in weights]
     fresh = [name for name in absent if may_lack and re.search(may_lack, name)]
     missing = [name for name in absent if name not in fresh]
@@ -63,21 +67,20 @@ def listed(names: list[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def counted(state: State) -> dict[str, Tensor]:
-    """What is compared and loaded: tensors, but for batch norm's counters."""
-    return {
-        name: tensor
-        for name, tensor in state.items()
-        if isinstance(tensor, Tensor) and not name.endswith(COUNTER)
-    }
-
-
 # --- which tensor is which
 
 
-def matched(own: State, given: State, called: str) -> tuple[dict[str, Tensor], str]:
-    """The weights under our names, as far as they have one, and how they were matched where that was not by name."""
-    weights = by_name(own, given)
+def matched(own: State, given: State, rename: Rename | None, called: str) -> tuple[State, str]:
+    """The weights under our names, and in words how they were matched where that was not by name."""
+    ours = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in own)), "")
+    bare = {name.removeprefix(ours): name for name in own}
+    variants = without_prefixes(given)
+    if rename:
+        given = rename(given)
+        renamed = [rename(each) for each in variants]
+        variants = [short for each in renamed for short in without_prefixes(each)]
+    best = best_named(variants, bare.keys() | own.keys())
+    weights = {bare.get(name, name): tensor for name, tensor in best.items()}
     if any(name in own for name in weights):
         return weights, ""
     if problem := out_of_order(own, given):
@@ -89,21 +92,7 @@ def matched(own: State, given: State, called: str) -> tuple[dict[str, Tensor], s
     ), f", matched by their order ({next(iter(given))} is {next(iter(own))}, and so on)"
 
 
-def by_name(own: State, weights: State) -> dict[str, Tensor]:
-    """The weights without the prefix that hides most of our names, and with the one that all of ours may have."""
-    ours = next((prefix for prefix in WRAPPERS if all(name.startswith(prefix) for name in own)), "")
-    bare = {name.removeprefix(ours): name for name in own}
-    stripped = [
-        {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-        for prefix in WRAPPERS
-    ]
-    best = max(
-        [weights, *stripped], key=lambda state: sum(name in bare or name in own for name in state)
-    )
-    return {bare.get(name, name): tensor for name, tensor in best.items()}
-
-
-def by_order(own: State, weights: State) -> dict[str, Tensor]:
+def by_order(own: State, weights: State) -> State:
     """The first of theirs is the first of ours; what they have behind our last one keeps its name."""
     names = [*own, *list(weights)[len(own) :]]
     return dict(zip(names, weights.values()))
@@ -143,25 +132,7 @@ def out_of_order(own: State, weights: State) -> str:
 # --- where weights come from
 
 
-def from_file(path: str) -> dict[str, Tensor]:
-    """The state dict, out of the usual wrappers."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:
-        raise ValueError(
-            f"{path} is damaged, not a checkpoint, or holds code; save the state dict alone and give that file"
-        ) from problem
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping):
-        raise ValueError(
-            f"{path} holds a {type(content).__name__}, not a state dict; save the state dict alone and give that file"
-        )
-    return dict(content)
-
-
-def from_timm(name: str) -> dict[str, Tensor]:
+def from_timm(name: str) -> State:
     """Through timm, which downloads on first use and keeps a cache."""
     import timm
 

@@ -14,8 +14,7 @@ from experiments.report import main, table
 from experiments.reports import speed_plot
 from experiments.reports.protocols import input_size, protocol_name
 from experiments.reports.speed_points import Point, points, published_speeds, read_timing
-from segmodels.paper import experiment
-from segmodels.released import Released
+from segmodels.paper import Released, experiment
 from tests.support.checkpoints import changed, written
 from tests.support.results import published, result
 

@@ -16,7 +16,7 @@ from datamodules.labels import CAMVID
 from segmodels.checkpoint import from_checkpoint, start_from
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.paper import fits
-from segmodels.released import COUNTER
+from segmodels.parts.weights import COUNTER
 from tests.support.checkpoints import BAD, ROW, built, content_of, written
 
 PAPERS = segmodels.papers()

@@ -205,10 +205,10 @@ def test_a_file_that_is_no_state_dict_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "nonsense.pth").write_bytes(b"nonsense")
     with pytest.raises(
         ValueError,
-        match=r"nonsense\.pth is damaged, not a checkpoint, or holds code; save the state dict alone",
+        match=r"nonsense\.pth is not a checkpoint: it is damaged or another kind of file",
     ):
         load_encoder(ResNet(18), str(tmp_path / "nonsense.pth"))
-    with pytest.raises(ValueError, match="holds a list, not a state dict"):
+    with pytest.raises(ValueError, match="holds a list, not a checkpoint or a state dict"):
         load_encoder(ResNet(18), saved([1], tmp_path / "list.pth"))
 
 

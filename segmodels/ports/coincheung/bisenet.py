@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.architectures.bisenet import BiSeNet, ContextPath, Paths, head
+from segmodels.paper import Released
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.two_paths import FeatureFusion, pooled
 from segmodels.ports.coincheung import CITYSCAPES, TRAINER, published
 from segmodels.recipe import Recipe
-from segmodels.released import Released
 
 
 class NearestContextPath(ContextPath):

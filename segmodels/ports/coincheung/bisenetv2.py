@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.architectures.bisenetv2 import BiSeNetV2, GuidedAggregation, initialize
+from segmodels.paper import Released
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.ports.coincheung import CITYSCAPES, TRAINER, published
-from segmodels.released import Released
 
 
 class NearestAggregation(GuidedAggregation):

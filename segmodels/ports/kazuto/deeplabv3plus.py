@@ -7,9 +7,9 @@ stands inside a maximum over three scales; here is the network alone.
 """
 
 from segmodels.architectures.deeplabv3plus import AtrousPyramid, DeepLabV3Plus, paced, rates_at
+from segmodels.paper import Released
 from segmodels.parts.backbones.resnet import ResNet, initialize
 from segmodels.ports.kazuto import CAFFE, caffe_style
-from segmodels.released import Released
 
 
 class DeepLabV3PlusKazuto(DeepLabV3Plus):

@@ -5,7 +5,7 @@ pooling leaves out the last row and column of an odd size.
 from torch import nn
 
 from segmodels.architectures.segnet import SegNet, conv_bn_relu
-from segmodels.released import Released
+from segmodels.paper import Released
 
 
 class SegNetMeetps(SegNet):

@@ -9,12 +9,12 @@ from torch import nn
 
 from segmodels.architectures.bisenet import BiSeNet
 from segmodels.families.dilated import fcn_head
+from segmodels.paper import Released
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.two_paths import FeatureFusion
 from segmodels.ports.coincheung.bisenet import NearestContextPath
 from segmodels.ports.mmseg import published
 from segmodels.recipe import Recipe
-from segmodels.released import Released
 
 
 class RectifiedFusion(FeatureFusion):

@@ -8,10 +8,10 @@ a cross-entropy averaged over all pixels, ignored ones too.
 from torch import nn
 
 from segmodels.architectures.bisenetv2 import BiSeNetV2, initialize
+from segmodels.paper import Released
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.ports.mmseg import published
 from segmodels.recipe import Recipe
-from segmodels.released import Released
 
 
 def head(inside: int, width: int, convolutions: int, num_classes: int) -> nn.Sequential:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from segmodels.architectures.ddrnet import VARIANTS, DDRNet
 from segmodels.module import SegmentationModule
+from segmodels.paper import Released
 from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.dual_resolution import MMSEG, stem
 from segmodels.ports.mmseg import published
 from segmodels.recipe import Recipe
-from segmodels.released import Released
 
 
 class DDRNetMMSeg(DDRNet):

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from segmodels.architectures.deeplabv3plus import AtrousPyramid, rates_at, separable_conv
 from segmodels.families.dilated import Dilated, classifier, fcn_head
+from segmodels.paper import Released
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.ports.mmseg import published
 from segmodels.recipe import Recipe
-from segmodels.released import Released
 
 
 class Pyramid(AtrousPyramid):

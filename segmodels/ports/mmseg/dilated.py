@@ -18,12 +18,11 @@ from segmodels.families.dilated import (
     fcn_head,
     initialize_heads,
 )
-from segmodels.paper import Published
+from segmodels.paper import Published, Released
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.pyramid_pooling import PyramidPooling
 from segmodels.ports.mmseg import published
 from segmodels.recipe import Recipe
-from segmodels.released import Released
 
 Renames = tuple[tuple[str, str], ...]
 

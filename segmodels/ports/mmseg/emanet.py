@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from segmodels.architectures.emanet import EMANet, EMAUnit
 from segmodels.families.dilated import classifier, fcn_head
-from segmodels.paper import Published
+from segmodels.paper import Published, Released
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.ports.mmseg import published
 from segmodels.recipe import Recipe
-from segmodels.released import Released
 
 
 class Unit(EMAUnit):

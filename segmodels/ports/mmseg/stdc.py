@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from segmodels.architectures.stdc import LAYERS, STDC
 from segmodels.families.dilated import fcn_head
+from segmodels.paper import Released
 from segmodels.parts.losses import pixel_loss
 from segmodels.parts.resize import computed_in
 from segmodels.ports.mmseg import published
 from segmodels.recipe import Recipe
-from segmodels.released import Released
 
 
 class STDCMMSeg(STDC):

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from segmodels.architectures.unet import LEVELS, Up, UShaped, padded_double
 from segmodels.families.dilated import fcn_head
-from segmodels.paper import Published
+from segmodels.paper import Published, Released
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.ports import SCALES
 from segmodels.recipe import Recipe
-from segmodels.released import Released
 
 
 class UNetMMSeg(UShaped):

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from segmodels.architectures.deeplabv3plus import AtrousPyramid, paced, rates_at
 from segmodels.families.dilated import Dilated
+from segmodels.paper import Released
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.ports.vainf import published
 from segmodels.ports.vainf.backbones import MobileNetV2, Xception
 from segmodels.recipe import Recipe
-from segmodels.released import Released
 
 BACKBONES = {
     "resnet50": partial(ResNet, 50),

@@ -1,0 +1,82 @@
+"""Read weights out of a file, whoever wrote it: safely, out of wrappers, without the prefixes that some trainers add."""
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+COUNTER = "num_batches_tracked"  # older files lack them and inference reads none: never loaded
+WRAPPERS = ("state_dict", "model", "model_state", "module")  # keys under which a state dict lies
+PREFIXES = ("module.", "model.", "backbone.", "encoder.")  # before the names of every tensor
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """A file's content, tensors and plain values only: a file that would run code is refused."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as problem:
+        if re.search("unsupported (global|class)", str(problem), re.IGNORECASE):
+            raise ValueError(
+                f"{path} holds more than tensors and plain values, so it is not read; "
+                "save its state dict alone"
+            ) from None
+        raise ValueError(
+            f"{path} is not a checkpoint: it is damaged or another kind of file"
+        ) from None
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict"
+        )
+    return dict(content)
+
+
+def unwrapped(content: Mapping[str, Any]) -> State:
+    """The state dict inside the usual wrappers, without counters."""
+    for key in WRAPPERS:
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+    return {
+        name: tensor
+        for name, tensor in content.items()
+        if isinstance(tensor, Tensor) and not name.endswith(COUNTER)
+    }
+
+
+def without_prefixes(state: Mapping[str, Tensor]) -> list[State]:
+    """The state as it is, and as it is called without each prefix that it has, or several."""
+    variants = [dict(state)]
+    for prefix in PREFIXES:
+        for each in list(variants):
+            if any(name.startswith(prefix) for name in each):
+                short = {name.removeprefix(prefix): tensor for name, tensor in each.items()}
+                variants.append(short)
+    return variants
+
+
+def best_named(variants: list[State], known: Collection[str]) -> State:
+    """The variant in which most names are known; the first one where several are as good."""
+    return max(variants, key=lambda each: sum(name in known for name in each))
+
+
+def misfit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """The reason why `given` cannot be loaded where `expected` is; empty if it can."""
+    missing = [name for name in expected if name not in given and not name.endswith(COUNTER)]
+    extra = [name for name in given if name not in expected]
+    shared = [name for name in given if name in expected]
+    reshaped = [name for name in shared if given[name].shape != expected[name].shape]
+    problems = {
+        "lacks": missing,
+        "has beyond the network's": extra,
+        "has in another shape": reshaped,
+    }
+    return "; ".join(
+        f"it {verb} {len(names)} tensors ({', '.join(names[:2])}, ...)"
+        for verb, names in problems.items()
+        if names
+    )
