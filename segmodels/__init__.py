@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
+    import numpy as np
     from torch import Tensor
 
     from segmodels.module import SegmentationModule
     from segmodels.paper import Experiment, Paper
+    from segmodels.prediction import Picture
 
 
 # The imports are inside because torch takes seconds, and the command line's --help must not.
@@ -49,3 +51,13 @@ def from_checkpoint(
     from segmodels.checkpoint import from_checkpoint
 
     return from_checkpoint(path, network, model)
+
+
+def predict(module: "SegmentationModule", image: "Picture") -> "np.ndarray":
+    """The class of each pixel, uint8 (H, W), in the network's own inference mode and precision.
+
+    The image is a file, a PIL image, a uint8 RGB array (H, W, 3) or a uint8 RGB tensor (3, H, W).
+    """
+    from segmodels.prediction import predict
+
+    return predict(module, image)

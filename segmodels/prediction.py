@@ -1,62 +1,93 @@
-"""From pixels to what a network says of them, as it was trained and judged: for all that look at images one by one."""
+"""Predict single images in a network's own inference mode and precision."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from segmodels.inference import Strips, mode
 from segmodels.module import SegmentationModule
 
+Picture = str | Path | Image.Image | np.ndarray | Tensor
 
-def settle(module: SegmentationModule, inference: str | None, precision: str | None) -> None:
-    """What was asked for over what the run stored; float16 needs a GPU, and a CPU takes bfloat16 instead."""
-    inference, precision = (
-        inference or module.recipe.inference,
-        precision or module.recipe.precision,
-    )
+
+def predict(module: SegmentationModule, image: Picture) -> np.ndarray:
+    """The class of each pixel, uint8 (H, W).
+
+    The image is a file, a PIL image, a uint8 RGB array (H, W, 3) or a uint8 RGB tensor (3, H, W).
+    """
+    with predicted_strips(module, [rgb_array(image)]) as strips:
+        return strips.argmax()[0].cpu().numpy()
+
+
+@contextmanager
+def predicted_strips(module: SegmentationModule, images: Sequence[np.ndarray]) -> Iterator[Strips]:
+    """Logits of uint8 RGB images of one size, made a few rows at a time while the context is open."""
+    pixels = torch.from_numpy(np.stack(images)).to(module.device)
+    pixels = pixels.permute(0, 3, 1, 2).contiguous()  # (B, H, W, 3) -> (B, 3, H, W)
+    with torch.inference_mode(), autocast(module):
+        yield mode(module.recipe.inference)(module, pixels)
+
+
+def rgb_array(image: Picture) -> np.ndarray:
+    """uint8 (H, W, 3), whatever holds the pixels."""
+    if isinstance(image, (str, Path)):
+        with Image.open(image) as opened:
+            return rgb_array(opened)
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(("I", "F")):  # PIL would clip instead of scaling
+            raise ValueError(
+                f"a PIL image of mode {image.mode} has no 8-bit pixels; scale it first"
+            )
+        return np.array(image.convert("RGB"))
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or len(image) != 3:
+            raise ValueError(f"a tensor of shape {tuple(image.shape)} is no image (3, H, W)")
+        image = image.permute(1, 2, 0).cpu().numpy()  # (3, H, W) -> (H, W, 3)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"{image.dtype} pixels of shape {image.shape} are no image; give uint8 RGB (H, W, 3)"
+        )
+    return image
+
+
+# --- how a network computes
+
+
+def set_inference(module: SegmentationModule, inference: str | None, precision: str | None) -> None:
+    """Change the inference mode and the precision where they are given.
+
+    float16 needs a GPU; a CPU takes bfloat16 instead.
+    """
+    inference = inference or module.recipe.inference
+    precision = precision or module.recipe.precision
     if precision == "16-mixed" and not torch.accelerator.is_available():
         print("16-mixed is not computed on a CPU; bf16-mixed takes its place")
         precision = "bf16-mixed"
     module.recipe = replace(module.recipe, inference=inference, precision=precision)
 
 
-def device_of(wanted: str = "auto") -> str:
-    """What --device means here: the GPU where there is one."""
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
+def autocast(module: SegmentationModule) -> AbstractContextManager:
+    """The recipe's precision; a CPU takes bfloat16 in place of float16, where a GPU was expected."""
+    device = module.device.type
+    kinds = {
+        "bf16-mixed": torch.bfloat16,
+        "16-mixed": torch.float16 if device == "cuda" else torch.bfloat16,
+    }
+    kind = kinds.get(module.recipe.precision)
+    return torch.autocast(device, kind) if kind else nullcontext()
+
+
+def choose_device(wanted: str = "auto") -> str:
+    """ "cuda" or "cpu" for a --device: by default the GPU where there is one."""
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
         raise ValueError(
             "--device cuda: this torch sees no CUDA device; give --device cpu, or leave it out"
         )
-    return "cuda" if there and wanted != "cpu" else "cpu"
-
-
-def half_precision(module: SegmentationModule) -> AbstractContextManager:
-    """A CPU takes bfloat16 in place of float16, where a GPU was asked for in vain."""
-    kinds = {
-        "bf16-mixed": torch.bfloat16,
-        "16-mixed": torch.float16 if module.device.type == "cuda" else torch.bfloat16,
-    }
-    precision = module.recipe.precision
-    return (
-        torch.autocast(module.device.type, kinds[precision])
-        if precision in kinds
-        else nullcontext()
-    )
-
-
-@contextmanager
-def seeing(module: SegmentationModule, images: Sequence[np.ndarray]) -> Iterator[Strips]:
-    """By the recipe's inference mode, for images of one size; what is asked of the strips is computed within."""
-    pixels = (
-        torch.from_numpy(np.stack(images)).to(module.device).permute(0, 3, 1, 2).contiguous()
-    )  # as judging gives them
-    with torch.inference_mode(), half_precision(module):
-        yield mode(module.recipe.inference)(module, pixels)
-
-
-def label_of(module: SegmentationModule, image: np.ndarray) -> np.ndarray:
-    with seeing(module, [image]) as strips:
-        return strips.argmax()[0].cpu().numpy()
+    return "cuda" if available and wanted != "cpu" else "cpu"

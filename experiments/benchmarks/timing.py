@@ -25,7 +25,7 @@ from segmodels.checkpoint import from_checkpoint
 from segmodels.deploy import LIMIT, Pass, apart, folded, layout, pass_of, settled
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, PublishedSpeed, experiment
-from segmodels.prediction import device_of
+from segmodels.prediction import choose_device
 from segmodels.released import from_released, layouts
 
 WARM_UP = 3  # passes at the least, and a tenth of the time that is measured
@@ -330,7 +330,7 @@ def timed(asked: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, An
     """The figures of every network, and the conditions that all of them were measured under."""
     quiet()
     with as_user_error():
-        device = device_of(asked.device)
+        device = choose_device(asked.device)
     if device == "cpu" and asked.precision.startswith("16"):
         raise UserError(
             f"--precision {asked.precision} is not computed on a CPU; give {asked.precision.replace('16', 'bf16')} or 32-true"

@@ -32,7 +32,7 @@ from experiments.records.trained_networks import options_of, trained
 from experiments.reports.table_rows import model_words
 from experiments.reports.terminal import class_table, protocol_table, published_lines
 from segmodels.module import SegmentationModule
-from segmodels.prediction import device_of, label_of, seeing, settle
+from segmodels.prediction import choose_device, predict, predicted_strips, set_inference
 from segmodels.recipe import inference_steps
 
 
@@ -82,7 +82,7 @@ def judged_by(
     companions: list,
 ) -> dict:
     """One protocol: scored, shown, written with all that belongs to it."""
-    settle(module, mode, asked.precision)
+    set_inference(module, mode, asked.precision)
     examiner = Examiner(data, asked.split, asked.full)
     result = score(module, data, name, asked.split, examiner)
     examined = examiner.found(described(result), data.class_names, data.palette)
@@ -106,7 +106,7 @@ def judged_by(
         print(f"pictures     {pictures}")
     if asked.page:
         write_text(
-            asked.page, failure_page(examined, partial(shown, module.to(device_of()), images))
+            asked.page, failure_page(examined, partial(shown, module.to(choose_device()), images))
         )
         print(f"page         {asked.page}")
     return result
@@ -225,7 +225,7 @@ def companion(source: Path | ReleasedCheckpoint, data: Any) -> tuple[str, Segmen
     """A second network to look at, by its own recipe's inference mode."""
     module = trained(source)
     same_classes(source, module, data)
-    settle(module, None, None)
+    set_inference(module, None, None)
     released = module.identity.released
     return (
         f"{module.identity.experiment} ({f'released {released}' if released else 'trained here'})",
@@ -242,7 +242,7 @@ def beside_each_other(
     for index in chosen:
         image, label = source.window(index)
         guesses = [
-            label_of(module.to(device_of()), image) for _, module in networks
+            predict(module.to(choose_device()), image) for _, module in networks
         ]  # a Trainer leaves it on the CPU
         shown = [
             colored(np.where(label == IGNORED, IGNORED, guess).astype(np.uint8), palette)
@@ -262,7 +262,7 @@ def beside_each_other(
 def shown(module: SegmentationModule, source: Any, index: int) -> Shown:
     """One image again, with what the network says and how sure it is."""
     image, label = source.window(index)
-    with seeing(module, [image]) as strips:
+    with predicted_strips(module, [image]) as strips:
         predicted, (_, confidence) = (
             strips.argmax()[0],
             surprise(strips, torch.from_numpy(label).to(module.device)),

@@ -25,7 +25,7 @@ from experiments.evaluation.score import open_data, stored_options, telling_ctrl
 from experiments.records.trained_networks import options_of, trained
 from experiments.reports.terminal import console
 from segmodels.module import SegmentationModule
-from segmodels.prediction import device_of, label_of, settle
+from segmodels.prediction import choose_device, predict, set_inference
 
 
 def endure(source: Path | ReleasedCheckpoint, asked: argparse.Namespace) -> int:
@@ -40,7 +40,7 @@ def endure(source: Path | ReleasedCheckpoint, asked: argparse.Namespace) -> int:
         name = known_name("data set", asked.data or module.identity.data, list(catalogue()["data"]))
         options = stored_options(source, module, name) | data_options(name, asked.overrides)
         data = open_data(name, options, asked.split, source, module)
-        settle(module, asked.inference, asked.precision)
+        set_inference(module, asked.inference, asked.precision)
         images = spread(data.open(asked.split), asked.shift_images)
         others = {each: spread(open_data(each, {"root": root}, asked.split, source, module).open(asked.split), asked.shift_images)
                   for each, root in roots.items()}  # fmt: skip
@@ -81,10 +81,10 @@ def endure(source: Path | ReleasedCheckpoint, asked: argparse.Namespace) -> int:
     print(f"plot         {plot}")
     if kinds:
         sheet = file.with_name(f"{file.stem}-images.png")
-        predict = partial(label_of, module.to(device_of()))
+        prediction = partial(predict, module.to(choose_device()))
         save(
             shift_sheet(
-                images, len(images) // 2, predict, data.palette, kinds, ends(asked.severities)
+                images, len(images) // 2, prediction, data.palette, kinds, ends(asked.severities)
             ),
             sheet,
         )

@@ -27,7 +27,7 @@ from experiments.evaluation.score import open_data, stored_options
 from experiments.records.trained_networks import options_of, trained
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.module import SegmentationModule
-from segmodels.prediction import device_of, label_of, settle
+from segmodels.prediction import choose_device, predict, set_inference
 
 NAME, FILES = "cityscapes", "files"
 ENDING = (
@@ -46,10 +46,10 @@ def submit(source: Path | ReleasedCheckpoint, asked: Namespace) -> int:
             data = open_data(
                 NAME, options, asked.split, source, module, labelled=asked.split != "test"
             )
-            settle(module, asked.inference, asked.precision)
+            set_inference(module, asked.inference, asked.precision)
             images = data.images(asked.split)
             begin(begun, note_of(source, asked, module, options, images.names))
-        predict(module.to(device_of()), images, data, begun / FILES)
+        predict_files(module.to(choose_device()), images, data, begun / FILES)
         archive = packed(begun / FILES, images.names)
         if asked.split != "test":
             self_check(begun, data, asked.split, module)
@@ -120,7 +120,7 @@ def begin(folder: Path, note: dict[str, Any]) -> None:
 # --- the files
 
 
-def predict(module: SegmentationModule, images: Any, data: Any, folder: Path) -> None:
+def predict_files(module: SegmentationModule, images: Any, data: Any, folder: Path) -> None:
     """Each file is read again once it is written, and one that is there from an earlier try is not written again."""
     judged = {number % 256 for number in data.labels.ids}
     if there := len(list(folder.glob(f"*{ENDING}"))):
@@ -129,7 +129,7 @@ def predict(module: SegmentationModule, images: Any, data: Any, folder: Path) ->
         image, file = images.image(index), folder / f"{images.names[index]}{ENDING}"
         if right(file, image.shape[:2], judged):
             continue
-        save(data.labels.decode(label_of(module, image)), file)
+        save(data.labels.decode(predict(module, image)), file)
         if not right(file, image.shape[:2], judged):
             raise UserError(
                 f"{file} was written wrongly; the disk may be failing: predict into another folder"

@@ -45,7 +45,7 @@ from experiments.prediction.read_image import (
 from experiments.records.trained_networks import options_of, trained
 from segmodels.inference import Strips
 from segmodels.module import SegmentationModule
-from segmodels.prediction import device_of, seeing, settle
+from segmodels.prediction import choose_device, predicted_strips, set_inference
 
 BLOCK = 128  # rows whose probabilities exist at one time
 THREADS = 4  # that read, and as many that write
@@ -97,10 +97,10 @@ class Predictor:
     """A network ready to use: images of one size in, what the kinds need out."""
 
     def __init__(self, source: Path | ReleasedCheckpoint, kinds: Sequence[str], asked: Any) -> None:
-        device = device_of(asked.device)  # refused before a checkpoint is read
+        device = choose_device(asked.device)  # refused before a checkpoint is read
         self.module = trained(source, model=options_of(source, asked.model))
         self.kinds, self.strength = tuple(kinds), asked.strength
-        settle(self.module, asked.inference, asked.precision)
+        set_inference(self.module, asked.inference, asked.precision)
         self.classes, self.palette = (
             self.module.identity.classes,
             self.module.identity.palette,
@@ -121,7 +121,7 @@ class Predictor:
     def __call__(self, images: Sequence[np.ndarray]) -> list[Pictures]:
         """ "label", and of the other kinds those that need the network's probabilities."""
         begun = time.perf_counter()
-        with seeing(self.module, images) as strips:
+        with predicted_strips(self.module, images) as strips:
             maps = maps_of(strips, self.kinds, self.single)
         found = {name: each.cpu().numpy() for name, each in maps.items()}
         self.passes.append((len(images), time.perf_counter() - begun))

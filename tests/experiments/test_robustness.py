@@ -54,9 +54,9 @@ def test_each_cell_is_the_score_of_the_corrupted_images(
         judge = JaccardIndex(19)
         for index in range(len(each)):
             image, label = each.window(index)
-            from segmodels.prediction import label_of
+            from segmodels.prediction import predict
 
-            judge.update(as_tensor(label_of(module, image)), as_tensor(label))
+            judge.update(as_tensor(predict(module, image)), as_tensor(label))
         assert scores(judge.confmat)["miou"] == pytest.approx(score, abs=1e-6)
     assert found["setting"]["images"] == 3 and "fog" in capsys.readouterr().out
     pictures = sorted(file.name for file in tmp_path.glob("shift-*.png"))

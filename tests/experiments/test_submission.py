@@ -36,7 +36,7 @@ def streets(tmp_path: Path) -> list[str]:
     ]
 
 
-def stopped(words: list[str], problem: BaseException, name: str = "label_of") -> int:
+def stopped(words: list[str], problem: BaseException, name: str = "predict") -> int:
     """The exit code where the third call of that function meets the problem."""
     right, calls = getattr(submission, name), []
 
@@ -53,9 +53,9 @@ def stopped(words: list[str], problem: BaseException, name: str = "label_of") ->
 
 def counted(words: list[str]) -> tuple[int, int]:
     """The exit code, and how many images the network was asked about."""
-    right, calls = submission.label_of, []
+    right, calls = submission.predict, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(submission, "label_of", lambda *given: calls.append(given) or right(*given))
+        patch.setattr(submission, "predict", lambda *given: calls.append(given) or right(*given))
         return evaluate.main(words), len(calls)
 
 
@@ -71,7 +71,7 @@ def elsewhere(words: list[str]) -> dict[str, bytes]:
 
 
 STOPS = [
-    (KeyboardInterrupt(), "label_of", 130, "stopped; the same command goes on from here"),
+    (KeyboardInterrupt(), "predict", 130, "stopped; the same command goes on from here"),
     (KeyboardInterrupt(), "save", 130, "stopped"),
     (
         OSError(errno.ENOSPC, "No space left on device", "a.png"),
