@@ -86,13 +86,11 @@ def refusals(rows: Sequence[tuple[Resolved, int]]) -> list[str]:
             [resolved.data_name, resolved.data, [resolved.recipe[name] for name in build.SEEN]]
         )
         try:
-            with (
-                as_user_error(),
-                run_folder.inherited(Path("rehearsal")),
-            ):  # inside a run that exists, no folder is made
+            with as_user_error():
                 data = opened[place] = opened.get(place) or build.open_data(resolved, seed)
                 module, _ = build.build(resolved, data, seed, new=True)
-                train.prepare(resolved, module, data, Path("rehearsal"), {}, new=True)
+                trainer = train.make_trainer(resolved, Path(), callbacks=[])
+                train.check_run(resolved, module, data, trainer.world_size)
             found.append("")
         except (UserError, DataError) as problem:
             found.append(str(problem))

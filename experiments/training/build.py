@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 from types import MethodType
-from typing import Any
 
 import torch
 from lightning import seed_everything
 
 import datamodules
+from datamodules.module import SegmentationData
 from experiments.command_line.errors import UserError
 from experiments.command_line.networks import RELEASED, ReleasedCheckpoint, parse_network
 from experiments.command_line.values import PLACES, Resolved, departures
@@ -47,7 +47,7 @@ SEEN = (
 # --- building
 
 
-def open_data(resolved: Resolved, seed: int) -> Any:
+def open_data(resolved: Resolved, seed: int) -> SegmentationData:
     kind = datamodules.dataset(resolved.data_name)
     recipe = Recipe(**resolved.recipe)  # a run of before has the default of what came later
     seen = {name: getattr(recipe, name) for name in SEEN}
@@ -86,13 +86,15 @@ def computes_bfloat16(accelerator: str) -> bool:
     )
 
 
-def class_weights(resolved: Resolved, data: Any) -> dict[str, tuple[float, ...]]:
+def class_weights(resolved: Resolved, data: SegmentationData) -> dict[str, tuple[float, ...]]:
     """The numbers that a rule comes to in these labels, for the recipe and for config.json; nothing where a recipe has no rule."""
     rule = resolved.recipe["class_weights"]
     return {"class_weights": data.class_weights(rule)} if isinstance(rule, str) else {}
 
 
-def build(resolved: Resolved, data: Any, seed: int, new: bool) -> tuple[SegmentationModule, str]:
+def build(
+    resolved: Resolved, data: SegmentationData, seed: int, new: bool
+) -> tuple[SegmentationModule, str]:
     """The module, and what its weights start from in words; those of a resumed run come from its
     checkpoint later. The departures of a new one know what a file held."""
     settle_precision(resolved)
@@ -135,7 +137,7 @@ def compile_parts(network: SegmentationModule) -> None:
         setattr(network, name, MethodType(function, network))
 
 
-def identity(resolved: Resolved, data: Any, seed: int) -> Identity:
+def identity(resolved: Resolved, data: SegmentationData, seed: int) -> Identity:
     """What a checkpoint carries besides weights and recipe: enough to build, name and compare the network without its run folder."""
     changed = {
         name: resolved.value(name)

@@ -1,4 +1,4 @@
-"""What a training keeps: its checkpoints, the one at which a signal ends it, and the running average of its weights."""
+"""Save a training's checkpoints, stop it by a signal, and average its weights."""
 
 import contextlib
 import os
@@ -13,11 +13,13 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 
-from experiments.training.intervals import PerStep, Rhythm, in_training
+from experiments.training.intervals import Intervals, PerStep, in_training
 from segmodels.module import SegmentationModule
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-class Stopped(Exception):
+
+class StoppedBySignal(Exception):
     """The user asked the run to stop by a signal of this number, and its checkpoint is written."""
 
     def __init__(self, number: int) -> None:
@@ -25,8 +27,10 @@ class Stopped(Exception):
         self.number = number
 
 
-class Average(EMAWeightAveraging):
-    """The running average of weights stands in for them from the start of a validation to its end, pictures included."""
+class AveragedWeights(EMAWeightAveraging):
+    """Validate with the running average of the weights, pictures included."""
+
+    state_key = "Average"  # checkpoints of earlier runs have its state under this name
 
     def on_validation_epoch_start(self, trainer: Trainer, module: SegmentationModule) -> None:
         """Done already, in on_validation_start."""
@@ -42,53 +46,54 @@ class Average(EMAWeightAveraging):
 
 
 class Checkpoints(PerStep):
-    """last.ckpt every so many optimizer steps, best.ckpt by validation mIoU; each replaced in one move, never half written.
+    """Save last.ckpt every so many optimizer steps and best.ckpt by validation mIoU.
 
-    A step that is validated is saved after its validation: resumed from before it, Lightning would leave the validation out.
+    Each is replaced in one move, never half written. A step that is validated is saved after its
+    validation: resumed from before it, Lightning would leave the validation out.
     """
 
-    def __init__(self, folder: Path, rhythm: Rhythm) -> None:
-        self.folder, self.rhythm = folder, rhythm
-        self.best, self.asked, self.process = -1.0, 0, os.getpid()
-        self.before, self.began = (
-            {"seconds": 0.0, "cpu_seconds": 0.0},
-            (time.perf_counter(), time.process_time()),
-        )
+    def __init__(self, folder: Path, intervals: Intervals) -> None:
+        self.folder = folder
+        self.intervals = intervals
+        self.best = -1.0
+        self.signal = 0  # that asked the run to stop
+        self.process = os.getpid()
+        self.spent_before = {"seconds": 0.0, "cpu_seconds": 0.0}
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        self.began = {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, **self.spent()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
-        self.before = {name: state_dict[name] for name in self.before}
+        self.spent_before = {name: state_dict[name] for name in self.spent_before}
 
     def spent(self) -> dict[str, float]:
         """By all sessions of the run, so far as checkpoints know of them."""
-        now = {
-            "seconds": time.perf_counter() - self.began[0],
-            "cpu_seconds": time.process_time() - self.began[1],
-        }
-        return {name: self.before[name] + value for name, value in now.items()}
+        now = {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
+        return {name: self.spent_before[name] + now[name] - self.began[name] for name in now}
 
     def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
         super().on_train_start(trainer, module)
-        self.began = time.perf_counter(), time.process_time()
+        self.restart_clock()
         self._listen()  # again: Lightning has put a handler of its own before ours
 
     def on_step(self, trainer: Trainer, module: SegmentationModule) -> None:
-        late = self.rhythm.minutes and agreed(
-            trainer, time.perf_counter() - self.began[0] > 60 * self.rhythm.minutes
-        )
-        trainer.should_stop = (
-            bool(late) or self.step == self.rhythm.steps
-        )  # makes Lightning validate this step
-        if trainer.should_stop or self.step % self.rhythm.validate == 0:
+        minutes = (time.perf_counter() - self.began["seconds"]) / 60
+        limit = self.intervals.minutes
+        late = bool(limit) and on_any_device(trainer, minutes > limit)
+        # This makes Lightning validate the step.
+        trainer.should_stop = late or self.step == self.intervals.steps
+        if trainer.should_stop or self.step % self.intervals.validate == 0:
             return
-        stop = agreed(trainer, bool(self.asked))
-        if stop or self.step % self.rhythm.save == 0:
+        stop = on_any_device(trainer, bool(self.signal))
+        if stop or self.step % self.intervals.save == 0:
             self.write(trainer, "last.ckpt")
         if stop:
-            raise Stopped(self.asked or signal.SIGINT)
+            raise StoppedBySignal(self.signal or signal.SIGINT)
 
     def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
         if not in_training(trainer):
@@ -97,8 +102,8 @@ class Checkpoints(PerStep):
             self.best = module.scores["miou"]
             self.write(trainer, "best.ckpt")  # before the checkpoint that knows of it
         self.write(trainer, "last.ckpt")
-        if not trainer.should_stop and agreed(trainer, bool(self.asked)):
-            raise Stopped(self.asked or signal.SIGINT)
+        if not trainer.should_stop and on_any_device(trainer, bool(self.signal)):
+            raise StoppedBySignal(self.signal or signal.SIGINT)
 
     def write(self, trainer: Trainer, name: str) -> None:
         """Every rank takes part, since a strategy may gather; rank 0 writes."""
@@ -111,9 +116,12 @@ class Checkpoints(PerStep):
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Within, Ctrl-C and SIGTERM end the run at its next checkpoint, which is written at once. Another Ctrl-C is a person who will not
-        wait; another SIGTERM is none, for a scheduler and the launcher below it send one each."""
-        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Let Ctrl-C and SIGTERM end the run at its next checkpoint, which is written at once.
+
+        Another Ctrl-C is a person who will not wait; another SIGTERM is none, for a scheduler and
+        the launcher below it send one each.
+        """
+        previous = {number: signal.getsignal(number) for number in SIGNALS}
         self._listen()
         try:
             yield
@@ -122,21 +130,21 @@ class Checkpoints(PerStep):
                 signal.signal(number, handler)
 
     def _listen(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             signal.signal(number, self._stop)
 
     def _stop(self, number: int, frame: Any) -> None:
-        if (
-            os.getpid() != self.process
-        ):  # a worker, which a terminal's Ctrl-C reaches too: the run ends it
-            return
-        if self.asked and number == signal.SIGINT:
+        if os.getpid() != self.process:
+            return  # a worker, which a terminal's Ctrl-C reaches too: the run ends it
+        if self.signal and number == signal.SIGINT:
             if sys.stdout.isatty():
                 os.write(sys.stdout.fileno(), b"\033[?25h")  # the progress bar hid the cursor
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        first, self.asked = not self.asked, self.asked or number
-        if first and rank_zero_only.rank == 0:
+        if self.signal:
+            return
+        self.signal = number
+        if rank_zero_only.rank == 0:
             with contextlib.suppress(RuntimeError):  # in the midst of another print
                 print(
                     "\nstopping as soon as a checkpoint is written (another Ctrl-C stops at once)",
@@ -145,10 +153,8 @@ class Checkpoints(PerStep):
                 )
 
 
-def agreed(trainer: Trainer, wish: bool) -> bool:
-    """Whether any device wishes it."""
-    return (
-        trainer.strategy.reduce_boolean_decision(wish, all=False)
-        if trainer.world_size > 1
-        else wish
-    )
+def on_any_device(trainer: Trainer, here: bool) -> bool:
+    """Whether it holds on any of the devices; all of them get the same answer."""
+    if trainer.world_size == 1:
+        return here
+    return trainer.strategy.reduce_boolean_decision(here, all=False)

@@ -1,4 +1,4 @@
-"""What is seen of a training while it goes on: numbers on disk and in W&B, pictures, and a bar."""
+"""Write a training's numbers to metrics.csv and W&B, and show its progress in the terminal."""
 
 import contextlib
 import sys
@@ -20,77 +20,75 @@ from rich.progress import (
 )
 
 from experiments.records.run_folder import Metrics
-from experiments.training.intervals import PerStep, Rhythm, in_training
+from experiments.training.intervals import Intervals, PerStep, in_training
 from experiments.training.wandb_mirror import WandB
 from segmodels.module import SegmentationModule
 
-# --- numbers
+REMEDY = (
+    "pack the data set (experiments/pack.py), keep it in memory (data.resident=memory or device), "
+    "or give it more data.workers"
+)
 
 
-REMEDY = "pack the data set (experiments/pack.py), keep it in memory (data.resident=memory or device), or give it more data.workers"
+class MetricsWriter(PerStep):
+    """Write losses, learning rate, speed and the scores of validations to metrics.csv and W&B.
 
+    Beside the speed stands the share of time in which training waited for its data.
+    """
 
-class Numbers(PerStep):
-    """Losses, rate, speed and the share of time spent waiting for data every so many steps, and the scores of each validation: into
-    metrics.csv, and mirrored."""
+    def __init__(self, metrics: Metrics, intervals: Intervals, mirror: WandB | None) -> None:
+        self.metrics = metrics
+        self.intervals = intervals
+        self.mirror = mirror
+        self.speed = 0.0  # images per second
+        self.images = 0  # since the clock was started
+        self.since: float | None = None  # None while training's clock stands still
+        self.waited = 0.0  # seconds for data, before the clock was started
+        self.waiting = 0  # how many intervals in a row were mostly waiting
 
-    def __init__(self, metrics: Metrics, rhythm: Rhythm, mirror: WandB | None) -> None:
-        self.metrics, self.rhythm, self.mirror = metrics, rhythm, mirror
-        self.images, self.since, self.speed = 0, 0.0, 0.0
-        self.waited, self.slow = (
-            0.0,
-            0,
-        )  # seconds for data before this stretch; stretches that were mostly waiting
+    def start_clock(self, trainer: Trainer, since: float | None) -> None:
+        self.images = 0
+        self.since = since
+        self.waited = trainer.datamodule.feed.waited
 
     def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
         super().on_train_start(trainer, module)
         if self.mirror and trainer.is_global_zero:
             self.mirror.start()
-        self.images, self.since, self.waited = (
-            0,
-            time.perf_counter(),
-            trainer.datamodule.feed.waited,
-        )
+        self.start_clock(trainer, time.perf_counter())
 
     def on_train_batch_start(self, *unused: Any) -> None:
         self.since = self.since or time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: SegmentationModule, outputs: Any, batch: Any, index: int
+        self, trainer: Trainer, module: SegmentationModule, *unused: Any
     ) -> None:
         data = trainer.datamodule
         self.images += (data.micro_batch + data.micro_unlabelled) * trainer.world_size
         super().on_train_batch_end(trainer, module)
 
     def on_step(self, trainer: Trainer, module: SegmentationModule) -> None:
-        if self.step % self.rhythm.log:
+        if self.step % self.intervals.log:
             return
         values = logged(trainer, "train/", "lr")
-        seconds, feed = time.perf_counter() - self.since, trainer.datamodule.feed
-        self.speed, wait = self.images / seconds, min((feed.waited - self.waited) / seconds, 1.0)
-        self.images, self.since, self.waited = 0, time.perf_counter(), feed.waited
+        seconds = time.perf_counter() - self.since
+        self.speed = self.images / seconds
+        wait = min((trainer.datamodule.feed.waited - self.waited) / seconds, 1.0)
+        self.start_clock(trainer, time.perf_counter())
         self.add(trainer, values | {"images_per_second": self.speed, "data_wait": wait})
-        self.slow = self.slow + 1 if wait > 0.5 else 0
-        if self.slow == 3 and trainer.is_global_zero:
-            print(
-                f"training waits for its data {wait:.0%} of the time: {REMEDY}",
-                file=sys.stderr,
-                flush=True,
-            )
+        self.waiting = self.waiting + 1 if wait > 0.5 else 0
+        if self.waiting == 3 and trainer.is_global_zero:
+            sentence = f"training waits for its data {wait:.0%} of the time: {REMEDY}"
+            print(sentence, file=sys.stderr, flush=True)
 
     def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
         if not in_training(trainer):
             return
-        self.images, self.since, self.waited = (
-            0,
-            0.0,
-            trainer.datamodule.feed.waited,
-        )  # training's clock stands still
+        self.start_clock(trainer, None)
         self.add(trainer, logged(trainer, "val/"))
         if self.mirror and trainer.is_global_zero:
-            self.mirror.log_classes(
-                trainer.datamodule.class_names, module.scores["iou"], trainer.global_step
-            )
+            names, iou = trainer.datamodule.class_names, module.scores["iou"]
+            self.mirror.log_classes(names, iou, trainer.global_step)
 
     @rank_zero_only
     def add(self, trainer: Trainer, values: Mapping[str, float]) -> None:
@@ -99,8 +97,8 @@ class Numbers(PerStep):
             self.mirror.log(values, trainer.global_step)
 
     @contextlib.contextmanager
-    def mirrored(self) -> Iterator[None]:
-        """Closes the mirror at the end, whatever the end."""
+    def closing_mirror(self) -> Iterator[None]:
+        """Tell W&B in the end whether training ended well."""
         code = 1
         try:
             yield
@@ -111,7 +109,7 @@ class Numbers(PerStep):
 
 
 def logged(trainer: Trainer, *beginnings: str) -> dict[str, float]:
-    """What the module logged under such names, as it is now."""
+    """The latest values that the module logged under names with such beginnings."""
     return {
         name: float(value)
         for name, value in trainer.callback_metrics.items()
@@ -119,10 +117,7 @@ def logged(trainer: Trainer, *beginnings: str) -> dict[str, float]:
     }
 
 
-# --- progress
-
-
-class Board(Progress):
+class ProgressPanel(Progress):
     """A bar, and below it the numbers, which wrap between each other and never within."""
 
     numbers: tuple[str, ...] = ()
@@ -132,53 +127,59 @@ class Board(Progress):
         yield Columns(self.numbers, padding=(0, 3))
 
 
-class Bar(PerStep):
-    """Step, losses, learning rate, mIoU, images per second, time left; plain lines where there is no terminal."""
+class ProgressBar(PerStep):
+    """Show step, losses, learning rate, mIoU, images per second and the time that is left.
 
-    def __init__(self, rhythm: Rhythm, numbers: Numbers) -> None:
-        self.rhythm, self.numbers, self.board, self.miou, self.said = (
-            rhythm,
-            numbers,
-            None,
-            None,
-            0.0,
-        )
+    Where there is no terminal it prints plain lines instead.
+    """
+
+    def __init__(self, intervals: Intervals, writer: MetricsWriter) -> None:
+        self.intervals = intervals
+        self.writer = writer
         self.console = Console()
+        self.panel: ProgressPanel | None = None
+        self.miou: float | None = None
+        self.printed_at = 0.0
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
         super().on_train_start(trainer, module)
-        self.said = time.monotonic()
+        self.printed_at = time.monotonic()
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description:18}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-                       TimeRemainingColumn())  # fmt: skip
-            self.board = Board(*columns, console=self.console, speed_estimate_period=600)
-            self.task = self.board.add_task(
-                "training", total=self.rhythm.steps, completed=self.step
+            self.panel = ProgressPanel(
+                TextColumn("{task.description:18}"),
+                BarColumn(20),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self.console,
+                speed_estimate_period=600,
             )
-            self.board.start()
+            steps = self.intervals.steps
+            self.task = self.panel.add_task("training", total=steps, completed=self.step)
+            self.panel.start()
 
     @rank_zero_only
     def on_step(self, trainer: Trainer, module: SegmentationModule) -> None:
-        if self.board:
-            self.board.update(self.task, completed=self.step, description="training")
-            if self.step % self.rhythm.log == 0 or not self.board.numbers:
-                self.board.numbers = tuple(self._words(trainer))
-        elif self.step % max(1, self.rhythm.steps // 10) == 0 or time.monotonic() - self.said > 60:
-            self.said = time.monotonic()
-            print(
-                f"step {self.step}/{self.rhythm.steps}  {'  '.join(self._words(trainer))}",
-                flush=True,
-            )
+        steps = self.intervals.steps
+        if self.panel:
+            self.panel.update(self.task, completed=self.step, description="training")
+            if self.step % self.intervals.log == 0 or not self.panel.numbers:
+                self.panel.numbers = self._numbers(trainer)
+        elif self.step % max(1, steps // 10) == 0 or time.monotonic() - self.printed_at > 60:
+            self.printed_at = time.monotonic()
+            print(f"step {self.step}/{steps}  {'  '.join(self._numbers(trainer))}", flush=True)
 
-    def _words(self, trainer: Trainer) -> Iterator[str]:
-        for name, value in logged(trainer, "train/").items():
-            yield f"{name.removeprefix('train/')} {value:.3f}"
-        yield f"lr {logged(trainer, 'lr')['lr']:.2g}"
+    def _numbers(self, trainer: Trainer) -> tuple[str, ...]:
+        losses = logged(trainer, "train/")
+        numbers = [f"{name.removeprefix('train/')} {loss:.3f}" for name, loss in losses.items()]
+        numbers.append(f"lr {logged(trainer, 'lr')['lr']:.2g}")
         if self.miou is not None:
-            yield f"mIoU {100 * self.miou:.1f} %"
-        if self.numbers.speed:
-            yield f"{self.numbers.speed:.1f} images/s"
+            numbers.append(f"mIoU {100 * self.miou:.1f} %")
+        if self.writer.speed:
+            numbers.append(f"{self.writer.speed:.1f} images/s")
+        return tuple(numbers)
 
     @rank_zero_only
     def on_validation_batch_end(
@@ -190,24 +191,21 @@ class Bar(PerStep):
         index: int,
         *unused: Any,
     ) -> None:
-        if self.board:
-            self.board.update(
-                self.task, description=f"validating {index + 1}/{trainer.num_val_batches[0]}"
-            )
+        if self.panel:
+            count = trainer.num_val_batches[0]
+            self.panel.update(self.task, description=f"validating {index + 1}/{count}")
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
         if not in_training(trainer):
             return
         self.miou = module.scores["miou"]
-        if self.board:
-            self.board.update(self.task, description="training")
-            self.board.numbers = tuple(self._words(trainer))
+        if self.panel:
+            self.panel.update(self.task, description="training")
+            self.panel.numbers = self._numbers(trainer)
         else:
-            print(
-                f"step {self.step}/{self.rhythm.steps}  validation mIoU {100 * self.miou:.1f} %",
-                flush=True,
-            )
+            where = f"step {self.step}/{self.intervals.steps}"
+            print(f"{where}  validation mIoU {100 * self.miou:.1f} %", flush=True)
 
     @rank_zero_only
     def on_train_end(self, *unused: Any) -> None:
@@ -218,6 +216,6 @@ class Bar(PerStep):
         self._close()
 
     def _close(self) -> None:
-        if self.board:
-            self.board.stop()
-            self.board = None
+        if self.panel:
+            self.panel.stop()
+            self.panel = None

@@ -1,7 +1,8 @@
-"""From resolved values to a trained network: builds data, module and trainer, fits, and writes what came of it."""
+"""Train one network: build data, module and trainer, fit, and write the result."""
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,16 +11,18 @@ from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from datamodules import DataError
+from datamodules.module import SegmentationData
 from experiments.command_line import files
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.values import STARTS, Resolved
 from experiments.evaluation.score import result_of
 from experiments.records import run_folder
 from experiments.reports.terminal import class_table, published_lines
-from experiments.training import checkpoints as checkpoints_module
-from experiments.training import pictures, progress
 from experiments.training.build import build, class_weights, open_data
-from experiments.training.intervals import Rhythm
+from experiments.training.checkpoints import AveragedWeights, Checkpoints, StoppedBySignal
+from experiments.training.intervals import intervals
+from experiments.training.pictures import Pictures, Previews
+from experiments.training.progress import MetricsWriter, ProgressBar
 from experiments.training.wandb_mirror import WandB, wandb_mode
 from segmodels.method import Method
 from segmodels.module import SegmentationModule
@@ -28,12 +31,21 @@ from segmodels.parts.weights import read
 from segmodels.recipe import Recipe
 
 Kind = TypeVar("Kind", bound=Callback)
+TOO_LARGE = (
+    "the device's memory is too small for this: take trainer.accumulate=2 (the same batch in two "
+    "parts, of which batch norm sees one at a time) or a smaller recipe.crop"
+)
 
 
 def train(resolved: Resolved, *, seed: int, folders: Path, resumed: Path | None = None) -> int:
+    """Begin a run, or go on with one, and train it to its end; the exit code."""
     quiet()
-    if resumed and run_folder.finished(resumed):
-        return nothing_left(resumed)
+    if resumed and (result := run_folder.finished(resumed)):
+        print(
+            f"{resumed} is finished: mIoU {100 * result['miou']:.1f} % after "
+            f"{result['iterations']} steps; there is nothing to go on with"
+        )
+        return 0
     with as_user_error():
         stored = run_folder.read_config(resumed) if resumed else None
         data = open_data(resolved, seed)
@@ -41,44 +53,17 @@ def train(resolved: Resolved, *, seed: int, folders: Path, resumed: Path | None 
         folder = resumed or run_folder.new_folder(folders, resolved, seed)
         config = stored or run_folder.config(resolved, seed, start, sys.argv[1:])
         config |= class_weights(resolved, data)
-        trainer = prepare(resolved, module, data, folder, config, new=not stored)
+        trainer = make_trainer(resolved, folder, callbacks(resolved, folder, config))
+        check_run(resolved, module, data, trainer.world_size)
+        # SEGMODELS_RUN says that another process, which started this one, has done it.
+        if trainer.is_global_zero and not os.environ.get("SEGMODELS_RUN"):
+            rewind(folder, trainer) if stored else begin(folder, config)
     with run_folder.inherited(folder):
         return fit(trainer, module, data, resolved, folder, resume=bool(stored))
 
 
-def nothing_left(folder: Path) -> int:
-    result = run_folder.finished(folder)
-    print(
-        f"{folder} is finished: mIoU {100 * result['miou']:.1f} % after {result['iterations']} steps; there is nothing to go on with"
-    )
-    return 0
-
-
-def prepare(
-    resolved: Resolved,
-    module: SegmentationModule,
-    data: Any,
-    folder: Path,
-    config: dict[str, Any],
-    new: bool,
-) -> Trainer:
-    """The trainer; and, by the first of all processes alone, the run folder as it must be at the start. SEGMODELS_RUN says that it is."""
-    try:
-        trainer = make_trainer(resolved, folder, config)
-    except MisconfigurationException as problem:
-        words = " ".join(str(problem).split())
-        raise UserError(
-            f"this machine cannot train so: {words}; see trainer.accelerator and trainer.devices"
-        ) from None
-    check_crop(resolved, module)
-    check_batch(resolved, module, trainer.world_size)
-    check_images(len(data.open("val")), trainer.world_size)
-    if trainer.is_global_zero and not os.environ.get("SEGMODELS_RUN"):
-        begin(folder, config) if new else rewind(folder, trainer)
-    return trainer
-
-
-def begin(folder: Path, config: dict[str, Any]) -> None:
+def begin(folder: Path, config: Mapping[str, Any]) -> None:
+    """Make the run folder."""
     run_folder.begin(folder, config)
     print(f"starts from {config['starts_from']}")
     for departure in config["departures"]:  # what a file holds was not known at the beginning
@@ -88,14 +73,27 @@ def begin(folder: Path, config: dict[str, Any]) -> None:
 
 
 def rewind(folder: Path, trainer: Trainer) -> None:
-    """What metrics.csv holds beyond the checkpoint will be logged again."""
+    """Drop what metrics.csv holds beyond the checkpoint: it will be logged again."""
     step = read(folder / "checkpoints" / "last.ckpt")["global_step"]
-    one(trainer, progress.Numbers).metrics.drop_after(step)
+    callback(trainer, MetricsWriter).metrics.drop_after(step)
     print(f"resuming after step {step}", flush=True)
 
 
-def one(trainer: Trainer, kind: type[Kind]) -> Kind:
-    return next(each for each in trainer.callbacks if isinstance(each, kind))
+# --- what can be trained
+
+
+def check_run(
+    resolved: Resolved, module: SegmentationModule, data: SegmentationData, world: int
+) -> None:
+    """Refuse what would fail in the middle of a training by `world` processes. Writes no file."""
+    check_crop(resolved, module)
+    check_batch(resolved, module, world)
+    count = len(data.open("val"))
+    if count < world:  # a process without an image would leave the others waiting for it
+        raise UserError(
+            f"{count} validation images cannot be shared by {world} processes; "
+            f"take trainer.devices={count} or more images"
+        )
 
 
 def check_crop(resolved: Resolved, module: SegmentationModule) -> None:
@@ -154,162 +152,143 @@ def check_batch(resolved: Resolved, module: SegmentationModule, world: int) -> N
         ) from None
 
 
-def check_images(count: int, world: int) -> None:
-    """A process without an image to judge would leave the others waiting for it."""
-    if count < world:
-        raise UserError(
-            f"{count} validation images cannot be shared by {world} processes; take trainer.devices={count} or more images"
-        )
+# --- the trainer
 
 
-def make_trainer(resolved: Resolved, folder: Path, config: dict[str, Any]) -> Trainer:
+def make_trainer(resolved: Resolved, folder: Path, callbacks: list[Callback]) -> Trainer:
     recipe, machine = Recipe(**resolved.recipe), resolved.trainer
-    timing = rhythm(recipe, machine)
-    return Trainer(
-        accelerator=machine["accelerator"],
-        devices=int(machine["devices"]) if machine["devices"].isdecimal() else machine["devices"],
-        num_nodes=machine["nodes"],
-        strategy=strategy(machine),
-        precision=recipe.precision,
-        max_epochs=1,
-        max_steps=recipe.iterations,
-        val_check_interval=min(timing.validate, recipe.iterations) * machine["accumulate"],
-        accumulate_grad_batches=machine["accumulate"],
-        gradient_clip_val=recipe.clip or None,
-        deterministic="warn" if machine["deterministic"] else None,
-        sync_batchnorm=recipe.sync_bn
-        and torch.cuda.is_available()
-        and machine["accelerator"] in ("auto", "gpu"),
-        use_distributed_sampler=False,
-        num_sanity_val_steps=2,
-        logger=False,
-        callbacks=watchers(resolved, timing, folder, config),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=folder,
-    )
+    devices = machine["devices"]
+    one_process = devices in ("1", "auto") and machine["nodes"] == 1
+    on_gpu = torch.cuda.is_available() and machine["accelerator"] in ("auto", "gpu")
+    validate = min(intervals(recipe, machine).validate, recipe.iterations)
+    try:
+        return Trainer(
+            accelerator=machine["accelerator"],
+            devices=int(devices) if devices.isdecimal() else devices,
+            num_nodes=machine["nodes"],
+            strategy="auto" if one_process else "ddp",
+            precision=recipe.precision,
+            max_epochs=1,
+            max_steps=recipe.iterations,
+            val_check_interval=validate * machine["accumulate"],
+            accumulate_grad_batches=machine["accumulate"],
+            gradient_clip_val=recipe.clip or None,
+            deterministic="warn" if machine["deterministic"] else None,
+            sync_batchnorm=recipe.sync_bn and on_gpu,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=2,
+            logger=False,
+            callbacks=callbacks,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            default_root_dir=folder,
+        )
+    except MisconfigurationException as problem:
+        reason = " ".join(str(problem).split())
+        raise UserError(
+            f"this machine cannot train so: {reason}; see trainer.accelerator and trainer.devices"
+        ) from None
 
 
-def strategy(machine: dict[str, Any]) -> str:
-    return "auto" if machine["devices"] in ("1", "auto") and machine["nodes"] == 1 else "ddp"
-
-
-def rhythm(recipe: Recipe, machine: dict[str, Any]) -> Rhythm:
-    validate = machine["validate_every"] or min(4000, max(1, recipe.iterations // 5))
-    save = machine["checkpoint_every"] or min(1000, validate)
-    return Rhythm(
-        recipe.iterations,
-        validate,
-        save,
-        min(machine["log_every"], recipe.iterations),
-        machine["max_minutes"],
-    )
-
-
-def watchers(
-    resolved: Resolved, timing: Rhythm, folder: Path, config: dict[str, Any]
-) -> list[Callback]:
-    """In the order that matters: numbers before the checkpoint that counts on them, pictures while the average stands in."""
-    machine, average = resolved.trainer, resolved.recipe["ema"]
+def callbacks(resolved: Resolved, folder: Path, config: Mapping[str, Any]) -> list[Callback]:
+    """In the order that matters: the numbers of a step are written before its checkpoint, and
+    pictures are drawn while the averaged weights stand in."""
+    recipe, machine = Recipe(**resolved.recipe), resolved.trainer
+    every = intervals(recipe, machine)
     mode = wandb_mode() if machine["wandb"] == "auto" else machine["wandb"]
     mirror = None if mode == "disabled" else WandB(mode, folder, config)
-    numbers = progress.Numbers(run_folder.Metrics(folder / "metrics.csv"), timing, mirror)
-    title = f"{resolved.experiment}{f' with {resolved.semi_name}' if resolved.semi_name != 'none' else ''} on {resolved.data_name}"
-    return [
-        numbers,
-        pictures.Pictures(folder / "pictures", machine["pictures"], title, mirror),
-        *(
-            [pictures.Previews(folder / "pictures", machine["pictures"], title, mirror)]
-            if resolved.semi_name != "none"
-            else []
-        ),
-        *([checkpoints_module.Average(decay=average)] if average else []),
-        checkpoints_module.Checkpoints(folder / "checkpoints", timing),
-        progress.Bar(timing, numbers),
-    ]
+    writer = MetricsWriter(run_folder.Metrics(folder / "metrics.csv"), every, mirror)
+    semi = resolved.semi_name != "none"
+    method = f" with {resolved.semi_name}" if semi else ""
+    title = f"{resolved.experiment}{method} on {resolved.data_name}"
+    drawn = (folder / "pictures", machine["pictures"], title, mirror)
+    found: list[Callback] = [writer, Pictures(*drawn)]
+    if semi:
+        found.append(Previews(*drawn))
+    if recipe.ema:
+        found.append(AveragedWeights(decay=recipe.ema))
+    return [*found, Checkpoints(folder / "checkpoints", every), ProgressBar(every, writer)]
 
 
-# --- running
+def callback(trainer: Trainer, kind: type[Kind]) -> Kind:
+    """The trainer's callback of this kind."""
+    return next(each for each in trainer.callbacks if isinstance(each, kind))
+
+
+# --- training
 
 
 def fit(
     trainer: Trainer,
     module: SegmentationModule,
-    data: Any,
+    data: SegmentationData,
     resolved: Resolved,
     folder: Path,
     resume: bool,
 ) -> int:
-    checkpoints, numbers, last = (
-        one(trainer, checkpoints_module.Checkpoints),
-        one(trainer, progress.Numbers),
-        folder / "checkpoints" / "last.ckpt",
-    )
+    checkpoints = callback(trainer, Checkpoints)
+    last = folder / "checkpoints" / "last.ckpt"
     try:
-        with numbers.mirrored(), checkpoints.listening():
+        with callback(trainer, MetricsWriter).closing_mirror(), checkpoints.listening():
             trainer.fit(
                 module, datamodule=data, ckpt_path=last if resume else None, weights_only=True
             )
             if module.scores.get("step") != trainer.global_step:  # resumed after its last step
                 trainer.validate(module, datamodule=data, verbose=False)
-    except checkpoints_module.Stopped as stop:
-        say(trainer, f"stopped after step {trainer.global_step}; {go_on(folder)}")
+    except StoppedBySignal as stop:
+        if trainer.is_global_zero:
+            print(f"stopped after step {trainer.global_step}; {how_to_resume(folder)}", flush=True)
         return 128 + stop.number
     except (DataError, torch.OutOfMemoryError) as problem:
-        words = str(problem) if isinstance(problem, DataError) else TOO_LARGE
-        raise UserError(
-            words
-            if withdrawn(trainer, folder) or not folder.exists()
-            else f"{words}; then {go_on(folder)}"
-        ) from None
+        sentence = str(problem) if isinstance(problem, DataError) else TOO_LARGE
+        if trainer.is_global_zero:
+            run_folder.withdraw(folder)
+        then = f"; then {how_to_resume(folder)}" if folder.exists() else ""
+        raise UserError(f"{sentence}{then}") from None
     if trainer.is_global_zero:
-        conclude(trainer, module, data, resolved, folder, checkpoints.spent())
+        conclude(trainer, module, data, resolved, folder)
     return 0
 
 
-TOO_LARGE = "the device's memory is too small for this: take trainer.accumulate=2 (the same batch in two parts, of which batch norm sees one at a time) or a smaller recipe.crop"
-
-
-def say(trainer: Trainer, words: str) -> None:
-    if trainer.is_global_zero:
-        print(words, flush=True)
-
-
-def go_on(folder: Path) -> str:
+def how_to_resume(folder: Path) -> str:
     return f"go on with: python experiments/run.py --resume {folder}"
-
-
-def withdrawn(trainer: Trainer, folder: Path) -> bool:
-    return trainer.is_global_zero and run_folder.withdraw(folder)
 
 
 def conclude(
     trainer: Trainer,
     module: SegmentationModule,
-    data: Any,
+    data: SegmentationData,
     resolved: Resolved,
     folder: Path,
-    spent: dict[str, float],
 ) -> None:
-    """The last weights' score, on disk and on the screen."""
+    """Write the last weights' score and print it."""
     result = result_of(module, data, resolved.data_name, "val", trainer.global_step)
-    result |= {key: round(value, 1) for key, value in spent.items()} | {
-        "checkpoint": "checkpoints/last.ckpt"
-    }
+    for name, value in callback(trainer, Checkpoints).spent().items():
+        result[name] = round(value, 1)
+    result["checkpoint"] = "checkpoints/last.ckpt"
     files.write_json(folder / "result.json", result)
     class_table(result)
-    for line in (*published_lines(result), data.caution):
-        print(line) if line else None
-    if trainer.global_step < resolved.recipe["iterations"]:
+    for line in filter(None, (*published_lines(result), data.caution)):
+        print(line)
+    steps = resolved.recipe["iterations"]
+    if trainer.global_step < steps:
         print(
-            f"trainer.max_minutes ended it after step {trainer.global_step} of {resolved.recipe['iterations']}; {go_on(folder)}"
+            f"trainer.max_minutes ended it after step {trainer.global_step} of {steps}; "
+            f"{how_to_resume(folder)}"
         )
     say_where(folder)
 
 
 def say_where(folder: Path) -> None:
-    for what, name in (("result", "result.json"), ("curves", "metrics.csv"), ("pictures", "pictures/contact_sheet.png"),
-                       ("", "pictures/semi.png"), ("checkpoints", "checkpoints/"), ("W&B", "wandb/")):  # fmt: skip
+    """Print the places of what the run has left."""
+    for title, name in (
+        ("result", "result.json"),
+        ("curves", "metrics.csv"),
+        ("pictures", "pictures/contact_sheet.png"),
+        ("", "pictures/semi.png"),
+        ("checkpoints", "checkpoints/"),
+        ("W&B", "wandb/"),
+    ):
         if (folder / name).exists():
-            print(f"{what:12} {folder / name}")
+            print(f"{title:12} {folder / name}")
