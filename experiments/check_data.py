@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import check_out, write_text
 from experiments.command_line.names import known_name
+from experiments.command_line.overrides import data_options
 from experiments.command_line.parser import Parser
-from experiments.command_line.values import catalogue, data_options
 from experiments.data_check.page import page
 from experiments.data_check.report import content, ending, report, say
 

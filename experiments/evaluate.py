@@ -37,8 +37,9 @@ from experiments.command_line.networks import (
     parse_network,
     released_checkpoint,
 )
+from experiments.command_line.overrides import split_overrides
 from experiments.command_line.parser import Parser
-from experiments.command_line.values import checked_mode, divided
+from experiments.command_line.values import checked_mode
 from experiments.records.trained_networks import check_words
 
 EPILOG = """\
@@ -232,7 +233,7 @@ def check(asked: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:
     if asked.shift and asked.shift.startswith(GROUPS):  # the word after --shift was no kind
         asked.overrides.insert(0, asked.shift)
         asked.shift = "all"
-    asked.overrides, asked.model = divided(asked.overrides)
+    asked.overrides, asked.model = split_overrides(asked.overrides)
     check_words(source, asked.data, asked.overrides, asked.model)
     check_shift(asked)
     check_submit(asked)

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import check_out, whole
 from experiments.command_line.networks import NETWORK_HELP, parse_network
+from experiments.command_line.overrides import model_options
 from experiments.command_line.parser import Parser, by
 from experiments.command_line.row_patterns import matching_rows, row_address
-from experiments.command_line.values import model_options
 from experiments.records import trained_networks
 
 if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not

@@ -17,11 +17,12 @@ from typing import Any
 
 from datamodules.progress import with_progress
 from datamodules.sampling.threads import prefetch
+from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import whole
 from experiments.command_line.names import known_name
+from experiments.command_line.overrides import data_options
 from experiments.command_line.parser import Parser
-from experiments.command_line.values import catalogue, data_options
 
 EPILOG = """\
 forms

@@ -1,4 +1,4 @@
-"""Reading the words of a command line: names, values, and where each value came from. Imports no torch, so that it answers at once."""
+"""Resolve the values of a run: paper, data set, method, --smoke, command line. Imports no torch."""
 
 import os
 import re
@@ -8,19 +8,15 @@ from typing import Any, Literal
 
 from experiments.command_line.catalogue import catalogue, options
 from experiments.command_line.errors import UserError
-from experiments.command_line.names import did_you_mean, known_name
-from experiments.command_line.row_patterns import row_address, row_entry
+from experiments.command_line.names import known_name
+from experiments.command_line.overrides import Groups, as_text, parse_override
+from experiments.command_line.row_patterns import row_address
 from segmodels.recipe import Recipe, in_range, inference_steps
 
-Origins = dict[str, str]  # "recipe.lr" -> where its value came from
 PLACES = ("root", "workers", "cache", "cache_gb")  # options of a data set that no score depends on
-NOT_TRAINED_ON = (  # further ones that choose no labelled images, or are told in another way
-    "resident",
-    "unlabelled",
-    "labelled",
-    "val",
-    "test",
-)
+# Further ones that choose no labelled images, or are a departure of their own.
+NOT_TRAINED_ON = ("resident", "unlabelled", "labelled", "val", "test")
+STARTS = {"imagenet": "ImageNet", "scratch": "scratch"}  # words of --init that need no file
 
 
 @dataclass(frozen=True)
@@ -44,20 +40,16 @@ class Machine:
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
 
 
-LIMITS = {
-    "devices": (
-        lambda v: re.fullmatch(r"auto|[1-9]\d*|(\d+,)+\d*", v),
-        "auto, how many, such as 2, or which ones, such as 0,3",
-    ),
-    "nodes": (lambda v: v >= 1, "at least 1"),
-    "accumulate": (lambda v: v >= 1, "at least 1"),
-    "validate_every": (lambda v: v >= 0, "a number of steps, or 0 for a fifth of the run"),
-    "checkpoint_every": (lambda v: v >= 0, "a number of steps, or 0 for as often as validating"),
-    "log_every": (lambda v: v >= 1, "at least 1"),
-    "max_minutes": (lambda v: v >= 0, "a number of minutes, or 0 for no end"),
-    "pictures": (lambda v: v >= 0, "a number of images, or 0 for none"),
+DEVICES = r"auto|[1-9]\d*|(\d+,)+\d*"
+LEAST = {  # of the machine's numbers, and what they must be in words
+    "nodes": (1, "at least 1"),
+    "accumulate": (1, "at least 1"),
+    "validate_every": (0, "a number of steps, or 0 for a fifth of the run"),
+    "checkpoint_every": (0, "a number of steps, or 0 for as often as validating"),
+    "log_every": (1, "at least 1"),
+    "max_minutes": (0, "a number of minutes, or 0 for no end"),
+    "pictures": (0, "a number of images, or 0 for none"),
 }
-
 SMOKE = {  # crops and built-in images have the row's smoke_crop
     "recipe": {"iterations": 4, "batch": 2, "warmup": 0},
     "data": {"train": 8, "val": 4, "test": 4},
@@ -76,7 +68,7 @@ class Resolved:
     model: dict[str, Any]
     data: dict[str, Any]
     trainer: dict[str, Any]
-    origins: Origins
+    origins: dict[str, str]  # "recipe.lr" -> where its value came from
     entry: Mapping[str, Any]  # the row, as the catalogue has it
     departures: list[str] = field(default_factory=list)
     semi_name: str = "none"  # the semi-supervised method around the network
@@ -91,7 +83,7 @@ class Resolved:
 
     @property
     def start(self) -> str:
-        """What --init says; unless it says something, ImageNet on the paper's data and nothing elsewhere."""
+        """What --init says; else ImageNet on the paper's data and nothing elsewhere."""
         if self.init is not None:
             return self.init
         smoke = "--smoke" in self.origins.values()
@@ -115,6 +107,11 @@ class Resolved:
             "trainer": self.trainer,
         }
 
+    def update(self, group: str, values: Mapping[str, Any], origin: str) -> None:
+        for name, value in values.items():
+            self.groups()[group][name] = value
+            self.origins[f"{group}.{name}"] = origin
+
 
 def resolve(
     model: str,
@@ -124,212 +121,85 @@ def resolve(
     semi: str = "none",
     init: str | None = None,
 ) -> Resolved:
-    """The paper's values, then what the data set's budget and a semi-supervised method replace, then --smoke, then the command line."""
+    """The paper's values, then what the data set's budget and a semi-supervised method replace,
+    then --smoke, then the command line."""
     known = catalogue()
     paper, row = row_address(model).split("/")
     entry = known["papers"][paper]["rows"][row]
-    data_name = known_name("data set", data, known["data"]) if data else default_data(entry)
-    source = known["data"][data_name]
+    data = known_name("data set", data or default_data(), known["data"])
     semi = known_name("semi-supervised method", semi, ["none", *known["semi"]])
-    found = Resolved(paper, row, data_name, {}, {}, {}, {}, {}, entry, semi_name=semi, init=init)
-    kinds = {"recipe": options(Recipe), "model": entry["options"], "data": source["options"], "trainer": options(Machine),
-             "semi": known["semi"][semi]["options"] if semi != "none" else {}}  # fmt: skip
-    for group, kind in kinds.items():
-        update(found, group, {name: each["default"] for name, each in kind.items()}, "default")
-    update(found, "recipe", entry["recipe"], "paper")
-    update(found, "model", entry["model"], "paper")
-    budget = source["budget"] | entry["budgets"].get(data_name, {})
-    update(found, "recipe", budget, f"budget of {data_name}")
-    if semi != "none" and found.recipe["ema"]:
-        update(
-            found, "recipe", {"ema": 0.0}, f"--semi {semi}"
-        )  # which weights are averaged is the method's business
-    if smoke:
-        height, width = entry["smoke_crop"]
-        sizes = {"recipe": {"crop": (height, width)}, "data": {"height": height, "width": width}}
-        for group, values in SMOKE.items():
-            wanted = values | sizes.get(group, {})
-            taken = {name: value for name, value in wanted.items() if name in kinds[group]}
-            update(found, group, taken, "--smoke")
-    for word in overrides:
-        group, name, value = override(word, kinds)
-        update(found, group, {name: value}, "command line")
-    check_values(found, kinds)
-    found.departures = departures(found)
-    return found
-
-
-def update(found: Resolved, group: str, values: Mapping[str, Any], origin: str) -> None:
-    for name, value in values.items():
-        found.groups()[group][name] = value
-        found.origins[f"{group}.{name}"] = origin
-
-
-def departures(found: Resolved, start: str = "") -> list[str]:
-    """All that is not the paper's own. `start` is what a file turned out to hold: the backbone's
-    "ImageNet" weights, or others, by the file's name; before it is read such a start is left out."""
-    entry, origins = found.entry, found.origins
-    told = []
-    if found.data.get("labelled"):
-        told.append(f"data.labelled all -> {found.data['labelled']} (command line)")
-    if found.semi_name != "none":
-        told.append(f"semi none -> {found.semi_name} (command line)")
-    start = start or STARTS.get(found.start, "")
-    papers_start = "ImageNet" if entry["pretrained"] else "scratch"
-    if start and start != papers_start:
-        origin = "default" if found.init is None else "command line"
-        told.append(f"start {papers_start} -> {start} ({origin})")
-    if (parts := found.trainer["accumulate"]) > 1:
-        seen = "batch norm and mining see" if "ohem" in found.recipe["loss"] else "batch norm sees"
-        told.append(f"trainer.accumulate 1 -> {parts} (command line): {seen} parts of a batch")
-    papers = {f"recipe.{name}": value for name, value in papers_recipe(found).items()}
-    papers |= {
-        f"model.{name}": entry["model"].get(name, each["default"])
-        for name, each in entry["options"].items()
+    groups = {
+        "recipe": options(Recipe),
+        "model": entry["options"],
+        "data": known["data"][data]["options"],
+        "trainer": options(Machine),
+        "semi": known["semi"][semi]["options"] if semi != "none" else {},
     }
-    papers |= {f"data.{name}": value for name, value in papers_images(found).items()}
-    for address, was in papers.items():
-        now = found.value(address)
-        if _same(was) != _same(now):
-            told.append(f"{address} {shown(was)} -> {shown(now)} ({origins[address]})")
-    return told
+    resolved = Resolved(paper, row, data, {}, {}, {}, {}, {}, entry, semi_name=semi, init=init)
+    for group, known_options in groups.items():
+        defaults = {name: option["default"] for name, option in known_options.items()}
+        resolved.update(group, defaults, "default")
+    resolved.update("recipe", entry["recipe"], "paper")
+    resolved.update("model", entry["model"], "paper")
+    budget = known["data"][data]["budget"] | entry["budgets"].get(data, {})
+    resolved.update("recipe", budget, f"budget of {data}")
+    if semi != "none" and resolved.recipe["ema"]:  # which weights are averaged is the method's
+        resolved.update("recipe", {"ema": 0.0}, f"--semi {semi}")
+    if smoke:
+        make_small(resolved, groups)
+    for word in overrides:
+        group, name, value = parse_override(word, groups)
+        resolved.update(group, {name: value}, "command line")
+    check_values(resolved, groups)
+    resolved.departures = departures(resolved)
+    return resolved
 
 
-STARTS = {"imagenet": "ImageNet", "scratch": "scratch"}  # words of --init that need no file
-
-
-def papers_recipe(found: Resolved) -> dict[str, Any]:
-    """The row's recipe, with what the row itself replaces on a data set of its paper."""
-    budget = found.entry["budgets"].get(found.data_name, {}) if found.reported else {}
-    return found.entry["recipe"] | budget
-
-
-def papers_images(found: Resolved) -> dict[str, Any]:
-    """The options that choose the images and labels to train on: those of a figure on this data set,
-    of the one that was asked for where there is one; their defaults where there is no figure."""
-    known = catalogue()["data"][found.data_name]["options"]
-    left_out = (*PLACES, *NOT_TRAINED_ON)
-    defaults = {name: each["default"] for name, each in known.items() if name not in left_out}
-    figures = [
-        defaults | each["options"]
-        for each in found.entry["reported"]
-        if each["data"] == found.data_name
-    ]
-    asked = {name: found.data[name] for name in defaults}
-    return asked if asked in figures else (figures or [defaults])[0]
-
-
-def _same(value: Any) -> Any:
-    return list(value) if isinstance(value, (list, tuple)) else value
-
-
-def check_values(found: Resolved, kinds: Mapping[str, Mapping[str, dict]]) -> None:
-    try:
-        Recipe(**found.recipe)
-    except ValueError as problem:
-        raise UserError(str(problem)) from None
-    for name, (allowed, words) in LIMITS.items():
-        value = found.trainer[name]
-        if not (in_range(value) and allowed(value)):
-            raise UserError(f"trainer.{name} is {shown(value)}; it must be {words}")
-    for group in ("model", "data"):  # data sets and methods know more limits of their own
-        for name, value in found.groups()[group].items():
-            # Whole numbers of a network count its layers and channels.
-            least = int(group == "model" and kinds[group][name]["kind"] == "int")
-            if not in_range(value, least):
-                raise UserError(
-                    f"{group}.{name} is {shown(value)}; it must be a number from {least} up"
-                )
-    if found.semi_name == "none" and found.data.get("unlabelled"):
-        raise UserError(
-            "data.unlabelled counts images for a semi-supervised method; give one with --semi, or leave it out"
-        )
-
-
-# --- names
-
-
-def default_data(entry: Mapping[str, Any]) -> str:
-    """Cityscapes where its own environment variable says that it is there, else the built-in streets."""
+def default_data() -> str:
+    """Cityscapes where its environment variable says where it is, else the built-in streets."""
     return "cityscapes" if os.environ.get("CITYSCAPES_DATASET") else "streets"
 
 
-# --- values
+def make_small(resolved: Resolved, groups: Groups) -> None:
+    height, width = resolved.entry["smoke_crop"]
+    sizes = {"recipe": {"crop": [height, width]}, "data": {"height": height, "width": width}}
+    for group, values in SMOKE.items():
+        wanted = values | sizes.get(group, {})
+        taken = {name: value for name, value in wanted.items() if name in groups[group]}
+        resolved.update(group, taken, "--smoke")
 
 
-def override(word: str, kinds: Mapping[str, Mapping[str, dict]]) -> tuple[str, str, Any]:
-    """ "recipe.lr=0.01" as its group, name and value."""
-    address, _, text = word.partition("=")
-    group, name = group_of(word, list(kinds)), address.partition(".")[2]
-    if not kinds[group]:
-        remedy = "; name a method, such as --semi mean_teacher" if group == "semi" else ""
-        raise UserError(f"{word}: there are no {group} options here{remedy}")
-    name = known_name("field", name, kinds[group], f"{group}.")
-    return group, name, value_of(text, kinds[group][name], address)
+# --- limits
 
 
-def group_of(word: str, groups: Sequence[str]) -> str:
-    """ "recipe" of "recipe.lr=0.01"."""
-    address, equals, _ = word.partition("=")
-    group, dot, _ = address.partition(".")
-    if not equals or not dot:
-        raise UserError(
-            f"{word} is not understood; write group.name=value, such as recipe.lr=0.01 (groups: {', '.join(groups)})"
-        )
-    return known_name("group", group, groups)
-
-
-def value_of(text: str, kind: Mapping[str, Any], address: str) -> Any:
-    if kind.get("optional") and text.lower() in ("none", "null", ""):
-        return None
-    if text in kind.get("words", ()):
-        return text
-    if "length" in kind:
-        parts = [part for part in text.strip("()[]").replace("x", ",").split(",") if part.strip()]
-        if kind["length"] and len(parts) != kind["length"]:
-            raise UserError(
-                f"{address}={text}: it takes {kind['length']} values, such as {shown(kind['default'] or [512, 1024])}"
-            )
-        return [_single(part.strip(), kind, address) for part in parts]
-    return _single(text, kind, address)
-
-
-WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-
-
-def _single(text: str, kind: Mapping[str, Any], address: str) -> Any:
-    if "choices" in kind:
-        return known_name("choice", text, kind["choices"], f"{address}=")
-    if kind["kind"] == "bool":
-        if text.lower() not in TRUE + FALSE:
-            raise UserError(f"{address}={text}: it takes true or false")
-        return text.lower() in TRUE
-    if kind["kind"] == "text":
-        return text
+def check_values(resolved: Resolved, groups: Groups) -> None:
+    """Refuse numbers that cannot be meant; data sets and methods know more limits of their own."""
     try:
-        return {"int": int, "float": float}[kind["kind"]](text)
-    except ValueError:
+        Recipe(**resolved.recipe)
+    except ValueError as problem:
+        raise UserError(str(problem)) from None
+    trainer = resolved.trainer
+    if not re.fullmatch(DEVICES, trainer["devices"]):
+        limit = "auto, how many, such as 2, or which ones, such as 0,3"
+        raise UserError(f"trainer.devices is {trainer['devices']}; it must be {limit}")
+    for name, (least, limit) in LEAST.items():
+        check_number("trainer", name, trainer[name], least, limit)
+    for name, value in resolved.model.items():
+        # Whole numbers of a network count its layers and channels.
+        check_number("model", name, value, int(groups["model"][name]["kind"] == "int"))
+    for name, value in resolved.data.items():
+        check_number("data", name, value, 0)
+    if resolved.semi_name == "none" and resolved.data.get("unlabelled"):
         raise UserError(
-            f"{address}={text}: it takes {WORDS[kind['kind']]}{or_words(text, kind)}"
-        ) from None
-
-
-def or_words(text: str, kind: Mapping[str, Any]) -> str:
-    """What may stand for a number, and the nearest."""
-    words = kind.get("words", [])
-    guess = did_you_mean(text, words).strip()
-    return "".join(f", or {word}" for word in words) + (f"; {guess}" if guess else "")
-
-
-def shown(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return (
-            "(" + ", ".join(shown(each) for each in value) + ")"
-            if len(value) <= 6
-            else f"{len(value)} values"
+            "data.unlabelled counts images for a semi-supervised method; "
+            "give one with --semi, or leave it out"
         )
-    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def check_number(group: str, name: str, value: Any, least: int, limit: str = "") -> None:
+    if not in_range(value, least):
+        limit = limit or f"a number from {least} up"
+        raise UserError(f"{group}.{name} is {as_text(value)}; it must be {limit}")
 
 
 def checked_mode(text: str) -> str:
@@ -341,28 +211,66 @@ def checked_mode(text: str) -> str:
     return text
 
 
-def data_options(name: str, overrides: list[str]) -> dict[str, Any]:
-    """The data set's options out of data.name=value words; no other group makes sense here."""
-    return group_values({"data": catalogue()["data"][name]["options"]}, overrides)
+# --- departures
 
 
-def model_options(row: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The options of a row's network out of model.name=value words."""
-    return group_values({"model": row_entry(row_address(row))["options"]}, overrides)
+def departures(resolved: Resolved, start: str = "") -> list[str]:
+    """All that is not the paper's own. `start` is what a file turned out to hold: the backbone's
+    "ImageNet" weights, or others, by the file's name; before it is read such a start is left out."""
+    entry = resolved.entry
+    lines = []
+    if resolved.data.get("labelled"):
+        lines.append(f"data.labelled all -> {resolved.data['labelled']} (command line)")
+    if resolved.semi_name != "none":
+        lines.append(f"semi none -> {resolved.semi_name} (command line)")
+    start = start or STARTS.get(resolved.start, "")
+    papers_start = "ImageNet" if entry["pretrained"] else "scratch"
+    if start and start != papers_start:
+        origin = "default" if resolved.init is None else "command line"
+        lines.append(f"start {papers_start} -> {start} ({origin})")
+    if (parts := resolved.trainer["accumulate"]) > 1:
+        mining = "ohem" in resolved.recipe["loss"]
+        see = "batch norm and mining see" if mining else "batch norm sees"
+        lines.append(f"trainer.accumulate 1 -> {parts} (command line): {see} parts of a batch")
+    for group, values in papers_values(resolved).items():
+        for name, value in values.items():
+            now = resolved.groups()[group][name]
+            if listed(value) != listed(now):
+                origin = resolved.origins[f"{group}.{name}"]
+                lines.append(f"{group}.{name} {as_text(value)} -> {as_text(now)} ({origin})")
+    return lines
 
 
-def group_values(
-    kinds: Mapping[str, Mapping[str, dict]], overrides: Sequence[str]
-) -> dict[str, Any]:
-    """Values by name, out of words of one group."""
-    found = (override(word, kinds) for word in overrides)
-    return {option: value for _, option, value in found}
+def papers_values(resolved: Resolved) -> dict[str, dict[str, Any]]:
+    """The row's own values; of the recipe with what the row replaces on a data set of its paper."""
+    entry = resolved.entry
+    budget = entry["budgets"].get(resolved.data_name, {}) if resolved.reported else {}
+    defaults = {name: option["default"] for name, option in entry["options"].items()}
+    return {
+        "recipe": entry["recipe"] | budget,
+        "model": defaults | entry["model"],
+        "data": papers_images(resolved),
+    }
 
 
-def divided(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words of an evaluation: those of the data set, and those of the network."""
-    groups = ("data", "model")
-    words: dict[str, list[str]] = {group: [] for group in groups}
-    for word in overrides:
-        words[group_of(word, groups)].append(word)
-    return words["data"], words["model"]
+def papers_images(resolved: Resolved) -> dict[str, Any]:
+    """The options that choose the images and labels to train on: those of a figure on this data
+    set, of the figure that was asked for if there is one; defaults where there is no figure."""
+    known = catalogue()["data"][resolved.data_name]["options"]
+    defaults = {
+        name: option["default"]
+        for name, option in known.items()
+        if name not in (*PLACES, *NOT_TRAINED_ON)
+    }
+    figures = [
+        defaults | each["options"]
+        for each in resolved.entry["reported"]
+        if each["data"] == resolved.data_name
+    ]
+    given = {name: resolved.data[name] for name in defaults}
+    return given if given in figures else (figures or [defaults])[0]
+
+
+def listed(value: Any) -> Any:
+    """Configs of earlier runs and defaults may differ in lists and tuples, which is no difference."""
+    return list(value) if isinstance(value, tuple) else value

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 
 from experiments.command_line import files
+from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import as_user_error, quiet
 from experiments.command_line.files import write_text
 from experiments.command_line.names import known_name
 from experiments.command_line.networks import ReleasedCheckpoint, folder_of
-from experiments.command_line.values import PLACES, catalogue, data_options
+from experiments.command_line.overrides import data_options
+from experiments.command_line.values import PLACES
 from experiments.drawing.label_images import IGNORED, colored, save, sheet
 from experiments.evaluation.failure_images import Shown
 from experiments.evaluation.failure_page import failure_page

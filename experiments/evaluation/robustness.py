@@ -12,11 +12,12 @@ from datamodules.corruptions import chosen
 from datamodules.reading.sources import Part, Source
 from datamodules.sampling.loader import Loader
 from datamodules.sampling.samples import Whole
+from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import as_user_error, quiet
 from experiments.command_line.files import whole, write_json
 from experiments.command_line.names import known_name
 from experiments.command_line.networks import ReleasedCheckpoint
-from experiments.command_line.values import catalogue, data_options
+from experiments.command_line.overrides import data_options
 from experiments.drawing.label_images import save
 from experiments.evaluation.evaluation import how_named, placed, where
 from experiments.evaluation.robustness_report import shift_plot, shift_sheet, shift_table

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from datamodules.corruptions import GROUPS, KINDS, SEVERITIES, Shifted
 from datamodules.progress import with_progress
 from datamodules.reading.sources import Source
+from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
 from experiments.command_line.names import known_name
-from experiments.command_line.values import catalogue
 
 if TYPE_CHECKING:
     pass

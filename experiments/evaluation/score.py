@@ -10,9 +10,9 @@ import torch
 from lightning import Callback, Trainer
 
 import datamodules
+from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
 from experiments.command_line.networks import ReleasedCheckpoint
-from experiments.command_line.values import catalogue
 from experiments.evaluation.per_image import Examiner, JudgingBar
 from experiments.records import provenance, run_folder
 from experiments.records.trained_networks import NUMBERED, config_of

@@ -20,7 +20,8 @@ from datamodules.progress import with_progress
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.files import whole, write_json
 from experiments.command_line.networks import ReleasedCheckpoint
-from experiments.command_line.values import PLACES, data_options
+from experiments.command_line.overrides import data_options
+from experiments.command_line.values import PLACES
 from experiments.drawing.label_images import save
 from experiments.evaluation.cityscapes_script import official_scores
 from experiments.evaluation.score import open_data, stored_options

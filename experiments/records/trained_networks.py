@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
 from experiments.command_line.names import known_name
 from experiments.command_line.networks import ReleasedCheckpoint, folder_of
-from experiments.command_line.values import catalogue, data_options, model_options
+from experiments.command_line.overrides import data_options, model_options
 from experiments.records.run_folder import read_config
 
 if TYPE_CHECKING:

@@ -8,8 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments.command_line.catalogue import catalogue
+from experiments.command_line.overrides import as_text
 from experiments.command_line.parser import by
-from experiments.command_line.values import Resolved, catalogue, shown
+from experiments.command_line.values import Resolved
 from experiments.records.results import RESULTS, kept, partial
 from experiments.reports.table_rows import (
     agree,
@@ -125,7 +127,7 @@ def resolved_table(resolved: Resolved) -> int:
     for group, values in resolved.groups().items():
         for name, value in values.items():
             origin = resolved.origins[f"{group}.{name}"]
-            table.add_row(f"{group}.{name}", Text(shown(value)), origin)
+            table.add_row(f"{group}.{name}", Text(as_text(value)), origin)
     console().print(table)
     return 0
 

@@ -9,9 +9,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
+from experiments.command_line.overrides import as_text
 from experiments.command_line.row_patterns import is_pattern, matching_rows
-from experiments.command_line.values import PLACES, Resolved, catalogue, resolve, shown
+from experiments.command_line.values import PLACES, Resolved, resolve
 from experiments.records import run_folder
 
 BESIDE = (
@@ -167,7 +169,7 @@ def differences(resolved: Resolved, main: Resolved) -> list[str]:
         for name in dict.fromkeys([*theirs, *ours]):
             was, now = theirs.get(name), ours.get(name)
             if plain(was) != plain(now):
-                found.append(f"{group}.{name} {shown(was)} -> {shown(now)}")
+                found.append(f"{group}.{name} {as_text(was)} -> {as_text(now)}")
     start, theirs = start_of(resolved), start_of(main)
     return found + ([f"starts from {theirs} -> {start}"] if start != theirs else [])
 

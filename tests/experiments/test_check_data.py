@@ -116,11 +116,11 @@ def test_weights_follow_their_formulas(
 
 def test_the_line_of_weights_is_one_that_a_run_takes() -> None:
     from experiments.command_line.catalogue import options
-    from experiments.command_line.values import override
+    from experiments.command_line.overrides import parse_override
     from segmodels.recipe import Recipe
 
     line = report.pasted([0.026849, 1.5, 0.0, 12345.6])
-    assert override(line, {"recipe": options(Recipe)})[1:] == (
+    assert parse_override(line, {"recipe": options(Recipe)})[1:] == (
         "class_weights",
         [0.02685, 1.5, 0.0, 12350.0],
     )

@@ -18,8 +18,9 @@ import pytest
 
 from experiments import report, run
 from experiments.command_line import files, row_patterns
+from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
-from experiments.command_line.values import catalogue, resolve
+from experiments.command_line.values import resolve
 from experiments.records import run_folder
 from experiments.sweep import plan, sweep
 from tests.support.paths import ROOT
