@@ -1,4 +1,4 @@
-"""Train a paper's network by its recipe, judge it, and leave everything in one run folder.
+"""Train a paper's network by its recipe, evaluate it, and leave everything in one run folder.
 
 python experiments/run.py --model bisenet                               the built-in streets: nothing to download
 python experiments/run.py --model bisenet --data cityscapes data.root=DIR
@@ -8,7 +8,6 @@ python experiments/run.py --resume runs/bisenet-resnet18-streets-s0-...
 python experiments/run.py --model "stdc/*" --seeds 0,1,2               every row of a paper, three seeds each, in one table
 """
 
-import argparse
 import os
 import sys
 from argparse import Namespace
@@ -39,141 +38,134 @@ fine-tuning on your own images
 
 
 def parser() -> Parser:
-    made = Parser(
+    parser = Parser(
         prog="run.py",
         description=__doc__,
         epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument(
+    add = parser.add_argument
+    add(
         "--model",
         metavar="PAPER[/ROW]",
         help="what to train; a paper alone is its main row (see --list); 'stdc/*' or rows with commas between them: one after another",
     )
-    made.add_argument(
+    add(
         "--data",
         metavar="NAME",
         help="streets (built in), cityscapes, camvid, folder; default: cityscapes if CITYSCAPES_DATASET is set, else streets",
     )
-    made.add_argument(
+    add(
         "--semi",
         metavar="METHOD",
         default="none",
         help=f"learn from unlabelled images too, by {' or '.join(semisup.names())}; none (default) "
         "is the baseline for it",
     )
-    made.add_argument(
-        "--seed", type=int, default=0, help="of weights, data and dropout (default 0)"
-    )
-    made.add_argument(
+    add("--seed", type=int, default=0, help="of weights, data and dropout (default 0)")
+    add(
         "--seeds",
         metavar="N,N,...",
         help="several seeds, one after another; the table at the end has their mean and spread",
     )
-    made.add_argument(
+    add(
         "--init",
         metavar="FROM",
         help="scratch, imagenet, FILE (a checkpoint, whose heads of another class count start anew, or a backbone's ImageNet weights) "
         "or released:NAME=FILE (the authors')",
     )
-    made.add_argument(
+    add(
         "--resume",
         metavar="RUN",
         type=Path,
         help="go on with an unfinished run folder, exactly where it stopped",
     )
-    made.add_argument(
+    add(
         "--smoke",
         action="store_true",
         help="a few tiny steps, to see that everything works (seconds)",
     )
-    made.add_argument(
+    add(
         "--runs",
         metavar="DIR",
         type=Path,
         default=Path("runs"),
         help="where run folders go (default: runs)",
     )
-    made.add_argument(
+    add(
         "--list",
         action="store_true",
         help="what there is: papers, rows, parameters, published and our best mIoU",
     )
-    made.add_argument(
+    add(
         "--show",
         action="store_true",
         help="every resolved value of this run and where it came from; trains nothing",
     )
-    made.add_argument(
-        "overrides", nargs="*", metavar="group.name=value", help="any value of the run; see below"
-    )
-    return made
+    add("overrides", nargs="*", metavar="group.name=value", help="any value of the run; see below")
+    return parser
 
 
 @command(stopped="stopped before training began; nothing was written")
 def main(arguments: list[str] | None = None) -> int:
-    asked = parser().parse_intermixed_args(arguments)
-    if asked.list:
+    args = parser().parse_intermixed_args(arguments)
+    if args.list:
         return catalogue_table()
-    if asked.resume:
-        return resume(asked)
-    if not asked.model:
+    if args.resume:
+        return resume(args)
+    if not args.model:
         raise UserError(
-            "which model? give --model paper[/row], for example --model bisenet (--list prints them all)"
+            "which model? give --model paper[/row], for example --model bisenet "
+            "(--list prints them all)"
         )
-    if asked.seed < 0:
-        raise UserError(f"--seed {asked.seed}: a seed is a whole number from 0 up")
-    if plan.several(asked):
-        return sweep.sweep(asked)
-    resolved = resolve(
-        asked.model, asked.data, asked.overrides, asked.smoke, asked.semi, asked.init
-    )
-    if asked.show:
+    if args.seed < 0:
+        raise UserError(f"--seed {args.seed}: a seed is a whole number from 0 up")
+    if plan.several(args):
+        return sweep.sweep(args)
+    resolved = resolve(args.model, args.data, args.overrides, args.smoke, args.semi, args.init)
+    if args.show:
         return resolved_table(resolved)
-    return start(asked, resolved)
+    return start(resolved, args.seed, args.runs)
 
 
-def start(asked: Namespace, resolved: Resolved) -> int:
-    introduce(resolved)
-    from experiments.training.train import train
-
-    return train(resolved, seed=asked.seed, folders=asked.runs)
-
-
-def resume(asked: Namespace) -> int:
-    given = [
-        flag for flag in ("model", "data", "init", "seeds") if getattr(asked, flag)
-    ] + asked.overrides
-    given += ["semi"] if asked.semi != "none" else []
-    if given or asked.smoke:
+def resume(args: Namespace) -> int:
+    """Go on with a run folder, whose config.json says everything."""
+    given = [flag for flag in ("model", "data", "init", "seeds") if getattr(args, flag)]
+    given += args.overrides
+    given += ["semi"] if args.semi != "none" else []
+    if given or args.smoke:
         raise UserError(
-            f"--resume goes on exactly as the run began, so it stands alone; leave out {', '.join(map(str, given)) or '--smoke'}"
+            "--resume goes on exactly as the run began, so it stands alone; "
+            f"leave out {', '.join(given) or '--smoke'}"
         )
-    config = run_folder.read_config(asked.resume)
-    if not (asked.resume / "checkpoints" / "last.ckpt").is_file():
+    config = run_folder.read_config(args.resume)
+    if not (args.resume / "checkpoints" / "last.ckpt").is_file():
         raise UserError(
-            f"{asked.resume} has no checkpoints/last.ckpt: it stopped before its first checkpoint; start it again"
+            f"{args.resume} has no checkpoints/last.ckpt: it stopped before its first checkpoint; "
+            "start it again"
         )
     row = row_entry(row_address(config["experiment"]))
     resolved = run_folder.resolved_from(config, row)
-    introduce(resolved)
-    from experiments.training.train import train
+    return start(resolved, config["seed"], args.resume.parent, args.resume)
 
-    return train(resolved, seed=config["seed"], folders=asked.resume.parent, resumed=asked.resume)
+
+def start(resolved: Resolved, seed: int, runs: Path, resumed: Path | None = None) -> int:
+    introduce(resolved)
+    from experiments.training.train import train  # takes torch
+
+    return train(resolved, seed=seed, folders=runs, resumed=resumed)
 
 
 def introduce(resolved: Resolved) -> None:
-    """The first lines: what on what, how to use Cityscapes, and what is not the paper's."""
-    if (
-        os.environ.get("SEGMODELS_RUN") or not run_folder.leads()
-    ):  # another device's process, or said before
-        return
-    built_in = " (built-in street scenes; for Cityscapes: --data cityscapes data.root=DIR, or set CITYSCAPES_DATASET=DIR)"
+    """Print what is trained on what, how to use Cityscapes, and what is not the paper's."""
+    if os.environ.get("SEGMODELS_RUN") or not run_folder.leads():
+        return  # another device's process, or said before
     method = f" with {resolved.semi_name}" if resolved.semi_name != "none" else ""
-    print(
-        f"{resolved.experiment}{method} on {resolved.data_name}{built_in if resolved.data_name == 'streets' else ''}"
+    built_in = (
+        " (built-in street scenes; for Cityscapes: --data cityscapes data.root=DIR, "
+        "or set CITYSCAPES_DATASET=DIR)"
     )
+    note = built_in if resolved.data_name == "streets" else ""
+    print(f"{resolved.experiment}{method} on {resolved.data_name}{note}")
     if resolved.departures:
         print(f"not as in the paper ({len(resolved.departures)}):")
         print("\n".join(f"  {departure}" for departure in resolved.departures), flush=True)

@@ -15,19 +15,11 @@ from experiments.records.run_folder import read_config
 if TYPE_CHECKING:
     from segmodels.module import SegmentationModule
 
-STORED = (
-    "data",
-    "classes",
-    "palette",
-    "seed",
-    "departures",
-    "overrides",
-    "smoke",
-)  # what a run's checkpoint says beside its network
+# What a run's checkpoint says beside its network.
+STORED = ("data", "classes", "palette", "seed", "departures", "overrides", "smoke")
 Words = Sequence[str]  # such as "model.eval_iterations=5"
-NUMBERED = [
-    f"class {number}" for number in range(256)
-]  # of a released network whose classes nobody named
+# Classes of a released network that nobody named.
+NUMBERED = [f"class {number}" for number in range(256)]
 
 
 def config_of(source: Path | ReleasedCheckpoint) -> dict[str, Any]:
@@ -40,7 +32,7 @@ def config_of(source: Path | ReleasedCheckpoint) -> dict[str, Any]:
 def check_words(
     source: Path | ReleasedCheckpoint, data: str | None, on_data: Words, on_model: Words
 ) -> None:
-    """Refuses wrong words before torch is imported, where a run's config.json explains them."""
+    """Refuse wrong words before torch is imported, where a run's config.json explains them."""
     if not (on_data or on_model):
         return
     known, config = catalogue(), config_of(source)
@@ -94,13 +86,14 @@ def trained(
 def ours(
     source: Path, network: str | None, model: Mapping[str, Any] | None
 ) -> "SegmentationModule":
-    """Out of a checkpoint that experiments/run.py wrote."""
+    """The module of a checkpoint that experiments/run.py wrote."""
     from segmodels.checkpoint import from_checkpoint
 
     module = from_checkpoint(source, network, model)
     if lacking := [name for name in STORED if getattr(module.identity, name) is None]:
         raise UserError(
-            f"{source} does not say its {', '.join(lacking)}; give a checkpoint that experiments/run.py wrote"
+            f"{source} does not say its {', '.join(lacking)}; "
+            "give a checkpoint that experiments/run.py wrote"
         )
     return module
 
@@ -108,7 +101,8 @@ def ours(
 def released(
     source: ReleasedCheckpoint, network: str | None, model: Mapping[str, Any] | None
 ) -> "SegmentationModule":
-    """The authors' checkpoint does not say its classes: they are those of the row's data set, or numbers where the counts differ."""
+    """The module of the authors' checkpoint, which does not say its classes: they are those of the
+    row's data set, or numbers where the counts differ."""
     from segmodels.module import SegmentationModule
     from segmodels.paper import experiment
     from segmodels.released import from_released, layouts
@@ -142,7 +136,8 @@ def released(
 
 
 def appearance(data: str, count: int, names: tuple[str, ...] = ()) -> dict[str, list[Any]]:
-    """Names and colors of the data set that has so many classes; the names given, or numbers, and well apart colors where none fits."""
+    """Names and colors of the data set's classes if it has so many; else the names given, or
+    numbers, and colors that are easily told from each other."""
     import datamodules
     from datamodules.labels import LabelSet, devkit_color
 

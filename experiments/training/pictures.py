@@ -1,4 +1,4 @@
-"""Pictures of fixed validation images, and of what a semi-supervised method is shown, written while training."""
+"""Draw fixed validation images, and a semi-supervised method's crops, while training."""
 
 from pathlib import Path
 
@@ -13,14 +13,15 @@ from experiments.training.wandb_mirror import WandB
 from segmodels.method import Method
 from segmodels.module import SegmentationModule
 
-# --- pictures
-
 
 class Pictures(Callback):
-    """The same few validation images at each validation, as overlays on disk and in W&B; at the end a contact sheet."""
+    """Draw the same few validation images at each validation: overlays and a contact sheet."""
 
     def __init__(self, folder: Path, count: int, title: str, mirror: WandB | None) -> None:
-        self.folder, self.count, self.title, self.mirror = folder, count, title, mirror
+        self.folder = folder
+        self.count = count
+        self.title = title
+        self.mirror = mirror
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
@@ -29,42 +30,31 @@ class Pictures(Callback):
 
     def draw(self, trainer: Trainer, module: SegmentationModule) -> None:
         source, labels = trainer.datamodule.sources["val"], trainer.datamodule.labels
-        chosen = (
-            np.linspace(0, len(source) - 1, min(self.count, len(source)))
-            .round()
-            .astype(int)
-            .tolist()
-        )
-        rows = [
-            (source.names[index], *predicted(trainer, module, *source.window(index)))
-            for index in chosen
-        ]
-        for name, image, guess, _ in rows:
-            save(
-                overlay(image, guess, labels.palette),
-                self.folder / f"val_{Path(name).stem}_{trainer.global_step:06d}.png",
-            )
-        title = (
-            f"{self.title}, step {trainer.global_step}: mIoU {100 * module.scores['miou']:.1f} %"
-        )
-        save(
-            contact_sheet([row[1:] for row in rows], labels.palette, title),
-            self.folder / "contact_sheet.png",
-        )
+        step, count = trainer.global_step, len(source)
+        rows = []
+        for index in np.linspace(0, count - 1, min(self.count, count)).round().astype(int).tolist():
+            name = source.names[index]
+            image, label = source.window(index)
+            prediction = predict(trainer, module, image)
+            rows.append((name, image, prediction, label))
+            file = self.folder / f"val_{Path(name).stem}_{step:06d}.png"
+            save(overlay(image, prediction, labels.palette), file)
+        title = f"{self.title}, step {step}: mIoU {100 * module.scores['miou']:.1f} %"
+        sheet = contact_sheet([row[1:] for row in rows], labels.palette, title)
+        save(sheet, self.folder / "contact_sheet.png")
         if self.mirror:
-            self.mirror.log_overlays(rows, labels.names, trainer.global_step)
+            self.mirror.log_overlays(rows, labels.names, step)
 
 
-def predicted(
-    trainer: Trainer, module: SegmentationModule, image: np.ndarray, label: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(module.device)
+def predict(trainer: Trainer, module: SegmentationModule, image: np.ndarray) -> np.ndarray:
+    """The class of each pixel (H, W), in the precision of validation."""
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]  # (H, W, 3) -> (1, 3, H, W)
     with torch.no_grad(), trainer.precision_plugin.val_step_context():
-        return image, module.label_map(pixels)[0].cpu().numpy(), label
+        return module.label_map(pixels.to(module.device))[0].cpu().numpy()
 
 
 class Previews(Pictures):
-    """What a method asks of unlabelled images: the same few crops at each validation, as one sheet."""
+    """Draw what a method learns from the same few unlabelled crops at each validation."""
 
     def draw(self, trainer: Trainer, module: Method) -> None:
         data = trainer.datamodule
@@ -87,6 +77,7 @@ class Previews(Pictures):
 
 def as_array(column: torch.Tensor) -> np.ndarray:
     """An image's channels come last; half precision, which numpy lacks, becomes float32."""
-    column = column.permute(0, 2, 3, 1) if column.ndim == 4 else column
+    if column.ndim == 4:
+        column = column.permute(0, 2, 3, 1)  # (B, 3, H, W) -> (B, H, W, 3)
     column = column.float() if column.is_floating_point() else column
     return column.cpu().numpy()

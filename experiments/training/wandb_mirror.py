@@ -1,4 +1,4 @@
-"""The mirror of a run folder in W&B: never a question, and a run that goes on without it."""
+"""Mirror a run folder to W&B. Never prompts; without W&B the run goes on."""
 
 import os
 import shutil
@@ -16,7 +16,10 @@ class WandB:
     """A mirror of the run folder. Its axis is our step, "trainer/global_step": no call passes W&B's own."""
 
     def __init__(self, mode: str, folder: Path, config: Mapping[str, Any]) -> None:
-        self.mode, self.folder, self.config, self.run = mode, folder, config, None
+        self.mode = mode
+        self.folder = folder
+        self.config = config
+        self.run = None
 
     def start(self) -> None:
         self.run = start_wandb(self.mode, self.folder, self.config)
@@ -33,9 +36,11 @@ class WandB:
 
         classes = dict(enumerate(names)) | {255: "ignored"}
 
-        def picture(name: str, image: np.ndarray, guess: np.ndarray, label: np.ndarray) -> Any:
+        def picture(
+            name: str, image: np.ndarray, prediction: np.ndarray, label: np.ndarray
+        ) -> wandb.Image:
             masks = {
-                "prediction": {"mask_data": guess, "class_labels": classes},
+                "prediction": {"mask_data": prediction, "class_labels": classes},
                 "truth": {"mask_data": label, "class_labels": classes},
             }
             return wandb.Image(image, masks=masks, caption=f"{name}, step {step}")
@@ -53,14 +58,8 @@ class WandB:
         import wandb
 
         if self.run:
-            self.log(
-                {
-                    "val/IoU": wandb.Table(
-                        columns=["class", "IoU"], data=[list(pair) for pair in zip(names, iou)]
-                    )
-                },
-                step,
-            )
+            rows = [list(pair) for pair in zip(names, iou)]
+            self.log({"val/IoU": wandb.Table(columns=["class", "IoU"], data=rows)}, step)
 
     def finish(self, exit_code: int) -> None:
         if self.run:
@@ -68,56 +67,50 @@ class WandB:
 
 
 def start_wandb(mode: str, folder: Path, config: Mapping[str, Any]) -> Any:
-    """The mode is always explicit, so that nobody is asked anything; without W&B the run goes on, with a sentence."""
+    """The run in W&B, or None with a sentence. The mode is explicit, so that W&B never prompts."""
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
     settings = wandb.Settings(
         console="off", silent=True, init_timeout=PATIENCE, finish_timeout=6 * PATIENCE
     )
-    how = {"project": "segmodels", "name": folder.name, "id": config["id"], "resume": "allow", "dir": str(folder), "config": dict(config),
-           "group": config["experiment"], "settings": settings}  # fmt: skip
     for attempt in dict.fromkeys((mode, "offline")):
         try:
-            return wandb.init(mode=attempt, **how)
+            return wandb.init(
+                mode=attempt,
+                project="segmodels",
+                name=folder.name,
+                group=config["experiment"],
+                id=config["id"],
+                resume="allow",
+                dir=str(folder),
+                config=dict(config),
+                settings=settings,
+            )
         except Exception as problem:
             then = (
                 "logged offline; upload it later with `wandb sync`"
                 if attempt == "online"
                 else "not mirrored in W&B"
             )
-            print(
-                f"W&B is not to be had ({sentence(problem)}): this run is {then}",
-                file=sys.stderr,
-                flush=True,
-            )
+            reason = ": ".join([type(problem).__name__, *str(problem).splitlines()[:1]])
+            sentence = f"W&B is not to be had ({reason}): this run is {then}"
+            print(sentence, file=sys.stderr, flush=True)
             wandb.teardown()  # else the run's id counts as taken
             shutil.rmtree(folder / "wandb", ignore_errors=True)
     return None
 
 
-def sentence(problem: Exception) -> str:
-    return (
-        f"{type(problem).__name__}: {str(problem).splitlines()[0]}"
-        if str(problem)
-        else type(problem).__name__
-    )
-
-
 def wandb_mode() -> str:
-    """What "auto" means: as the environment says, else online where a key is at hand."""
-    said = os.environ.get("WANDB_MODE", "")
-    return (
-        said
-        if said in ("online", "offline", "disabled")
-        else "online"
-        if logged_in()
-        else "offline"
-    )
+    """The mode for "auto": as the environment says, else online where a key is at hand."""
+    mode = os.environ.get("WANDB_MODE", "")
+    if mode in ("online", "offline", "disabled"):
+        return mode
+    return "online" if logged_in() else "offline"
 
 
 def logged_in() -> bool:
-    """Whether a W&B key is at hand, found without asking anybody."""
+    """Whether a W&B key is at hand; looked up without a prompt."""
     import netrc
 
     import wandb
