@@ -1,6 +1,6 @@
 """The progress bar of everything that takes long, for the person at a terminal."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -11,20 +11,22 @@ def with_progress(
 ) -> Iterator[Item]:
     """The items, under a bar that goes away at the end; in a log there is none.
 
-    `total` is by default the number of items; `done` of them were handled before.
+    `total` is by default the number of items, where they have one; `done` of them were handled
+    before.
     """
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress
 
-    count = len(items) if total is None else total
+    if total is None and isinstance(items, Sized):
+        total = len(items)
     console = Console(stderr=True)
-    if count < 2 or not console.is_terminal:
+    if total in (0, 1) or not console.is_terminal:
         yield from items
         return
     with Progress(console=console, transient=True) as bar:
         # rich's own `track` would end at the number of items, without `done`
-        task = bar.add_task(escape(title), total=count, completed=done)
+        task = bar.add_task(escape(title), total=total, completed=done)
         for each in items:
             yield each
             bar.advance(task)

@@ -22,20 +22,34 @@ a camera or a stream, until Ctrl-C or so many frames, in real time
     --out predictions
 """
 
+import argparse
 import math
 import sys
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.networks import NETWORK_HELP, parse_network
 from experiments.command_line.parser import Parser
 from experiments.command_line.values import checked_mode
-from experiments.prediction.inputs import sorted_out
-from experiments.prediction.outputs import apart, kinds_of, named_outputs
+from experiments.prediction.inputs import read_inputs
+from experiments.prediction.outputs import check_no_predictions, name_outputs, parse_kinds
 from experiments.records.trained_networks import check_words
 
-FILMING = ("every", "start", "end", "frames", "legend", "format")
+VIDEO_OPTIONS = ("every", "start", "end", "frames", "legend", "format")
+NOT_FOR_VIDEOS = {
+    "skip_existing": "is for images; a video is written whole or not at all",
+    "skip_unreadable": "is for images; a video's damaged frames are left out and told anyway",
+}
+NOT_FOR_CAMERAS = (
+    "is for video files; a camera or stream begins now and gives its newest frame, so leave it out"
+)
+# kind of input -> options that it does not take, and why
+REFUSED = {
+    "images": dict.fromkeys(VIDEO_OPTIONS, "is for videos and cameras; leave it out for images"),
+    "videos": NOT_FOR_VIDEOS,
+    "camera": NOT_FOR_VIDEOS | dict.fromkeys(("every", "start"), NOT_FOR_CAMERAS),
+}
 EPILOG = """\
 kinds, each a folder of PNGs below --out, under the image's name
   label              the class of each pixel: train ids, 8-bit gray
@@ -47,10 +61,9 @@ kinds, each a folder of PNGs below --out, under the image's name
   entropy            8-bit gray: 0 is certain, 255 all classes alike
 
 legend.png says which color is which class. Of a video, every kind but the
-overlay is a folder of numbered frames. A .mp4 is H.264, which browsers play,
-with PyAV (pip install -e ".[video]") or where OpenCV has an encoder for it;
-else it is MPEG-4 Part 2, which players show and browsers do not. A .webm is
-VP8: browsers play it, it needs nothing more, and takes far longer to write.
+overlay is a folder of numbered frames. A .mp4 is H.264 and a .webm is VP8:
+browsers play both. Videos and cameras need PyAV, the extra "video":
+pip install "segmodels[video]".
 
 Images have 8 or 16 bits; transparency is left out. The headers and ends of all
 are read before the first prediction, and what cannot be read is refused. One
@@ -59,157 +72,146 @@ that proves damaged later is passed over and named at the end: exit code 2.
 
 
 def parser() -> Parser:
-    made = Parser(prog="predict.py", description=__doc__, epilog=EPILOG)
-    made.add_argument("network", help=NETWORK_HELP)
-    made.add_argument(
+    parser = Parser(prog="predict.py", description=__doc__, epilog=EPILOG)
+    parser.add_argument("network", help=NETWORK_HELP)
+    parser.add_argument(
         "inputs",
         nargs="+",
-        help="images, folders of them, quoted patterns, videos; or one camera:0, camera:/dev/video0, rtsp://...; and model.name=value",
+        help="images, folders of them, quoted patterns, videos; "
+        "or one camera:0, camera:/dev/video0, rtsp://...; and model.name=value",
     )
-    made.add_argument(
+    parser.add_argument(
         "--out",
         metavar="DIR",
         type=Path,
         required=True,
         help="a folder; files that are there already are not overwritten",
     )
-    made.add_argument(
+    parser.add_argument(
         "--kinds",
         metavar="KIND,...",
         help="default: label,color,overlay of images, overlay of a video or camera",
     )
-    made.add_argument(
+    parser.add_argument(
         "--inference", metavar="MODE", help="default: the recipe's (see evaluate.py --help)"
     )
-    made.add_argument(
+    parser.add_argument(
         "--batch",
         metavar="N",
         type=int,
         default=1,
         help="images of one size that go through together (default 1)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--precision",
         choices=("32-true", "16-mixed", "bf16-mixed"),
         help="default: what the run was trained in",
     )
-    made.add_argument(
+    parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
         help="default: cuda where there is one",
     )
-    made.add_argument(
+    parser.add_argument(
         "--strength",
         metavar="SHARE",
         type=float,
         default=0.55,
         help="of the colors in the overlay, 0 to 1 (default 0.55)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--skip-unreadable",
         action="store_true",
         help="predict the other images, and name these at the end",
     )
-    made.add_argument(
+    parser.add_argument(
         "--skip-existing",
         action="store_true",
         help="leave out images that are predicted already: to go on after Ctrl-C",
     )
-    film = made.add_argument_group("videos and cameras")
-    film.add_argument(
+    videos = parser.add_argument_group("videos and cameras")
+    videos.add_argument(
         "--every",
         metavar="N",
         type=int,
         help="only every Nth frame of a video, which plays as long as before",
     )
-    film.add_argument("--start", metavar="SECONDS", type=float, help="where to begin in a video")
-    film.add_argument(
+    videos.add_argument("--start", metavar="SECONDS", type=float, help="where to begin in a video")
+    videos.add_argument(
         "--end", metavar="SECONDS", type=float, help="where to end in a video, or how long to film"
     )
-    film.add_argument("--frames", metavar="N", type=int, help="predict so many frames at most")
-    film.add_argument(
+    videos.add_argument("--frames", metavar="N", type=int, help="predict so many frames at most")
+    videos.add_argument(
         "--format", choices=("mp4", "webm"), help="of the video (default mp4; see below)"
     )
-    film.add_argument(
+    videos.add_argument(
         "--legend", action="store_true", help="the classes' names and colors beside the picture"
     )
-    return made
+    return parser
 
 
 @command(stopped="stopped; what is written is whole")
 def main(arguments: list[str] | None = None) -> int:
-    asked = parser().parse_intermixed_args(arguments)
-    source = parse_network(asked.network)
-    named, asked.model = apart_from_options(asked.inputs)
-    check_words(source, None, (), asked.model)
-    inputs = sorted_out(named)
-    apart(inputs, asked.out)
-    check(asked, inputs.kind)
-    kinds = kinds_of(
-        asked.kinds or ("label,color,overlay" if inputs.kind == "images" else "overlay")
-    )
-    ending = ".png" if inputs.kind == "images" else f".{asked.format or 'mp4'}"
-    outputs = named_outputs(inputs, asked.out, kinds, ending, asked.skip_existing)
-    if done := len(inputs.found) - len(outputs):
-        print(f"{done} of {len(inputs.found)} images are predicted already", flush=True)
-        if not outputs:
-            return 0
-    if inputs.kind == "images":
-        from experiments.prediction.images import predict as run
-    else:
-        from experiments.prediction.videos import film as run
-
-    return run(source, outputs, kinds, asked)
-
-
-def apart_from_options(words: list[str]) -> tuple[list[str], list[str]]:
-    """What is to be predicted, and the options of the network."""
-    options = [word for word in words if word.startswith("model.") and "=" in word]
-    inputs = [word for word in words if word not in options]
-    if not inputs:
-        raise UserError(f"{options[0]} is an option of the network; name an image or a video too")
-    return inputs, options
-
-
-def check(asked: Any, kind: str) -> None:
-    """Values that no input makes right, before anything is computed."""
-    if asked.inference:
-        checked_mode(asked.inference)
-    if not 0 <= asked.strength <= 1:
+    args = parser().parse_intermixed_args(arguments)
+    source = parse_network(args.network)
+    args.model = [word for word in args.inputs if word.startswith("model.") and "=" in word]
+    words = [word for word in args.inputs if word not in args.model]
+    if not words:
         raise UserError(
-            f"--strength {asked.strength:g}: it is the colors' share of the overlay, from 0 to 1"
+            f"{args.model[0]} is an option of the network; name an image or a video too"
+        )
+    check_words(source, None, (), args.model)
+    inputs = read_inputs(words)
+    check_no_predictions(inputs, args.out)
+    check(args, inputs.kind)
+    if inputs.kind != "images":
+        kinds = parse_kinds(args.kinds or "overlay")
+        targets = name_outputs(inputs, args.out, kinds, f".{args.format or 'mp4'}")
+        from experiments.prediction.videos import predict_videos
+
+        return predict_videos(source, targets, kinds, args)
+    kinds = parse_kinds(args.kinds or "label,color,overlay")
+    targets = name_outputs(inputs, args.out, kinds, ".png", args.skip_existing)
+    total = len(inputs.targets)
+    if len(targets) < total:
+        print(f"{total - len(targets)} of {total} images are predicted already", flush=True)
+    if not targets:
+        return 0
+    from experiments.prediction.images import predict_images
+
+    return predict_images(source, targets, kinds, args)
+
+
+def check(args: argparse.Namespace, kind: str) -> None:
+    """Refuse values that no input makes right, before anything is computed."""
+    if args.inference:
+        checked_mode(args.inference)
+    if not 0 <= args.strength <= 1:
+        raise UserError(
+            f"--strength {args.strength:g}: it is the colors' share of the overlay, from 0 to 1"
         )
     for name in ("batch", "every", "frames"):
-        if (value := getattr(asked, name)) is not None and value < 1:
+        value = getattr(args, name)
+        if value is not None and value < 1:
             raise UserError(f"--{name} {value}: it is a whole number from 1 up")
     for name in ("start", "end"):
-        if (value := getattr(asked, name)) is not None and not 0 <= value < math.inf:
+        value = getattr(args, name)
+        if value is not None and not 0 <= value < math.inf:
             raise UserError(f"--{name} {value:g}: it is a number of seconds from 0 up")
-    if asked.end is not None and asked.end <= (asked.start or 0):
+    start = args.start or 0
+    if args.end is not None and args.end <= start:
+        raise UserError(f"--end {args.end:g} is not after --start {start:g}; give a later end")
+    for name, why in REFUSED[kind].items():
+        if getattr(args, name):
+            raise UserError(f"--{name.replace('_', '-')} {why}")
+    if kind == "camera" and args.batch > 1:
         raise UserError(
-            f"--end {asked.end:g} is not after --start {asked.start or 0:g}; give a later end"
+            f"--batch {args.batch}: a camera's or stream's frames go through as they come; "
+            "leave it out"
         )
-    if kind == "images" and (
-        given := next((name for name in FILMING if getattr(asked, name)), None)
-    ):
-        raise UserError(f"--{given} is for videos and cameras; leave it out for images")
-    if kind != "images" and asked.skip_existing:
-        raise UserError("--skip-existing is for images; a video is written whole or not at all")
-    if kind != "images" and asked.skip_unreadable:
-        raise UserError(
-            "--skip-unreadable is for images; a video's damaged frames are left out and told anyway"
-        )
-    if kind == "camera" and (
-        given := next((name for name in ("every", "start") if getattr(asked, name)), None)
-    ):
-        raise UserError(
-            f"--{given} is for video files; a camera or stream begins now and gives its newest frame, so leave it out"
-        )
-    if kind == "camera" and asked.batch > 1:
-        raise UserError(
-            f"--batch {asked.batch}: a camera's or stream's frames go through as they come; leave it out"
-        )
+    if kind != "images" and find_spec("av") is None:
+        raise UserError('videos and cameras need PyAV: pip install "segmodels[video]"')
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def quiet() -> None:
 
 @contextmanager
 def silenced_stderr() -> Iterator[None]:
-    """Hide what libraries print past Python: OpenCV about every codec it tries, torch's profiler."""
+    """Hide what libraries, such as torch's profiler, print past Python."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -1,11 +1,11 @@
-"""What predictions are called: their kinds, and where below --out each is written. Imports no torch."""
+"""Name the files of predictions: their kinds, and their places below --out. Imports no torch."""
 
 import re
 from pathlib import Path
 
 from experiments.command_line.errors import UserError
 from experiments.command_line.names import known_name
-from experiments.prediction.inputs import Inputs
+from experiments.prediction.inputs import Inputs, Target
 
 KINDS = ("label", "ids", "color", "overlay", "probability", "entropy")
 ONE_CLASS = "probability:"
@@ -13,7 +13,7 @@ IN_COLOR = {"color", "overlay"}  # the kinds that a legend explains
 LEGEND = "legend.png"
 
 
-def kinds_of(text: str) -> tuple[str, ...]:
+def parse_kinds(text: str) -> tuple[str, ...]:
     kinds = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
     for kind in kinds:
         if not kind.startswith(ONE_CLASS):
@@ -21,62 +21,64 @@ def kinds_of(text: str) -> tuple[str, ...]:
     return kinds
 
 
-def folder_of(kind: str) -> str:
-    """Below --out; a class may have any name."""
+def folder_name(kind: str) -> str:
+    """The kind's folder below --out; a class may have any name."""
     return re.sub(r"[/\\:]", "-", kind)
 
 
-def place_of(out: Path, kind: str, name: Path) -> Path:
-    """The picture's file; of a video, the overlay's file or the folder of the kind's frames."""
+def output_path(out: Path, kind: str, name: Path) -> Path:
+    """An image's file; of a video, the overlay's file or the folder of the kind's frames."""
     if name.suffix == ".png":
-        return out / folder_of(kind) / name
-    return out / name if kind == "overlay" else out / folder_of(kind) / name.with_suffix("")
+        return out / folder_name(kind) / name
+    return out / name if kind == "overlay" else out / folder_name(kind) / name.with_suffix("")
 
 
-def apart(inputs: Inputs, out: Path) -> None:
-    """Pictures of an earlier call are no images to predict, where --out lies in the folder that is searched."""
+def check_no_predictions(inputs: Inputs, out: Path) -> None:
+    """Refuse to predict an earlier call's pictures, where --out lies in the folder searched."""
     if inputs.kind != "images":
         return
-    there, single = out.resolve(), folder_of(ONE_CLASS)
-    for each, _ in inputs.found:
-        place = each.resolve()
-        first = place.parts[len(there.parts)] if there in place.parents else ""
-        if first in (*KINDS, LEGEND) or first.startswith(single):
+    folder = out.resolve()
+    for file, _ in inputs.targets:
+        path = file.resolve()
+        if folder not in path.parents:
+            continue
+        first = path.relative_to(folder).parts[0]
+        if first in (*KINDS, LEGEND) or first.startswith(folder_name(ONE_CLASS)):
             raise UserError(
-                f"{each} lies where --out {out} holds predictions; give images and an --out apart from each other"
+                f"{file} lies where --out {out} holds predictions; "
+                "give images and an --out apart from each other"
             )
 
 
-def named_outputs(
-    inputs: Inputs, out: Path, kinds: tuple[str, ...], ending: str, skip_existing: bool = False
-) -> list[tuple[Path | str, Path]]:
-    """(input, output name); two inputs of one name, or an output that exists, are refused before anything is computed.
+def name_outputs(
+    inputs: Inputs, out: Path, kinds: tuple[str, ...], suffix: str, skip_existing: bool = False
+) -> list[Target]:
+    """The targets to predict, under their output names.
 
-    Or what is there is left out: of an image, if all its kinds are.
+    Two inputs of one name are refused, and so is an output that exists. With `skip_existing`
+    images are left out of which all kinds exist.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out takes a folder, which need not exist yet")
-    outputs = [
-        (each, name.parent / f"{name.name if inputs.kind == 'camera' else name.stem}{ending}")
-        for each, name in inputs.found
-    ]
+    remedy = ", or --skip-existing to go on with the other images"
     seen: dict[Path, Path | str] = {}
-    missing = []
-    for each, name in outputs:
+    targets = []
+    for source, name in inputs.targets:
+        stem = name.name if inputs.kind == "camera" else name.stem
+        name = name.with_name(f"{stem}{suffix}")
         if name in seen:
             raise UserError(
-                f"{seen[name]} and {each} would both become {name}; rename one, or predict them into different folders"
+                f"{seen[name]} and {source} would both become {name}; "
+                "rename one, or predict them into different folders"
             )
-        seen[name] = each
-        places = [place_of(out, kind, name) for kind in kinds]
-        there = [place for place in places if place.exists()]
-        if there and not skip_existing:
-            more = (
-                ", or --skip-existing to go on with the other images"
-                if inputs.kind == "images"
-                else ""
+        seen[name] = source
+        paths = [output_path(out, kind, name) for kind in kinds]
+        existing = [path for path in paths if path.exists()]
+        if existing and not skip_existing:
+            raise UserError(
+                f"{existing[0]} exists and is not overwritten; give another --out"
+                f"{remedy * (inputs.kind == 'images')}"
             )
-            raise UserError(f"{there[0]} exists and is not overwritten; give another --out{more}")
-        if len(there) < len(places):
-            missing.append((each, name))
-    return missing
+        if len(existing) < len(paths):
+            targets.append((source, name))
+    return targets

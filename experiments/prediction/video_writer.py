@@ -1,178 +1,105 @@
-"""Pictures into a video, under another name until it is whole."""
+"""Write pictures into a video by PyAV, under another name until it is whole."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
 
-import cv2
+import av
 import numpy as np
 from PIL import Image
 
-from experiments.command_line.errors import UserError, silenced_stderr
+from experiments.command_line.errors import UserError
+from experiments.command_line.files import whole
 from experiments.drawing.label_images import strip_beside
 
-H264 = "H.264"
-CODECS = {
-    ".mp4": {"avc1": H264, "mp4v": "MPEG-4"},
-    ".webm": {"VP80": "VP8"},
-}  # of OpenCV's wheels: avc1 only where the hardware encodes
+# suffix -> FFmpeg's encoder, the codec's usual name, options of the encoder and of the file
+ENCODERS = {
+    ".mp4": ("libx264", "H.264", {"preset": "veryfast", "crf": "20"}, {"movflags": "+faststart"}),
+    ".webm": ("libvpx", "VP8", {"crf": "10", "b": "50M", "cpu-used": "4"}, {}),
+}
 THREADS = 4  # of the encoder
-SLOWEST = 0.001  # frames per second; of fewer, PyAV would make another rate
+SLOWEST = 0.001  # frames per second; of fewer, FFmpeg would make another rate
+MPEG_RANGE = 1  # colors from 16 to 235
+BT601 = 6  # the colors that FFmpeg makes of RGB
 
 
-class Writer(Protocol):
-    def write(self, picture: np.ndarray) -> None: ...
+class VideoWriter:
+    """A video that is begun with its first picture, whose size is the video's."""
 
-    def close(self) -> None: ...
-
-
-class Recording:
-    """A video of pictures that is not there until `finish`."""
-
-    def __init__(self, file: Path, rate: float, key: Image.Image | None = None) -> None:
-        self.file, self.rate, self.key = file, rate, key
-        self.partial = file.with_name(f".{file.stem}.partial{file.suffix}")
-        self.writer: Writer | None = None
-        self.codec, self.frames, self.strip = "", 0, None
+    def __init__(
+        self, partial: Path, file: Path, rate: Fraction | float, key: Image.Image | None
+    ) -> None:
+        encoder, self.codec, options, movflags = ENCODERS[file.suffix]
+        self.file = file
+        self.rate = float(rate)
+        self.key = key
+        self.frames = 0
+        self.size: tuple[int, int] | None = None
+        # absolute: FFmpeg takes "12:30.mp4" for an address
+        path = str(partial.absolute())
+        self.container = av.open(path, "w", format=file.suffix[1:], options=movflags)
+        rate = Fraction(rate).limit_denominator(10_000)
+        self.stream = self.container.add_stream(encoder, rate=rate, options=options)
+        self.stream.pix_fmt = "yuv420p"
+        context = self.stream.codec_context
+        context.thread_count = THREADS
+        # Browsers take the colors of a large video without these marks for other ones.
+        context.color_range = MPEG_RANGE
+        context.colorspace = BT601
+        context.color_primaries = BT601
+        context.color_trc = BT601
 
     def add(self, picture: np.ndarray, due: int) -> None:
-        """As often as it takes until `due` frames are there; a picture that comes too early for its rate is left out."""
-        if self.key and self.strip is None:
-            self.strip = strip_beside(self.key, picture.shape[0])
-        picture = np.hstack([picture, self.strip]) if self.key else picture
-        if self.writer is None:
-            self.open(picture)
-        pixels = np.ascontiguousarray(picture[: self.size[1], : self.size[0]])
+        """Write RGB as often as it takes until `due` frames are there, so not if it is early."""
+        if self.size is None:
+            self.begin(picture)
+        width, height = self.size
+        pixels = np.hstack([picture, self.strip])[:height, :width]
         while self.frames < due:
-            self.writer.write(pixels)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            self.container.mux(self.stream.encode(frame))
             self.frames += 1
 
-    def open(self, picture: np.ndarray) -> None:
+    def begin(self, picture: np.ndarray) -> None:
         height, width = picture.shape[:2]
-        self.size = (
-            width // 2 * 2,
-            height // 2 * 2,
-        )  # every codec here stores colors of pixels by twos
-        self.writer, self.codec = (
-            writer_of(self.partial, self.rate, self.size) if all(self.size) else (None, "")
-        )
-        if self.writer is None:
-            what = f"{width}x{height} pixels and {self.rate:.4g} frames per second"
+        self.strip = np.zeros((height, 0, 3), np.uint8)
+        if self.key:
+            self.strip = strip_beside(self.key, height)
+            width += self.strip.shape[1]
+        # The codecs store colors of pixels by twos: an odd side loses a row.
+        self.size = (width // 2 * 2, height // 2 * 2)
+        if not all(self.size) or self.rate < SLOWEST:
             raise UserError(
-                f"a video of {what} cannot be written to {self.file}; take --kinds color for pictures"
+                f"a video of {width}x{height} pixels and {self.rate:.4g} frames per second "
+                f"cannot be written to {self.file}; take --kinds color for pictures"
             )
+        self.stream.width, self.stream.height = self.size
 
-    def finish(self) -> None:
-        """OpenCV does not say when a disk is full, hence the count."""
-        if self.writer is None:
-            return
-        self.writer.close()
-        found = cv2.VideoCapture(str(self.partial.absolute()), cv2.CAP_FFMPEG).get(
-            cv2.CAP_PROP_FRAME_COUNT
-        )
-        if found != self.frames:
-            raise UserError(
-                f"{self.file} could not be written: {self.frames} frames were given and {found:.0f} are there; is the disk full?"
-            )
-        self.partial.replace(self.file)
-
-    def discard(self) -> None:
-        if self.writer is not None:
-            with suppress(OSError):  # what is thrown away need not be whole
-                self.writer.close()
-        self.partial.unlink(missing_ok=True)
-
-    def described(self) -> str:
-        if self.writer is None:
-            return ""
-        return f" ({self.size[0]}x{self.size[1]}, {self.frames} frame{'s' * (self.frames > 1)}, {self.rate:.4g} per second, {self.codec})"
-
-    def remarks(self) -> Iterator[str]:
-        if self.codec == "MPEG-4":
-            yield f'{self.file.name} plays in players and in no browser: pip install -e ".[video]" for H.264, or take --format webm'
-
-
-# --- encoders
-
-
-def writer_of(file: Path, rate: float, size: tuple[int, int]) -> tuple[Writer | None, str]:
-    """The first that can, and what its codec is called."""
-    if file.suffix == ".mp4" and rate >= SLOWEST and h264_there():
-        return PyAV(file, rate, size), H264
-    for code, codec in CODECS[file.suffix].items():
-        writer = OpenCV(file, code, rate, size)
-        if writer.video.isOpened():
-            return writer, codec
-    return None, ""
-
-
-def h264_there() -> bool:
-    """Whether the extra "video" is installed, with its encoder."""
-    try:
-        import av
-    except ImportError:
-        return False
-    return "libx264" in av.codecs_available
-
-
-class PyAV:
-    """H.264. Its colors are marked as what they are: browsers take those of a large video without a mark for other ones."""
-
-    def __init__(self, file: Path, rate: float, size: tuple[int, int]) -> None:
-        import av
-
-        self.frame, self.problem = av.VideoFrame.from_ndarray, av.FFmpegError
-        with self.as_os_error():
-            self.video = av.open(
-                str(file.absolute()), "w", options={"movflags": "+faststart"}
-            )  # plays before all of it is there
-            options = {"preset": "veryfast", "crf": "20"}
-            self.stream = self.video.add_stream(
-                "libx264", rate=Fraction(rate).limit_denominator(10_000), options=options
-            )
-        self.stream.width, self.stream.height, self.stream.pix_fmt = *size, "yuv420p"
-        context = self.stream.codec_context
-        context.thread_count, context.color_range = THREADS, 1  # 16 to 235
-        context.colorspace = context.color_primaries = context.color_trc = (
-            6  # BT.601, which FFmpeg makes of RGB
+    def __str__(self) -> str:
+        width, height = self.size
+        return (
+            f"{width}x{height}, {self.frames} frame{'s' * (self.frames > 1)}, "
+            f"{self.rate:.4g} per second, {self.codec}"
         )
 
-    def write(self, picture: np.ndarray) -> None:
-        with self.as_os_error():
-            self.video.mux(self.stream.encode(self.frame(picture, format="rgb24")))
 
-    def close(self) -> None:
-        if self.video is None:
-            return
-        video, self.video = self.video, None
-        with self.as_os_error():
-            try:
-                video.mux(self.stream.encode())
-            finally:
-                video.close()
+@contextmanager
+def video_writer(
+    file: Path, rate: Fraction | float, key: Image.Image | None = None
+) -> Iterator[VideoWriter]:
+    """A writer of a .mp4 or .webm that is there when all is written, or not at all.
 
-    @contextmanager
-    def as_os_error(self) -> Iterator[None]:
-        """What FFmpeg cannot do is about the file or its disk."""
+    `key` is a legend to stand beside the pictures.
+    """
+    with whole(file) as partial:
         try:
-            yield
-        except self.problem as problem:
-            raise OSError(
-                f"the video could not be written ({problem.strerror}); make room, or give another --out"
+            writer = VideoWriter(partial, file, rate, key)
+            with writer.container:
+                yield writer
+                writer.container.mux(writer.stream.encode())  # what the encoder still holds
+        except av.FFmpegError as problem:
+            raise UserError(
+                f"{file}: the video could not be written ({problem.strerror}); "
+                "make room, or give another --out"
             ) from problem
-
-
-class OpenCV:
-    def __init__(self, file: Path, code: str, rate: float, size: tuple[int, int]) -> None:
-        with silenced_stderr():
-            self.video = cv2.VideoWriter(
-                str(file.absolute()), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*code), rate, size
-            )
-
-    def write(self, picture: np.ndarray) -> None:
-        self.video.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-
-    def close(self) -> None:
-        self.video.release()

@@ -14,9 +14,10 @@ from PIL import Image, ImageFile
 from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
 from experiments.command_line.errors import UserError
 from experiments.drawing.label_images import legend, overlay
-from experiments.prediction import images as images_module
 from experiments.prediction import outputs
-from experiments.prediction.images import batches, keep, maps_of
+from experiments.prediction import predictor as predictor_module
+from experiments.prediction.images import group_by_size
+from experiments.prediction.predictor import Predictor, maps_of, prepare_out, write_picture
 from segmodels.checkpoint import from_checkpoint
 from segmodels.inference import Strips
 from segmodels.module import SegmentationModule
@@ -264,12 +265,15 @@ def test_a_batch_predicts_what_its_images_do_alone(
         assert np.abs(one - other).max() <= 1  # sums in another order may round otherwise
 
 
-def test_only_images_of_one_size_go_through_together() -> None:
-    targets = [(Path(f"{number}.png"), Path(f"{number}.png")) for number in range(7)]
-    sizes = [(4, 6, 3), (6, 4, 3), (4, 6, 3), (4, 6, 3), (4, 6, 3), (6, 4, 3), (5, 5, 3)]
-    found = [[int(file.stem) for file, _ in batch] for batch in batches(targets, sizes, 3)]
-    assert found == [[0, 2, 3], [4], [1, 5], [6]]
-    assert batches(targets, sizes, 1) == [[target] for target in targets]
+def test_only_images_of_one_size_go_through_together(tmp_path: Path) -> None:
+    targets = []
+    for number, size in enumerate([(4, 6), (6, 4), (4, 6), (4, 6), (4, 6), (6, 4), (5, 5)]):
+        file = tmp_path / f"{number}.png"
+        picture(file, noise(*size))
+        targets.append((file, Path(file.name)))
+    groups = [[int(file.stem) for file, _ in group] for group in group_by_size(targets, 3, [])]
+    assert groups == [[0, 2, 3], [1, 5], [4], [6]]
+    assert group_by_size(targets, 1, []) == [[target] for target in targets]
 
 
 def test_a_pattern_keeps_the_folders_below_its_fixed_part(
@@ -324,7 +328,7 @@ def test_a_full_disk_is_one_sentence(
 
     for name in "abc":
         picture(tmp_path / "in" / f"{name}.png")
-    monkeypatch.setattr(images_module, "save", full)
+    monkeypatch.setattr(predictor_module, "save", full)
     assert run(network[0], tmp_path / "in", "--out", tmp_path / "out", "--kinds", "label") == 2
     assert capsys.readouterr().err == (
         f"error: {tmp_path / 'out' / 'label' / 'a.png'} could not be written (No space left on device); make room, or give another --out\n"
@@ -342,9 +346,10 @@ def test_a_picture_that_the_disk_did_not_take_leaves_nothing(
     with pytest.raises(
         UserError, match=r"a\.png could not be written \(No space left on device\); make room"
     ):
-        keep(noise(5, 7), tmp_path / "a.png")
+        write_picture(noise(5, 7), tmp_path / "a.png")
     with pytest.raises(UserError, match=r"legend\.png could not be written"):
-        images_module.prepare(tmp_path, legend(CITYSCAPES.names, CITYSCAPES.palette), [], ["color"])
+        key = legend(CITYSCAPES.names, CITYSCAPES.palette)
+        prepare_out(tmp_path, SimpleNamespace(kinds=("color",), legend=key), [])
     assert not list(tmp_path.iterdir())
 
 
@@ -354,30 +359,30 @@ def test_ctrl_c_stops_between_pictures_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    real = images_module.Predictor.__call__
+    real = Predictor.__call__
 
-    def pressed(self: images_module.Predictor, images: list[np.ndarray]) -> list[dict]:
+    def pressed(self: Predictor, images: list[np.ndarray]) -> list[dict]:
         if self.passes:
             raise KeyboardInterrupt
         return real(self, images)
 
     for name in "abc":
         picture(tmp_path / "in" / f"{name}.png")
-    monkeypatch.setattr(images_module.Predictor, "__call__", pressed)
+    monkeypatch.setattr(Predictor, "__call__", pressed)
     assert run(network[0], tmp_path / "in", "--out", tmp_path / "out", "--kinds", "label") == 130
     assert capsys.readouterr().err == "\nstopped; what is written is whole\n"
     assert {file.name for file in (tmp_path / "out" / "label").iterdir()} <= {"a.png"}
 
 
 def test_the_network_alone_is_never_slower_than_with_reading_and_writing() -> None:
-    predictor = SimpleNamespace(
-        passes=[(4, 1.0), (1, 9.0)], hardware=lambda: "here"
-    )  # one image of another size after a batch
-    assert images_module.Predictor.speed(predictor, "images", 5, 10.0).startswith(
-        "0.5 images/s through the network alone, 0.5 with"
+    module = SimpleNamespace(device=torch.device("cpu"))
+    predictor = SimpleNamespace(module=module, count=lambda: 5)
+    predictor.passes = [(4, 1.0), (1, 9.0)]  # one image of another size after a batch
+    assert Predictor.speed(predictor, "images", 10.0).startswith(
+        "0.5 images/s through the network alone, 0.5 with reading and writing (CPU, "
     )
     predictor.passes = [(1, 9.0), (4, 1.0)]  # a slow first pass warms up
-    assert images_module.Predictor.speed(predictor, "images", 5, 10.0).startswith(
+    assert Predictor.speed(predictor, "images", 10.0).startswith(
         "4 images/s through the network alone, 0.5 with"
     )
 

@@ -1,21 +1,21 @@
-"""filming.py: a video's overlay has its frames, its rate and its size; what is damaged or refused is said."""
+"""videos.py: a video's overlay has its frames, its rate and its size; what is damaged or refused is said."""
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
+import av
 import numpy as np
 import pytest
 
 from datamodules.labels import CITYSCAPES
 from experiments.prediction import videos
-from experiments.prediction.video_writer import Recording
-from experiments.prediction.videos import Interruption
+from experiments.prediction.video_writer import video_writer
 from segmodels.module import SegmentationModule
 from tests.support.patience import SECONDS, until
 from tests.support.pictures import noise, predicted, read, refused, run
@@ -140,6 +140,24 @@ def test_the_legend_stands_beside_the_picture(
     assert near(picture[:, :96], overlaid(network[1], frames[0])) < 25
 
 
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_a_video_of_a_turned_phone_is_seen_upright(degrees: int, tmp_path: Path) -> None:
+    """The file says how the phone was held."""
+    file = tmp_path / "phone.mp4"
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.set_display_rotation(degrees)
+        for number in range(2):
+            frame = av.VideoFrame.from_ndarray(noise(64, 96, number), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    frames = list(videos.open_video(file, PLAIN).frames(threading.Event()))
+    assert len(frames) == 2
+    for frame, expected in zip(frames, seen(file)):
+        assert np.array_equal(frame.image, expected)
+
+
 # --- what is damaged
 
 
@@ -181,7 +199,10 @@ PLAIN = SimpleNamespace(every=None, start=None, end=None)
 
 
 class Fake:
-    """A camera of OpenCV's that gives numbered frames, so many per second, and then nothing; `before` happens before each of them."""
+    """PyAV's container of a camera with numbered frames, so many per second, and then nothing.
+
+    `before` happens before each of them.
+    """
 
     def __init__(
         self,
@@ -190,43 +211,48 @@ class Fake:
         said: float = 20,
         before: Callable[[int], object] = lambda number: None,
     ) -> None:
-        self.frames, self.wait, self.said, self.before, self.asked, self.released = (
-            frames,
-            1 / rate,
-            said,
-            before,
-            -1,
-            False,
-        )
+        self.count = frames
+        self.wait = 1 / rate
+        self.before = before
+        self.given = -1
+        self.released = False
+        self.opened = ""
+        self.duration = None
+        stream = SimpleNamespace(guessed_rate=said, codec_context=self, frames=0)
+        self.streams = SimpleNamespace(best=lambda kind: stream)
 
-    def isOpened(self) -> bool:
-        return True
+    def __enter__(self) -> "Fake":
+        return self
 
-    def get(self, what: int) -> float:
-        return {cv2.CAP_PROP_FPS: self.said, cv2.CAP_PROP_FRAME_COUNT: -1}[what]
-
-    def read(self) -> tuple[bool, np.ndarray | None]:
-        time.sleep(self.wait)
-        self.asked += 1  # whatever came earlier has been taken over by now
-        self.before(self.asked)
-        return (True, noise(48, 64, seed=self.asked)) if self.asked < self.frames else (False, None)
-
-    def release(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self.released = True
+
+    def demux(self, stream: SimpleNamespace) -> Iterator[SimpleNamespace]:
+        for number in range(self.count):
+            time.sleep(self.wait)
+            self.given = number  # whatever came earlier has been taken over by now
+            self.before(number)
+            frame = av.VideoFrame.from_ndarray(noise(48, 64, seed=number), format="rgb24")
+            yield SimpleNamespace(decode=lambda frame=frame: [frame])
+        time.sleep(self.wait)
+        self.given = self.count
 
 
 @pytest.fixture
-def camera(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Fake]:
+def camera(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Fake]:
     """The next thing that is opened by another name than a file's is this."""
-    real = cv2.VideoCapture
+    real = av.open
 
     def placed(**how: object) -> Fake:
         fake = Fake(**how)
-        monkeypatch.setattr(
-            cv2,
-            "VideoCapture",
-            lambda what, *more: real(what, *more) if str(what).startswith("/") else fake,
-        )
+
+        def opened(file: str, *more: object, **options: object) -> object:
+            if file.startswith(str(tmp_path)):
+                return real(file, *more, **options)
+            fake.opened = file
+            return fake
+
+        monkeypatch.setattr(av, "open", opened)
         return fake
 
     return placed
@@ -243,6 +269,7 @@ def test_a_camera_is_filmed_until_so_many_frames(
         run(network[0], "camera:0", "--out", tmp_path, "--frames", 6, "--kinds", "overlay,label")
         == 0
     )
+    assert fake.opened == ("0" if sys.platform == "darwin" else "/dev/video0")
     assert fake.released and "camera:0: 6 frames:" in capsys.readouterr().out
     assert len(list((tmp_path / "label" / "camera0").iterdir())) == 6
     assert len(seen(tmp_path / "camera0.mp4")) >= 1 and rate_of(tmp_path / "camera0.mp4") == 20
@@ -283,14 +310,13 @@ def test_a_recording_runs_as_fast_as_the_world_did(
         clock[0] = 100 + number / 10
 
     camera(frames=20, before=goes_on)
-    reel, recording = videos.reel_of("camera:0", PLAIN), Recording(tmp_path / "street.mp4", 20)
-    for frame in reel.frames(Interruption()):
-        first_is_taken.set()
-        assert frame.due == 2 * frame.number + 1
-        recording.add(frame.image, frame.due)
-    reel.close()
+    video = videos.open_video("camera:0", PLAIN)
+    with video_writer(tmp_path / "street.mp4", 20) as writer:
+        for frame in video.frames(threading.Event()):
+            first_is_taken.set()
+            assert frame.due == 2 * frame.number + 1
+            writer.add(frame.image, frame.due)
     assert frame.number == 19
-    recording.finish()
     assert len(seen(tmp_path / "street.mp4")) == frame.due
 
 
@@ -314,14 +340,12 @@ def test_the_newest_frame_is_taken_and_others_are_passed_by(
     camera: Callable[..., Fake], tmp_path: Path
 ) -> None:
     fake = camera(frames=40, rate=1000)
-    reel = videos.reel_of("camera:0", PLAIN)
     numbers = []
-    for frame in reel.frames(Interruption()):
+    for frame in videos.open_video("camera:0", PLAIN).frames(threading.Event()):
         numbers.append(frame.number)
         assert until(
-            lambda: fake.asked > min(numbers[-1] + 10, 39)
+            lambda: fake.given > min(numbers[-1] + 10, 39)
         )  # ten times as slow as the camera
-    reel.close()
     assert numbers == sorted(set(numbers)) and len(numbers) <= 5 and numbers[-1] == 39
 
 
@@ -377,20 +401,6 @@ def test_a_second_ctrl_c_ends_and_leaves_no_half_video(
     assert held(tmp_path / "out") == {"legend.png"}
 
 
-def test_a_recording_that_the_disk_did_not_take_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recording = Recording(tmp_path / "street.mp4", 10)
-    recording.add(noise(48, 64), 3)
-    recording.frames = 4  # OpenCV was given one more than the file holds
-    with pytest.raises(
-        videos.UserError, match="4 frames were given and 3 are there; is the disk full"
-    ):
-        recording.finish()
-    recording.discard()
-    assert not list(tmp_path.iterdir())
-
-
 # --- what is refused
 
 
@@ -402,7 +412,13 @@ def test_what_cannot_be_filmed_is_refused(
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "cut.mp4").write_bytes((tmp_path / "good.mp4").read_bytes()[:900])
     (tmp_path / "street.png").write_bytes(b"")
-    good, out = tmp_path / "good.mp4", tmp_path / "out"
+    good, out, sound = tmp_path / "good.mp4", tmp_path / "out", tmp_path / "sound.mp4"
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("aac", rate=48000)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), "fltp", "mono")
+        silence.sample_rate = 48000
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode())
     answers = {
         (tmp_path / "text.mp4",): "text.mp4 cannot be opened: it is damaged",
         (good, tmp_path / "cut.mp4"): "cut.mp4 cannot be opened: it is damaged",
@@ -411,6 +427,7 @@ def test_what_cannot_be_filmed_is_refused(
         ("camera:0", "camera:1"): "camera:0 is filmed alone; leave out camera:1",
         ("rtsp://me:secret@host/a", good): "rtsp://host/a is filmed alone",
         ("camera:front",): "camera:front is no camera; write camera:0",
+        (sound,): "sound.mp4 cannot be opened: it is damaged, cut off, or of a kind that FFmpeg",
         ("camera:97",): "camera:97 cannot be opened: no camera of that number is free",
         ("http://127.0.0.1:9/none",): "http://127.0.0.1:9/none cannot be opened: nothing answered",
         ("camera:0", "--every", 2): "--every is for video files",

@@ -1,0 +1,181 @@
+"""Predict images of one size with a trained network, and write the pictures of its predictions."""
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import datamodules
+from datamodules.labels import LabelSet
+from experiments.command_line.errors import UserError
+from experiments.command_line.names import known_name
+from experiments.command_line.networks import ReleasedCheckpoint
+from experiments.drawing.label_images import colored, legend, overlay, save
+from experiments.prediction.inputs import Target
+from experiments.prediction.outputs import IN_COLOR, LEGEND, ONE_CLASS, output_path
+from experiments.prediction.read_image import or_unreadable, read_image
+from experiments.records.trained_networks import options_of, trained
+from segmodels.inference import Strips
+from segmodels.module import SegmentationModule
+from segmodels.prediction import choose_device, predicted_strips, set_inference
+
+BLOCK = 128  # rows whose probabilities exist at one time
+COMPRESSION = 2  # of PNGs: an overlay takes a fifth of the usual 6's time, and a tenth more room
+Pictures = dict[str, np.ndarray]  # by kind
+
+
+class Predictor:
+    """A network ready to use: images of one size in, maps and pictures of its prediction out."""
+
+    def __init__(
+        self, source: Path | ReleasedCheckpoint, kinds: Sequence[str], args: argparse.Namespace
+    ) -> None:
+        device = choose_device(args.device)  # refused before a checkpoint is read
+        self.module = trained(source, model=options_of(source, args.model))
+        self.kinds = tuple(kinds)
+        self.strength = args.strength
+        set_inference(self.module, args.inference, args.precision)
+        self.classes = self.module.identity.classes
+        self.palette = self.module.identity.palette
+        self.single = {}  # kind -> number of the class whose probability it shows
+        for kind in kinds:
+            if kind.startswith(ONE_CLASS):
+                name = kind.removeprefix(ONE_CLASS)
+                known_name("class", name, self.classes, ONE_CLASS)
+                self.single[kind] = self.classes.index(name)
+        self.labels = own_labels(self.module) if "ids" in kinds else None
+        self.legend = legend(self.classes, self.palette)
+        self.passes: list[tuple[int, float]] = []  # (images, seconds)
+        self.module.to(device)
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Pictures]:
+        """Of each image "label", and those other kinds that need the network's probabilities."""
+        begun = time.perf_counter()
+        with predicted_strips(self.module, images) as strips:
+            maps = maps_of(strips, self.kinds, self.single)
+        arrays = {kind: tensor.cpu().numpy() for kind, tensor in maps.items()}
+        self.passes.append((len(images), time.perf_counter() - begun))
+        return [
+            dict(zip(arrays, maps_of_image)) for maps_of_image in zip(*arrays.values(), strict=True)
+        ]
+
+    def pictures(self, image: np.ndarray, maps: Pictures) -> Pictures:
+        """Every kind that is wanted; threads make them while the network computes."""
+        label = maps["label"]
+        made = dict(maps)
+        if "ids" in self.kinds:
+            made["ids"] = self.labels.decode(label)
+        if "color" in self.kinds:
+            made["color"] = colored(label, self.palette)
+        if "overlay" in self.kinds:
+            made["overlay"] = overlay(image, label, self.palette, self.strength)
+        return {kind: made[kind] for kind in self.kinds}
+
+    def count(self) -> int:
+        """Images predicted so far."""
+        return sum(images for images, _ in self.passes)
+
+    def speed(self, what: str, seconds: float) -> str:
+        """The first pass warms up: it is left out where it was slower than the others."""
+        alone = max(images_per_second(self.passes), images_per_second(self.passes[1:]))
+        overall = self.count() / seconds
+        device = self.module.device
+        threads = torch.get_num_threads()
+        hardware = f"CPU, {threads} thread{'s' * (threads > 1)}"
+        if device.type == "cuda":
+            hardware = torch.cuda.get_device_name(device)
+        return (
+            f"{short(alone)} {what}/s through the network alone, "
+            f"{short(overall)} with reading and writing ({hardware})"
+        )
+
+
+def images_per_second(passes: Sequence[tuple[int, float]]) -> float:
+    return sum(images for images, _ in passes) / (sum(seconds for _, seconds in passes) or math.inf)
+
+
+def short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def own_labels(module: SegmentationModule) -> LabelSet:
+    """The numbers of the classes in the files of the checkpoint's data set."""
+    data = module.identity.data
+    classes = list(module.identity.classes)
+    dataset = datamodules.dataset(data) if data in datamodules.names() else None
+    labels = getattr(dataset, "labels", None)
+    if isinstance(labels, LabelSet) and list(labels.names) == classes:
+        return labels
+    raise UserError(
+        f"--kinds ids: the {len(classes)} classes of this checkpoint have no other numbers "
+        f"({data} does not say any); take label"
+    )
+
+
+def maps_of(strips: Strips, kinds: Sequence[str], single: dict[str, int]) -> dict[str, Tensor]:
+    """uint8 (B, H, W) each, made in blocks of rows: probabilities never exist at full size."""
+    if not {"probability", "entropy", *single} & set(kinds):
+        return {"label": strips.argmax(BLOCK)}
+    blocks: dict[str, list[Tensor]] = {}
+    for top in range(0, strips.size[0], BLOCK):
+        rows = strips.rows(top, min(top + BLOCK, strips.size[0]))  # (B, C, rows, W)
+        probability = rows if strips.averaged else rows.softmax(1)
+        made = {"label": rows.argmax(1).to(torch.uint8)}
+        if "probability" in kinds:
+            made["probability"] = as_bytes(probability.amax(1))
+        if "entropy" in kinds:
+            entropy = torch.special.entr(probability).sum(1)
+            made["entropy"] = as_bytes(entropy / math.log(max(2, probability.shape[1])))
+        for kind, number in single.items():
+            made[kind] = as_bytes(probability[:, number])
+        for kind, block in made.items():
+            blocks.setdefault(kind, []).append(block)
+    return {kind: torch.cat(parts, 1) for kind, parts in blocks.items()}
+
+
+def as_bytes(share: Tensor) -> Tensor:
+    """0 to 1 as 0 to 255."""
+    return (255 * share.float()).round().clamp(0, 255).to(torch.uint8)
+
+
+# --- files
+
+
+def prepare_out(out: Path, predictor: Predictor, targets: Sequence[Target]) -> None:
+    """Make the folders, and the legend that all pictures below them share."""
+    file = out / LEGEND
+    needs_legend = bool(IN_COLOR & set(predictor.kinds))
+    if needs_legend and file.exists():
+        existing = or_unreadable(read_image)(file)
+        if not np.array_equal(existing, np.asarray(predictor.legend)):
+            raise UserError(
+                f"{file} exists and is no legend of these classes, and is not overwritten; "
+                "give another --out"
+            )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for _, name in targets:
+            for kind in predictor.kinds:
+                output_path(out, kind, name).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise UserError(
+            f"{problem.filename} cannot be made ({problem.strerror}); give another --out"
+        ) from None
+    if needs_legend and not file.exists():
+        write_picture(predictor.legend, file)
+
+
+def write_picture(picture: Image.Image | np.ndarray, file: Path) -> None:
+    try:
+        save(picture, file, COMPRESSION)
+    except OSError as problem:
+        raise UserError(
+            f"{file} could not be written ({problem.strerror or problem}); "
+            "make room, or give another --out"
+        ) from problem
