@@ -166,13 +166,13 @@ def main(arguments: list[str] | None = None) -> int:
     check_no_predictions(inputs, args.out)
     check(args, inputs.kind)
     if inputs.kind != "images":
-        kinds = parse_kinds(args.kinds or "overlay")
-        targets = name_outputs(inputs, args.out, kinds, f".{args.format or 'mp4'}")
+        args.kinds = parse_kinds(args.kinds or "overlay")
+        targets = name_outputs(inputs, args, f".{args.format or 'mp4'}")
         from experiments.prediction.videos import predict_videos
 
-        return predict_videos(source, targets, kinds, args)
-    kinds = parse_kinds(args.kinds or "label,color,overlay")
-    targets = name_outputs(inputs, args.out, kinds, ".png", args.skip_existing)
+        return predict_videos(source, targets, args)
+    args.kinds = parse_kinds(args.kinds or "label,color,overlay")
+    targets = name_outputs(inputs, args, ".png")
     total = len(inputs.targets)
     if len(targets) < total:
         print(f"{total - len(targets)} of {total} images are predicted already", flush=True)
@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     from experiments.prediction.images import predict_images
 
-    return predict_images(source, targets, kinds, args)
+    return predict_images(source, targets, args)
 
 
 def check(args: argparse.Namespace, kind: str) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,6 @@ THREADS = 4  # that read, and as many that write
 def predict_images(
     source: Path | ReleasedCheckpoint,
     targets: Sequence[Target],
-    kinds: Sequence[str],
     args: argparse.Namespace,
 ) -> int:
     """Check all headers, then predict; an image that is damaged inside stops no other."""
@@ -39,21 +39,20 @@ def predict_images(
     without_warnings()
     damaged: list[Unreadable] = []
     with as_user_error():
-        predictor = Predictor(source, kinds, args)
-        groups = group_by_size(targets, args.batch, damaged)
-        if damaged and not (args.skip_unreadable and groups):
+        predictor = Predictor(source, args)
+        readable = check_images(targets, args.batch, damaged)
+        if damaged and not (args.skip_unreadable and readable):
             raise refusal(damaged)
-        prepare_out(args.out, predictor, [target for group in groups for target in group])
+        prepare_out(args.out, predictor)
     begun = time.perf_counter()
     with write_behind(THREADS) as submit:
-        batches = with_progress(read_batches(groups, damaged), "predicting", len(groups))
-        for images, batch in batches:
+        for images, batch in read_batches(readable, args.batch, damaged):
             for image, maps, (_, name) in zip(images, predictor(images), batch):
                 submit(write_pictures, args.out, name, image, maps, predictor)
     if done := predictor.count():
         seconds = time.perf_counter() - begun
-        places = [str(args.out / folder_name(kind)) for kind in kinds]
-        if IN_COLOR & set(kinds):
+        places = [str(args.out / folder_name(kind)) for kind in args.kinds]
+        if IN_COLOR & set(args.kinds):
             places.append(str(args.out / LEGEND))
         print(f"{done} image{'s' * (done > 1)}: {', '.join(places)}")
         print(predictor.speed("images", seconds), flush=True)
@@ -62,49 +61,42 @@ def predict_images(
     return 0
 
 
-def group_by_size(
-    targets: Sequence[Target], batch: int, damaged: list[Unreadable]
-) -> list[list[Target]]:
-    """Images of one size, at most `batch` together; one by one they keep their order.
+def check_images(targets: Sequence[Target], batch: int, damaged: list[Unreadable]) -> list[Target]:
+    """The images whose header and end are right; the others join the damaged.
 
-    Those whose header or end is wrong join the damaged.
+    For batches those of one size come together; one by one they keep their order.
     """
     files = [file for file, _ in targets]
     sizes = prefetch(or_unreadable(image_size), files, THREADS)
-    groups: list[list[Target]] = []
-    open_groups: dict[Size, list[Target]] = {}
+    by_size: dict[Size | None, list[Target]] = {}
     for target, size in zip(targets, with_progress(sizes, "checking", len(files))):
         if isinstance(size, Unreadable):
             damaged.append(size)
-            continue
-        group = open_groups.get(size, [])
-        if len(group) % batch == 0:
-            group = open_groups[size] = []
-            groups.append(group)
-        group.append(target)
-    return groups
+        else:
+            key = size if batch > 1 else None
+            by_size.setdefault(key, []).append(target)
+    return list(chain.from_iterable(by_size.values()))
 
 
 def read_batches(
-    groups: Sequence[list[Target]], damaged: list[Unreadable]
+    targets: Sequence[Target], most: int, damaged: list[Unreadable]
 ) -> Iterator[tuple[list[np.ndarray], list[Target]]]:
-    """The images of each group. What is damaged inside joins the damaged.
-
-    A photograph that its EXIF note turns has another size than the group: it comes by itself.
-    """
-    files = [file for group in groups for file, _ in group]
+    """At most so many successive images of one size, with their targets."""
+    files = [file for file, _ in targets]
     images = prefetch(or_unreadable(read_image), files, THREADS)
-    for group in groups:
-        by_shape: dict[tuple[int, ...], tuple[list[np.ndarray], list[Target]]] = {}
-        for target in group:
-            image = next(images)
-            if isinstance(image, Unreadable):
-                damaged.append(image)
-                continue
-            batch = by_shape.setdefault(image.shape, ([], []))
-            batch[0].append(image)
-            batch[1].append(target)
-        yield from by_shape.values()
+    batch: list[Target] = []
+    pixels: list[np.ndarray] = []
+    for target, image in zip(targets, with_progress(images, "predicting", len(files))):
+        if isinstance(image, Unreadable):
+            damaged.append(image)
+            continue
+        if len(batch) == most or (pixels and image.shape != pixels[0].shape):
+            yield pixels, batch
+            batch, pixels = [], []
+        batch.append(target)
+        pixels.append(image)
+    if batch:
+        yield pixels, batch
 
 
 def write_pictures(

@@ -1,5 +1,6 @@
 """Name the files of predictions: their kinds, and their places below --out. Imports no torch."""
 
+import argparse
 import re
 from pathlib import Path
 
@@ -50,16 +51,14 @@ def check_no_predictions(inputs: Inputs, out: Path) -> None:
             )
 
 
-def name_outputs(
-    inputs: Inputs, out: Path, kinds: tuple[str, ...], suffix: str, skip_existing: bool = False
-) -> list[Target]:
+def name_outputs(inputs: Inputs, args: argparse.Namespace, suffix: str) -> list[Target]:
     """The targets to predict, under their output names.
 
-    Two inputs of one name are refused, and so is an output that exists. With `skip_existing`
+    Two inputs of one name are refused, and so is an output that exists. With --skip-existing
     images are left out of which all kinds exist.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; --out takes a folder, which need not exist yet")
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"{args.out} is a file; --out takes a folder, which need not exist yet")
     remedy = ", or --skip-existing to go on with the other images"
     seen: dict[Path, Path | str] = {}
     targets = []
@@ -72,9 +71,9 @@ def name_outputs(
                 "rename one, or predict them into different folders"
             )
         seen[name] = source
-        paths = [output_path(out, kind, name) for kind in kinds]
+        paths = [output_path(args.out, kind, name) for kind in args.kinds]
         existing = [path for path in paths if path.exists()]
-        if existing and not skip_existing:
+        if existing and not args.skip_existing:
             raise UserError(
                 f"{existing[0]} exists and is not overwritten; give another --out"
                 f"{remedy * (inputs.kind == 'images')}"

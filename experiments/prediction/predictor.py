@@ -17,8 +17,7 @@ from experiments.command_line.errors import UserError
 from experiments.command_line.names import known_name
 from experiments.command_line.networks import ReleasedCheckpoint
 from experiments.drawing.label_images import colored, legend, overlay, save
-from experiments.prediction.inputs import Target
-from experiments.prediction.outputs import IN_COLOR, LEGEND, ONE_CLASS, output_path
+from experiments.prediction.outputs import IN_COLOR, LEGEND, ONE_CLASS
 from experiments.prediction.read_image import or_unreadable, read_image
 from experiments.records.trained_networks import options_of, trained
 from segmodels.inference import Strips
@@ -33,23 +32,21 @@ Pictures = dict[str, np.ndarray]  # by kind
 class Predictor:
     """A network ready to use: images of one size in, maps and pictures of its prediction out."""
 
-    def __init__(
-        self, source: Path | ReleasedCheckpoint, kinds: Sequence[str], args: argparse.Namespace
-    ) -> None:
+    def __init__(self, source: Path | ReleasedCheckpoint, args: argparse.Namespace) -> None:
         device = choose_device(args.device)  # refused before a checkpoint is read
         self.module = trained(source, model=options_of(source, args.model))
-        self.kinds = tuple(kinds)
+        self.kinds: Sequence[str] = args.kinds
         self.strength = args.strength
         set_inference(self.module, args.inference, args.precision)
         self.classes = self.module.identity.classes
         self.palette = self.module.identity.palette
         self.single = {}  # kind -> number of the class whose probability it shows
-        for kind in kinds:
+        for kind in self.kinds:
             if kind.startswith(ONE_CLASS):
                 name = kind.removeprefix(ONE_CLASS)
                 known_name("class", name, self.classes, ONE_CLASS)
                 self.single[kind] = self.classes.index(name)
-        self.labels = own_labels(self.module) if "ids" in kinds else None
+        self.labels = own_labels(self.module) if "ids" in self.kinds else None
         self.legend = legend(self.classes, self.palette)
         self.passes: list[tuple[int, float]] = []  # (images, seconds)
         self.module.to(device)
@@ -147,32 +144,29 @@ def as_bytes(share: Tensor) -> Tensor:
 # --- files
 
 
-def prepare_out(out: Path, predictor: Predictor, targets: Sequence[Target]) -> None:
-    """Make the folders, and the legend that all pictures below them share."""
-    file = out / LEGEND
-    needs_legend = bool(IN_COLOR & set(predictor.kinds))
-    if needs_legend and file.exists():
-        existing = or_unreadable(read_image)(file)
-        if not np.array_equal(existing, np.asarray(predictor.legend)):
-            raise UserError(
-                f"{file} exists and is no legend of these classes, and is not overwritten; "
-                "give another --out"
-            )
+def prepare_out(out: Path, predictor: Predictor) -> None:
+    """Make the folder, and the legend that all pictures below it share."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for _, name in targets:
-            for kind in predictor.kinds:
-                output_path(out, kind, name).parent.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise UserError(
             f"{problem.filename} cannot be made ({problem.strerror}); give another --out"
         ) from None
-    if needs_legend and not file.exists():
+    file = out / LEGEND
+    if not IN_COLOR & set(predictor.kinds):
+        return
+    if not file.exists():
         write_picture(predictor.legend, file)
+    elif not np.array_equal(or_unreadable(read_image)(file), np.asarray(predictor.legend)):
+        raise UserError(
+            f"{file} exists and is no legend of these classes, and is not overwritten; "
+            "give another --out"
+        )
 
 
 def write_picture(picture: Image.Image | np.ndarray, file: Path) -> None:
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         save(picture, file, COMPRESSION)
     except OSError as problem:
         raise UserError(

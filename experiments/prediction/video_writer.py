@@ -18,7 +18,6 @@ ENCODERS = {
     ".mp4": ("libx264", "H.264", {"preset": "veryfast", "crf": "20"}, {"movflags": "+faststart"}),
     ".webm": ("libvpx", "VP8", {"crf": "10", "b": "50M", "cpu-used": "4"}, {}),
 }
-THREADS = 4  # of the encoder
 SLOWEST = 0.001  # frames per second; of fewer, FFmpeg would make another rate
 MPEG_RANGE = 1  # colors from 16 to 235
 BT601 = 6  # the colors that FFmpeg makes of RGB
@@ -36,19 +35,15 @@ class VideoWriter:
         self.key = key
         self.frames = 0
         self.size: tuple[int, int] | None = None
-        # absolute: FFmpeg takes "12:30.mp4" for an address
-        path = str(partial.absolute())
-        self.container = av.open(path, "w", format=file.suffix[1:], options=movflags)
+        self.container = av.open(str(partial), "w", format=file.suffix[1:], options=movflags)
         rate = Fraction(rate).limit_denominator(10_000)
         self.stream = self.container.add_stream(encoder, rate=rate, options=options)
         self.stream.pix_fmt = "yuv420p"
-        context = self.stream.codec_context
-        context.thread_count = THREADS
         # Browsers take the colors of a large video without these marks for other ones.
-        context.color_range = MPEG_RANGE
-        context.colorspace = BT601
-        context.color_primaries = BT601
-        context.color_trc = BT601
+        self.stream.color_range = MPEG_RANGE
+        self.stream.colorspace = BT601
+        self.stream.color_primaries = BT601
+        self.stream.color_trc = BT601
 
     def add(self, picture: np.ndarray, due: int) -> None:
         """Write RGB as often as it takes until `due` frames are there, so not if it is early."""

@@ -60,15 +60,14 @@ class VideoFile:
         self.seconds = (container.duration or 0) / av.time_base  # 0 if the header does not say
         self.damaged = 0
         self.missing = 0
-        self.other_size = 0
-        self.size: tuple[int, int] | None = None
+        self.size: dict[str, int] = {}
 
-    def expected(self, most: int | None) -> int | None:
-        """The number of frames to predict, for the progress bar."""
-        if not self.seconds:
-            return most
-        count = (min(self.seconds, self.end) - self.start) * self.rate
-        return math.ceil(min(max(0, count), most or math.inf))
+    def expected(self, args: argparse.Namespace) -> int | None:
+        """The number of batches, for the progress bar."""
+        count = args.frames or math.inf
+        if self.seconds:
+            count = min(count, (min(self.seconds, self.end) - self.start) * self.rate)
+        return None if count == math.inf else math.ceil(max(0, count) / args.batch)
 
     def decoded(self) -> Iterator[tuple[int, av.VideoFrame]]:
         """Every frame with its number; a packet that cannot be decoded is a damaged frame."""
@@ -94,24 +93,14 @@ class VideoFile:
         for number, frame in self.decoded():
             if number >= self.end * self.source_rate:
                 return
-            wanted = number >= first and (number - first) % self.every == 0
-            if wanted and self.is_same_size(frame):
+            if number >= first and (number - first) % self.every == 0:
                 due += 1
-                yield Frame(number, rgb(frame), due)
+                yield Frame(number, self.rgb(frame), due)
 
-    def is_same_size(self, frame: av.VideoFrame) -> bool:
-        """A written video cannot change its size: other frames are counted and left out."""
-        size = (frame.width, frame.height)
-        self.size = self.size or size
-        self.other_size += size != self.size
-        return size == self.size
-
-    def bounds(self) -> str:
-        """Where frames were looked for in vain."""
-        if not self.start and self.end == math.inf:
-            return ""
-        ending = f" (it ends at {self.seconds:.4g} s)" if self.seconds else ""
-        return f" between --start and --end{ending}"
+    def rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        """Upright, as a player shows it. A size that changes is scaled to the first frame's."""
+        self.size = self.size or {"width": frame.width, "height": frame.height}
+        return np.rot90(frame.to_ndarray(format="rgb24", **self.size), frame.rotation // 90)
 
     def remarks(self) -> Iterator[str]:
         """What a person must know who trusts the result."""
@@ -125,20 +114,12 @@ class VideoFile:
             yield (
                 f"{self.name} ended {self.missing} frames before the number that its header says"
             )
-        if self.other_size:
-            yield (
-                f"{self.name}: {self.other_size} frames of another size than the first "
-                "were left out"
-            )
 
 
 class Camera(VideoFile):
     """A camera or stream: a thread reads on meanwhile, so that each frame is the newest."""
 
     live = True
-
-    def expected(self, most: int | None) -> int | None:
-        return most
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         newest: deque[tuple[float, int, av.VideoFrame]] = deque(maxlen=1)
@@ -148,15 +129,15 @@ class Camera(VideoFile):
         begun = None
         try:
             while not stop.is_set():
-                at_end = not reader.is_alive()
+                ended = not reader.is_alive()
                 if newest:
                     now, number, frame = newest.pop()
                     begun = begun or now
                     if now - begun >= self.end:
                         return
-                    if self.is_same_size(frame):
-                        yield Frame(number, rgb(frame), round((now - begun) * self.rate) + 1)
-                elif at_end:
+                    due = round((now - begun) * self.rate) + 1
+                    yield Frame(number, self.rgb(frame), due)
+                elif ended:
                     return
                 else:
                     time.sleep(0.005)
@@ -169,11 +150,6 @@ class Camera(VideoFile):
             newest.append((time.monotonic(), number, frame))
             if over.is_set():
                 return
-
-
-def rgb(frame: av.VideoFrame) -> np.ndarray:
-    """Upright, as a player shows it."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
 
 
 def open_video(source: Path | str, args: argparse.Namespace) -> VideoFile:
@@ -218,21 +194,17 @@ def open_video(source: Path | str, args: argparse.Namespace) -> VideoFile:
 def predict_videos(
     source: Path | ReleasedCheckpoint,
     targets: Sequence[Target],
-    kinds: Sequence[str],
     args: argparse.Namespace,
 ) -> int:
     quiet()
     with as_user_error():
-        video = open_video(targets[0][0], args)
-        for file, _ in targets[1:]:  # all can be opened, before the network is read
-            open_video(file, args)
-        predictor = Predictor(source, kinds, args)
-        prepare_out(args.out, predictor, targets)
+        videos = [open_video(file, args) for file, _ in targets]
+        predictor = Predictor(source, args)
+        prepare_out(args.out, predictor)
     with stop_on_ctrl_c() as stop:
-        predict_video(video, targets[0][1], predictor, args, stop)
-        for file, name in targets[1:]:
+        for video, (_, name) in zip(videos, targets):
             if not stop.is_set():
-                predict_video(open_video(file, args), name, predictor, args, stop)
+                predict_video(video, name, predictor, args, stop)
     return 0
 
 
@@ -250,12 +222,10 @@ def predict_video(
     writing = nullcontext()
     if "overlay" in predictor.kinds:
         writing = video_writer(args.out / name, video.rate, key)
-    batches = batched(islice(video.frames(stop), args.frames), args.batch)
-    if not video.live:
-        batches = read_ahead(batches)
+    frames = islice(video.frames(stop), args.frames)
+    batches = ([frame] for frame in frames) if video.live else read_batches(frames, args.batch)
     with writing as writer:
-        frames = video.expected(args.frames)
-        total = frames and math.ceil(frames / args.batch)
+        total = video.expected(args)
         with write_behind(1) as submit:
             for batch in with_progress(batches, video.name, total):
                 images = [frame.image for frame in batch]
@@ -265,9 +235,10 @@ def predict_video(
                     break
         done = predictor.count()
         if not done:
-            raise UserError(
-                f"{video.name} gave no frame{video.bounds()}; nothing of it was written"
-            )
+            where = ""
+            if (args.start or args.end) and video.seconds:
+                where = f" between --start and --end (it ends at {video.seconds:.4g} s)"
+            raise UserError(f"{video.name} gave no frame{where}; nothing of it was written")
     seconds = time.perf_counter() - begun
     places = ", ".join(str(output_path(args.out, kind, name)) for kind in predictor.kinds)
     print(
@@ -279,16 +250,11 @@ def predict_video(
     print(predictor.speed("frames", seconds), flush=True)
 
 
-def batched(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
-    while batch := list(islice(frames, size)):
-        yield batch
-
-
-def read_ahead(batches: Iterator[list[Frame]]) -> Iterator[list[Frame]]:
+def read_batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
     """Decode in one thread while the network computes."""
 
     def next_batch(_: None) -> list[Frame]:
-        return next(batches, [])
+        return list(islice(frames, size))
 
     return takewhile(bool, prefetch(next_batch, repeat(None), threads=1))
 
@@ -304,10 +270,8 @@ def write_frame(
     for kind, picture in predictor.pictures(frame.image, maps).items():
         if kind == "overlay":
             writer.add(picture, frame.due)
-            continue
-        folder = output_path(out, kind, name)
-        folder.mkdir(exist_ok=True)
-        write_picture(picture, folder / f"{frame.number:06d}.png")
+        else:
+            write_picture(picture, output_path(out, kind, name) / f"{frame.number:06d}.png")
 
 
 @contextmanager

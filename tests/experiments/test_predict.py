@@ -16,7 +16,7 @@ from experiments.command_line.errors import UserError
 from experiments.drawing.label_images import legend, overlay
 from experiments.prediction import outputs
 from experiments.prediction import predictor as predictor_module
-from experiments.prediction.images import group_by_size
+from experiments.prediction.images import check_images, read_batches
 from experiments.prediction.predictor import Predictor, maps_of, prepare_out, write_picture
 from segmodels.checkpoint import from_checkpoint
 from segmodels.inference import Strips
@@ -271,9 +271,13 @@ def test_only_images_of_one_size_go_through_together(tmp_path: Path) -> None:
         file = tmp_path / f"{number}.png"
         picture(file, noise(*size))
         targets.append((file, Path(file.name)))
-    groups = [[int(file.stem) for file, _ in group] for group in group_by_size(targets, 3, [])]
-    assert groups == [[0, 2, 3], [1, 5], [4], [6]]
-    assert group_by_size(targets, 1, []) == [[target] for target in targets]
+    for most, expected in ((3, [[0, 2, 3], [4], [1, 5], [6]]), (1, [[n] for n in range(7)])):
+        together = check_images(targets, most, [])
+        numbers = []
+        for images, batch in read_batches(together, most, []):
+            assert len(images) == len(batch) and len({image.shape for image in images}) == 1
+            numbers.append([int(file.stem) for file, _ in batch])
+        assert numbers == expected
 
 
 def test_a_pattern_keeps_the_folders_below_its_fixed_part(
@@ -349,7 +353,7 @@ def test_a_picture_that_the_disk_did_not_take_leaves_nothing(
         write_picture(noise(5, 7), tmp_path / "a.png")
     with pytest.raises(UserError, match=r"legend\.png could not be written"):
         key = legend(CITYSCAPES.names, CITYSCAPES.palette)
-        prepare_out(tmp_path, SimpleNamespace(kinds=("color",), legend=key), [])
+        prepare_out(tmp_path, SimpleNamespace(kinds=("color",), legend=key))
     assert not list(tmp_path.iterdir())
 
 
