@@ -44,11 +44,16 @@ def predict_images(
         if damaged and not (args.skip_unreadable and readable):
             raise refusal(damaged)
         prepare_out(args.out, predictor)
+
+    def write(name: Path, image: np.ndarray, maps: Pictures) -> None:
+        for kind, picture in predictor.pictures(image, maps).items():
+            write_picture(picture, output_path(args.out, kind, name))
+
     begun = time.perf_counter()
     with write_behind(THREADS) as submit:
         for images, batch in read_batches(readable, args.batch, damaged):
             for image, maps, (_, name) in zip(images, predictor(images), batch):
-                submit(write_pictures, args.out, name, image, maps, predictor)
+                submit(write, name, image, maps)
     if done := predictor.count():
         seconds = time.perf_counter() - begun
         places = [str(args.out / folder_name(kind)) for kind in args.kinds]
@@ -97,10 +102,3 @@ def read_batches(
         pixels.append(image)
     if batch:
         yield pixels, batch
-
-
-def write_pictures(
-    out: Path, name: Path, image: np.ndarray, maps: Pictures, predictor: Predictor
-) -> None:
-    for kind, picture in predictor.pictures(image, maps).items():
-        write_picture(picture, output_path(out, kind, name))

@@ -26,7 +26,7 @@ from experiments.command_line.networks import ReleasedCheckpoint
 from experiments.prediction.inputs import CAMERA, Target, camera_device, without_password
 from experiments.prediction.outputs import output_path
 from experiments.prediction.predictor import Pictures, Predictor, prepare_out, write_picture
-from experiments.prediction.video_writer import VideoWriter, video_writer
+from experiments.prediction.video_writer import video_writer
 
 USUAL_RATE = Fraction(25)
 TIMEOUT = 10.0  # seconds that a stream may stay silent
@@ -124,7 +124,14 @@ class Camera(VideoFile):
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         newest: deque[tuple[float, int, av.VideoFrame]] = deque(maxlen=1)
         over = threading.Event()
-        reader = threading.Thread(target=self.read, args=(newest, over), daemon=True)
+
+        def read() -> None:
+            for number, frame in self.decoded():
+                newest.append((time.monotonic(), number, frame))
+                if over.is_set():
+                    return
+
+        reader = threading.Thread(target=read, daemon=True)
         reader.start()
         begun = None
         try:
@@ -144,12 +151,6 @@ class Camera(VideoFile):
         finally:
             over.set()
             reader.join(2 * TIMEOUT)
-
-    def read(self, newest: deque, over: threading.Event) -> None:
-        for number, frame in self.decoded():
-            newest.append((time.monotonic(), number, frame))
-            if over.is_set():
-                return
 
 
 def open_video(source: Path | str, args: argparse.Namespace) -> VideoFile:
@@ -225,12 +226,20 @@ def predict_video(
     frames = islice(video.frames(stop), args.frames)
     batches = ([frame] for frame in frames) if video.live else read_batches(frames, args.batch)
     with writing as writer:
-        total = video.expected(args)
+
+        def write(frame: Frame, maps: Pictures) -> None:
+            for kind, picture in predictor.pictures(frame.image, maps).items():
+                if kind == "overlay":
+                    writer.add(picture, frame.due)
+                else:
+                    folder = output_path(args.out, kind, name)
+                    write_picture(picture, folder / f"{frame.number:06d}.png")
+
         with write_behind(1) as submit:
-            for batch in with_progress(batches, video.name, total):
+            for batch in with_progress(batches, video.name, video.expected(args)):
                 images = [frame.image for frame in batch]
                 for frame, maps in zip(batch, predictor(images)):
-                    submit(write_frame, args.out, name, frame, maps, predictor, writer)
+                    submit(write, frame, maps)
                 if stop.is_set():
                     break
         done = predictor.count()
@@ -257,21 +266,6 @@ def read_batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
         return list(islice(frames, size))
 
     return takewhile(bool, prefetch(next_batch, repeat(None), threads=1))
-
-
-def write_frame(
-    out: Path,
-    name: Path,
-    frame: Frame,
-    maps: Pictures,
-    predictor: Predictor,
-    writer: VideoWriter | None,
-) -> None:
-    for kind, picture in predictor.pictures(frame.image, maps).items():
-        if kind == "overlay":
-            writer.add(picture, frame.due)
-        else:
-            write_picture(picture, output_path(out, kind, name) / f"{frame.number:06d}.png")
 
 
 @contextmanager

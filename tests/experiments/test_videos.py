@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -347,6 +348,36 @@ def test_the_newest_frame_is_taken_and_others_are_passed_by(
             lambda: fake.given > min(numbers[-1] + 10, 39)
         )  # ten times as slow as the camera
     assert numbers == sorted(set(numbers)) and len(numbers) <= 5 and numbers[-1] == 39
+
+
+def test_a_real_stream_over_http_is_read_live_to_its_last_frame(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "street.ts"), "w", format="mpegts") as container:
+        stream = container.add_stream("libx264", rate=20, options={"tune": "zerolatency"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(30):
+            gray = np.full((48, 64, 3), 8 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(gray, format="rgb24")))
+        container.mux(stream.encode())
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            """No length is said, as of a live stream."""
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write((tmp_path / "street.ts").read_bytes())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        video = videos.open_video(f"http://127.0.0.1:{server.server_port}/street", PLAIN)
+        assert video.live and video.rate == 20
+        frames = list(video.frames(threading.Event()))
+        server.shutdown()
+    assert frames[-1].number == 29
+    for frame in frames:
+        assert np.abs(frame.image.astype(int) - 8 * frame.number).max() <= 3
 
 
 # --- stopping
