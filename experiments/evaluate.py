@@ -15,9 +15,9 @@ another split, another copy of the data
   python experiments/evaluate.py CHECKPOINT --split test data.root=DIR
 with another option of the network, which leaves its weights as they are
   python experiments/evaluate.py runs/emanet-... model.eval_iterations=5
-what is lost in blur, noise, fog, rain, night, JPEG, and on other streets
+ImageNet-C's corruptions (noise, blur, weather, JPEG), and other streets
   python experiments/evaluate.py runs/bisenet-... --shift
-  python experiments/evaluate.py runs/bisenet-... --shift weather,jpeg \
+  python experiments/evaluate.py runs/bisenet-... --shift weather,contrast \
     --severities 1,3,5 --across acdc=DIR,bdd100k=DIR
 the files that Cityscapes' test server takes
   python experiments/evaluate.py runs/bisenet-... --split test --submit NEW \
@@ -51,11 +51,11 @@ inference modes (joined by +, outermost first)
   flip                         the mean with the mirrored image
   multiscale:0.75,1,1.25+flip  the mean over scales, each with its mirror image
 
-shifts
-  blur     defocus, motion
-  noise    gaussian_noise, shot_noise
-  weather  fog, rain, snow, night
-  digital  brightness, contrast, jpeg
+corruptions of --shift (ImageNet-C's)
+  noise    gaussian_noise, shot_noise, impulse_noise
+  blur     defocus_blur, motion_blur
+  weather  snow, fog, brightness
+  digital  contrast, pixelate, jpeg_compression
 
 words of the form group.name=value
   data.root=DIR            any option of the data set
@@ -189,136 +189,138 @@ def parser() -> Parser:
 
 @command(stopped="stopped; what is named above is written, and nothing else")
 def main(arguments: list[str] | None = None) -> int:
-    asked = parser().parse_intermixed_args(arguments)
-    source = named_source(asked)
-    check(asked, source)
-    if asked.submit:
+    args = parser().parse_intermixed_args(arguments)
+    source = network_of(args)
+    check(args, source)
+    if args.submit:
         from experiments.evaluation.submission import submit
 
-        return submit(source, asked)
-    if asked.shift or asked.across:
-        from experiments.evaluation.robustness import endure
+        return submit(source, args)
+    if args.shift or args.across:
+        from experiments.evaluation.robustness import evaluate_robustness
 
-        return endure(source, asked)
-    from experiments.evaluation.evaluation import judge
+        return evaluate_robustness(source, args)
+    from experiments.evaluation.evaluation import evaluate
 
-    return judge(source, asked)
+    return evaluate(source, args)
 
 
-def named_source(asked: argparse.Namespace) -> Path | ReleasedCheckpoint:
-    """The network that was named, in either of the two ways."""
-    if not asked.released:
-        if not asked.network and asked.shift and Path(asked.shift).exists():
+def network_of(args: argparse.Namespace) -> Path | ReleasedCheckpoint:
+    """The network, named in one of two ways."""
+    if not args.released:
+        if not args.network and args.shift and Path(args.shift).exists():
             raise UserError(
-                f"--shift took {asked.shift} for its kinds; name the network before --shift"
+                f"--shift took {args.shift} for its kinds; name the network before --shift"
             )
-        if not asked.network or asked.network.startswith(GROUPS):
+        if not args.network or args.network.startswith(GROUPS):
             raise UserError(
                 "no network is named; give a run folder, a checkpoint, or --released LAYOUT FILE"
             )
-        return parse_network(asked.network)
-    if asked.network:  # the first word is an override then
-        if "=" not in asked.network or asked.network.startswith(RELEASED):
+        return parse_network(args.network)
+    if args.network:  # the first word is an override then
+        if "=" not in args.network or args.network.startswith(RELEASED):
             raise UserError(
-                f"two networks are named, {asked.network} and --released; give one (--beside draws a second one)"
+                f"two networks are named, {args.network} and --released; give one "
+                "(--beside draws a second one)"
             )
-        asked.overrides.insert(0, asked.network)
-    return released_checkpoint(asked.released[0], Path(asked.released[1]))
+        args.overrides.insert(0, args.network)
+    return released_checkpoint(args.released[0], Path(args.released[1]))
 
 
-def check(asked: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:
-    """All that can be known before torch is imported."""
-    asked.beside = [parse_network(word) for word in asked.beside]
-    asked.full |= bool(asked.page)
-    if asked.shift and asked.shift.startswith(GROUPS):  # the word after --shift was no kind
-        asked.overrides.insert(0, asked.shift)
-        asked.shift = "all"
-    asked.overrides, asked.model = split_overrides(asked.overrides)
-    check_words(source, asked.data, asked.overrides, asked.model)
-    check_shift(asked)
-    check_submit(asked)
-    if asked.inference:
-        checked_mode(asked.inference)
-    if asked.pictures < 0:
-        raise UserError(f"--pictures {asked.pictures}: it is a number of images, or 0 for none")
-    for flag, file in (("--out", asked.out), ("--page", asked.page)):
-        if file and asked.protocols:
+def check(args: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:
+    """Refuse before torch is imported what can be refused then."""
+    args.beside = [parse_network(word) for word in args.beside]
+    args.full |= bool(args.page)
+    if args.shift and args.shift.startswith(GROUPS):  # the word after --shift was no kind
+        args.overrides.insert(0, args.shift)
+        args.shift = "all"
+    args.overrides, args.model = split_overrides(args.overrides)
+    check_words(source, args.data, args.overrides, args.model)
+    check_shift(args)
+    check_submit(args)
+    if args.inference:
+        checked_mode(args.inference)
+    if args.pictures < 0:
+        raise UserError(f"--pictures {args.pictures}: it is a number of images, or 0 for none")
+    for flag, file in (("--out", args.out), ("--page", args.page)):
+        if file and args.protocols:
             raise UserError(
-                f"--protocols scores several times and {flag} names one file; leave {flag} out, or give one --inference"
+                f"--protocols scores several times and {flag} names one file; "
+                f"leave {flag} out, or give one --inference"
             )
         if file:
             check_out(file, flag)
-    check_place(asked, source)
+    check_place(args, source)
 
 
-def check_place(asked: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:
-    """That the result can be written, wherever it goes."""
-    if asked.submit:
-        check_makeable(asked.submit, "--submit")
-    elif asked.out:
-        check_beside(asked.out)
+def check_place(args: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:
+    """Refuse a place where the result cannot be written."""
+    if args.submit:
+        check_makeable(args.submit, "--submit")
+    elif args.out:
+        check_beside(args.out)
     elif isinstance(source, Path):
-        several = asked.shift or asked.across or asked.protocols  # files, which --out cannot name
-        check_writable(
-            source.parent,
-            "copy the checkpoint to another folder"
-            if several
-            else "give --out FILE in another folder",
-        )
+        remedy = "give --out FILE in another folder"
+        if args.shift or args.across or args.protocols:  # several files, which --out cannot name
+            remedy = "copy the checkpoint to another folder"
+        check_writable(source.parent, remedy)
     else:
-        check_makeable(asked.runs, "--runs")
+        check_makeable(args.runs, "--runs")
 
 
-def check_shift(asked: argparse.Namespace) -> None:
-    if (asked.shift or asked.across) and (clash := apart(asked, "--submit")):
+def check_shift(args: argparse.Namespace) -> None:
+    if (args.shift or args.across) and (clash := conflicting_flag(args, "--submit")):
         raise UserError(
             f"--shift and --across write files of their own: leave out {clash}, or run twice"
         )
-    if asked.reference and not asked.shift:
+    if args.reference and not args.shift:
         raise UserError(
             "--reference is what a --shift is compared with; add --shift, or leave it out"
         )
-    numbers = asked.severities.split(",")
-    if not all(each in ("1", "2", "3", "4", "5") for each in numbers):
+    numbers = args.severities.split(",")
+    if not set(numbers) <= set("12345"):
         raise UserError(
-            f"--severities {asked.severities}: write numbers from 1 to 5 with commas between them, such as 1,3,5"
+            f"--severities {args.severities}: write numbers from 1 to 5 with commas between them, "
+            "such as 1,3,5"
         )
-    asked.severities = sorted({int(each) for each in numbers})
-    if asked.shift_images is not None and asked.shift_images < 1:
-        raise UserError(f"--shift-images {asked.shift_images}: it is a number of images from 1 up")
+    args.severities = sorted(map(int, set(numbers)))
+    if args.shift_images is not None and args.shift_images < 1:
+        raise UserError(f"--shift-images {args.shift_images}: it is a number of images from 1 up")
 
 
-def check_submit(asked: argparse.Namespace) -> None:
-    if not asked.submit:
+def check_submit(args: argparse.Namespace) -> None:
+    if not args.submit:
         return
-    if clash := apart(asked):
+    if clash := conflicting_flag(args):
         raise UserError(
-            f"--submit writes files for the test server and nothing else: leave out {clash}, or run twice"
+            "--submit writes files for the test server and nothing else: "
+            f"leave out {clash}, or run twice"
         )
-    if asked.data not in (None, "cityscapes"):
+    if args.data not in (None, "cityscapes"):
         raise UserError(
-            f"--submit writes files for Cityscapes' test server, and {asked.data} has another; leave out --data"
+            f"--submit writes files for Cityscapes' test server, and {args.data} has another; "
+            "leave out --data"
         )
-    if asked.submit.exists():
-        raise UserError(f"{asked.submit} exists and is not overwritten; give another --submit")
+    if args.submit.exists():
+        raise UserError(f"{args.submit} exists and is not overwritten; give another --submit")
 
 
-def apart(asked: argparse.Namespace, *others: str) -> str | None:
-    """The first flag that was given of those that belong to a plain evaluation alone, and of others."""
-    flags = ("--protocols", "--page", "--full", "--beside", "--out", *others)
-    return next((flag for flag in flags if getattr(asked, flag.removeprefix("--"))), None)
+def conflicting_flag(args: argparse.Namespace, *others: str) -> str | None:
+    """The first given flag of those that belong to a plain evaluation alone, and of `others`."""
+    for flag in ("--protocols", "--page", "--full", "--beside", "--out", *others):
+        if getattr(args, flag.removeprefix("--")):
+            return flag
+    return None
 
 
 def check_beside(out: Path) -> None:
     """The image records and the pictures take the result's name, with endings of their own."""
     if out.suffix != ".json":
-        raise UserError(
-            f"--out {out}: a result is a .json file; write --out {out.with_name(out.name + '.json')}"
-        )
-    for ending in (".npz", ".png"):
-        if out.with_suffix(ending).exists():
+        raise UserError(f"--out {out}: a result is a .json file; write --out {out}.json")
+    for other in (out.with_suffix(".npz"), out.with_suffix(".png")):
+        if other.exists():
             raise UserError(
-                f"{out.with_suffix(ending)} exists and would be written beside {out.name}; give another --out"
+                f"{other} exists and would be written beside {out.name}; give another --out"
             )
 
 

@@ -1,6 +1,6 @@
-"""What a person looks at: labels in colors, laid over the image, and sheets of image, prediction, truth."""
+"""Draw labels: in colors, laid over the image, and in sheets of image, prediction and truth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,65 +19,29 @@ def colored(label: np.ndarray, palette: Palette) -> np.ndarray:
     return table[label]
 
 
+def colored_prediction(predicted: np.ndarray, label: np.ndarray, palette: Palette) -> np.ndarray:
+    """Predicted train ids (H, W) -> RGB (H, W, 3); black where the label is ignored."""
+    return colored(np.where(label == IGNORED, IGNORED, predicted).astype(np.uint8), palette)
+
+
 def overlay(
     image: np.ndarray, label: np.ndarray, palette: Palette, strength: float = 0.55
 ) -> np.ndarray:
     """The label's colors over the image; ignored pixels show the image."""
+    values = np.arange(256)[:, None]
     colors = np.zeros((256, 1, 3), np.uint8)
     colors[: len(palette), 0] = palette
-    mixed = ((1 - strength) * np.arange(256)[:, None] + strength * colors).astype(
-        np.uint8
-    )  # (label, value, channel)
-    mixed[IGNORED] = np.arange(256)[:, None]
-    first, made = (
-        label.astype(np.intp) << 8,
-        np.empty_like(image),
-    )  # looked up: several times as fast as mixing each pixel
+    mixed = ((1 - strength) * values + strength * colors).astype(np.uint8)  # (label, value, RGB)
+    mixed[IGNORED] = values
+    # Looking up is several times as fast as mixing each pixel.
+    first = label.astype(np.intp) << 8
+    blended = np.empty_like(image)
     for channel in range(3):
-        made[..., channel] = mixed[..., channel].ravel().take(first + image[..., channel])
-    return made
+        blended[..., channel] = mixed[..., channel].ravel().take(first + image[..., channel])
+    return blended
 
 
-def contact_sheet(
-    rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
-    palette: Palette,
-    title: str,
-    width: int = 512,
-) -> Image.Image:
-    """One row per image: the image, the prediction, the truth; predictions are left out where the truth is ignored."""
-    shown = [
-        (
-            image,
-            colored(np.where(label == IGNORED, IGNORED, predicted).astype(np.uint8), palette),
-            colored(label, palette),
-        )
-        for image, predicted, label in rows
-    ]
-    return sheet(shown, ("image", "prediction", "truth"), title, width, smooth=(0,))
-
-
-def preview_sheet(
-    columns: Mapping[str, np.ndarray], palette: Palette, title: str, width: int = 320
-) -> Image.Image:
-    """What a semi-supervised method asks of unlabelled images, one row each. A column is drawn by
-    its kind: uint8 (B, H, W, 3) as images, bool (B, H, W) as masks, uint8 (B, H, W) as classes
-    (255: black), floats (B, H, W) from 0 to 1 in gray."""
-    drawn, smooth = [], []
-    for index, column in enumerate(columns.values()):
-        if column.ndim == 4:
-            drawn.append(column)
-        elif column.dtype == np.uint8:
-            drawn.append(colored(column, palette))
-        else:
-            drawn.append([grays(values) for values in column])
-        if column.ndim == 4 or column.dtype.kind == "f":
-            smooth.append(index)
-    return sheet(list(zip(*drawn)), tuple(columns), title, width, smooth)
-
-
-def grays(values: np.ndarray) -> np.ndarray:
-    """Numbers from 0 to 1 (H, W) -> RGB."""
-    return np.repeat((255 * values.astype(np.float32)).round().astype(np.uint8)[..., None], 3, 2)
+# --- sheets
 
 
 def sheet(
@@ -85,29 +49,68 @@ def sheet(
     heads: Sequence[str],
     title: str,
     width: int,
-    smooth: Sequence[int],
+    smooth: Collection[int],
+    captions: Sequence[str] = (),
 ) -> Image.Image:
-    """RGB pictures in rows under a title and the columns' heads; `smooth` are the columns whose pixels may be blended."""
-    head, gap = 26, 6
+    """RGB pictures in rows under a title and the columns' heads, each row under its caption.
+
+    Pixels may be blended in the columns `smooth`.
+    """
+    line = 26
+    gap = 6
+    above = line if captions else 0
     heights = [round(row[0].shape[0] * width / row[0].shape[1]) for row in rows]
-    made = Image.new(
-        "RGB",
-        (len(heads) * (width + gap) - gap, 2 * head + sum(height + gap for height in heights)),
-        "white",
-    )
-    draw = ImageDraw.Draw(made)
+    total = 2 * line + sum(above + height + gap for height in heights)
+    picture = Image.new("RGB", (len(heads) * (width + gap) - gap, total), "white")
+    draw = ImageDraw.Draw(picture)
     draw.text((4, 6), title, fill="black", font_size=14)
-    for column, name in enumerate(heads):
-        draw.text((column * (width + gap) + 4, head + 6), name, fill="dimgray", font_size=13)
-    top = 2 * head
-    for row, height in zip(rows, heights):
+    for column, head in enumerate(heads):
+        draw.text((column * (width + gap) + 4, line + 6), head, fill="dimgray", font_size=13)
+    top = 2 * line
+    for place, row in enumerate(rows):
+        if captions:
+            draw.text((4, top + 6), captions[place], fill="black", font_size=13)
+        top += above
         for column, pixels in enumerate(row):
             kind = Image.Resampling.BILINEAR if column in smooth else Image.Resampling.NEAREST
-            made.paste(
-                Image.fromarray(pixels).resize((width, height), kind), (column * (width + gap), top)
-            )
-        top += height + gap
-    return made
+            cell = Image.fromarray(pixels).resize((width, heights[place]), kind)
+            picture.paste(cell, (column * (width + gap), top))
+        top += heights[place] + gap
+    return picture
+
+
+def contact_sheet(
+    rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], palette: Palette, title: str
+) -> Image.Image:
+    """One row per image: the image, the prediction, the truth."""
+    pictures = [
+        (image, colored_prediction(predicted, label, palette), colored(label, palette))
+        for image, predicted, label in rows
+    ]
+    return sheet(pictures, ("image", "prediction", "truth"), title, width=512, smooth=(0,))
+
+
+def preview_sheet(
+    columns: Mapping[str, np.ndarray], palette: Palette, title: str, width: int = 320
+) -> Image.Image:
+    """What a semi-supervised method makes of unlabeled images, one row each.
+
+    A column is drawn by its kind: uint8 (B, H, W, 3) as images, bool (B, H, W) as masks, uint8
+    (B, H, W) as classes (255: black), floats (B, H, W) from 0 to 1 in gray.
+    """
+    drawn = []
+    smooth = []
+    for index, column in enumerate(columns.values()):
+        if column.ndim == 3 and column.dtype == np.uint8:
+            drawn.append(colored(column, palette))
+            continue
+        if column.dtype != bool:
+            smooth.append(index)
+        if column.ndim == 3:
+            gray = (255 * column.astype(np.float32)).round().astype(np.uint8)
+            column = np.repeat(gray[..., None], 3, 3)  # (B, H, W) -> (B, H, W, 3)
+        drawn.append(column)
+    return sheet(list(zip(*drawn)), tuple(columns), title, width, smooth)
 
 
 def save(picture: Image.Image | np.ndarray, file: Path, effort: int = 6) -> None:
@@ -117,28 +120,32 @@ def save(picture: Image.Image | np.ndarray, file: Path, effort: int = 6) -> None
         picture.save(partial, format="PNG", compress_level=effort)
 
 
+# --- legends
+
+
 def legend(names: Sequence[str], palette: Palette) -> Image.Image:
     """Colors and names, in columns of at most 32."""
-    line, rows, text = 22, min(len(names), 32), {"font_size": 13}
+    line = 22
+    rows = min(len(names), 32)
+    columns = -(-len(names) // rows)
     draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    width = 56 + round(max(draw.textlength(name, **text) for name in names))
-    sheet = Image.new("RGB", (width * -(-len(names) // rows), line * rows + 8), "white")
-    draw = ImageDraw.Draw(sheet)
+    width = 56 + round(max(draw.textlength(name, font_size=13) for name in names))
+    picture = Image.new("RGB", (width * columns, line * rows + 8), "white")
+    draw = ImageDraw.Draw(picture)
     for index, (name, color) in enumerate(zip(names, palette)):
-        left, top = index // rows * width, 4 + index % rows * line
-        draw.rectangle(
-            (left + 6, top + 3, left + 34, top + line - 3), fill=tuple(color), outline="gray"
-        )
-        draw.text((left + 42, top + 4), name, fill="black", **text)
-    return sheet
+        left = index // rows * width
+        top = 4 + index % rows * line
+        box = (left + 6, top + 3, left + 34, top + line - 3)
+        draw.rectangle(box, fill=tuple(color), outline="gray")
+        draw.text((left + 42, top + 4), name, fill="black", font_size=13)
+    return picture
 
 
 def strip_beside(key: Image.Image, height: int) -> np.ndarray:
-    """A legend as high as the picture that it stands beside, RGB; it is made smaller where it is higher."""
+    """A legend as high as the picture that it stands beside, RGB; a higher one is made smaller."""
     if key.height > height:
-        key = key.resize(
-            (max(1, round(key.width * height / key.height)), height), Image.Resampling.LANCZOS
-        )
-    strip = np.full((height, key.width, 3), 255, np.uint8)
-    strip[: key.height] = np.asarray(key)
-    return strip
+        width = max(1, round(key.width * height / key.height))
+        key = key.resize((width, height), Image.Resampling.LANCZOS)
+    strip = Image.new("RGB", (key.width, height), "white")
+    strip.paste(key)
+    return np.asarray(strip)

@@ -1,4 +1,4 @@
-"""Scoring a checkpoint: the same code that validates during training, on any split and in any inference mode."""
+"""Evaluate a checkpoint by the code that validates during training, on any split, in any mode."""
 
 from argparse import Namespace
 from dataclasses import replace
@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
+from datamodules.module import SegmentationData
+from datamodules.reading.sources import Source
 from experiments.command_line import files
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import as_user_error, quiet
-from experiments.command_line.files import write_text
 from experiments.command_line.names import known_name
 from experiments.command_line.networks import ReleasedCheckpoint, folder_of
 from experiments.command_line.overrides import data_options
 from experiments.command_line.values import PLACES
-from experiments.drawing.label_images import IGNORED, colored, save, sheet
+from experiments.drawing.label_images import Palette, colored, colored_prediction, save, sheet
 from experiments.evaluation.failure_images import Shown
 from experiments.evaluation.failure_page import failure_page
 from experiments.evaluation.per_image import Examiner, measures, surprise, uncertainty
@@ -29,7 +31,6 @@ from experiments.evaluation.score import (
     score,
     stored_options,
 )
-from experiments.records.image_records import Examined
 from experiments.records.trained_networks import options_of, trained
 from experiments.reports.table_rows import model_words
 from experiments.reports.terminal import class_table, protocol_table, published_lines
@@ -37,129 +38,123 @@ from segmodels.module import SegmentationModule
 from segmodels.prediction import choose_device, predict, predicted_strips, set_inference
 from segmodels.recipe import inference_steps
 
+Checkpoint = Path | ReleasedCheckpoint
+Named = tuple[str, SegmentationModule]
 
-def judge(source: Path | ReleasedCheckpoint, asked: Namespace) -> int:
+
+def evaluate(source: Checkpoint, args: Namespace) -> int:
     quiet()
     with as_user_error():
-        options = options_of(source, asked.model)
-        module = trained(source, asked.which, options)
-        name = known_name("data set", asked.data or module.identity.data, list(catalogue()["data"]))
-        given = data_options(name, asked.overrides)
-        data = open_data(
-            name, stored_options(source, module, name) | given, asked.split, source, module
-        )
-        companions = [companion(each, data) for each in asked.beside]
-        networks = (
-            protocols(module, source, asked.which, options)
-            if asked.protocols
-            else [(asked.inference or module.recipe.inference, module)]
-        )
+        module, name, data = open_network(source, args)
+        others = [open_other(each, data) for each in args.beside]
+        networks = [(args.inference or module.recipe.inference, module)]
+        if args.protocols:
+            networks = protocols(source, module, args)
     for network in dict.fromkeys(network for _, network in networks):
-        note_overrides(network, given, asked.which)
-    results = [
-        judged_by(mode, network, data, name, source, asked, companions)
-        for mode, network in networks
-    ]
-    if asked.protocols:
+        add_overrides(network, name, args)
+    results = []
+    for mode, network in networks:
+        set_inference(network, mode, args.precision)
+        results.append(evaluate_protocol(source, network, name, data, others, args))
+    if args.protocols:
         protocol_table(results)
     return 0
 
 
-def note_overrides(module: SegmentationModule, given: dict[str, Any], which: str | None) -> None:
-    """What the evaluation was asked for beyond the run's own words."""
-    identity = module.identity
-    overrides = {f"data.{key}": given[key] for key in given if key not in PLACES}
-    if which and which != identity.networks[0]:
-        overrides["network"] = which  # another network than the method's own choice
-    module.identity = replace(identity, overrides={**identity.overrides, **overrides})
+def open_network(
+    source: Checkpoint, args: Namespace
+) -> tuple[SegmentationModule, str, SegmentationData]:
+    """The network, and the data set to evaluate it on with its name."""
+    module = trained(source, args.which, options_of(source, args.model))
+    name = known_name("data set", args.data or module.identity.data, list(catalogue()["data"]))
+    options = stored_options(source, module, name) | data_options(name, args.overrides)
+    return module, name, open_data(name, options, args.split, source, module)
 
 
-def judged_by(
-    mode: str,
+def add_overrides(module: SegmentationModule, name: str, args: Namespace) -> None:
+    """Note what the evaluation was given beyond the run's own words."""
+    overrides = dict(module.identity.overrides)
+    for option, value in data_options(name, args.overrides).items():
+        if option not in PLACES:
+            overrides[f"data.{option}"] = value
+    if args.which and args.which != module.identity.networks[0]:
+        overrides["network"] = args.which  # another network than the method's own choice
+    module.identity = replace(module.identity, overrides=overrides)
+
+
+def evaluate_protocol(
+    source: Checkpoint,
     module: SegmentationModule,
-    data: Any,
     name: str,
-    source: Path | ReleasedCheckpoint,
-    asked: Namespace,
-    companions: list,
-) -> dict:
-    """One protocol: scored, shown, written with all that belongs to it."""
-    set_inference(module, mode, asked.precision)
-    examiner = Examiner(data, asked.split, asked.full)
-    result = score(module, data, name, asked.split, examiner)
-    examined = examiner.found(described(result), data.class_names, data.palette)
-    result |= uncertainty(examined) | {"checkpoint": where(source)}
-    if asked.full:
+    data: SegmentationData,
+    others: list[Named],
+    args: Namespace,
+) -> dict[str, Any]:
+    """Score one network in its recipe's mode; print the result, write it and all that belongs to it."""
+    examiner = Examiner(data, args.split, args.full)
+    result = score(module, data, name, args.split, examiner)
+    heading = title_of(result["experiment"], result["released"])
+    examined = examiner.found(description(heading, result), data.class_names, data.palette)
+    result |= uncertainty(examined) | {"checkpoint": name_in_run(source)}
+    if args.full:
         result["full"] = measures(examined)
     class_table(result)
-    for line in (*(published_lines(result) if not asked.protocols else ()), data.caution):
-        print(line) if line else None
-    file = asked.out or placed(source, asked, how_named(module, result["data"], asked.split))
-    keep(result, examined, file)
-    images = data.open(asked.split)
-    if asked.pictures and (companions or isinstance(source, ReleasedCheckpoint)):
+    for line in () if args.protocols else published_lines(result):
+        print(line)
+    if data.caution:
+        print(data.caution)
+    file = args.out or result_file(source, args, evaluation_name(module, name, args.split))
+    records = file.with_suffix(".npz")
+    examined.save(records)  # first: a result that names its records has them
+    files.write_json(file, result | {"records": records.name})
+    print(f"result       {file}")
+    images = data.open(args.split)
+    if args.pictures and (others or isinstance(source, ReleasedCheckpoint)):
         pictures = file.with_suffix(".png")
-        save(
-            beside_each_other(
-                [(heading(result), module), *companions], images, data.palette, asked.pictures
-            ),
-            pictures,
-        )
+        networks = [(heading, module), *others]
+        save(comparison_sheet(networks, images, data.palette, args.pictures), pictures)
         print(f"pictures     {pictures}")
-    if asked.page:
-        write_text(
-            asked.page, failure_page(examined, partial(shown, module.to(choose_device()), images))
-        )
-        print(f"page         {asked.page}")
+    if args.page:
+        page = failure_page(examined, partial(predict_again, module.to(choose_device()), images))
+        files.write_text(args.page, page)
+        print(f"page         {args.page}")
     return result
 
 
-def keep(result: dict[str, Any], examined: Examined, file: Path) -> None:
-    """The records first: a result that names them has them."""
-    records = file.with_suffix(".npz")
-    examined.save(records)
-    files.write_json(file, result | {"records": records.name})
-    print(f"result       {file}")
+# --- protocols
 
 
 def protocols(
-    module: SegmentationModule,
-    source: Path | ReleasedCheckpoint,
-    which: str | None,
-    given: dict[str, Any],
+    source: Checkpoint, module: SegmentationModule, args: Namespace
 ) -> list[tuple[str, SegmentationModule]]:
-    """Every inference mode with the network for it: the recipe's own, and those of the paper.
+    """The recipe's inference mode and those of the paper, each with the network for it.
 
     A mode that the paper reports comes with the options that it reports, unless options are given:
-    these hold for every mode. What cannot be run is told and left out.
+    these hold for every mode. What cannot be computed is left out with a sentence.
     """
     settings = {(module.recipe.inference, ""): {}}
     for figure in published_of(module):
-        options = {} if given else figure["model"]
+        options = {} if args.model else figure["model"]
         settings.setdefault((figure["protocol"], model_words({"model": options})), options)
     networks = {"": module}
     found = []
     for (protocol, words), options in settings.items():
         if words not in networks:
-            networks[words] = network_with(options, words, source, which) or module
-        if can_run(protocol):
-            found.append((protocol, networks[words]))
+            networks[words] = network_with(source, args.which, options, words) or module
+        try:
+            inference_steps(protocol)
+        except ValueError:
+            print(
+                f'the paper also reports "{protocol}", which no inference mode computes: '
+                "it is left out"
+            )
+            continue
+        found.append((protocol, networks[words]))
     return list(dict.fromkeys(found))
 
 
-def can_run(protocol: str) -> bool:
-    try:
-        inference_steps(protocol)
-    except ValueError:
-        print(
-            f'the paper also reports "{protocol}", which no inference mode computes: it is left out'
-        )
-        return False
-    return True
-
-
 def network_with(
-    options: dict[str, Any], words: str, source: Path | ReleasedCheckpoint, which: str | None
+    source: Checkpoint, which: str | None, options: dict[str, Any], words: str
 ) -> SegmentationModule | None:
     """The network with the options of a published figure.
 
@@ -173,100 +168,82 @@ def network_with(
     return network if network.identity.evaluated_with else None
 
 
-def how_named(module: SegmentationModule, data: str, split: str) -> str:
+# --- names
+
+
+def evaluation_name(module: SegmentationModule, data: str, split: str) -> str:
     """The part of a file's name that says what was evaluated, and how."""
-    options = module.identity.evaluated_with
-    words = [f"{name}={value}" for name, value in options.items()]
-    return "-".join([data, split, module.recipe.inference, *words])
+    options = [f"{name}={value}" for name, value in module.identity.evaluated_with.items()]
+    return "-".join([data, split, module.recipe.inference, *options])
 
 
-def placed(
-    source: Path | ReleasedCheckpoint,
-    asked: Namespace,
+def result_file(
+    source: Checkpoint,
+    args: Namespace,
     about: str,
     kind: str = "evaluation",
-    own: str = "result.json",
+    released_name: str = "result.json",
 ) -> Path:
-    """A new file: beside a run's checkpoint; in a folder of its own, as a run has one, for the authors' checkpoint."""
+    """A new file beside a run's checkpoint; for a released one, in a new folder as a run has one."""
     if isinstance(source, Path):
-        return fresh(
-            source.parent, "-".join(filter(None, (kind, source.stem, asked.which, about))), ".json"
-        )
-    folder = fresh(asked.runs, f"released-{source.layout}-{about}")
+        parts = [kind, source.stem, *([args.which] if args.which else []), about]
+        return fresh(source.parent, "-".join(parts), ".json")
+    folder = fresh(args.runs, f"released-{source.layout}-{about}")
     folder.mkdir(parents=True)
-    return folder / own
+    return folder / released_name
 
 
-def where(source: Path | ReleasedCheckpoint) -> str:
+def name_in_run(source: Checkpoint) -> str:
     """The checkpoint, without the folders of this machine."""
-    return (
-        source.file.name
-        if isinstance(source, ReleasedCheckpoint)
-        else str(source.relative_to(folder_of(source)))
-    )
+    if isinstance(source, ReleasedCheckpoint):
+        return source.file.name
+    return str(source.relative_to(folder_of(source)))
 
 
-def described(result: dict[str, Any]) -> str:
-    place = f"{result['images']} images of {result['data']} {result['split']}"
+def title_of(experiment: str, released: str | None, otherwise: str = "") -> str:
+    note = f"released {released}" if released else otherwise
+    return f"{experiment} ({note})" if note else experiment
+
+
+def description(heading: str, result: dict[str, Any]) -> str:
     how = [result["protocol"], model_words(result), result["precision"]]
-    return f"{heading(result)} on {place} ({', '.join(filter(None, how))})"
-
-
-def heading(result: dict[str, Any]) -> str:
-    return (
-        f"{result['experiment']} (released {result['released']})"
-        if result["released"]
-        else result["experiment"]
-    )
+    images = f"{result['images']} images of {result['data']} {result['split']}"
+    return f"{heading} on {images} ({', '.join(filter(None, how))})"
 
 
 # --- pictures
 
 
-def companion(source: Path | ReleasedCheckpoint, data: Any) -> tuple[str, SegmentationModule]:
-    """A second network to look at, by its own recipe's inference mode."""
+def open_other(source: Checkpoint, data: SegmentationData) -> Named:
+    """A second network to look at, in its own recipe's inference mode."""
     module = trained(source)
     same_classes(source, module, data)
     set_inference(module, None, None)
-    released = module.identity.released
-    return (
-        f"{module.identity.experiment} ({f'released {released}' if released else 'trained here'})",
-        module,
-    )
+    return title_of(module.identity.experiment, module.identity.released, "trained here"), module
 
 
-def beside_each_other(
-    networks: list[tuple[str, SegmentationModule]], source: Any, palette: Any, count: int
-) -> Any:
-    """Some images spread over the split: image, truth, and what each network says."""
-    chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
+def comparison_sheet(
+    networks: list[Named], source: Source, palette: Palette, count: int
+) -> Image.Image:
+    """Some images spread over the split: image, truth, and what each network predicts."""
+    count = min(count, len(source))
     rows = []
-    for index in chosen:
+    for index in np.linspace(0, len(source) - 1, count).round().astype(int).tolist():
         image, label = source.window(index)
-        guesses = [
-            predict(module.to(choose_device()), image) for _, module in networks
-        ]  # a Trainer leaves it on the CPU
-        shown = [
-            colored(np.where(label == IGNORED, IGNORED, guess).astype(np.uint8), palette)
-            for guess in guesses
-        ]
-        rows.append((image, colored(label, palette), *shown))
+        row = [image, colored(label, palette)]
+        for _, module in networks:
+            predicted = predict(module.to(choose_device()), image)  # a Trainer leaves it on the CPU
+            row.append(colored_prediction(predicted, label, palette))
+        rows.append(row)
     heads = ("image", "truth", *(name for name, _ in networks))
-    return sheet(
-        rows,
-        heads,
-        f"{len(chosen)} of {len(source)} images; ignored pixels are black",
-        512,
-        smooth=(0,),
-    )
+    title = f"{count} of {len(source)} images; ignored pixels are black"
+    return sheet(rows, heads, title, width=512, smooth=(0,))
 
 
-def shown(module: SegmentationModule, source: Any, index: int) -> Shown:
-    """One image again, with what the network says and how sure it is."""
+def predict_again(module: SegmentationModule, source: Source, index: int) -> Shown:
+    """One image with what the network predicts and how sure it is."""
     image, label = source.window(index)
     with predicted_strips(module, [image]) as strips:
-        predicted, (_, confidence) = (
-            strips.argmax()[0],
-            surprise(strips, torch.from_numpy(label).to(module.device)),
-        )
+        predicted = strips.argmax()[0]
+        _, confidence = surprise(strips, torch.from_numpy(label).to(module.device))
     return Shown(image, label, predicted.cpu().numpy(), confidence.float().cpu().numpy())

@@ -1,95 +1,93 @@
-"""evaluate.py --shift and --across: what a network loses on corrupted images and on other data sets of its classes."""
+"""Evaluate a network on corrupted images and on other data sets: evaluate.py --shift and --across."""
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from datamodules.corruptions import chosen
+from datamodules.corruptions import kinds_of
 from datamodules.reading.sources import Part, Source
 from datamodules.sampling.loader import Loader
 from datamodules.sampling.samples import Whole
 from experiments.command_line.catalogue import catalogue
-from experiments.command_line.errors import as_user_error, quiet
+from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.files import whole, write_json
 from experiments.command_line.names import known_name
-from experiments.command_line.networks import ReleasedCheckpoint
-from experiments.command_line.overrides import data_options
 from experiments.drawing.label_images import save
-from experiments.evaluation.evaluation import how_named, placed, where
-from experiments.evaluation.robustness_report import shift_plot, shift_sheet, shift_table
-from experiments.evaluation.robustness_result import places, read, shift
-from experiments.evaluation.score import open_data, stored_options, telling_ctrl_c, trainer_of
-from experiments.records.trained_networks import options_of, trained
+from experiments.evaluation import robustness_result
+from experiments.evaluation.evaluation import (
+    Checkpoint,
+    evaluation_name,
+    name_in_run,
+    open_network,
+    result_file,
+)
+from experiments.evaluation.robustness_report import robustness_plot, robustness_sheet, table
+from experiments.evaluation.score import open_data, telling_ctrl_c, trainer_of
 from experiments.reports.terminal import console
-from segmodels.module import SegmentationModule
 from segmodels.prediction import choose_device, predict, set_inference
 
 
-def endure(source: Path | ReleasedCheckpoint, asked: argparse.Namespace) -> int:
+def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
     quiet()
     with as_user_error():
-        kinds, roots = (
-            chosen(asked.shift) if asked.shift else (),
-            places(asked.across) if asked.across else {},
-        )
-        reference = read(asked.reference) if asked.reference else None
-        module = trained(source, asked.which, options_of(source, asked.model))
-        name = known_name("data set", asked.data or module.identity.data, list(catalogue()["data"]))
-        options = stored_options(source, module, name) | data_options(name, asked.overrides)
-        data = open_data(name, options, asked.split, source, module)
-        set_inference(module, asked.inference, asked.precision)
-        images = spread(data.open(asked.split), asked.shift_images)
-        others = {each: spread(open_data(each, {"root": root}, asked.split, source, module).open(asked.split), asked.shift_images)
-                  for each, root in roots.items()}  # fmt: skip
-    setting = {
-        "data": name,
-        "split": asked.split,
-        "protocol": module.recipe.inference,
-        "precision": module.recipe.precision,
-    }
-    passes = 1 + len(kinds) * len(asked.severities)
-    print(
-        f"{module.identity.experiment}: {passes} times {len(images)} images of {name} {asked.split}",
-        flush=True,
-    )
-    found = shift(
-        images,
-        judge_of(module, data),
-        kinds,
-        asked.severities,
-        others=others,
-        setting=setting,
-        reference=reference,
-    )
-    console().print(shift_table(found, reference))
-    file = placed(source, asked, how_named(module, name, asked.split), "shift", "shift.json")
-    about = {
-        "experiment": module.identity.experiment,
+        kinds = kinds_of(args.shift) if args.shift else ()
+        roots = folders(args.across) if args.across else {}
+        reference = robustness_result.read(args.reference) if args.reference else None
+        module, name, data = open_network(source, args)
+        set_inference(module, args.inference, args.precision)
+        images = spread(data.open(args.split), args.shift_images)
+        others = {}
+        for other, root in roots.items():
+            opened = open_data(other, {"root": root}, args.split, source, module)
+            others[other] = spread(opened.open(args.split), args.shift_images)
+        setting = {
+            "data": name,
+            "split": args.split,
+            "protocol": module.recipe.inference,
+            "precision": module.recipe.precision,
+            "images": len(images),
+        }
+        if reference:
+            wanted = dict.fromkeys(kinds, args.severities)
+            robustness_result.check_comparable(reference, setting, wanted)
+    experiment = module.identity.experiment
+    passes = 1 + len(kinds) * len(args.severities)
+    print(f"{experiment}: {passes} times {len(images)} images of {name} {args.split}", flush=True)
+
+    def miou_of(images: Source) -> float:
+        """By the code that validates during training."""
+        batches = [[index] for index in range(len(images))]
+        loader = Loader(Whole(images), batches, data.worker_count(images))
+        with telling_ctrl_c():
+            trainer_of(module).validate(module, dataloaders=loader, verbose=False)
+        return module.scores["miou"]
+
+    result = robustness_result.measure(images, miou_of, kinds, args.severities, others, setting)
+    console().print(table(result, reference))
+    about = evaluation_name(module, name, args.split)
+    file = result_file(source, args, about, "shift", "shift.json")
+    content = {
+        "experiment": experiment,
         "model": module.identity.evaluated_with,
         "released": module.identity.released,
-        "checkpoint": where(source),
+        "checkpoint": name_in_run(source),
+        "shift": result.content(),
     }
-    write_json(file, about | {"shift": found.content()})
+    write_json(file, content)
     print(f"result       {file}")
-    title = f"{module.identity.experiment} on {len(images)} images of {name} {asked.split}"
     plot = file.with_suffix(".png")
-    with whole(plot) as place:
-        shift_plot(found, title).savefig(place, format="png")
+    figure = robustness_plot(result, f"{experiment} on {len(images)} images of {name} {args.split}")
+    with whole(plot) as partial_file:
+        figure.savefig(partial_file, format="png")
     print(f"plot         {plot}")
     if kinds:
-        sheet = file.with_name(f"{file.stem}-images.png")
-        prediction = partial(predict, module.to(choose_device()))
-        save(
-            shift_sheet(
-                images, len(images) // 2, prediction, data.palette, kinds, ends(asked.severities)
-            ),
-            sheet,
-        )
-        print(f"pictures     {sheet}")
+        pictures = file.with_name(f"{file.stem}-images.png")
+        predict_label = partial(predict, module.to(choose_device()))
+        severities = shown_severities(args.severities)
+        save(robustness_sheet(images, predict_label, data.palette, kinds, severities), pictures)
+        print(f"pictures     {pictures}")
     return 0
 
 
@@ -100,20 +98,27 @@ def spread(source: Source, count: int | None) -> Source:
     return Part(source, np.linspace(0, len(source) - 1, count).round().astype(int).tolist())
 
 
-def ends(severities: list[int]) -> list[int]:
-    """At most three of them, from the mildest to the worst: as many as a sheet has room for."""
+def shown_severities(severities: list[int]) -> list[int]:
+    """At most three, from the mildest to the worst: a sheet has room for no more."""
     return sorted({severities[0], severities[len(severities) // 2], severities[-1]})
 
 
-def judge_of(module: SegmentationModule, data: Any) -> Callable[[Source], dict[str, Any]]:
-    """The score of any source, by the code that validates during training."""
-
-    def judge(source: Source) -> dict[str, Any]:
-        images = Loader(
-            Whole(source), [[index] for index in range(len(source))], data.worker_count(source)
-        )
-        with telling_ctrl_c():
-            trainer_of(module).validate(module, dataloaders=images, verbose=False)
-        return module.scores
-
-    return judge
+def folders(text: str) -> dict[str, Path]:
+    """Folders by data set, out of "acdc=DIR,bdd100k=DIR"."""
+    found: dict[str, Path] = {}
+    for word in text.split(","):
+        name, _, folder = (part.strip() for part in word.partition("="))
+        if not (name and folder):
+            raise UserError(
+                f"--across {text}: {word.strip() or 'nothing'} is not understood; "
+                "write NAME=DIR,NAME=DIR, such as acdc=DIR"
+            )
+        name = known_name("data set", name, list(catalogue()["data"]))
+        if name in found:
+            raise UserError(f"--across {text}: {name} is named twice; give it one folder")
+        found[name] = Path(folder).expanduser()
+        if not found[name].is_dir():
+            raise UserError(
+                f"--across {text}: there is no folder {folder}; give the folder that holds {name}"
+            )
+    return found

@@ -1,122 +1,57 @@
-"""What a network loses where the camera sees worse, and on other data sets: the run over kinds and severities, its table and pictures."""
+"""The mIoU of a network on corrupted images and other data sets, alone and against another network.
+
+CD and rCD are those of Kamann and Rother, arXiv:1908.05005, in the form of ImageNet-C's corruption
+error and its relative one.
+"""
 
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from datamodules.corruptions import GROUPS, KINDS, SEVERITIES, Shifted
+from datamodules.corruptions import GROUPS, KINDS, SEVERITIES, SUITE, Corrupted
 from datamodules.progress import with_progress
 from datamodules.reading.sources import Source
-from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
-from experiments.command_line.names import known_name
 
-if TYPE_CHECKING:
-    pass
-
-
-Scores = Mapping[str, Any]  # what judging a source found, "miou" among it
-Judge = Callable[[Source], Scores]
-NOISE_SEVERITIES = (
-    1,
-    2,
-    3,
-)  # Kamann and Rother's rule, as SegFormer follows it (quoted in issue 71 of NVlabs/SegFormer)
-COLORS = ("#2a78d6", "#d9622b", "#1f9e77", "#8e5bb5")
+# Kamann and Rother's rule, as SegFormer follows it (quoted in issue 71 of NVlabs/SegFormer).
+NOISE_SEVERITIES = (1, 2, 3)
 
 
 @dataclass(frozen=True)
-class Shift:
-    """mIoU of one network: clean, under each kind and severity, and on other data sets; `setting` is what two of them must share."""
+class Robustness:
+    """mIoU of one network: clean, by kind and severity, and on other data sets."""
 
     clean: float
     kinds: dict[str, dict[int, float]]
     others: dict[str, float] = field(default_factory=dict)
-    setting: dict[str, Any] = field(default_factory=dict)
+    setting: dict[str, Any] = field(default_factory=dict)  # what two that are compared must share
+    suite: str = SUITE
 
     @property
-    def severities(self) -> tuple[int, ...]:
-        return tuple(sorted({severity for found in self.kinds.values() for severity in found}))
+    def severities(self) -> list[int]:
+        return sorted({severity for scores in self.kinds.values() for severity in scores})
 
     def relative(self, kind: str) -> float:
-        """What is left of the clean mIoU, as the mean over the severities."""
+        """The share of the clean mIoU that is left, as the mean over the severities."""
         return share(mean(self.kinds[kind].values()), self.clean)
 
     @property
-    def left(self) -> float:
-        """What is left of the clean mIoU, as the mean over the kinds."""
+    def mean_relative(self) -> float:
         return mean(self.relative(kind) for kind in self.kinds)
 
     def content(self) -> dict[str, Any]:
-        """For a JSON file; `read` takes it back, and recomputes what follows from the scores."""
+        """Everything for a JSON file. Shares follow from the scores, and `read` computes them again."""
+        content = asdict(self)
         if not self.clean:  # nothing is a share of it
-            return asdict(self)
-        left = (
-            {
-                "relative": {kind: self.relative(kind) for kind in self.kinds},
-                "mean_relative": self.left,
-            }
-            if self.kinds
-            else {}
-        )
-        return (
-            asdict(self)
-            | left
-            | {
-                "others_relative": {
-                    name: share(miou, self.clean) for name, miou in self.others.items()
-                }
-            }
-        )
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> "Shift":
-        kinds = {
-            kind: {int(severity): miou for severity, miou in found.items()}
-            for kind, found in content["kinds"].items()
-        }
-        return cls(content["clean"], kinds, dict(content["others"]), dict(content["setting"]))
-
-
-def shift(
-    source: Source,
-    judge: Judge,
-    kinds: Sequence[str] = KINDS,
-    severities: Sequence[int] = SEVERITIES,
-    *,
-    others: Mapping[str, Source] | None = None,
-    setting: Mapping[str, Any] | None = None,
-    reference: Shift | None = None,
-    seed: int = 0,
-) -> Shift:
-    """What cannot be judged, or not be compared with the reference, fails before the long part."""
-    setting = {**(setting or {}), "images": len(source), "shift_seed": seed}
-    if reference:
-        comparable(
-            Shift(0.0, {kind: dict.fromkeys(severities, 0.0) for kind in kinds}, {}, setting),
-            reference,
-        )
-    clean, others = measured(judge(source)["miou"], "the images"), others or {}
-    cells = [(kind, severity) for kind in kinds for severity in severities]
-    found: dict[str, dict[int, float]] = {kind: {} for kind in kinds}
-    elsewhere = {
-        name: measured(judge(other)["miou"], name)
-        for name, other in with_progress(others.items(), "other data sets")
-    }
-    for kind, severity in with_progress(cells, "shifting"):
-        found[kind][severity] = judge(Shifted(source, kind, severity, seed))["miou"]
-    return Shift(clean, found, elsewhere, setting)
-
-
-def measured(miou: float, what: str) -> float:
-    if math.isnan(miou):
-        raise UserError(
-            f"no pixel of {what} has a label: there is nothing to judge; see the labels with experiments/check_data.py"
-        )
-    return miou
+            return content
+        if self.kinds:
+            content["relative"] = {kind: self.relative(kind) for kind in self.kinds}
+            content["mean_relative"] = self.mean_relative
+        others = {name: share(miou, self.clean) for name, miou in self.others.items()}
+        return content | {"others_relative": others}
 
 
 def mean(values: Iterable[float]) -> float:
@@ -125,7 +60,36 @@ def mean(values: Iterable[float]) -> float:
 
 
 def share(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
+    return part / whole if whole else math.nan
+
+
+def measure(
+    images: Source,
+    miou_of: Callable[[Source], float],
+    kinds: Sequence[str] = KINDS,
+    severities: Sequence[int] = SEVERITIES,
+    others: Mapping[str, Source] | None = None,
+    setting: Mapping[str, Any] | None = None,
+) -> Robustness:
+    """Evaluate every kind in every severity, after what may be refused: images without labels."""
+
+    def labeled(source: Source, name: str) -> float:
+        if math.isnan(miou := miou_of(source)):
+            raise UserError(
+                f"no pixel of {name} has a label: there is nothing to evaluate; "
+                "see the labels with experiments/check_data.py"
+            )
+        return miou
+
+    clean = labeled(images, "the images")
+    elsewhere = {}
+    for name, source in with_progress((others or {}).items(), "other data sets"):
+        elsewhere[name] = labeled(source, name)
+    scores: dict[str, dict[int, float]] = {kind: {} for kind in kinds}
+    pairs = [(kind, severity) for kind in kinds for severity in severities]
+    for kind, severity in with_progress(pairs, "corrupted images"):
+        scores[kind][severity] = miou_of(Corrupted(images, kind, severity))
+    return Robustness(clean, scores, elsewhere, dict(setting or {}))
 
 
 # --- against another network
@@ -133,89 +97,77 @@ def share(part: float, whole: float) -> float:
 
 @dataclass(frozen=True)
 class Degradation:
-    """Kamann and Rother's, a share of what the reference loses: below 1 the network stands more. None where the reference loses nothing.
+    """A share of what the reference loses: below 1 the network stands more.
 
-    Both have the form of ImageNet-C's corruption error and its relative one; the paper (arXiv:1908.05005) is recalled, not seen again.
+    None where the reference loses nothing.
     """
 
-    cd: float | None
-    rcd: float | None
+    cd: float | None = None
+    rcd: float | None = None
 
 
-def degradation(result: Shift, reference: Shift) -> dict[str, Degradation]:
-    """CD: sums of 1 - mIoU over the severities, by kind; rCD: of what is lost from clean. Of noise the first three severities count."""
-    comparable(result, reference)
-    return {
-        kind: against(result, reference, kind) for kind in result.kinds if counted(result, kind)
-    }
+def degradation(result: Robustness, reference: Robustness) -> dict[str, Degradation]:
+    """CD compares sums of 1 - mIoU over the severities, rCD of what is lost from the clean mIoU."""
+    check_comparable(reference, result.setting, result.kinds)
+    found = {}
+    for kind, scores in result.kinds.items():
+        counted = NOISE_SEVERITIES if kind in GROUPS["noise"] else SEVERITIES
+        severities = [severity for severity in scores if severity in counted]
+        ours = [scores[severity] for severity in severities]
+        theirs = [reference.kinds[kind][severity] for severity in severities]
+        lost = sum(result.clean - miou for miou in ours)
+        their_loss = sum(reference.clean - miou for miou in theirs)
+        their_error = sum(1 - miou for miou in theirs)
+        if severities:
+            found[kind] = Degradation(
+                sum(1 - miou for miou in ours) / their_error if their_error else None,
+                lost / their_loss if their_loss > 0 else None,
+            )
+    return found
 
 
-def against(result: Shift, reference: Shift, kind: str) -> Degradation:
-    sums = []
-    for each in (result, reference):
-        scores = [each.kinds[kind][severity] for severity in counted(result, kind)]
-        sums.append((sum(1 - miou for miou in scores), sum(each.clean - miou for miou in scores)))
-    (error, lost), (their_error, their_loss) = sums
-    return Degradation(
-        error / their_error if their_error else None, lost / their_loss if their_loss > 0 else None
-    )
-
-
-def counted(result: Shift, kind: str) -> list[int]:
-    return [
-        severity
-        for severity in result.kinds[kind]
-        if kind not in GROUPS["noise"] or severity in NOISE_SEVERITIES
-    ]
-
-
-def comparable(result: Shift, reference: Shift) -> None:
-    """Refuses a reference of other images or another protocol, or one that lacks what is compared."""
-    for name in sorted(result.setting.keys() | reference.setting.keys()):
-        ours, theirs = result.setting.get(name), reference.setting.get(name)
+def check_comparable(
+    reference: Robustness, setting: Mapping[str, Any], kinds: Mapping[str, Iterable[int]]
+) -> None:
+    """Refuse a reference of other images or another protocol, or one that lacks a severity."""
+    for name in sorted(setting.keys() | reference.setting.keys()):
+        ours, theirs = setting.get(name), reference.setting.get(name)
         if ours != theirs:
             raise UserError(
-                f"the reference's {name} is {theirs} and not {ours}: shift both networks in the same way"
+                f"the reference's {name} is {theirs} and not {ours}: "
+                "evaluate both networks in the same way"
             )
     lacking = [
         kind
-        for kind, found in result.kinds.items()
-        if not found.keys() <= reference.kinds.get(kind, {}).keys()
+        for kind, severities in kinds.items()
+        if not set(severities) <= set(reference.kinds.get(kind, ()))
     ]
     if lacking:
         raise UserError(
-            f"the reference lacks {', '.join(lacking)} in some severity: shift it with the same kinds and severities"
+            f"the reference lacks {', '.join(lacking)} in some severity: "
+            "evaluate it with the same kinds and severities"
         )
 
 
-def read(file: Path) -> Shift:
-    """A result that was written before, to compare with."""
+def read(file: Path) -> Robustness:
+    """Read a file that --shift wrote."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return Shift.of(content.get("shift", content))
+        content = json.loads(file.read_text(encoding="utf-8"))["shift"]
+        kinds = {
+            kind: {int(severity): miou for severity, miou in scores.items()}
+            for kind, scores in content["kinds"].items()
+        }
+        suite = content.get("suite")
+        result = Robustness(content["clean"], kinds, content["others"], content["setting"])
     except OSError as problem:
         raise UserError(
             f"{file} cannot be read ({problem.strerror}); give a file that --shift wrote"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{file} holds no shift; give a file that --shift wrote") from None
-
-
-def places(text: str) -> dict[str, Path]:
-    """ "acdc=DIR,bdd100k=DIR" as folders by data set."""
-    found: dict[str, Path] = {}
-    for word in text.split(","):
-        name, equals, folder = (part.strip() for part in word.partition("="))
-        if not (equals and name and folder):
-            raise UserError(
-                f"--across {text}: {word.strip() or 'nothing'} is not understood; write NAME=DIR,NAME=DIR, such as acdc=DIR"
-            )
-        name = known_name("data set", name, list(catalogue()["data"]))
-        if name in found:
-            raise UserError(f"--across {text}: {name} is named twice; give it one folder")
-        if not Path(folder).expanduser().is_dir():
-            raise UserError(
-                f"--across {text}: there is no folder {folder}; give the folder that holds {name}"
-            )
-        found[name] = Path(folder).expanduser()
-    return found
+        raise UserError(f"{file} holds no --shift result; give a file that --shift wrote") from None
+    if suite != SUITE:
+        raise UserError(
+            f"{file} was made with another suite of corruptions than {SUITE}; "
+            "evaluate that network again with --shift"
+        )
+    return result

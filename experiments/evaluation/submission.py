@@ -1,21 +1,29 @@
-"""The files that Cityscapes' test server takes: label ids, one PNG per image, by the image's official name.
+"""Write the files that Cityscapes' test server takes: label ids, a PNG per image, by its official name.
 
-They are written into a hidden folder beside the one that was asked for, which appears when all is there. What was stopped goes on there.
+They are written into a hidden folder beside the one that was named, which appears when all are
+there. Where it was stopped, the same command goes on. On a split with labels the files are scored by
+our code and by Cityscapes' own script, where it is installed.
 """
 
+import contextlib
 import hashlib
+import importlib
 import json
 import shutil
 import sys
+import warnings
 import zipfile
 from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from datamodules.cityscapes import Cityscapes
 from datamodules.progress import with_progress
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.files import whole, write_json
@@ -23,51 +31,51 @@ from experiments.command_line.networks import ReleasedCheckpoint
 from experiments.command_line.overrides import data_options
 from experiments.command_line.values import PLACES
 from experiments.drawing.label_images import save
-from experiments.evaluation.cityscapes_script import official_scores
 from experiments.evaluation.score import open_data, stored_options
 from experiments.records.trained_networks import options_of, trained
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.module import SegmentationModule
 from segmodels.prediction import choose_device, predict, set_inference
 
-NAME, FILES = "cityscapes", "files"
-ENDING = (
-    "_pred_labelIds.png"  # the server asks that a name begins with the image's and ends in .png
-)
-AGREE = 1e-6
+NAME = "cityscapes"
+FILES = "files"
+# The server wants a name that begins with the image's and ends in .png.
+ENDING = "_pred_labelIds.png"
+TOLERANCE = 1e-6
 
 
-def submit(source: Path | ReleasedCheckpoint, asked: Namespace) -> int:
+def submit(source: Path | ReleasedCheckpoint, args: Namespace) -> int:
     quiet()
-    begun = asked.submit.with_name(f".{asked.submit.name}.partial")
+    partial = args.submit.with_name(f".{args.submit.name}.partial")
+    tested = args.split == "test"
     try:
         with as_user_error():
-            module = trained(source, asked.which, options_of(source, asked.model))
-            options = stored_options(source, module, NAME) | data_options(NAME, asked.overrides)
-            data = open_data(
-                NAME, options, asked.split, source, module, labelled=asked.split != "test"
-            )
-            set_inference(module, asked.inference, asked.precision)
-            images = data.images(asked.split)
-            begin(begun, note_of(source, asked, module, options, images.names))
-        predict_files(module.to(choose_device()), images, data, begun / FILES)
-        archive = packed(begun / FILES, images.names)
-        if asked.split != "test":
-            self_check(begun, data, asked.split, module)
-        (begun / FILES).rename(asked.submit)
-        shutil.rmtree(begun)
+            module = trained(source, args.which, options_of(source, args.model))
+            options = stored_options(source, module, NAME) | data_options(NAME, args.overrides)
+            data = open_data(NAME, options, args.split, source, module, labelled=not tested)
+            set_inference(module, args.inference, args.precision)
+            images = data.images(args.split)
+            begin(partial, conditions(source, args, module, options, images.names))
+        predict_files(module.to(choose_device()), images, data, partial / FILES)
+        archive = pack(partial / FILES, images.names)
+        if not tested:
+            check_scores(partial, data, args.split, module)
+        (partial / FILES).rename(args.submit)
+        shutil.rmtree(partial)
     except OSError as problem:  # such as a full disk
-        what = f"{problem.filename or begun}: {problem.strerror or problem}"
+        what = f"{problem.filename or partial}: {problem.strerror or problem}"
         raise UserError(f"{what}; mend that, and the same command goes on from there") from None
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
     print(
-        f"{len(images)} label files of {NAME} {asked.split} in {asked.submit}, and packed in {asked.submit / archive.name}"
+        f"{len(images)} label files of {NAME} {args.split} in {args.submit}, "
+        f"and packed in {args.submit / archive.name}"
     )
-    if asked.split == "test":
+    if tested:
         print(
-            f"{NAME}'s test labels are not public, so no mIoU is told: upload {archive.name} to https://www.cityscapes-dataset.com"
+            f"{NAME}'s test labels are not public, so no mIoU is told: "
+            f"upload {archive.name} to https://www.cityscapes-dataset.com"
         )
     return 0
 
@@ -75,79 +83,77 @@ def submit(source: Path | ReleasedCheckpoint, asked: Namespace) -> int:
 # --- going on where it stopped
 
 
-def note_of(
+def conditions(
     source: Path | ReleasedCheckpoint,
-    asked: Namespace,
+    args: Namespace,
     module: SegmentationModule,
     options: dict[str, Any],
-    names: list[str],
+    names: Sequence[str],
 ) -> dict[str, Any]:
-    """All that the files depend on; as JSON gives it back."""
-    file, layout = (
-        (source.file, source.layout) if isinstance(source, ReleasedCheckpoint) else (source, None)
-    )
-    with file.open("rb") as content:
+    """All that the files depend on, as JSON gives it back."""
+    released = isinstance(source, ReleasedCheckpoint)
+    with (source.file if released else source).open("rb") as content:
         checkpoint = hashlib.file_digest(content, "sha256").hexdigest()
-    note = {
+    found = {
         "checkpoint": checkpoint,
-        "layout": layout,
-        "network": asked.which,
+        "layout": source.layout if released else None,
+        "network": args.which,
         "model": module.identity.evaluated_with or None,
         "inference": module.recipe.inference,
         "precision": module.recipe.precision,
-        "split": asked.split,
+        "split": args.split,
         "options": {name: value for name, value in options.items() if name not in PLACES},
         "images": hashlib.sha256("\n".join(names).encode()).hexdigest(),
     }
-    return json.loads(json.dumps(note))
+    return json.loads(json.dumps(found))
 
 
-def begin(folder: Path, note: dict[str, Any]) -> None:
-    """A new folder, or one that the same work has begun to fill."""
-    stored = folder / "asked.json"
-    if stored.is_file():
-        before = json.loads(stored.read_text())
-        if changed := [name for name, value in note.items() if before.get(name) != value]:
-            other = f"an unfinished submission with another {', '.join(changed)}"
-            raise UserError(
-                f"{folder} holds {other}; give what was given then, remove that folder, or give another --submit"
-            )
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(stored, note)
-    (folder / FILES).mkdir(exist_ok=True)
+def begin(folder: Path, wanted: dict[str, Any]) -> None:
+    """Make a new folder, or take one that the same command has begun to fill."""
+    (folder / FILES).mkdir(parents=True, exist_ok=True)
+    file = folder / "asked.json"
+    if not file.is_file():
+        write_json(file, wanted)
+        return
+    before = json.loads(file.read_text())
+    if changed := [name for name, value in wanted.items() if before.get(name) != value]:
+        raise UserError(
+            f"{folder} holds an unfinished submission with another {', '.join(changed)}; "
+            "give what was given then, remove that folder, or give another --submit"
+        )
 
 
 # --- the files
 
 
-def predict_files(module: SegmentationModule, images: Any, data: Any, folder: Path) -> None:
-    """Each file is read again once it is written, and one that is there from an earlier try is not written again."""
-    judged = {number % 256 for number in data.labels.ids}
+def predict_files(module: SegmentationModule, images: Any, data: Cityscapes, folder: Path) -> None:
+    """Write what an earlier try has not written yet; each file is read again."""
+    ids = {number % 256 for number in data.labels.ids}
     if there := len(list(folder.glob(f"*{ENDING}"))):
         print(f"{there} of {len(images)} label files are there already", flush=True)
     for index in with_progress(range(len(images)), "predicting"):
-        image, file = images.image(index), folder / f"{images.names[index]}{ENDING}"
-        if right(file, image.shape[:2], judged):
+        image = images.image(index)
+        file = folder / f"{images.names[index]}{ENDING}"
+        if is_complete(file, image.shape[:2], ids):
             continue
         save(data.labels.decode(predict(module, image)), file)
-        if not right(file, image.shape[:2], judged):
+        if not is_complete(file, image.shape[:2], ids):
             raise UserError(
                 f"{file} was written wrongly; the disk may be failing: predict into another folder"
             )
 
 
-def right(file: Path, size: tuple[int, int], judged: set[int]) -> bool:
-    """One 8-bit channel of the image's size, and no id that is not judged."""
+def is_complete(file: Path, size: tuple[int, int], ids: set[int]) -> bool:
+    """One 8-bit channel of the image's size, with no other ids than these."""
     try:
         with Image.open(file) as picture:
-            ids = np.asarray(picture)
+            label = np.asarray(picture)
     except (OSError, SyntaxError, ValueError):  # none is there, or it breaks off
         return False
-    return ids.dtype == np.uint8 and ids.shape == size and set(np.unique(ids).tolist()) <= judged
+    return label.dtype == np.uint8 and label.shape == size and set(np.unique(label)) <= ids
 
 
-def packed(folder: Path, names: list[str]) -> Path:
+def pack(folder: Path, names: Sequence[str]) -> Path:
     archive = folder / "submission.zip"
     with whole(archive) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as out:
         for name in names:
@@ -155,31 +161,81 @@ def packed(folder: Path, names: list[str]) -> Path:
     return archive
 
 
-def self_check(begun: Path, data: Any, split: str, module: SegmentationModule) -> None:
-    """On a split with labels: our score out of the files, and the official script's, which must be the same."""
-    source, judge = data.open(split), JaccardIndex(module.num_classes)
-    truths = begun / "truth"
+# --- on a split with labels
+
+
+def check_scores(partial: Path, data: Cityscapes, split: str, module: SegmentationModule) -> None:
+    """Our score of the files, and the official script's, which must be the same."""
+    source = data.open(split)
+    ours = JaccardIndex(module.num_classes)
+    truths = partial / "truth"
     truths.mkdir(exist_ok=True)
     pairs = []
     for index, name in with_progress(list(enumerate(source.names)), "checking"):
-        guess, truth = begun / FILES / f"{name}{ENDING}", truths / f"{name}_gtFine_labelIds.png"
-        numbers = source.numbers(index)
-        save(numbers, truth)
-        with Image.open(guess) as picture:
-            predicted = data.labels.encode(np.asarray(picture), guess)
-        judge.update(
-            torch.from_numpy(predicted), torch.from_numpy(data.labels.encode(numbers, name))
-        )
-        pairs.append((str(guess), str(truth)))
-    ours, theirs = scores(judge.confmat)["miou"], official_scores(pairs)
-    print(f"mIoU of the files on {split}: {100 * ours:.4f}")
-    if theirs is None:
+        file = partial / FILES / f"{name}{ENDING}"
+        truth = truths / f"{name}_gtFine_labelIds.png"
+        ids = source.numbers(index)
+        save(ids, truth)
+        with Image.open(file) as picture:
+            predicted = data.labels.encode(np.asarray(picture), file)
+        ours.update(torch.from_numpy(predicted), torch.from_numpy(data.labels.encode(ids, name)))
+        pairs.append((str(file), str(truth)))
+    miou = scores(ours.confmat)["miou"]
+    print(f"mIoU of the files on {split}: {100 * miou:.4f}")
+    official = official_scores(pairs)
+    if official is None:
         print(
             "not checked with the official script: pip install cityscapesscripts, and submit again"
         )
-    elif abs(theirs["averageScoreClasses"] - ours) > AGREE:
+        return
+    theirs = official["averageScoreClasses"]
+    if abs(theirs - miou) > TOLERANCE:
         raise UserError(
-            f"the official script says {100 * theirs['averageScoreClasses']:.4f}: please report this with the files in {begun}"
+            f"the official script says {100 * theirs:.4f}: "
+            f"please report this with the files in {partial}"
         )
-    else:
-        print(f"the official script says the same: {100 * theirs['averageScoreClasses']:.4f}")
+    print(f"the official script says the same: {100 * theirs:.4f}")
+
+
+def official_scores(
+    pairs: Sequence[tuple[str, str]], *, instances: bool = False
+) -> dict[str, Any] | None:
+    """The scores of cityscapesScripts for files of (predicted, true) label ids; None without it.
+
+    For iIoU it looks for a file of instances under the true one's official name.
+    """
+    if (script := official_script()) is None:
+        return None
+    script.args.evalInstLevelScore = instances
+    script.args.quiet = True
+    script.args.JSONOutput = False
+    predicted, true = zip(*pairs)
+    with warnings.catch_warnings(action="ignore"), numpy_with_in1d():
+        return script.evaluateImgLists(list(predicted), list(true), script.args)
+
+
+def official_script() -> ModuleType | None:
+    arguments = sys.argv
+    sys.argv = ["evaluate"]  # the script reads the command line when it is imported
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return importlib.import_module(
+                "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling"
+            )
+    except ImportError:
+        return None
+    finally:
+        sys.argv = arguments
+
+
+@contextlib.contextmanager
+def numpy_with_in1d() -> Iterator[None]:
+    """numpy lost in1d, which the script still calls."""
+    if hasattr(np, "in1d"):
+        yield
+        return
+    np.in1d = np.isin
+    try:
+        yield
+    finally:
+        del np.in1d

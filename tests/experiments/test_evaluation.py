@@ -15,8 +15,8 @@ from datamodules import Cityscapes
 from datamodules.labels import CITYSCAPES
 from experiments import evaluate, report
 from experiments.evaluation import score
-from experiments.evaluation.cityscapes_script import official_scores
 from experiments.evaluation.per_image import surprise
+from experiments.evaluation.submission import official_scores
 from experiments.records.image_records import RADII, load
 from segmodels.inference import mode
 from segmodels.metrics import JaccardIndex, scores

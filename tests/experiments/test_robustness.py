@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.corruptions import Shifted
+from datamodules.corruptions import Corrupted
 from experiments import evaluate
 from experiments.evaluation import robustness
 from experiments.evaluation.score import open_data
@@ -38,10 +38,10 @@ def shifted(tmp_path: Path, root: Path, *words: str) -> dict:
 def test_each_cell_is_the_score_of_the_corrupted_images(
     streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    found = shifted(tmp_path, streets, "--shift", "fog,jpeg", "--severities", "1,5")["shift"]
+    found = shifted(tmp_path, streets, "--shift", "fog,contrast", "--severities", "1,5")["shift"]
     assert {kind: sorted(cells) for kind, cells in found["kinds"].items()} == {
         "fog": ["1", "5"],
-        "jpeg": ["1", "5"],
+        "contrast": ["1", "5"],
     }
     module = trained(tmp_path / "last.ckpt")
     source = open_data("cityscapes", {"root": streets}, "val", tmp_path / "last.ckpt", module).open(
@@ -49,7 +49,7 @@ def test_each_cell_is_the_score_of_the_corrupted_images(
     )
     for each, score in (
         (source, found["clean"]),
-        (Shifted(source, "fog", 5, 0), found["kinds"]["fog"]["5"]),
+        (Corrupted(source, "fog", 5), found["kinds"]["fog"]["5"]),
     ):
         judge = JaccardIndex(19)
         for index in range(len(each)):
@@ -84,7 +84,7 @@ def test_another_data_set_of_the_classes_stands_in_the_same_table(
 def test_a_second_network_is_measured_against_the_first(
     streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    words = ("--shift", "night", "--severities", "3", "--shift-images", "2")
+    words = ("--shift", "snow", "--severities", "3", "--shift-images", "2")
     shifted(tmp_path, streets, *words)
     first = next(tmp_path.glob("shift-*.json"))
     capsys.readouterr()
@@ -95,10 +95,10 @@ def test_a_second_network_is_measured_against_the_first(
 def test_a_reference_of_another_kind_is_refused_before_the_work(
     streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shifted(tmp_path, streets, "--shift", "night", "--severities", "3", "--shift-images", "2")
+    shifted(tmp_path, streets, "--shift", "snow", "--severities", "3", "--shift-images", "2")
     monkeypatch.setattr(
-        robustness, "judge_of", lambda module, data: pytest.fail
-    )  # called with the first source to be judged
+        robustness, "trainer_of", lambda module: pytest.fail("a network was evaluated")
+    )
     again = [
         str(tmp_path / "last.ckpt"),
         "--severities",
@@ -108,7 +108,7 @@ def test_a_reference_of_another_kind_is_refused_before_the_work(
     ]
     for words, said in (
         (["--shift", "fog", "--shift-images", "2"], "the reference lacks fog in some severity"),
-        (["--shift", "night", "--shift-images", "3"], "the reference's images is 2 and not 3"),
+        (["--shift", "snow", "--shift-images", "3"], "the reference's images is 2 and not 3"),
     ):
         capsys.readouterr()
         assert evaluate.main([*again, *words, f"data.root={streets}", "data.workers=0"]) == 2
@@ -174,6 +174,7 @@ def test_an_option_of_the_data_may_follow_the_flag(streets: Path, tmp_path: Path
     ("words", "said"),
     [
         (["--shift", "fogg"], "did you mean fog?"),
+        (["--shift", "rain"], "did you mean snow?"),
         (["--shift", "--severities", "0,6"], "numbers from 1 to 5"),
         (["--shift", "--full"], "leave out --full"),
         (["--shift", "--page", "new.html"], "leave out --page"),

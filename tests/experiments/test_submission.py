@@ -266,6 +266,6 @@ def test_a_page_that_is_stopped_is_absent_and_its_result_is_there(
     [("4", [4]), ("1,5", [1, 5]), ("1,2,3,4,5", [1, 3, 5]), ("2,3,4,5", [2, 4, 5])],
 )
 def test_a_sheet_of_shifts_shows_severities_that_were_judged(asked: str, shown: list[int]) -> None:
-    from experiments.evaluation.robustness import ends
+    from experiments.evaluation.robustness import shown_severities
 
-    assert ends([int(each) for each in asked.split(",")]) == shown
+    assert shown_severities([int(each) for each in asked.split(",")]) == shown

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from datamodules.labels import CITYSCAPES
-from experiments.evaluation import cityscapes_script
+from experiments.evaluation import submission
 
 Maps = Sequence[np.ndarray]
 
@@ -28,4 +28,4 @@ def official_scores(
             Image.fromarray(instances[index].astype(np.uint16)).save(
                 f"{name}_gtFine_instanceIds.png"
             )
-    return cityscapes_script.official_scores(pairs, instances=instances is not None)
+    return submission.official_scores(pairs, instances=instances is not None)

@@ -11,7 +11,7 @@ import torch
 from datamodules.camvid import CamVid
 from datamodules.cityscapes import Cityscapes
 from datamodules.labels import CITYSCAPES, CITYSCAPES_IDS, LabelSet
-from experiments.evaluation.cityscapes_script import official_script
+from experiments.evaluation.submission import official_script
 from segmodels.metrics import confusion_of, scores
 from segmodels.metrics.instances import instance_counts, instance_scores
 from tests.support import trees
