@@ -1,7 +1,8 @@
-"""What looking at a data set found: what is certainly wrong, what is worth a look, and what the classes weigh."""
+"""The findings of a data check: what is certainly wrong, what is worth a look, and the numbers of each split."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from datamodules.labels import IGNORED, LabelSet, spans
 from datamodules.packs.format import Pack
 from datamodules.packs.stream import Stream
 from datamodules.reading.sources import Files, Source
-from datamodules.sampling.class_frequencies import Frequencies
+from datamodules.sampling.class_frequencies import Frequencies, none_yet
 
 SPLITS = ("train", "val", "test")
-FAR = 0.25  # an image's share of ignored pixels is suspicious this far from the median, or 8 robust deviations if that is more
+# An image's share of ignored pixels is suspicious this far from the median, or 8 robust deviations
+# if that is more.
+FAR = 0.25
 ENOUGH = 8  # images from which a median is worth something
 
 
@@ -29,34 +32,33 @@ class Finding:
     problem: bool = True
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Of one sample, small enough to be kept."""
+@dataclass
+class Measurements:
+    """The numbers of one sample; those of an image or label that cannot be read stay None."""
 
     index: int
-    size: tuple[int, int] | None
-    values: np.ndarray | None  # pixels of every byte in the label file (256)
-    classes: np.ndarray | None  # pixels of every train id (256)
-    mean: np.ndarray | None
-    std: np.ndarray | None
-    digest: bytes | None  # of the image's pixels, however they were compressed
-    wrong: list[tuple[str, str]]
+    wrong: list[tuple[str, str]]  # (kind, sentence)
+    size: tuple[int, int] | None = None
+    values: np.ndarray | None = None  # pixels of every byte in the label file (256)
+    classes: np.ndarray | None = None  # pixels of every train id (256)
+    mean: np.ndarray | None = None
+    std: np.ndarray | None = None
+    digest: bytes | None = None  # of the image's pixels, however they were compressed
 
 
 def place(source: Source, index: int) -> str:
     """Where the image is, for a person."""
+    name = source.names[index]
     if isinstance(source, Files):
         return source.pairs[index][0]
-    if isinstance(source, (Pack, Stream)):
-        return (
-            f"{source.file if isinstance(source, Pack) else source.place} ({source.names[index]})"
-        )
-    return source.names[index]
+    if isinstance(source, Pack):
+        return f"{source.file} ({name})"
+    return f"{source.place} ({name})" if isinstance(source, Stream) else name
 
 
 @dataclass
 class Split:
-    """What was found in a split, and the sums behind its table."""
+    """The findings in a split, and the sums behind its row of the table."""
 
     name: str
     labels: LabelSet
@@ -64,7 +66,7 @@ class Split:
     official: int | None = None
     checked: int = 0
     pixels: int = 0  # of images, for their mean
-    values: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    values: np.ndarray = field(default_factory=none_yet)
     frequencies: Frequencies = field(default_factory=Frequencies)  # of train ids
     sizes: Counter = field(default_factory=Counter)
     sums: np.ndarray = field(default_factory=lambda: np.zeros(3))
@@ -81,75 +83,111 @@ class Split:
         problem: bool = True,
         file: str = "",
     ) -> None:
-        file = file or (place(self.source, index) if index is not None else "")
-        sentence = sentence.encode(
-            "utf-8", "backslashreplace"
-        ).decode()  # a name that is no UTF-8 must not end the report
+        if index is not None:
+            file = place(self.source, index)
+        # a name that is no UTF-8 must not end the report
+        sentence = sentence.encode("utf-8", "backslashreplace").decode()
         self.findings.append(Finding(kind, self.name, sentence, file, index, problem))
 
-    def add(self, each: Measured) -> None:
+    def add(self, sample: Measurements) -> None:
         self.checked += 1
-        for kind, sentence in each.wrong:
-            self.found(kind, sentence, each.index)
-        if each.size:
-            self.sizes[each.size] += 1
-        if each.values is not None:
-            self.values += each.values
-        if each.classes is not None:
-            self.frequencies.add(each.classes)
-            self.ignored[each.index] = float(each.classes[IGNORED] / each.classes.sum())
-        if each.digest:
-            count = each.size[0] * each.size[1]
+        for kind, sentence in sample.wrong:
+            self.found(kind, sentence, sample.index)
+        if sample.size:
+            self.sizes[sample.size] += 1
+        if sample.values is not None:
+            self.values += sample.values
+        if sample.classes is not None:
+            self.frequencies.add(sample.classes)
+            self.ignored[sample.index] = float(sample.classes[IGNORED] / sample.classes.sum())
+        if sample.digest:
+            count = sample.size[0] * sample.size[1]
             self.pixels += count
-            self.sums += count * each.mean
-            self.squares += count * (each.std**2 + each.mean**2)
-            self.digests.setdefault(each.digest, []).append(each.index)
+            self.sums += count * sample.mean
+            self.squares += count * (sample.std**2 + sample.mean**2)
+            self.digests.setdefault(sample.digest, []).append(sample.index)
+
+    # --- numbers
 
     @property
-    def labelled(self) -> np.ndarray:
-        """Pixels of each class."""
+    def class_pixels(self) -> np.ndarray:
         return self.frequencies.pixels[: len(self.labels.names)]
 
-    @property
-    def mean(self) -> list[float]:
-        return (self.sums / max(self.pixels, 1) / 255).tolist()
+    def shares(self) -> list[float]:
+        """Each class's share of the labelled pixels."""
+        pixels = self.class_pixels.tolist()
+        total = max(sum(pixels), 1)
+        return [each / total for each in pixels]
 
     @property
-    def std(self) -> list[float]:
-        mean = self.sums / max(self.pixels, 1)
-        return (np.sqrt(np.maximum(self.squares / max(self.pixels, 1) - mean**2, 0)) / 255).tolist()
+    def colors(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of the channels, 0 to 1."""
+        count = max(self.pixels, 1)
+        mean = self.sums / count
+        std = np.sqrt(np.maximum(self.squares / count - mean**2, 0))
+        return (mean / 255).tolist(), (std / 255).tolist()
+
+    def pixels_of(self, values: Sequence[int]) -> dict[int, int]:
+        """The numbers among these that the label files hold, and their pixels."""
+        return {value: int(self.values[value]) for value in values if self.values[value]}
 
     @property
     def unknown(self) -> dict[int, int]:
         """Ids that are neither a class nor declared void, and their pixels."""
-        return {
-            value: int(self.values[value])
-            for value in range(256)
-            if self.values[value] and value not in self.labels.known
-        }
+        return self.pixels_of([value for value in range(256) if value not in self.labels.known])
 
     @property
     def void(self) -> dict[int, int]:
         """Ids that are ignored, and their pixels."""
-        void = sorted({value % 256 for value in self.labels.void})
-        return {value: int(self.values[value]) for value in void if self.values[value]}
+        return self.pixels_of(sorted({value % 256 for value in self.labels.void}))
 
+    @property
     def ignored_share(self) -> float:
         pixels = self.frequencies.pixels
         return float(pixels[IGNORED] / max(pixels.sum(), 1))
 
-    # --- what the whole tells
+    def weights(self) -> dict[str, list[float]]:
+        """The class weights that `recipe.class_weights` names too."""
+        classes = len(self.labels.names)
+        return {
+            "median_frequency": self.frequencies.median_frequency(classes),
+            "inverse_log": self.frequencies.inverse_log(classes),
+        }
 
-    def judge(self) -> None:
-        if self.source is not None and self.official not in (None, len(self.source)):
+    def summary(self) -> dict[str, Any]:
+        """For a file that other programs read."""
+        mean, std = self.colors
+        numbers = zip(
+            self.labels.names, self.class_pixels.tolist(), self.shares(), self.frequencies.images
+        )
+        return {
+            "images": None if self.source is None else len(self.source),
+            "official": self.official,
+            "checked": self.checked,
+            "sizes": [[*size, count] for size, count in self.sizes.most_common()],
+            "ids": self.pixels_of(range(256)),
+            "unknown_ids": self.unknown,
+            "ignored": self.ignored_share,
+            "classes": [
+                {"name": name, "pixels": pixels, "share": share, "images": int(images)}
+                for name, pixels, share, images in numbers
+            ],
+            "mean": mean,
+            "std": std,
+        }
+
+    # --- what only the whole split tells
+
+    def check_whole(self) -> None:
+        if self.official not in (None, len(self.source)):
             self.found(
                 "count",
                 f"{self.name} has {len(self.source)} images, the official data set {self.official}",
                 problem=False,
             )
-        self.judge_meaning()
-        self.judge_ignored()
-        never = [name for name, pixels in zip(self.labels.names, self.labelled) if not pixels]
+        self.check_meaning()
+        self.check_ignored()
+        never = [name for name, count in zip(self.labels.names, self.class_pixels) if not count]
         if never and self.ignored:
             some = ", ".join(never[:6]) + (f" and {len(never) - 6} more" if len(never) > 6 else "")
             self.found("classes", f"{self.name}: no pixel that was read is {some}", problem=False)
@@ -157,77 +195,70 @@ class Split:
             if len(same) > 1:
                 names = " and ".join(place(self.source, index) for index in same[:3])
                 more = f" (and {len(same) - 3} more)" if len(same) > 3 else ""
+                sentence = f"{self.name}: {names}{more} are the same image"
+                self.found("twice", sentence, same[0], problem=False)
+
+    def check_meaning(self) -> None:
+        """Numbers that are all allowed and all mean something else."""
+        ids = self.labels.ids
+        used = set(self.pixels_of(range(IGNORED)))
+        beyond = [value for value in ids if value >= len(ids)]
+        if used and len(beyond) >= 3 and max(used) < len(ids):
+            self.found(
+                "meaning",
+                f"{self.name}: the label files hold only {spans(used)}, which look like train ids, "
+                f"and this data set's ids are {spans(frozenset(ids))}: "
+                "take the files with ids (of Cityscapes *_labelIds.png)",
+            )
+        present = np.flatnonzero(self.class_pixels)
+        if len(present) == 1 and len(ids) > 1 and IGNORED in self.void:
+            self.found(
+                "meaning",
+                f"{self.name}: the only class is {self.labels.names[present[0]]}, and all else is "
+                "255, which is ignored: if 255 was meant as a class, save it as that class's id "
+                "or give the class id: 255 in classes.yaml",
+            )
+
+    def check_ignored(self) -> None:
+        for index, share in self.ignored.items():
+            if share == 1:
                 self.found(
-                    "twice",
-                    f"{self.name}: {names}{more} are the same image",
-                    same[0],
+                    "ignored",
+                    f"{place(self.source, index)}: every pixel of its label is ignored; "
+                    "look whether that is meant, or take it out",
+                    index,
                     problem=False,
                 )
-
-    def judge_meaning(self) -> None:
-        """Numbers that are all allowed and all mean something else."""
-        used, count = set(np.flatnonzero(self.values).tolist()) - {IGNORED}, len(self.labels.ids)
-        beyond = [value for value in self.labels.ids if value >= count]
-        if used and len(beyond) >= 3 and max(used) < count:
-            self.found(
-                "meaning",
-                f"{self.name}: the label files hold only {spans(used)}, which look like train ids, and this data set's ids are "
-                f"{spans(frozenset(self.labels.ids))}: take the files with ids (of Cityscapes *_labelIds.png)",
-            )
-        present = np.flatnonzero(self.labelled)
-        if len(present) == 1 and count > 1 and self.values[IGNORED] and IGNORED in self.void:
-            self.found(
-                "meaning",
-                f"{self.name}: the only class is {self.labels.names[present[0]]}, and all else is 255, which is ignored: "
-                "if 255 was meant as a class, save it as that class's id or give the class id: 255 in classes.yaml",
-            )
-
-    def judge_ignored(self) -> None:
-        for index in [index for index, share in self.ignored.items() if share == 1]:
-            sentence = f"{place(self.source, index)}: every pixel of its label is ignored; look whether that is meant, or take it out"
-            self.found("ignored", sentence, index, problem=False)
         if len(self.ignored) < ENOUGH:
             return
         shares = np.array([*self.ignored.values()])
         middle = float(np.median(shares))
         limit = max(FAR, 8 * 1.4826 * float(np.median(np.abs(shares - middle))))
-        far = [
-            (abs(share - middle), index)
-            for index, share in self.ignored.items()
-            if abs(share - middle) > limit and share < 1
-        ]
-        for _, index in sorted(far, reverse=True):
-            sentence = f"{place(self.source, index)}: {self.ignored[index]:.0%} of it is ignored, and of the median image {middle:.0%}"
-            self.found("ignored", sentence, index, problem=False)
+        distances = [(abs(share - middle), index) for index, share in self.ignored.items()]
+        for distance, index in sorted(distances, reverse=True):
+            share = self.ignored[index]
+            if distance > limit and share < 1:
+                self.found(
+                    "ignored",
+                    f"{place(self.source, index)}: {share:.0%} of it is ignored, "
+                    f"and of the median image {middle:.0%}",
+                    index,
+                    problem=False,
+                )
 
-    # --- weights
 
-    def median_frequency(self) -> list[float]:
-        return self.frequencies.median_frequency(len(self.labels.names))
+def content(splits: Sequence[Split]) -> dict[str, Any]:
+    """Everything, for other programs."""
+    train = weighed(splits)
+    findings = [asdict(finding) for split in splits for finding in split.findings]
+    return {
+        "splits": {split.name: split.summary() for split in splits},
+        "weights": train.weights() if train else None,
+        "problems": [each for each in findings if each["problem"]],
+        "look": [each for each in findings if not each["problem"]],
+    }
 
-    def inverse_log(self) -> list[float]:
-        return self.frequencies.inverse_log(len(self.labels.names))
 
-    def summary(self) -> dict[str, Any]:
-        """For a file that other programs read."""
-        total = max(int(self.labelled.sum()), 1)
-        return {
-            "images": len(self.source) if self.source is not None else None,
-            "official": self.official,
-            "checked": self.checked,
-            "sizes": [[*size, count] for size, count in self.sizes.most_common()],
-            "ids": {str(value): int(self.values[value]) for value in np.flatnonzero(self.values)},
-            "unknown_ids": {str(value): pixels for value, pixels in self.unknown.items()},
-            "ignored": self.ignored_share(),
-            "classes": [
-                {
-                    "name": name,
-                    "pixels": int(pixels),
-                    "share": int(pixels) / total,
-                    "images": int(self.frequencies.images[train_id]),
-                }
-                for train_id, (name, pixels) in enumerate(zip(self.labels.names, self.labelled))
-            ],
-            "mean": self.mean,
-            "std": self.std,
-        }
+def weighed(splits: Sequence[Split]) -> Split | None:
+    """The training split, of which class weights are made."""
+    return next((split for split in splits if split.name == "train" and split.ignored), None)

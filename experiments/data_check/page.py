@@ -1,126 +1,121 @@
-"""The page of pictures that a check of a data set writes."""
+"""The page of pictures that a data check writes."""
 
 import html
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from experiments.data_check.report import ending, percent, share
+from experiments.data_check.report import percent, summary_line
 from experiments.drawing.html_page import document, embedded, swatch
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from datamodules.labels import LabelSet
+    from datamodules.module import SegmentationData
+    from experiments.data_check.findings import Finding, Split
+    from experiments.data_check.inspection import Sample
+
+SENTENCES = 200
 MARKED, SAMPLES = 24, 8  # pictures on the page: of findings in all, of others a split
 UNKNOWN = (255, 255, 255)  # no data set paints a class white
-
-
-# --- the page of pictures
-
-
 STYLE = """
 figure { margin: 0 0 1.2rem; max-width: 100% } figure img { max-width: 32%; height: auto; vertical-align: top }
 """
 
 
-def page(data: Any, splits: Sequence[Any]) -> str:
+def page(data: "SegmentationData", splits: "Sequence[Split]") -> str:
     """Sentences, classes, and pictures, suspicious ones first."""
-    return document(
-        f"{data.name}: check of the data",
-        [*sentences(splits), *classes(data, splits), *pictures(data, splits)],
-        STYLE,
-    )
+    # (split, finding), problems first
+    found = [(split, finding) for split in splits for finding in split.findings]
+    found.sort(key=lambda each: not each[1].problem)
+    parts = [
+        f"<p>{html.escape(summary_line(splits))}</p><ul>",
+        *sentences([finding for _, finding in found]),
+        *classes(data.labels, splits),
+        *pictures(data.labels, splits, found),
+    ]
+    return document(f"{data.name}: check of the data", parts, STYLE)
 
 
-def sentences(splits: Sequence[Any]) -> Iterator[str]:
-    findings = sorted(
-        (finding for split in splits for finding in split.findings),
-        key=lambda finding: not finding.problem,
-    )
-    problems = sum(finding.problem for finding in findings)
-    yield f"<p>{html.escape(ending(splits, problems, len(findings) - problems))}</p><ul>"
-    for finding in findings[:200]:
+def sentences(findings: "Sequence[Finding]") -> Iterator[str]:
+    for finding in findings[:SENTENCES]:
         yield f"<li{' class=wrong' * finding.problem}>{html.escape(finding.sentence)}</li>"
-    yield "</ul>" + (f"<p>and {len(findings) - 200} more</p>" if len(findings) > 200 else "")
+    more = len(findings) - SENTENCES
+    yield "</ul>" + (f"<p>and {more} more</p>" if more > 0 else "")
 
 
-def classes(data: Any, splits: Sequence[Any]) -> Iterator[str]:
+def classes(labels: "LabelSet", splits: "Sequence[Split]") -> Iterator[str]:
     """Legend and frequencies in one table."""
     heads = "".join(f"<th>{split.name} %</th><th></th><th>images</th>" for split in splits)
     yield f'<h2>Classes</h2><div class="scroll"><table><tr><th>class</th><th>id</th>{heads}</tr>'
-    for train_id, name in enumerate(data.labels.names):
+    for train_id, name in enumerate(labels.names):
         cells = ""
         for split in splits:
-            part = share(split, train_id)
-            bar = f'<span class="bar" style="width:{150 * part:.1f}px"></span>'
-            cells += f'<td>{percent(part)}</td><td style="text-align:left">{bar}</td><td>{split.frequencies.images[train_id]}</td>'
-        yield f"<tr><td>{swatch(data.labels.palette[train_id])}{html.escape(name)}</td><td>{data.labels.ids[train_id]}</td>{cells}</tr>"
+            share = split.shares()[train_id]
+            bar = f'<span class="bar" style="width:{150 * share:.1f}px"></span>'
+            cells += f'<td>{percent(share)}</td><td style="text-align:left">{bar}</td>'
+            cells += f"<td>{split.frequencies.images[train_id]}</td>"
+        head = f"{swatch(labels.palette[train_id])}{html.escape(name)}"
+        yield f"<tr><td>{head}</td><td>{labels.ids[train_id]}</td>{cells}</tr>"
     yield "</table></div>"
     yield f"<p>{swatch((0, 0, 0))}ignored (the overlay shows the image there) &nbsp; {swatch(UNKNOWN)}an unknown id</p>"
 
 
-def pictures(data: Any, splits: Sequence[Any]) -> Iterator[str]:
-    """Findings that have a picture, problems first; then samples of every split."""
-    marked: dict[tuple[str, int], list[Any]] = {}
-    found = [
-        (split, finding)
-        for split in splits
-        for finding in split.findings
-        if finding.index is not None
-    ]
-    for split, finding in sorted(found, key=lambda each: not each[1].problem):
-        marked.setdefault((split.name, finding.index), []).append(finding)
-    by_name = {split.name: split for split in splits}
+def pictures(
+    labels: "LabelSet", splits: "Sequence[Split]", found: "Sequence[tuple[Split, Finding]]"
+) -> Iterator[str]:
+    """Findings that have a picture; then samples of every split."""
+    marked: dict[tuple[str, int], list[Finding]] = {}
+    for split, finding in found:
+        if finding.index is not None:
+            marked.setdefault((split.name, finding.index), []).append(finding)
     if marked:
         yield f"<h2>Suspicious ({min(len(marked), MARKED)} of {len(marked)})</h2>"
+    by_name = {split.name: split for split in splits}
     for (name, index), findings in [*marked.items()][:MARKED]:
-        yield figure(data, by_name[name], index, findings)
+        yield figure(labels, by_name[name], index, findings)
     for split in splits:
         others = [index for index in split.ignored if (split.name, index) not in marked]
         if others:
             yield f"<h2>{split.name}</h2>"
-        for number in range(min(SAMPLES, len(others))):
-            yield figure(data, split, others[number * len(others) // min(SAMPLES, len(others))], [])
+        count = min(SAMPLES, len(others))
+        for number in range(count):
+            yield figure(labels, split, others[number * len(others) // count], [])
 
 
-def figure(data: Any, split: Any, index: int, findings: Sequence[Any]) -> str:
+def figure(labels: "LabelSet", split: "Split", index: int, findings: "Sequence[Finding]") -> str:
     """Image, overlay and label side by side, as far as they can be read."""
     from experiments.data_check.findings import place
-    from experiments.data_check.inspection import read
+    from experiments.data_check.inspection import read_sample
     from experiments.drawing.label_images import overlay
 
-    sample = read(split.source, data.labels, index)
-    shown = []
-    if sample.image is not None:
-        shown.append(("image", embedded(sample.image, smooth=True)))
-    colors = label_colors(data, sample)
-    if (
-        sample.image is not None
-        and sample.label is not None
-        and sample.image.shape[:2] == sample.label.shape
-    ):
-        shown.append(
-            (
-                "overlay",
-                embedded(overlay(sample.image, sample.label, data.labels.palette), smooth=True),
-            )
-        )
+    sample = read_sample(split.source, labels, index)
+    image, label = sample.image, sample.label
+    shown = {}
+    if image is not None:
+        shown["image"] = embedded(image, smooth=True)
+        if label is not None and image.shape[:2] == label.shape:
+            shown["overlay"] = embedded(overlay(image, label, labels.palette), smooth=True)
+    colors = label_colors(labels, sample)
     if colors is not None:
-        shown.append(("label", embedded(colors, smooth=False)))
-    where = html.escape(f"{split.name}: {place(split.source, index)}")
-    ignored = f", {split.ignored[index]:.0%} ignored" if index in split.ignored else ""
-    said = "".join(
-        f'<br><span class="{"wrong" if each.problem else ""}">{html.escape(each.sentence)}</span>'
-        for each in findings
-    )
-    images = "\n".join(f'<img src="{address}" alt="{what}">' for what, address in shown)
-    return f"<figure>{images}<figcaption>{where}{ignored}{said}</figcaption></figure>"
+        shown["label"] = embedded(colors, smooth=False)
+    images = "\n".join(f'<img src="{source}" alt="{name}">' for name, source in shown.items())
+    caption = html.escape(f"{split.name}: {place(split.source, index)}")
+    if index in split.ignored:
+        caption += f", {split.ignored[index]:.0%} ignored"
+    for finding in findings:
+        sentence = html.escape(finding.sentence)
+        caption += f'<br><span class="{"wrong" if finding.problem else ""}">{sentence}</span>'
+    return f"<figure>{images}<figcaption>{caption}</figcaption></figure>"
 
 
-def label_colors(data: Any, sample: Any) -> Any:
+def label_colors(labels: "LabelSet", sample: "Sample") -> "np.ndarray | None":
     """The label in the classes' colors; what a file of unknown colors holds is shown as it is."""
     import numpy as np
 
     if sample.label is None:
         return sample.numbers
-    colors = data.labels.color(sample.label)
+    colors = labels.color(sample.label)
     if sample.numbers is not None and sample.numbers.ndim == 2:
-        unknown = np.array([value not in data.labels.known for value in range(256)])
-        colors[unknown[sample.numbers]] = UNKNOWN
+        colors[~np.isin(sample.numbers, [*labels.known])] = UNKNOWN
     return colors

@@ -1,150 +1,121 @@
-"""What a check of a data set prints."""
+"""The tables and sentences that a data check prints."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datamodules.module import SegmentationData
+    from experiments.data_check.findings import Finding, Split
 
 SHOWN = 10  # sentences of one kind; unreadable files are all named
 
 
-# --- what a person reads
-
-
-def report(data: Any, splits: Sequence[Any], limit: int | None) -> None:
-    from rich.table import Table
-
-    from experiments.reports.terminal import console
-
+def print_report(data: "SegmentationData", splits: "Sequence[Split]", limit: int | None) -> None:
+    of = f", {limit} images of a split" if limit else ""
     heads = ("split", "images", "official", "read", "size", "ignored", "mean (0 to 1)", "std")
-    table = Table(
-        *heads,
-        title=f"{data.name}{f', {limit} images of a split' if limit else ''}",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
+    rows = []
     for split in splits:
-        count = "?" if split.source is None else str(len(split.source))
-        colors = [
-            " ".join(f"{value:.3f}" for value in values) if split.pixels else ""
-            for values in (split.mean, split.std)
-        ]
-        table.add_row(
-            split.name,
-            count,
-            str(split.official or ""),
-            str(split.checked),
-            sizes(split),
-            percent(split.ignored_share()),
-            *colors,
-        )
-    console().print(table)
-    table = Table("class", "id", box=None, pad_edge=False, header_style="bold")
+        count = "?" if split.source is None else len(split.source)
+        colors = ["", ""]
+        if split.pixels:
+            colors = [" ".join(f"{value:.3f}" for value in values) for values in split.colors]
+        ignored = percent(split.ignored_share)
+        official = split.official or ""
+        rows.append((split.name, count, official, split.checked, sizes(split), ignored, *colors))
+    print_table(heads, rows, f"{data.name}{of}")
+    heads = ["class", "id"]
+    rows = [*zip(data.labels.names, data.labels.ids)]
     for split in splits:
-        table.add_column(f"{split.name} %", justify="right")
-        table.add_column("images", justify="right")
-    for train_id, name in enumerate(data.labels.names):
-        cells = [
-            cell
-            for split in splits
-            for cell in (percent(share(split, train_id)), str(split.frequencies.images[train_id]))
-        ]
-        table.add_row(plain(name), str(data.labels.ids[train_id]), *cells)
-    console().print(table)
-    for line in lines(data, splits, limit):
+        heads += [f"{split.name} %", "images"]
+        numbers = zip(map(percent, split.shares()), split.frequencies.images)
+        rows = [(*row, *cells) for row, cells in zip(rows, numbers)]
+    print_table(heads, rows, right=range(2, len(heads)))
+    for line in ids_and_weights(splits, limit):
         print(line)
 
 
-def lines(data: Any, splits: Sequence[Any], limit: int | None) -> Iterator[str]:
+def print_table(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    title: str | None = None,
+    right: Sequence[int] = (),
+) -> None:
+    """`right` are the columns that are set to the right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from experiments.reports.terminal import console
+
+    table = Table(title=title, box=None, pad_edge=False, header_style="bold")
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="right" if number in right else "left")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console().print(table)
+
+
+def ids_and_weights(splits: "Sequence[Split]", limit: int | None) -> Iterator[str]:
     for split in splits:
         total = max(int(split.values.sum()), 1)
         for kind, values in (("ignored", split.void), ("unknown", split.unknown)):
             if values:
-                yield f"{split.name}: {kind} ids " + ", ".join(
-                    f"{value} ({percent(pixels / total)} %)" for value, pixels in values.items()
-                )
+                shares = [f"{value} ({percent(count / total)} %)" for value, count in values.items()]
+                yield f"{split.name}: {kind} ids {', '.join(shares)}"
     first = splits[0]
     if first.name == "train" and first.ignored:
+        weights = first.weights()
         part = f" (of {first.checked} images)" if limit else ""
-        yield f"\nmedian-frequency weights{part}:\n  {pasted(first.median_frequency())}"
-        yield f"1 / ln(1.1 + share), as ERFNet{part}:\n  {pasted(first.inverse_log())}"
+        yield f"\nmedian-frequency weights{part}:\n  {override(weights['median_frequency'])}"
+        yield f"1 / ln(1.1 + share), as ERFNet{part}:\n  {override(weights['inverse_log'])}"
 
 
-def pasted(weights: Sequence[float]) -> str:
-    """As run.py takes them."""
+def override(weights: Sequence[float]) -> str:
+    """The words that run.py takes."""
     return "recipe.class_weights=" + ",".join(f"{weight:.4g}" for weight in weights)
 
 
-def share(split: Any, train_id: int) -> float:
-    return split.labelled[train_id] / max(split.labelled.sum(), 1)
-
-
-def percent(part: float) -> str:
+def percent(share: float) -> str:
     """Nothing at all is told from very little."""
-    return f"{100 * part:.2f}" if part else "-"
+    return f"{100 * share:.2f}" if share else "-"
 
 
-def plain(name: str) -> str:
-    from rich.markup import escape
-
-    return escape(name)
-
-
-def sizes(split: Any) -> str:
+def sizes(split: "Split") -> str:
     """Height x width, the most frequent first."""
-    shown = [
+    counts = [
         f"{height}x{width}" + (f" ({count})" if len(split.sizes) > 1 else "")
         for (height, width), count in split.sizes.most_common(3)
     ]
     if len(split.sizes) > 3:
-        least, most = (pick(split.sizes, key=lambda size: size[0] * size[1]) for pick in (min, max))
-        shown.append(
-            f"{len(split.sizes) - 3} more from {least[0]}x{least[1]} to {most[0]}x{most[1]}"
-        )
-    return ", ".join(shown)
+        by_area = sorted(split.sizes, key=lambda size: size[0] * size[1])
+        least, most = ("{}x{}".format(*size) for size in (by_area[0], by_area[-1]))
+        counts.append(f"{len(split.sizes) - 3} more from {least} to {most}")
+    return ", ".join(counts)
 
 
-def say(findings: Sequence[Any]) -> None:
+def print_findings(findings: "Sequence[Finding]") -> None:
     """Every sentence; of one kind only the first ones, but for files that cannot be read."""
-    for problem, head in ((False, "look"), (True, "problem")):
-        groups: dict[tuple[str, str], list[str]] = {}
-        for finding in findings:
-            if finding.problem == problem:
-                groups.setdefault((finding.split, finding.kind), []).append(finding.sentence)
-        for (split, kind), sentences in groups.items():
-            shown = sentences if kind == "file" else sentences[:SHOWN]
-            print("\n".join(f"{head}: {sentence}" for sentence in shown))
-            if len(sentences) > len(shown):
-                print(
-                    f"{head}: {len(sentences) - len(shown)} more of this kind in {split}; --out FILE names them all"
-                )
+    groups: dict[tuple[bool, str, str], list[str]] = {}
+    for finding in sorted(findings, key=lambda finding: finding.problem):
+        group = (finding.problem, finding.split, finding.kind)
+        groups.setdefault(group, []).append(finding.sentence)
+    for (problem, split, kind), sentences in groups.items():
+        head = "problem" if problem else "look"
+        shown = len(sentences) if kind == "file" else SHOWN
+        for sentence in sentences[:shown]:
+            print(f"{head}: {sentence}")
+        if len(sentences) > shown:
+            more = len(sentences) - shown
+            print(f"{head}: {more} more of this kind in {split}; --out FILE names them all")
 
 
-def ending(splits: Sequence[Any], problems: int, others: int) -> str:
+def summary_line(splits: "Sequence[Split]") -> str:
     read = " + ".join(f"{split.checked} {split.name}" for split in splits)
-    looks = f", {counted(others, 'thing')} to look at" if others else ""
-    return (
-        f"{read} images read: {counted(problems, 'problem') if problems else 'no problem'}{looks}"
-    )
+    findings = [finding for split in splits for finding in split.findings]
+    problems = sum(finding.problem for finding in findings)
+    others = len(findings) - problems
+    looks = f", {plural(others, 'thing')} to look at" if others else ""
+    return f"{read} images read: {plural(problems, 'problem') if problems else 'no problem'}{looks}"
 
 
-def counted(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
-
-
-def content(splits: Sequence[Any]) -> dict[str, Any]:
-    """For other programs."""
-    from dataclasses import asdict
-
-    train = next((split for split in splits if split.name == "train" and split.ignored), None)
-    findings = [asdict(finding) for split in splits for finding in split.findings]
-    return {
-        "splits": {split.name: split.summary() for split in splits},
-        "weights": {
-            "median_frequency": train.median_frequency(),
-            "inverse_log": train.inverse_log(),
-        }
-        if train
-        else None,
-        "problems": [each for each in findings if each["problem"]],
-        "look": [each for each in findings if not each["problem"]],
-    }
+def plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -16,7 +16,7 @@ from experiments import fidelity
 from segmodels.paper import macs
 from segmodels.released import layouts
 
-ROOT = Path(__file__).resolve().parents[2]
+
 QUICK = "bisenet_x39_speed_torchseg"
 
 
