@@ -10,17 +10,18 @@ where the check could not begin.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError, command, run_main
-from experiments.command_line.files import check_out, write_text
+from experiments.command_line.files import check_out, write_json, write_text
 from experiments.command_line.names import known_name
 from experiments.command_line.overrides import data_options
 from experiments.command_line.parser import Parser
 from experiments.data_check.page import page
-from experiments.data_check.report import content, ending, report, say
+from experiments.data_check.report import print_findings, print_report, summary_line
 
 EPILOG = """\
 problems                                    worth a look (they do not change the exit code)
@@ -68,69 +69,49 @@ def parser() -> Parser:
 
 
 @command(stopped="stopped; nothing was written")
-def main(arguments: list[str] | None = None) -> int:
-    asked = parser().parse_intermixed_args(arguments)
-    return check(asked)
-
-
-def check(asked: argparse.Namespace) -> int:
-    import datamodules
-    from datamodules.sampling.loader import cores
-    from experiments.command_line.files import write_json
-    from experiments.data_check.inspection import compare, look
-
-    for name, number, least in (("--limit", asked.limit, 1), ("--workers", asked.workers, 0)):
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parser().parse_intermixed_args(arguments)
+    for flag, number, least in (("--limit", args.limit, 1), ("--workers", args.workers, 0)):
         if number is not None and number < least:
-            raise UserError(f"{name} {number}: it is a whole number from {least} up")
-    for flag, file in (("--out", asked.out), ("--page", asked.page)):
+            raise UserError(f"{flag} {number}: it is a whole number from {least} up")
+    for flag, file in (("--out", args.out), ("--page", args.page)):
         if file:
             check_out(file, flag)
-    name = known_name("data set", asked.data, list(catalogue()["data"]))
-    options = data_options(name, asked.overrides)
+    name = known_name("data set", args.data, list(catalogue()["data"]))
+    options = data_options(name, args.overrides)
+    return check(args, name, options)
+
+
+def check(args: argparse.Namespace, name: str, options: dict[str, Any]) -> int:
+    import datamodules
+    from datamodules.sampling.loader import cores
+    from experiments.data_check.findings import SPLITS, content
+    from experiments.data_check.inspection import compare_splits, inspect_split, open_splits
+
     data = datamodules.dataset(name)(**options)
-    splits = opened(data, asked.splits)
-    for split in splits:
-        look(split, asked.limit, asked.workers or cores())
-    compare(splits)
-    findings = [finding for split in splits for finding in split.findings]
-    report(data, splits, asked.limit)
-    say(findings)
-    if asked.out:
-        write_json(
-            asked.out,
-            {"schema": 1, "data": name, "options": options, "limit": asked.limit} | content(splits),
-        )
-    if asked.page:
-        write_text(asked.page, page(data, splits), errors="replace")
-    problems = sum(finding.problem for finding in findings)
-    print(ending(splits, problems, len(findings) - problems))
-    return 1 if problems else 0
-
-
-def opened(data: Any, asked: str | None) -> list[Any]:
-    """The splits with their listings. One that cannot be listed is a problem of its own where another can; test need not be there."""
-    from datamodules import DataError
-    from experiments.data_check.findings import SPLITS, Split
-    from experiments.data_check.inspection import listed
-
     if data.layout:
         _ = data.root  # refuses here what is no folder
-    names = asked.split(",") if asked else [name for name in SPLITS if name not in data.hidden]
+    names = args.splits.split(",") if args.splits else SPLITS
     if unknown := [name for name in names if name not in SPLITS]:
         raise UserError(f"--splits {unknown[0]}: there are {', '.join(SPLITS)}")
-    splits, failed = [], []
-    for name in dict.fromkeys(names):
-        try:
-            splits.append(listed(data, name))
-        except (DataError, OSError) as problem:
-            if asked or name != "test":
-                failed.append((name, problem))
-    if failed and (not splits or any(name in data.hidden for name, _ in failed)):
-        raise DataError(str(failed[0][1]))
-    for name, problem in failed:
-        splits.append(Split(name, data.labels))
-        splits[-1].found("listing", str(problem))
-    return splits
+    if args.splits:
+        splits = open_splits(data, names)
+    else:
+        public = [name for name in SPLITS if name not in data.hidden]
+        splits = open_splits(data, public, optional=["test"])
+    for split in splits:
+        inspect_split(split, args.limit, args.workers or cores())
+    compare_splits(splits)
+    findings = [finding for split in splits for finding in split.findings]
+    print_report(data, splits, args.limit)
+    print_findings(findings)
+    if args.out:
+        head = {"schema": 1, "data": name, "options": options, "limit": args.limit}
+        write_json(args.out, head | content(splits))
+    if args.page:
+        write_text(args.page, page(data, splits), errors="replace")
+    print(summary_line(splits))
+    return int(any(finding.problem for finding in findings))
 
 
 if __name__ == "__main__":

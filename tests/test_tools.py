@@ -90,16 +90,19 @@ def test_the_eight_figures_are_counted(tmp_path: Path) -> None:
     (tmp_path / "experiments/results").mkdir()
     stored = '{"date": "2026-01-01", "layouts": [{"ok": true}, {"ok": false}]}'
     (tmp_path / "experiments/results/fidelity.json").write_text(stored)
-    (tmp_path / "experiments/run.py").write_text("from experiments import rows\n\nx = 1\n")
-    (tmp_path / "experiments/rows.py").write_text("import segmodels\n")
+    (tmp_path / "experiments/reports").mkdir()
+    (tmp_path / "experiments/__init__.py").touch()
+    (tmp_path / "experiments/run.py").write_text("from experiments.reports import rows\n\nx = 1\n")
+    (tmp_path / "experiments/reports/rows.py").write_text("from experiments.reports import more\n")
+    (tmp_path / "experiments/reports/more.py").write_text("import segmodels\n")
     (tmp_path / "segmodels/__init__.py").write_text("y = 2  # " + "long " * 20 + "\n")
     found = figures.figures(tmp_path, run=False)
     assert list(found.values()) == [
         "1 of 2 (measured 2026-01-01)",
         "not measured: there is no list of mutations yet",
         "not measured",
-        "2",
-        "2, 1 of them within experiments",
+        "1",
+        "3, 2 of them within experiments; 2 between packages",
         "109",
         "3.8",
         "not measured",

@@ -52,7 +52,11 @@ class Vehicle:
 
     def along(self, share: float) -> float:
         """z at a share of the length from the tail."""
-        return self.z + self.length * (share if self.away else 1 - share)
+        return self.z + self.from_near(share)
+
+    def from_near(self, share: float) -> float:
+        """Meters from the near end to a share of the length from the tail."""
+        return self.length * (share if self.away else 1 - share)
 
 
 def lit(street: Street, x: float) -> float:
@@ -61,17 +65,42 @@ def lit(street: Street, x: float) -> float:
 
 
 def wheel(painter: Painter, x: float, z: float, radius: float, label: int, large: bool) -> None:
-    painter.face(
-        [(x, radius + radius * up, z + radius * across) for across, up in WHEEL],
-        painter.tone(RUBBER, z),
-        label,
-    )
+    disc(painter, x, z, radius, radius, RUBBER, label)
     if large:
-        rim = 0.58 * radius
-        painter.face(
-            [(x, radius + rim * up, z + rim * across) for across, up in WHEEL],
-            painter.tone(STEEL, z),
-        )
+        disc(painter, x, z, radius, 0.58 * radius, STEEL)
+
+
+def disc(
+    painter: Painter,
+    x: float,
+    z: float,
+    height: float,
+    radius: float,
+    color: Color,
+    label: int | None = None,
+) -> None:
+    """A circle along the street around a place `height` above the ground."""
+    places = [(x, height + radius * up, z + radius * across) for across, up in WHEEL]
+    painter.face(places, painter.tone(color, z), label)
+
+
+def plate(
+    painter: Painter,
+    vehicle: Vehicle,
+    half: float,
+    low: float,
+    high: float,
+    color: Color,
+    light: float = 1.0,
+    label: int | None = None,
+    across: float = 0.0,
+    behind: float = 0.0,
+) -> None:
+    """A rectangle on the near end, `half` its width; with `across`, one on either side of the middle."""
+    color = painter.tone(color, vehicle.z, light)
+    for side in SIDES if across else (1,):
+        x = vehicle.x + side * across
+        painter.upright(x, half, low, high, vehicle.z + behind, color, label)
 
 
 # --- cars
@@ -103,36 +132,28 @@ ROOF = 0.76  # half the roof's width, in halves of the car's
 
 
 def car(dice: Dice, street: Street, x: float, z: float, away: bool) -> Thing:
+    # the order of these lines is the order in which the dice are thrown
     body = VAN if dice.chance(0.17) else dice.pick((HATCHBACK, HATCHBACK, SEDAN))
-    length, half = (
-        (4.9, 0.95) if body is VAN else (dice.between(3.8, 4.7), dice.between(0.86, 0.93))
-    )
-    height = dice.between(1.85, 2.05) if body is VAN else dice.between(1.42, 1.6)
+    van = body is VAN
+    length = 4.9 if van else dice.between(3.8, 4.7)
+    half = 0.95 if van else dice.between(0.86, 0.93)
+    height = dice.between(1.85, 2.05) if van else dice.between(1.42, 1.6)
     color = shade(dice.pick(PAINTS), dice.between(0.88, 1.1))
-    vehicle, brakes = (
-        Vehicle(x, z, length, half, height, away, color, lit(street, x), CAR),
-        away and dice.chance(0.35),
-    )
+    vehicle = Vehicle(x, z, length, half, height, away, color, lit(street, x), CAR)
+    brakes = away and dice.chance(0.35)
 
     def draw(painter: Painter) -> None:
         if not painter.sees(x, z, half + abs(x) * length / z):
             return
         large = painter.camera.focal * height / z > 14
         if large:
-            mirrors(painter, vehicle)
+            mirror = vehicle.from_near(0.66)
+            plate(painter, vehicle, 0.09, 0.93, 1.06, color, 0.7, CAR, half + 0.07, mirror)
         if abs(x) > 0.9 * half:
             car_side(painter, vehicle, body, large)
         car_end(painter, vehicle, body, large, brakes)
 
     return Thing(z, draw, vehicle.shadow(street.weather))
-
-
-def mirrors(painter: Painter, car: Vehicle) -> None:
-    paint = painter.tone(car.color, car.z, 0.7)
-    for side in SIDES:
-        painter.upright(
-            car.x + side * (car.half + 0.07), 0.09, 0.93, 1.06, car.along(0.66), paint, CAR
-        )
 
 
 def car_side(painter: Painter, car: Vehicle, body: Body, large: bool) -> None:
@@ -181,29 +202,14 @@ def car_end(painter: Painter, car: Vehicle, body: Body, large: bool, brakes: boo
     edge = body.tail if car.away else body.nose
     window_z = car.along(body.window if car.away else body.windscreen)
     roof_z = car.along(body.roof if car.away else body.roof_end)
-    for side in SIDES:
-        painter.upright(
-            x + side * 0.78 * half, 0.13, 0, 0.4, z + 0.15, painter.tone(RUBBER, z), CAR
-        )
+    plate(painter, car, 0.13, 0, 0.4, RUBBER, 1.0, CAR, across=0.78 * half, behind=0.15)
     end_window(painter, car, body.belt, window_z, roof_z, large)
-    painter.face(
-        trapezoid(x, half, edge, z, half, body.belt, window_z),
-        painter.tone(car.color, z, 1.08),
-        CAR,
-    )
-    outline = [
-        (-1, 0.38),
-        (-1, edge - 0.05),
-        (-0.97, edge),
-        (0.97, edge),
-        (1, edge - 0.05),
-        (1, 0.38),
-        (0.95, 0.27),
-        (-0.95, 0.27),
-    ]
-    painter.face(
-        [(x + share * half, y, z) for share, y in outline], painter.tone(car.color, z, 0.88), CAR
-    )
+    lid = trapezoid(x, half, edge, z, half, body.belt, window_z)
+    painter.face(lid, painter.tone(car.color, z, 1.08), CAR)
+    right = [(0.97, edge), (1, edge - 0.05), (1, 0.38), (0.95, 0.27)]
+    left = [(-share, y) for share, y in reversed(right)]
+    outline = [(x + share * half, y, z) for share, y in left[1:] + right + left[:1]]
+    painter.face(outline, painter.tone(car.color, z, 0.88), CAR)
     car_lamps(painter, car, large, brakes, edge)
 
 
@@ -242,18 +248,17 @@ def trapezoid(
 
 def car_lamps(painter: Painter, car: Vehicle, large: bool, brakes: bool, edge: float) -> None:
     """And, where they can be seen, bumper, grille and number plate."""
-    x, z, half = car.x, car.z, car.half
-    lamp = (244, 46, 38) if brakes else (152, 28, 28) if car.away else (242, 242, 230)
-    for side in SIDES:
-        painter.upright(
-            x + side * 0.82 * half, 0.14 * half, edge - 0.25, edge - 0.09, z, painter.tone(lamp, z)
-        )
+    half = car.half
+    lamp = (152, 28, 28) if car.away else (242, 242, 230)
+    if brakes:
+        lamp = (244, 46, 38)
+    plate(painter, car, 0.14 * half, edge - 0.25, edge - 0.09, lamp, across=0.82 * half)
     if not large:
         return
-    painter.upright(x, 0.95 * half, 0.27, 0.4, z, painter.tone(car.color, z, 0.5))
+    plate(painter, car, 0.95 * half, 0.27, 0.4, car.color, 0.5)
     if not car.away:
-        painter.upright(x, 0.6 * half, edge - 0.24, edge - 0.1, z, painter.tone((34, 36, 40), z))
-    painter.upright(x, 0.25, 0.44, 0.55, z, painter.tone((228, 228, 224), z))
+        plate(painter, car, 0.6 * half, edge - 0.24, edge - 0.1, (34, 36, 40))
+    plate(painter, car, 0.25, 0.44, 0.55, (228, 228, 224))
 
 
 # --- trucks, buses and trains
@@ -294,16 +299,11 @@ def large_vehicle(dice: Dice, street: Street, x: float, z: float, label: int) ->
     def draw(painter: Painter) -> None:
         if abs(x) > 0.8 * shape.half:
             paint_side(painter, vehicle, trim)
-        for side in SIDES:
-            painter.upright(
-                x + side * 0.76 * shape.half, 0.2, 0, 0.5, z + 0.15, painter.tone(RUBBER, z), label
-            )
+        wheels, lamps = 0.76 * shape.half, 0.84 * shape.half
+        plate(painter, vehicle, 0.2, 0, 0.5, RUBBER, 1.0, label, across=wheels, behind=0.15)
         paint_end(painter, vehicle, trim)
         lamp = (200, 36, 32) if vehicle.away else (244, 244, 230)
-        for side in SIDES:
-            painter.upright(
-                x + side * 0.84 * shape.half, 0.13, 0.62, 0.86, z, painter.tone(lamp, z)
-            )
+        plate(painter, vehicle, 0.13, 0.62, 0.86, lamp, across=lamps)
 
     return Thing(z, draw, vehicle.shadow(street.weather))
 
@@ -339,45 +339,36 @@ def truck_side(painter: Painter, truck: Vehicle, trim: Color) -> None:
 
 def truck_end(painter: Painter, truck: Vehicle, trim: Color) -> None:
     """The doors of the box, or the cab before it."""
-    x, z, half, height = truck.x, truck.z, truck.half, truck.height
+    half, height, color = truck.half, truck.height, truck.color
     if not truck.away:
-        painter.upright(x, half, 0.9, height, z + 2.2, painter.tone(truck.color, z, 0.8), TRUCK)
+        plate(painter, truck, half, 0.9, height, color, 0.8, TRUCK, behind=2.2)
         cab_front(painter, truck, trim, 0.9 * height)
         return
-    painter.upright(x, half, 0.5, height, z, painter.tone(truck.color, z, 0.9), TRUCK)
-    painter.upright(x, 0.03, 0.95, height - 0.1, z, painter.tone(truck.color, z, 0.55))
-    for side in SIDES:
-        painter.upright(
-            x + side * 0.35, 0.025, 0.95, height - 0.1, z, painter.tone(truck.color, z, 0.68)
-        )
-    painter.upright(x, half, 0.45, 0.92, z, painter.tone((52, 53, 56), z), TRUCK)
+    plate(painter, truck, half, 0.5, height, color, 0.9, TRUCK)
+    plate(painter, truck, 0.03, 0.95, height - 0.1, color, 0.55)
+    plate(painter, truck, 0.025, 0.95, height - 0.1, color, 0.68, across=0.35)
+    plate(painter, truck, half, 0.45, 0.92, (52, 53, 56), 1.0, TRUCK)
 
 
 def cab_front(painter: Painter, vehicle: Vehicle, color: Color, height: float) -> None:
     """The same for a truck and, seen from either end, for a bus and a train."""
-    x, z, half = vehicle.x, vehicle.z, vehicle.half
-    painter.upright(x, half, 0.35, height, z, painter.tone(color, z, 0.92), vehicle.label)
-    painter.upright(x, 0.9 * half, 0.45 * height, 0.86 * height, z, painter.tone(GLASS, z))
-    painter.upright(x, 0.9 * half, 0.68 * height, 0.86 * height, z, painter.tone(GLASS, z, 1.35))
-    painter.upright(x, 0.9 * half, 0.35, 0.55, z, painter.tone((58, 60, 64), z))
+    inner = 0.9 * vehicle.half
+    plate(painter, vehicle, vehicle.half, 0.35, height, color, 0.92, vehicle.label)
+    plate(painter, vehicle, inner, 0.45 * height, 0.86 * height, GLASS)
+    plate(painter, vehicle, inner, 0.68 * height, 0.86 * height, GLASS, 1.35)
+    plate(painter, vehicle, inner, 0.35, 0.55, (58, 60, 64))
 
 
 def coach_side(painter: Painter, coach: Vehicle, trim: Color) -> None:
     """Of a bus or a train: a row of windows over a stripe."""
-    length, height = coach.length, coach.height
-    panel(painter, coach, 0, length, 0.32, height, coach.color, coach.label)
-    panel(painter, coach, 0.4, length - 0.4, 0.46 * height, 0.86 * height, GLASS)
-    panel(painter, coach, 0.4, length - 0.4, 0.7 * height, 0.86 * height, shade(GLASS, 1.4))
+    length, height, color = coach.length, coach.height, coach.color
+    low, high = 0.46 * height, 0.86 * height  # of the windows
+    panel(painter, coach, 0, length, 0.32, height, color, coach.label)
+    panel(painter, coach, 0.4, length - 0.4, low, high, GLASS)
+    panel(painter, coach, 0.4, length - 0.4, 0.7 * height, high, shade(GLASS, 1.4))
     for number in range(1, int(length / 1.6)):
-        panel(
-            painter,
-            coach,
-            1.6 * number - 0.06,
-            1.6 * number + 0.06,
-            0.46 * height,
-            0.86 * height,
-            coach.color,
-        )
+        middle = 1.6 * number
+        panel(painter, coach, middle - 0.06, middle + 0.06, low, high, color)
     panel(painter, coach, 0, length, 0.28 * height, 0.36 * height, trim)
     if coach.label == TRAIN:
         panel(painter, coach, 0, length, 0.06, 0.38, (48, 49, 52), TRAIN)
@@ -388,10 +379,8 @@ def coach_side(painter: Painter, coach: Vehicle, trim: Color) -> None:
 
 def coach_end(painter: Painter, coach: Vehicle, trim: Color) -> None:
     """With the line's number over the windscreen."""
-    x, z, half, height = coach.x, coach.z, coach.half, coach.height
+    half, height = coach.half, coach.height
     cab_front(painter, coach, coach.color, height)
-    painter.upright(x, half, 0.3 * height, 0.37 * height, z, painter.tone(trim, z, 0.92))
-    painter.upright(
-        x, 0.55 * half, 0.885 * height, 0.975 * height, z, painter.tone((30, 30, 28), z)
-    )
-    painter.upright(x, 0.4 * half, 0.91 * height, 0.95 * height, z, painter.tone((246, 176, 40), z))
+    plate(painter, coach, half, 0.3 * height, 0.37 * height, trim, 0.92)
+    plate(painter, coach, 0.55 * half, 0.885 * height, 0.975 * height, (30, 30, 28))
+    plate(painter, coach, 0.4 * half, 0.91 * height, 0.95 * height, (246, 176, 40))

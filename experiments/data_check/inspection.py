@@ -169,7 +169,9 @@ def measure(source: Source, labels: LabelSet, index: int) -> Measurements:
 # --- splits
 
 
-def open_splits(data: SegmentationData, names: Sequence[str], optional: Sequence[str]) -> list[Split]:
+def open_splits(
+    data: SegmentationData, names: Sequence[str], optional: Sequence[str] = ()
+) -> list[Split]:
     """The splits, with none of their images read.
 
     One that cannot be listed is a problem of its own where another can; those in `optional` need

@@ -59,7 +59,9 @@ def ids_and_weights(splits: "Sequence[Split]", limit: int | None) -> Iterator[st
         total = max(int(split.values.sum()), 1)
         for kind, values in (("ignored", split.void), ("unknown", split.unknown)):
             if values:
-                shares = [f"{value} ({percent(count / total)} %)" for value, count in values.items()]
+                shares = [
+                    f"{value} ({percent(count / total)} %)" for value, count in values.items()
+                ]
                 yield f"{split.name}: {kind} ids {', '.join(shares)}"
     first = splits[0]
     if first.name == "train" and first.ignored:
