@@ -150,6 +150,11 @@ def box(
     )
 
 
+def stripe(canvas: np.ndarray, top: float, bottom: float, color: Color) -> None:
+    """A box over the whole width."""
+    box(canvas, 0, top, canvas.shape[1], bottom, color)
+
+
 # --- buildings
 
 
@@ -177,7 +182,7 @@ def facade(rng: np.random.Generator, noise: np.ndarray, floors: int) -> np.ndarr
     )
     for floor in range(floors - 1):
         upper_floor(rng, canvas, FLOOR * floor, size, look)
-    box(canvas, 0, 0, canvas.shape[1], 3, shade(color, 0.7))
+    stripe(canvas, 0, 3, shade(color, 0.7))
     ground_floor = shops if floors > 3 and rng.random() < 0.75 else entrances
     ground_floor(rng, canvas, FLOOR * (floors - 1), look)
     return canvas
@@ -188,7 +193,7 @@ def upper_floor(
 ) -> None:
     """`size` is the windows' width and height."""
     if rng.random() < 0.5:
-        box(canvas, 0, top, canvas.shape[1], top + 2, shade(look.wall, 0.8))
+        stripe(canvas, top, top + 2, shade(look.wall, 0.8))
     for column in range(COLUMNS):
         window(rng, canvas, COLUMN * column + COLUMN // 2, top + 8, *size, look)
 
@@ -221,11 +226,11 @@ def window(
 
 
 def shops(rng: np.random.Generator, canvas: np.ndarray, top: int, look: Look) -> None:
-    width, sign = canvas.shape[1], shade(tuple(rng.uniform(30, 215, 3)), rng.uniform(0.7, 1.0))
-    box(canvas, 0, top, width, top + FLOOR, shade(look.wall, 0.72))
+    sign = shade(tuple(rng.uniform(30, 215, 3)), rng.uniform(0.7, 1.0))
+    stripe(canvas, top, top + FLOOR, shade(look.wall, 0.72))
     for column in range(COLUMNS):
         shop_window(rng, canvas, COLUMN * column + 4, top, look)
-    box(canvas, 0, top + 1, width, top + 9, sign)
+    stripe(canvas, top + 1, top + 9, sign)
     for column in range(0, COLUMNS, 2):
         left = COLUMN * column + 10
         box(
@@ -257,14 +262,13 @@ def entrances(rng: np.random.Generator, canvas: np.ndarray, top: int, look: Look
     for column in range(COLUMNS):
         if column != door:
             window(rng, canvas, COLUMN * column + COLUMN // 2, top + 9, 22, 20, look)
-    left, wood = (
-        COLUMN * door + 16,
-        shade((96, 66, 48) if rng.random() < 0.5 else (58, 74, 70), rng.uniform(0.7, 1.3)),
-    )
+    left = COLUMN * door + 16
+    wood = (96, 66, 48) if rng.random() < 0.5 else (58, 74, 70)
+    wood = shade(wood, rng.uniform(0.7, 1.3))
     box(canvas, left - 2, top + 8, left + 18, top + FLOOR, look.frame)
     box(canvas, left, top + 10, left + 16, top + FLOOR, wood)
     box(canvas, left + 3, top + 12, left + 13, top + 20, shade(wood, 0.6))
-    box(canvas, 0, top + 36, canvas.shape[1], top + FLOOR, shade(look.wall, 0.6))
+    stripe(canvas, top + 36, top + FLOOR, shade(look.wall, 0.6))
 
 
 # --- strips along the street
@@ -275,12 +279,12 @@ def wall(noise: np.ndarray, color: Color, bricks: bool) -> np.ndarray:
     canvas, joint = plain(color, height, width, noise, 11), shade(color, 0.74)
     course, length = (8, 32) if bricks else (28, 64)
     for row in range(8, height, course):
-        box(canvas, 0, row, width, row + 1, joint)
+        stripe(canvas, row, row + 1, joint)
         # every other course of bricks begins with half a brick
         for column in range(length // 2 if bricks and row % (2 * course) else 0, width, length):
             box(canvas, column, row, column + 1, row + course, joint)
-    box(canvas, 0, 0, width, 5, shade(color, 1.16))
-    box(canvas, 0, 5, width, 6, shade(color, 0.6))
+    stripe(canvas, 0, 5, shade(color, 1.16))
+    stripe(canvas, 5, 6, shade(color, 0.6))
     return canvas
 
 
@@ -291,7 +295,7 @@ def fence(noise: np.ndarray, color: Color, garden: Color, step: int) -> np.ndarr
     for column in range(0, width, step):
         box(canvas, column, 2, column + max(2, step // 3), height, color)
     for row in (4, 52):
-        box(canvas, 0, row, width, row + 4, color)
+        stripe(canvas, row, row + 4, color)
     for column in range(0, width, 64):
         box(canvas, column, 0, column + 5, height, shade(color, 0.85))
     return canvas

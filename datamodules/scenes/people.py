@@ -1,12 +1,14 @@
 """People, riders, bicycles and motorcycles: flat drawings that look at the camera."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from datamodules.scenes.dice import Dice
 from datamodules.scenes.ids import BICYCLE, MOTORCYCLE, PERSON, RIDER
 from datamodules.scenes.materials import RUBBER, STEEL, Color, shade
-from datamodules.scenes.painter import Cutout, Painter
+from datamodules.scenes.painter import Cutout, Painter, Point
 from datamodules.scenes.thing import Thing, footprint
 
 SKINS = ((216, 172, 146), (152, 108, 82), (226, 186, 162), (98, 68, 54))
@@ -32,21 +34,20 @@ class Figure:
 
     @classmethod
     def drawn(cls, dice: Dice, label: int, seat: float = 0.0, facing: int = 0) -> "Figure":
-        top, bag = (
-            shade(dice.color(20, 225), dice.between(0.4, 1)),
-            dice.color(20, 150) if dice.chance(0.25) else None,
-        )
+        # the order of these lines is the order in which the dice are thrown
+        top = shade(dice.color(20, 225), dice.between(0.4, 1))
+        bag = dice.color(20, 150) if dice.chance(0.25) else None
         hair = HELMET if seat and dice.chance(0.6) else dice.pick(HAIRS)
         return cls(
-            label,
-            seat,
-            facing or dice.side(),
-            dice.between(0.04, 0.22),
-            top,
-            dice.pick(TROUSERS),
-            dice.pick(SKINS),
-            hair,
-            bag,
+            label=label,
+            seat=seat,
+            facing=facing or dice.side(),
+            stride=dice.between(0.04, 0.22),
+            top=top,
+            trousers=dice.pick(TROUSERS),
+            skin=dice.pick(SKINS),
+            hair=hair,
+            bag=bag,
         )
 
     def draw(self, cutout: Cutout) -> None:
@@ -129,73 +130,76 @@ def person(dice: Dice, x: float, z: float) -> Thing:
 
 # --- two-wheelers: `base` is half the distance of the wheels as it is seen, negative where they face left
 
-# tubes from point to point; x in half wheel bases, y in meters
+Tube = tuple[Point, Point, float]  # x in half wheel bases and y in meters of both ends; width
 FRAME = (
-    ((-1, 0.34), (-0.3, 0.75)), ((-0.3, 0.75), (0.75, 0.78)), ((0.72, 0.95), (1, 0.34)),
-    ((0, 0.32), (-0.32, 0.9)), ((0, 0.32), (0.75, 0.8)), ((-1, 0.34), (0, 0.32)),
+    ((-1, 0.34), (-0.3, 0.75), 0.05), ((-0.3, 0.75), (0.75, 0.78), 0.05), ((0.72, 0.95), (1, 0.34), 0.05),
+    ((0, 0.32), (-0.32, 0.9), 0.05), ((0, 0.32), (0.75, 0.8), 0.05), ((-1, 0.34), (0, 0.32), 0.05),
 )  # fmt: skip
+SADDLE_AND_HANDLEBAR = (((-0.5, 0.92), (-0.1, 0.92), 0.07), ((0.6, 1.0), (0.95, 1.02), 0.05))
+SADDLE_AND_FORK = (((-0.9, 0.88), (0, 0.84), 0.13), ((0.95, 0.3), (0.5, 1.08), 0.08))
 TANK = (
-    (-0.85, 0.45),
-    (-1.0, 0.66),
-    (-0.6, 0.86),
-    (0.1, 0.96),
-    (0.5, 1.0),
-    (0.85, 0.78),
-    (0.6, 0.34),
-    (-0.3, 0.26),
-)
+    (-0.85, 0.45), (-1.0, 0.66), (-0.6, 0.86), (0.1, 0.96),
+    (0.5, 1.0), (0.85, 0.78), (0.6, 0.34), (-0.3, 0.26),
+)  # fmt: skip
 
 
-def bicycle(dice: Dice, x: float, z: float, turned: float, ridden: bool) -> Thing:
-    """`turned` is the share of its length that is seen: 1 from the side."""
-    facing, color = dice.side(), dice.color(20, 200)
-    rider = Figure.drawn(dice, RIDER, seat=0.9, facing=facing) if ridden else None
-    base = facing * 0.52 * turned
-
-    def draw(painter: Painter) -> None:
-        cutout = Cutout(painter, x, z)
-        paint_bicycle(cutout, base, 0.34 * max(0.22, turned), color)
-        if rider:
-            rider.draw(cutout)
-
-    return Thing(z, draw, footprint(x, z, abs(base) + 0.2, 0.3))
-
-
-def paint_bicycle(cutout: Cutout, base: float, across: float, color: Color) -> None:
-    """`across` is half a wheel's width as it is seen."""
+def paint_bicycle(cutout: Cutout, base: float, narrowed: float, color: Color) -> None:
+    """`narrowed` is the share of a wheel's width that is seen."""
     for side in (-1, 1):
+        wheel = (side * base, 0.34), 0.34 * narrowed, 0.34
         # Cityscapes labels what is seen through a wheel as the bicycle
-        cutout.disc((side * base, 0.34), across, 0.34, (104, 104, 105), BICYCLE)
-        cutout.ring((side * base, 0.34), across, 0.34, 0.045, RUBBER)
-    for start, end in FRAME:
-        cutout.bar((start[0] * base, start[1]), (end[0] * base, end[1]), 0.05, color, BICYCLE)
-    # saddle and handlebar
-    cutout.bar((-0.5 * base, 0.92), (-0.1 * base, 0.92), 0.07, RUBBER, BICYCLE)
-    cutout.bar((0.6 * base, 1.0), (0.95 * base, 1.02), 0.05, RUBBER, BICYCLE)
-
-
-def motorcycle(dice: Dice, x: float, z: float, turned: float, ridden: bool) -> Thing:
-    facing, color = dice.side(), dice.color(15, 190)
-    rider = Figure.drawn(dice, RIDER, seat=0.82, facing=facing) if ridden else None
-    base = facing * 0.68 * turned
-
-    def draw(painter: Painter) -> None:
-        cutout = Cutout(painter, x, z)
-        paint_motorcycle(cutout, base, max(0.3, turned), color)
-        if rider:
-            rider.draw(cutout)
-
-    return Thing(z, draw, footprint(x, z, abs(base) + 0.3, 0.4))
+        cutout.disc(*wheel, (104, 104, 105), BICYCLE)
+        cutout.ring(*wheel, 0.045, RUBBER)
+    paint_tubes(cutout, base, FRAME, color, BICYCLE)
+    paint_tubes(cutout, base, SADDLE_AND_HANDLEBAR, RUBBER, BICYCLE)
 
 
 def paint_motorcycle(cutout: Cutout, base: float, narrowed: float, color: Color) -> None:
-    """`narrowed` is the share of a wheel's width that is seen."""
     for side in (-1, 1):
         cutout.disc((side * base, 0.3), 0.3 * narrowed, 0.3, RUBBER, MOTORCYCLE)
         cutout.disc((side * base, 0.3), 0.15 * narrowed, 0.15, STEEL)
     cutout.polygon([(share * base, y) for share, y in TANK], color, MOTORCYCLE)
     cutout.box(-0.3 * abs(base), 0.3, 0.35 * abs(base), 0.52, (84, 86, 90))
-    # saddle, fork and headlamp
-    cutout.bar((-0.9 * base, 0.88), (0, 0.84), 0.13, RUBBER, MOTORCYCLE)
-    cutout.bar((0.95 * base, 0.3), (0.5 * base, 1.08), 0.08, RUBBER, MOTORCYCLE)
-    cutout.disc((0.75 * base, 0.9), 0.1, 0.1, (236, 236, 214), MOTORCYCLE)
+    paint_tubes(cutout, base, SADDLE_AND_FORK, RUBBER, MOTORCYCLE)
+    cutout.disc((0.75 * base, 0.9), 0.1, 0.1, (236, 236, 214), MOTORCYCLE)  # the headlamp
+
+
+def paint_tubes(
+    cutout: Cutout, base: float, tubes: Sequence[Tube], color: Color, label: int
+) -> None:
+    for start, end, width in tubes:
+        cutout.bar((start[0] * base, start[1]), (end[0] * base, end[1]), width, color, label)
+
+
+class Kind(NamedTuple):
+    """The measures of bicycles or motorcycles, in meters."""
+
+    colors: tuple[float, float]  # the darkest and the lightest
+    seat: float  # its height
+    base: float  # half the distance of the wheels
+    narrowest: float  # share of a wheel's width that is seen at least
+    reach: float  # of the shadow beyond the wheels
+    depth: float  # of the shadow
+    paint: Callable[[Cutout, float, float, Color], None]
+
+
+KINDS = {
+    BICYCLE: Kind((20, 200), 0.9, 0.52, 0.22, 0.2, 0.3, paint_bicycle),
+    MOTORCYCLE: Kind((15, 190), 0.82, 0.68, 0.3, 0.3, 0.4, paint_motorcycle),
+}
+
+
+def two_wheeler(dice: Dice, label: int, x: float, z: float, turned: float, ridden: bool) -> Thing:
+    """`turned` is the share of its length that is seen: 1 from the side."""
+    kind = KINDS[label]
+    facing, color = dice.side(), dice.color(*kind.colors)
+    rider = Figure.drawn(dice, RIDER, kind.seat, facing) if ridden else None
+    base = facing * kind.base * turned
+
+    def draw(painter: Painter) -> None:
+        cutout = Cutout(painter, x, z)
+        kind.paint(cutout, base, max(kind.narrowest, turned), color)
+        if rider:
+            rider.draw(cutout)
+
+    return Thing(z, draw, footprint(x, z, abs(base) + kind.reach, kind.depth))

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.scenes.dice import Dice
-from datamodules.scenes.ids import BUS, FENCE, TRAIN, TRUCK, VEGETATION, WALL
-from datamodules.scenes.people import bicycle, motorcycle, person
+from datamodules.scenes.ids import BICYCLE, BUS, FENCE, MOTORCYCLE, TRAIN, TRUCK, VEGETATION, WALL
+from datamodules.scenes.people import person, two_wheeler
 from datamodules.scenes.statics import (
     bush,
     house,
@@ -34,19 +34,12 @@ BEHIND = 2.5  # meters: what ends before is beside the camera or behind it
 def everything(dice: Dice, street: Street, index: int) -> list[Thing]:
     things = backdrop(dice, street)
     for bank in street.banks:
-        things += (
-            row(dice, street, bank)
-            + greens(dice, street, bank)
-            + furniture(dice, bank)
-            + sidewalk(dice, street, bank)
-        )
-    return (
-        things
-        + crossing(dice, street)
-        + traffic(dice, street, index)
-        + parked(dice, street)
-        + pedestrians_on_road(dice, street)
-    )
+        for part in (row, greens, furniture, sidewalk):
+            things += part(dice, street, bank)
+    things += crossing(dice, street)
+    things += traffic(dice, street, index)
+    things += parked(dice, street)
+    return things + pedestrians_on_road(dice, street)
 
 
 def backdrop(dice: Dice, street: Street) -> list[Thing]:
@@ -196,7 +189,7 @@ def tree_row(dice: Dice, street: Street, bank: Bank) -> list[Thing]:
     return things
 
 
-def furniture(dice: Dice, bank: Bank) -> list[Thing]:
+def furniture(dice: Dice, street: Street, bank: Bank) -> list[Thing]:
     """Lamps, signs, bollards and bins along the curb."""
     things = lamps(dice, bank)
     for _ in range(dice.whole(0, 2)):
@@ -234,42 +227,46 @@ def sidewalk(dice: Dice, street: Street, bank: Bank) -> list[Thing]:
     """People, parked bicycles and motorcycles, a cyclist near the curb."""
     things = people(dice, street, bank)
     if dice.chance(0.38):
-        x, z, turned = (
-            bank.beside(dice.between(0.5, 1.3)),
-            dice.between(4.5, 22),
-            dice.between(0.4, 1),
-        )
+        x, z = bank.beside(dice.between(0.5, 1.3)), dice.between(4.5, 22)
+        turned = dice.between(0.4, 1)
         things += [
-            bicycle(dice, x, z + 0.7 * number, turned, ridden=False)
+            two_wheeler(dice, BICYCLE, x, z + 0.7 * number, turned, ridden=False)
             for number in range(dice.whole(1, 3))
         ]
     if dice.chance(0.07):
         things.append(
-            motorcycle(
-                dice, bank.beside(0.4), dice.between(5, 18), dice.between(0.4, 1), ridden=False
+            two_wheeler(
+                dice,
+                MOTORCYCLE,
+                bank.beside(0.4),
+                dice.between(5, 18),
+                dice.between(0.4, 1),
+                ridden=False,
             )
         )
     if dice.chance(0.17):
         things.append(
-            bicycle(dice, bank.beside(-0.7), dice.between(7, 26), dice.between(0.3, 1), ridden=True)
+            two_wheeler(
+                dice,
+                BICYCLE,
+                bank.beside(-0.7),
+                dice.between(7, 26),
+                dice.between(0.3, 1),
+                ridden=True,
+            )
         )
     return things
 
 
 def people(dice: Dice, street: Street, bank: Bank) -> list[Thing]:
     """In groups of up to three, side by side."""
-    things, left, width = (
-        [],
-        round(street.style.people * dice.between(0.2, 1.8)),
-        abs(bank.front - bank.road),
-    )
+    things = []
+    left = round(street.style.people * dice.between(0.2, 1.8))
+    width = abs(bank.front - bank.road)
     while left > 0:
         group = min(left, dice.whole(1, 3))
-        x, z, step = (
-            bank.beside(dice.between(0.3, width - 0.3)),
-            dice.between(5, 50),
-            dice.side() * 0.55,
-        )
+        x, z = bank.beside(dice.between(0.3, width - 0.3)), dice.between(5, 50)
+        step = dice.side() * 0.55
         things += [
             person(dice, x + number * step, z + dice.between(-0.4, 0.4)) for number in range(group)
         ]
@@ -350,9 +347,9 @@ def driving(dice: Dice, street: Street, x: float, z: float) -> Thing:
     if roll < 0.006:
         return large_vehicle(dice, street, x, z + 3, TRUCK if roll < 0.003 else BUS)
     if roll < 0.03 and z < SPECK:
-        return motorcycle(dice, x, z + 1, turned, ridden=dice.chance(0.8))
+        return two_wheeler(dice, MOTORCYCLE, x, z + 1, turned, ridden=dice.chance(0.8))
     if roll < 0.08 and z < SPECK:
-        return bicycle(dice, x + dice.between(0.4, 1), z, turned, ridden=True)
+        return two_wheeler(dice, BICYCLE, x + dice.between(0.4, 1), z, turned, ridden=True)
     return car(dice, street, x, z, away=x > ONCOMING)
 
 

@@ -102,11 +102,9 @@ def paint_roof(
 def tower(dice: Dice, x: float, z: float) -> Thing:
     """A house across the end of the street."""
     floors = dice.whole(5, 7)
-    width, height, texture = (
-        COLUMN_WIDTH * dice.whole(5, 11),
-        3.2 * floors * dice.between(1, 1.5),
-        dice.pick(textures().facades[floors]),
-    )
+    width = COLUMN_WIDTH * dice.whole(5, 11)
+    height = 3.2 * floors * dice.between(1, 1.5)
+    texture = dice.pick(textures().facades[floors])
     front = crosswise(x - width / 2, x + width / 2, -0.3, height, z)
     return Thing(z, lambda painter: painter.surface(front, texture, tiles(width), 0.9, BUILDING))
 
@@ -186,14 +184,10 @@ def pole(dice: Dice, x: float, z: float, height: float, width: float, arm: float
         cutout = Cutout(painter, x, z)
         cutout.bar((0, -0.02), (0, height), width, color, POLE)
         if arm:
-            cutout.bar((0, height), (arm, height + 0.3), 0.8 * width, color, POLE)
-            cutout.bar(
-                (arm, height + 0.3),
-                (1.25 * arm, height + 0.3),
-                2.2 * width,
-                shade(color, 1.2),
-                POLE,
-            )
+            up = height + 0.3
+            end = (arm, up)
+            cutout.bar((0, height), end, 0.8 * width, color, POLE)
+            cutout.bar(end, (1.25 * arm, up), 2.2 * width, shade(color, 1.2), POLE)
 
     return Thing(z, draw)
 
@@ -201,12 +195,11 @@ def pole(dice: Dice, x: float, z: float, height: float, width: float, arm: float
 def pole_arm(dice: Dice, x: float, z: float, length: float) -> Thing:
     """From the top of a mast over the road, for a traffic light."""
     gray = dice.between(60, 150)
-    return Thing(
-        z,
-        lambda painter: Cutout(painter, x, z).bar(
-            (0, 5.8), (-length, 6.0), 0.12, (gray, gray, gray), POLE
-        ),
-    )
+
+    def draw(painter: Painter) -> None:
+        Cutout(painter, x, z).bar((0, 5.8), (-length, 6.0), 0.12, (gray, gray, gray), POLE)
+
+    return Thing(z, draw)
 
 
 LAMPS = ((0.3, (238, 44, 34)), (0.0, (248, 184, 44)), (-0.3, (54, 224, 126)))
@@ -229,14 +222,12 @@ ROUND = [tuple(point) for point in CIRCLE.tolist()]
 DIAMOND = [(-1, 0), (0, 1), (1, 0), (0, -1)]
 YIELD = [(-1, 0.8), (1, 0.8), (0, -0.95)]
 PANEL = [(-1, 1.2), (1, 1.2), (1, -1.2), (-1, -1.2)]
-RED, BLUE, YELLOW, WHITE, GREEN, DARK = (
-    (204, 32, 38),
-    (32, 72, 172),
-    (234, 194, 34),
-    (238, 238, 236),
-    (30, 112, 62),
-    (42, 42, 60),
-)
+RED = (204, 32, 38)
+BLUE = (32, 72, 172)
+YELLOW = (234, 194, 34)
+WHITE = (238, 238, 236)
+GREEN = (30, 112, 62)
+DARK = (42, 42, 60)
 # outline, its color, width and height of the inner part, its color
 SIGNS = (
     (ROUND, RED, 0.7, 0.7, WHITE),

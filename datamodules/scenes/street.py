@@ -158,14 +158,12 @@ class Street:
     @property
     def lanes(self) -> list[float]:
         """Their middles."""
-        return [
-            self.start + (self.end - self.start) * (number + 0.5) / self.count
-            for number in range(self.count)
-        ]
+        return [self.across(number + 0.5) for number in range(self.count)]
 
     @property
     def dividers(self) -> list[float]:
-        return [
-            self.start + (self.end - self.start) * number / self.count
-            for number in range(self.count + 1)
-        ]
+        return [self.across(number) for number in range(self.count + 1)]
+
+    def across(self, lanes: float) -> float:
+        """x after so many lanes."""
+        return self.start + (self.end - self.start) * lanes / self.count
