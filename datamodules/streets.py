@@ -1,10 +1,11 @@
-"""Streets: built-in procedural street scenes with Cityscapes' label ids and classes, made when they are asked for.
+"""Streets: built-in street scenes with Cityscapes' label ids and classes, drawn while they load.
 
-It checks that a pipeline learns and judges; it ranks nothing. Scene k of a split is a function of (scene seed, split, k) at any size.
+They check that a pipeline learns and evaluates; they rank nothing. Scene k of a split is a function
+of (scene seed, split, k) at any size.
 
     python -m datamodules.streets --out DIR --train 20 --val 5 --size 256x512
 
-writes scenes in Cityscapes' own folder layout, so that everything that reads Cityscapes can be tried on files.
+writes scenes in Cityscapes' own folder layout, to try on files whatever reads Cityscapes.
 """
 
 import argparse
@@ -31,7 +32,10 @@ SPLITS = ("train", "val", "test")
 class Streets(SegmentationData):
     labels = CITYSCAPES
     name = "streets"
-    caution = "streets check that the pipeline learns and judges; a score on them ranks nothing and compares with no paper"
+    caution = (
+        "streets check that the pipeline learns and judges; "
+        "a score on them ranks nothing and compares with no paper"
+    )
     budget: ClassVar[dict[str, Any]] = {
         "iterations": 300,
         "batch": 8,
@@ -47,7 +51,8 @@ class Streets(SegmentationData):
         "warmup": 25,
         "precision": "auto",
         "inference": "whole",
-        # 1 / ln(1.1 + p), as ERFNet weighs classes, with p the share among the labelled pixels of the 500 training scenes at 256x512
+        # 1 / ln(1.1 + p), as ERFNet weighs classes, with p the share among the labelled pixels of
+        # the 500 training scenes at 256x512
         "class_weights": (
             2.80,
             6.96,
@@ -86,7 +91,8 @@ class Streets(SegmentationData):
         super().__init__(root, **settings)
         if root is not None:
             raise DataError(
-                f"streets are made, not read: drop data.root={root}, or take --data cityscapes for a folder of them"
+                f"streets are made, not read: drop data.root={root}, "
+                "or take --data cityscapes for a folder of them"
             )
         counts = {"train": train, "val": val, "test": test}
         for field, value, least in [
@@ -111,7 +117,7 @@ def scene_name(index: int) -> str:
 
 
 def scenes(split: str, count: int, size: Size, scene_seed: int = 0) -> Iterator[Pair]:
-    """RGB and label ids, with a progress bar; the splits of every scene seed are seeds of their own."""
+    """RGB and label ids, under a progress bar; each split of each scene seed has its own seed."""
     from datamodules.scenes import scene
 
     seed = len(SPLITS) * scene_seed + SPLITS.index(split)
@@ -123,7 +129,7 @@ def scenes(split: str, count: int, size: Size, scene_seed: int = 0) -> Iterator[
 
 
 def write(out: Path, counts: dict[str, int], size: Size, scene_seed: int = 0) -> None:
-    """Writes Cityscapes' layout beside `out` and moves it there when complete: a killed run leaves no half data set."""
+    """Write Cityscapes' layout beside `out`, and move it there when it is complete."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(
             f"{out} exists and is not an empty folder: nothing was written; give another --out"
@@ -197,7 +203,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     print(
-        f"{options.train} train and {options.val} val scenes are in {options.out}: use them as Cityscapes with data.root={options.out}"
+        f"{options.train} train and {options.val} val scenes are in {options.out}: "
+        f"use them as Cityscapes with data.root={options.out}"
     )
     return 0
 

@@ -1,5 +1,6 @@
-"""What all tests share: options, quiet libraries, one kind of processor, and an environment without anybody's data sets, W&B key, W&B
-patience or terminal."""
+"""What all tests share: options, quiet libraries, one kind of processor, and an environment without
+anybody's data sets, W&B key, W&B patience or terminal.
+"""
 
 import hashlib
 import os
@@ -7,7 +8,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Before torch and its friends are imported: no network, no telemetry, no threads beyond the machine's.
+# Before torch and its friends are imported: no network, no telemetry, no threads beyond the
+# machine's.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -66,7 +68,9 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef) -> None:
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one finished run of four tiny steps, made when first asked for; tests read it and write nothing into it."""
+    """The folder of one finished run of four tiny steps, made when first asked for; tests read it
+    and write nothing into it.
+    """
     from experiments import run
 
     runs = tmp_path_factory.mktemp("runs")
@@ -100,7 +104,9 @@ def opencv_threads() -> Iterator[Callable[[int], None]]:
 def once(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[object], bool]:
-    """Whether a test of this name is the first to ask about something, in all processes of this run."""
+    """Whether a test of this name is the first to ask about something, in all processes of this
+    run.
+    """
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
@@ -117,7 +123,9 @@ def once(
 
 @pytest.fixture(autouse=True)
 def counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network's inference parameters, which every result names: half a second each time, and always the same of the same network."""
+    """A network's inference parameters, which every result names: half a second each time, and
+    always the same of the same network.
+    """
     if scoring := sys.modules.get("experiments.evaluation.score"):
         monkeypatch.setattr(scoring, "inference_parameters", once_of_each_network)
 

@@ -1,11 +1,13 @@
-"""The built-in street scenes: small pictures in the manner of Cityscapes, drawn from a seed, with their labels.
+"""The built-in street scenes: pictures in the manner of Cityscapes with labels, from a seed.
 
-Everything is placed in meters before a camera; the things are drawn from far to near into the image and the label at once. x points
-right, y up from the ground, z along the street. All random numbers are drawn while placing, so a scene is the same at every size.
+Everything is placed in meters before a camera; the things are drawn from far to near into the image
+and the label at once. x points right, y up from the ground, z along the street. All random numbers
+are drawn while placing, so a scene is the same at every size.
 
     materials, painter      textures; the camera and the brush
-    dice, street, lens      what is decided first: the street's layout, the camera's place and exposure
-    ground, placement       what is on it; placement says where, statics, vehicles and people say what
+    dice, street, lens      the first decisions: the street's layout, the camera's place and exposure
+    ground, placement       the ground, and where each thing stands on it
+    statics, vehicles, people       the things
 """
 
 import numpy as np
@@ -24,10 +26,14 @@ SMALLEST = 32  # pixels
 
 
 def scene(seed: int, index: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """RGB image (H, W, 3) and Cityscapes label ids (H, W), both uint8: the same bytes for the same arguments, whatever was drawn before."""
+    """RGB image (H, W, 3) and Cityscapes label ids (H, W), both uint8.
+
+    They are the same bytes for the same arguments, whatever was drawn before.
+    """
     if min(height, width) < SMALLEST:
         raise ValueError(
-            f"a street scene has at least {SMALLEST} rows and columns, not {height}x{width}: draw it larger and scale it down"
+            f"a street scene has at least {SMALLEST} rows and columns, not {height}x{width}: "
+            "draw it larger and scale it down"
         )
     dice = Dice(seed, index)
     lens, street, exposure = Lens.drawn(dice), Street.drawn(dice), Exposure.drawn(dice)

@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 
 
 class Dice:
-    """A scene's random numbers, all made from `random.random()`, whose sequence Python promises to keep."""
+    """A scene's random numbers, all made from `random.random()`: Python keeps its sequence."""
 
     def __init__(self, seed: int, index: int) -> None:
         self.roll = random.Random(f"street {int(seed)}/{int(index)}").random

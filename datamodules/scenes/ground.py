@@ -1,4 +1,4 @@
-"""Sky and ground: roads, sidewalks, grass, their marks, and the light and shadows that lie on them."""
+"""Sky and ground: roads, sidewalks, grass, their marks, and the light and shadows on them."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,10 @@ TEXELS = 45.0  # of the ground's texture on a meter
 
 
 class Ribbon(NamedTuple):
-    """A strip of the ground from x `left` to `right`, z `start` to `end`; without a label it is a detail of the one it lies on."""
+    """A strip of the ground from x `left` to `right`, z `start` to `end`.
+
+    Without a label it is a detail of the one it lies on.
+    """
 
     left: float
     right: float
@@ -76,7 +79,7 @@ class Ground:
 
 
 def areas(dice: Dice, street: Street) -> list[Ribbon]:
-    """From the outer to the inner: each lies over the one before, so that no seam shows between two."""
+    """From the outer to the inner: each lies over the one before, so that there are no seams."""
     asphalt = shade(
         (1.0, dice.between(0.98, 1.01), dice.between(0.97, 1.05)), dice.between(74, 124)
     )
@@ -125,7 +128,7 @@ def full_length(left: float, right: float, color: Color, label: int) -> Ribbon:
 def paving_joints(dice: Dice, street: Street, color: Color) -> list[Ribbon]:
     step, joints = dice.between(0.6, 1.3), []
     for bank in street.banks:
-        # only where the sidewalk lies at the road: behind an inner verge it is far enough to do without
+        # only where the sidewalk lies at the road: behind an inner verge it is too far to see them
         if not (bank.inner and bank.verge):
             joints += bank_joints(bank, step, color)
     return joints
@@ -291,7 +294,7 @@ def shadow_map(painter: Painter, top: int, shadows: list[Shadow]) -> np.ndarray:
 
 
 def paint_light(painter: Painter, top: int, light: np.ndarray, offset: tuple[float, float]) -> None:
-    """Shadows, the grain of asphalt and grass, and haze, each fading with the distance of the row."""
+    """Shadows, the grain of asphalt and grass, and haze, all fading with the row's distance."""
     depth = painter.camera.depth(np.arange(top, painter.height, dtype=np.float32))
     clear = np.exp(-depth / painter.weather.sight)[:, None]
     grain = ground_texture(painter.camera, top, light.shape, offset) * np.exp(-depth / 25)[:, None]
@@ -307,9 +310,10 @@ def paint_light(painter: Painter, top: int, light: np.ndarray, offset: tuple[flo
 def ground_texture(
     camera: Camera, top: int, shape: tuple[int, int], offset: tuple[float, float]
 ) -> np.ndarray:
-    """The noise as it lies on the ground, for the rows from `top` on; the bend is too small to matter here."""
+    """The noise on the ground, for the rows from `top` on; the bend is too small to matter here."""
     (x, z), horizon, texels = offset, camera.horizon - top, TEXELS * camera.eye
-    # from a pixel (u, v, 1) back to the ground: times v - horizon, x = eye (u - center) and z = eye focal
+    # from a pixel (u, v, 1) back to the ground:
+    # times v - horizon, x = eye (u - center) and z = eye focal
     matrix = np.array(
         [
             (texels, x, -texels * camera.center - x * horizon),

@@ -1,4 +1,4 @@
-"""What belongs to the camera and not to the street: where it looks from, its own hood, the frame, blur, exposure and noise."""
+"""The camera: where it looks from, the hood of its car, the frame, blur, exposure and noise."""
 
 import math
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Lens:
 
 @dataclass(frozen=True)
 class Exposure:
-    """What turns the painted street into the camera's picture; lengths in shares of the image's size."""
+    """From the painted street to the camera's picture; lengths in shares of the image's size."""
 
     hood: float  # where the hood begins
     gray: float  # of the hood

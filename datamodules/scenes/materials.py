@@ -1,6 +1,6 @@
-"""What the scenes are painted with: facades, walls, fences, hedges, leaves and noise, painted once per process.
+"""Textures of facades, walls, fences, hedges, leaves and noise, painted once per process.
 
-Each is a pyramid, largest first, every level half the one before, so that distant surfaces do not flicker.
+Each is a pyramid, largest first, every level half the one before: distant surfaces do not flicker.
 """
 
 import math
@@ -79,7 +79,7 @@ class Textures:
 
 @lru_cache(maxsize=1)
 def textures() -> Textures:
-    """The same textures in every process: one generator with a fixed seed, used in the order below."""
+    """The same textures in every process: one generator with a fixed seed, used in this order."""
     rng = np.random.default_rng(20160401)
     noise = smooth_noise(rng, size=512, cells=16)
     return Textures(
@@ -116,7 +116,7 @@ def pyramid(texture: np.ndarray) -> Pyramid:
 
 
 def smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
-    """Octaves of interpolated noise; opposite borders continue each other where `cells` divides `size`."""
+    """Octaves of interpolated noise, seamless at the borders where `cells` divides `size`."""
     total = np.zeros((size, size), np.float32)
     weight = 1.0
     while cells <= size:
@@ -289,7 +289,7 @@ def wall(noise: np.ndarray, color: Color, bricks: bool) -> np.ndarray:
 
 
 def fence(noise: np.ndarray, color: Color, garden: Color, step: int) -> np.ndarray:
-    """Bars before the garden behind them: Cityscapes labels what is seen through a fence as fence."""
+    """Bars before a garden: Cityscapes labels as fence what is seen through it."""
     height, width = STRIP
     canvas = plain(garden, height, width, noise, 14)
     for column in range(0, width, step):
@@ -315,7 +315,10 @@ def hedge(rng: np.random.Generator, color: Color) -> np.ndarray:
 
 
 def crown(rng: np.random.Generator, color: Color, height: float) -> np.ndarray:
-    """RGBA: clusters of leaves lit from above; the outline is one piece without holes, so that labels have no specks."""
+    """RGBA: clusters of leaves lit from above.
+
+    The outline is one piece without holes, so that labels have no specks.
+    """
     unit = CROWN_SIDE / (2 * CROWN_REACH)  # pixels of a crown's radius
     canvas = np.empty((CROWN_SIDE, CROWN_SIDE, 3), np.uint8)
     canvas[:] = shade(color, 0.45)

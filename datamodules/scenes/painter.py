@@ -23,7 +23,7 @@ CIRCLE = np.array(
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """A pinhole in pixels; a bent street is a sideways shift that grows with the square of the distance."""
+    """A pinhole in pixels; a bend shifts sideways with the square of the distance."""
 
     focal: float
     center: float
@@ -134,7 +134,10 @@ class Painter:
     def surface(
         self, places: Sequence[Place], texture: Pyramid, repeats: float, light: float, label: int
     ) -> None:
-        """A texture on a rectangle in space, from its upper left corner clockwise, `repeats` times side by side."""
+        """A texture, `repeats` times side by side, on a rectangle in space.
+
+        The places are clockwise from its upper left corner.
+        """
         points = [self.camera.point(*place) for place in places]
         window = self.window(points)
         if window is None:
@@ -220,7 +223,10 @@ def perspective(level: np.ndarray, repeats: float, corners: np.ndarray) -> np.nd
 
 
 def similarity(level: np.ndarray, pixels: float, mirrored: bool, corner: Point) -> np.ndarray:
-    """The matrix from pixels to texels for a square of `pixels` around a middle; `corner` is the window's corner as seen from there."""
+    """The matrix from pixels to texels for a square of `pixels` around a middle.
+
+    `corner` is the window's corner as seen from there.
+    """
     scale, middle = level.shape[0] / pixels, (level.shape[0] - 1) / 2
     flip = -scale if mirrored else scale
     return np.array([(flip, 0, middle + flip * corner[0]), (0, scale, middle + scale * corner[1])])
@@ -243,7 +249,7 @@ def crosswise(left: float, right: float, low: float, high: float, z: float) -> l
 
 
 class Cutout:
-    """A flat drawing that stands at (x, z) and looks at the camera: points are meters right of and above its foot."""
+    """A flat drawing at (x, z) that looks at the camera: points are meters from its foot."""
 
     def __init__(self, painter: Painter, x: float, z: float, size: float = 1.0) -> None:
         self.painter, self.z = painter, z

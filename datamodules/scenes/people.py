@@ -128,13 +128,18 @@ def person(dice: Dice, x: float, z: float) -> Thing:
     )
 
 
-# --- two-wheelers: `base` is half the distance of the wheels as it is seen, negative where they face left
+# --- two-wheelers
+# `base` is half the distance of the wheels as it is seen, negative where they face left
 
 Tube = tuple[Point, Point, float]  # x in half wheel bases and y in meters of both ends; width
 FRAME = (
-    ((-1, 0.34), (-0.3, 0.75), 0.05), ((-0.3, 0.75), (0.75, 0.78), 0.05), ((0.72, 0.95), (1, 0.34), 0.05),
-    ((0, 0.32), (-0.32, 0.9), 0.05), ((0, 0.32), (0.75, 0.8), 0.05), ((-1, 0.34), (0, 0.32), 0.05),
-)  # fmt: skip
+    ((-1, 0.34), (-0.3, 0.75), 0.05),
+    ((-0.3, 0.75), (0.75, 0.78), 0.05),
+    ((0.72, 0.95), (1, 0.34), 0.05),
+    ((0, 0.32), (-0.32, 0.9), 0.05),
+    ((0, 0.32), (0.75, 0.8), 0.05),
+    ((-1, 0.34), (0, 0.32), 0.05),
+)
 SADDLE_AND_HANDLEBAR = (((-0.5, 0.92), (-0.1, 0.92), 0.07), ((0.6, 1.0), (0.95, 1.02), 0.05))
 SADDLE_AND_FORK = (((-0.9, 0.88), (0, 0.84), 0.13), ((0.95, 0.3), (0.5, 1.08), 0.08))
 TANK = (

@@ -1,6 +1,6 @@
-"""Who stands where: every thing of a scene, with its place in meters.
+"""The place of every thing of a scene, in meters.
 
-The order of the lines is the order in which the dice are thrown: to change it is to make other scenes.
+The order of the lines is the order in which the dice are thrown: another one makes other scenes.
 """
 
 import math
@@ -298,7 +298,7 @@ def crossing(dice: Dice, street: Street) -> list[Thing]:
     return things
 
 
-# of every twelve scenes three have one, so that small sets hold each of these classes in about its share
+# three of every twelve scenes have one: small sets hold each of these classes in about its share
 GUESTS = {3: BUS, 7: TRUCK, 11: TRAIN}
 
 

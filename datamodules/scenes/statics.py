@@ -53,7 +53,7 @@ def house(
     floors: int,
     gable: bool,
 ) -> Thing:
-    """`gable` is the wall that looks at the camera, needed where no house of the same height stands before."""
+    """`gable` is the wall that looks at the camera, hidden where a house as high stands before."""
     height, depth = floors * dice.between(2.9, 3.4), dice.between(8, 16)
     texture, tinted = dice.pick(textures().facades[floors]), dice.between(0.82, 1.12)
     roof = dice.pick(TILES) if floors <= 3 else None

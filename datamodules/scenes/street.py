@@ -1,4 +1,4 @@
-"""The street itself: its neighborhood, its weather, its lanes, and how wide everything beside it is."""
+"""The street: its neighborhood, its weather, its lanes, and the widths of all beside it."""
 
 from dataclasses import dataclass
 
@@ -89,7 +89,10 @@ def one_style(roll: float) -> Style:
 
 @dataclass(frozen=True)
 class Bank:
-    """One side of the street, in meters from the middle of the own lane; `side` is -1 on the left and 1 on the right."""
+    """One side of the street, in meters from the middle of the own lane.
+
+    `side` is -1 on the left and 1 on the right.
+    """
 
     side: int
     road: float  # where the road ends

@@ -1,4 +1,4 @@
-"""What stands in a street: drawn from far to near, with a shadow that lies on the ground before any of them is drawn."""
+"""Things that stand in a street, drawn from far to near after the shadows of all of them."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -96,7 +96,10 @@ def plate(
     across: float = 0.0,
     behind: float = 0.0,
 ) -> None:
-    """A rectangle on the near end, `half` its width; with `across`, one on either side of the middle."""
+    """A rectangle on the near end; with `across`, one on either side of its middle.
+
+    `half` is half its width, `behind` how far behind the near end it stands.
+    """
     color = painter.tone(color, vehicle.z, light)
     for side in SIDES if across else (1,):
         x = vehicle.x + side * across
@@ -107,7 +110,10 @@ def plate(
 
 
 class Body(NamedTuple):
-    """A car from the side, in shares of its length from the tail: where rear window, roof and windscreen begin and end."""
+    """A car from the side, in shares of its length from the tail.
+
+    They say where rear window, roof and windscreen begin and end.
+    """
 
     window: float
     roof: float
@@ -318,7 +324,10 @@ def panel(
     color: Color,
     label: int | None = None,
 ) -> None:
-    """A rectangle on the side that is seen; `start` and `end` in meters from the near end, `low` and `high` above the ground."""
+    """A rectangle on the side that is seen.
+
+    `start` and `end` are meters from the near end, `low` and `high` above the ground.
+    """
     places = lengthwise(vehicle.flank, vehicle.z + start, vehicle.z + end, low, high)
     painter.face(places, painter.tone(color, vehicle.middle, vehicle.light), label)
 

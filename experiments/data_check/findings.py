@@ -1,4 +1,4 @@
-"""The findings of a data check: what is certainly wrong, what is worth a look, and the numbers of each split."""
+"""The findings of a data check, certain problems or worth a look, and the numbers of a split."""
 
 from collections import Counter
 from collections.abc import Sequence

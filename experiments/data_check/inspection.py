@@ -1,4 +1,4 @@
-"""Read every file of a data set once; what is found goes into a `Split` of experiments/data_check/findings.py.
+"""Read every file of a data set once, and collect what is found in a `Split` of findings.py.
 
 A JPEG that is damaged in its middle still decodes, to wrong pixels that nothing here tells from
 right ones; a PNG carries checksums.
@@ -71,7 +71,7 @@ def read_sample(source: Source, labels: LabelSet, index: int) -> Sample:
 
 @contextmanager
 def noted(wrong: Wrong, where: str) -> Iterator[None]:
-    """Note what cannot be read, whatever the bytes make a decoder trip over: no file ends the check."""
+    """Note a file that cannot be read, whatever a decoder raises: no file ends the check."""
     try:
         yield
     except DataError as problem:
@@ -114,7 +114,10 @@ def train_ids(
 
 
 def check_palette(source: Files, path: str, numbers: np.ndarray, wrong: Wrong) -> None:
-    """A palette PNG that some program renumbered: it looks right in every viewer, and its numbers mean other classes."""
+    """Note a palette PNG that some program renumbered.
+
+    It looks right in every viewer, and its numbers mean other classes.
+    """
     labels = source.labels
     if source.read(path, 32)[25] != 3:
         return
@@ -210,7 +213,7 @@ def open_split(data: SegmentationData, name: str) -> Split:
 
 
 def inspect_split(split: Split, limit: int | None, workers: int) -> None:
-    """Read everything, or `limit` images spread over the split, in threads: decoding holds no lock."""
+    """Read all images, or `limit` spread over the split, in threads: decoding holds no lock."""
     source = split.source
     if source is None:
         return

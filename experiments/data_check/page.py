@@ -58,7 +58,8 @@ def classes(labels: "LabelSet", splits: "Sequence[Split]") -> Iterator[str]:
         head = f"{swatch(labels.palette[train_id])}{html.escape(name)}"
         yield f"<tr><td>{head}</td><td>{labels.ids[train_id]}</td>{cells}</tr>"
     yield "</table></div>"
-    yield f"<p>{swatch((0, 0, 0))}ignored (the overlay shows the image there) &nbsp; {swatch(UNKNOWN)}an unknown id</p>"
+    ignored = f"{swatch((0, 0, 0))}ignored (the overlay shows the image there)"
+    yield f"<p>{ignored} &nbsp; {swatch(UNKNOWN)}an unknown id</p>"
 
 
 def pictures(

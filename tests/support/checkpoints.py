@@ -1,4 +1,6 @@
-"""Writes checkpoints as runs write them, without a training; and files that are none, each with what must be said of it."""
+"""Writes checkpoints as runs write them, without a training; and files that are none, each with
+what must be said of it.
+"""
 
 import gzip
 import json
@@ -22,7 +24,9 @@ ROW = "bisenet/xception39"
 
 
 def lively(module: SegmentationModule) -> SegmentationModule:
-    """Running statistics of noise and of flat colors: an untrained network would see one class everywhere."""
+    """Running statistics of noise and of flat colors: an untrained network would see one class
+    everywhere.
+    """
     module.train()
     with torch.no_grad():
         for _ in range(4):

@@ -31,7 +31,9 @@ def after(kind: type, method: str, then: Callable[[Any], None]) -> None:
 
 
 def bring_up(children: Mapping[str, Callable[[Path], int]], folder: Path) -> None:
-    """Each in a fork of this process, which has imported everything and computed nothing: that saves seconds a child."""
+    """Each in a fork of this process, which has imported everything and computed nothing: that
+    saves seconds a child.
+    """
     for name, child in children.items():
         place = folder / name
         place.mkdir()
@@ -45,11 +47,14 @@ def bring_up(children: Mapping[str, Callable[[Path], int]], folder: Path) -> Non
 
 
 def brought_up(children: str, folder: Path, *names: str) -> Path:
-    """A folder of each child's `runs`, `output.txt` and `status`; `children` is where to import them from, all of them or those named."""
+    """A folder of each child's `runs`, `output.txt` and `status`; `children` is where to import
+    them from, all of them or those named.
+    """
     if not hasattr(os, "fork"):
         pytest.skip("this system cannot fork a process")
     module, _, name = children.rpartition(".")
-    code = f"import sys; from pathlib import Path; from tests.support.children import bring_up; from {module} import {name} as children; "
+    code = "import sys; from pathlib import Path; from tests.support.children import bring_up; "
+    code += f"from {module} import {name} as children; "
     code += (
         "bring_up({name: children[name] for name in sys.argv[2:] or children}, Path(sys.argv[1]))"
     )

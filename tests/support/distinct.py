@@ -19,7 +19,9 @@ def trained_network(row: Experiment, num_classes: int = 5) -> Hashable:
 
 
 def deployed_network(row: Experiment, num_classes: int = 5) -> Hashable:
-    """Equal for two rows if their networks compute the same logits: heads for training are left out."""
+    """Equal for two rows if their networks compute the same logits: heads for training are left
+    out.
+    """
     module = shapes(blueprint(row, num_classes))
     image = torch.zeros(1, 3, 256, 512, device="meta")
     reached = leaves(module.logits(module.padded(image)))

@@ -1,6 +1,8 @@
-"""Two processes of one job, started as torchrun and as SLURM start them: with numbers in their environment and nothing else in common.
+"""Two processes of one job, started as torchrun and as SLURM start them: with numbers in their
+environment and nothing else in common.
 
-`python -m tests.support.launched KIND OUT`: both are sent SIGTERM twice in step 5, and then go on. Forks save importing everything four times.
+`python -m tests.support.launched KIND OUT`: both are sent SIGTERM twice in step 5, and then go on.
+Forks save importing everything four times.
 """
 
 import os
@@ -24,7 +26,9 @@ KINDS = {
 
 
 def numbered(kind: str, rank: int) -> dict[str, str]:
-    """What tells one process from the other, under torchrun on one machine, and under SLURM on two nodes."""
+    """What tells one process from the other, under torchrun on one machine, and under SLURM on two
+    nodes.
+    """
     if kind == "torchrun":
         said = {
             "TORCHELASTIC_RUN_ID": "none",
@@ -66,7 +70,9 @@ def launch(kind: str, output: Path, words: Sequence[str], stops: bool) -> str:
 
 
 def free_port() -> int:
-    """Below those that the system gives to whoever asks for any, so that nobody is given it before both processes are there."""
+    """Below those that the system gives to whoever asks for any, so that nobody is given it before
+    both processes are there.
+    """
     first = 20_000 + os.getpid() % 10_000
     return next(port for port in range(first, 32_000) if is_free(port))
 

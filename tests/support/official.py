@@ -16,7 +16,9 @@ Maps = Sequence[np.ndarray]
 def official_scores(
     predicted: Maps, ids: Maps, folder: Path, *, instances: Maps | None = None
 ) -> dict:
-    """`predicted` holds train ids, `ids` label ids and `instances` instance ids, as the files do; without the last, no iIoU."""
+    """`predicted` holds train ids, `ids` label ids and `instances` instance ids, as the files do;
+    without the last, no iIoU.
+    """
     pytest.importorskip("cityscapesscripts", reason="the eval script is in the test extra")
     pairs = []
     for index, (guess, truth) in enumerate(zip(predicted, ids, strict=True)):

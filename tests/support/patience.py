@@ -1,4 +1,6 @@
-"""Waiting for what another process or thread does: for its condition, never for so long; on a busy machine everything takes its time."""
+"""Waiting for what another process or thread does: for its condition, never for so long; on a busy
+machine everything takes its time.
+"""
 
 import time
 from collections.abc import Callable

@@ -4,8 +4,9 @@ from torch import nn
 
 
 def kinds(module: nn.Module) -> list[str]:
-    """Its layers in order: a convolution by kernel/stride x dilation, "d" where it is depthwise, all
-    others by name."""
+    """Its layers in order: a convolution by kernel/stride x dilation, "d" where it is depthwise,
+    all others by name.
+    """
     found = []
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):

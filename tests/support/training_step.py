@@ -1,4 +1,6 @@
-"""One training step of a whole model in float64, held against the authors': loss terms, every gradient, batch-norm statistics."""
+"""One training step of a whole model in float64, held against the authors': loss terms, every
+gradient, batch-norm statistics.
+"""
 
 import gzip
 import json
@@ -29,7 +31,9 @@ def stored(name: str) -> dict:
 
 
 def prepared(name: str) -> tuple[SegmentationModule, tuple[Tensor, Tensor]]:
-    """The module with the weights of the case, in training mode, and the case's batch; both in float64."""
+    """The module with the weights of the case, in training mode, and the case's batch; both in
+    float64.
+    """
     case, state = stored(name), weights(name)
     for key, amount in case.get("added_to_weights_after_fill", {}).items():
         state[key] = state[key] + amount
@@ -44,7 +48,9 @@ def prepared(name: str) -> tuple[SegmentationModule, tuple[Tensor, Tensor]]:
 
 
 def assert_the_authors_gradients(name: str, module: SegmentationModule) -> None:
-    """After backward: samples to 1e-6 of the largest entry, the norm of every parameter that does not vanish, and the running averages."""
+    """After backward: samples to 1e-6 of the largest entry, the norm of every parameter that does
+    not vanish, and the running averages.
+    """
     case, golden = stored(name), np.load(REFERENCE / "steps" / f"{name}.npz")
     for theirs, facts in case["gradients"].items():
         gradient = (

@@ -54,7 +54,9 @@ def cityscapes(
 
 
 def instance_ids(ids: np.ndarray) -> np.ndarray:
-    """Humans and vehicles by columns: two instances of each class, and a group, which keeps the plain id."""
+    """Humans and vehicles by columns: two instances of each class, and a group, which keeps the
+    plain id.
+    """
     parts = np.uint16(np.arange(ids.shape[1]) * 3 // ids.shape[1])
     numbered = (ids >= 24) & (parts < 2)
     return np.where(numbered, ids * np.uint16(1000) + parts, ids).astype(np.uint16)
@@ -151,7 +153,9 @@ def cityscapes_coarse(root: Path) -> list[Arrays]:
 
 
 def camvid32(root: Path) -> list[Arrays]:
-    """A frame on each side of every border of the split; labels are the 32 colors' numbers, saved as colors."""
+    """A frame on each side of every border of the split; labels are the 32 colors' numbers, saved
+    as colors.
+    """
     colors = np.uint8(
         [color for group in GROUPS.values() for color in group.values()] + [(0, 0, 0)]
     )
@@ -165,7 +169,9 @@ def camvid32(root: Path) -> list[Arrays]:
 
 
 def voc(root: Path) -> dict[str, Arrays]:
-    """train has one image, trainaug another one that only SBD labels; the official label of the first differs from SBD's."""
+    """train has one image, trainaug another one that only SBD labels; the official label of the
+    first differs from SBD's.
+    """
     places = [
         (f"JPEGImages/2007_00000{number}.jpg", f"SegmentationClass/2007_00000{number}.png")
         for number in (1, 2)

@@ -1,7 +1,10 @@
-"""Two processes that train together (gloo), and how both are killed; test_sources.py starts this and looks at what they leave.
+"""Two processes that train together (gloo), and how both are killed; test_sources.py starts this
+and looks at what they leave.
 
-`python -m tests.support.two_ranks pairs OUT ROOT...`: small trainings on each root, in forks, which saves importing everything for each of them.
-`python -m tests.support.two_ranks run OUT WORDS...`: a run of experiments/run.py that Lightning starts twice; at step 3 it waits to be killed.
+    python -m tests.support.two_ranks pairs OUT ROOT...     small trainings on each root, in forks,
+        which saves importing everything for each of them
+    python -m tests.support.two_ranks run OUT WORDS...      a run of experiments/run.py that Lightning
+        starts twice; at step 3 it waits to be killed
 """
 
 import os
@@ -76,7 +79,9 @@ def train(out: Path, root: Path, checkpoint: Path | None, stops: bool) -> None:
 
 
 def meet(place: Path) -> None:
-    """By a file: a port that is free when it is looked for may be another process's when it is opened."""
+    """By a file: a port that is free when it is looked for may be another process's when it is
+    opened.
+    """
     distributed.init_process_group(
         "gloo", init_method=f"file://{place}", rank=int(os.environ["LOCAL_RANK"]), world_size=2
     )
@@ -121,7 +126,9 @@ def forked(act: Callable[[], None], environment: dict[str, str]) -> int:
 
 
 def pairs(out: Path, roots: Sequence[Path]) -> None:
-    """On the first root a training that nothing interrupts; on each one that is killed, and what goes on from its checkpoint."""
+    """On the first root a training that nothing interrupts; on each one that is killed, and what
+    goes on from its checkpoint.
+    """
     pair(out / "straight", roots[0])
     for root in roots:
         pair(out / f"{root.name} killed", root, stops=True)

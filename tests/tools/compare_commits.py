@@ -3,7 +3,8 @@
     python -m tests.tools.compare_commits main~5          a commit with the working tree
     python -m tests.tools.compare_commits main~5 main     two commits
     python -m tests.tools.compare_commits main~5 --only stdc
-    python -m tests.tools.compare_commits main~5 --save old.pt    its numbers, to be given as OLD again
+    python -m tests.tools.compare_commits main~5 --save old.pt    its numbers, to be given as OLD
+    again
 
 Of each network it compares the terms of the loss, the norm of every gradient, outputs, logits, what
 changes in a training step outside the gradient, and the groups of the optimizer, to the last bit.
@@ -149,7 +150,9 @@ def without_rules(module: Any) -> None:
 
 
 def condensed(content: Any) -> Any:
-    """Large tensors as a digest of their bytes and a sample: all networks together would take gigabytes."""
+    """Large tensors as a digest of their bytes and a sample: all networks together would take
+    gigabytes.
+    """
     import torch
 
     if isinstance(content, dict):
@@ -284,7 +287,9 @@ def told(old: Any, new: Any) -> str:
 
 
 def difference(old: Any, new: Any) -> list[str]:
-    """What differs, each with the largest relative difference; names and the draws of dropout do not count."""
+    """What differs, each with the largest relative difference; names and the draws of dropout do
+    not count.
+    """
     if isinstance(old, str) or isinstance(new, str):
         return [] if old == new else [f"was {said(old)}, is {said(new)}"]
     found = []

@@ -1,4 +1,5 @@
-"""Print eight figures that say how the project stands; closing notes give them beside those of before.
+"""Print eight figures that say how the project stands; closing notes give them beside those of
+before.
 
 python -m tests.tools.figures           what is counted in seconds; the rest is "not measured"
 python -m tests.tools.figures --run     also runs .ci/run and README's first command (an hour)

@@ -3,12 +3,14 @@
     python -m tests.tools.mutations fastscnn                      a paper
     python -m tests.tools.mutations segmodels/parts/losses.py     any file
     python -m tests.tools.mutations stdc --lines 270:300          some of its lines
-    python -m tests.tools.mutations stdc --tests tests/papers/test_stdc.py tests/segmodels/test_losses.py
+    python -m tests.tools.mutations stdc --tests tests/papers/test_stdc.py
+    tests/segmodels/test_losses.py
 
 Numbers become a quarter smaller, whole numbers larger by one, True becomes False; of words such as
 "stdc_ohem:0.7,1/16" the first number is changed. All of it happens in a copy of the tree. The tests
-are those named like the file, or those that import it; of a paper those over all rows too, as far as
-they are about it. Each change is printed with the test that fails; the exit code is 1 if one survives.
+are those named like the file, or those that import it; of a paper those over all rows too, as far
+as they are about it. Each change is printed with the test that fails; the exit code is 1 if one
+survives.
 """
 
 import argparse
