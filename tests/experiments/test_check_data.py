@@ -119,8 +119,8 @@ def test_the_line_of_weights_is_one_that_a_run_takes() -> None:
     from experiments.command_line.overrides import parse_override
     from segmodels.recipe import Recipe
 
-    assert parse_override(line, {"recipe": options(Recipe)})[1:] == (
     line = report.override([0.026849, 1.5, 0.0, 12345.6])
+    assert parse_override(line, {"recipe": options(Recipe)})[1:] == (
         "class_weights",
         [0.02685, 1.5, 0.0, 12350.0],
     )
