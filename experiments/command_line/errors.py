@@ -13,7 +13,7 @@ from functools import wraps
 from datamodules import DataError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, and one's share of it
-NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 # Warnings of Lightning and torch that do not hold for this project's way of training.
 WITHOUT_MEANING = (
     ".*does not have many workers.*",
