@@ -4,44 +4,65 @@ import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import timeit
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
 
+from experiments.benchmarks.turns import take_turns
 from experiments.command_line.errors import UserError
-from experiments.command_line.files import check_out
-from experiments.command_line.parser import height_by_width, positive
-from experiments.reports.terminal import console
+from experiments.command_line.files import check_out, write_json
+from experiments.command_line.parser import Subjects, height_by_width, positive
+from experiments.records import provenance
+from experiments.reports.terminal import print_markdown, print_table
+
+if TYPE_CHECKING:  # torch takes seconds, and --help and the stored table must not wait for it
+    from torch import Tensor
+
+    from datamodules.reading.sources import Source
+
+    Sample = Callable[[int], tuple[Tensor, Tensor]]
 
 DATA = """\
-CPU time of one training sample (scale from 0.5 to 2, crop, flip; no color): the process's own, one thread, in turns (A B C, C B A, ...).
-A ratio is the median of the rounds' own ratios to the peer, and its spread the least and the largest of them.
+CPU time of one training sample (scale from 0.5 to 2, crop, flip; no color): the process's own, one
+thread, in turns (A B C, C B A, ...). A ratio is the median of the rounds' own ratios to the peer,
+and its spread the least and the largest of them.
 
-The peer is torchvision's Cityscapes with albumentations, as its users write it: it decodes, scales the whole image and label, crops, and
-hands over normalized floats and int64 labels. Ours hands over uint8, which the network normalizes on its own device; "as floats" adds
-that work on the CPU, for a like-for-like figure. That ours is the same sample is shown first: the window against scaling the whole image,
-at most one gray level and no label apart.
+The peer is torchvision's Cityscapes with albumentations, as its users write it: it decodes, scales
+the whole image and label, crops, and hands over normalized floats and int64 labels. Ours hands over
+uint8, which the network normalizes on its own device; "as floats" adds that work on the CPU, for a
+like-for-like figure. That ours is the same sample is shown first: the window against scaling the
+whole image, at most one gray level and no label apart.
 
-DIR holds Cityscapes (folders or zips); some of its training images are copied to a temporary folder, as folders, zips and packs. Without
-DIR, street scenes are drawn at its size and their PNGs are easier to decode than photographs: those figures say less.
+DIR holds Cityscapes (folders or zips); some of its training images are copied to a temporary
+folder, as folders, zips and packs. Without DIR, street scenes are drawn at its size and their PNGs
+are easier to decode than photographs: those figures say less.
 """
-STORED = Path(__file__).parents[1] / "results" / "feeding.json"
+STORED = Path(__file__).parents[1] / "results" / "data_speed.json"
 SCALES = tuple(round(0.5 + 0.1 * step, 1) for step in range(16))
+FORMS = {
+    "folder": "PNG files",
+    "zips": "the zips",
+    "tiles": "packs of tiles",
+    "raw": "raw packs",
+}
+PEER = "torchvision + albumentations"
+Times = dict[str, dict[str, list[float]]]  # way of measuring -> source -> ms per sample, by round
 
 
-def add_data(subjects: Any) -> None:
+def add_data(subjects: Subjects) -> None:
     made = subjects.add_parser(
         "data", help="what a training sample costs, by source", description=DATA
     )
@@ -80,33 +101,39 @@ def add_data(subjects: Any) -> None:
     add(
         "--stored",
         action="store_true",
-        help="the README's table, of the measurement that the repository holds; measures nothing",
+        help="the table of docs/SPEED.md, of the measurement that the repository holds; measures nothing",
     )
     made.set_defaults(run=data, parser=made)
 
 
-def data(words: argparse.Namespace) -> int:
-    if words.stored:
-        return as_markdown(json.loads(STORED.read_text()))
-    if words.out:
-        check_out(words.out)
-    return measured(words)
+def data(args: argparse.Namespace) -> int:
+    if args.stored:
+        print_stored(json.loads(STORED.read_text()))
+        return 0
+    if args.out:
+        check_out(args.out)
+    return measure(args)
 
 
 # --- what is compared
 
 
 @dataclass(frozen=True)
-class Feed:
-    """Something that makes sample number k; `files` is what it reads."""
+class Samples:
+    """A data set of `count` samples; `files` is what they are read from."""
 
-    name: str
-    sample: Callable[[int], Any]
+    sample: "Sample"
     files: tuple[Path, ...] = ()
-    stock: bool = False  # goes through torch's own loader
+    count: int = 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> "tuple[Tensor, Tensor]":
+        return self.sample(number)
 
 
-def peer(root: Path, crop: tuple[int, int]) -> Callable[[int], Any]:
+def peer(root: Path, crop: tuple[int, int]) -> "Sample":
     """torchvision.datasets.Cityscapes + albumentations, in the usual words."""
     import albumentations as A
     import cv2
@@ -115,17 +142,18 @@ def peer(root: Path, crop: tuple[int, int]) -> Callable[[int], Any]:
 
     from datamodules.labels import CITYSCAPES
 
-    transform = A.Compose([
+    steps = [
         A.RandomScale((-0.5, 1.0), interpolation=cv2.INTER_LINEAR, p=1.0),
         A.PadIfNeeded(*crop, border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=255),
         A.RandomCrop(*crop),
         A.HorizontalFlip(p=0.5),
         A.Normalize(),
         ToTensorV2(),
-    ], seed=0)  # fmt: skip
+    ]
+    transform = A.Compose(steps, seed=0)
     images = Cityscapes(str(root), split="train", mode="fine", target_type="semantic")
 
-    def sample(number: int) -> Any:
+    def sample(number: int) -> "tuple[Tensor, Tensor]":
         image, label = images[number % len(images)]
         made = transform(image=np.asarray(image), mask=CITYSCAPES.table[np.asarray(label)])
         return made["image"], made["mask"].long()
@@ -133,7 +161,7 @@ def peer(root: Path, crop: tuple[int, int]) -> Callable[[int], Any]:
     return sample
 
 
-def ours(source: Any, crop: tuple[int, int]) -> Callable[[int], Any]:
+def ours(source: "Source", crop: tuple[int, int]) -> "Sample":
     from datamodules.sampling.crops import Crop
     from datamodules.sampling.samples import Crops
 
@@ -141,8 +169,8 @@ def ours(source: Any, crop: tuple[int, int]) -> Callable[[int], Any]:
     return lambda number: crops[number, number % len(crops)]
 
 
-def as_floats(sample: Callable[[int], Any]) -> Callable[[int], Any]:
-    """A look into 256 floats for each color. numpy makes the room, because it asks the system for large pages and torch does not."""
+def as_floats(sample: "Sample") -> "Sample":
+    """Normalize on the CPU: a look into 256 floats for each color."""
     import cv2
     import torch
 
@@ -152,11 +180,13 @@ def as_floats(sample: Callable[[int], Any]) -> Callable[[int], Any]:
     levels = (np.arange(256)[:, None] / settings.scale - settings.mean) / settings.std  # (256, 3)
     tables = np.ascontiguousarray(levels.T, np.float32)
 
-    def floats(number: int) -> Any:
+    def floats(number: int) -> "tuple[Tensor, Tensor]":
         image, label = sample(number)
+        # Memory by numpy, because it asks the system for large pages and torch does not.
         made = np.empty(image.shape, np.float32)
-        for plane, table, room in zip(cv2.split(image.permute(1, 2, 0).numpy()), tables, made):
-            cv2.LUT(plane, table, dst=room)
+        planes = cv2.split(image.permute(1, 2, 0).numpy())  # (3, H, W) -> (H, W, 3)
+        for plane, table, target in zip(planes, tables, made):
+            cv2.LUT(plane, table, dst=target)
         return torch.from_numpy(made), torch.from_numpy(label.numpy().astype(np.int64))
 
     return floats
@@ -166,331 +196,274 @@ def as_floats(sample: Callable[[int], Any]) -> Callable[[int], Any]:
 
 
 @contextmanager
-def forms(words: argparse.Namespace) -> Iterator[dict[str, Path]]:
-    """Folders with the images in four forms."""
-    with tempfile.TemporaryDirectory(prefix="feeding-") as place:
-        folders = {name: Path(place) / name for name in ("folder", "zips", "tiles", "raw")}
-        unpacked(words, folders["folder"])
+def every_form(args: argparse.Namespace) -> Iterator[dict[str, Path]]:
+    """Temporary folders with the same images, one for each of FORMS."""
+    with tempfile.TemporaryDirectory(prefix="data-speed-") as place:
+        folders = {name: Path(place) / name for name in FORMS}
+        folder = folders["folder"]
+        copy_images(args, folder)
         folders["zips"].mkdir()
         for kind in ("leftImg8bit", "gtFine"):
             with zipfile.ZipFile(folders["zips"] / f"{kind}_trainvaltest.zip", "w") as archive:
-                for file in sorted((folders["folder"] / kind).rglob("*.png")):
-                    archive.write(file, file.relative_to(folders["folder"]))
+                for file in sorted((folder / kind).rglob("*.png")):
+                    archive.write(file, file.relative_to(folder))
         for form in ("tiles", "raw"):
-            command = [
-                sys.executable,
-                "-m",
-                "experiments.pack",
-                "--data",
-                "cityscapes",
-                f"data.root={folders['folder']}",
-                "--out",
-                str(folders[form]),
-                "--form",
-                form,
-            ]
-            if subprocess.run([*command, "--splits", "train"]).returncode:
+            pack = f"-m experiments.pack --data cityscapes --splits train --form {form} --out"
+            words = [*pack.split(), str(folders[form]), f"data.root={folder}"]
+            if subprocess.run([sys.executable, *words]).returncode:
                 raise UserError(f"the images could not be packed as {form}")
         yield folders
 
 
-def unpacked(words: argparse.Namespace, folder: Path) -> None:
+def copy_images(args: argparse.Namespace, folder: Path) -> None:
     import datamodules
+    from datamodules.streets import write
 
-    if not words.root:
-        from datamodules.streets import write
-
-        return write(folder, {"train": words.images, "val": 1}, (1024, 2048))
-    source = datamodules.Cityscapes(words.root).open("train")
-    for (image, label), name in list(zip(source.pairs, source.names))[: words.images]:
-        for path, kind, ending in (
-            (image, "leftImg8bit", "leftImg8bit"),
-            (label, "gtFine", "gtFine_labelIds"),
+    if not args.root:
+        return write(folder, {"train": args.images, "val": 1}, (1024, 2048))
+    source = datamodules.Cityscapes(args.root).open("train")
+    for (image, label), name in list(zip(source.pairs, source.names))[: args.images]:
+        city = name.split("_")[0]
+        for path, target in (
+            (image, f"leftImg8bit/train/{city}/{name}_leftImg8bit.png"),
+            (label, f"gtFine/train/{city}/{name}_gtFine_labelIds.png"),
         ):
-            file = folder / kind / "train" / name.split("_")[0] / f"{name}_{ending}.png"
+            file = folder / target
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(source.read(path))
 
 
-def feeds(folders: dict[str, Path], crop: tuple[int, int]) -> list[Feed]:
+def files_in(folder: Path) -> tuple[Path, ...]:
+    return tuple(file for file in folder.rglob("*") if file.is_file())
+
+
+def bytes_of(files: tuple[Path, ...]) -> int:
+    return sum(file.stat().st_size for file in files)
+
+
+def samples_of(folders: Mapping[str, Path], crop: tuple[int, int]) -> dict[str, Samples]:
+    """The peer, ours from every form, and ours from packs as floats."""
     import datamodules
 
-    sources = {
-        name: datamodules.Cityscapes(folder).open("train") for name, folder in folders.items()
-    }
-    names = {
-        "folder": "PNG files",
-        "zips": "the zips",
-        "tiles": "packs of tiles",
-        "raw": "raw packs",
-    }
-    files = {
-        name: tuple(file for file in folder.rglob("*") if file.is_file())
-        for name, folder in folders.items()
-    }
-    rows = [
-        Feed(
-            "torchvision + albumentations",
-            peer(folders["folder"], crop),
-            files["folder"],
-            stock=True,
+    files = {form: files_in(folder) for form, folder in folders.items()}
+    made = {PEER: Samples(peer(folders["folder"], crop), files["folder"])}
+    for form, folder in folders.items():
+        sample = ours(datamodules.Cityscapes(folder).open("train"), crop)
+        made[FORMS[form]] = Samples(sample, files[form])
+    for form in ("tiles", "raw"):
+        made[f"{FORMS[form]}, as floats"] = Samples(
+            as_floats(made[FORMS[form]].sample), files[form]
         )
-    ]
-    rows += [Feed(names[name], ours(source, crop), files[name]) for name, source in sources.items()]
-    return rows + [
-        Feed(f"{names[name]}, as floats", as_floats(ours(sources[name], crop)), files[name])
-        for name in ("tiles", "raw")
-    ]
+    return made
 
 
 # --- that it is the same sample
 
 
-def apart(source: Any, crop: tuple[int, int], samples: int) -> tuple[int, int]:
-    """The largest difference in gray levels, and the number of labels that differ, from scaling the whole image and cropping then."""
+def max_difference(source: "Source", crop: tuple[int, int], count: int) -> tuple[int, int]:
+    """Compare windows with scaling the whole image and cropping then.
+
+    Returns the largest difference in gray levels, and how many labels differ.
+    """
     import cv2
 
     from datamodules.sampling.crops import Crop, choose, cut, draw
 
+    def scaled_whole(array: np.ndarray, interpolation: int) -> np.ndarray:
+        whole = cv2.resize(array, window.scaled[::-1], interpolation=interpolation)
+        part = whole[window.top :, window.left :][: window.height, : window.width]
+        return part[:, ::-1] if window.flip else part
+
     levels = labels = 0
-    for number in range(samples):
-        image, label = source.window(number % len(source))
+    for number in range(count):
+        index = number % len(source)
+        image, label = source.window(index)
         window = choose(Crop(crop, SCALES), label.shape, draw(0, number))
-        size = window.scaled[::-1]
-        place = (
-            slice(window.top, window.top + window.height),
-            slice(window.left, window.left + window.width),
-        )
-        whole, wide = (
-            cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)[place],
-            cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)[place],
-        )
-        if window.flip:
-            whole, wide = whole[:, ::-1], wide[:, ::-1]
-        found, numbers = cut(source, number % len(source), window)
-        levels = max(levels, int(np.abs(found.astype(int) - whole).max()))
-        labels += int((numbers != wide).sum())
+        our_image, our_label = cut(source, index, window)
+        difference = np.abs(our_image.astype(int) - scaled_whole(image, cv2.INTER_LINEAR))
+        levels = max(levels, int(difference.max()))
+        labels += int((our_label != scaled_whole(label, cv2.INTER_NEAREST)).sum())
     return levels, labels
 
 
-# --- the clock
+# --- the clock: milliseconds per sample
 
 
-def turns(
-    rows: Sequence[Feed], rounds: int, lap: Callable[[Feed, int], float]
-) -> dict[str, list[float]]:
-    """Milliseconds per sample in each round; every other round goes backwards."""
-    found: dict[str, list[float]] = {row.name: [] for row in rows}
-    for turn in range(rounds):
-        for row in rows if turn % 2 == 0 else rows[::-1]:
-            found[row.name].append(lap(row, turn))
-    return found
+def time_samples(
+    samples: Samples, turn: int, clock: Callable[[], float], setup: Callable[[], object]
+) -> float:
+    """Other samples in every turn; `setup` is called before each and not timed."""
+    numbers = iter(range(turn * samples.count, (turn + 1) * samples.count))
+    times = timeit.repeat(
+        lambda: samples[next(numbers)], setup, timer=clock, repeat=samples.count, number=1
+    )
+    return 1000 * sum(times) / samples.count
 
 
-def alone(samples: int) -> Callable[[Feed, int], float]:
-    def lap(row: Feed, turn: int) -> float:
-        started = time.process_time()
-        for number in range(turn * samples, (turn + 1) * samples):
-            row.sample(number)
-        return 1000 * (time.process_time() - started) / samples
-
-    return lap
+def cpu_time(samples: Samples, turn: int) -> float:
+    return time_samples(samples, turn, time.process_time, setup=lambda: None)
 
 
-def cold(samples: int) -> Callable[[Feed, int], float]:
-    """Wall time; before each sample the system is told to forget the files."""
-
-    def lap(row: Feed, turn: int) -> float:
-        total = 0.0
-        for number in range(turn * samples, (turn + 1) * samples):
-            for file in row.files:
-                forget(file)
-            started = time.perf_counter()
-            row.sample(number)
-            total += time.perf_counter() - started
-        return 1000 * total / samples
-
-    return lap
+def cold_wall_time(samples: Samples, turn: int) -> float:
+    """Before each sample the system is told to forget the files."""
+    return time_samples(samples, turn, time.perf_counter, setup=partial(forget, samples.files))
 
 
-def forget(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(descriptor)
+def forget(files: tuple[Path, ...]) -> None:
+    for file in files:
+        descriptor = os.open(file, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
 
 
-class Samples:
-    """A feed as a data set of so many samples."""
+def worker_time(samples: Samples, workers: int, batch: int, stock: bool) -> float:
+    """CPU time of this process and of its workers: of many batches, less that of few, so that starting costs nothing.
 
-    def __init__(self, sample: Callable[[int], Any], count: int) -> None:
-        self.sample, self.count = sample, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, number: int) -> Any:
-        return self.sample(number)
-
-
-def through_workers(words: argparse.Namespace) -> Callable[[Feed, int], float]:
-    """CPU time of this process and of its workers: of many batches, less that of few, so that starting costs nothing. The peer has
-    the stock DataLoader and its processes, ours the loader and threads that training has."""
+    The peer (`stock`) has torch's DataLoader and its processes, ours the loader and threads that
+    training has.
+    """
     import torch
     from torch.utils.data import DataLoader
 
     from datamodules.sampling.loader import Loader
 
-    def spent(row: Feed, batches: int) -> float:
-        before, samples = total(), Samples(row.sample, batches * words.batch)
-        loader = (
-            stock(samples) if row.stock else Loader(samples, [*chunks(len(samples))], words.workers)
-        )
+    def spent(batches: int) -> float:
+        before = total_cpu_time()
+        many = replace(samples, count=batches * batch)
+        if stock:
+            loader = DataLoader(
+                many,
+                batch_size=batch,
+                num_workers=workers,
+                worker_init_fn=lambda _: torch.set_num_threads(1),
+            )
+        else:
+            order = [range(first, first + batch) for first in range(0, len(many), batch)]
+            loader = Loader(many, order, workers)
         for _ in loader:
             pass
         del loader
-        return total() - before
+        return total_cpu_time() - before
 
-    def stock(samples: Samples) -> DataLoader:
-        return DataLoader(
-            samples,
-            batch_size=words.batch,
-            num_workers=words.workers,
-            worker_init_fn=lambda _: torch.set_num_threads(1),
-        )
-
-    def chunks(count: int) -> Iterator[range]:
-        return (range(first, first + words.batch) for first in range(0, count, words.batch))
-
-    def lap(row: Feed, turn: int) -> float:
-        few, many = words.workers, 7 * words.workers
-        start = spent(row, few)
-        while (
-            work := spent(row, many) - start
-        ) <= 0:  # lost in what starting costs: ask for more of it
-            few, many, start = many, 2 * many, work + start
-        return 1000 * work / ((many - few) * words.batch)
-
-    return lap
+    few, many = workers, 7 * workers
+    start = spent(few)
+    while (work := spent(many) - start) <= 0:  # lost in what starting costs: ask for more of it
+        few, many, start = many, 2 * many, work + start
+    return 1000 * work / ((many - few) * batch)
 
 
-def total() -> float:
+def total_cpu_time() -> float:
     """Seconds of this process, its threads, and its processes that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
+def measure_all(sources: dict[str, Samples], args: argparse.Namespace) -> Times:
+    def through_workers(samples: Samples, turn: int) -> float:
+        return worker_time(samples, args.workers, args.batch, stock=samples is sources[PEER])
+
+    uint8 = {name: each for name, each in sources.items() if "floats" not in name}
+    times = {"one process": take_turns(sources, args.rounds, cpu_time)}
+    if args.workers:
+        chosen = {name: each for name, each in uint8.items() if name != FORMS["zips"]}
+        times[f"{args.workers} workers"] = take_turns(chosen, args.rounds, through_workers)
+    if args.cold:
+        few = {name: replace(each, count=min(args.samples, 4)) for name, each in uint8.items()}
+        times["cold, wall time"] = take_turns(few, args.rounds, cold_wall_time)
+    return times
+
+
 # --- the whole
 
 
-def measured(words: argparse.Namespace) -> int:
+def measure(args: argparse.Namespace) -> int:
     import cv2
     import torch
 
-    from experiments.command_line import files as files_module
-    from experiments.records import provenance
+    import datamodules
+    from datamodules.reading.png import codecs
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    with forms(words) as folders:
-        rows = feeds(folders, words.crop)
-        import datamodules
-
-        levels, labels = apart(
-            datamodules.Cityscapes(folders["tiles"]).open("train"), words.crop, 24
-        )
+    with every_form(args) as folders:
+        tiles = datamodules.Cityscapes(folders["tiles"]).open("train")
+        levels, labels = max_difference(tiles, args.crop, 24)
         print(
-            f"24 windows against scaling whole images: at most {levels} gray level{'s' * (levels != 1)} and {labels} labels apart"
+            f"24 windows against scaling whole images: at most {levels} gray level{'s' * (levels != 1)} "
+            f"and {labels} labels apart"
         )
         if levels > 1 or labels:
             raise UserError("these are not the same samples, so nothing was timed")
-        png = sum(file.stat().st_size for file in rows[0].files)
-        sizes = {
-            name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / png
-            for name, folder in folders.items()
+        sources = {
+            name: replace(each, count=args.samples)
+            for name, each in samples_of(folders, args.crop).items()
         }
-        for row in rows:  # every image once: what is done only at first does not belong to a sample
-            for number in range(words.images):
-                row.sample(number)
-        found = {"one process": turns(rows, words.rounds, alone(words.samples))}
-        if words.workers:
-            chosen = [row for row in rows if "floats" not in row.name and "zips" not in row.name]
-            found[f"{words.workers} workers"] = turns(chosen, words.rounds, through_workers(words))
-        if words.cold:
-            found["cold, wall time"] = turns(
-                [row for row in rows if "floats" not in row.name],
-                words.rounds,
-                cold(min(words.samples, 4)),
-            )
-    table(found)
-    print(
-        "bytes to the PNGs': " + ", ".join(f"{name} {share:.2f}" for name, share in sizes.items())
-    )
+        for each in sources.values():  # what is done only at first does not belong to a sample
+            for number in range(args.images):
+                each.sample(number)
+        times = measure_all(sources, args)
+        sizes = {form: bytes_of(files_in(folder)) for form, folder in folders.items()}
+    shares = {form: size / sizes["folder"] for form, size in sizes.items()}
+    images = f"{args.images} of Cityscapes" if args.root else f"{args.images} drawn scenes"
     conditions = {
-        "images": str(words.images) + (" of Cityscapes" if words.root else " drawn scenes"), "crop": list(words.crop), "scales": SCALES,
-        "samples": words.samples, "rounds": words.rounds, "batch": words.batch, "hardware": provenance.hardware(), "versions": provenance.versions(),
-        "decoder": decoder(), "date": date.today().isoformat(), "commit": provenance.commit(), "load": os.getloadavg()[0],
-    }  # fmt: skip
+        "images": images,
+        "crop": args.crop,
+        "scales": SCALES,
+        "samples": args.samples,
+        "rounds": args.rounds,
+        "batch": args.batch,
+        "hardware": provenance.hardware(),
+        "versions": provenance.versions(),
+        "decoder": "imagecodecs" if codecs() else "OpenCV (imagecodecs would be faster)",
+        "date": date.today().isoformat(),
+        "commit": provenance.commit(),
+        "load": os.getloadavg()[0],
+    }
+    print_table(COLUMNS, rows(times))
+    print(f"bytes to the PNGs': {in_words(shares)}")
     print(
-        f"{conditions['images']}; {conditions['hardware']}; load {conditions['load']:.1f}; PNGs by {conditions['decoder']}"
+        f"{images}; {conditions['hardware']}; load {conditions['load']:.1f}; "
+        f"PNGs by {conditions['decoder']}"
     )
-    if words.out:
-        files_module.write_json(
-            words.out,
-            {
-                "conditions": conditions,
-                "milliseconds": found,
-                "bytes": sizes,
-                "apart": [levels, labels],
-            },
-        )
-        print(f"result       {words.out}")
+    if args.out:
+        found = {"milliseconds": times, "bytes": shares, "apart": [levels, labels]}
+        write_json(args.out, {"conditions": conditions} | found)
+        print(f"result       {args.out}")
     return 0
 
 
-def decoder() -> str:
-    from datamodules.reading.png import codecs
+# --- the table
 
-    return "imagecodecs" if codecs() else "OpenCV (imagecodecs would be faster)"
-
-
-HEADS = ("how", "source", "ms per sample", "times as fast", "spread")
-
-
-def cells(found: dict[str, dict[str, list[float]]]) -> Iterator[tuple[str, ...]]:
-    for how, rows in found.items():
-        first = next(iter(rows.values()))
-        for name, laps in rows.items():
-            ratios = [theirs / own for theirs, own in zip(first, laps)]
-            spread = f"{min(ratios):.1f} .. {max(ratios):.1f}" if laps is not first else ""
-            yield (
-                how,
-                name,
-                f"{statistics.median(laps):.1f}",
-                f"{statistics.median(ratios):.1f}",
-                spread,
-            )
+COLUMNS = {
+    "how": "left",
+    "source": "left",
+    "ms per sample": "right",
+    "times as fast": "right",
+    "spread": "right",
+}
 
 
-def table(found: dict[str, dict[str, list[float]]]) -> None:
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for head in HEADS:
-        shown.add_column(head, justify="left" if head in ("how", "source") else "right")
-    for row in cells(found):
-        shown.add_row(*row)
-    console().print(shown)
+def rows(times: Times) -> Iterator[list[str]]:
+    """The cells of each row, in the order of COLUMNS."""
+    for how, sources in times.items():
+        for name, own in sources.items():
+            ratios = [peers / each for peers, each in zip(sources[PEER], own)]
+            spread = "" if name == PEER else f"{min(ratios):.1f} .. {max(ratios):.1f}"
+            yield [how, name, f"{median(own):.1f}", f"{median(ratios):.1f}", spread]
 
 
-def as_markdown(stored: dict[str, Any]) -> int:
+def in_words(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+
+
+def print_stored(stored: dict[str, Any]) -> None:
+    print_markdown(COLUMNS, rows(stored["milliseconds"]))
     said = stored["conditions"]
-    for line in (HEADS, ["---", "---", "--:", "--:", "--:"], *cells(stored["milliseconds"])):
-        print("| " + " | ".join(line) + " |")
-    sizes = ", ".join(f"{name} {share:.2f}" for name, share in stored["bytes"].items())
     height, width = said["crop"]
     print(
         f"\nCPU time of one sample (wall time where cold), crops of {height}x{width}, scales {said['scales'][0]} to {said['scales'][-1]}, "
         f"without color; {said['rounds']} alternated rounds of {said['samples']}, one thread, batches of {said['batch']} through workers; "
         f"{said['images']}; {said['hardware']}, load {said['load']:.0f}; PNGs by {said['decoder']}. A ratio is the median of the rounds' "
-        f"own. Bytes to the PNGs': {sizes}. {said['date']}, commit {said['commit']}."
+        f"own. Bytes to the PNGs': {in_words(stored['bytes'])}. {said['date']}, commit {said['commit']}."
     )
-    return 0

@@ -1,26 +1,26 @@
-"""The words of `benchmark.py infer` and the table that it prints; the work is in experiments/timing.py, which takes torch."""
+"""`benchmark.py infer`: its options, and the table that it prints. Imports no torch before there is work."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
-from experiments.command_line.files import check_out
+from experiments.command_line.files import check_out, write_json
 from experiments.command_line.networks import (
     NETWORK_HELP,
     RELEASED,
     ReleasedCheckpoint,
     parse_network,
 )
-from experiments.command_line.parser import by, height_by_width, positive, seconds
+from experiments.command_line.parser import Subjects, by, height_by_width, positive, seconds
 from experiments.command_line.row_patterns import matching_rows
 from experiments.reports.protocols import on, settings
-from experiments.reports.terminal import console
+from experiments.reports.terminal import print_table
+
+if TYPE_CHECKING:
+    from experiments.benchmarks.timing import Result
 
 INFER = """\
 Frames per second of networks, without their training heads, on this machine. They run in turns (A B C, A B C, ...), so that a machine that
@@ -43,10 +43,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true")
 SMALLEST = 32  # pixels: the deepest maps of most networks are 1/32 of the image
 
 
-# --- words
-
-
-def add_infer(subjects: Any) -> None:
+def add_infer(subjects: Subjects) -> None:
     made = subjects.add_parser("infer", help="frames per second of networks", description=INFER)
     add = made.add_argument
     add(
@@ -129,27 +126,32 @@ def add_infer(subjects: Any) -> None:
     made.set_defaults(run=infer, parser=made)
 
 
-def infer(words: argparse.Namespace) -> int:
-    """1 where a network could not be timed."""
-    words.sources = [source for word in words.networks for source in sources(word)]
-    if words.size and min(words.size) < SMALLEST:
+def infer(args: argparse.Namespace) -> int:
+    """Returns 1 where a network could not be timed."""
+    args.sources = [source for word in args.networks for source in sources(word)]
+    if args.size and min(args.size) < SMALLEST:
         raise UserError(
-            f"--size {by(words.size)}: the networks need {SMALLEST}x{SMALLEST} pixels or more"
+            f"--size {by(args.size)}: the networks need {SMALLEST}x{SMALLEST} pixels or more"
         )
-    if words.out:
-        check_out(words.out)
-    from experiments.benchmarks import timing
-    from experiments.command_line.files import write_json
+    if args.out:
+        check_out(args.out)
+    from experiments.benchmarks.timing import measure
 
-    results, said = timing.timed(words)
-    show(results, said)
-    if words.out:
-        write_json(words.out, {"conditions": said, "networks": results})
-        print(f"result       {words.out}")
-    return int(any(each["problem"] for each in results))
+    results, conditions = measure(args)
+    print(settings(conditions))
+    print(f"timed: {conditions['timed']}; input: {conditions['input']}\n")
+    failed = [each.name for each in results if each.problem]
+    print_table(COLUMNS, map(cells, results), failed)
+    for line in notes(results):
+        print(line)
+    if args.out:
+        networks = [each.as_dict() for each in results]
+        write_json(args.out, {"conditions": conditions, "networks": networks})
+        print(f"result       {args.out}")
+    return int(bool(failed))
 
 
-def sources(word: str) -> list[str | Path | ReleasedCheckpoint]:
+def sources(word: str) -> Sequence[str | Path | ReleasedCheckpoint]:
     """The checkpoint that the word names, or the rows, as "paper/row"."""
     is_file = word.startswith(RELEASED) or Path(word).exists() or Path(word).suffix
     if is_file and word.partition("/")[0] not in catalogue()["papers"]:
@@ -159,70 +161,59 @@ def sources(word: str) -> list[str | Path | ReleasedCheckpoint]:
 
 # --- the table
 
-
-def show(results: Sequence[dict[str, Any]], said: dict[str, Any]) -> None:
-    print(settings(said))
-    print(f"timed: {said['timed']}; input: {said['input']}\n")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in (
-        "network",
-        "size",
-        "fps",
-        "median ms",
-        "p95 ms",
-        "times as fast",
-        "peak MiB",
-        "difference",
-        "published",
-    ):
-        table.add_column(head, justify="left" if head in ("network", "published") else "right")
-    for each in results:
-        table.add_row(*map(Text, cells(each)), style="red" if each["problem"] else None)
-    console().print(table)
-    for line in notes(results):
-        print(line)
+COLUMNS = {
+    "network": "left",
+    "size": "right",
+    "fps": "right",
+    "median ms": "right",
+    "p95 ms": "right",
+    "times as fast": "right",
+    "peak MiB": "right",
+    "difference": "right",
+    "published": "left",
+}
 
 
-def cells(result: dict[str, Any]) -> tuple[str, ...]:
-    name, size = result["name"], by(result["size"])
-    difference = "" if result["difference"] is None else f"{result['difference']:.0e}"
-    if result["problem"]:
-        return name, size, *["-"] * 5, difference, "not timed"
-    figures = (
-        f"{result[key]:.{digits}f}"
-        for key, digits in (("fps", 1), ("median_ms", 2), ("p95_ms", 2), ("ratio", 2))
-    )
-    peak = f"{sum(result['peak_mib'].values()):.0f}" if result["peak_mib"] else "not measured"
-    same = [
+def cells(result: "Result") -> list[str]:
+    """A network's cells, in the order of COLUMNS."""
+    size = by(result.size)
+    difference = "" if result.difference is None else f"{result.difference:.0e}"
+    figures = result.figures
+    if not figures:
+        return [result.name, size, *["-"] * 5, difference, "not timed"]
+    peak = f"{sum(figures.peak_mib.values()):.0f}" if figures.peak_mib else "not measured"
+    published = [
         f"{each['fps']:g} fps, {on(each)}"
-        for each in result["published"]
-        if list(each["size"]) == result["size"]
+        for each in result.published
+        if tuple(each["size"]) == tuple(result.size)
     ]
-    return (
-        name,
+    if result.published and not published:
+        published = ["none at this size"]
+    return [
+        result.name,
         size,
-        *figures,
+        f"{figures.fps:.1f}",
+        f"{figures.median_ms:.2f}",
+        f"{figures.p95_ms:.2f}",
+        f"{figures.ratio:.2f}",
         peak,
         difference,
-        same[0] if same else "none at this size" if result["published"] else "",
-    )
+        published[0] if published else "",
+    ]
 
 
-def notes(results: Sequence[dict[str, Any]]) -> list[str]:
-    """What the table has no room for: problems, sizes that differ, every published figure with its source."""
-    lines = [f"{each['name']}: {each['problem']}" for each in results if each["problem"]]
-    if len({tuple(each["size"]) for each in results}) > 1:
+def notes(results: Sequence["Result"]) -> list[str]:
+    """Lines for what the table has no room for: problems, sizes that differ, published figures with their sources."""
+    lines = [f"{each.name}: {each.problem}" for each in results if each.problem]
+    if len({each.size for each in results}) > 1:
         lines.append(
             "sizes differ, so these networks do different work; --size HEIGHTxWIDTH gives all the same"
         )
-    figures = {each["name"]: each["published"] for each in results if each["published"]}
+    figures = {each.name: each.published for each in results if each.published}
     for name, published in figures.items():
-        lines += [
-            f"published for {name}: {each['fps']:g} fps at {by(each['size'])}, {on(each)} ({each['source']})"
-            for each in published
-        ]
-    return (
-        [*lines, "published figures come from other hardware: they are not divided by ours"]
-        if figures
-        else lines
-    )
+        for each in published:
+            figure = f"{each['fps']:g} fps at {by(each['size'])}, {on(each)} ({each['source']})"
+            lines.append(f"published for {name}: {figure}")
+    if figures:
+        lines.append("published figures come from other hardware: they are not divided by ours")
+    return lines

@@ -1,14 +1,17 @@
-"""Networks timed beside each other: what `benchmark.py infer` does once its words are read, with the passes of experiments/passes.py."""
+"""Time networks beside each other, in turns, after showing that a fast form computes the same."""
 
 import argparse
 import copy
+import itertools
 import math
 import statistics
 import time
+import timeit
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,11 @@ from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.networks import ReleasedCheckpoint
 from experiments.command_line.parser import by
 from experiments.records import provenance
-from segmodels.checkpoint import from_checkpoint
+from experiments.records.trained_networks import trained
 from segmodels.deploy import LIMIT, Pass, apart, folded, layout, pass_of, settled
 from segmodels.module import SegmentationModule
-from segmodels.paper import Experiment, PublishedSpeed, experiment
+from segmodels.paper import Experiment, experiment
 from segmodels.prediction import choose_device
-from segmodels.released import from_released, layouts
 
 WARM_UP = 3  # passes at the least, and a tenth of the time that is measured
 SETTLED_AT = (128, 256)
@@ -37,215 +39,222 @@ TIMED = {
     "full": "logits at the image's size: one bilinear upsampling, in float32 unless the weights are float64",
     "label": "the class of each pixel: logits at the image's size and their argmax",
 }
-FIXED = {
-    "input": "normalized floats that lie on the device already: no decoding, no transfer, no normalization",
-    "auxiliary heads": "not computed",
-    "order": "in turns: every network once in each round; the ratio is the median of the rounds' own ratios",
-}
 CLOCKS = {
     "cuda": "CUDA events around each pass; the device is waited for at the end of a turn",
     "cpu": "wall clock around each pass",
 }
 
-Laps = Callable[[Callable[[], object], int], list[float]]  # milliseconds of each of so many passes
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of a network."""
+
+    fps: float
+    median_ms: float
+    p95_ms: float
+    ratio: float  # how many times as fast as the first network
+    passes: int
+    round_medians_ms: list[float]
+    peak_mib: dict[str, float] | None
+
+
+@dataclass
+class Result:
+    """What is stored of a network."""
+
+    name: str
+    size: tuple[int, int]
+    problem: str | None = None  # why it was not timed
+    experiment: str = ""  # "paper/row"
+    model: Mapping[str, Any] = field(default_factory=dict)  # options that a run changed
+    released: str | None = None  # the layout of an authors' checkpoint
+    port: bool = False  # of another code line, so another network than the row's
+    difference: float | None = None  # of the fast form; None where the plain network is timed
+    limit: float | None = None
+    warm_up: int = 0  # passes
+    published: list[dict[str, Any]] = field(default_factory=list)
+    figures: Figures | None = None  # None where there is a problem
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields and figures side by side, for JSON."""
+        content = asdict(self)
+        figures = content.pop("figures")
+        return content | (figures or {})
+
+
+@dataclass
+class Subject:
+    """A network while it is measured."""
+
+    result: Result
+    module: SegmentationModule | None = None  # None: a row, built with fresh weights in its turn
+    work: Callable[[], object] | None = None  # one pass
+    passes: int = 0  # in each round
+    rounds: list[list[float]] = field(default_factory=list)  # milliseconds of each pass
+    peak_mib: dict[str, float] | None = None
+
+    def fail(self, problem: Exception) -> None:
+        reason = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
+        self.result.problem = f"cannot run at {by(self.result.size)}: {reason}"
 
 
 # --- the networks
 
 
-@dataclass
-class Subject:
-    """A network that was asked for, and what was found out about it."""
-
-    name: str
-    size: tuple[int, int]
-    experiment: str = ""  # "paper/row"; empty for a released network that is no row
-    published: tuple[PublishedSpeed, ...] = ()
-    model: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # what of the row's network a run changed
-    released: str | None = None  # the layout of an authors' checkpoint
-    port: bool = False  # of another code line, so another network than the row's
-    module: SegmentationModule | None = (
-        None  # None: a row, which is built with fresh weights when its turn comes
-    )
-    work: Callable[[], object] | None = None  # one pass
-    difference: float | None = None  # of the fast form; None where the plain network is timed
-    limit: float | None = None
-    warm_up: int = 0  # passes
-    passes: int = 0  # in each turn
-    rounds: list[list[float]] = field(default_factory=list)  # milliseconds of each pass
-    mebibytes: dict[str, float] | None = None
-    problem: str = ""
-
-
-def opened(
+def open_networks(
     sources: Sequence[str | Path | ReleasedCheckpoint], size: tuple[int, int] | None
 ) -> list[Subject]:
-    """Every checkpoint is read here, before anything is timed; rows are not built yet."""
+    """Read every checkpoint before anything is timed; rows are not built yet."""
     with as_user_error():
-        return [subject_of(each, size) for each in sources]
+        return [
+            of_row(source, size) if isinstance(source, str) else of_checkpoint(source, size)
+            for source in sources
+        ]
 
 
-def subject_of(source: str | Path | ReleasedCheckpoint, size: tuple[int, int] | None) -> Subject:
-    if isinstance(source, Path):
-        return of_checkpoint(source, size)
-    if isinstance(source, ReleasedCheckpoint):
-        return of_released(source, size)
-    row = experiment(source)
-    return Subject(row.name, size or counted_at(row), row.name, row.published_speed)
+def of_row(address: str, size: tuple[int, int] | None) -> Subject:
+    row = experiment(address)
+    published = [asdict(each) for each in row.published_speed]
+    result = Result(row.name, size or counted_at(row), experiment=row.name, published=published)
+    return Subject(result)
 
 
-def of_released(source: ReleasedCheckpoint, size: tuple[int, int] | None) -> Subject:
-    name = source.layout
-    module = from_released(name, source.file)
-    if not isinstance(module, SegmentationModule):
+def of_checkpoint(source: Path | ReleasedCheckpoint, size: tuple[int, int] | None) -> Subject:
+    """A checkpoint, by default at the size that its recipe is evaluated at.
+
+    A network changed on the command line, and that of another code line, have no published speed.
+    """
+    module = trained(source)
+    identity = module.identity
+    row = experiment(identity.experiment)
+    released = identity.released
+    if identity.port and not size:
         raise UserError(
-            f"{source}: {name} is a classifier; give a layout of a segmentation network"
+            f"{source}: {released} is no row of a paper, which would say at what size it is "
+            "evaluated; give --size HEIGHTxWIDTH"
         )
-    layout = layouts()[name]
-    row = experiment(layout.network) if isinstance(layout.network, str) else None
-    if not size and not row:
-        raise UserError(
-            f"{source}: {name} is no row of a paper, which would say at what size it is judged; give --size HEIGHTxWIDTH"
-        )
-    published = row.published_speed if row and not layout.port else ()
-    return Subject(
-        f"released:{name}",
-        size or counted_at(row),
-        layout.address,
-        published,
-        released=name,
-        port=layout.port,
-        module=module,
-    )
-
-
-def of_checkpoint(file: Path, size: tuple[int, int] | None) -> Subject:
-    """At the size that the run's own recipe judges at; a network changed on the command line has no published speed."""
-    module = from_checkpoint(file)
-    row = experiment(module.identity.experiment)
-    judged = replace(row, data=module.identity.data or row.data, recipe=module.recipe)
-    same = dict(module.identity.model) == dict(row.model)
-    given = (module.identity.overrides or {}).items()
-    model = {
-        name.removeprefix("model."): value for name, value in given if name.startswith("model.")
+    if released:
+        is_rows_own, evaluated = not identity.port, row
+    else:
+        is_rows_own = dict(identity.model) == dict(row.model)
+        evaluated = replace(row, data=identity.data, recipe=module.recipe)
+    changed = {
+        name.removeprefix("model."): value
+        for name, value in identity.overrides.items()
+        if name.startswith("model.")
     }
-    published = row.published_speed if same else ()
-    return Subject(
-        f"{row.name} ({file})",
-        size or counted_at(judged),
-        row.name,
-        published,
-        model,
-        module=module,
+    result = Result(
+        f"released:{released}" if released else f"{row.name} ({source})",
+        size or counted_at(evaluated),
+        experiment=row.name,
+        model=changed,
+        released=released,
+        port=identity.port,
+        published=[asdict(each) for each in row.published_speed] if is_rows_own else [],
     )
+    return Subject(result, module)
 
 
 def fresh(row: Experiment) -> SegmentationModule:
-    """With running statistics of noise: under those of a new network folding would change nothing."""
+    """Running statistics of noise: under those of a new network folding would change nothing."""
     torch.manual_seed(0)
     module = row.build()
     settled(module, SETTLED_AT)
     return module
 
 
-def prepare(subject: Subject, asked: argparse.Namespace, device: str, laps: Laps) -> None:
-    """Built, shown to be equal where it is a fast form, warmed up; what keeps it from being timed becomes its `problem`."""
+def prepare(subject: Subject, args: argparse.Namespace, device: str) -> None:
+    """Build a network, show that its fast form is equal, warm it up. One that fails must not hide the others."""
     try:
-        subject.problem = made_ready(subject, asked, device, laps)
-    except Exception as problem:  # one network that fails must not hide the others
-        subject.problem = failure(subject, problem)
+        subject.result.problem = make_ready(subject, args, device)
+    except Exception as problem:
+        subject.fail(problem)
     subject.module = None
 
 
-def failure(subject: Subject, problem: Exception) -> str:
-    return f"cannot run at {by(subject.size)}: {type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
-
-
-def made_ready(subject: Subject, asked: argparse.Namespace, device: str, laps: Laps) -> str:
-    """Why it is not to be timed; empty where it may be."""
-    module = (
-        (subject.module or fresh(experiment(subject.name))).eval().requires_grad_(False).to(device)
-    )
+def make_ready(subject: Subject, args: argparse.Namespace, device: str) -> str | None:
+    """Returns why the network may not be timed."""
+    result = subject.result
+    module = subject.module or fresh(experiment(result.name))
+    module = module.eval().requires_grad_(False).to(device)
     module.to(memory_format=torch.contiguous_format)  # a run's checkpoint may be otherwise
-    image = torch.randn(
-        asked.batch, 3, *subject.size, generator=torch.Generator().manual_seed(0)
-    ).to(device)
-    network = Pass(module, asked.what, folded(module, image) if asked.folded else None)
-    if asked.folded or asked.channels_last or asked.compile:
+    noise = torch.Generator().manual_seed(0)
+    image = torch.randn(args.batch, 3, *result.size, generator=noise).to(device)
+    network = Pass(module, args.what, folded(module, image) if args.folded else None)
+    if args.folded or args.channels_last or args.compile:
         network = copy.deepcopy(network)
-        network.to(memory_format=layout(asked))
-        subject.difference, subject.limit = apart(module, network, image, asked)
-        if not subject.difference <= subject.limit:  # so that NaN does not pass
-            return f"not timed, it differs from the plain network by {subject.difference:.1e} (allowed: {subject.limit:.1e})"
-    number, _, kind = asked.precision.partition("-")
+        network.to(memory_format=layout(args))
+        result.difference, result.limit = apart(module, network, image, args)
+        if not result.difference <= result.limit:  # so that NaN does not pass
+            return (
+                f"not timed, it differs from the plain network by {result.difference:.1e} "
+                f"(allowed: {result.limit:.1e})"
+            )
+    number, _, kind = args.precision.partition("-")
     if kind == "true":
         network, image = network.to(DTYPES[number]), image.to(DTYPES[number])
-    context = (lambda: torch.autocast(device, DTYPES[number])) if kind == "mixed" else nullcontext
-    image = image.contiguous(memory_format=layout(asked))
+    mixed = partial(torch.autocast, device, DTYPES[number])
+    context = mixed if kind == "mixed" else nullcontext
+    image = image.contiguous(memory_format=layout(args))
     with torch.inference_mode(), context():
         if not network.network(module.padded(image)).isfinite().all():
-            return f"not timed, its logits are not finite numbers in {asked.precision}"
-    work = pass_of(network, image, context, asked.compile)
-    subject.warm_up, subject.passes = warmed_up(work, asked, laps)
-    subject.mebibytes = mebibytes(network.network, work) if device == "cuda" else None
-    subject.work = work
-    return ""
+            return f"not timed, its logits are not finite numbers in {args.precision}"
+    subject.work = pass_of(network, image, context, args.compile)
+    warm_up(subject, args, device)
+    if device == "cuda":
+        subject.peak_mib = peak_memory(network.network, subject.work)
+    return None
 
 
 # --- the clock
 
 
-def cpu_laps(work: Callable[[], object], passes: int) -> list[float]:
-    laps = []
-    for _ in range(passes):
-        started = time.perf_counter()
-        work()
-        laps.append(1000 * (time.perf_counter() - started))
-    return laps
+def time_passes(work: Callable[[], object], passes: int, device: str) -> list[float]:
+    """Milliseconds of each pass.
 
-
-def cuda_laps(work: Callable[[], object], passes: int) -> list[float]:
-    """The device is not waited for between passes, as in a stream of images: launching one overlaps with computing another."""
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(passes)]
+    CUDA is waited for at the end alone, as in a stream of images: launching one pass overlaps with
+    computing another.
+    """
+    if device == "cpu":
+        times = timeit.repeat(work, timer=time.perf_counter, repeat=passes, number=1)
+        return [1000 * each for each in times]
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(passes + 1)]
     torch.cuda.synchronize()
-    for before, after in events:
-        before.record()
+    events[0].record()
+    for event in events[1:]:
         work()
-        after.record()
+        event.record()
     torch.cuda.synchronize()
-    return [before.elapsed_time(after) for before, after in events]
+    return [before.elapsed_time(after) for before, after in itertools.pairwise(events)]
 
 
-def warmed_up(work: Callable[[], object], asked: argparse.Namespace, laps: Laps) -> tuple[int, int]:
-    """Passes that the warm-up took, and how many passes make a turn so that all turns together take --seconds."""
-    found = laps(work, WARM_UP)  # the first may compile, or look for the fastest kernels
-    rest = laps(
-        work, max(1, min(100, round(100 * asked.seconds / max(found[-1], 0.01))))
-    )  # a tenth of the time that is measured
-    return len(found) + len(rest), max(
-        1, round(1000 * asked.seconds / asked.rounds / max(statistics.median(rest), 0.01))
-    )
+def warm_up(subject: Subject, args: argparse.Namespace, device: str) -> None:
+    """Find how many passes make a turn, so that all turns together take about --seconds."""
+    # The first passes may compile, or look for the fastest kernels.
+    first = time_passes(subject.work, WARM_UP, device)
+    tenth = round(100 * args.seconds / max(first[-1], 0.01))
+    rest = time_passes(subject.work, max(1, min(100, tenth)), device)
+    turn = 1000 * args.seconds / args.rounds
+    subject.passes = max(1, round(turn / max(statistics.median(rest), 0.01)))
+    subject.result.warm_up = len(first) + len(rest)
 
 
-def alternated(subjects: Sequence[Subject], rounds: Iterable[int], laps: Laps) -> None:
-    """Every network once in each round, so that a machine that slows down slows all alike; one that fails is left out from then on."""
+def take_turns(subjects: Sequence[Subject], rounds: Iterable[int], device: str) -> None:
+    """Time every network once in each round, so that a machine that slows down slows all alike."""
     for _ in rounds:
-        for each in subjects:
-            if each.problem:
+        for subject in subjects:
+            if subject.result.problem:
                 continue
             try:
-                each.rounds.append(laps(each.work, each.passes))
+                subject.rounds.append(time_passes(subject.work, subject.passes, device))
             except Exception as problem:  # out of memory beside the others
-                each.problem = failure(each, problem)
+                subject.fail(problem)
 
 
-def mebibytes(network: nn.Module, work: Callable[[], object]) -> dict[str, float]:
-    """On the device: tensors that the network holds (training heads too, unless folded), and the most that one pass takes beside them."""
-    held = sum(
-        each.numel() * each.element_size() for each in (*network.parameters(), *network.buffers())
-    )
+def peak_memory(network: nn.Module, work: Callable[[], object]) -> dict[str, float]:
+    """MiB on the device: tensors that the network holds (training heads too, unless folded), and what one pass takes beside them."""
+    tensors = (*network.parameters(), *network.buffers())
+    held = sum(each.numel() * each.element_size() for each in tensors)
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -257,90 +266,82 @@ def mebibytes(network: nn.Module, work: Callable[[], object]) -> dict[str, float
 # --- what is stored
 
 
-def result_of(subject: Subject, first: Subject | None, batch: int) -> dict[str, Any]:
-    said: dict[str, Any] = {
-        "name": subject.name,
-        "size": list(subject.size),
-        "problem": subject.problem or None,
-    }
-    said |= {
-        "experiment": subject.experiment,
-        "model": dict(subject.model),
-        "released": subject.released,
-        "port": subject.port,
-    }
-    said |= {"difference": subject.difference, "limit": subject.limit, "warm_up": subject.warm_up}
-    said |= {"published": [asdict(each) for each in subject.published]}
-    if subject.problem:
-        return said
-    laps, medians = (
-        sorted(lap for turn in subject.rounds for lap in turn),
-        [statistics.median(turn) for turn in subject.rounds],
+def figures_of(subject: Subject, first: Subject, batch: int) -> Figures:
+    """`first` is the network that the ratio is to: the median of the rounds' own ratios."""
+    times = sorted(each for turn in subject.rounds for each in turn)
+    medians = [statistics.median(turn) for turn in subject.rounds]
+    ratios = [statistics.median(turn) / own for turn, own in zip(first.rounds, medians)]
+    median = statistics.median(times)
+    return Figures(
+        fps=1000 * batch / median,
+        median_ms=median,
+        p95_ms=times[math.ceil(0.95 * len(times)) - 1],
+        ratio=statistics.median(ratios),
+        passes=len(times),
+        round_medians_ms=medians,
+        peak_mib=subject.peak_mib,
     )
-    beside = [statistics.median(turn) for turn in first.rounds]
-    return said | {
-        "fps": 1000 * batch / statistics.median(laps),
-        "median_ms": statistics.median(laps),
-        "p95_ms": laps[math.ceil(0.95 * len(laps)) - 1],
-        "ratio": statistics.median(theirs / ours for theirs, ours in zip(beside, medians)),
-        "passes": len(laps),
-        "round_medians_ms": medians,
-        "peak_mib": subject.mebibytes,
-    }
 
 
-def conditions(asked: argparse.Namespace, device: str) -> dict[str, Any]:
+def conditions(args: argparse.Namespace, device: str) -> dict[str, Any]:
     """Everything that moves a figure."""
     cuda = device == "cuda"
-    chosen = (
-        "what",
-        "batch",
-        "precision",
-        "folded",
-        "channels_last",
-        "compile",
-        "rounds",
-        "seconds",
-    )
-    return FIXED | {name: getattr(asked, name) for name in chosen} | {
-        "size": list(asked.size) if asked.size else "each network's own",
-        "timed": TIMED[asked.what],
-        "argmax": asked.what == "label",
-        "autocast": "weights are cast in each pass" if asked.precision.endswith("mixed") else None,
+    return {
+        "input": "normalized floats that lie on the device already: no decoding, no transfer, no normalization",
+        "auxiliary heads": "not computed",
+        "order": "in turns: every network once in each round; the ratio is the median of the rounds' own ratios",
+        "what": args.what,
+        "batch": args.batch,
+        "precision": args.precision,
+        "folded": args.folded,
+        "channels_last": args.channels_last,
+        "compile": args.compile,
+        "rounds": args.rounds,
+        "seconds": args.seconds,
+        "size": args.size or "each network's own",
+        "timed": TIMED[args.what],
+        "argmax": args.what == "label",
+        "autocast": "weights are cast in each pass" if args.precision.endswith("mixed") else None,
         "warm_up": f"at least {WARM_UP} passes, and up to a tenth of the time that is measured",
         "clock": CLOCKS[device],
         "limit": f"{LIMIT} of the largest logit, or 20 times the plain network's own float32 rounding",
         "device": torch.cuda.get_device_name() if cuda else provenance.processor(),
         "device_kind": device,
         "threads": torch.get_num_threads(),
-        "tf32": {"convolutions": torch.backends.cudnn.allow_tf32, "matrix_products": torch.backends.cuda.matmul.allow_tf32},
+        "tf32": {
+            "convolutions": torch.backends.cudnn.allow_tf32,
+            "matrix_products": torch.backends.cuda.matmul.allow_tf32,
+        },
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "cuda": torch.version.cuda if cuda else None,
         "cudnn": torch.backends.cudnn.version() if cuda else None,
         "versions": provenance.versions(),
         "date": date.today().isoformat(),
         "commit": provenance.commit(),
-    }  # fmt: skip
+    }
 
 
 # --- the whole
 
 
-def timed(asked: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The figures of every network, and the conditions that all of them were measured under."""
+def measure(args: argparse.Namespace) -> tuple[list[Result], dict[str, Any]]:
+    """Measure every network; say the conditions that all of them were measured under."""
     quiet()
     with as_user_error():
-        device = choose_device(asked.device)
-    if device == "cpu" and asked.precision.startswith("16"):
+        device = choose_device(args.device)
+    if device == "cpu" and args.precision.startswith("16"):
         raise UserError(
-            f"--precision {asked.precision} is not computed on a CPU; give {asked.precision.replace('16', 'bf16')} or 32-true"
+            f"--precision {args.precision} is not computed on a CPU; "
+            f"give {args.precision.replace('16', 'bf16')} or 32-true"
         )
-    laps = cuda_laps if device == "cuda" else cpu_laps
-    torch.set_num_threads(asked.threads or torch.get_num_threads())
+    if args.threads:
+        torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
-    subjects = opened(asked.sources, asked.size)
-    for each in with_progress(subjects, "preparing"):
-        prepare(each, asked, device, laps)
-    alternated(subjects, with_progress(range(asked.rounds), "timing, round"), laps)
-    first = next((each for each in subjects if not each.problem), None)
-    return [result_of(each, first, asked.batch) for each in subjects], conditions(asked, device)
+    subjects = open_networks(args.sources, args.size)
+    for subject in with_progress(subjects, "preparing"):
+        prepare(subject, args, device)
+    take_turns(subjects, with_progress(range(args.rounds), "timing, round"), device)
+    measured = [subject for subject in subjects if not subject.result.problem]
+    for subject in measured:
+        subject.result.figures = figures_of(subject, measured[0], args.batch)
+    return [subject.result for subject in subjects], conditions(args, device)

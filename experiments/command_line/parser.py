@@ -6,6 +6,8 @@ from typing import Any
 
 from experiments.command_line.names import did_you_mean
 
+Subjects = argparse._SubParsersAction  # what `add_subparsers` returns
+
 
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one sentence, and whose descriptions keep their lines."""

@@ -12,7 +12,7 @@ from experiments.command_line.catalogue import in_full
 from experiments.command_line.errors import UserError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-NO_RESULTS = ("fidelity.json", "feeding.json")  # what else lies there
+NO_RESULTS = ("fidelity.json", "data_speed.json")  # what else lies there
 SCHEMA = 1
 
 

@@ -9,6 +9,7 @@ import torch
 
 from experiments import benchmark
 from experiments.benchmarks import data
+from experiments.benchmarks.turns import take_turns
 from tests.support import trees
 
 pytest.importorskip("zstandard")
@@ -44,7 +45,7 @@ def words(city: Path, *more: str) -> list[str]:
 def test_every_source_is_measured_in_every_round_and_stored_with_its_conditions(
     city: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    out = tmp_path / "feeding.json"
+    out = tmp_path / "data_speed.json"
     assert benchmark.main(words(city, "--cold", "--out", str(out))) == 0
     said = capsys.readouterr().out
     assert "at most" in said and "0 labels apart" in said
@@ -70,8 +71,8 @@ def test_every_source_is_measured_in_every_round_and_stored_with_its_conditions(
 
 
 def test_both_hand_over_what_they_say(city: Path) -> None:
-    with data.forms(benchmark.parser().parse_args(words(city))) as folders:
-        rows = {row.name: row for row in data.feeds(folders, (64, 64))}
+    with data.every_form(benchmark.parser().parse_args(words(city))) as folders:
+        rows = data.samples_of(folders, (64, 64))
         image, label = rows["torchvision + albumentations"].sample(0)
         assert (
             image.shape == (3, 64, 64)
@@ -100,9 +101,9 @@ def test_both_hand_over_what_they_say(city: Path) -> None:
 
 def test_turns_go_forth_and_back() -> None:
     order: list[tuple[str, int]] = []
-    rows = [data.Feed(name, lambda number: None) for name in "abc"]
-    data.turns(rows, 3, lambda row, turn: order.append((row.name, turn)) or 1.0)
-    assert "".join(name for name, _ in order) == "abccbaabc"
+    times = take_turns(dict(zip("abc", "ABC")), 3, lambda *of: order.append(of) or len(order))
+    assert order == [*zip("ABC", [0] * 3), *zip("CBA", [1] * 3), *zip("ABC", [2] * 3)]
+    assert times == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
 
 
 def test_windows_that_differ_are_not_timed(
@@ -134,7 +135,7 @@ def test_work_that_is_lost_in_what_starting_costs_is_asked_for_again(
         return clock[0] + 0.25 * sum(started)
 
     monkeypatch.setattr("datamodules.sampling.loader.Loader", start_loader)
-    monkeypatch.setattr(data, "total", now)
-    words_said = benchmark.parser().parse_args(["data", "--workers", "1", "--batch", "2"])
-    milliseconds = data.through_workers(words_said)(data.Feed("raw packs", taken.append), 0)
+    monkeypatch.setattr(data, "total_cpu_time", now)
+    samples = data.Samples(taken.append)
+    milliseconds = data.worker_time(samples, workers=1, batch=2, stock=False)
     assert started == [1, 7, 14] and milliseconds == pytest.approx(1000 * 0.25 * 7 / (7 * 2))

@@ -59,6 +59,10 @@ def asked(**changes: object) -> argparse.Namespace:
     return argparse.Namespace(**words | changes)
 
 
+def subject(name: str, size: tuple[int, int] = (64, 64), **settings: object) -> timing.Subject:
+    return timing.Subject(timing.Result(name, size), **settings)
+
+
 # --- what is stored
 
 
@@ -132,20 +136,14 @@ def test_published_figures_are_stored_with_hardware_and_source_beside_ours(plain
 
 
 def test_figures_of_known_laps() -> None:
-    slow, fast = (
-        timing.Subject(name, (64, 64), rounds=rounds)
-        for name, rounds in (("a", [[4.0, 8.0], [40.0, 60.0]]), ("b", [[3.0], [5.0]]))
-    )
-    found = timing.result_of(fast, slow, batch=2)
-    assert (found["median_ms"], found["p95_ms"], found["fps"], found["passes"]) == (
-        4.0,
-        5.0,
-        500.0,
-        2,
-    )
-    assert found["ratio"] == (6 / 3 + 50 / 5) / 2
-    hundred = timing.Subject("c", (64, 64), rounds=[[float(each) for each in range(100, 0, -1)]])
-    assert timing.result_of(hundred, hundred, batch=1)["p95_ms"] == 95
+    slow = subject("a", rounds=[[4.0, 8.0], [40.0, 60.0]])
+    fast = subject("b", rounds=[[3.0], [5.0]])
+    figures = timing.figures_of(fast, slow, batch=2)
+    assert (figures.median_ms, figures.p95_ms) == (4.0, 5.0)
+    assert (figures.fps, figures.passes) == (500.0, 2)
+    assert figures.ratio == (6 / 3 + 50 / 5) / 2
+    hundred = subject("c", rounds=[[float(each) for each in range(100, 0, -1)]])
+    assert timing.figures_of(hundred, hundred, batch=1).p95_ms == 95
 
 
 # --- in which order
@@ -154,10 +152,10 @@ def test_figures_of_known_laps() -> None:
 def test_networks_take_turns_in_every_round() -> None:
     calls = []
     subjects = [
-        timing.Subject(name, (64, 64), work=lambda name=name: calls.append(name), passes=n)
+        subject(name, work=lambda name=name: calls.append(name), passes=n)
         for name, n in (("a", 2), ("b", 1), ("c", 1))
     ]
-    timing.alternated(subjects, range(2), timing.cpu_laps)
+    timing.take_turns(subjects, range(2), "cpu")
     assert calls == ["a", "a", "b", "c"] * 2
     assert [[len(turn) for turn in each.rounds] for each in subjects] == [[2, 2], [1, 1], [1, 1]]
 
@@ -166,23 +164,18 @@ def test_a_network_that_fails_in_its_turn_is_named_and_the_others_go_on() -> Non
     def fails() -> None:
         raise RuntimeError("out of memory")
 
-    subjects = [
-        timing.Subject("a", (64, 64), work=fails, passes=1),
-        timing.Subject("b", (64, 64), work=lambda: None, passes=1),
-    ]
-    timing.alternated(subjects, range(3), timing.cpu_laps)
-    assert (
-        "out of memory" in subjects[0].problem
-        and not subjects[0].rounds
-        and len(subjects[1].rounds) == 3
-    )
+    bad, good = subject("a", work=fails, passes=1), subject("b", work=lambda: None, passes=1)
+    timing.take_turns([bad, good], range(3), "cpu")
+    assert "out of memory" in bad.result.problem and not bad.rounds
+    assert good.result.problem is None and len(good.rounds) == 3
 
 
 def test_the_clock_is_read_around_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
     steps = iter((0.25, 0.5, 1.0))
-    assert timing.cpu_laps(lambda: now.__setitem__(0, now[0] + next(steps)), 3) == [250, 500, 1000]
+    times = timing.time_passes(lambda: now.__setitem__(0, now[0] + next(steps)), 3, "cpu")
+    assert times == [250, 500, 1000]
 
 
 # --- what is timed
@@ -294,12 +287,10 @@ def test_a_network_that_cannot_run_is_named_with_the_size(monkeypatch: pytest.Mo
         raise RuntimeError("output size is too small")
 
     monkeypatch.setattr(timing, "folded", too_deep)
-    subject = timing.Subject("fastscnn/fastscnn", (64, 128))
-    timing.prepare(subject, asked(folded=True), "cpu", timing.cpu_laps)
-    assert (
-        subject.problem == "cannot run at 64x128: RuntimeError: output size is too small"
-        and subject.work is None
-    )
+    network = subject("fastscnn/fastscnn", size=(64, 128))
+    timing.prepare(network, asked(folded=True), "cpu")
+    problem = "cannot run at 64x128: RuntimeError: output size is too small"
+    assert network.result.problem == problem and network.work is None
 
 
 # --- which networks
@@ -307,11 +298,11 @@ def test_a_network_that_cannot_run_is_named_with_the_size(monkeypatch: pytest.Mo
 
 def test_each_is_timed_at_its_papers_size_unless_one_is_given() -> None:
     sizes = [
-        each.size
-        for each in timing.opened(["stdc/stdc1", "bisenet/resnet18", "ddrnet/23_slim"], None)
+        each.result.size
+        for each in timing.open_networks(["stdc/stdc1", "bisenet/resnet18", "ddrnet/23_slim"], None)
     ]
     assert sizes == [(512, 1024), (768, 1536), (1024, 2048)]
-    assert timing.opened(["stdc/stdc1"], (64, 96))[0].size == (64, 96)
+    assert timing.open_networks(["stdc/stdc1"], (64, 96))[0].result.size == (64, 96)
 
 
 def test_a_checkpoint_of_ours_is_a_network_too(tmp_path: Path) -> None:

@@ -248,9 +248,9 @@ def test_what_the_benchmark_stores_says_which_network_it_timed(
         "authors": Released("fastscnn/fastscnn", "", ()),
         "port": Released(Port, "", (), row="fastscnn/fastscnn"),
     }
-    monkeypatch.setattr(timing_module, "layouts", lambda: layouts)
+    monkeypatch.setattr("segmodels.released.layouts", lambda: layouts)
     monkeypatch.setattr(
-        timing_module, "from_released", lambda name, file: experiment("fastscnn").build()
+        "segmodels.released.from_released", lambda *of: experiment("fastscnn").build()
     )
     networks = ["fastscnn", str(mine), f"released:authors={theirs}", f"released:port={theirs}"]
     quick = [
@@ -284,8 +284,8 @@ def test_what_the_benchmark_stores_says_which_network_it_timed(
 
 def test_a_run_that_changed_its_network_is_timed_as_another(tmp_path: Path) -> None:
     changed(file := tmp_path / "x.ckpt", {"overrides": {"model.arm": False, "recipe.lr": 0.1}})
-    (subject,) = timing_module.opened([file], (64, 128))
-    assert subject.model == {"arm": False}
+    (subject,) = timing_module.open_networks([file], (64, 128))
+    assert subject.result.model == {"arm": False}
 
 
 # --- the picture
