@@ -1,39 +1,41 @@
-"""Write a network alone to an ONNX file: one image size, no training heads, batch norm inside its convolutions.
+"""Write a network alone to an ONNX file: one image size, no training heads, batch norm inside its
+convolutions.
 
     python experiments/export.py runs/bisenet-... --size 512x1024 --out bisenet.onnx
     python experiments/export.py CHECKPOINT --size 512x1024 --out bisenet.onnx --uint8 --argmax
-    python experiments/export.py runs/emanet-... --size 512x1024 --out emanet.onnx model.eval_iterations=5
-    python experiments/export.py --model bisenet/xception39 --size 512x1024 --check     writes nothing
-    python experiments/export.py --model "stdc/*" --check                               several rows
-    python experiments/export.py --check                                                every row of the catalogue
+    python experiments/export.py runs/emanet-... --size 513x513 --out a.onnx model.eval_iterations=5
+    python experiments/export.py --model bisenet/xception39 --size 512x1024 --check
+        writes nothing
+    python experiments/export.py --model "stdc/*" --check
+        several rows
+    python experiments/export.py --check
+        every row of the catalogue
 
-A file is kept only if onnxruntime computes from it what the module computes; it refuses every size but its own. The input "image" is
-1 x 3 x height x width: floats that are normalized already, or with --uint8 the bytes of an RGB image. The output is the logits at the
-image's size, or with --argmax the class of each pixel. Classes and normalization stand in the file's metadata.
+A file is kept only if onnxruntime computes from it what the module computes; it refuses every size
+but its own. The input "image" is 1 x 3 x height x width: floats that are normalized already, or
+with --uint8 the bytes of an RGB image. The output is the logits at the image's size, or with
+--argmax the class of each pixel. Classes and normalization stand in the file's metadata.
 """
 
 import argparse
-import re
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from experiments.command_line.errors import UserError, command, run_main
+from experiments.command_line.errors import UserError, as_user_error, command, quiet, run_main
 from experiments.command_line.files import check_out, whole
 from experiments.command_line.networks import NETWORK_HELP, parse_network
 from experiments.command_line.overrides import model_options
-from experiments.command_line.parser import Parser, by
+from experiments.command_line.parser import Parser, by, height_by_width
 from experiments.command_line.row_patterns import matching_rows, row_address
 from experiments.records import trained_networks
 
 if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
-    from torch import Tensor
-
+    from segmodels.deploy import Verified
     from segmodels.module import SegmentationModule
-    from segmodels.paper import Experiment
 
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -42,20 +44,6 @@ CHECKED_AT = (128, 256)
 
 class Unequal(Exception):
     """The file is not the network: it is not kept."""
-
-
-@dataclass(frozen=True)
-class Verified:
-    """How far the file is from the module, on an image of noise."""
-
-    difference: float  # of a logit; with argmax: the share of pixels of another class
-    limit: float
-    parameters: int
-    refusal: str  # what the file says to another size
-
-    @property
-    def ok(self) -> bool:
-        return self.difference <= self.limit and bool(self.refusal)
 
 
 def parser() -> Parser:
@@ -79,6 +67,7 @@ def parser() -> Parser:
     )
     made.add_argument(
         "--size",
+        type=height_by_width,
         metavar="HEIGHTxWIDTH",
         help="the only size that the file will take, such as 512x1024",
     )
@@ -99,219 +88,141 @@ def parser() -> Parser:
 
 @command(stopped="stopped; nothing was written")
 def main(arguments: list[str] | None = None) -> int:
-    asked = parser().parse_intermixed_args(arguments)
-    check_words(asked)
-    from experiments.command_line.errors import quiet
-
+    args = parser().parse_intermixed_args(arguments)
+    check_args(args)
     quiet()
-    return check(asked) if asked.check else export(asked)
+    return check(args) if args.check else export(args)
 
 
-# --- words
-
-
-def check_words(asked: argparse.Namespace) -> None:
-    """Everything that can be refused before torch is there."""
-    if asked.checkpoint and asked.checkpoint.startswith("model."):  # no network is named
-        asked.overrides.insert(0, asked.checkpoint)
-        asked.checkpoint = None
-    if asked.checkpoint and asked.model:
-        raise UserError(f"give {asked.checkpoint} or --model {asked.model}, not both")
-    if not asked.check:
-        if not asked.checkpoint and not asked.model:
+def check_args(args: argparse.Namespace) -> None:
+    """Refuse wrong words before torch is imported."""
+    if args.checkpoint and args.checkpoint.startswith("model."):  # no network is named
+        args.overrides.insert(0, args.checkpoint)
+        args.checkpoint = None
+    if args.checkpoint and args.model:
+        raise UserError(f"give {args.checkpoint} or --model {args.model}, not both")
+    if args.check and args.out:
+        raise UserError(
+            "--check keeps no file; leave out --check, which every export includes, "
+            f"or --out {args.out}"
+        )
+    if not args.check:
+        if not args.checkpoint and not args.model:
             raise UserError(
-                "what is to be exported? give a run or a checkpoint, or --model paper/row for fresh weights"
+                "what is to be exported? give a run or a checkpoint, "
+                "or --model paper/row for fresh weights"
             )
-        if not asked.size or not asked.out:
+        if not args.size or not args.out:
             raise UserError(
                 "give --size HEIGHTxWIDTH and --out FILE.onnx, or --check to keep no file"
             )
-        check_out(asked.out)
-    if asked.check and asked.out:
-        raise UserError(
-            f"--check keeps no file; leave out --check, which every export includes, or --out {asked.out}"
-        )
-    asked.size = size_of(asked.size) if asked.size else CHECKED_AT
-    asked.checkpoint = asked.checkpoint and parse_network(asked.checkpoint)
-    asked.rows = [] if asked.checkpoint else rows_of(asked.model, asked.check)
-    if asked.checkpoint:
-        trained_networks.check_words(asked.checkpoint, None, (), asked.overrides)
-    for row in asked.rows:
-        model_options(row, asked.overrides)
+        check_out(args.out)
+    args.size = args.size or CHECKED_AT
+    args.rows = []
+    if args.checkpoint:
+        args.checkpoint = parse_network(args.checkpoint)
+        trained_networks.check_words(args.checkpoint, None, (), args.overrides)
+    else:
+        args.rows = matching_rows(args.model or "*") if args.check else [row_address(args.model)]
+    for row in args.rows:
+        model_options(row, args.overrides)
     if lacking := [name for name in PACKAGES if find_spec(name) is None]:
         raise UserError(
-            f'exporting needs {", ".join(lacking)}; install the optional packages with: pip install -e ".[export]"'
+            f"exporting needs {', '.join(lacking)}; "
+            'install the optional packages with: pip install -e ".[export]"'
         )
-
-
-def rows_of(pattern: str | None, several: bool) -> list[str]:
-    """The rows to check, all where none is named; or the only one to export."""
-    return matching_rows(pattern or "*") if several else [row_address(pattern)]
-
-
-def size_of(text: str) -> tuple[int, int]:
-    if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
-        raise UserError(f"--size {text}: it takes height x width in pixels, such as 512x1024")
-    return int(match[1]), int(match[2])
 
 
 # --- one file
 
 
-def export(asked: argparse.Namespace) -> int:
-    module, says = opened(asked)
+def export(args: argparse.Namespace) -> int:
+    module = open_network(args, args.rows)
+    name = name_of(module, args)
     try:
-        with whole(asked.out) as partial:
-            verified = written(module, asked, partial, says)
+        with whole(args.out) as partial:
+            verified = write(module, args, partial)
             if not verified.ok:
-                raise Unequal(
-                    f"onnxruntime computes something else ({verified.difference:.1e}, limit {verified.limit:.1e})"
-                )
+                raise Unequal(f"({verified.difference:.1e}, limit {verified.limit:.1e})")
     except Unequal as problem:
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: onnxruntime computes something else {problem}", file=sys.stderr)
         return 1
-    except (
-        RuntimeError
-    ) as problem:  # a size that the network cannot take, an operation that ONNX lacks
-        size, reason = by(asked.size), str(problem).strip().splitlines()[0]
-        raise UserError(f"{says['model']} cannot be exported at {size}: {reason}") from problem
+    except RuntimeError as problem:  # a size that the network cannot take, or what ONNX lacks
+        reason = str(problem).strip().splitlines()[0]
+        raise UserError(f"{name} cannot be exported at {by(args.size)}: {reason}") from problem
     total = sum(each.numel() for each in module.parameters())
-    what = "share of pixels of another class" if asked.argmax else "largest difference of a logit"
-    print(
-        f"{says['model']}: {verified.parameters:,} parameters of {total:,} while training, batch norm folded"
-    )
+    what = "share of pixels of another class" if args.argmax else "largest difference of a logit"
+    print(f"{name}: {verified.parameters:,} parameters of {total:,} while training, ", end="")
+    print("batch norm folded")
     print(f"verified     {what} {verified.difference:.1e}, limit {verified.limit:.1e}")
     print(f"other sizes  {verified.refusal}")
-    print(f"file         {asked.out} ({asked.out.stat().st_size / 1e6:.1f} MB)")
+    print(f"file         {args.out} ({args.out.stat().st_size / 1e6:.1f} MB)")
     return 0
 
 
-def opened(asked: argparse.Namespace) -> tuple["SegmentationModule", dict[str, Any]]:
-    """The module, and what the file will say of it."""
-    from experiments.command_line.errors import as_user_error
-
-    given = asked.overrides
-    with as_user_error():
-        module = (
-            trained_networks.trained(
-                asked.checkpoint, model=trained_networks.options_of(asked.checkpoint, given)
-            )
-            if asked.checkpoint
-            else changed_row(asked.rows[0], given).build().eval()
-        )
-    fresh = "" if asked.checkpoint else " (fresh weights, untrained)"
-    return module, {
-        "model": " ".join([module.identity.experiment, *given]) + fresh,
-        "classes": list(module.identity.classes or ()),
-        "input": "uint8 RGB" if asked.uint8 else "normalized floats",
-        "output": "class of each pixel" if asked.argmax else "logits",
-        "normalization": asdict(module.normalization),
-    }
-
-
-def changed_row(row: str, overrides: list[str]) -> "Experiment":
-    """The row with options of the command line."""
+def open_network(args: argparse.Namespace, rows: list[str]) -> "SegmentationModule":
+    """The checkpoint's network, or the only one of the rows with fresh weights."""
     from segmodels.paper import experiment
 
-    return experiment(row).but(model=model_options(row, overrides), name=row)
+    with as_user_error():
+        if args.checkpoint:
+            options = trained_networks.options_of(args.checkpoint, args.overrides)
+            return trained_networks.trained(args.checkpoint, model=options)
+        (row,) = rows
+        options = model_options(row, args.overrides)
+        return experiment(row).but(model=options, name=row).build().eval()
 
 
-def written(
-    module: "SegmentationModule", asked: argparse.Namespace, file: Path, says: dict[str, Any]
-) -> Verified:
-    from segmodels import deploy
-
-    network = deploy.deployed(module, asked.size, uint8=asked.uint8, argmax=asked.argmax)
-    deploy.write_onnx(network, file, says)
-    return verified(
-        module, deploy.Runtime(file), asked, sum(each.numel() for each in network.parameters())
-    )
+def name_of(module: "SegmentationModule", args: argparse.Namespace) -> str:
+    fresh = "" if args.checkpoint else " (fresh weights, untrained)"
+    return " ".join([module.identity.experiment, *args.overrides]) + fresh
 
 
-def verified(
-    module: "SegmentationModule", runtime: Any, asked: argparse.Namespace, parameters: int
-) -> Verified:
-    import torch
+def write(module: "SegmentationModule", args: argparse.Namespace, file: Path) -> "Verified":
+    from segmodels.deploy import export_onnx
 
-    from segmodels import deploy
-
-    image = torch.randint(
-        256, (1, 3, *asked.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
-    image = image if asked.uint8 else module.normalized(image)
-    with torch.no_grad():
-        logits = module(image)
-    output, limit = runtime(image), deploy.LIMIT * max(1.0, logits.abs().max().item())
-    difference = difference_of(logits, output, limit)
-    if difference > (0.0 if asked.argmax else limit):  # float64 takes seconds
-        limit = max(limit, 20 * rounding(module, image, logits))
-        difference = difference_of(logits, output, limit)
-    return Verified(difference, 0.0 if asked.argmax else limit, parameters, refusal(runtime, image))
-
-
-def rounding(module: "SegmentationModule", image: "Tensor", logits: "Tensor") -> float:
-    """How far the module's own float32 lies from its float64; iterations like EMANet's amplify it, in every runtime."""
-    import copy
-
-    import torch
-
-    with torch.no_grad():
-        return (
-            (copy.deepcopy(module).double()(module.normalized(image).double()) - logits)
-            .abs()
-            .max()
-            .item()
-        )
-
-
-def difference_of(logits: "Tensor", output: "Tensor", limit: float) -> float:
-    """The largest one of a logit; where classes come out, the share of pixels with a clear error."""
-    if output.is_floating_point():
-        return (output - logits).abs().max().item()
-    from segmodels import deploy
-
-    return deploy.clear_errors(logits, output, limit)
-
-
-def refusal(runtime: Any, image: "Tensor") -> str:
-    """What the file says to an image of half the height; empty where it takes it."""
-    try:
-        runtime(image[:, :, : max(1, image.shape[2] // 2)])
-    except ValueError as problem:
-        return f"refused: {problem}"
-    return ""
+    metadata = {
+        "model": name_of(module, args),
+        "classes": list(module.identity.classes or ()),
+        "input": "uint8 RGB" if args.uint8 else "normalized floats",
+        "output": "class of each pixel" if args.argmax else "logits",
+        "normalization": asdict(module.normalization),
+    }
+    return export_onnx(module, file, args.size, metadata, uint8=args.uint8, argmax=args.argmax)
 
 
 # --- many rows
 
 
-def check(asked: argparse.Namespace) -> int:
-    """One line for each; 1 if any fails."""
-    failed = []
-    for name in [str(asked.checkpoint)] if asked.checkpoint else asked.rows:
-        asked.rows = [name]
+def check(args: argparse.Namespace) -> int:
+    """Print a line for each network; return 1 if any fails."""
+    failed = 0
+    for name in args.rows or [str(args.checkpoint)]:
         try:
-            found = checked(asked)
-            line = f"difference {found.difference:.1e}, limit {found.limit:.1e}, {found.parameters:,} parameters"
-            ok = found.ok
+            verified = check_network(args, [name])
+            ok = verified.ok
+            line = (
+                f"difference {verified.difference:.1e}, limit {verified.limit:.1e}, "
+                f"{verified.parameters:,} parameters"
+            )
         except UserError:
             raise
         except Exception as problem:  # one row that fails must not hide the others
             ok, line = False, f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
-        failed += [] if ok else [name]
+        failed += not ok
         print(f"{'ok  ' if ok else 'FAIL'} {name}: {line}", flush=True)
-    print(f"{len(failed)} failed" if failed else "all are equal to their modules")
-    return int(bool(failed))
+    print(f"{failed} failed" if failed else "all are equal to their modules")
+    return int(failed > 0)
 
 
-def checked(asked: argparse.Namespace) -> Verified:
-    from segmodels import deploy
+def check_network(args: argparse.Namespace, rows: list[str]) -> "Verified":
+    from segmodels.deploy import settled
 
-    module, says = opened(asked)
-    if not asked.checkpoint:
-        deploy.settled(module, asked.size)
+    module = open_network(args, rows)
+    if not args.checkpoint:
+        settled(module, args.size)
     with tempfile.TemporaryDirectory() as folder:
-        return written(module, asked, Path(folder) / "check.onnx", says)
+        return write(module, args, Path(folder) / "check.onnx")
 
 
 if __name__ == "__main__":

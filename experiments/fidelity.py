@@ -1,14 +1,20 @@
-"""Every released layout against the authors' code: outputs under the same weights, parameters and multiply-accumulates.
+"""Compare every released layout with the authors' code: outputs under the same weights, parameters,
+multiply-accumulates.
 
-    python experiments/fidelity.py                       all of them; writes experiments/results/fidelity.json
-    python experiments/fidelity.py --only bisenet        some of them; writes nothing
-    python experiments/fidelity.py --stored --format markdown    the table that was written last, for docs/FIDELITY.md
+    python experiments/fidelity.py
+        all of them; writes experiments/results/fidelity.json
+    python experiments/fidelity.py --only bisenet
+        some of them; writes nothing
+    python experiments/fidelity.py --stored --format markdown
+        the table that was written last, for docs/FIDELITY.md
 
-Weights and input are made from names alone, so no checkpoint is needed. The authors' numbers lie in experiments/results/reference/released: their
-network's logits and auxiliary outputs under those weights on a CPU, at 128x256 (NAME.npz) and at a size that fewer strides divide
-(NAME__b.npz), and how far its float32 lies from its float64. Ours may differ by twenty times that, or by 2e-5 of the largest number where
-that is more; a wrong padding, activation or epsilon lies hundreds of times beyond. NAME.json.gz says which of our outputs each auxiliary
-one is, and which parameters of the authors' are not here because nothing uses them. The exit code is 1 if any layout fails.
+Weights and input are made from names alone, so no checkpoint is needed. The authors' numbers lie in
+experiments/results/reference/released: their network's logits and auxiliary outputs under those
+weights on a CPU, at 128x256 (NAME.npz) and at a size that fewer strides divide (NAME__b.npz), and
+how far its float32 lies from its float64. Ours may differ by twenty times that, or by 2e-5 of the
+largest number where that is more; a wrong padding, activation or epsilon differs by hundreds of
+times as much. NAME.json.gz says which of our outputs each auxiliary one is, and which parameters of
+the authors' are not here because nothing uses them. The exit code is 1 if any layout fails.
 """
 
 import gzip
@@ -198,7 +204,9 @@ def logits_of(module: "nn.Module", golden: "np.lib.npyio.NpzFile") -> "Tensor":
 
 
 def count_reached(module: "nn.Module", logits: "Tensor") -> tuple[int, list[str]]:
-    """Count the parameters that the logits depend on; name those that get no gradient by the paper's design."""
+    """Count the parameters that the logits depend on, those without a gradient by the paper's
+    design included, which are named.
+    """
     logits.sum().backward()
     designed = getattr(module, "without_gradient", ())
     parameters = dict(module.named_parameters())
@@ -218,7 +226,10 @@ def compare_logits(logits: "Tensor", golden: "np.lib.npyio.NpzFile") -> Differen
 def compare_auxiliary(
     module: "nn.Module", golden: "np.lib.npyio.NpzFile", ours: dict[str, str]
 ) -> list[Difference]:
-    """Compare every auxiliary output of the authors', enlarged as theirs is. `ours` are our names of theirs; we may have no others."""
+    """Compare every auxiliary output of the authors', enlarged as theirs is.
+
+    `ours` are our names of theirs; we may have no others.
+    """
     if not hasattr(module, "outputs"):  # a classifier
         return []
     outputs = module.outputs(image_of(golden))
@@ -238,7 +249,9 @@ def compare_auxiliary(
 
 
 def enlarged(logits: "Tensor", shape: tuple[int, ...], align_corners: bool) -> "Tensor":
-    """Some of the authors' networks enlarge their logits by a whole factor, which at an odd size is not the image's size."""
+    """Logits at the authors' size: some enlarge theirs by a whole factor, so that at an odd size of
+    the image they have another one.
+    """
     import torch.nn.functional as F
 
     if tuple(logits.shape[-2:]) == shape[-2:]:

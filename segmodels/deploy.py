@@ -5,6 +5,7 @@ import copy
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,63 @@ class Runtime:
             ) from problem
 
 
+@dataclass(frozen=True)
+class Verified:
+    """How far a file is from its module, on an image of noise."""
+
+    difference: float  # of a logit; with argmax: the share of pixels of another class
+    limit: float
+    parameters: int
+    refusal: str  # what the file says to another size; empty where it takes it
+
+    @property
+    def ok(self) -> bool:
+        return self.difference <= self.limit and bool(self.refusal)
+
+
+def export_onnx(
+    module: SegmentationModule,
+    file: Path,
+    size: tuple[int, int],
+    says: Mapping[str, Any],
+    *,
+    uint8: bool = False,
+    argmax: bool = False,
+) -> Verified:
+    """Write the network alone to a file, and compare the file with the module."""
+    network = deployed(module, size, uint8=uint8, argmax=argmax)
+    write_onnx(network, file, says)
+    parameters = sum(each.numel() for each in network.parameters())
+    return verify(module, Runtime(file), size, uint8, parameters)
+
+
+def verify(
+    module: SegmentationModule,
+    runtime: Callable[[Tensor], Tensor],
+    size: tuple[int, int],
+    uint8: bool,
+    parameters: int,
+) -> Verified:
+    noise = torch.Generator().manual_seed(0)
+    image = torch.randint(256, (1, 3, *size), dtype=torch.uint8, generator=noise)
+    floats = module.normalized(image)
+    image = image if uint8 else floats
+    with torch.no_grad():
+        logits = module(image)
+    output, limit = runtime(image), limit_of(logits)
+    of_classes = not output.is_floating_point()
+    difference = difference_of(logits, output, limit)
+    if difference > (0.0 if of_classes else limit):  # float64 takes seconds
+        limit = max(limit, 20 * rounding(module, floats, logits))
+        difference = difference_of(logits, output, limit)
+    try:
+        runtime(image[:, :, : max(1, size[0] // 2)])
+        refusal = ""
+    except ValueError as problem:
+        refusal = f"refused: {problem}"
+    return Verified(difference, 0.0 if of_classes else limit, parameters, refusal)
+
+
 # --- plain
 
 
@@ -245,11 +303,8 @@ def apart(
     plain = Pass(module, "logits" if asked.what == "logits" else "full")
     with torch.no_grad(), without_tf32():
         logits, output = plain(image), fast(image.contiguous(memory_format=layout(asked)))
-        rounding = (copy.deepcopy(plain).double()(image.double()) - logits).abs().max().item()
-    limit = max(LIMIT * max(1.0, logits.abs().max().item()), 20 * rounding)
-    if asked.what == "label":
-        return clear_errors(logits, output, limit), 0.0
-    return (output - logits).abs().max().item(), limit
+        limit = max(limit_of(logits), 20 * rounding(plain, image, logits))
+    return difference_of(logits, output, limit), 0.0 if asked.what == "label" else limit
 
 
 @contextmanager
@@ -265,7 +320,27 @@ def without_tf32() -> Iterator[None]:
             each.allow_tf32 = was
 
 
-def clear_errors(logits: "Tensor", label: "Tensor", limit: float) -> float:
+def limit_of(logits: Tensor) -> float:
+    return LIMIT * max(1.0, logits.abs().max().item())
+
+
+def rounding(network: nn.Module, image: Tensor, logits: Tensor) -> float:
+    """How far a network's own float32 logits lie from its float64 ones.
+
+    Iterations like EMANet's amplify it, in every runtime.
+    """
+    with torch.no_grad():
+        return (copy.deepcopy(network).double()(image.double()) - logits).abs().max().item()
+
+
+def difference_of(logits: Tensor, output: Tensor, limit: float) -> float:
+    """The largest difference of a logit; of classes, the share of pixels with a clear error."""
+    if output.is_floating_point():
+        return (output - logits).abs().max().item()
+    return clear_errors(logits, output, limit)
+
+
+def clear_errors(logits: Tensor, label: Tensor, limit: float) -> float:
     """The share of pixels whose class is another than the largest logit's by more than rounding may turn."""
     chosen = logits.gather(1, label[:, None].long())[:, 0]
     return (logits.amax(1) - chosen > 2 * limit).float().mean().item()

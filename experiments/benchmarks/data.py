@@ -1,4 +1,4 @@
-"""`benchmark.py data`: what a training sample costs, from each source, against the code that most people write."""
+"""Measure what a training sample costs, by source, against the code that most people write."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ import numpy as np
 from experiments.benchmarks.turns import take_turns
 from experiments.command_line.errors import UserError
 from experiments.command_line.files import check_out, write_json
-from experiments.command_line.parser import Subjects, height_by_width, positive
+from experiments.command_line.parser import Subjects, by, height_by_width, positive
 from experiments.records import provenance
 from experiments.reports.terminal import print_markdown, print_table
 
@@ -101,14 +101,16 @@ def add_data(subjects: Subjects) -> None:
     add(
         "--stored",
         action="store_true",
-        help="the table of docs/SPEED.md, of the measurement that the repository holds; measures nothing",
+        help="print the table of docs/SPEED.md, as it was measured last; measures nothing",
     )
     made.set_defaults(run=data, parser=made)
 
 
 def data(args: argparse.Namespace) -> int:
     if args.stored:
-        print_stored(json.loads(STORED.read_text()))
+        result = json.loads(STORED.read_text())
+        print_markdown(COLUMNS, rows(result["milliseconds"]))
+        print(f"\n{caption(result)}")
         return 0
     if args.out:
         check_out(args.out)
@@ -318,7 +320,8 @@ def forget(files: tuple[Path, ...]) -> None:
 
 
 def worker_time(samples: Samples, workers: int, batch: int, stock: bool) -> float:
-    """CPU time of this process and of its workers: of many batches, less that of few, so that starting costs nothing.
+    """CPU time of this process and of its workers: of many batches, less that of few, so that
+    starting costs nothing.
 
     The peer (`stock`) has torch's DataLoader and its processes, ours the loader and threads that
     training has.
@@ -382,7 +385,6 @@ def measure(args: argparse.Namespace) -> int:
     import torch
 
     import datamodules
-    from datamodules.reading.png import codecs
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -390,8 +392,8 @@ def measure(args: argparse.Namespace) -> int:
         tiles = datamodules.Cityscapes(folders["tiles"]).open("train")
         levels, labels = max_difference(tiles, args.crop, 24)
         print(
-            f"24 windows against scaling whole images: at most {levels} gray level{'s' * (levels != 1)} "
-            f"and {labels} labels apart"
+            "24 windows against scaling whole images: at most "
+            f"{levels} gray level{'s' * (levels != 1)} and {labels} labels apart"
         )
         if levels > 1 or labels:
             raise UserError("these are not the same samples, so nothing was timed")
@@ -404,10 +406,25 @@ def measure(args: argparse.Namespace) -> int:
                 each.sample(number)
         times = measure_all(sources, args)
         sizes = {form: bytes_of(files_in(folder)) for form, folder in folders.items()}
-    shares = {form: size / sizes["folder"] for form, size in sizes.items()}
-    images = f"{args.images} of Cityscapes" if args.root else f"{args.images} drawn scenes"
-    conditions = {
-        "images": images,
+    result = {
+        "conditions": conditions(args),
+        "milliseconds": times,
+        "bytes": {form: size / sizes["folder"] for form, size in sizes.items()},
+        "apart": [levels, labels],
+    }
+    print_table(COLUMNS, rows(times))
+    print(caption(result))
+    if args.out:
+        write_json(args.out, result)
+        print(f"result       {args.out}")
+    return 0
+
+
+def conditions(args: argparse.Namespace) -> dict[str, Any]:
+    from datamodules.reading.png import codecs
+
+    return {
+        "images": f"{args.images} of Cityscapes" if args.root else f"{args.images} drawn scenes",
         "crop": args.crop,
         "scales": SCALES,
         "samples": args.samples,
@@ -420,17 +437,6 @@ def measure(args: argparse.Namespace) -> int:
         "commit": provenance.commit(),
         "load": os.getloadavg()[0],
     }
-    print_table(COLUMNS, rows(times))
-    print(f"bytes to the PNGs': {in_words(shares)}")
-    print(
-        f"{images}; {conditions['hardware']}; load {conditions['load']:.1f}; "
-        f"PNGs by {conditions['decoder']}"
-    )
-    if args.out:
-        found = {"milliseconds": times, "bytes": shares, "apart": [levels, labels]}
-        write_json(args.out, {"conditions": conditions} | found)
-        print(f"result       {args.out}")
-    return 0
 
 
 # --- the table
@@ -453,17 +459,16 @@ def rows(times: Times) -> Iterator[list[str]]:
             yield [how, name, f"{median(own):.1f}", f"{median(ratios):.1f}", spread]
 
 
-def in_words(shares: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
-
-
-def print_stored(stored: dict[str, Any]) -> None:
-    print_markdown(COLUMNS, rows(stored["milliseconds"]))
-    said = stored["conditions"]
-    height, width = said["crop"]
-    print(
-        f"\nCPU time of one sample (wall time where cold), crops of {height}x{width}, scales {said['scales'][0]} to {said['scales'][-1]}, "
-        f"without color; {said['rounds']} alternated rounds of {said['samples']}, one thread, batches of {said['batch']} through workers; "
-        f"{said['images']}; {said['hardware']}, load {said['load']:.0f}; PNGs by {said['decoder']}. A ratio is the median of the rounds' "
-        f"own. Bytes to the PNGs': {in_words(stored['bytes'])}. {said['date']}, commit {said['commit']}."
+def caption(result: dict[str, Any]) -> str:
+    """The conditions of a measurement, in a paragraph."""
+    said = result["conditions"]
+    sizes = ", ".join(f"{name} {share:.2f}" for name, share in result["bytes"].items())
+    return (
+        f"CPU time of one sample (wall time where cold), crops of {by(said['crop'])}, "
+        f"scales {said['scales'][0]} to {said['scales'][-1]}, without color; "
+        f"{said['rounds']} alternated rounds of {said['samples']}, one thread, "
+        f"batches of {said['batch']} through workers; {said['images']}; {said['hardware']}, "
+        f"load {said['load']:.0f}; PNGs by {said['decoder']}. "
+        f"A ratio is the median of the rounds' own. Bytes to the PNGs': {sizes}. "
+        f"{said['date']}, commit {said['commit']}."
     )

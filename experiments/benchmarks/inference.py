@@ -1,4 +1,6 @@
-"""`benchmark.py infer`: its options, and the table that it prints. Imports no torch before there is work."""
+"""Measure frames per second of networks: the options and the table. Imports no torch before there
+is work.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -23,21 +25,28 @@ if TYPE_CHECKING:
     from experiments.benchmarks.timing import Result
 
 INFER = """\
-Frames per second of networks, without their training heads, on this machine. They run in turns (A B C, A B C, ...), so that a machine that
-slows down slows all alike; the input lies on the device already. fps is the batch over the median time of a pass.
+Frames per second of networks, without their training heads, on this machine. They run in turns
+(A B C, A B C, ...), so that a machine that slows down slows all alike; the input lies on the device
+already. fps is the batch over the median time of a pass.
 
-  python experiments/benchmark.py infer bisenet stdc/stdc1 ddrnet/23_slim          each at the size its paper judges it at
-  python experiments/benchmark.py infer "bisenet/*" --size 1024x2048               every row of a paper, one size for all
+  python experiments/benchmark.py infer bisenet stdc/stdc1 ddrnet/23_slim
+      each at the size its paper evaluates it at
+  python experiments/benchmark.py infer "bisenet/*" --size 1024x2048
+      every row of a paper, one size for all
   python experiments/benchmark.py infer runs/bisenet-... released:stdc1_seg=stdc1.pth
-  python experiments/benchmark.py infer bisenet bisenet                            one network twice: how far noise reaches
+  python experiments/benchmark.py infer bisenet bisenet
+      one network twice: how far noise reaches
 
-What is timed (--what): "logits", the network's own output at its own resolution, is the default. Papers differ and often do not say;
-PIDNet's authors, whose script can be read, time just that, with batch norm taken out (--folded). "full" adds the upsampling to the image's
-size, "label" the argmax as well: what a program needs that uses the network.
+What is timed (--what): "logits", the network's own output at its own resolution, is the default.
+Papers differ and often do not say; PIDNet's authors, whose script can be read, time just that, with
+batch norm taken out (--folded). "full" adds the upsampling to the image's size, "label" the argmax
+as well: what a program needs that uses the network.
 
-A fast form (--folded, --channels-last, --compile) is held against the plain network first, in float32: one that differs by more than 1e-4
-of the largest logit, or 20 times the plain network's own rounding, is not timed. A network that fails, or whose logits are not numbers, is
-named and the others go on; the exit code is then 1. A paper's own figure is printed with its hardware, and never divided by ours.
+A fast form (--folded, --channels-last, --compile) is compared with the plain network first, in
+float32: one that differs by more than 1e-4 of the largest logit, or 20 times the plain network's
+own rounding, is not timed. A network that fails, or whose logits are not numbers, is named and the
+others go on; the exit code is then 1. A paper's own figure is printed with its hardware, and never
+divided by ours.
 """
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true")
 SMALLEST = 32  # pixels: the deepest maps of most networks are 1/32 of the image
@@ -56,7 +65,7 @@ def add_infer(subjects: Subjects) -> None:
         "--size",
         type=height_by_width,
         metavar="HxW",
-        help="of the image (default: where each paper judges, as run.py --list shows)",
+        help="of the image (default: where each paper evaluates, as run.py --list shows)",
     )
     add("--batch", type=positive, default=1, metavar="N", help="images in a pass (default: 1)")
     add(
@@ -203,11 +212,12 @@ def cells(result: "Result") -> list[str]:
 
 
 def notes(results: Sequence["Result"]) -> list[str]:
-    """Lines for what the table has no room for: problems, sizes that differ, published figures with their sources."""
+    """Lines below the table: problems, sizes that differ, published figures with their sources."""
     lines = [f"{each.name}: {each.problem}" for each in results if each.problem]
     if len({each.size for each in results}) > 1:
         lines.append(
-            "sizes differ, so these networks do different work; --size HEIGHTxWIDTH gives all the same"
+            "sizes differ, so these networks do different work; "
+            "--size HEIGHTxWIDTH gives all the same"
         )
     figures = {each.name: each.published for each in results if each.published}
     for name, published in figures.items():

@@ -1,4 +1,4 @@
-"""`benchmark.py loss`: time and memory of our losses against their usual form, after showing that both are equal."""
+"""Measure time and memory of our losses against their usual form, after showing both equal."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ import timeit
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import accumulate
 from math import exp, log
 from pathlib import Path
 from statistics import median
@@ -116,11 +117,9 @@ def peak_mebibytes(work: Callable[[], object]) -> float:
         record.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
     allocations = [event for event in events if event.get("name") == "[memory]"]
-    held = peak = 0
-    for event in sorted(allocations, key=lambda event: event["ts"]):
-        held += event["args"]["Bytes"]
-        peak = max(peak, held)
-    return peak / MIB
+    allocations.sort(key=lambda event: event["ts"])
+    held = accumulate(event["args"]["Bytes"] for event in allocations)
+    return max(held, default=0) / MIB
 
 
 # --- what is compared
@@ -138,7 +137,9 @@ def loss_pairs(args: argparse.Namespace) -> list[Pair]:
         return F.cross_entropy(full, label, ignore_index=255, reduction=reduction)
 
     def mining(name: str, batch: "Batch", above: float, kept: int) -> Pair:
-        """STDC's mining; its users sort every pixel and take those above the limit, or else the first `kept`."""
+        """STDC's mining, whose users sort every pixel and take those above the limit, or else the
+        first `kept`.
+        """
 
         def by_sorting(logits: "Tensor", label: "Tensor") -> "Tensor":
             loss = usual(logits, label, "none").flatten().sort(descending=True).values
@@ -168,7 +169,8 @@ def loss_pairs(args: argparse.Namespace) -> list[Pair]:
 
 
 def mining_limits(loss: "Tensor") -> tuple[int, float, int]:
-    """How many pixels have a probability below 0.7, above which loss, and how many a sixteenth of all is.
+    """How many pixels have a probability below 0.7, above which loss, and how many a sixteenth of
+    all is.
 
     Both counts are moved to the widest gap between two losses nearby: whether a pixel right at a
     limit is kept is a matter of rounding, and so would be the equality of any two forms.
@@ -186,7 +188,10 @@ def mining_limits(loss: "Tensor") -> tuple[int, float, int]:
 
 
 def random_batch(args: argparse.Namespace, margin: float) -> "Batch":
-    """Noise, raised by `margin` at the true class. The label is a map of squares, a tenth of them ignored."""
+    """Noise, raised by `margin` at the true class.
+
+    The label is a map of squares, a tenth of them ignored.
+    """
     import torch
 
     height, width = args.size

@@ -36,7 +36,8 @@ MIB = 2**20
 DTYPES = {"32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}
 TIMED = {
     "logits": "the network's own output, at its own resolution",
-    "full": "logits at the image's size: one bilinear upsampling, in float32 unless the weights are float64",
+    "full": "logits at the image's size: one bilinear upsampling, "
+    "in float32 unless the weights are float64",
     "label": "the class of each pixel: logits at the image's size and their argmax",
 }
 CLOCKS = {
@@ -164,7 +165,10 @@ def fresh(row: Experiment) -> SegmentationModule:
 
 
 def prepare(subject: Subject, args: argparse.Namespace, device: str) -> None:
-    """Build a network, show that its fast form is equal, warm it up. One that fails must not hide the others."""
+    """Build a network, show that its fast form is equal, warm it up.
+
+    One that fails must not hide the others.
+    """
     try:
         subject.result.problem = make_ready(subject, args, device)
     except Exception as problem:
@@ -252,7 +256,9 @@ def take_turns(subjects: Sequence[Subject], rounds: Iterable[int], device: str) 
 
 
 def peak_memory(network: nn.Module, work: Callable[[], object]) -> dict[str, float]:
-    """MiB on the device: tensors that the network holds (training heads too, unless folded), and what one pass takes beside them."""
+    """MiB on the device: tensors that the network holds (training heads too, unless folded), and
+    what one pass takes beside them.
+    """
     tensors = (*network.parameters(), *network.buffers())
     held = sum(each.numel() * each.element_size() for each in tensors)
     torch.cuda.synchronize()
@@ -287,9 +293,11 @@ def conditions(args: argparse.Namespace, device: str) -> dict[str, Any]:
     """Everything that moves a figure."""
     cuda = device == "cuda"
     return {
-        "input": "normalized floats that lie on the device already: no decoding, no transfer, no normalization",
+        "input": "normalized floats that lie on the device already: "
+        "no decoding, no transfer, no normalization",
         "auxiliary heads": "not computed",
-        "order": "in turns: every network once in each round; the ratio is the median of the rounds' own ratios",
+        "order": "in turns: every network once in each round; "
+        "the ratio is the median of the rounds' own ratios",
         "what": args.what,
         "batch": args.batch,
         "precision": args.precision,
@@ -304,7 +312,8 @@ def conditions(args: argparse.Namespace, device: str) -> dict[str, Any]:
         "autocast": "weights are cast in each pass" if args.precision.endswith("mixed") else None,
         "warm_up": f"at least {WARM_UP} passes, and up to a tenth of the time that is measured",
         "clock": CLOCKS[device],
-        "limit": f"{LIMIT} of the largest logit, or 20 times the plain network's own float32 rounding",
+        "limit": f"{LIMIT} of the largest logit, "
+        "or 20 times the plain network's own float32 rounding",
         "device": torch.cuda.get_device_name() if cuda else provenance.processor(),
         "device_kind": device,
         "threads": torch.get_num_threads(),

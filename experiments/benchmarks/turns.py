@@ -9,7 +9,10 @@ Thing = TypeVar("Thing")
 def take_turns(
     things: Mapping[str, Thing], rounds: int, measure: Callable[[Thing, int], float]
 ) -> dict[str, list[float]]:
-    """Measure every thing once in each round, which `measure` is told. Every other round goes backwards."""
+    """Measure every thing once in each round, whose number `measure` gets.
+
+    Every other round goes backwards.
+    """
     figures: dict[str, list[float]] = {name: [] for name in things}
     order = list(things)
     for turn in range(rounds):

@@ -263,13 +263,13 @@ def test_float64_is_asked_only_beyond_the_limit_and_widens_it_to_twenty_rounding
     monkeypatch: pytest.MonkeyPatch, away: float, rounded: int, ok: bool
 ) -> None:
     """A file `away` limits from the module, whose own rounding is one limit."""
-    module, asked = settled(), argparse.Namespace(size=SIZE, uint8=True, argmax=False)
+    module = settled()
     calls: list[float] = []
 
     def limit_of(logits: Tensor) -> float:
         return 1e-4 * max(1.0, logits.abs().max().item())
 
-    def one_limit(module: SegmentationModule, image: Tensor, logits: Tensor) -> float:
+    def one_limit(network: nn.Module, image: Tensor, logits: Tensor) -> float:
         calls.append(limit_of(logits))
         return calls[-1]
 
@@ -280,8 +280,8 @@ def test_float64_is_asked_only_beyond_the_limit_and_widens_it_to_twenty_rounding
             logits = module(image)
         return logits + away * limit_of(logits)
 
-    monkeypatch.setattr(export, "rounding", one_limit)
-    assert export.verified(module, runtime, asked, 1).ok is ok
+    monkeypatch.setattr(deploy, "rounding", one_limit)
+    assert deploy.verify(module, runtime, SIZE, uint8=True, parameters=1).ok is ok
     assert len(calls) == rounded
 
 
@@ -310,13 +310,12 @@ def test_every_row_goes_to_onnx(address: str, once: Callable[[Hashable], bool]) 
         return
     asked = argparse.Namespace(
         checkpoint=None,
-        rows=[address],
         overrides=[],
         size=(64, 128),
         uint8=False,
         argmax=False,
     )
-    assert export.checked(asked).ok
+    assert export.check_network(asked, [address]).ok
 
 
 # --- the as_user_error
@@ -334,7 +333,6 @@ def test_classes_that_rounding_may_turn_are_no_errors_and_others_are() -> None:
         ([], "what is to be exported?"),
         (["--model", "bisenett", "--size", "64x96", "--out", "a.onnx"], "did you mean bisenet"),
         (["--model", "bisenet/*", "--size", "64x96", "--out", "a.onnx"], "no row bisenet/*"),
-        (["--model", ROW, "--size", "64", "--out", "a.onnx"], "--size 64: it takes height x width"),
         (["--model", ROW, "--size", "64x96"], "give --size HEIGHTxWIDTH and --out FILE.onnx"),
         (
             ["--model", ROW, "--size", "64x96", "--out", "nowhere/a.onnx"],
@@ -358,6 +356,13 @@ def test_a_wrong_word_is_one_sentence(
     assert said.count("\n") == 1
 
 
+def test_a_size_that_is_none_is_one_sentence(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as left:
+        export.main(["--model", ROW, "--size", "64", "--out", "a.onnx"])
+    assert left.value.code == 2
+    assert "--size: '64' came; HEIGHTxWIDTH is wanted" in capsys.readouterr().err
+
+
 def test_missing_packages_are_named_with_the_command_that_installs_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -370,11 +375,11 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(
 
 
 def test_a_pattern_chooses_rows_and_nothing_chooses_them_all() -> None:
-    rows = export.rows_of("bisenet/*", several=True)
+    rows = matching_rows("bisenet/*")
     assert "bisenet/no_arm" in rows and all(row.startswith("bisenet/") for row in rows)
-    assert export.rows_of("bisenet", several=True) == ["bisenet/resnet18"]
-    assert export.rows_of("fcn,bisenet/no_arm", several=True)[1:] == ["bisenet/no_arm"]
-    assert {row.split("/")[0] for row in export.rows_of(None, several=True)} > {"bisenet", "fcn"}
+    assert matching_rows("bisenet") == ["bisenet/resnet18"]
+    assert matching_rows("fcn,bisenet/no_arm")[1:] == ["bisenet/no_arm"]
+    assert {row.split("/")[0] for row in matching_rows("*")} > {"bisenet", "fcn"}
 
 
 def test_words_are_refused_without_waiting_for_torch() -> None:
