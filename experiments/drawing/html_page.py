@@ -1,4 +1,4 @@
-"""What our pages have in common: one HTML file without scripts that asks nothing of a network, light or dark, on paper and on a phone."""
+"""Build HTML pages of one file: no scripts, no requests, light or dark, on paper and on phones."""
 
 import base64
 import html

@@ -90,7 +90,7 @@ def evaluate_protocol(
     others: list[Named],
     args: Namespace,
 ) -> dict[str, Any]:
-    """Score one network in its recipe's mode; print the result, write it and all that belongs to it."""
+    """Score one network in its recipe's mode; print and write all that belongs to the result."""
     examiner = Examiner(data, args.split, args.full)
     result = score(module, data, name, args.split, examiner)
     heading = title_of(result["experiment"], result["released"])
@@ -184,7 +184,7 @@ def result_file(
     kind: str = "evaluation",
     released_name: str = "result.json",
 ) -> Path:
-    """A new file beside a run's checkpoint; for a released one, in a new folder as a run has one."""
+    """A new file beside a run's checkpoint; in a new folder of its own for a released one."""
     if isinstance(source, Path):
         parts = [kind, source.stem, *([args.which] if args.which else []), about]
         return fresh(source.parent, "-".join(parts), ".json")

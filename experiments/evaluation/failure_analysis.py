@@ -1,4 +1,7 @@
-"""Where a network fails: the pairs of classes, the images and the places that cost most, out of what a pass over a split kept."""
+"""Find where a network fails: the pairs of classes, the images and the places that cost most.
+
+All of it is computed from the records that an evaluation keeps of each image.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +22,9 @@ from segmodels.metrics.instances import instance_scores
 class Confused:
     """Pixels of one class that were taken for another.
 
-    Every wrong pixel widens the union of the class that it is and of the class that it was taken for, and nothing else lowers an IoU.
-    So 1 - mIoU is the sum over all pairs of pixels * (1 / union of the one + 1 / union of the other) / classes: `cost` is a pair's part.
+    Every wrong pixel widens the union of the class that it is and of the class that it was taken
+    for, and nothing else lowers an IoU. So 1 - mIoU is the sum over all pairs of pixels * (1 / union
+    of the one + 1 / union of the other) / classes: `cost` is a pair's part.
     """
 
     truth: int
@@ -62,7 +66,7 @@ def further_scores(examined: Examined) -> dict[str, Any]:
 
 
 def image_iou(confusions: np.ndarray) -> np.ndarray:
-    """(N, C, C) -> (N,): the mean over the classes that are true in the image; nan where none is."""
+    """(N, C, C) -> (N,): the mean over the classes that are true in the image, else nan."""
     return np.array(image_scores(torch.from_numpy(confusions)), np.float64)
 
 
@@ -81,7 +85,10 @@ def most_confused(confusions: np.ndarray, most: int) -> list[Confused]:
 
 
 def largest_confused(confusion: np.ndarray, most: int) -> list[Confused]:
-    """The pairs with most pixels, of (C, C) counts: in one image a stray pixel of a class that it lacks would cost most."""
+    """The pairs with most pixels, of (C, C) counts.
+
+    In one image a stray pixel of a class that it lacks would cost most.
+    """
     return confused(confusion[None], confusion * (1 - np.eye(len(confusion))), most)
 
 
@@ -116,7 +123,10 @@ def taken_for(confusion: np.ndarray, truth: int) -> tuple[int, float] | None:
 
 
 def worst_images(examined: Examined, pairs: Sequence[Confused], worst: int) -> dict[int, list[str]]:
-    """Images to look at with the reasons why, lowest IoU first: the worst by IoU, the worst by loss, and where a pair is seen best."""
+    """Images to look at with the reasons why, lowest IoU first.
+
+    They are the worst by IoU, the worst by loss, and those where a pair is seen best.
+    """
     iou = image_iou(examined.confusions)
     reasons: dict[int, list[str]] = {}
     for values, word in (

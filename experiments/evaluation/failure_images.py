@@ -1,4 +1,4 @@
-"""The images in which a network fails worst: each with its prediction, its truth, its errors, how sure the network was, and the numbers."""
+"""Show the images in which a network fails worst: prediction, truth, errors, confidence, numbers."""
 
 import html
 from collections.abc import Callable, Iterator, Mapping, Sequence

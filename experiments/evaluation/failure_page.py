@@ -1,6 +1,7 @@
-"""The page that answers "where does my model fail?": numbers, classes, confusions, boundaries, confidence, and the images to look at.
+"""Make the page that answers "where does my model fail?".
 
-`failure_page` makes one HTML file without scripts that asks nothing of a network. Every section says in a sentence how it is read.
+It is one HTML file without scripts that asks nothing of a network: numbers, classes, confusions,
+boundaries, confidence, and the images to look at. Every section says how it is read.
 """
 
 import html
@@ -68,7 +69,10 @@ class Measure(NamedTuple):
 
 
 def failure_page(examined: Examined, pictures: Callable[[int], Shown], worst: int = 8) -> str:
-    """`pictures` is called once for each image shown: the `worst` by IoU, as many by loss, and the best view of each confused pair."""
+    """`pictures` is called once for each image shown.
+
+    These are the `worst` by IoU, as many by loss, and the best view of each confused pair.
+    """
     pairs = failure_analysis.most_confused(examined.confusions, PAIRS)
     chosen = failure_analysis.worst_images(examined, pairs, worst)
     sections = {

@@ -1,4 +1,4 @@
-"""A closer look at each image while a split is judged: its confusion matrix always, and all else that --full asks for."""
+"""Record each image while a split is evaluated: its confusion matrix, and what --full adds."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Evaluate a network on corrupted images and on other data sets: evaluate.py --shift and --across."""
+"""Evaluate a network on corrupted images and other data sets: evaluate.py --shift, --across."""
 
 import argparse
 from functools import partial

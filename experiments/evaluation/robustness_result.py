@@ -43,7 +43,7 @@ class Robustness:
         return mean(self.relative(kind) for kind in self.kinds)
 
     def content(self) -> dict[str, Any]:
-        """Everything for a JSON file. Shares follow from the scores, and `read` computes them again."""
+        """Everything for a JSON file; `read` computes the shares again from the scores."""
         content = asdict(self)
         if not self.clean:  # nothing is a share of it
             return content
