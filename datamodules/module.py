@@ -1,13 +1,14 @@
-"""The base of every data set: batches of `(image, label)`, uint8 (B, 3, H, W) and uint8 (B, H, W) train ids, 255 ignored.
+"""The base of every data set: batches of `(image, label)`, uint8 (B, 3, H, W) and uint8 (B, H, W).
 
-A semi-supervised run gets pairs of them, `(labelled, unlabelled)`; the second's label is 255 where a crop shows no image, 0 elsewhere.
-Where `label_maps` is set, a labelled training batch has a third member: a dict of maps (B, H, W) made of the crops' labels.
+Labels are train ids, 255 ignored. A semi-supervised run gets pairs of batches, `(labelled,
+unlabelled)`; the second's label is 255 where a crop shows no image, 0 elsewhere. Where `label_maps`
+is set, a labelled training batch has a third member: a dict of maps (B, H, W) of the crops' labels.
 """
 
 import inspect
 import os
-from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,21 +16,19 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 
 from datamodules import DataError
 from datamodules.labels import RGB, LabelSet
 from datamodules.layouts import one_of, whole_number
-from datamodules.packs.find import packed, packs_beside
+from datamodules.packs.find import find_pack, packs_beside
 from datamodules.packs.format import Pack
-from datamodules.packs.stream import Stream
-from datamodules.reading.sources import Memory, Part, Source, Unpaired, remembered
+from datamodules.packs.object_store import RemotePack
+from datamodules.reading.sources import Memory, Part, Source, Unpaired, in_memory
 from datamodules.sampling.class_frequencies import Frequencies, frequencies
 from datamodules.sampling.class_uniform import Spots, located
 from datamodules.sampling.crops import Crop
 from datamodules.sampling.labeled_part import chosen, fingerprint
 from datamodules.sampling.loader import Loader, cores
-from datamodules.sampling.on_device import Draws, Resident, check_resident
 from datamodules.sampling.samples import (
     UNLABELLED,
     Both,
@@ -39,21 +38,22 @@ from datamodules.sampling.samples import (
     LabelMaps,
     Sample,
     Whole,
-    batches_of,
     collate,
     collate_both,
-    maps_of,
 )
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+LEAST = {"batch": 1, "iterations": 1, "accumulate": 1, "seed": 0, "workers": 0, "unlabelled": 0}
 
 
 class SegmentationData(LightningDataModule):
-    """A data set says what it is in the class attributes and reads a split in `source`; the rest is here.
+    """A data set names itself in the class attributes and reads a split in `source`.
 
-    One run is one epoch of `iterations * accumulate` batches: Trainer(max_epochs=1, max_steps=iterations, use_distributed_sampler=False).
-    `batch` and `unlabelled` are global: ranks and accumulation share them. A checkpoint resumes bit for bit when it was written at an
-    optimizer step; one from inside an accumulation goes on with the next draw, without the gradients that were lost.
+    One run is one epoch of `iterations * accumulate` batches: Trainer(max_epochs=1,
+    max_steps=iterations, use_distributed_sampler=False). `batch` and `unlabelled` are global: ranks
+    and accumulation share them. A checkpoint resumes bit for bit when it was written at an
+    optimizer step; one from inside an accumulation goes on with the next draw, without the
+    gradients that were lost.
     """
 
     labels: LabelSet
@@ -63,30 +63,14 @@ class SegmentationData(LightningDataModule):
     environment: ClassVar[str | None] = None  # variable that names root
     budget: ClassVar[dict[str, Any]] = {}  # recipe fields that replace the paper's
     caution: ClassVar[str] = ""  # what a result on it does not say
-    hidden: ClassVar[
-        dict[str, str]
-    ] = {}  # splits whose labels are not public, and what to do instead
+    counts: dict[str, int] = {}  # the official number of images of each split
+    hidden: ClassVar[dict[str, str]] = {}  # splits without public labels, and what to do instead
     relabels: ClassVar[tuple[str, ...]] = ()  # options that choose other labels of the same images
 
     def __init__(
         self,
         root: str | Path | None = None,
         *,
-        crop: Sequence[int] = (1024, 1024),
-        scales: Sequence[float] = (1.0,),
-        continuous: bool = False,
-        flip: float = 0.5,
-        jitter: float = 0.0,
-        hue: float = 0.0,
-        cat_max_ratio: float = 1.0,
-        class_uniform: float = 0.0,
-        rotation: float = 0.0,
-        rotation_chance: float = 1.0,
-        shift: float = 0.0,
-        elastic: float = 0.0,
-        blur: str = "none",
-        blur_chance: float = 1.0,
-        padding: Literal["mean", "black", "mirror"] = "mean",
         batch: int = 8,
         iterations: int = 1000,
         accumulate: int = 1,
@@ -95,59 +79,51 @@ class SegmentationData(LightningDataModule):
         labelled: str | None = None,
         unlabelled: int = 0,
         semi: bool = False,
-        resident: Literal["no", "memory", "device"] = "no",
+        resident: Literal["no", "memory"] = "no",
         cache: str | None = None,
         cache_gb: float = 50.0,
+        crop: tuple[int, int] = (1024, 1024),
+        **augmentation: Any,
     ) -> None:
-        """`labelled`: the part of the training images that keeps its labels; `unlabelled`: how many of the others a step takes where
-        `semi` says that a method wants them, 0 for as many as labelled ones. `resident`: training images are read once and stay in memory,
-        or on the device, where crops are then made. `cache`: a folder that keeps up to `cache_gb` of what is read out of streams."""
+        """Give the data's root, how it is batched, and how crops are made.
+
+        root: the folder, zips or packs of the data set, or an address of packs.
+        labelled: the part of the training images that keeps its labels.
+        unlabelled: how many of the others a step takes where `semi` says that a method wants them,
+            0 for as many as labelled ones.
+        resident: "memory" reads training images once and keeps them.
+        cache: a folder that keeps up to `cache_gb` of what is read out of an object store.
+        augmentation: any field of `Crop` by its name: scales=(0.5, 2.0), continuous=True, flip=0.5,
+            jitter, hue, cat_max_ratio, class_uniform, rotation, rotation_chance, shift, elastic,
+            blur, blur_chance, padding.
+        """
         super().__init__()
-        for field, value, least in (
-            ("batch", batch, 1),
-            ("iterations", iterations, 1),
-            ("accumulate", accumulate, 1),
-            ("seed", seed, 0),
-            ("workers", workers or 0, 0),
-            ("unlabelled", unlabelled, 0),
-        ):
-            whole_number(field, value, least)
+        if resident == "device":
+            raise DataError(
+                "data.resident=device is no longer there: take data.resident=memory, or pack the "
+                "data set (experiments/pack.py)"
+            )
+        self.resident = one_of("resident", resident, ("no", "memory"))
         self.given_root = root
-        self.crop = Crop(
-            size=crop,
-            scales=scales,
-            continuous=continuous,
-            flip=flip,
-            jitter=jitter,
-            hue=hue,
-            cat_max_ratio=cat_max_ratio,
-            class_uniform=class_uniform,
-            rotation=rotation,
-            rotation_chance=rotation_chance,
-            shift=shift,
-            elastic=elastic,
-            blur=blur,
-            blur_chance=blur_chance,
-            padding=padding,
-        )
-        self.batch, self.iterations, self.accumulate, self.seed, self.workers = (
-            batch,
-            iterations,
-            accumulate,
-            seed,
-            workers,
-        )
-        self.labelled, self.unlabelled, self.semi = labelled, unlabelled or batch, semi
-        self.resident = one_of("resident", resident, ("no", "memory", "device"))
-        if self.resident == "device":
-            check_resident(self.crop)
-        self.cache, self.cache_gb = cache, cache_gb
+        self.crop = Crop(crop, **augmentation)
+        self.batch = batch
+        self.iterations = iterations
+        self.accumulate = accumulate
+        self.seed = seed
+        self.workers = workers
+        self.labelled = labelled
+        self.unlabelled = unlabelled
+        self.semi = semi
+        self.cache = cache
+        self.cache_gb = cache_gb
+        for field, least in LEAST.items():
+            whole_number(field, getattr(self, field) or 0, least)
+        self.unlabelled = unlabelled or batch
         self.consumed = 0  # labelled draws of all ranks that training was given
         self.sources: dict[str, Source] = {}
-        self.feed: Loader | None = None  # of training
-        self.held: dict[bool, Resident] = {}  # on the device: labelled images, and the others
-        self.found: Spots | None = None  # in the labelled images
-        self.counts_found: Frequencies | None = None  # in the labelled images
+        self.train_loader: Loader | None = None
+        self.class_spots: Spots | None = None  # in the labelled images
+        self.class_counts: Frequencies | None = None  # in the labelled images
         self.label_maps: LabelMaps | None = None  # what a network wants made of each label
 
     # --- what a data set brings
@@ -157,26 +133,22 @@ class SegmentationData(LightningDataModule):
         raise NotImplementedError
 
     def official(self, split: str) -> int | None:
-        """How many images the data set's authors count; None where options choose others, or nobody counts."""
-        counts, defaults = (
-            getattr(self, "counts", {}),
-            inspect.signature(type(self).__init__).parameters,
-        )
-        if split == "train" and getattr(self, "training", None) in counts:
-            return counts[self.training]
-        alike = (
-            *self.relabels,
-            *(("training",) if split != "train" else ()),
-        )  # leave the split's images as they are
-        plain = all(
-            value == defaults[name].default
-            for name, value in self.own_options().items()
-            if name not in alike
-        )
-        return counts.get(split) if plain else None
+        """The official number of images; None if options select others or none is published."""
+        training = getattr(self, "training", None)
+        if split == "train" and training in self.counts:
+            return self.counts[training]
+        same_images = {*self.relabels, *(["training"] if split != "train" else [])}
+        defaults = inspect.signature(type(self).__init__).parameters
+        for name, value in self.own_options().items():
+            if name not in same_images and value != defaults[name].default:
+                return None
+        return self.counts.get(split)
 
     def instances(self, split: str, index: int) -> np.ndarray | None:
-        """An image's instances, int32 (H, W): train id * 1000 + number within an instance and -1 elsewhere; None where no file tells."""
+        """An image's instances, int32 (H, W), or None where no file has them.
+
+        A pixel of an instance is train id * 1000 + the instance's number, any other is -1.
+        """
         return None
 
     @property
@@ -190,13 +162,15 @@ class SegmentationData(LightningDataModule):
             raise DataError(f"{self.name} needs a folder: {self.remedy}")
         root = Path(given).expanduser()
         if not root.is_dir():
-            raise DataError(f"{self.name}: there is no folder {root}{near(root)}: {self.remedy}")
+            hint = did_you_mean(root)
+            raise DataError(f"{self.name}: there is no folder {root}{hint}: {self.remedy}")
         return root
 
     @property
     def remedy(self) -> str:
         variable = f" or the environment variable {self.environment}" if self.environment else ""
-        return f"give data.root=DIR{variable}, where DIR holds {self.layout}{'; ' if self.origin else ''}{self.origin}"
+        origin = f"; {self.origin}" if self.origin else ""
+        return f"give data.root=DIR{variable}, where DIR holds {self.layout}{origin}"
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -209,7 +183,7 @@ class SegmentationData(LightningDataModule):
     # --- reading
 
     def setup(self, stage: str | None = None) -> None:
-        """Makes the stage's sources, once, and looks at a few of their samples before any training starts."""
+        """Open the stage's splits, once, and read a few samples before any training starts."""
         for split in STAGES.get(stage or "fit", ()):
             self.open(split)
 
@@ -218,158 +192,142 @@ class SegmentationData(LightningDataModule):
             raise DataError(f"{self.name}'s {split} labels are not public: {self.hidden[split]}")
         if split not in self.sources:
             source = self.stored(split)
-            if self.cache and not isinstance(source, Stream):
+            if self.cache and not isinstance(source, RemotePack):
                 raise DataError(
-                    f"data.cache={self.cache} keeps what is read out of streams, and {self.name} {split} is none: drop data.cache"
+                    f"data.cache={self.cache} keeps what is read out of an object store, and "
+                    f"{self.name} {split} is on this machine: drop data.cache"
                 )
-            check(source)
-            in_memory = (
-                split == "train" and self.resident == "memory" and not isinstance(source, Memory)
-            )
-            self.sources[split] = remembered(source) if in_memory else source
+            # Wrong ids, sizes and formats are mostly wrong everywhere.
+            for index in sorted({0, len(source) // 2, len(source) - 1}):
+                source.window(index)
+            if split == "train" and self.resident == "memory" and not isinstance(source, Memory):
+                source = in_memory(source)
+            self.sources[split] = source
         return self.sources[split]
 
     def stored(self, split: str) -> Source:
-        """The split's stream or pack, or else its files."""
+        """The split's pack, or else its files."""
         data = type(self).__name__.lower()
         try:
             return self.packed(data, split) or self.source(split)
         except OSError as problem:
             raise DataError(
-                f"{problem.filename} cannot be read ({problem.strerror}): make it readable, or give another folder"
+                f"{problem.filename} cannot be read ({problem.strerror}): make it readable, "
+                "or give another folder"
             ) from None
         except Unpaired:
             raise
         except DataError:
             if self.given and (others := packs_beside(self.given, data, split)):
                 raise DataError(
-                    f"{self.root} holds {', '.join(others)} and no pack of {split}: pack {split} there too, as the others were packed"
+                    f"{self.root} holds {', '.join(others)} and no pack of {split}: "
+                    f"pack {split} there too, as the others were packed"
                 ) from None
             raise
 
-    def packed(self, data: str, split: str) -> Pack | Stream | None:
-        """See experiments/pack.py."""
-        found = (
-            packed(
-                self.given,
-                data,
-                split,
-                self.own_options(),
-                cache=self.cache,
-                gigabytes=self.cache_gb,
-            )
-            if self.given
-            else None
-        )
-        if found is not None:
-            found.labels = self.labels
-        return found
+    def packed(self, data: str, split: str) -> Pack | None:
+        """What experiments/pack.py wrote of the split, if anything."""
+        if not self.given:
+            return None
+        options = self.own_options()
+        pack = find_pack(self.given, data, split, options, self.cache, self.cache_gb)
+        if pack is not None:
+            pack.labels = self.labels
+        return pack
 
     def own_options(self) -> dict[str, Any]:
-        """What this data set was asked for beyond what all can be, such as other labels; None where no attribute of that name holds it."""
-        base, own = (
-            inspect.signature(kind.__init__).parameters for kind in (SegmentationData, type(self))
-        )
+        """The options that this data set has and others have not, such as other labels."""
+        base = inspect.signature(SegmentationData.__init__).parameters
+        own = inspect.signature(type(self).__init__).parameters
         return {
             name: getattr(self, name, None)
-            for name, each in own.items()
-            if name not in base and each.kind != each.VAR_KEYWORD
+            for name, parameter in own.items()
+            if name not in base and parameter.kind != parameter.VAR_KEYWORD
         }
 
     # --- training
 
     def train_dataloader(self) -> Loader:
-        source = self.open("train")
+        workers = self.worker_count(self.open("train"))
         first = self.consumed // (self.micro_batch * self.world)  # batch to go on with
-        streams = [self.stream(labelled) for labelled in ((True, False) if self.semi else (True,))]
-        sizes = (self.micro_batch, self.micro_unlabelled)
-        samplers = [self.sampler(crops, size, first) for crops, size in zip(streams, sizes)]
-        if self.resident == "device":
-            streams = [Draws(len(crops)) for crops in streams]
-        workers, together = (
-            self.worker_count(source),
+        labelled = self.crops(labelled=True)
+        sampler = self.sampler(labelled, self.micro_batch, first)
+        if not self.semi:
+            self.train_loader = Loader(labelled, sampler, workers)
+            return self.train_loader
+        unlabelled = self.crops(labelled=False)
+        others = self.sampler(unlabelled, self.micro_unlabelled, first)
+        self.train_loader = Loader(
+            Both(labelled, unlabelled),
+            BothSampler(sampler, others),
+            workers,
             partial(collate_both, labelled=self.micro_batch),
         )
-        if self.semi:
-            self.feed = Loader(Both(*streams), BothSampler(*samplers), workers, together)
-        else:
-            self.feed = Loader(streams[0], samplers[0], workers)
-        return self.feed
+        return self.train_loader
 
-    def stream(self, labelled: bool) -> Crops:
+    def crops(self, labelled: bool) -> Crops:
         """Crops of the labelled images, or of the others, which have random numbers of their own."""
+        source = self.part(labelled)
         if labelled:
-            maps = self.label_maps
-            return Crops(self.part(True), self.crop, self.seed, spots=self.spots(), label_maps=maps)
+            return Crops(
+                source, self.crop, self.seed, spots=self.spots(), label_maps=self.label_maps
+            )
+        # their classes are not known, and their color is the method's
         crop = replace(
             self.crop, jitter=0.0, hue=0.0, blur="none", cat_max_ratio=1.0, class_uniform=0.0
-        )  # their classes are not known, and their color is the method's
-        return Crops(self.part(False), crop, self.seed + UNLABELLED, labelled=False)
+        )
+        return Crops(source, crop, self.seed + UNLABELLED, labelled=False)
+
+    def sampler(self, crops: Crops, batch: int, first: int) -> DrawSampler:
+        return DrawSampler(
+            len(crops),
+            crops.seed,
+            batch=batch,
+            batches=self.iterations * self.accumulate,
+            rank=self.rank,
+            world=self.world,
+            start=first * batch * self.world,
+            spots=crops.spots,
+        )
 
     def spots(self) -> Spots | None:
-        """Where the classes stand, for draws that ask for them; all labels are read for it, once."""
-        if self.crop.class_uniform and not self.found:
-            threads = max(cores() // self.neighbors, 1)
-            self.found = located(
-                self.part(True), len(self.class_names), self.crop.class_uniform, threads
-            )
-        return self.found
+        """Where the classes stand, if draws want to know it; all labels are read for it, once."""
+        share = self.crop.class_uniform
+        if share and not self.class_spots:
+            classes = len(self.class_names)
+            self.class_spots = located(self.part(True), classes, share, self.threads)
+        return self.class_spots
 
     def class_weights(self, rule: str) -> tuple[float, ...]:
-        """Counted in the labelled images, whose labels are all read, once: the rule is "median_frequency"."""
+        """Weights by the rule "median_frequency"; all labels are read for it, once."""
         one_of("class_weights", rule, ("median_frequency",))
-        if not self.counts_found:
-            threads = max(cores() // self.neighbors, 1)
-            self.counts_found = frequencies(self.part(True), threads)
-        weights = self.counts_found.median_frequency(len(self.class_names))
+        if not self.class_counts:
+            self.class_counts = frequencies(self.part(True), self.threads)
+        weights = self.class_counts.median_frequency(len(self.class_names))
         if not any(weights):
             raise DataError(
-                f"class_weights={rule} counts classes, and no training label shows one: give a number per class"
+                f"class_weights={rule} counts classes, and no training label shows one: "
+                "give a number per class"
             )
         return tuple(weights)
 
-    def sampler(self, crops: Crops, batch: int, first: int) -> DrawSampler:
-        batches, start = self.iterations * self.accumulate, first * batch * self.world
-        place = {"rank": self.rank, "world": self.world, "start": start}
-        return DrawSampler(
-            len(crops), crops.seed, batch=batch, batches=batches, spots=crops.spots, **place
-        )
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Resident on the device, a training batch is only draws so far."""
-        if self.resident != "device" or not (self.trainer and self.trainer.training):
-            return batch
-        if not self.semi:
-            return self.made(batch, True)
-        return self.made(batch[0], True), self.made(batch[1], False)
-
-    def made(self, draws: Tensor, labelled: bool) -> Sample:
-        stream = self.stream(labelled)
-        if labelled not in self.held:
-            self.held[labelled] = Resident(stream.source, draws.device)
-        image, label = self.held[labelled].batch(
-            draws.tolist(), stream.crop, stream.seed, labelled, stream.spots
-        )
-        if not stream.label_maps:
-            return image, label
-        maps = batches_of([maps_of(each, stream.label_maps) for each in label.cpu().numpy()])
-        return image, label, {name: each.to(label.device) for name, each in maps.items()}
-
     def part(self, labelled: bool) -> Source:
-        """The training images that keep their labels, or the others; all of them where every image keeps its label."""
+        """The training images that keep their labels, or the others; or simply all of them."""
         source = self.open("train")
-        kept = range(len(source)) if self.labelled is None else chosen(source.names, self.labelled)
+        if self.labelled is None:
+            return source
+        kept = chosen(source.names, self.labelled)
         if len(kept) == len(source):
             return source
         return Part(source, kept if labelled else sorted(set(range(len(source))) - set(kept)))
 
     def unlabelled_crops(self, count: int) -> Sample:
-        """The first of the unlabelled stream, to look at; nothing of it is used up."""
-        crops = self.stream(False)
+        """The first of the unlabelled crops, to look at; nothing of them is used up."""
+        crops = self.crops(labelled=False)
         return collate([crops[number, number % len(crops)] for number in range(count)])
 
     def share_of_labels(self) -> dict[str, Any] | None:
-        """What a result has to say about it; None where every image keeps its label."""
+        """The labelled part, for a result; None where every image keeps its label."""
         if self.labelled is None:
             return None
         names = self.part(True).names
@@ -379,31 +337,35 @@ class SegmentationData(LightningDataModule):
             "fingerprint": fingerprint(names),
         }
 
-    # --- judging
+    # --- evaluation
 
     def val_dataloader(self) -> Loader:
-        return self.judging("val")
+        return self.eval_dataloader("val")
 
     def test_dataloader(self) -> Loader:
-        return self.judging("test")
+        return self.eval_dataloader("test")
 
-    def judging(self, split: str) -> Loader:
+    def eval_dataloader(self, split: str) -> Loader:
         """Each image on exactly one rank, none twice: a share may be one shorter than another's."""
         source = self.open(split)
-        return Loader(
-            Whole(source),
-            [[index] for index in range(self.rank, len(source), self.world)],
-            self.worker_count(source),
-        )
+        batches = [[index] for index in range(self.rank, len(source), self.world)]
+        return Loader(Whole(source), batches, self.worker_count(source))
 
     def worker_count(self, source: Source) -> int:
-        """Threads that make batches ahead; on a CPU what is in memory is made in the time that a thread would take from training."""
+        """Threads that make batches ahead.
+
+        On a CPU what is in memory is made in the time that a thread would take from training.
+        """
         if self.workers is not None:
             return self.workers
-        made_on_device = self.resident == "device" and source is self.sources.get("train")
-        if made_on_device or (isinstance(source, Memory) and not torch.cuda.is_available()):
+        if isinstance(source, Memory) and not torch.cuda.is_available():
             return 0
-        return max(min(cores() // self.neighbors, 8), 1)
+        return min(self.threads, 8)
+
+    @property
+    def threads(self) -> int:
+        """This rank's part of the cores, which it shares with the others of this machine."""
+        return max(cores() // (self.trainer.num_devices if self.trainer else 1), 1)
 
     # --- ranks, and where a run stands
 
@@ -414,11 +376,6 @@ class SegmentationData(LightningDataModule):
     @property
     def world(self) -> int:
         return self.trainer.world_size if self.trainer else 1
-
-    @property
-    def neighbors(self) -> int:
-        """Ranks on this machine, which share its cores."""
-        return self.trainer.num_devices if self.trainer else 1
 
     @property
     def micro_batch(self) -> int:
@@ -452,20 +409,10 @@ class SegmentationData(LightningDataModule):
         self.consumed = state_dict["consumed"]
 
 
-def check(source: Source) -> None:
-    """Reads the first, middle and last sample: wrong ids, sizes and formats are mostly wrong everywhere."""
-    for index in sorted({0, len(source) // 2, len(source) - 1}):
-        source.window(index)
-
-
-def near(folder: Path) -> str:
+def did_you_mean(folder: Path) -> str:
     """ " (did you mean ...?)" for a folder of almost that name beside it."""
-    from difflib import get_close_matches
-
-    beside = (
-        [path.name for path in folder.parent.iterdir() if path.is_dir()]
-        if folder.parent.is_dir()
-        else []
-    )
+    if not folder.parent.is_dir():
+        return ""
+    beside = [path.name for path in folder.parent.iterdir() if path.is_dir()]
     match = get_close_matches(folder.name, beside, n=1, cutoff=0.6)
     return f" (did you mean {folder.parent / match[0]}?)" if match else ""

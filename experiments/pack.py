@@ -3,7 +3,6 @@
   python experiments/pack.py --data cityscapes data.root=DIR --out PACKS
   python experiments/run.py  --model bisenet --data cityscapes data.root=PACKS
   python experiments/pack.py --verify PACKS                     every byte against its checksum
-  python experiments/pack.py --stream PACKS --out STREAMS       for an object store; then copy STREAMS there and give data.root=s3://...
 
 An interrupted run goes on where it stopped when the same command is given again, and writes the same bytes.
 """
@@ -13,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datamodules.progress import with_progress
 from datamodules.sampling.threads import prefetch
@@ -24,13 +23,18 @@ from experiments.command_line.names import known_name
 from experiments.command_line.overrides import data_options
 from experiments.command_line.parser import Parser
 
+if TYPE_CHECKING:
+    from datamodules.reading.sources import Files
+
 EPILOG = """\
 forms
   tiles   lossless, about 1.1 times the bytes of Cityscapes' PNGs; needs the package zstandard where it is written and read
   raw     plain pixels through a memory map, 3.8 times the bytes: the fastest, for those who have the disk
 
-streams hold what the packs hold, need the package litdata, and are read with data.cache=DIR data.cache_gb=50 to keep what was read
+packs are read out of a bucket too, if you copy them there: data.root=s3://BUCKET/PREFIX, with
+data.cache=DIR data.cache_gb=50 to keep what was read; needs the package obstore
 """
+COPY = "copy PACKS to a bucket and train with data.root=s3://BUCKET/PREFIX"
 
 
 def parser() -> Parser:
@@ -53,12 +57,7 @@ def parser() -> Parser:
     made.add_argument(
         "--verify", metavar="DIR|FILE", type=Path, help="check packs that are there; writes nothing"
     )
-    made.add_argument(
-        "--stream",
-        metavar="DIR",
-        type=Path,
-        help="packs that are there, to be written as streams into --out",
-    )
+    made.add_argument("--stream", metavar="DIR", help=f"no longer needed: {COPY}")
     made.add_argument(
         "overrides",
         nargs="*",
@@ -70,79 +69,50 @@ def parser() -> Parser:
 
 @command(stopped="stopped; the same command goes on from here")
 def main(arguments: list[str] | None = None) -> int:
-    asked = parser().parse_intermixed_args(arguments)
-    if asked.verify:
-        return verify(asked.verify)
-    if asked.stream:
-        return stream(asked.stream, asked.out)
-    if not asked.data or not asked.out:
+    args = parser().parse_intermixed_args(arguments)
+    if args.verify:
+        return verify(args.verify)
+    if args.stream:
+        raise UserError(f"--stream is no longer needed: {COPY}; nothing was written")
+    if not args.data or not args.out:
         raise UserError(
             "what, and where to? for example: --data cityscapes data.root=DIR --out PACKS"
         )
-    return pack(asked)
+    return pack(args)
 
 
-def pack(asked: argparse.Namespace) -> int:
+def pack(args: argparse.Namespace) -> int:
     import datamodules
     from datamodules.reading.sources import Files
 
-    known = catalogue()["data"]
-    name = known_name("data set", asked.data, list(known))
-    data = datamodules.dataset(name)(**data_options(name, asked.overrides))
-    asked.out.mkdir(parents=True, exist_ok=True)
-    for split in asked.splits.split(","):
+    name = known_name("data set", args.data, list(catalogue()["data"]))
+    data = datamodules.dataset(name)(**data_options(name, args.overrides))
+    args.out.mkdir(parents=True, exist_ok=True)
+    for split in args.splits.split(","):
         if split not in ("train", "val", "test"):
             raise UserError(f"--splits {split}: there are train, val and test")
         source = data.open(split)
         if not isinstance(source, Files):
             raise UserError(f"{name} {split} is not read from files, so there is nothing to pack")
-        described = {"data": name, "split": split, "options": data.own_options()}
-        pack_split(described, source, asked)
-    if (listed := data.root / "classes.yaml").is_file():
-        with whole(asked.out / listed.name) as partial:
-            partial.write_bytes(listed.read_bytes())
-    print(f"train with: --data {name} data.root={asked.out}")
+        description = {"data": name, "split": split, "options": data.own_options()}
+        pack_split(description, source, args)
+    classes = data.root / "classes.yaml"
+    if classes.is_file():
+        with whole(args.out / classes.name) as partial_file:
+            partial_file.write_bytes(classes.read_bytes())
+    print(f"train with: --data {name} data.root={args.out}")
     return 0
 
 
-def stream(place: Path, out: Path | None) -> int:
-    """Smallest first, because that is the order in which a cache is filled: validation images are read most often."""
-    from datamodules.packs.format import Pack
-    from datamodules.packs.stream import write
-
-    if not out:
-        raise UserError("where to? for example: --stream PACKS --out STREAMS")
-    out.mkdir(parents=True, exist_ok=True)
-    before = 0
-    for file in sorted(packs_in(place), key=lambda file: file.stat().st_size):
-        target = out / f"{file.stem}.stream"
-        if target.exists():
-            raise UserError(f"{target} is there already; remove it, or give another --out")
-        found = Pack(file)
-        before += write(
-            found,
-            target,
-            before,
-            lambda images, name=file.stem: with_progress(images, f"streaming {name}"),
-        )
-        print(
-            f"{target}: {len(found)} images, {sum(each.stat().st_size for each in target.iterdir()) / 2**20:.1f} MiB"
-        )
-    print(
-        f"copy {out} to an object store and train with data.root=s3://BUCKET/PREFIX data.cache=DIR, or here with data.root={out}"
-    )
-    return 0
-
-
-def pack_split(described: dict[str, Any], source: Any, asked: argparse.Namespace) -> None:
+def pack_split(description: dict[str, Any], source: "Files", args: argparse.Namespace) -> None:
     from datamodules.packs import format
     from datamodules.sampling.loader import cores
 
-    file = asked.out / f"{described['data']}-{described['split']}.pack"
+    file = args.out / f"{description['data']}-{description['split']}.pack"
     if file.exists():
         there = format.Pack(file, source.labels)
-        same = all(there.description[key] == value for key, value in described.items())
-        if there.names != tuple(source.names) or there.form != asked.form or not same:
+        same = all(there.description[key] == value for key, value in description.items())
+        if there.names != tuple(source.names) or there.form != args.form or not same:
             raise UserError(
                 f"{file} holds other images, labels or another form; remove it, or give another --out"
             )
@@ -150,68 +120,61 @@ def pack_split(described: dict[str, Any], source: Any, asked: argparse.Namespace
         return
 
     def records(first: int) -> Iterator[bytes]:
-        found = prefetch(
-            partial(made, source, asked.form), range(first, len(source)), asked.workers or cores()
-        )
-        return with_progress(found, f"packing {described['split']}", len(source), first)
+        indices = range(first, len(source))
+        made = prefetch(partial(record, source, args.form), indices, args.workers or cores())
+        return with_progress(made, f"packing {description['split']}", len(source), first)
 
-    format.write(file, described | {"form": asked.form}, source.names, records)
-    print(
-        f"{file}: {len(source)} images, {file.stat().st_size / 2**20:.1f} MiB{share(source, file)}"
-    )
+    format.write(file, description | {"form": args.form}, source.names, records)
+    size = file.stat().st_size
+    print(f"{file}: {len(source)} images, {size / 2**20:.1f} MiB{compared(source, size)}")
 
 
-def share(source: Any, file: Path) -> str:
-    """Of the original files' bytes, where they are files."""
+def compared(source: "Files", size: int) -> str:
+    """With the original files' bytes, where they are files and not in a zip."""
     try:
         before = sum(Path(path).stat().st_size for pair in source.pairs for path in pair)
-    except (AttributeError, OSError):
+    except OSError:
         return ""
-    return f", {file.stat().st_size / before:.2f} times the files'"
+    return f", {size / before:.2f} times the files'"
 
 
-def made(source: Any, form: str, index: int) -> bytes:
-    """A record, with the numbers that the label file holds: the meaning of numbers may change, files do not."""
-    from datamodules.packs.format import record
+def record(source: "Files", form: str, index: int) -> bytes:
+    """A record with the numbers of the label file: their meaning may change, files do not."""
+    from datamodules.packs import format
 
     numbers = source.numbers(index)
     if numbers.ndim == 3:  # painted in the palette's colors
         numbers = source.labels.decode(source.labels.encode_colors(numbers, source.names[index]))
-    return record(source.names[index], source.image(index), numbers, form)
+    return format.record(source.names[index], source.image(index), numbers, form)
 
 
-# --- what a person sees
+# --- checking packs
 
 
-def packs_in(place: Path) -> list[Path]:
+def verify(place: Path) -> int:
     files = sorted(place.glob("*.pack")) if place.is_dir() else [place]
     if not files or not files[0].is_file():
         raise UserError(
             f"{place} holds no .pack file; give the folder that pack.py wrote, or one pack"
         )
-    return files
-
-
-def verify(place: Path) -> int:
-    files = packs_in(place)
-    damaged = [line for file in files for line in verified(file)]
-    for line in damaged:
+    problems = [line for file in files for line in problems_of(file)]
+    for line in problems:
         print(f"error: {line}", file=sys.stderr)
-    return 2 if damaged else 0
+    return 2 if problems else 0
 
 
-def verified(file: Path) -> list[str]:
-    """What is wrong with it, in sentences."""
+def problems_of(file: Path) -> list[str]:
+    """One sentence for everything that is wrong with a pack."""
     from datamodules import DataError
-    from datamodules.packs import format
+    from datamodules.packs.format import Pack
 
     try:
-        found = format.Pack(file)
+        found = Pack(file)
     except DataError as problem:
         return [str(problem)]
-    wrong = found.verify(lambda images: with_progress(images, f"checking {file.name}"))
-    print(f"{file}: {len(found)} images, {len(wrong)} damaged")
-    return [f"{file} is damaged in {name}: pack this split again" for name in wrong]
+    damaged = found.verify(with_progress(range(len(found)), f"checking {file.name}"))
+    print(f"{file}: {len(found)} images, {len(damaged)} damaged")
+    return [f"{file} is damaged in {name}: pack this split again" for name in damaged]
 
 
 if __name__ == "__main__":

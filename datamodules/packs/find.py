@@ -1,4 +1,4 @@
-"""What packing leaves of a split below a data set's root, its pack or its stream: found, and held against what is asked for."""
+"""Find a split's pack below a data set's root, and check that it holds what is wanted."""
 
 import re
 from collections.abc import Mapping
@@ -7,46 +7,58 @@ from typing import Any
 
 from datamodules import DataError
 from datamodules.packs.format import Pack
-from datamodules.packs.stream import Stream, address
+from datamodules.packs.object_store import RemotePack, is_address
 
 
-def packed(
+def find_pack(
     root: str | Path,
     data: str,
     split: str,
     options: Mapping[str, Any],
-    *,
     cache: str | None,
     gigabytes: float,
-) -> Pack | Stream | None:
-    """The split's stream or pack, where root holds one, without its labels' meaning; it must have been packed with these options."""
-    stem = f"{data}-{split}"
-    if place := address(root, stem):
-        found: Pack | Stream = Stream(place, None, cache, gigabytes)
-    elif (file := Path(root).expanduser() / f"{stem}.pack").is_file():
-        found, place = Pack(file), str(file)
+) -> Pack | None:
+    """The split's pack where root holds one; it must have been packed with these options."""
+    name = f"{data}-{split}.pack"
+    if is_address(root):
+        pack = RemotePack(f"{str(root).rstrip('/')}/{name}", None, cache, gigabytes)
     else:
-        return None
-    said = {"data": data, "split": split, "options": {}} | found.description
+        file = Path(root).expanduser() / name
+        if not file.is_file():
+            refuse_stream(file.with_suffix(".stream"))
+            return None
+        pack = Pack(file)
+    said = {"data": data, "split": split, "options": {}} | pack.description
     if (said["data"], said["split"]) != (data, split):
         raise DataError(
-            f"{place} was packed from {said['data']} {said['split']} and carries another name: give it its own name back"
+            f"{pack.file} was packed from {said['data']} {said['split']} and carries another name: "
+            "give it its own name back"
         )
-    for name, value in said["options"].items():
-        if options.get(name) != value:
+    for option, value in said["options"].items():
+        if options.get(option) != value:
             raise DataError(
-                f"{place} was packed with data.{name}={value} and not {options.get(name)}: pack again, or give that value"
+                f"{pack.file} was packed with data.{option}={value} and not {options.get(option)}: "
+                "pack again, or give that value"
             )
-    return found
+    return pack
+
+
+def refuse_stream(folder: Path) -> None:
+    """Earlier versions wrote packs anew for object stores."""
+    if folder.is_dir():
+        raise DataError(
+            f"{folder} is a stream of an earlier version: copy the packs themselves, "
+            "here or to a bucket (data.root=s3://BUCKET/PREFIX)"
+        )
 
 
 def packs_beside(root: str | Path, data: str, split: str) -> list[str]:
-    """What packing other splits wrote, or began to write, where the split has no pack."""
-    if not (folder := Path(root).expanduser()).is_dir():
+    """Packs of other splits, complete or not, where this split has none."""
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
         return []
-    found = sorted(
-        file.name
-        for file in folder.iterdir()
-        if re.match(rf"\.?{data}-\w+\.(pack|stream)", file.name)
+    packs = sorted(
+        file.name for file in folder.iterdir() if re.match(rf"\.?{data}-\w+\.pack", file.name)
     )
-    return [] if any(name.startswith(f"{data}-{split}.") for name in found) else found
+    own = any(name.startswith(f"{data}-{split}.") for name in packs)
+    return [] if own else packs

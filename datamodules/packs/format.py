@@ -12,6 +12,7 @@ What is written is the same, byte for byte, however often writing was interrupte
 """
 
 import json
+import math
 import mmap
 import os
 import struct
@@ -20,18 +21,20 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 
 from datamodules import DataError
 from datamodules.labels import LabelSet
-from datamodules.reading.decoding import Box, Size
+from datamodules.reading.decoding import Box, Size, inside
 from datamodules.reading.sources import Pair
 
 START, END, RECORD = b"SEGPACK1", b"SEGPACK.", b"RECO"
 VERSION = 1
+BEGINNING = 1 << 16  # bytes that hold the description
 TILE = (128, 256)
 LEVEL = 9  # of zstd: writing is slower and reading is not
 MATCH = 6  # bytes; shorter repetitions in photographs are chance: without them reading is faster, and the file no larger
@@ -53,11 +56,6 @@ def zstd() -> Any:
             "packs of tiles need zstandard: pip install zstandard, or take packs of the raw form"
         ) from None
     return zstandard
-
-
-def grid(size: Size) -> tuple[int, int]:
-    """Rows and columns of tiles."""
-    return -(-size[0] // TILE[0]), -(-size[1] // TILE[1])
 
 
 def tiles(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -193,48 +191,48 @@ def index_of(out: BinaryIO, partial: Path, head: bytes, names: Sequence[str]) ->
 # --- reading
 
 
-@dataclass(frozen=True)
-class Index:
-    names: tuple[str, ...]
-    sizes: list[Size]
-    starts: np.ndarray  # of each image's bounds in `bounds`
-    bounds: np.ndarray  # where blobs begin and end in the file
+class Reader(Protocol):
+    """A file, wherever it is."""
+
+    size: int
+
+    def read(self, start: int, length: int) -> memoryview: ...
+
+
+class LocalFile:
+    """A file on a disk, read through a memory map that each process makes for itself."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size = path, path.stat().st_size
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "mapped"}
+
+    @cached_property
+    def mapped(self) -> memoryview:
+        with self.path.open("rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def read(self, start: int, length: int) -> memoryview:
+        return self.mapped[start : start + length] if self.size else memoryview(b"")
 
 
 class Pack:
-    """A pack as a source of pixels. The file is opened by whoever reads first, so that each worker has its own."""
+    """A pack as a source of pixels."""
 
-    def __init__(self, file: Path, labels: LabelSet | None = None) -> None:
-        self.file, self.labels = Path(file), labels
+    def __init__(
+        self, file: Path | str, labels: LabelSet | None = None, reader: Reader | None = None
+    ) -> None:
+        self.file, self.labels = file, labels
         try:
-            self.description, self.index = opened(self.file)
+            self.reader = reader or LocalFile(Path(file))
+            self.description, self.index = opened(self.reader, file)
         except OSError as error:
             raise DataError(
                 f"{file} cannot be read ({error.strerror}): make it readable, or pack this split again"
             ) from None
         self.names, self.form = self.index.names, self.description["form"]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in vars(self).items() if name not in ("mapped", "checked")
-        }
-
-    @cached_property
-    def checked(self) -> set[int]:
-        """The images of a raw pack that were found whole, by this process."""
-        return set()
-
-    @cached_property
-    def mapped(self) -> mmap.mmap:
-        with self.file.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-    @property
-    def decompressor(self) -> Any:
-        """One for each thread: zstandard's are not safe to share."""
-        if not hasattr(OWN, "decompressor"):
-            OWN.decompressor = zstd().ZstdDecompressor()
-        return OWN.decompressor
+        self.whole: set[int] = set()  # raw records whose checksum was compared
 
     def __len__(self) -> int:
         return len(self.names)
@@ -243,131 +241,166 @@ class Pack:
         return self.index.sizes[index]
 
     def label(self, index: int, box: Box | None = None) -> np.ndarray:
-        numbers = self.plain(index, box, 1) if self.form == "raw" else self.tiled(index, box, 1)
-        return (
-            self.labels.encode(numbers, f"{self.file} ({self.names[index]})")
-            if self.labels
-            else numbers
-        )
+        return self.train_ids(index, self.record(index), box)
 
     def window(self, index: int, box: Box | None = None) -> Pair:
-        image = self.plain(index, box, 3) if self.form == "raw" else self.tiled(index, box, 3)
-        return image, self.label(index, box)
+        return self.pair(index, self.record(index), box)
+
+    def pair(self, index: int, record: memoryview, box: Box | None) -> Pair:
+        return self.pixels(index, record, box, 3), self.train_ids(index, record, box)
+
+    def train_ids(self, index: int, record: memoryview, box: Box | None) -> np.ndarray:
+        numbers = self.pixels(index, record, box, 1)
+        if self.labels is None:
+            return numbers
+        return self.labels.encode(numbers, f"{self.file} ({self.names[index]})")
+
+    # --- an image's part of the file
 
     def blobs(self, index: int) -> np.ndarray:
+        """Where the image's blobs begin and end in the file."""
         return self.index.bounds[self.index.starts[index] : self.index.starts[index + 1]]
 
-    def plain(self, index: int, box: Box | None, channels: int) -> np.ndarray:
-        if (
-            index not in self.checked
-        ):  # a tile has its own checksum, a plain record one for all of it
-            self.record(index)
-            self.checked.add(index)
-        (height, width), bounds = self.size(index), self.blobs(index)
-        start, shape = (
-            int(bounds[0 if channels == 3 else 1]),
-            (height, width, 3) if channels == 3 else (height, width),
-        )
-        array = np.frombuffer(self.mapped, np.uint8, height * width * channels, start).reshape(
-            shape
-        )
-        return array if box is None else array[box[0] : box[2], box[1] : box[3]]
-
-    def tiled(self, index: int, box: Box | None, channels: int) -> np.ndarray:
-        """Only the tiles that the box touches are read."""
-        (height, width), bounds = self.size(index), self.blobs(index)
-        top, left, bottom, right = box or (0, 0, height, width)
-        columns = grid((height, width))[1]
-        blobs = 0 if channels == 3 else len(bounds) // 2
-        rows, across = (
-            range(top // TILE[0], -(-bottom // TILE[0])),
-            range(left // TILE[1], -(-right // TILE[1])),
-        )
-        out = np.empty((len(rows) * TILE[0], right - left, channels), np.uint8)
-        for down, row in enumerate(rows):
-            tall = min(TILE[0], height - row * TILE[0])
-            for column in across:
-                blob = blobs + row * columns + column
-                begin, end = column * TILE[1], min((column + 1) * TILE[1], width)
-                packed = memoryview(self.mapped)[int(bounds[blob]) : int(bounds[blob + 1])]
-                pixels = self.unpacked(index, packed, tall * (end - begin) * channels)
-                tile = np.frombuffer(pixels, np.uint8).reshape(tall, end - begin, channels)
-                first, last = max(begin, left), min(end, right)
-                out[down * TILE[0] : down * TILE[0] + tall, first - left : last - left] = tile[
-                    :, first - begin : last - begin
-                ]
-        if channels == 3:
-            restore(out.reshape(len(rows), TILE[0], (right - left) * channels))
-        high = rows.start * TILE[0]
-        cut = out[top - high : bottom - high]
-        return cut if channels == 3 else cut[..., 0]
-
-    def unpacked(self, index: int, packed: memoryview, count: int) -> bytes:
-        """A tile's bytes. So many must be announced: for what a damaged number says there may be no memory."""
-        try:
-            if zstd().frame_content_size(packed) == count:
-                return self.decompressor.decompress(packed)
-        except zstd().ZstdError:
-            pass
-        raise DataError(f"{self.file} is damaged in {self.names[index]}: pack this split again")
+    def place(self, index: int) -> tuple[int, int]:
+        """Where the image's record begins, and its length."""
+        blobs = self.blobs(index)
+        lengths = 4 * (len(blobs) - 1)
+        start = int(blobs[0]) - lengths - len(self.names[index].encode()) - HEAD.size
+        return start, int(blobs[-1]) - start
 
     def record(self, index: int) -> memoryview:
-        """An image's part of the file, checked."""
-        bounds = self.blobs(index)
-        begins = (
-            int(bounds[0]) - 4 * (len(bounds) - 1) - len(self.names[index].encode()) - HEAD.size
-        )
-        *fixed, checksum, length = HEAD.unpack_from(self.mapped, begins)
-        whole = memoryview(self.mapped)[begins : begins + HEAD.size + length]
-        expected = [RECORD, len(self.names[index].encode()), *self.size(index), len(bounds) - 1]
-        if fixed != expected or zlib.crc32(whole[HEAD.size :]) != checksum:
-            raise DataError(f"{self.file} is damaged in {self.names[index]}: pack this split again")
-        return whole
+        """The image's record. Each tile has a checksum; a raw record has one, compared once."""
+        record = self.reader.read(*self.place(index))
+        if self.form == "raw" and index not in self.whole:
+            self.check(index, record)
+            self.whole.add(index)
+        return record
 
-    def verify(self, progress: Callable[[Iterable[int]], Iterable[int]] = iter) -> list[str]:
-        """The names of images whose bytes are not those that were written."""
+    def check(self, index: int, record: memoryview) -> None:
+        name = self.names[index].encode()
+        expected = [RECORD, len(name), *self.size(index), len(self.blobs(index)) - 1]
+        if len(record) >= HEAD.size:
+            *fixed, checksum, length = HEAD.unpack_from(record)
+            content = record[HEAD.size :]
+            if fixed == expected and length == len(content) and zlib.crc32(content) == checksum:
+                return
+        raise self.damaged(index)
+
+    def damaged(self, index: int) -> DataError:
+        return DataError(f"{self.file} is damaged in {self.names[index]}: pack this split again")
+
+    def verify(self, indices: Iterable[int]) -> list[str]:
+        """The names of those images whose bytes are not the ones that were written."""
         damaged = []
-        for number in progress(range(len(self))):
+        for index in indices:
             try:
-                self.record(number)
+                self.check(index, self.reader.read(*self.place(index)))
             except DataError:
-                damaged.append(self.names[number])
+                damaged.append(self.names[index])
         return damaged
 
+    # --- pixels of a record
 
-def opened(file: Path) -> tuple[dict[str, Any], Index]:
+    def pixels(self, index: int, record: memoryview, box: Box | None, channels: int) -> np.ndarray:
+        """The image (h, w, 3) or the label's numbers (h, w) in the box."""
+        bounds = self.blobs(index).astype(np.int64) - self.place(index)[0]
+        if self.form == "tiles":
+            return self.tiled(index, record, bounds, box, channels)
+        shape = (*self.size(index), 3) if channels == 3 else self.size(index)
+        start = bounds[0 if channels == 3 else 1]
+        array = np.frombuffer(record, np.uint8, math.prod(shape), start)
+        return inside(array.reshape(shape), box)  # (h * w * channels) -> (h, w, 3) or (h, w)
+
+    def tiled(
+        self, index: int, record: memoryview, bounds: np.ndarray, box: Box | None, channels: int
+    ) -> np.ndarray:
+        """Only the tiles that the box touches are decompressed."""
+        height, width = self.size(index)
+        top, left, bottom, right = box or (0, 0, height, width)
+        rows = range(top // TILE[0], -(-bottom // TILE[0]))
+        columns = range(left // TILE[1], -(-right // TILE[1]))
+        first_blob = 0 if channels == 3 else len(bounds) // 2
+        tiles_across = -(-width // TILE[1])
+        out = np.empty((len(rows) * TILE[0], right - left, channels), np.uint8)
+        for band, row in enumerate(rows):
+            tall = min(TILE[0], height - row * TILE[0])
+            for column in columns:
+                blob = first_blob + row * tiles_across + column
+                begin, end = column * TILE[1], min((column + 1) * TILE[1], width)
+                pixels = self.decompressed(
+                    index, record[bounds[blob] : bounds[blob + 1]], tall * (end - begin) * channels
+                )
+                tile = np.frombuffer(pixels, np.uint8).reshape(tall, end - begin, channels)
+                first, last = max(begin, left), min(end, right)
+                place = slice(band * TILE[0], band * TILE[0] + tall)
+                out[place, first - left : last - left] = tile[:, first - begin : last - begin]
+        if channels == 3:
+            # (bands * rows, w, 3) -> (bands, rows, w * 3)
+            restore(out.reshape(len(rows), TILE[0], (right - left) * channels))
+        above = rows.start * TILE[0]
+        part = out[top - above : bottom - above]
+        return part if channels == 3 else part[..., 0]
+
+    def decompressed(self, index: int, tile: memoryview, count: int) -> bytes:
+        """A tile's bytes. It must announce so many: a damaged number might ask for any memory."""
+        try:
+            if zstd().frame_content_size(tile) == count:
+                return decompressor().decompress(tile)
+        except zstd().ZstdError:
+            pass
+        raise self.damaged(index)
+
+
+def decompressor() -> Any:
+    """One for each thread: zstandard's are not safe to share."""
+    if not hasattr(OWN, "decompressor"):
+        OWN.decompressor = zstd().ZstdDecompressor()
+    return OWN.decompressor
+
+
+@dataclass(frozen=True)
+class Index:
+    names: tuple[str, ...]
+    sizes: list[Size]
+    starts: np.ndarray  # of each image's bounds in `bounds`
+    bounds: np.ndarray  # where blobs begin and end in the file
+
+
+def opened(reader: Reader, file: Path | str) -> tuple[dict[str, Any], Index]:
     """The description and the index, both checked."""
     again = "pack this split again"
-    with file.open("rb") as pack:
-        if pack.read(len(START) - 1) != START[:-1]:
-            raise DataError(f"{file} is not a pack: {again} with experiments/pack.py")
-        if pack.read(1) != START[-1:]:
-            raise DataError(
-                f"{file} is a pack of another version than {VERSION}: {again}, or read it with the version that wrote it"
-            )
-        description = unframed(pack, file)
-        if description["version"] != VERSION:
-            raise DataError(
-                f"{file} is a pack of version {description['version']}, and this reads {VERSION}: {again}"
-            )
-        pack.seek(-16, os.SEEK_END)
-        begins, end = struct.unpack("<Q8s", pack.read(16))
-        if end != END:
-            raise DataError(f"{file} is cut short: copy it again, or {again}")
-        pack.seek(min(begins, pack.tell()))  # a damaged place may lie beyond the end
-        index = unframed(pack, file)
-        table = pack.read(8 * sum(index["bounds"]))
-        if zlib.crc32(table) != index["checksum"]:
-            raise DataError(f"{file} is damaged in its index: {again}")
+    start = BytesIO(reader.read(0, min(BEGINNING, reader.size)))
+    if start.read(len(START) - 1) != START[:-1]:
+        raise DataError(f"{file} is not a pack: {again} with experiments/pack.py")
+    if start.read(1) != START[-1:]:
+        raise DataError(
+            f"{file} is a pack of another version than {VERSION}: {again}, "
+            "or read it with the version that wrote it"
+        )
+    description = unframed(start, file)
+    if description["version"] != VERSION:
+        raise DataError(
+            f"{file} is a pack of version {description['version']}, and this reads {VERSION}: {again}"
+        )
+    begins, end = struct.unpack("<Q8s", reader.read(reader.size - 16, 16))
+    if end != END:
+        raise DataError(f"{file} is cut short: copy it again, or {again}")
+    begins = min(begins, reader.size - 16)  # a damaged place may lie beyond the end
+    rest = BytesIO(reader.read(begins, reader.size - 16 - begins))
+    index = unframed(rest, file)
+    table = rest.read(8 * sum(index["bounds"]))
+    if zlib.crc32(table) != index["checksum"]:
+        raise DataError(f"{file} is damaged in its index: {again}")
     starts = np.concatenate([[0], np.cumsum(index["bounds"])]).astype(np.int64)
     sizes = [tuple(size) for size in index["sizes"]]
     return description, Index(tuple(index["names"]), sizes, starts, np.frombuffer(table, "<u8"))
 
 
-def unframed(pack: BinaryIO, file: Path | str) -> dict[str, Any]:
-    fixed = pack.read(8)
+def unframed(file: BinaryIO, name: Path | str) -> dict[str, Any]:
+    """What `framed` wrote."""
+    fixed = file.read(8)
     length, checksum = struct.unpack("<II", fixed) if len(fixed) == 8 else (0, None)
-    text = pack.read(length)
+    text = file.read(length)
     if zlib.crc32(text) != checksum:
-        raise DataError(f"{file} is damaged: copy it again, or pack this split again")
+        raise DataError(f"{name} is damaged: copy it again, or pack this split again")
     return json.loads(text)

@@ -9,6 +9,7 @@ from datamodules import DataError
 from datamodules.reading import png
 
 Size = tuple[int, int]
+Pair = tuple[np.ndarray, np.ndarray]  # image uint8 RGB (H, W, 3), label uint8 train ids (H, W)
 Box = tuple[int, int, int, int]  # top, left, bottom, right
 Reader = Callable[..., bytes]  # (path, count=-1) -> its first bytes, or all
 

@@ -15,6 +15,7 @@ from datamodules.labels import LabelSet
 from datamodules.progress import with_progress
 from datamodules.reading.decoding import (
     Box,
+    Pair,
     Reader,
     Size,
     from_disk,
@@ -25,7 +26,6 @@ from datamodules.reading.decoding import (
     read_label,
 )
 
-Pair = tuple[np.ndarray, np.ndarray]  # image uint8 RGB (H, W, 3), label uint8 train ids (H, W)
 Place = TypeVar("Place", Path, str)  # of a file: on the disk, or where a reader finds it
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 LABELS = (".png",)
@@ -117,7 +117,7 @@ class Memory:
         return inside(image, box), self.label(index, box)
 
 
-def remembered(source: Source) -> Memory:
+def in_memory(source: Source) -> Memory:
     """Everything a source has, read once."""
     memory = Memory(source.names, [source.size(index) for index in range(len(source))])
     for index in with_progress(range(len(source)), "reading all images"):

@@ -13,9 +13,9 @@ import numpy as np
 from datamodules import DataError
 from datamodules.progress import with_progress
 from datamodules.reading.sources import Source
+from datamodules.sampling.crops import Spot
 
 TILE = 1024
-Spot = tuple[int, int]  # row, column
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""Which window of an image, at which scale: the random window, cut without scaling the rest, and its color.
+"""Random crops: which window of an image at which scale, cut without scaling the rest, and its color.
 
 Randomness is a pure function of (seed, draw number): nothing depends on workers, ranks, batch sizes or what was drawn before,
 so draw k of a run is the same sample wherever and whenever it is made.
 """
 
+import math
 import os
 import random
 import re
@@ -17,25 +18,41 @@ import numpy as np
 
 from datamodules import DataError
 from datamodules.labels import IGNORED
-from datamodules.reading.decoding import Box, Size
-from datamodules.reading.sources import Pair, Source
-from datamodules.sampling.class_uniform import Spot
+from datamodules.reading.decoding import Box, Pair, Size
 
 MEAN = (124, 116, 104)  # ImageNet's mean color: what padding shows a network is close to nothing
 PADDING = {"mean": MEAN, "black": (0, 0, 0), "mirror": None}  # None: the image, reflected
 ORDER, WINDOW, COLOR, SPLIT = 1, 2, 3, 4  # separate streams of one seed
 TURN, SHIFT, ELASTIC, BLUR = 5, 6, 7, 8
-TRIES = 10  # windows that may be found dominated by one class; the one after them is taken unseen, as in mmseg
+TRIES = 10  # to avoid a window dominated by one class; the last is not checked, as in mmseg
+Spot = tuple[int, int]  # row and column of a class in the unscaled image
 OWN = threading.local()  # what each thread keeps
+
+
+RANGES = {  # of an option's value: from, to, in words
+    "flip": (0, 1, "a probability from 0 to 1"),
+    "jitter": (0, 1, "a strength from 0 to 1"),
+    "hue": (0, 0.5, "a share of the color circle from 0 to 0.5"),
+    "class_uniform": (0, 1, "a share of the draws from 0 to 1"),
+    "rotation": (0, 180, "degrees from 0 to 180"),
+    "rotation_chance": (0, 1, "a probability from 0 to 1"),
+    "shift": (0, math.inf, "a number of pixels from 0 up"),
+    "elastic": (0, math.inf, "a number of pixels from 0 up"),
+    "blur_chance": (0, 1, "a probability from 0 to 1"),
+}
 
 
 @dataclass(frozen=True)
 class Crop:
-    """`continuous` makes (scales[0], scales[-1]) a range; `jitter` is the strength for brightness,
+    """The options of a random crop; a data module takes them by the same names, and `size` as `crop`.
+
+    `continuous` makes (scales[0], scales[-1]) a range; `jitter` is the strength for brightness,
     contrast and saturation, `hue` the largest share of the color circle by which colors turn.
 
-    A window of which one class has a share of `cat_max_ratio` or more is drawn again; `class_uniform` is the share of draws about a class.
-    `rotation` is in degrees to either side, `shift` in pixels, `elastic` the standard deviation of displacements in pixels.
+    A window of which one class has a share of `cat_max_ratio` or more is drawn again;
+    `class_uniform` is the share of draws about a class. `rotation` is in degrees to either side,
+    `shift` in pixels, `elastic` the standard deviation of displacements in pixels. `blur` is none,
+    kernel:5 or sigma:0.15,1.3; `padding` is mean, black or mirror.
     """
 
     size: Size = (1024, 1024)
@@ -57,56 +74,23 @@ class Crop:
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(self.size))
         object.__setattr__(self, "scales", tuple(self.scales))
-        rules = (
-            (
-                "crop",
-                self.size,
-                "two whole numbers above 0: height, width",
-                len(self.size) == 2 and all(int(n) == n > 0 for n in self.size),
-            ),
-            (
-                "scales",
-                self.scales,
-                "factors above 0 in rising order, such as (0.5, 1.0, 2.0)",
-                bool(self.scales)
-                and min(self.scales) > 0
-                and list(self.scales) == sorted(self.scales),
-            ),
-            ("flip", self.flip, "a probability from 0 to 1", 0 <= self.flip <= 1),
-            ("jitter", self.jitter, "a strength from 0 to 1", 0 <= self.jitter <= 1),
-            ("hue", self.hue, "a share of the color circle from 0 to 0.5", 0 <= self.hue <= 0.5),
-            (
-                "cat_max_ratio",
-                self.cat_max_ratio,
-                "a share above 0, with 1 for any window",
-                0 < self.cat_max_ratio <= 1,
-            ),
-            (
-                "class_uniform",
-                self.class_uniform,
-                "a share of the draws from 0 to 1",
-                0 <= self.class_uniform <= 1,
-            ),
-            ("rotation", self.rotation, "degrees from 0 to 180", 0 <= self.rotation <= 180),
-            (
-                "rotation_chance",
-                self.rotation_chance,
-                "a probability from 0 to 1",
-                0 <= self.rotation_chance <= 1,
-            ),
-            ("shift", self.shift, "a number of pixels from 0 up", self.shift >= 0),
-            ("elastic", self.elastic, "a number of pixels from 0 up", self.elastic >= 0),
-            (
-                "blur_chance",
-                self.blur_chance,
-                "a probability from 0 to 1",
-                0 <= self.blur_chance <= 1,
-            ),
-            ("padding", self.padding, "mean, black or mirror", self.padding in PADDING),
-        )
-        for name, value, allowed, holds in rules:
-            if not holds:
-                raise DataError(f"{name}={value} is not {allowed}")
+        if len(self.size) != 2 or not all(int(side) == side > 0 for side in self.size):
+            raise DataError(f"crop={self.size} is not two whole numbers above 0: height, width")
+        rising = list(self.scales) == sorted(self.scales)
+        if not (self.scales and min(self.scales) > 0 and rising):
+            raise DataError(
+                f"scales={self.scales} is not factors above 0 in rising order, such as (0.5, 1.0, 2.0)"
+            )
+        for name, (low, high, words) in RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise DataError(f"{name}={value} is not {words}")
+        if not 0 < self.cat_max_ratio <= 1:
+            raise DataError(
+                f"cat_max_ratio={self.cat_max_ratio} is not a share above 0, with 1 for any window"
+            )
+        if self.padding not in PADDING:
+            raise DataError(f"padding={self.padding} is not mean, black or mirror")
         blur_settings(self.blur)
 
 
@@ -133,12 +117,11 @@ class Window(NamedTuple):
 def choose(crop: Crop, size: Size, rng: np.random.Generator, spot: Spot | None = None) -> Window:
     """Always four random numbers, whatever the settings: changing one of them leaves the others' draws alone."""
     at_scale, at_top, at_left, at_flip = rng.random(4)
-    low, high = crop.scales[0], crop.scales[-1]
-    scale = (
-        low + at_scale * (high - low)
-        if crop.continuous
-        else crop.scales[int(at_scale * len(crop.scales))]
-    )
+    if crop.continuous:
+        low, high = crop.scales[0], crop.scales[-1]
+        scale = low + at_scale * (high - low)
+    else:
+        scale = crop.scales[int(at_scale * len(crop.scales))]
     scaled = max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
     return laid(crop, size, scaled, (at_top, at_left), bool(at_flip < crop.flip), spot)
 
@@ -196,58 +179,44 @@ def dominated(counts: np.ndarray, share: float) -> bool:
 
 def box_of(window: Window, size: Size) -> Box:
     """The pixels of the unscaled image that the window touches, one to spare."""
-    (y, x), (fy, fx) = (window.top, window.left), factors(window.scaled, size)
+    fy, fx = factors(window.scaled, size)
     return (
-        max(int(y * fy) - 1, 0),
-        max(int(x * fx) - 1, 0),
-        min(int((y + window.height) * fy) + 2, size[0]),
-        min(int((x + window.width) * fx) + 2, size[1]),
+        max(int(window.top * fy) - 1, 0),
+        max(int(window.left * fx) - 1, 0),
+        min(int((window.top + window.height) * fy) + 2, size[0]),
+        min(int((window.left + window.width) * fx) + 2, size[1]),
     )
 
 
 def factors(scaled: Size, size: Size) -> tuple[float, float]:
-    return 1 / (scaled[0] / size[0]), 1 / (
-        scaled[1] / size[1]
-    )  # twice inverted, as OpenCV's resize does: its last bit decides labels
+    """Pixels of the image in one of the scaled image, down and across.
 
-
-def cut(source: Source, index: int, window: Window) -> Pair:
-    """The window of the scaled image, read and warped alone: what resizing the whole image and cropping would give.
-
-    Bilinear without antialiasing and nearest-index labels, as the papers' code has them (cv2.resize).
+    Twice inverted, as OpenCV's resize does: the last bit decides labels.
     """
-    size = source.size(index)
-    box = box_of(window, size)
-    image, label = source.window(index, box)
-    return warp(image, window, size, box), sampled(label, window, size, box)
+    return 1 / (scaled[0] / size[0]), 1 / (scaled[1] / size[1])
 
 
 def sampled(label: np.ndarray, window: Window, size: Size, box: Box) -> np.ndarray:
-    rows, columns = nearest(window, size, box)
-    # The slow gather is the one along rows of memory: it comes where there are fewer of them.
-    return (
-        label.take(columns, 1).take(rows, 0)
-        if len(label) < len(rows)
-        else label.take(rows, 0).take(columns, 1)
-    )
-
-
-def nearest(window: Window, size: Size, box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """The window of the scaled label out of its box: by nearest index, as cv2.resize."""
     fy, fx = factors(window.scaled, size)
-    rows = (
-        np.floor(np.arange(window.top, window.top + window.height) * fy)
-        .astype(np.intp)
-        .clip(max=size[0] - 1)
-    )
-    columns = (
-        np.floor(np.arange(window.left, window.left + window.width) * fx)
-        .astype(np.intp)
-        .clip(max=size[1] - 1)
-    )
-    return rows - box[0], (columns[::-1] if window.flip else columns) - box[1]
+    rows = nearest(window.top, window.height, fy, size[0]) - box[0]
+    columns = nearest(window.left, window.width, fx, size[1]) - box[1]
+    if window.flip:
+        columns = columns[::-1]
+    # The slow gather is the one along rows of memory: it comes where there are fewer of them.
+    if len(label) < len(rows):
+        return label.take(columns, 1).take(rows, 0)
+    return label.take(rows, 0).take(columns, 1)
+
+
+def nearest(start: int, length: int, factor: float, side: int) -> np.ndarray:
+    """The pixel of the image that each pixel along a side of the window is made of."""
+    places = np.arange(start, start + length) * factor
+    return np.floor(places).astype(np.intp).clip(max=side - 1)
 
 
 def warp(image: np.ndarray, window: Window, size: Size, box: Box) -> np.ndarray:
+    """The window of the scaled image out of its box: bilinear without antialiasing, as cv2.resize."""
     import cv2
 
     fy, fx = factors(window.scaled, size)
@@ -263,17 +232,18 @@ def warp(image: np.ndarray, window: Window, size: Size, box: Box) -> np.ndarray:
         cv2.cvtColor(image, cv2.COLOR_RGB2RGBA),
         matrix,
         (window.width, window.height),
-        dst=room(window),
+        dst=scratch_buffer(window),
         **how,
     )
     return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
 
 
-def room(window: Window) -> np.ndarray:
-    """Memory of this thread's own, used again and again: fresh memory costs as much as writing it."""
-    if getattr(OWN, "room", np.empty(0)).shape != (window.height, window.width, 4):
-        OWN.room = np.empty((window.height, window.width, 4), np.uint8)
-    return OWN.room
+def scratch_buffer(window: Window) -> np.ndarray:
+    """Memory of this thread, used again and again: fresh memory costs as much as writing it."""
+    shape = (window.height, window.width, 4)
+    if getattr(OWN, "buffer", np.empty(0)).shape != shape:
+        OWN.buffer = np.empty(shape, np.uint8)
+    return OWN.buffer
 
 
 def pad(
@@ -290,18 +260,12 @@ def pad(
     )
     ignored[place] = label
     if PADDING[padding] is None:
-        rows, columns = reflected(window, size)
+        rows = folded(np.arange(size[0]) - window.down, window.height)
+        columns = folded(np.arange(size[1]) - window.right, window.width)
         return image[rows][:, columns], ignored
     canvas = blank(size, padding).copy()
     canvas[place] = image
     return canvas, ignored
-
-
-def reflected(window: Window, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row and column of a crop, the one of its smaller window that it shows."""
-    rows = np.arange(size[0]) - window.down
-    columns = np.arange(size[1]) - window.right
-    return folded(rows, window.height), folded(columns, window.width)
 
 
 def folded(place: np.ndarray, side: int) -> np.ndarray:
@@ -322,21 +286,18 @@ def blank(size: Size, padding: str) -> np.ndarray:
 def color_jitter(strength: float, hue: float) -> Any:
     """One for each thread: it is seeded before it is used."""
     if getattr(OWN, "strengths", None) != (strength, hue):
-        os.environ.setdefault(
-            "NO_ALBUMENTATIONS_UPDATE", "1"
-        )  # it asks the package index for news when imported
+        # it asks the package index for news when imported
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         try:
             from albumentations import ColorJitter
         except ImportError as error:
             raise DataError(
                 f"jitter={strength} needs albumentations ({error}): pip install albumentations, or set jitter=0"
             ) from None
-        OWN.strengths, OWN.jitter = (
-            (strength, hue),
-            ColorJitter(
-                brightness=strength, contrast=strength, saturation=strength, hue=hue, p=1.0
-            ),
+        OWN.jitter = ColorJitter(
+            brightness=strength, contrast=strength, saturation=strength, hue=hue, p=1.0
         )
+        OWN.strengths = (strength, hue)
     return OWN.jitter
 
 

@@ -11,14 +11,13 @@ import numpy as np
 
 from datamodules.labels import IGNORED
 from datamodules.reading.decoding import Box, Size
-from datamodules.reading.sources import Source
-from datamodules.sampling.class_uniform import Spot
 from datamodules.sampling.crops import (
     ELASTIC,
     PADDING,
     SHIFT,
     TURN,
     Crop,
+    Spot,
     Window,
     box_of,
     draw,
@@ -138,16 +137,6 @@ def cubic(distance: np.ndarray) -> np.ndarray:
 # --- pixels
 
 
-def moved(
-    source: Source, index: int, crop: Crop, window: Window, motion: Motion
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image (H, W, 3) and label (H, W) of the whole crop, and which pixels lie outside of the image."""
-    size, at = source.size(index), places(crop, window, motion)
-    box = touched(at, window, size)
-    image, label = source.window(index, box)
-    return warped(image, at, window, size, box), numbers(label, at, window, size, box), at.outside
-
-
 def touched(at: Places, window: Window, size: Size) -> Box:
     """The pixels of the unscaled image that are read."""
     top, bottom = extent(at.rows, window.scaled[0])
@@ -192,6 +181,6 @@ def numbers(label: np.ndarray, at: Places, window: Window, size: Size, box: Box)
 
 
 def nearest(place: np.ndarray, side: int, step: float, unscaled: int) -> np.ndarray:
-    """The pixel of the unscaled image that the nearest one of the scaled image is made of, as `crops.nearest` has it."""
+    """The pixel of the unscaled image that the nearest one of the scaled image is made of."""
     pixel = np.floor(place + 0.5).clip(0, side - 1)
     return np.floor(pixel * step).astype(np.intp).clip(max=unscaled - 1)

@@ -1,4 +1,4 @@
-"""Samples and batches: in which order images are drawn, what workers make of a draw, and how it becomes a batch."""
+"""Samples and batches: the order in which images are drawn, the crop of a draw, and its batch."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -9,32 +9,45 @@ from torch.utils.data import Dataset, Sampler
 
 from datamodules import DataError
 from datamodules.labels import IGNORED
-from datamodules.reading.sources import Pair, Source
+from datamodules.reading.decoding import Pair
+from datamodules.reading.sources import Source
+from datamodules.sampling import crops, geometry
 from datamodules.sampling.class_uniform import Spots, counted
-from datamodules.sampling.crops import (
-    ORDER,
-    PADDING,
-    Crop,
-    Window,
-    blurred,
-    choose,
-    cut,
-    dominated,
-    draw,
-    pad,
-    recolor,
-    sampled,
-    varied,
-)
-from datamodules.sampling.geometry import Motion, drawn, moved, numbers, places, turned
+from datamodules.sampling.crops import PADDING, Crop, Window, draw
+from datamodules.sampling.geometry import Motion
 
-UNLABELLED = (
-    1 << 32
-)  # added to the seed of the unlabelled images' draws, which so have nothing to do with the labelled ones'
+# Added to the seed of the unlabelled images' draws, which have nothing to do with the labelled ones'
+UNLABELLED = 1 << 32
 # uint8 (3, h, w), uint8 (h, w), and where a network asks for them its maps (h, w) by name
 Sample = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]
 Draw = tuple[int, int]  # draw number, index of the image, or of a spot (see Spots)
 LabelMaps = Callable[[np.ndarray], dict[str, np.ndarray]]  # label (h, w) -> maps (h, w) by name
+
+
+# --- reading a window
+
+
+def cut(source: Source, index: int, window: Window) -> Pair:
+    """The window of the scaled image: what scaling the whole image and cropping would give."""
+    size = source.size(index)
+    box = crops.box_of(window, size)
+    image, label = source.window(index, box)
+    return crops.warp(image, window, size, box), crops.sampled(label, window, size, box)
+
+
+def cut_moved(
+    source: Source, index: int, crop: Crop, window: Window, motion: Motion
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image and label of the whole crop, and which pixels lie outside of the image."""
+    size = source.size(index)
+    places = geometry.places(crop, window, motion)
+    box = geometry.touched(places, window, size)
+    image, label = source.window(index, box)
+    image = geometry.warped(image, places, window, size, box)
+    return image, geometry.numbers(label, places, window, size, box), places.outside
+
+
+# --- samples
 
 
 def tensors(image: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -66,13 +79,11 @@ class Crops(Dataset[Sample | DataError]):
         spots: Spots | None = None,
         label_maps: LabelMaps | None = None,
     ) -> None:
-        self.source, self.crop, self.seed, self.labelled, self.spots = (
-            source,
-            crop,
-            seed,
-            labelled,
-            spots,
-        )
+        self.source = source
+        self.crop = crop
+        self.seed = seed
+        self.labelled = labelled
+        self.spots = spots
         self.label_maps = label_maps
 
     def __len__(self) -> int:
@@ -87,47 +98,55 @@ class Crops(Dataset[Sample | DataError]):
         return (*pair, maps_of(label, self.label_maps)) if self.label_maps else pair
 
     def sample(self, number: int, index: int) -> Pair:
-        index, spot = self.spots.of(index) if self.spots else (index, None)
+        crop, spot = self.crop, None
+        if self.spots:
+            index, spot = self.spots.of(index)
         size, rng = self.source.size(index), draw(self.seed, number)
-        motion = drawn(self.crop, self.seed, number)
+        motion = geometry.drawn(crop, self.seed, number)
         if motion and spot:
-            spot = turned(spot, size, motion)
-        window = choose(self.crop, size, rng, spot)
+            spot = geometry.turned(spot, size, motion)
+        window = crops.choose(crop, size, rng, spot)
         image, label, outside = self.cut(index, window, motion)
-        if self.crop.cat_max_ratio < 1 and dominated(counted(label), self.crop.cat_max_ratio):
+        if crop.cat_max_ratio < 1 and crops.dominated(counted(label), crop.cat_max_ratio):
             whole = self.source.label(index)
 
             def count(other: Window) -> np.ndarray:
-                return counted(self.shown(whole, other, motion))
+                return counted(self.label_in(whole, other, motion))
 
-            window = varied(self.crop, window, size, rng, spot, count)
+            window = crops.varied(crop, window, size, rng, spot, count)
             image, label, outside = self.cut(index, window, motion)
         if not self.labelled:
             label = np.zeros_like(label)
-        if self.crop.jitter or self.crop.hue:
-            image = recolor(image, self.crop.jitter, self.seed, number, self.crop.hue)
-        if self.crop.blur != "none":
-            image = blurred(image, self.crop, self.seed, number)
+        image = self.recolored(image, number)
         if outside is not None:
             label[outside] = IGNORED
-            if color := PADDING[self.crop.padding]:
+            if color := PADDING[crop.padding]:
                 image[outside] = color
-        return pad(image, label, window, self.crop.size, self.crop.padding)
+        return crops.pad(image, label, window, crop.size, crop.padding)
 
     def cut(
         self, index: int, window: Window, motion: Motion | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Image and label of the window; moved, of the whole crop, and which of its pixels lie outside of the image."""
+        """Image and label of the window; moved, of the whole crop and with what is outside."""
         if motion is None:
             return *cut(self.source, index, window), None
-        return moved(self.source, index, self.crop, window, motion)
+        return cut_moved(self.source, index, self.crop, window, motion)
 
-    def shown(self, whole: np.ndarray, window: Window, motion: Motion | None) -> np.ndarray:
-        """What `cut` makes of the label alone, out of the image's whole label."""
+    def label_in(self, whole: np.ndarray, window: Window, motion: Motion | None) -> np.ndarray:
+        """The label that `cut` would return, out of the image's whole label."""
         size, box = whole.shape, (0, 0, *whole.shape)
         if motion is None:
-            return sampled(whole, window, size, box)
-        return numbers(whole, places(self.crop, window, motion), window, size, box)
+            return crops.sampled(whole, window, size, box)
+        places = geometry.places(self.crop, window, motion)
+        return geometry.numbers(whole, places, window, size, box)
+
+    def recolored(self, image: np.ndarray, number: int) -> np.ndarray:
+        crop = self.crop
+        if crop.jitter or crop.hue:
+            image = crops.recolor(image, crop.jitter, self.seed, number, crop.hue)
+        if crop.blur != "none":
+            image = crops.blurred(image, crop, self.seed, number)
+        return image
 
 
 class Both(Dataset[Sample | DataError]):
@@ -160,24 +179,21 @@ class Whole(Dataset[Sample | DataError]):
             return error
 
 
-def collate(samples: Sequence[Sample | Tensor | DataError]) -> Sample | Tensor | DataError:
-    """(B, 3, h, w) and (B, h, w), and maps (B, h, w); or the first error among the samples. Draws alone are (B, 2)."""
+# --- batches
+
+
+def collate(samples: Sequence[Sample | DataError]) -> Sample | DataError:
+    """(B, 3, h, w) and (B, h, w), and maps (B, h, w); or the first error among the samples."""
     errors = [sample for sample in samples if isinstance(sample, DataError)]
     if errors:
         return errors[0]
-    if isinstance(samples[0], Tensor):
-        return torch.stack(list(samples))
     # Pixels lie with their channels last, as decoders leave them: so a batch is copied three times as fast. Torch would start threads.
     images = batch_of([sample[0].permute(1, 2, 0) for sample in samples])  # (B, h, w, 3)
     pair = images.permute(0, 3, 1, 2), batch_of([sample[1] for sample in samples])
     if len(samples[0]) == 2:
         return pair
-    return *pair, batches_of([sample[2] for sample in samples])
-
-
-def batches_of(maps: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Each name's maps (h, w) as one (B, h, w)."""
-    return {name: batch_of([each[name] for each in maps]) for name in maps[0]}
+    maps = [sample[2] for sample in samples]
+    return *pair, {name: batch_of([each[name] for each in maps]) for name in maps[0]}
 
 
 def batch_of(arrays: Sequence[Tensor]) -> Tensor:
@@ -215,8 +231,9 @@ class DrawSampler(Sampler[list[Draw]]):
         start: int = 0,
         spots: Spots | None = None,
     ) -> None:
-        self.images, self.seed, self.batch, self.batches = images, seed, batch, batches
-        self.rank, self.world, self.start, self.spots = rank, world, start, spots
+        self.images, self.seed, self.spots = images, seed, spots
+        self.batch, self.batches, self.start = batch, batches, start
+        self.rank, self.world = rank, world
         self.epoch, self.order = -1, np.arange(0)
 
     def __len__(self) -> int:
@@ -234,11 +251,9 @@ class DrawSampler(Sampler[list[Draw]]):
         """Every image once per epoch, in an order of its own, or what the spots make of it: epochs may end inside a batch."""
         epoch, place = divmod(number, self.images)
         if epoch != self.epoch:
-            rng = draw(self.seed, epoch, ORDER)
-            self.epoch, self.order = (
-                epoch,
-                self.spots.epoch(rng) if self.spots else rng.permutation(self.images),
-            )
+            rng = draw(self.seed, epoch, crops.ORDER)
+            self.epoch = epoch
+            self.order = self.spots.epoch(rng) if self.spots else rng.permutation(self.images)
         return int(self.order[place])
 
 

@@ -269,7 +269,8 @@ def max_difference(source: "Source", crop: tuple[int, int], count: int) -> tuple
     """
     import cv2
 
-    from datamodules.sampling.crops import Crop, choose, cut, draw
+    from datamodules.sampling.crops import Crop, choose, draw
+    from datamodules.sampling.samples import cut
 
     def scaled_whole(array: np.ndarray, interpolation: int) -> np.ndarray:
         whole = cv2.resize(array, window.scaled[::-1], interpolation=interpolation)

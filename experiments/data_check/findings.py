@@ -9,7 +9,6 @@ import numpy as np
 
 from datamodules.labels import IGNORED, LabelSet, spans
 from datamodules.packs.format import Pack
-from datamodules.packs.stream import Stream
 from datamodules.reading.sources import Files, Source
 from datamodules.sampling.class_frequencies import Frequencies, none_yet
 
@@ -53,7 +52,7 @@ def place(source: Source, index: int) -> str:
         return source.pairs[index][0]
     if isinstance(source, Pack):
         return f"{source.file} ({name})"
-    return f"{source.place} ({name})" if isinstance(source, Stream) else name
+    return name
 
 
 @dataclass

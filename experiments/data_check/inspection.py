@@ -16,7 +16,7 @@ from datamodules import DataError
 from datamodules.labels import IGNORED, LabelSet
 from datamodules.module import SegmentationData
 from datamodules.packs.format import Pack
-from datamodules.packs.stream import Stream
+from datamodules.packs.object_store import RemotePack
 from datamodules.progress import with_progress
 from datamodules.reading.decoding import read_image
 from datamodules.reading.sources import Files, Memory, Source, Unpaired
@@ -207,7 +207,7 @@ def open_split(data: SegmentationData, name: str) -> Split:
         for file in problem.files:
             sentence = f"{file} stands alone, so nothing of {name} was read: {problem.remedy}"
             split.found("pairs", sentence, file=file)
-    if isinstance(split.source, (Pack, Stream)):
+    if isinstance(split.source, Pack):
         split.source.labels = None  # so that its labels are the files' numbers
     return split
 
@@ -220,8 +220,8 @@ def inspect_split(split: Split, limit: int | None, workers: int) -> None:
     count = len(source)
     part = min(limit or count, count)
     indices = [number * count // part for number in range(part)]
-    if isinstance(source, Pack):
-        damaged = source.verify(lambda _: with_progress(indices, f"checksums of {split.name}"))
+    if isinstance(source, Pack) and not isinstance(source, RemotePack):
+        damaged = source.verify(with_progress(indices, f"checksums of {split.name}"))
         for name in damaged:
             sentence = f"{source.file} is damaged in {name}: pack this split again"
             split.found("file", sentence, source.names.index(name))

@@ -91,7 +91,7 @@ def score(
     )
     with telling_ctrl_c():
         (trainer.validate if split == "val" else trainer.test)(
-            module, dataloaders=data.judging(split), verbose=False
+            module, dataloaders=data.eval_dataloader(split), verbose=False
         )
     if not module.scores["pixels"]:
         raise UserError(

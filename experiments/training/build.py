@@ -1,6 +1,6 @@
 """Build data, network and starting weights out of resolved values."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import MethodType
 
@@ -9,6 +9,7 @@ from lightning import seed_everything
 
 import datamodules
 from datamodules.module import SegmentationData
+from datamodules.sampling.crops import Crop
 from experiments.command_line.errors import UserError
 from experiments.command_line.networks import RELEASED, ReleasedCheckpoint, parse_network
 from experiments.command_line.values import PLACES, Resolved, departures
@@ -22,26 +23,9 @@ from segmodels.recipe import Recipe
 from segmodels.released import from_released
 from segmodels.semisup import method
 
-# What of a recipe the data module needs.
-SEEN = (
-    "crop",
-    "scales",
-    "continuous",
-    "flip",
-    "jitter",
-    "hue",
-    "cat_max_ratio",
-    "class_uniform",
-    "rotation",
-    "rotation_chance",
-    "shift",
-    "elastic",
-    "blur",
-    "blur_chance",
-    "padding",
-    "batch",
-    "iterations",
-)
+# The fields of a recipe that the data module needs.
+CROP = tuple(field.name for field in fields(Crop) if field.name != "size")
+SEEN = ("crop", *CROP, "batch", "iterations")
 
 
 # --- building

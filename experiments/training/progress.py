@@ -25,7 +25,7 @@ from experiments.training.wandb_mirror import WandB
 from segmodels.module import SegmentationModule
 
 REMEDY = (
-    "pack the data set (experiments/pack.py), keep it in memory (data.resident=memory or device), "
+    "pack the data set (experiments/pack.py), keep it in memory (data.resident=memory), "
     "or give it more data.workers"
 )
 
@@ -49,7 +49,7 @@ class MetricsWriter(PerStep):
     def start_clock(self, trainer: Trainer, since: float | None) -> None:
         self.images = 0
         self.since = since
-        self.waited = trainer.datamodule.feed.waited
+        self.waited = trainer.datamodule.train_loader.waited
 
     def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
         super().on_train_start(trainer, module)
@@ -73,7 +73,7 @@ class MetricsWriter(PerStep):
         values = logged(trainer, "train/", "lr")
         seconds = time.perf_counter() - self.since
         self.speed = self.images / seconds
-        wait = min((trainer.datamodule.feed.waited - self.waited) / seconds, 1.0)
+        wait = min((trainer.datamodule.train_loader.waited - self.waited) / seconds, 1.0)
         self.start_clock(trainer, time.perf_counter())
         self.add(trainer, values | {"images_per_second": self.speed, "data_wait": wait})
         self.waiting = self.waiting + 1 if wait > 0.5 else 0

@@ -17,7 +17,6 @@ from datamodules.reading.sources import Memory, Part, Source
 from datamodules.sampling import class_uniform
 from datamodules.sampling.class_uniform import Spots, centroids, located
 from datamodules.sampling.crops import TRIES, Crop, choose, draw, laid, varied
-from datamodules.sampling.on_device import Resident
 from datamodules.sampling.samples import Crops, DrawSampler
 from segmodels import experiment
 from segmodels.recipe import Recipe, recipe_from
@@ -307,26 +306,6 @@ def test_a_run_goes_on_with_the_draws_that_are_left(tmp_path: Path) -> None:
         after, datamodule=Noise(**BOTH), ckpt_path=tmp_path / "step=4.ckpt", weights_only=True
     )
     assert after.seen == straight.seen[4:] and len({tuple(batch) for batch in straight.seen}) == 10
-
-
-def test_resident_crops_are_the_workers() -> None:
-    source, crop = (
-        memory(),
-        Crop((40, 50), (0.5, 2.0), continuous=True, cat_max_ratio=0.6, class_uniform=0.5),
-    )
-    found = located(source, 4, 0.5, 1)
-    draws = [
-        (number, int(index))
-        for number, index in enumerate(np.concatenate([found.epoch(draw(0, k)) for k in range(12)]))
-    ]
-    images, labels = Resident(source, torch.device("cpu")).batch(draws, crop, seed=3, spots=found)
-    crops = Crops(source, crop, seed=3, spots=found)
-    for drawn, image, label in zip(draws, images, labels, strict=True):
-        wanted, numbers = crops[drawn]
-        assert torch.equal(label, numbers) and (image.int() - wanted.int()).abs().max() <= 1
-    data, kept = (as_rank(Noise(**BOTH, resident=each), 0, 1) for each in ("no", "device"))
-    for batch, plain in zip(kept.train_dataloader(), data.train_dataloader(), strict=True):
-        assert torch.equal(kept.on_after_batch_transfer(batch, 0)[1], plain[1])
 
 
 def test_unlabelled_images_are_drawn_as_ever() -> None:

@@ -13,8 +13,8 @@ from datamodules import DataError
 from datamodules.labels import LabelSet
 from datamodules.module import SegmentationData
 from datamodules.reading.sources import Memory
-from datamodules.sampling.crops import Crop, blurred, box_of, choose, cut, draw, recolor
-from datamodules.sampling.samples import Crops, Draw, DrawSampler
+from datamodules.sampling.crops import Crop, blurred, box_of, choose, draw, recolor
+from datamodules.sampling.samples import Crops, Draw, DrawSampler, cut
 from tests.support import trees
 from tests.support.paths import ROOT
 

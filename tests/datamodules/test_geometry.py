@@ -12,9 +12,9 @@ from datamodules.labels import IGNORED
 from datamodules.reading.sources import Memory
 from datamodules.sampling.class_uniform import located
 from datamodules.sampling.crops import MEAN, Crop, Window, choose, draw, pad
-from datamodules.sampling.crops import cut as cut_plain
-from datamodules.sampling.geometry import Motion, displacements, drawn, moved, places, turned
-from datamodules.sampling.samples import Crops
+from datamodules.sampling.geometry import Motion, displacements, drawn, places, turned
+from datamodules.sampling.samples import Crops, cut_moved
+from datamodules.sampling.samples import cut as cut_plain
 from tests.support import trees
 from tests.support.data import as_rank
 from tests.support.data import noise as data_of_noise
@@ -48,7 +48,7 @@ def test_a_motion_by_nothing_is_the_plain_crop(size: tuple[int, int]) -> None:
     source, crop = Memory.of([(image, label)]), Crop(size, (0.5, 2.0), continuous=True)
     for number in range(40):
         window = choose(crop, label.shape, draw(1, number))
-        found, numbers, outside = moved(source, 0, crop, window, STILL)
+        found, numbers, outside = cut_moved(source, 0, crop, window, STILL)
         found[outside] = MEAN
         plain, plain_numbers = pad(*cut_plain(source, 0, window), window, size)
         assert np.array_equal(numbers == IGNORED, outside)
@@ -101,7 +101,7 @@ def test_a_turned_crop_is_the_image_that_opencv_turns(angle: float) -> None:
         label, matrix, (width, height), flags=cv2.INTER_NEAREST, borderValue=IGNORED
     )
     motion = Motion(angle, (0.0, 0.0), None)
-    found, numbers, outside = moved(Memory.of([(image, label)]), 0, crop, window, motion)
+    found, numbers, outside = cut_moved(Memory.of([(image, label)]), 0, crop, window, motion)
     assert np.abs(found.astype(int) - theirs)[~outside].max() <= 1
     assert (numbers != ids).mean() < 0.002  # ties of rounding
     assert np.array_equal(numbers == IGNORED, outside)
@@ -111,7 +111,7 @@ def test_a_quarter_turn_moves_every_pixel_to_its_place() -> None:
     image, label = noise(61, 61)
     crop, window = whole(label)
     motion = Motion(90.0, (0.0, 0.0), None)
-    found, numbers, outside = moved(Memory.of([(image, label)]), 0, crop, window, motion)
+    found, numbers, outside = cut_moved(Memory.of([(image, label)]), 0, crop, window, motion)
     assert np.array_equal(numbers, np.rot90(label)) and not outside.any()
     assert np.abs(found.astype(int) - np.rot90(image)).max() <= 1
 
@@ -120,7 +120,7 @@ def test_a_shift_by_whole_pixels_moves_the_image_down_and_right() -> None:
     image, label = noise()
     crop, window = whole(label)
     motion = Motion(0.0, (5.0, -7.0), None)
-    found, numbers, outside = moved(Memory.of([(image, label)]), 0, crop, window, motion)
+    found, numbers, outside = cut_moved(Memory.of([(image, label)]), 0, crop, window, motion)
     assert np.array_equal(numbers[5:, :-7], label[:-5, 7:])
     assert np.abs(found[5:, :-7].astype(int) - image[:-5, 7:]).max() <= 1
     assert outside[:5].all() and outside[:, -7:].all() and not outside[5:, :-7].any()
@@ -236,7 +236,7 @@ def test_a_crop_that_a_shift_carries_out_of_the_image_is_all_ignored() -> None:
     crop, window = whole(label)
     for shift in ((500.0, 0.0), (-500.0, 0.0), (0.0, 500.0), (0.0, -500.0)):
         motion = Motion(0.0, shift, None)
-        _, numbers, outside = moved(Memory.of([(image, label)]), 0, crop, window, motion)
+        _, numbers, outside = cut_moved(Memory.of([(image, label)]), 0, crop, window, motion)
         assert outside.all() and (numbers == IGNORED).all()
 
 
@@ -253,7 +253,7 @@ def test_only_what_a_moved_crop_touches_is_read() -> None:
     asked.clear()
     crop = Crop((40, 60), rotation=10.0, shift=5.0, elastic=3.0)
     window, motion = choose(crop, label.shape, draw(0, 4)), drawn(crop, 0, 4)
-    _, numbers, outside = moved(source, 0, crop, window, motion)
+    _, numbers, outside = cut_moved(source, 0, crop, window, motion)
     top, left, bottom, right = asked[0]
     assert bottom - top < 90 and right - left < 110
     at = places(crop, window, motion)
@@ -288,7 +288,7 @@ def test_a_resumed_run_draws_the_motions_that_are_left(workers: int) -> None:
 def test_unlabelled_crops_move_too_but_their_color_is_the_methods() -> None:
     settings = {**MOVING["all"], "blur": "kernel:5", "jitter": 0.5, "hue": 0.2}
     data = as_rank(data_of_noise(**settings, labelled="3/7", semi=True), 0, 1)
-    crop, plain = data.stream(False).crop, data.stream(True).crop
+    crop, plain = data.crops(False).crop, data.crops(True).crop
     assert (crop.blur, crop.jitter, crop.hue) == ("none", 0.0, 0.0) and plain.blur == "kernel:5"
     assert (crop.rotation, crop.shift, crop.elastic) == (30.0, 9.0, 6.0)
 
@@ -325,7 +325,7 @@ def test_a_crop_about_a_class_shows_its_spot_though_the_image_is_turned() -> Non
     motion = Motion(15.0, (0.0, 0.0), None)
     row, column = turned((150, 455), label.shape, motion)
     everything = Crop(label.shape, flip=0.0)
-    _, numbers, _ = moved(
+    _, numbers, _ = cut_moved(
         source, 0, everything, choose(everything, label.shape, draw(0, 0)), motion
     )
     assert numbers[row, column] == 1

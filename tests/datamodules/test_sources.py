@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from datamodules.packs.format import Pack
 from datamodules.sampling.crops import Crop
 from datamodules.sampling.loader import Loader
 from datamodules.sampling.samples import Crops
-from experiments import pack, run
+from experiments import run
 from segmodels.module import SegmentationModule
 from tests.support import trees
 from tests.support.data import as_rank
@@ -31,13 +30,10 @@ from tests.support.runs import assert_same_state, comparable, only, without_spee
 from tests.support.two_ranks import SETTINGS, STOP, waiting
 
 pytest.importorskip("zstandard")
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:unclosed file .*:ResourceWarning"
-)  # litdata leaves the chunk it has open to the collector
 SIZE = (150, 300)
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
-PACKED = ("tiles", "raw", "stream")
-KINDS = ("folder", "zips", *PACKED, "in memory", "on the device")
+PACKED = ("tiles", "raw")
+KINDS = ("folder", "zips", *PACKED, "in memory")
 
 
 @pytest.fixture(scope="module")
@@ -47,36 +43,24 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     zipped(place / "folder", place / "zips")
     for form in ("tiles", "raw"):
         packed(place / "folder", place / form, "--form", form)
-    if litdata_is_there():
-        assert pack.main(["--stream", str(place / "tiles"), "--out", str(place / "stream")]) == 0
     return {kind: place / kind if kind in ("zips", *PACKED) else place / "folder" for kind in KINDS}
-
-
-def litdata_is_there() -> bool:
-    return find_spec("litdata") is not None
 
 
 def data(
     kind: str, roots: dict[str, Path], rank: int = 0, world: int = 1, **more: object
 ) -> Cityscapes:
-    needs(kind)
-    resident = {"in memory": "memory", "on the device": "device"}.get(kind, "no")
+    resident = "memory" if kind == "in memory" else "no"
     return as_rank(Cityscapes(roots[kind], resident=resident, **SETTINGS | more), rank, world)
 
 
-def needs(kind: str) -> None:
-    if kind == "stream" and not litdata_is_there():
-        pytest.skip("streams need litdata: pip install 'segmodels[stream]'")
-
-
 def batches(source: Cityscapes) -> list[tuple[Tensor, Tensor]]:
-    return [source.on_after_batch_transfer(batch, 0) for batch in source.train_dataloader()]
+    return list(source.train_dataloader())
 
 
-def assert_same(found: list, wanted: list, levels: int) -> None:
+def assert_same(found: list, wanted: list) -> None:
     assert len(found) == len(wanted)
     for (image, label), (theirs, numbers) in zip(found, wanted, strict=True):
-        assert torch.equal(label, numbers) and (image.int() - theirs.int()).abs().max() <= levels
+        assert torch.equal(label, numbers) and torch.equal(image, theirs)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,9 +71,8 @@ def test_a_run_goes_on_with_exactly_the_batches_that_are_left(
     wanted = batches(data("folder", roots, workers=0))
     later = data(kind, roots, workers=workers)
     later.load_state_dict({"consumed": 8})
-    levels = 1 if kind == "on the device" else 0
-    assert_same(batches(later), wanted[2:], levels)
-    assert_same(batches(data(kind, roots, workers=workers)), wanted, levels)
+    assert_same(batches(later), wanted[2:])
+    assert_same(batches(data(kind, roots, workers=workers)), wanted)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -140,7 +123,6 @@ def pairs(roots: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
 def test_two_processes_are_given_what_one_would_see_also_after_both_were_killed(
     kind: str, roots: dict[str, Path], pairs: Path
 ) -> None:
-    needs(kind)
     alone, killed, later = (
         batches(data("folder", roots, workers=0)),
         pairs / f"{kind} killed",
@@ -189,7 +171,6 @@ def started(words: list[object]) -> None:
 def test_a_run_of_two_processes_from_packs_goes_on_as_if_it_had_not_been_killed(
     kind: str, roots: dict[str, Path], run_by_two: Path, tmp_path: Path
 ) -> None:
-    needs(kind)
     words = [*WORDS, f"data.root={roots[kind]}", "--runs", tmp_path / "runs"]
     with subprocess.Popen(
         two_ranks("run", tmp_path, *words), cwd=ROOT, env=ONE_THREAD, start_new_session=True

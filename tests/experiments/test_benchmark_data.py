@@ -109,11 +109,11 @@ def test_turns_go_forth_and_back() -> None:
 def test_windows_that_differ_are_not_timed(
     city: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from datamodules.sampling import crops
+    from datamodules.sampling import samples
 
-    exact = crops.cut
+    exact = samples.cut
     monkeypatch.setattr(
-        "datamodules.sampling.crops.cut",
+        "datamodules.sampling.samples.cut",
         lambda *given: tuple(np.roll(each, 1, 0) for each in exact(*given)),
     )
     assert benchmark.main(words(city)) == 2
