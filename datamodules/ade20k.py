@@ -9,9 +9,8 @@ and is not judged (the same README). Names: the first of each line of its object
 from typing import ClassVar
 
 from datamodules.labels import LabelSet
-from datamodules.layouts import tell
 from datamodules.module import SegmentationData
-from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem, paired
+from datamodules.reading.sources import Files
 
 CLASSES = """
 wall 787878, building b47878, sky 06e6e6, floor 503232, tree 04c803, ceiling 787850, road 8c8c8c, bed cc05ff, windowpane e6e6e6,
@@ -53,12 +52,4 @@ class ADE20K(SegmentationData):
 
     def source(self, split: str) -> Files:
         folder = FOLDERS[split]
-        images = by_stem(self.root / "images" / folder, IMAGES, self.remedy)
-        labels = by_stem(self.root / "annotations" / folder, LABELS, self.remedy)
-        tell(self.name, self.root, split, len(images), self.counts[split])
-        return Files(
-            paired(
-                images, labels, f"images/{folder} and annotations/{folder} must hold the same names"
-            ),
-            self.labels,
-        )
+        return self.paired_folders(split, f"images/{folder}", f"annotations/{folder}")

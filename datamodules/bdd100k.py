@@ -9,9 +9,8 @@ Counts: sem_seg/README.md of the authors' SysCV/bdd100k-models. The older packag
 from typing import ClassVar
 
 from datamodules.labels import STREET_TRAIN_IDS
-from datamodules.layouts import tell
 from datamodules.module import SegmentationData
-from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem, paired
+from datamodules.reading.sources import Files
 
 
 class BDD100K(SegmentationData):
@@ -25,14 +24,4 @@ class BDD100K(SegmentationData):
     counts: ClassVar[dict[str, int]] = {"train": 7000, "val": 1000, "test": 2000}
 
     def source(self, split: str) -> Files:
-        images = by_stem(self.root / "images" / "10k" / split, IMAGES, self.remedy)
-        labels = by_stem(self.root / "labels" / "sem_seg" / "masks" / split, LABELS, self.remedy)
-        tell(self.name, self.root, split, len(images), self.counts[split])
-        return Files(
-            paired(
-                images,
-                labels,
-                f"images/10k/{split} and labels/sem_seg/masks/{split} must hold the same names",
-            ),
-            self.labels,
-        )
+        return self.paired_folders(split, f"images/10k/{split}", f"labels/sem_seg/masks/{split}")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from datamodules.labels import CAMVID
 from datamodules.module import SegmentationData
-from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem, paired
+from datamodules.reading.sources import Files
 
 
 class CamVid(SegmentationData):
@@ -28,9 +28,4 @@ class CamVid(SegmentationData):
     counts: ClassVar[dict[str, int]] = {"train": 367, "val": 101, "test": 233}
 
     def source(self, split: str) -> Files:
-        images = by_stem(self.root / split, IMAGES, self.remedy)
-        labels = by_stem(self.root / f"{split}annot", LABELS, self.remedy)
-        return Files(
-            paired(images, labels, f"{split}/ and {split}annot/ must hold the same names"),
-            self.labels,
-        )
+        return self.paired_folders(split, split, f"{split}annot")

@@ -11,9 +11,8 @@ Mapping: the one of datasets/mapillary.py in shachoi/RobustNet, whose figures pa
 from typing import ClassVar
 
 from datamodules.labels import CITYSCAPES, LabelSet
-from datamodules.layouts import tell
 from datamodules.module import SegmentationData
-from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem, paired
+from datamodules.reading.sources import Files
 
 CLASSES = """
 Bird, Ground Animal, Curb, Fence, Guard Rail, Barrier, Wall, Bike Lane, Crosswalk - Plain, Curb Cut, Parking, Pedestrian Area,
@@ -69,14 +68,6 @@ class Mapillary(SegmentationData):
     counts: ClassVar[dict[str, int]] = {"train": 18000, "val": 2000, "test": 5000}
 
     def source(self, split: str) -> Files:
-        folder = self.root / FOLDERS[split]
-        ids = folder / "v1.2" / "labels" if (folder / "v1.2").is_dir() else folder / "labels"
-        images, labels = (
-            by_stem(folder / "images", IMAGES, self.remedy),
-            by_stem(ids, LABELS, self.remedy),
-        )
-        tell(self.name, self.root, split, len(images), self.counts[split])
-        return Files(
-            paired(images, labels, f"{folder / 'images'} and {ids} must hold the same names"),
-            self.labels,
-        )
+        folder = FOLDERS[split]
+        version = "v1.2/" if (self.root / folder / "v1.2").is_dir() else ""
+        return self.paired_folders(split, f"{folder}/images", f"{folder}/{version}labels")

@@ -19,11 +19,22 @@ from lightning.pytorch import LightningDataModule
 
 from datamodules import DataError
 from datamodules.labels import RGB, LabelSet
-from datamodules.layouts import one_of, whole_number
+from datamodules.layouts import one_of, tell, whole_number
 from datamodules.packs.find import find_pack, packs_beside
 from datamodules.packs.format import Pack
 from datamodules.packs.object_store import RemotePack
-from datamodules.reading.sources import Memory, Part, Source, Unpaired, in_memory
+from datamodules.reading.sources import (
+    IMAGES,
+    LABELS,
+    Files,
+    Memory,
+    Part,
+    Source,
+    Unpaired,
+    by_stem,
+    in_memory,
+    paired,
+)
 from datamodules.sampling.class_frequencies import Frequencies, frequencies
 from datamodules.sampling.class_uniform import Spots, located
 from datamodules.sampling.crops import Crop
@@ -143,6 +154,16 @@ class SegmentationData(LightningDataModule):
             if name not in same_images and value != defaults[name].default:
                 return None
         return self.counts.get(split)
+
+    def paired_folders(self, split: str, images: str, labels: str) -> Files:
+        """A split whose images and labels have the same names in two folders below root."""
+        pairs = paired(
+            by_stem(self.root / images, IMAGES, self.remedy),
+            by_stem(self.root / labels, LABELS, self.remedy),
+            f"{images} and {labels} must hold the same names",
+        )
+        tell(self.name, self.root, split, len(pairs), self.counts[split])
+        return Files(pairs, self.labels)
 
     def instances(self, split: str, index: int) -> np.ndarray | None:
         """An image's instances, int32 (H, W), or None where no file has them.

@@ -106,10 +106,9 @@ class Streets(SegmentationData):
 
     def source(self, split: str) -> Memory:
         count = self.counts[split]
-        memory = Memory([scene_name(index) for index in range(count)], [self.size] * count)
-        for index, (image, ids) in enumerate(scenes(split, count, self.size, self.scene_seed)):
-            memory.put(index, image, self.labels.encode(ids))
-        return memory
+        made = scenes(split, count, self.size, self.scene_seed)
+        pairs = ((image, self.labels.encode(ids)) for image, ids in made)
+        return Memory(pairs, [scene_name(index) for index in range(count)])
 
 
 def scene_name(index: int) -> str:

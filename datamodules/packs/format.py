@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -109,23 +109,25 @@ def write(
     names: Sequence[str],
     records: Callable[[int], Iterable[bytes]],
 ) -> None:
-    """Goes on with what an interrupted writing left; `records(first)` makes the records from that image on. The pack appears when whole."""
+    """Write a pack, which appears when it is whole, or go on with an interrupted one.
+
+    `records(first)` makes the records from that image on.
+    """
     partial = file.with_name(f".{file.name}.partial")
     head = START + framed(
         description | {"version": VERSION, "tile": list(TILE), "images": len(names)}
     )
-    kept = scan(partial, head, names) if partial.exists() else []
-    with partial.open("r+b" if kept else "wb") as out:
-        if not kept:
+    places = written_places(partial, head, names) if partial.exists() else []
+    with partial.open("r+b" if places else "wb") as out:
+        if not places:
             out.write(head)
-        out.truncate(kept[-1][1] if kept else len(head))
+        out.truncate(int(places[-1].bounds[-1]) if places else len(head))
         out.seek(0, os.SEEK_END)
-        for each in records(len(kept)):
+        for each in records(len(places)):
+            places.append(place_of(each, out.tell()))
             out.write(each)
-        out.flush()
-        index = index_of(out, partial, head, names)
         begins = out.tell()
-        out.write(index + struct.pack("<Q", begins) + END)
+        out.write(framed_index(names, places) + struct.pack("<Q", begins) + END)
         out.flush()
         os.fsync(out.fileno())
     partial.replace(file)
@@ -137,55 +139,49 @@ def framed(content: dict[str, Any]) -> bytes:
     return struct.pack("<II", len(text), zlib.crc32(text)) + text
 
 
-def scan(partial: Path, head: bytes, names: Sequence[str]) -> list[tuple[int, int]]:
-    """Where the whole records of an interrupted writing begin and end; none if it was of other images or another form."""
-    found: list[tuple[int, int]] = []
-    ends = partial.stat().st_size
+class Place(NamedTuple):
+    """An image's size, and where its blobs begin and end in the file; the last ends the record."""
+
+    size: Size
+    bounds: np.ndarray
+
+
+def place_of(record: bytes, begins: int) -> Place:
+    _, named, height, width, count, *_ = HEAD.unpack_from(record)
+    lengths = np.frombuffer(record, "<u4", count, HEAD.size + named).astype(np.uint64)
+    first = begins + HEAD.size + named + 4 * count
+    bounds = first + np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)
+    return Place((height, width), bounds)
+
+
+def written_places(partial: Path, head: bytes, names: Sequence[str]) -> list[Place]:
+    """The whole records of an interrupted writing, if it was of the same images and form."""
+    places: list[Place] = []
     with partial.open("rb") as file:
         if file.read(len(head)) != head:
             return []
-        while len(found) < len(names):
+        for name in names:
             begins, fixed = file.tell(), file.read(HEAD.size)
             if len(fixed) < HEAD.size:
                 break
             magic, named, _, _, _, checksum, length = HEAD.unpack(fixed)
-            body = file.read(length) if length <= ends - file.tell() else b""
-            if (
-                len(body) < length
-                or magic != RECORD
-                or zlib.crc32(body) != checksum
-                or body[:named] != names[len(found)].encode()
-            ):
+            body = file.read(min(length, partial.stat().st_size))
+            whole = magic == RECORD and len(body) == length and zlib.crc32(body) == checksum
+            if not whole or body[:named] != name.encode():
                 break
-            found.append((begins, file.tell()))
-    return found
+            places.append(place_of(fixed + body, begins))
+    return places
 
 
-def index_of(out: BinaryIO, partial: Path, head: bytes, names: Sequence[str]) -> bytes:
-    """Sizes, and where each image's blobs begin and end, read back from what was written: a record that is not whole ends it here."""
-    sizes, bounds = [], []
-    with partial.open("rb") as file:
-        file.seek(len(head))
-        for name in names:
-            begins, fixed = file.tell(), file.read(HEAD.size)
-            magic, named, height, width, count, _, length = (
-                HEAD.unpack(fixed) if len(fixed) == HEAD.size else (b"", *[0] * 6)
-            )
-            if magic != RECORD or file.read(named) != name.encode():
-                raise DataError(f"{partial} is damaged at {name}: remove it and pack again")
-            lengths = np.frombuffer(file.read(4 * count), "<u4").astype(np.uint64)
-            first = begins + HEAD.size + named + 4 * count
-            bounds.append(first + np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64))
-            sizes.append((height, width))
-            file.seek(begins + HEAD.size + length)
-    table = np.concatenate(bounds).astype("<u8").tobytes() if bounds else b""
-    counts = [len(each) for each in bounds]
-    return (
-        framed(
-            {"names": list(names), "sizes": sizes, "bounds": counts, "checksum": zlib.crc32(table)}
-        )
-        + table
-    )
+def framed_index(names: Sequence[str], places: Sequence[Place]) -> bytes:
+    table = b"".join(place.bounds.astype("<u8").tobytes() for place in places)
+    index = {
+        "names": list(names),
+        "sizes": [place.size for place in places],
+        "bounds": [len(place.bounds) for place in places],
+        "checksum": zlib.crc32(table),
+    }
+    return framed(index) + table
 
 
 # --- reading

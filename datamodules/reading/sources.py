@@ -1,14 +1,10 @@
-"""Where pixels come from: one small reading interface, and the sources behind it.
-
-A source is asked for windows, never for files, so that another store can read less than a whole picture.
-"""
+"""Sources of pixels: one small interface for reading windows of images, and what is behind it."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-import torch
 
 from datamodules import DataError
 from datamodules.labels import LabelSet
@@ -68,61 +64,29 @@ class Part:
 
 
 class Memory:
-    """Images and labels in one flat tensor each."""
+    """Images and labels as arrays."""
 
-    def __init__(self, names: Sequence[str], sizes: Sequence[Size]) -> None:
-        self.names, self.sizes = tuple(names), tuple(sizes)
-        self.starts = np.cumsum([0] + [height * width for height, width in sizes]).tolist()
-        self.images = torch.zeros(3 * self.starts[-1], dtype=torch.uint8)
-        self.labels = torch.zeros(self.starts[-1], dtype=torch.uint8)
-
-    @classmethod
-    def of(cls, pairs: Iterable[Pair], names: Sequence[str] | None = None) -> "Memory":
-        pairs = list(pairs)
-        memory = cls(
-            names or [f"{index:06d}" for index in range(len(pairs))],
-            [label.shape for _, label in pairs],
-        )
-        for index, (image, label) in enumerate(pairs):
-            memory.put(index, image, label)
-        return memory
-
-    def put(self, index: int, image: np.ndarray, label: np.ndarray) -> None:
-        pixels, ids = self.window(index)
-        if image.shape != pixels.shape or label.shape != ids.shape:
-            raise DataError(
-                f"{self.names[index]}: image {image.shape} and label {label.shape} do not fill {pixels.shape} and {ids.shape}"
-            )
-        pixels[:], ids[:] = image, label
+    def __init__(self, pairs: Iterable[Pair], names: Sequence[str] | None = None) -> None:
+        self.pairs = [(np.array(image), np.array(label)) for image, label in pairs]
+        self.names = tuple(names or (f"{index:06d}" for index in range(len(self.pairs))))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def size(self, index: int) -> Size:
-        return self.sizes[index]
+        return self.pairs[index][1].shape
 
     def label(self, index: int, box: Box | None = None) -> np.ndarray:
-        height, width = self.sizes[index]
-        return inside(
-            self.labels[self.starts[index] :][: height * width].view(height, width).numpy(), box
-        )
+        return inside(self.pairs[index][1], box)
 
     def window(self, index: int, box: Box | None = None) -> Pair:
-        height, width = self.sizes[index]
-        image = (
-            self.images[3 * self.starts[index] :][: 3 * height * width]
-            .view(height, width, 3)
-            .numpy()
-        )
-        return inside(image, box), self.label(index, box)
+        return inside(self.pairs[index][0], box), self.label(index, box)
 
 
 def in_memory(source: Source) -> Memory:
-    """Everything a source has, read once."""
-    memory = Memory(source.names, [source.size(index) for index in range(len(source))])
-    for index in with_progress(range(len(source)), "reading all images"):
-        memory.put(index, *source.window(index))
-    return memory
+    """Everything that a source has, read once."""
+    indices = with_progress(range(len(source)), "reading all images")
+    return Memory((source.window(index) for index in indices), source.names)
 
 
 # --- files

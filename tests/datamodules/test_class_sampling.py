@@ -45,7 +45,7 @@ def blocky(
 
 
 def memory(count: int = 6) -> Memory:
-    return Memory.of([blocky(number) for number in range(count)])
+    return Memory([blocky(number) for number in range(count)])
 
 
 # --- a crop that one class dominates
@@ -116,7 +116,7 @@ def test_tries_end_with_a_window_taken_unseen() -> None:
 
 
 def test_an_image_within_the_crop_is_taken_as_it_is() -> None:
-    source = Memory.of([(np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), np.uint8))])
+    source = Memory([(np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), np.uint8))])
     for size in ((20, 30), (40, 50)):
         free, strict = (
             Crops(source, Crop(size, cat_max_ratio=share), seed=0).sample(0, 0)[1]
@@ -150,7 +150,7 @@ def test_threads_find_what_one_finds_also_in_packs_and_parts(tmp_path: Path) -> 
     labels = LabelSet(("a", "b", "c", "d"), tuple((n, n, n) for n in range(4)), (0, 1, 2, 3))
     parts = lambda first: (record(names[k], *pairs[k], "tiles") for k in range(first, 12))  # noqa: E731
     write(tmp_path / "a.pack", {"form": "tiles"}, names, parts)
-    sources = (Memory.of(pairs), Pack(tmp_path / "a.pack", labels))
+    sources = (Memory(pairs), Pack(tmp_path / "a.pack", labels))
     found = [
         located(Part(source, range(1, 12, 2)), 4, 0.5, threads)
         for source in sources
@@ -163,7 +163,7 @@ def test_threads_find_what_one_finds_also_in_packs_and_parts(tmp_path: Path) -> 
 
 
 def test_labels_without_a_class_are_refused() -> None:
-    source = Memory.of([(np.zeros((20, 30, 3), np.uint8), np.full((20, 30), 255, np.uint8))])
+    source = Memory([(np.zeros((20, 30, 3), np.uint8), np.full((20, 30), 255, np.uint8))])
     with pytest.raises(DataError, match=r"no training label shows one: take class_uniform=0"):
         located(source, 4, 0.5, 1)
 
@@ -258,7 +258,7 @@ class Rare(Noise):
         ]
         pairs = [(image, label.astype(np.uint8)) for image, label in pairs]
         pairs[3][1][:12, :12] = 2
-        return Memory.of(pairs)
+        return Memory(pairs)
 
 
 def test_a_rare_class_is_seen_as_often_as_its_share_says() -> None:

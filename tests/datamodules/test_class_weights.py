@@ -33,9 +33,7 @@ class Uneven(SegmentationData):
     shown = ((0, 1, 255), (0, 2), (0, 1, 2), (0,), (1, 255), (2, 255))
 
     def source(self, split: str) -> Memory:
-        return Memory.of(
-            [trees.noise((20 + k, 30), ids, seed=k) for k, ids in enumerate(self.shown)]
-        )
+        return Memory([trees.noise((20 + k, 30), ids, seed=k) for k, ids in enumerate(self.shown)])
 
 
 def by_hand(labels: list[np.ndarray]) -> list[float]:

@@ -29,7 +29,7 @@ class Noise(SegmentationData):
 
     def source(self, split: str) -> Memory:
         count = {"train": 7, "val": 5, "test": 3}[split]
-        return Memory.of([trees.noise((30, 50), (0, 1, 2), seed=k) for k in range(count)])
+        return Memory([trees.noise((30, 50), (0, 1, 2), seed=k) for k in range(count)])
 
 
 def batches(data: SegmentationData) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -73,7 +73,7 @@ def test_a_window_read_before_scaling_equals_the_crop_of_the_scaled_image(
         height, width = draw(5, number, stream=9).integers(60, 400, 2).tolist()
         image, label = trees.noise((height, width), tuple(range(19)), seed=number, block=1)
         ours, ours_label = cut(
-            Memory.of([(image, label)]), 0, choose(crop, label.shape, draw(0, number))
+            Memory([(image, label)]), 0, choose(crop, label.shape, draw(0, number))
         )
         theirs, their_label = resized_then_cropped(image, label, crop, draw(0, number))
         assert np.array_equal(ours_label, their_label), f"labels differ in draw {number}"
@@ -116,7 +116,7 @@ def test_an_image_smaller_than_the_crop_stands_on_one_color_and_ignored_label(
 ) -> None:
     image, label = trees.noise((10, 12), (0, 1))
     crop = Crop((16, 20), flip=0.0, padding=padding)
-    pixels, ids = Crops(Memory.of([(image, label)]), crop, seed=0).sample(0, 0)
+    pixels, ids = Crops(Memory([(image, label)]), crop, seed=0).sample(0, 0)
     assert pixels.shape == (16, 20, 3) and (ids != 255).sum() == 120
     assert (pixels[ids == 255] == color).all()
     assert np.array_equal(pixels[ids != 255], image.reshape(-1, 3)) and np.array_equal(
@@ -129,7 +129,7 @@ def test_an_image_smaller_than_the_crop_is_mirrored_where_the_recipe_says_so() -
     image, label = trees.noise((10, 5), (0, 1))
     for number in range(5):
         crop = Crop((16, 20), flip=0.0, padding="mirror")
-        pixels, ids = Crops(Memory.of([(image, label)]), crop, seed=0).sample(number, 0)
+        pixels, ids = Crops(Memory([(image, label)]), crop, seed=0).sample(number, 0)
         down, right = (np.argwhere(ids != 255).min(0)[axis] for axis in (0, 1))
         around = ((down, 6 - down), (right, 15 - right), (0, 0))
         assert np.array_equal(pixels, np.pad(image, around, mode="reflect"))
@@ -138,7 +138,7 @@ def test_an_image_smaller_than_the_crop_is_mirrored_where_the_recipe_says_so() -
 
 
 def test_jitter_changes_the_picture_and_never_the_padding_or_the_label() -> None:
-    source = Memory.of([trees.noise((10, 12), (0, 1))])
+    source = Memory([trees.noise((10, 12), (0, 1))])
     plain, label = Crops(source, Crop((16, 20)), seed=0).sample(0, 0)
     jittered, same = Crops(source, Crop((16, 20), jitter=0.5), seed=0).sample(0, 0)
     assert np.array_equal(label, same) and np.array_equal(
@@ -244,7 +244,7 @@ def test_a_blur_comes_as_often_as_its_chance_and_by_seed_and_draw_alone() -> Non
 
 
 def test_a_blur_follows_the_color_and_never_reaches_padding_or_label() -> None:
-    source = Memory.of([trees.noise((10, 12), (0, 1))])
+    source = Memory([trees.noise((10, 12), (0, 1))])
     plain, label = Crops(source, Crop((16, 20), jitter=0.5), seed=0).sample(0, 0)
     crop = Crop((16, 20), jitter=0.5, blur="kernel:3")
     found, same = Crops(source, crop, seed=0).sample(0, 0)
@@ -279,7 +279,7 @@ def test_a_crop_has_the_same_bits_for_any_number_of_opencvs_threads(
 ) -> None:
     """Large ones: OpenCV shares out only what is worth it."""
     crop = Crop((600, 800), (0.5, 2.0), continuous=True, jitter=0.5, hue=0.1, **moved)
-    source = Memory.of([trees.noise((700, 900), (0, 1, 2), seed=1)])
+    source = Memory([trees.noise((700, 900), (0, 1, 2), seed=1)])
     found = []
     for threads in (0, 2):
         opencv_threads(threads)
@@ -368,7 +368,7 @@ def test_the_package_imports_and_crops_without_albumentations() -> None:
     code = (
         "import sys; sys.modules['albumentations'] = None; from datamodules.sampling.crops import Crop\n"
         "from datamodules.sampling.samples import Crops; from tests.support import trees\n"
-        "from datamodules.reading.sources import Memory; source = Memory.of([trees.noise((9, 9), (0, 1))])\n"
+        "from datamodules.reading.sources import Memory; source = Memory([trees.noise((9, 9), (0, 1))])\n"
         "print(Crops(source, Crop((4, 4)), 0)[0, 0][0].shape); print(Crops(source, Crop((4, 4), jitter=0.1), 0)[0, 0])"
     )
     done = subprocess.run(

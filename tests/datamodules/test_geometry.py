@@ -45,7 +45,7 @@ def whole(label: np.ndarray) -> tuple[Crop, Window]:
 @pytest.mark.parametrize("size", [(40, 50), (90, 120), (61, 97), (30, 130)])
 def test_a_motion_by_nothing_is_the_plain_crop(size: tuple[int, int]) -> None:
     image, label = noise()
-    source, crop = Memory.of([(image, label)]), Crop(size, (0.5, 2.0), continuous=True)
+    source, crop = Memory([(image, label)]), Crop(size, (0.5, 2.0), continuous=True)
     for number in range(40):
         window = choose(crop, label.shape, draw(1, number))
         found, numbers, outside = cut_moved(source, 0, crop, window, STILL)
@@ -57,7 +57,7 @@ def test_a_motion_by_nothing_is_the_plain_crop(size: tuple[int, int]) -> None:
 
 
 def test_a_chance_of_zero_draws_the_very_crops_of_a_recipe_without_the_fields() -> None:
-    source = Memory.of([noise(seed=each) for each in range(3)])
+    source = Memory([noise(seed=each) for each in range(3)])
     settings = {"size": (40, 50), "scales": (0.5, 2.0), "continuous": True, "jitter": 0.3}
     plain = Crops(source, Crop(**settings), seed=5)
     never = {"rotation": 10.0, "rotation_chance": 0.0, "blur": "kernel:5", "blur_chance": 0.0}
@@ -101,7 +101,7 @@ def test_a_turned_crop_is_the_image_that_opencv_turns(angle: float) -> None:
         label, matrix, (width, height), flags=cv2.INTER_NEAREST, borderValue=IGNORED
     )
     motion = Motion(angle, (0.0, 0.0), None)
-    found, numbers, outside = cut_moved(Memory.of([(image, label)]), 0, crop, window, motion)
+    found, numbers, outside = cut_moved(Memory([(image, label)]), 0, crop, window, motion)
     assert np.abs(found.astype(int) - theirs)[~outside].max() <= 1
     assert (numbers != ids).mean() < 0.002  # ties of rounding
     assert np.array_equal(numbers == IGNORED, outside)
@@ -111,7 +111,7 @@ def test_a_quarter_turn_moves_every_pixel_to_its_place() -> None:
     image, label = noise(61, 61)
     crop, window = whole(label)
     motion = Motion(90.0, (0.0, 0.0), None)
-    found, numbers, outside = cut_moved(Memory.of([(image, label)]), 0, crop, window, motion)
+    found, numbers, outside = cut_moved(Memory([(image, label)]), 0, crop, window, motion)
     assert np.array_equal(numbers, np.rot90(label)) and not outside.any()
     assert np.abs(found.astype(int) - np.rot90(image)).max() <= 1
 
@@ -120,7 +120,7 @@ def test_a_shift_by_whole_pixels_moves_the_image_down_and_right() -> None:
     image, label = noise()
     crop, window = whole(label)
     motion = Motion(0.0, (5.0, -7.0), None)
-    found, numbers, outside = cut_moved(Memory.of([(image, label)]), 0, crop, window, motion)
+    found, numbers, outside = cut_moved(Memory([(image, label)]), 0, crop, window, motion)
     assert np.array_equal(numbers[5:, :-7], label[:-5, 7:])
     assert np.abs(found[5:, :-7].astype(int) - image[:-5, 7:]).max() <= 1
     assert outside[:5].all() and outside[:, -7:].all() and not outside[5:, :-7].any()
@@ -173,7 +173,7 @@ def test_the_label_moves_with_the_image(name: str, scales: tuple[float, ...]) ->
     label = np.kron(np.random.default_rng(1).integers(0, 2, (8, 11)), np.ones((12, 12)))
     label = label.astype(np.uint8)
     image = np.repeat(200 * label[..., None], 3, 2)
-    crops = Crops(Memory.of([(image, label)]), Crop((80, 100), scales, **MOVING[name]), seed=3)
+    crops = Crops(Memory([(image, label)]), Crop((80, 100), scales, **MOVING[name]), seed=3)
     for number in range(10):
         found, numbers = crops.sample(number, 0)
         inside = numbers != IGNORED
@@ -188,7 +188,7 @@ def test_the_label_moves_with_the_image(name: str, scales: tuple[float, ...]) ->
 def test_what_leaves_the_image_is_ignored_and_padding_after_jitter_and_blur(
     padding: str, color: tuple[int, int, int]
 ) -> None:
-    source = Memory.of([noise()])
+    source = Memory([noise()])
     settings = {"rotation": 45.0, "shift": 20.0, "jitter": 0.5, "blur": "sigma:1,2"}
     crop = Crop((61, 97), **settings, padding=padding)
     found, numbers = Crops(source, crop, seed=0).sample(3, 0)
@@ -204,7 +204,7 @@ def test_what_leaves_the_image_shows_it_mirrored_where_the_recipe_says_so() -> N
     larger = np.pad(image, ((40, 40), (40, 40), (0, 0)), mode="reflect")
     crop = Crop((height, width), **settings, padding="mirror")
     for number in range(4):
-        found, numbers = Crops(Memory.of([(image, label)]), crop, seed=0).sample(number, 0)
+        found, numbers = Crops(Memory([(image, label)]), crop, seed=0).sample(number, 0)
         down, right = drawn(crop, 0, number).shift
         assert (numbers == IGNORED).any()
         rows = np.arange(height) - down + 40
@@ -223,7 +223,7 @@ def bilinear(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.nda
 
 
 def test_a_crop_without_labels_still_says_where_it_shows_no_image() -> None:
-    source = Memory.of([noise()])
+    source = Memory([noise()])
     crop = Crop((61, 97), rotation=45.0, shift=20.0)
     _, numbers = Crops(source, crop, seed=0).sample(3, 0)
     _, padding = Crops(source, crop, seed=0, labelled=False).sample(3, 0)
@@ -236,7 +236,7 @@ def test_a_crop_that_a_shift_carries_out_of_the_image_is_all_ignored() -> None:
     crop, window = whole(label)
     for shift in ((500.0, 0.0), (-500.0, 0.0), (0.0, 500.0), (0.0, -500.0)):
         motion = Motion(0.0, shift, None)
-        _, numbers, outside = cut_moved(Memory.of([(image, label)]), 0, crop, window, motion)
+        _, numbers, outside = cut_moved(Memory([(image, label)]), 0, crop, window, motion)
         assert outside.all() and (numbers == IGNORED).all()
 
 
@@ -249,7 +249,7 @@ def test_only_what_a_moved_crop_touches_is_read() -> None:
             asked.append(box)
             return super().window(index, box)
 
-    source = Watched.of([(image, label)])
+    source = Watched([(image, label)])
     asked.clear()
     crop = Crop((40, 60), rotation=10.0, shift=5.0, elastic=3.0)
     window, motion = choose(crop, label.shape, draw(0, 4)), drawn(crop, 0, 4)
@@ -267,7 +267,7 @@ def test_only_what_a_moved_crop_touches_is_read() -> None:
 @pytest.mark.parametrize("name", MOVING)
 def test_a_draw_depends_on_seed_and_number_alone(name: str) -> None:
     crop = Crop((40, 50), **MOVING[name])
-    source = Memory.of([noise()])
+    source = Memory([noise()])
     forth = [Crops(source, crop, seed=1).sample(number, 0)[0].tobytes() for number in range(6)]
     back = [Crops(source, crop, seed=1).sample(5 - number, 0)[0].tobytes() for number in range(6)]
     assert forth == back[::-1] and len(set(forth)) == 6
@@ -315,7 +315,7 @@ def test_a_crop_about_a_class_shows_its_spot_though_the_image_is_turned() -> Non
     label = np.zeros((300, 500), np.uint8)
     label[145:155, 450:460] = 1
     image = np.repeat(label[..., None], 3, 2)
-    source = Memory.of([(image, label)])
+    source = Memory([(image, label)])
     spots = located(source, 2, 1.0, 1)
     crop = Crop((60, 60), rotation=15.0, class_uniform=1.0)
     crops = Crops(source, crop, seed=0, spots=spots)
@@ -335,7 +335,7 @@ def test_a_turned_window_that_one_class_dominates_is_drawn_again() -> None:
     """The other class stands far from the center: where it is in the turned image, it is not in the other."""
     label = np.zeros((200, 200), np.uint8)
     label[80:120, 20:60] = 1
-    source = Memory.of([(np.repeat(label[..., None], 3, 2), label)])
+    source = Memory([(np.repeat(label[..., None], 3, 2), label)])
     settings = {"size": (40, 40), "rotation": 180.0}
 
     def dominated(share: float) -> float:

@@ -346,7 +346,7 @@ THEIRS = made_up(0.7, fog=(0.5, 0.5), contrast=(0.7, 0.7))
 
 
 def test_every_cell_is_evaluated_once_on_its_own_source(source: Memory) -> None:
-    seen, other = [], Memory.of([source.window(0)])
+    seen, other = [], Memory([source.window(0)])
 
     def miou_of(images: object) -> float:
         seen.append((getattr(images, "kind", None), getattr(images, "severity", None)))

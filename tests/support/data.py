@@ -46,9 +46,7 @@ class Noise(SegmentationData):
     counts = {"train": 7, "val": 5, "test": 3}
 
     def source(self, split: str) -> Source:
-        return Memory.of(
-            [trees.noise((12, 16), (0, 1, 2), seed=k) for k in range(self.counts[split])]
-        )
+        return Memory([trees.noise((12, 16), (0, 1, 2), seed=k) for k in range(self.counts[split])])
 
 
 class Witness(lightning.LightningModule):
