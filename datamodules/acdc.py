@@ -1,10 +1,13 @@
 """ACDC: 1600 / 406 / 2000 street images of 1080 x 1920 in fog, night, rain and snow, Cityscapes' 19 classes.
 
-Sakaridis, Dai, Van Gool: ACDC: The Adverse Conditions Dataset with Correspondences. ICCV 2021. arXiv:2104.13395
-Folders and endings, of the official zips rgb_anon_trainvaltest.zip and gt_trainval.zip: README.md and data_modules/datasets/acdc.py of
-brdav/refign; README.md of lhoyer/DAFormer (which then flattens the tree; here it is read as it unpacks). Ids: train ids, as both read them
-(naver/oasis reads the *_gt_labelIds.png beside them).
-Counts: 4006 images in all and 2006 labels of train and val, as the download page describes its archives; 406 of val, by public READMEs.
+Sakaridis, Dai, Van Gool: ACDC: The Adverse Conditions Dataset with Correspondences. ICCV 2021.
+arXiv:2104.13395
+Folders and endings, of the official zips rgb_anon_trainvaltest.zip and gt_trainval.zip: README.md
+and data_modules/datasets/acdc.py of brdav/refign; README.md of lhoyer/DAFormer (which then flattens
+the tree; here it is read as it unpacks). Ids: train ids, as both read them (naver/oasis reads the
+*_gt_labelIds.png beside them).
+Counts: 4006 images in all and 2006 labels of train and val, as the download page describes its
+archives; 406 of val, by public READMEs.
 That 106 of these are at night, and 100 in each other weather, is from memory, not looked up.
 """
 

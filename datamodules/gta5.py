@@ -1,14 +1,20 @@
 """GTA5: 24966 rendered street images of about 1052 x 1914, with Cityscapes' ids and 19 classes; for adaptation to real streets.
 
-Richter, Vineet, Roth, Koltun: Playing for Data: Ground Truth from Computer Games. ECCV 2016. arXiv:1608.02192
-Folders and names: images/00001.png .. 24966.png and labels/ likewise, as all zips unpack (README.md of lhoyer/DAFormer).
-Ids: those of Cityscapes, as indices of palette PNGs (DAFormer's tools/convert_datasets/gta.py); 34 is the license plate, Cityscapes' -1.
-Split: the authors' split.mat with trainIds, valIds and testIds (cycada/data/gta5.py of jhoffman/cycada_release): 12403 / 6382 / 6181 (the
-first by issue 21 of sunghac/RobustNet, the other two counted in split_data of shachoi/RobustNet).
-Left out: 62 images whose label has another size (listed in data/gtav.py of ArantxaCasanova/ralis; RobustNet skips what differs, too). By
-RobustNet's lists they are 1, 35 and 26 of the splits: 12402 / 6347 / 6155 remain, 24904 in all.
+Richter, Vineet, Roth, Koltun: Playing for Data: Ground Truth from Computer Games. ECCV 2016.
+arXiv:1608.02192
+Folders and names: images/00001.png .. 24966.png and labels/ likewise, as all zips unpack (README.md
+of lhoyer/DAFormer).
+Ids: those of Cityscapes, as indices of palette PNGs (DAFormer's tools/convert_datasets/gta.py); 34
+is the license plate, Cityscapes' -1.
+Split: the authors' split.mat with trainIds, valIds and testIds (cycada/data/gta5.py of
+jhoffman/cycada_release): 12403 / 6382 / 6181 (the first by issue 21 of sunghac/RobustNet, the other
+two counted in split_data of shachoi/RobustNet).
+Left out: 62 images whose label has another size (listed in data/gtav.py of ArantxaCasanova/ralis;
+RobustNet skips what differs, too). By RobustNet's lists they are 1, 35 and 26 of the splits: 12402
+/ 6347 / 6155 remain, 24904 in all.
 
-Papers on adaptation train on every image and are judged on Cityscapes: data.training=all, then evaluate.py RUN --data cityscapes.
+Papers on adaptation train on every image and are judged on Cityscapes: data.training=all, then
+evaluate.py RUN --data cityscapes.
 """
 
 from dataclasses import replace
@@ -45,7 +51,9 @@ class GTA5(SegmentationData):
         training: Literal["split", "all"] = "split",
         **settings: Any,
     ) -> None:
-        """`training`: the authors' training split, or all images; those of val are then among them, and val says nothing."""
+        """`training`: the authors' training split, or all images; those of val are then among them,
+        and val says nothing.
+        """
         super().__init__(root, **settings)
         self.training = one_of("training", training, ("split", "all"))
 

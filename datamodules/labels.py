@@ -1,6 +1,7 @@
 """Label sets: what the numbers in a label file mean.
 
-Files hold ids; training sees train ids: 0 .. classes-1 in the order of `names`, and 255 for every pixel that is ignored.
+Files hold ids; training sees train ids: 0 .. classes-1 in the order of `names`, and 255 for every
+pixel that is ignored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,7 +81,9 @@ class LabelSet:
         return table
 
     def encode(self, values: np.ndarray, where: object = "a label") -> np.ndarray:
-        """File ids -> train ids; refuses, naming `where`, a value that is neither a class nor declared void."""
+        """File ids -> train ids; refuses, naming `where`, a value that is neither a class nor
+        declared void.
+        """
         if (
             values.dtype == np.uint8
         ):  # as files have it; bytes are translated twice as fast as an array is indexed
@@ -103,9 +106,11 @@ class LabelSet:
         )
 
     def encode_instances(self, values: np.ndarray) -> np.ndarray:
-        """File id * 1000 + number -> int32 train id * 1000 + number in the instances of judged classes, -1 in all else.
+        """File id * 1000 + number -> int32 train id * 1000 + number in the instances of judged
+        classes, -1 in all else.
 
-        A plain file id is no instance: it is a class that has none, or a group whose members nobody told apart.
+        A plain file id is no instance: it is a class that has none, or a group whose members nobody
+        told apart.
         """
         classes, numbers = np.divmod(values.astype(np.int32), 1000)
         countable = np.isin(self.table, [*self.instance_sizes])  # by file id
@@ -113,7 +118,9 @@ class LabelSet:
         return np.where(inside, self.table[classes] * np.int32(1000) + numbers, np.int32(-1))
 
     def decode(self, label: np.ndarray) -> np.ndarray:
-        """Train ids -> file ids, as a test server wants them; ignored pixels become the first void id."""
+        """Train ids -> file ids, as a test server wants them; ignored pixels become the first void
+        id.
+        """
         table = np.full(256, self.void[0] % 256 if self.void else IGNORED, np.uint8)
         table[: len(self.ids)] = [i % 256 for i in self.ids]
         return table[label]
@@ -166,7 +173,9 @@ def spans(values: Sequence[int] | frozenset[int]) -> str:
 
 
 def devkit_color(number: int) -> RGB:
-    """The VOC development kit's color of a label (VOClabelcolormap.m): its bits, dealt to red, green and blue, fill them from above."""
+    """The VOC development kit's color of a label (VOClabelcolormap.m): its bits, dealt to red,
+    green and blue, fill them from above.
+    """
     return tuple(
         sum((number >> (3 * place + channel) & 1) << (7 - place) for place in range(8))
         for channel in range(3)

@@ -11,7 +11,9 @@ from datamodules import DataError
 
 
 def below(root: Path, pattern: str, ending: str, remedy: str) -> dict[str, Path]:
-    """The files that a pattern finds, by name without `ending`, sorted by path: rgb_anon/fog/train/*/*_rgb_anon.png."""
+    """The files that a pattern finds, by name without `ending`, sorted by path:
+    rgb_anon/fog/train/*/*_rgb_anon.png.
+    """
     files = sorted(path for path in root.glob(pattern + ending) if not path.name.startswith("."))
     if not files:
         raise DataError(f"{root} holds no {pattern}{ending}: {remedy}")
@@ -25,7 +27,9 @@ def below(root: Path, pattern: str, ending: str, remedy: str) -> dict[str, Path]
 
 
 def names_in(file: Path, remedy: str) -> list[str]:
-    """A split's list, one image a line; of a line of paths, as some packages have them, the first one's stem."""
+    """A split's list, one image a line; of a line of paths, as some packages have them, the first
+    one's stem.
+    """
     if not file.is_file():
         raise DataError(f"there is no split list {file}: {remedy}")
     names = [

@@ -1,11 +1,15 @@
 """Mapillary Vistas: 18000 / 2000 / 5000 street images of many sizes; its 66 classes (v1.2), mapped to Cityscapes' 19.
 
-Neuhold, Ollmann, Rota Bulo, Kontschieder: The Mapillary Vistas Dataset for Semantic Understanding of Street Scenes. ICCV 2017.
-Counts: https://research.mapillary.com/eccv18. Folders: {training,validation}/{images,labels} of the v1.2 zip (datasets/mapillary.py of
-NVIDIA/semantic-segmentation) or {training,validation}/{images,v1.2/labels} of the v2.0 zip (mmsegmentation's
-docs/en/user_guides/2_dataset_prepare.md). Ids: places in the list of classes, as its config.json and mmsegmentation 1.2.2 have it.
-Mapping: the one of datasets/mapillary.py in shachoi/RobustNet, whose figures papers on generalization compare with. Other mappings exist
-(some take crosswalks, bike lanes and parking for road): a score belongs to its mapping.
+Neuhold, Ollmann, Rota Bulo, Kontschieder: The Mapillary Vistas Dataset for Semantic Understanding
+of Street Scenes. ICCV 2017.
+Counts: https://research.mapillary.com/eccv18. Folders: {training,validation}/{images,labels} of the
+v1.2 zip (datasets/mapillary.py of NVIDIA/semantic-segmentation) or
+{training,validation}/{images,v1.2/labels} of the v2.0 zip (mmsegmentation's
+docs/en/user_guides/2_dataset_prepare.md). Ids: places in the list of classes, as its config.json
+and mmsegmentation 1.2.2 have it.
+Mapping: the one of datasets/mapillary.py in shachoi/RobustNet, whose figures papers on
+generalization compare with. Other mappings exist (some take crosswalks, bike lanes and parking for
+road): a score belongs to its mapping.
 """
 
 from typing import ClassVar
@@ -15,12 +19,14 @@ from datamodules.module import SegmentationData
 from datamodules.reading.sources import Files
 
 CLASSES = """
-Bird, Ground Animal, Curb, Fence, Guard Rail, Barrier, Wall, Bike Lane, Crosswalk - Plain, Curb Cut, Parking, Pedestrian Area,
-Rail Track, Road, Service Lane, Sidewalk, Bridge, Building, Tunnel, Person, Bicyclist, Motorcyclist, Other Rider,
-Lane Marking - Crosswalk, Lane Marking - General, Mountain, Sand, Sky, Snow, Terrain, Vegetation, Water, Banner, Bench, Bike Rack,
-Billboard, Catch Basin, CCTV Camera, Fire Hydrant, Junction Box, Mailbox, Manhole, Phone Booth, Pothole, Street Light, Pole,
-Traffic Sign Frame, Utility Pole, Traffic Light, Traffic Sign (Back), Traffic Sign (Front), Trash Can, Bicycle, Boat, Bus, Car,
-Caravan, Motorcycle, On Rails, Other Vehicle, Trailer, Truck, Wheeled Slow, Car Mount, Ego Vehicle, Unlabeled
+Bird, Ground Animal, Curb, Fence, Guard Rail, Barrier, Wall, Bike Lane, Crosswalk - Plain, Curb Cut,
+Parking, Pedestrian Area, Rail Track, Road, Service Lane, Sidewalk, Bridge, Building, Tunnel,
+Person, Bicyclist, Motorcyclist, Other Rider, Lane Marking - Crosswalk, Lane Marking - General,
+Mountain, Sand, Sky, Snow, Terrain, Vegetation, Water, Banner, Bench, Bike Rack, Billboard,
+Catch Basin, CCTV Camera, Fire Hydrant, Junction Box, Mailbox, Manhole, Phone Booth, Pothole,
+Street Light, Pole, Traffic Sign Frame, Utility Pole, Traffic Light, Traffic Sign (Back),
+Traffic Sign (Front), Trash Can, Bicycle, Boat, Bus, Car, Caravan, Motorcycle, On Rails,
+Other Vehicle, Trailer, Truck, Wheeled Slow, Car Mount, Ego Vehicle, Unlabeled
 """
 IDS = {name.strip(): number for number, name in enumerate(CLASSES.split(","))}
 OF_CITYSCAPES = {  # the first one stands for the class

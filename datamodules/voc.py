@@ -1,12 +1,17 @@
 """PASCAL VOC 2012: 1464 / 1449 photographs with 21 classes, background among them; 10582 to train on with SBD's labels.
 
-Everingham, Van Gool, Williams, Winn, Zisserman: The PASCAL Visual Object Classes (VOC) Challenge. IJCV 2010.
-Hariharan, Arbelaez, Bourdev, Maji, Malik: Semantic Contours from Inverse Detectors. ICCV 2011 (SBD).
-Folders and lists: the development kit's tree, as mmsegmentation's docs/en/user_guides/2_dataset_prepare.md shows it. Ids: 0 background,
-1 .. 20 in alphabetical order, 255 for the border of an object; colors: the kit's VOClabelcolormap.m.
-trainaug is train and every image of SBD that is not in val: 10582 (AUG_LEN in mmsegmentation's tools/dataset_converters/voc_aug.py, and
-the lines of splits/pascal/train_aug.txt in LiheYoung/UniMatch). Where an image of it has an official label, that one is read; the others
-come from SegmentationClassAug (mmsegmentation's configs/_base_/datasets/pascal_voc12_aug.py concatenates the same two).
+Everingham, Van Gool, Williams, Winn, Zisserman: The PASCAL Visual Object Classes (VOC) Challenge.
+IJCV 2010.
+Hariharan, Arbelaez, Bourdev, Maji, Malik: Semantic Contours from Inverse Detectors. ICCV 2011
+(SBD).
+Folders and lists: the development kit's tree, as mmsegmentation's
+docs/en/user_guides/2_dataset_prepare.md shows it. Ids: 0 background, 1 .. 20 in alphabetical order,
+255 for the border of an object; colors: the kit's VOClabelcolormap.m. trainaug is train and every
+image of SBD that is not in val: 10582 (AUG_LEN in mmsegmentation's
+tools/dataset_converters/voc_aug.py, and the lines of splits/pascal/train_aug.txt in
+LiheYoung/UniMatch). Where an image of it has an official label, that one is read; the others come
+from SegmentationClassAug (mmsegmentation's configs/_base_/datasets/pascal_voc12_aug.py concatenates
+the same two).
 """
 
 from pathlib import Path
@@ -18,8 +23,8 @@ from datamodules.module import SegmentationData
 from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem
 
 CLASSES = """
-background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike, person, pottedplant,
-sheep, sofa, train, tvmonitor
+background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog,
+horse, motorbike, person, pottedplant, sheep, sofa, train, tvmonitor
 """
 NAMES = tuple(name.strip() for name in CLASSES.split(","))
 

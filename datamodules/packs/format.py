@@ -1,14 +1,16 @@
 """Packs: a split in one file, from which any window can be read without decoding the rest. Nothing is lost: pixels and label numbers are
 those of the original files.
 
-Two forms. "tiles" is small and fast: each image is cut into tiles of 128 x 256, each row of a tile is stored as its difference from the row
-above, and zstd compresses what is left. "raw" is large and faster: plain pixels, read through a memory map; each image's
-checksum is compared when it is first read.
+Two forms. "tiles" is small and fast: each image is cut into tiles of 128 x 256, each row of a tile
+is stored as its difference from the row above, and zstd compresses what is left. "raw" is large and
+faster: plain pixels, read through a memory map; each image's checksum is compared when it is first
+read.
 
     8 bytes b"SEGPACK1" | description (JSON) | records, one per image | index (JSON + table) | where the index begins | b"SEGPACK."
     a record: its lengths and checksum | name | blobs: image tiles row by row, then label tiles; or image, label
 
-What is written is the same, byte for byte, however often writing was interrupted: an image is one record, and a torn record is cut off.
+What is written is the same, byte for byte, however often writing was interrupted: an image is one
+record, and a torn record is cut off.
 """
 
 import json
@@ -82,7 +84,9 @@ def encoded(image: np.ndarray, label: np.ndarray, form: Form) -> list[bytes]:
 
 
 def restore(changes: np.ndarray) -> None:
-    """In place: rows of (bands, rows, bytes) that are differences from the row above become pixels, all bands at once."""
+    """In place: rows of (bands, rows, bytes) that are differences from the row above become pixels,
+    all bands at once.
+    """
     for row in range(1, changes.shape[1]):
         np.add(changes[:, row], changes[:, row - 1], out=changes[:, row])
 

@@ -50,7 +50,9 @@ def from_disk(path: str, count: int = -1) -> bytes:
 
 
 def whole(data: bytes) -> bool:
-    """Whether the end of the file is there, and a PNG as it was written: some decoders guess what is missing and say nothing."""
+    """Whether the end of the file is there, and a PNG as it was written: some decoders guess what
+    is missing and say nothing.
+    """
     if data[:4] == b"\x89PNG":
         try:
             return all(True for _ in png.chunks(data))
@@ -102,7 +104,9 @@ def image_window(data: bytes, path: str, box: Box | None = None) -> tuple[np.nda
 def read_label(
     path: str, colored: bool = False, read: Reader = from_disk, box: Box | None = None
 ) -> np.ndarray:
-    """The numbers in the file (H, W), a palette's indices among them; RGB (H, W, 3) only where `colored` allows it."""
+    """The numbers in the file (H, W), a palette's indices among them; RGB (H, W, 3) only where
+    `colored` allows it.
+    """
     import cv2
 
     data = read(path)

@@ -1,8 +1,9 @@
 """A window of a PNG with little more work than the window needs, where imagecodecs is installed.
 
-A PNG is one compressed stream, in which each byte is the difference to what its neighbors on the left and above let expect. All of it must
-be inflated (libdeflate), but expectations need only be added up (libspng) down to the window's last row and up to its right edge: that
-part is handed over as a smaller PNG, stored without compression. Every checksum of the file is compared on the way.
+A PNG is one compressed stream, in which each byte is the difference to what its neighbors on the
+left and above let expect. All of it must be inflated (libdeflate), but expectations need only be
+added up (libspng) down to the window's last row and up to its right edge: that part is handed over
+as a smaller PNG, stored without compression. Every checksum of the file is compared on the way.
 """
 
 import struct
@@ -37,7 +38,10 @@ def codecs() -> Any | None:
 
 
 def window(data: bytes, box: tuple[int, int, int, int] | None = None) -> np.ndarray | None:
-    """Its uint8 pixels, (h, w, 3) or of a gray picture (h, w); None if this PNG is not for here. Raises Damaged."""
+    """Its uint8 pixels, (h, w, 3) or of a gray picture (h, w); None if this PNG is not for here.
+
+    Raises Damaged.
+    """
     if (
         codecs() is None
         or data[24:25] != b"\x08"
@@ -71,7 +75,10 @@ def window(data: bytes, box: tuple[int, int, int, int] | None = None) -> np.ndar
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """(kind, content) of each. Needs no imagecodecs: other decoders overlook wrong checksums, so it stands before them too."""
+    """(kind, content) of each.
+
+    Needs no imagecodecs: other decoders overlook wrong checksums, so it stands before them too.
+    """
     place, view, checksum = (
         len(SIGNATURE),
         memoryview(data),
@@ -89,7 +96,10 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def stored(rows: np.ndarray, channels: int) -> np.ndarray:
-    """A PNG of these predicted rows, each a block of its own that is not compressed. It lasts until the thread's next one."""
+    """A PNG of these predicted rows, each a block of its own that is not compressed.
+
+    It lasts until the thread's next one.
+    """
     height, width = len(rows), (rows.shape[1] - 1) // channels
     kind = next(number for number, count in CHANNELS.items() if count == channels)
     before = SIGNATURE + chunk(b"IHDR", struct.pack(">2I5B", width, height, 8, kind, 0, 0, 0))

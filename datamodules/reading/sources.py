@@ -93,7 +93,10 @@ def in_memory(source: Source) -> Memory:
 
 
 class Files:
-    """Image files beside label PNGs; the label's size stands for both, and they must agree. `read` gives the bytes of a path."""
+    """Image files beside label PNGs; the label's size stands for both, and they must agree.
+
+    `read` gives the bytes of a path.
+    """
 
     def __init__(
         self,
@@ -158,7 +161,9 @@ class Images:
 
 
 def by_stem(folder: Path, suffixes: Sequence[str], remedy: str) -> dict[str, Path]:
-    """The files of a folder by name without suffix, in sorted order; `remedy` tells what belongs there."""
+    """The files of a folder by name without suffix, in sorted order; `remedy` tells what belongs
+    there.
+    """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}: {remedy}")
     files = [

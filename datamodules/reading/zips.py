@@ -26,7 +26,9 @@ class Member(NamedTuple):
 
 
 class Zip:
-    """One archive. Reading moves no shared position, so processes that were forked may share the open file."""
+    """One archive. Reading moves no shared position, so processes that were forked may share the
+    open file.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file, self.members = file, members(file)
@@ -115,7 +117,9 @@ def members(file: Path) -> dict[str, Member]:
 
 
 class Zips:
-    """Reads files on the disk, and those whose paths go through a zip that was asked for its members."""
+    """Reads files on the disk, and those whose paths go through a zip that was asked for its
+    members.
+    """
 
     def __init__(self) -> None:
         self.zips: dict[str, Zip] = {}

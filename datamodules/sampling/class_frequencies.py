@@ -31,13 +31,16 @@ class Frequencies:
 
     def median_frequency(self, classes: int) -> list[float]:
         """Eigen and Fergus (ICCV 2015), as SegNet: the median of the classes' frequencies over the class's own. A frequency is the share of
-        the class in the images that hold it, whose ignored pixels count; a class without a pixel gets 0."""
+        the class in the images that hold it, whose ignored pixels count; a class without a pixel gets 0.
+        """
         frequencies = self.pixels[:classes] / np.maximum(self.pixels_beside[:classes], 1)
         middle = np.median(frequencies[frequencies > 0]) if frequencies.any() else 0
         return [float(middle / each) if each else 0.0 for each in frequencies]
 
     def inverse_log(self, classes: int) -> list[float]:
-        """ERFNet's 1 / ln(1.1 + p), p the class's share of the labelled pixels: what the built-in streets use."""
+        """ERFNet's 1 / ln(1.1 + p), p the class's share of the labelled pixels: what the built-in
+        streets use.
+        """
         labelled = self.pixels[:classes]
         return (1 / np.log(1.1 + labelled / max(labelled.sum(), 1))).tolist()
 

@@ -1,8 +1,10 @@
 """Where each class stands, so that an epoch can show every class equally often: the class-uniform sampling of NVIDIA/semantic-segmentation.
 
-A spot is the centroid of one class in one tile of an image. As in that code it need not lie on the class, and a class that has few spots
-shows them again and again. Unlike there, what whole tiles leave of an image is a tile too; and where the number of classes does not divide
-the share of an epoch, what is left goes to classes drawn anew for each epoch, not to images at random: a small set keeps its share.
+A spot is the centroid of one class in one tile of an image. As in that code it need not lie on the
+class, and a class that has few spots shows them again and again. Unlike there, what whole tiles
+leave of an image is a tile too; and where the number of classes does not divide the share of an
+epoch, what is left goes to classes drawn anew for each epoch, not to images at random: a small set
+keeps its share.
 """
 
 from concurrent.futures import ThreadPoolExecutor

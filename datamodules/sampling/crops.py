@@ -1,7 +1,7 @@
 """Random crops: which window of an image at which scale, cut without scaling the rest, and its color.
 
-Randomness is a pure function of (seed, draw number): nothing depends on workers, ranks, batch sizes or what was drawn before,
-so draw k of a run is the same sample wherever and whenever it is made.
+Randomness is a pure function of (seed, draw number): nothing depends on workers, ranks, batch sizes
+or what was drawn before, so draw k of a run is the same sample wherever and whenever it is made.
 """
 
 import math
@@ -44,7 +44,8 @@ RANGES = {  # of an option's value: from, to, in words
 
 @dataclass(frozen=True)
 class Crop:
-    """The options of a random crop; a data module takes them by the same names, and `size` as `crop`.
+    """The options of a random crop; a data module takes them by the same names, and `size` as
+    `crop`.
 
     `continuous` makes (scales[0], scales[-1]) a range; `jitter` is the strength for brightness,
     contrast and saturation, `hue` the largest share of the color circle by which colors turn.
@@ -115,7 +116,9 @@ class Window(NamedTuple):
 
 
 def choose(crop: Crop, size: Size, rng: np.random.Generator, spot: Spot | None = None) -> Window:
-    """Always four random numbers, whatever the settings: changing one of them leaves the others' draws alone."""
+    """Always four random numbers, whatever the settings: changing one of them leaves the others'
+    draws alone.
+    """
     at_scale, at_top, at_left, at_flip = rng.random(4)
     if crop.continuous:
         low, high = crop.scales[0], crop.scales[-1]
@@ -129,7 +132,9 @@ def choose(crop: Crop, size: Size, rng: np.random.Generator, spot: Spot | None =
 def laid(
     crop: Crop, size: Size, scaled: Size, at: Sequence[float], flip: bool, spot: Spot | None
 ) -> Window:
-    """The window at a place given by two numbers from 0 to 1: anywhere in the scaled image, or about a spot of the unscaled one."""
+    """The window at a place given by two numbers from 0 to 1: anywhere in the scaled image, or
+    about a spot of the unscaled one.
+    """
     centers = (
         [None, None]
         if spot is None
@@ -140,9 +145,11 @@ def laid(
 
 
 def along(at: float, have: int, want: int, center: int | None) -> tuple[int, int, int]:
-    """Of one side: where the window begins, its length, and where it stands in a crop that is longer.
+    """Of one side: where the window begins, its length, and where it stands in a crop that is
+    longer.
 
-    About a center, any window that has it inside or at its edge is equally likely, before those beyond the image are moved into it.
+    About a center, any window that has it inside or at its edge is equally likely, before those
+    beyond the image are moved into it.
     """
     last = max(have - want, 0)
     begin = (
@@ -161,7 +168,9 @@ def varied(
     spot: Spot | None,
     count: Callable,
 ) -> Window:
-    """The window, or another of the same scaled image if one class dominates it; `count(window)` tells each number's pixels."""
+    """The window, or another of the same scaled image if one class dominates it; `count(window)`
+    tells each number's pixels.
+    """
     for _ in range(TRIES):
         if (window.height, window.width) == window.scaled or not dominated(
             count(window), crop.cat_max_ratio
@@ -172,7 +181,9 @@ def varied(
 
 
 def dominated(counts: np.ndarray, share: float) -> bool:
-    """Whether one class has so large a share of the pixels that are not ignored; a window without any is no better."""
+    """Whether one class has so large a share of the pixels that are not ignored; a window without
+    any is no better.
+    """
     classes = counts[:IGNORED]
     return not classes.any() or classes.max() / classes.sum() >= share
 
@@ -304,7 +315,9 @@ def color_jitter(strength: float, hue: float) -> Any:
 def recolor(
     image: np.ndarray, strength: float, seed: int, number: int, hue: float = 0.0
 ) -> np.ndarray:
-    """Seeded per draw: left to itself, albumentations 2.0.8 repeats its draws over workers and epochs."""
+    """Seeded per draw: left to itself, albumentations 2.0.8 repeats its draws over workers and
+    epochs.
+    """
     jitter = color_jitter(strength, hue)
     jitter.set_random_state(draw(seed, number, COLOR), random.Random(f"{seed}-{number}"))
     return jitter(image=image)["image"]

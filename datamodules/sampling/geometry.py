@@ -1,7 +1,9 @@
 """Rotation, shift and elastic deformation of a crop: where in the scaled image each of its pixels is read.
 
-The image is turned about its center and shifted before the window is cut, as in hszhao/semseg; the window is then deformed as in U-Net.
-Image and label are read once, at the same places. What lies outside of the image is ignored, and shows the padding in the end, or the image mirrored.
+The image is turned about its center and shifted before the window is cut, as in hszhao/semseg; the
+window is then deformed as in U-Net.
+Image and label are read once, at the same places. What lies outside of the image is ignored, and
+shows the padding in the end, or the image mirrored.
 """
 
 import math
@@ -29,7 +31,9 @@ GRID = 3  # displacement vectors along each side of a crop, from border to borde
 
 
 class Motion(NamedTuple):
-    """Degrees counterclockwise about the image's center; pixels down and right; displacements (2, 3, 3) in pixels down and right."""
+    """Degrees counterclockwise about the image's center; pixels down and right; displacements (2,
+    3, 3) in pixels down and right.
+    """
 
     angle: float
     shift: tuple[float, float]
@@ -37,7 +41,9 @@ class Motion(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Of every pixel of a crop (H, W): its row and column in the scaled image, and whether it lies outside of it."""
+    """Of every pixel of a crop (H, W): its row and column in the scaled image, and whether it lies
+    outside of it.
+    """
 
     rows: np.ndarray
     columns: np.ndarray
@@ -78,7 +84,9 @@ def cosine_and_sine(degrees: float) -> tuple[float, float]:
 
 
 def places(crop: Crop, window: Window, motion: Motion) -> Places:
-    """Backwards from a pixel of the crop: deformed, flipped, into the window, shifted back, turned back."""
+    """Backwards from a pixel of the crop: deformed, flipped, into the window, shifted back, turned
+    back.
+    """
     height, width = crop.size
     rows = np.arange(height, dtype=np.float64)[:, None]  # (H, 1)
     columns = np.arange(width, dtype=np.float64)[None]  # (1, W)
@@ -105,7 +113,9 @@ def places(crop: Crop, window: Window, motion: Motion) -> Places:
 
 
 def displacements(grid: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Of every pixel, bicubic between the vectors of the grid: (2, 3, 3) -> (H, W) down and (H, W) right."""
+    """Of every pixel, bicubic between the vectors of the grid: (2, 3, 3) -> (H, W) down and (H, W)
+    right.
+    """
     over_rows, over_columns = (cubic_weights(side) for side in size)  # (H, 3), (W, 3)
     # Products are added in this order, whatever a library of linear algebra would do: draws must not depend on threads.
     fields = np.zeros((2, *size))
@@ -116,7 +126,9 @@ def displacements(grid: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]
 
 
 def cubic_weights(side: int) -> np.ndarray:
-    """(side, 3): what each of three vectors counts at each pixel; the first and last stand on the border pixels and are repeated beyond."""
+    """(side, 3): what each of three vectors counts at each pixel; the first and last stand on the
+    border pixels and are repeated beyond.
+    """
     at = np.linspace(0, GRID - 1, side) if side > 1 else np.zeros(1)
     first = np.minimum(np.floor(at).astype(np.intp), GRID - 2)
     weights = np.zeros((side, GRID))
@@ -146,7 +158,9 @@ def touched(at: Places, window: Window, size: Size) -> Box:
 
 
 def extent(place: np.ndarray, side: int) -> tuple[int, int]:
-    """The first and last pixel along a side that are read; the nearest one where the crop lies beyond it."""
+    """The first and last pixel along a side that are read; the nearest one where the crop lies
+    beyond it.
+    """
     first = min(max(math.floor(place.min()), 0), side - 1)
     last = max(min(math.ceil(place.max()), side - 1), 0)
     return first, last

@@ -1,7 +1,8 @@
 """Which training images keep their labels, when only a part of them may: "1/8", a count, a published list, or a file of names.
 
-lists/<data set>.json.gz holds the labelled lists that papers share, with their source and a checksum of each: {source, lists: {words:
-{sha256, names}}}. "unimatch:1/8" is UniMatch's; "u2pl:1/8" is U2PL's, out of UniMatch's repository.
+lists/<data set>.json.gz holds the labelled lists that papers share, with their source and a
+checksum of each: {source, lists: {words: {sha256, names}}}. "unimatch:1/8" is UniMatch's;
+"u2pl:1/8" is U2PL's, out of UniMatch's repository.
 """
 
 import gzip
@@ -22,7 +23,11 @@ WAYS = (
 
 
 def chosen(names: Sequence[str], words: str) -> list[int]:
-    """Indices in rising order. A smaller part lies within a larger one of the same draw, which is the same for every seed of a run."""
+    """Indices in rising order.
+
+    A smaller part lies within a larger one of the same draw, which is the same for every seed of a
+    run.
+    """
     if match := re.fullmatch(r"(\d+)(?:/(\d+))?(?::(\d+))?", words):
         first, whole, number = (int(part) if part else None for part in match.groups())
         count = (

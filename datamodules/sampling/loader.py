@@ -17,7 +17,8 @@ from datamodules.sampling.samples import collate
 
 class Loader:
     """`batches` are lists of what the data set is asked for; `together` makes a batch of its answers. Errors of the data are raised here,
-    as one sentence. Lightning may take it for resumable: its sampler is."""
+    as one sentence. Lightning may take it for resumable: its sampler is.
+    """
 
     def __init__(
         self,

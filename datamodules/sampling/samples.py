@@ -64,7 +64,8 @@ def maps_of(label: np.ndarray, label_maps: LabelMaps) -> dict[str, Tensor]:
 
 
 class Crops(Dataset[Sample | DataError]):
-    """[(draw number, index)] -> a random crop; an error of the data is returned, for the main process to raise.
+    """[(draw number, index)] -> a random crop; an error of the data is returned, for the main
+    process to raise.
 
     Without labels, the label says only where the crop shows no image: 255 there, 0 elsewhere. With spots, an index may be one of theirs.
     With `label_maps`, a sample has a third member: what they make of the crop's label.
@@ -214,9 +215,11 @@ def collate_both(
 
 
 class DrawSampler(Sampler[list[Draw]]):
-    """The batches of one rank: draw k depends on (seed, k) alone, and each global batch is a run of draws that the ranks share out.
+    """The batches of one rank: draw k depends on (seed, k) alone, and each global batch is a run of
+    draws that the ranks share out.
 
-    The length counts all batches of the run, also those before `start`: Lightning goes on counting where a checkpoint stopped.
+    The length counts all batches of the run, also those before `start`: Lightning goes on counting
+    where a checkpoint stopped.
     """
 
     def __init__(
@@ -248,7 +251,9 @@ class DrawSampler(Sampler[list[Draw]]):
             ]
 
     def index(self, number: int) -> int:
-        """Every image once per epoch, in an order of its own, or what the spots make of it: epochs may end inside a batch."""
+        """Every image once per epoch, in an order of its own, or what the spots make of it: epochs
+        may end inside a batch.
+        """
         epoch, place = divmod(number, self.images)
         if epoch != self.epoch:
             rng = draw(self.seed, epoch, crops.ORDER)
