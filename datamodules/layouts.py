@@ -1,4 +1,4 @@
-"""How official trees are laid out: the files of a split by name, found by folder and ending or picked by a list of names."""
+"""Official layouts: a split's files by name, found by folder and ending or by a list of names."""
 
 import sys
 from collections.abc import Sequence

@@ -258,11 +258,11 @@ class Pack:
     # --- an image's part of the file
 
     def blobs(self, index: int) -> np.ndarray:
-        """Where the image's blobs begin and end in the file."""
+        """The places in the file where the image's blobs begin and end."""
         return self.index.bounds[self.index.starts[index] : self.index.starts[index + 1]]
 
     def place(self, index: int) -> tuple[int, int]:
-        """Where the image's record begins, and its length."""
+        """The start and the length of the image's record in the file."""
         blobs = self.blobs(index)
         lengths = 4 * (len(blobs) - 1)
         start = int(blobs[0]) - lengths - len(self.names[index].encode()) - HEAD.size
@@ -397,7 +397,7 @@ def opened(reader: Reader, file: Path | str) -> tuple[dict[str, Any], Index]:
 
 
 def unframed(file: BinaryIO, name: Path | str) -> dict[str, Any]:
-    """What `framed` wrote."""
+    """The content that `framed` wrote."""
     fixed = file.read(8)
     length, checksum = struct.unpack("<II", fixed) if len(fixed) == 8 else (0, None)
     text = file.read(length)

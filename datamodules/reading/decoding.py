@@ -1,4 +1,4 @@
-"""Pictures out of files: whole, or a window of them. What is damaged, or is no picture of the kind that is asked for, is refused."""
+"""Decode images and labels out of files, whole or a window; refuse damaged files and wrong kinds."""
 
 from collections.abc import Callable
 from typing import NamedTuple

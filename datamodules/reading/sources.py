@@ -127,7 +127,7 @@ class Files:
         return encode(values, self.pairs[index][1])
 
     def numbers(self, index: int, box: Box | None = None) -> np.ndarray:
-        """What the label file holds: ids (H, W), or colors (H, W, 3)."""
+        """The values in the label file: ids (H, W), or colors (H, W, 3)."""
         return read_label(self.pairs[index][1], self.colored, self.read, box)
 
     def image(self, index: int, box: Box | None = None) -> np.ndarray:

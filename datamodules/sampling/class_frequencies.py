@@ -1,4 +1,4 @@
-"""How many pixels each class has, and the class weights that follow from it."""
+"""Class frequencies: the number of pixels of every class, and class weights that follow from it."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field

@@ -1,4 +1,6 @@
-"""Where each class stands, so that an epoch can show every class equally often: the class-uniform sampling of NVIDIA/semantic-segmentation.
+"""Class-uniform sampling of NVIDIA/semantic-segmentation: an epoch shows every class equally often.
+
+The places of all classes in all labels are found once.
 
 A spot is the centroid of one class in one tile of an image. As in that code it need not lie on the
 class, and a class that has few spots shows them again and again. Unlike there, what whole tiles
@@ -52,9 +54,9 @@ class Spots:
 def located(source: Source, classes: int, share: float, threads: int) -> Spots:
     """Reads every label; about 20 ms of one core for one of 1024 x 2048, a minute for Cityscapes."""
     with ThreadPoolExecutor(threads) as pool:
-        found = pool.map(lambda index: centroids(source.label(index), classes), range(len(source)))
-        walk = enumerate(with_progress(found, "finding every class", len(source)))
-        tables = [np.insert(table, 1, index, axis=1) for index, table in walk]
+        tables = pool.map(lambda index: centroids(source.label(index), classes), range(len(source)))
+        tables = with_progress(tables, "finding every class", len(source))
+        tables = [np.insert(table, 1, index, axis=1) for index, table in enumerate(tables)]
     table = np.concatenate(tables)  # (spots, 4): class, image, row, column
     if not len(table):
         raise DataError(
@@ -98,7 +100,7 @@ def of_tile(tile: np.ndarray, top: int, left: int, classes: int) -> list[tuple[i
 
 
 def counted(label: np.ndarray) -> np.ndarray:
-    """How many pixels each of the 256 numbers has."""
+    """The number of pixels of each of the 256 values (256,)."""
     import cv2
 
     return cv2.calcHist([label], [0], None, [256], [0, 256]).ravel().astype(np.int64)

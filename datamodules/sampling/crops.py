@@ -145,8 +145,7 @@ def laid(
 
 
 def along(at: float, have: int, want: int, center: int | None) -> tuple[int, int, int]:
-    """Of one side: where the window begins, its length, and where it stands in a crop that is
-    longer.
+    """One side of a window: its start, its length, and its place in a crop that is longer.
 
     About a center, any window that has it inside or at its edge is equally likely, before those
     beyond the image are moved into it.

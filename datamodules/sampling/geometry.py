@@ -41,9 +41,7 @@ class Motion(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Of every pixel of a crop (H, W): its row and column in the scaled image, and whether it lies
-    outside of it.
-    """
+    """Row and column (H, W) of every pixel of a crop in the scaled image, and whether it is outside."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -67,7 +65,7 @@ def drawn(crop: Crop, seed: int, number: int) -> Motion | None:
 
 
 def turned(spot: Spot, size: Size, motion: Motion) -> Spot:
-    """Where a spot of the image stands once the image was turned."""
+    """The place of a spot once the image is turned."""
     cosine, sine = cosine_and_sine(motion.angle)
     center_row, center_column = (size[0] - 1) / 2, (size[1] - 1) / 2
     down, right = spot[0] - center_row, spot[1] - center_column
@@ -113,9 +111,7 @@ def places(crop: Crop, window: Window, motion: Motion) -> Places:
 
 
 def displacements(grid: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Of every pixel, bicubic between the vectors of the grid: (2, 3, 3) -> (H, W) down and (H, W)
-    right.
-    """
+    """Displacement of every pixel, bicubic in the grid: (2, 3, 3) -> (H, W) down, (H, W) right."""
     over_rows, over_columns = (cubic_weights(side) for side in size)  # (H, 3), (W, 3)
     # Products are added in this order, whatever a library of linear algebra would do: draws must not depend on threads.
     fields = np.zeros((2, *size))

@@ -1,4 +1,4 @@
-"""Which training images keep their labels, when only a part of them may: "1/8", a count, a published list, or a file of names.
+"""The labeled part of the training images: "1/8", a count, a published list, or a file of names.
 
 lists/<data set>.json.gz holds the labelled lists that papers share, with their source and a
 checksum of each: {source, lists: {words: {sha256, names}}}. "unimatch:1/8" is UniMatch's;
@@ -30,9 +30,8 @@ def chosen(names: Sequence[str], words: str) -> list[int]:
     """
     if match := re.fullmatch(r"(\d+)(?:/(\d+))?(?::(\d+))?", words):
         first, whole, number = (int(part) if part else None for part in match.groups())
-        count = (
-            -(-len(names) * first // whole) if whole else first
-        )  # rounded up, as in the published lists of Cityscapes
+        # rounded up, as in the published lists of Cityscapes
+        count = -(-len(names) * first // whole) if whole else first
         if not 1 <= count <= len(names):
             raise DataError(
                 f"data.labelled={words} is {count} of {len(names)} training images: take from 1 to {len(names)}"

@@ -1,5 +1,7 @@
-"""Batches made ahead by threads. What makes a sample (decoding, decompressing, warping) holds no lock of Python's, and nothing has to be
-copied from one process to another: that copy costs more than the sample once reading is fast.
+"""A loader whose threads make batches ahead.
+
+Decoding, decompressing and warping hold no lock of Python's, and nothing has to be copied from one
+process to another: that copy costs more than the sample once reading is fast.
 """
 
 import os
@@ -16,8 +18,11 @@ from datamodules.sampling.samples import collate
 
 
 class Loader:
-    """`batches` are lists of what the data set is asked for; `together` makes a batch of its answers. Errors of the data are raised here,
-    as one sentence. Lightning may take it for resumable: its sampler is.
+    """Batches of a data set, in order.
+
+    `batches` are lists of the data set's keys; `together` makes a batch of the samples. Errors of
+    the data are raised here, as one sentence. Lightning may treat it as resumable: the sampler
+    holds the state.
     """
 
     def __init__(
@@ -27,12 +32,10 @@ class Loader:
         workers: int,
         together: Callable = collate,
     ) -> None:
-        self.dataset, self.batches, self.workers, self.together = (
-            dataset,
-            batches,
-            workers,
-            together,
-        )
+        self.dataset = dataset
+        self.batches = batches
+        self.workers = workers
+        self.together = together
         self.waited = 0.0  # seconds that whoever takes the batches had to wait for them
 
     def __len__(self) -> int:
@@ -55,7 +58,7 @@ class Loader:
 
     def made_ahead(self) -> Iterator[Any]:
         """In order; each thread makes whole batches, and two for each wait."""
-        alone()
+        stop_opencv_threads()
         waiting: deque[Future] = deque()
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="samples")
         try:
@@ -75,7 +78,7 @@ class Loader:
         """The data module has already moved the sampler's start."""
 
 
-def alone() -> None:
+def stop_opencv_threads() -> None:
     """Each thread makes its own sample: OpenCV's threads within it would fight for the cores."""
     try:
         import cv2
