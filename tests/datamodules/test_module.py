@@ -186,11 +186,11 @@ def test_a_loader_knows_how_long_it_was_waited_for(
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
     class Slow(list):
-        def __getitem__(self, index: int) -> Tensor:
+        def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
             with turn:
                 clock[0] += 2
                 made.append(index)
-            return torch.zeros(2)
+            return torch.zeros(3, 1, 1), torch.zeros(1, 1)
 
     loader = Loader(Slow(), [[0], [1], [2]], workers)
     for number, _ in enumerate(loader, 1):
