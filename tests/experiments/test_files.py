@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments import check_data, evaluate
+from experiments import benchmark, check_data, evaluate, export, pack, predict, report, run
 from experiments.command_line.files import check_makeable, whole, write_text
+from segmodels.module import SegmentationModule
+from tests.support import trees
 from tests.support.paths import ROOT
+from tests.support.pictures import picture
+from tests.support.runs import SCENES, TINY
 
 KILLED = """
 import os, signal, sys
@@ -121,3 +125,70 @@ def test_a_page_that_exists_is_refused_by_its_own_flag(
             in capsys.readouterr().err
         )
     assert (tmp_path / "page.html").read_text() == "mine"
+
+
+# --- where nothing can be written
+
+SMALL = ["--data", "streets", *SCENES, "data.test=1"]
+WRITES = {  # a command, and the words for what stands in TREE and is written below PLACE
+    "run": (run, [*TINY, "--runs", "PLACE/runs"]),
+    "evaluate": (evaluate, ["NETWORK", "--out", "PLACE/result.json"]),
+    "predict": (predict, ["NETWORK", "TREE/picture.png", "--out", "PLACE/out"]),
+    "export": (export, ["bisenet", "--size", "64x128", "--out", "PLACE/bisenet.onnx"]),
+    "report": (report, ["--out", "PLACE/report.md"]),
+    "pack": (pack, ["--data", "cityscapes", "data.root=TREE", "--out", "PLACE/packs"]),
+    "check_data": (check_data, [*SMALL, "--out", "PLACE/check.json"]),
+    "check_data --page": (check_data, [*SMALL, "--page", "PLACE/check.html"]),
+    "benchmark infer": (benchmark, ["infer", "bisenet", "--out", "PLACE/speed.json"]),
+    "benchmark data": (benchmark, ["data", "--out", "PLACE/speed.json"]),
+}
+AT_THE_END = ("run", "predict", "report", "pack", "check_data", "check_data --page")
+
+
+def assert_refused(
+    command: str,
+    place: Path,
+    network: tuple[Path, SegmentationModule],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """The command must answer a place that nothing can be written to with one sentence."""
+    trees.cityscapes(tmp_path, {"train": 1, "val": 1, "test": 1})
+    picture(tmp_path / "picture.png")
+    values = {"PLACE": str(place), "TREE": str(tmp_path), "NETWORK": str(network[0])}
+    program, words = WRITES[command]
+    for name, value in values.items():
+        words = [word.replace(name, value) for word in words]
+    assert program.main(words) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len([line for line in said if line.startswith("error: ")]) == 1
+    assert said[-1].startswith("error: ") and str(place) in said[-1]
+
+
+@pytest.mark.parametrize("command", WRITES)
+def test_a_place_below_a_file_is_answered_with_one_sentence(
+    command: str,
+    network: tuple[Path, SegmentationModule],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    place = tmp_path / "file"
+    place.write_text("mine")
+    assert_refused(command, place, network, tmp_path, capsys)
+    assert place.read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", AT_THE_END)
+def test_a_folder_without_rights_is_answered_with_one_sentence(
+    command: str,
+    network: tuple[Path, SegmentationModule],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    place = tmp_path / "closed"
+    place.mkdir(mode=0o555)
+    if os.access(place, os.W_OK):  # permissions do not stop root, but nobody adds to this one
+        place = Path("/sys/kernel")
+        if not place.is_dir():
+            pytest.skip("this system has no folder that root cannot write to")
+    assert_refused(command, place, network, tmp_path, capsys)
