@@ -216,11 +216,11 @@ def check(args: argparse.Namespace) -> int:
 
 
 def check_network(args: argparse.Namespace, rows: list[str]) -> "Verified":
-    from segmodels.deploy import settled
+    from segmodels.deploy import settle_batch_norm
 
     module = open_network(args, rows)
     if not args.checkpoint:
-        settled(module, args.size)
+        settle_batch_norm(module, args.size)
     with tempfile.TemporaryDirectory() as folder:
         return write(module, args, Path(folder) / "check.onnx")
 

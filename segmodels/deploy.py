@@ -1,13 +1,12 @@
-"""A network as it is deployed: one size, no training heads, batch norm inside its convolutions; and its way to ONNX."""
+"""Networks as they are deployed: without training heads, batch norm inside its convolutions, one image size; in torch and ONNX."""
 
-import argparse
 import copy
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,36 +20,71 @@ CONVOLUTIONS = {
     torch.ops.aten.conv3d.default,
 }
 BATCH_NORM = torch.ops.aten.batch_norm.default
-# Of the largest logit, or of 1 where all are smaller; but at least 20 times the rounding of the module itself.
+# How far a deployed network may be from its module: a share of the largest logit, or of 1 where all
+# are smaller; but at least 20 times the rounding of the module itself.
 LIMIT = 1e-4
+# The network's own logits, logits at the image's size, or the class of each pixel
+Output = Literal["logits", "full", "label"]
+
+
+# --- from an image to what is deployed, in plain operations
+
+
+class Logits(nn.Module):
+    """The way to a network's own logits, as a module: of a padded, normalized image."""
+
+    def __init__(self, module: SegmentationModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.module.logits(image)
 
 
 class Deployed(nn.Module):
-    """An image to logits at its size, or to the class of each pixel: what module(image) is, in plain operations."""
+    """An image to one output of a network. `network` may compute the same logits in another form."""
 
-    def __init__(self, module: SegmentationModule, argmax: bool) -> None:
+    def __init__(
+        self, module: SegmentationModule, output: Output, network: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.module, self.argmax = module, argmax
+        self.module = module
+        self.output = output
+        self.network = network or Logits(module)
 
     def forward(self, image: Tensor) -> Tensor:
-        logits = self.module(image)
-        return logits.argmax(1).to(torch.uint8) if self.argmax else logits
+        if self.output == "logits":
+            return self.network(self.module.padded(image))
+        logits = self.module(image, self.network)
+        return logits.argmax(1).to(torch.uint8) if self.output == "label" else logits
+
+
+# --- as a graph of one image size
 
 
 def deployed(
     module: SegmentationModule, size: tuple[int, int], *, uint8: bool = False, argmax: bool = False
 ) -> GraphModule:
-    """For images (1, 3, *size): normalized floats, or uint8 RGB that is normalized inside; any other size is refused.
+    """For images (1, 3, *size): normalized floats, or uint8 RGB that is normalized inside.
 
-    It shares no weights with the module, and holds those alone that its output is computed from.
+    Any other size is refused. The graph shares no weights with the module, and holds those alone
+    that its output is computed from.
     """
-    image = torch.zeros(
-        1, 3, *size, dtype=torch.uint8 if uint8 else next(module.parameters()).dtype
-    )
+    dtype = torch.uint8 if uint8 else next(module.parameters()).dtype
+    image = torch.zeros(1, 3, *size, dtype=dtype)
+    module = copy.deepcopy(module).cpu().eval()
+    return folded_graph(Deployed(module, "label" if argmax else "full"), image)
+
+
+def folded_logits(module: SegmentationModule, image: Tensor) -> GraphModule:
+    """The network's own logits of padded images of this image's size; it shares the module's other weights."""
+    return folded_graph(Logits(module), module.padded(image))
+
+
+def folded_graph(network: nn.Module, image: Tensor) -> GraphModule:
+    """Plain operations for images of this shape, batch norm inside the convolutions."""
     with torch.no_grad():
-        graph = torch.export.export(
-            Deployed(copy.deepcopy(module).cpu().eval(), argmax), (image,)
-        ).module()
+        graph = torch.export.export(network, (image,)).module()
         fold(graph)
     graph.training = False  # it has no other mode; torch.onnx asks
     graph.graph.eliminate_dead_code()
@@ -103,11 +137,14 @@ def folded_weights(graph: GraphModule, conv: Node, norm: Node) -> tuple[Tensor, 
     """gamma / sqrt(variance + eps) * (w x + b - mean) + beta as one weight and one bias, computed in float64."""
     weight, bias = (tensor(graph, node) for node in (*conv.args, None)[1:3])
     gamma, beta, mean, variance = (tensor(graph, node) for node in norm.args[1:5])
-    dtype, scale = weight.dtype, (variance.double() + norm.args[7]).rsqrt()
-    scale = scale if gamma is None else scale * gamma
+    scale = (variance.double() + norm.args[7]).rsqrt()
+    if gamma is not None:
+        scale = scale * gamma
     shift = (-mean if bias is None else bias - mean) * scale
-    shift = shift if beta is None else shift + beta
-    return (weight * scale.view(-1, *[1] * (weight.ndim - 1))).to(dtype), shift.to(dtype)
+    if beta is not None:
+        shift = shift + beta
+    of_channel = scale.view(-1, *[1] * (weight.ndim - 1))  # (C,) -> (C, 1, 1, 1)
+    return (weight * of_channel).to(weight.dtype), shift.to(weight.dtype)
 
 
 def tensor(graph: GraphModule, node: Node | None) -> Tensor | None:
@@ -224,63 +261,52 @@ def verify(
     return Verified(difference, 0.0 if of_classes else limit, parameters, refusal)
 
 
-# --- plain
+# --- whether a deployed network computes the same
 
 
-class Pass(nn.Module):
-    """Normalized floats to what `what` names, through the module's own logits or another network that computes the same."""
-
-    def __init__(
-        self, module: SegmentationModule, what: str, network: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        self.module, self.what = module, what
-        self.network = network or Logits(module)
-
-    def forward(self, image: Tensor) -> Tensor:
-        if self.what == "logits":
-            return self.network(self.module.padded(image))
-        logits = self.module(image, self.network)
-        return logits.argmax(1).to(torch.uint8) if self.what == "label" else logits
+def clear_errors(logits: Tensor, label: Tensor, limit: float) -> float:
+    """The share of pixels whose class is another than the largest logit's by more than rounding may turn."""
+    chosen = logits.gather(1, label[:, None].long())[:, 0]  # (B, C, H, W) -> (B, H, W)
+    return (logits.amax(1) - chosen > 2 * limit).float().mean().item()
 
 
-class Logits(nn.Module):
-    def __init__(self, module: SegmentationModule) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.module.logits(image)
+def limit_of(logits: Tensor) -> float:
+    """How far an output may be from these logits."""
+    return LIMIT * max(1.0, logits.abs().max().item())
 
 
-# --- fast
+def difference_of(logits: Tensor, output: Tensor, limit: float) -> float:
+    """The largest difference of a logit; where classes come out, the share of clear errors."""
+    if output.is_floating_point():
+        return (output - logits).abs().max().item()
+    return clear_errors(logits, output, limit)
 
 
-def folded(module: SegmentationModule, image: Tensor) -> nn.Module:
-    """The way to the logits alone, batch norm inside its convolutions, for images of this shape."""
+def rounding(network: nn.Module, image: Tensor, logits: Tensor) -> float:
+    """How far the float32 logits are from the same network's in float64.
+
+    Iterations such as EMANet's amplify it, in every runtime.
+    """
     with torch.no_grad():
-        graph = torch.export.export(Logits(module), (module.padded(image),)).module()
-        fold(graph)
-    graph.graph.eliminate_dead_code()
-    graph.delete_all_unused_submodules()
-    graph.recompile()
-    return graph
+        exact = copy.deepcopy(network).double()(image.double())
+    return (exact - logits).abs().max().item()
 
 
-def layout(asked: argparse.Namespace) -> torch.memory_format:
-    return torch.channels_last if asked.channels_last else torch.contiguous_format
-
-
-def pass_of(
-    network: nn.Module, image: Tensor, context: Callable[[], AbstractContextManager], compiled: bool
-) -> Callable[[], Tensor]:
-    run = compiled_whole(network) if compiled else network
-
-    def work() -> Tensor:
-        with torch.inference_mode(), context():
-            return run(image)
-
-    return work
+def difference_to_plain(
+    network: Deployed,
+    plain: SegmentationModule,
+    image: Tensor,
+    compiled: bool = False,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> tuple[float, float]:
+    """How far a fast form is from the plain network in float32 without TF32, and how far it may be."""
+    fast = compiled_whole(network) if compiled else network
+    reference = Deployed(plain, "logits" if network.output == "logits" else "full")
+    with torch.no_grad(), without_tf32():
+        logits = reference(image)
+        output = fast(image.contiguous(memory_format=memory_format))
+        limit = max(limit_of(logits), 20 * rounding(reference, image, logits))
+    return difference_of(logits, output, limit), 0.0 if network.output == "label" else limit
 
 
 def compiled_whole(network: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -289,26 +315,9 @@ def compiled_whole(network: nn.Module) -> Callable[[Tensor], Tensor]:
     return torch.compile(network, fullgraph=True, dynamic=False)
 
 
-# --- that the fast form computes the same
-
-
-def apart(
-    module: SegmentationModule, network: Pass, image: Tensor, asked: argparse.Namespace
-) -> tuple[float, float]:
-    """How far the fast form is from the plain network, in float32 without TF32, and how far it may be.
-
-    Of logits: the largest difference. Of labels: the share of pixels whose class is another by more than rounding may turn.
-    """
-    fast = compiled_whole(network) if asked.compile else network
-    plain = Pass(module, "logits" if asked.what == "logits" else "full")
-    with torch.no_grad(), without_tf32():
-        logits, output = plain(image), fast(image.contiguous(memory_format=layout(asked)))
-        limit = max(limit_of(logits), 20 * rounding(plain, image, logits))
-    return difference_of(logits, output, limit), 0.0 if asked.what == "label" else limit
-
-
 @contextmanager
 def without_tf32() -> Iterator[None]:
+    """Compute in full float32 on a GPU too."""
     settings = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [each.allow_tf32 for each in settings]
     for each in settings:
@@ -320,39 +329,12 @@ def without_tf32() -> Iterator[None]:
             each.allow_tf32 = was
 
 
-def limit_of(logits: Tensor) -> float:
-    return LIMIT * max(1.0, logits.abs().max().item())
-
-
-def rounding(network: nn.Module, image: Tensor, logits: Tensor) -> float:
-    """How far a network's own float32 logits lie from its float64 ones.
-
-    Iterations like EMANet's amplify it, in every runtime.
-    """
-    with torch.no_grad():
-        return (copy.deepcopy(network).double()(image.double()) - logits).abs().max().item()
-
-
-def difference_of(logits: Tensor, output: Tensor, limit: float) -> float:
-    """The largest difference of a logit; of classes, the share of pixels with a clear error."""
-    if output.is_floating_point():
-        return (output - logits).abs().max().item()
-    return clear_errors(logits, output, limit)
-
-
-def clear_errors(logits: Tensor, label: Tensor, limit: float) -> float:
-    """The share of pixels whose class is another than the largest logit's by more than rounding may turn."""
-    chosen = logits.gather(1, label[:, None].long())[:, 0]
-    return (logits.amax(1) - chosen > 2 * limit).float().mean().item()
-
-
-def settled(module: "SegmentationModule", size: tuple[int, int]) -> None:
+def settle_batch_norm(module: SegmentationModule, size: tuple[int, int]) -> None:
     """Running statistics of noise: with those of a fresh network, folding would change nothing."""
     for each in module.modules():
         if isinstance(each, torch.nn.modules.batchnorm._BatchNorm):
             each.momentum = 1.0  # one batch settles them
+    noise = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        module.train().logits(
-            module.padded(torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)))
-        )
+        module.train().logits(module.padded(noise))
     module.eval()

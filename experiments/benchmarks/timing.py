@@ -25,7 +25,14 @@ from experiments.command_line.networks import ReleasedCheckpoint
 from experiments.command_line.parser import by
 from experiments.records import provenance
 from experiments.records.trained_networks import trained
-from segmodels.deploy import LIMIT, Pass, apart, folded, layout, pass_of, settled
+from segmodels.deploy import (
+    LIMIT,
+    Deployed,
+    compiled_whole,
+    difference_to_plain,
+    folded_logits,
+    settle_batch_norm,
+)
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, experiment
 from segmodels.prediction import choose_device
@@ -160,7 +167,7 @@ def fresh(row: Experiment) -> SegmentationModule:
     """Running statistics of noise: under those of a new network folding would change nothing."""
     torch.manual_seed(0)
     module = row.build()
-    settled(module, SETTLED_AT)
+    settle_batch_norm(module, SETTLED_AT)
     return module
 
 
@@ -184,11 +191,15 @@ def make_ready(subject: Subject, args: argparse.Namespace, device: str) -> str |
     module.to(memory_format=torch.contiguous_format)  # a run's checkpoint may be otherwise
     noise = torch.Generator().manual_seed(0)
     image = torch.randn(args.batch, 3, *result.size, generator=noise).to(device)
-    network = Pass(module, args.what, folded(module, image) if args.folded else None)
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    logits = folded_logits(module, image) if args.folded else None
+    network = Deployed(module, args.what, logits)
     if args.folded or args.channels_last or args.compile:
         network = copy.deepcopy(network)
-        network.to(memory_format=layout(args))
-        result.difference, result.limit = apart(module, network, image, args)
+        network.to(memory_format=layout)
+        result.difference, result.limit = difference_to_plain(
+            network, module, image, args.compile, layout
+        )
         if not result.difference <= result.limit:  # so that NaN does not pass
             return (
                 f"not timed, it differs from the plain network by {result.difference:.1e} "
@@ -199,11 +210,17 @@ def make_ready(subject: Subject, args: argparse.Namespace, device: str) -> str |
         network, image = network.to(DTYPES[number]), image.to(DTYPES[number])
     mixed = partial(torch.autocast, device, DTYPES[number])
     context = mixed if kind == "mixed" else nullcontext
-    image = image.contiguous(memory_format=layout(args))
+    image = image.contiguous(memory_format=layout)
     with torch.inference_mode(), context():
         if not network.network(module.padded(image)).isfinite().all():
             return f"not timed, its logits are not finite numbers in {args.precision}"
-    subject.work = pass_of(network, image, context, args.compile)
+    run = compiled_whole(network) if args.compile else network
+
+    def work() -> torch.Tensor:
+        with torch.inference_mode(), context():
+            return run(image)
+
+    subject.work = work
     warm_up(subject, args, device)
     if device == "cuda":
         subject.peak_mib = peak_memory(network.network, subject.work)

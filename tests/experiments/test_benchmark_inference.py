@@ -188,7 +188,7 @@ def test_what_is_timed_is_what_the_module_computes(what: str) -> None:
         torch.randn(1, 3, 65, 97),
     )
     with torch.no_grad():
-        found, full = deploy.Pass(module, what)(image), module(image)
+        found, full = deploy.Deployed(module, what)(image), module(image)
         expected = {
             "logits": module.logits(module.padded(image)),
             "full": full,
@@ -204,7 +204,7 @@ def test_what_is_timed_is_what_the_module_computes(what: str) -> None:
 def test_a_folded_network_holds_no_batch_norm_and_takes_the_batch_that_was_asked_for() -> None:
     module = timing.fresh(experiment("fastscnn")).requires_grad_(False)
     assert any("auxiliar" in name for name, _ in module.named_parameters())
-    graph = deploy.folded(module, image := torch.randn(2, 3, 64, 128))
+    graph = deploy.folded_logits(module, image := torch.randn(2, 3, 64, 128))
     assert not any(node.target is deploy.BATCH_NORM for node in graph.graph.nodes)
     assert not any("auxiliar" in name for name, _ in graph.named_parameters())
     assert torch.allclose(graph(image), module.logits(image), atol=1e-4)
@@ -242,7 +242,7 @@ def test_fast_forms_are_shown_to_be_equal_and_the_difference_is_stored(
 def test_a_folded_network_that_differs_is_not_timed(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folded = deploy.folded
+    folded = deploy.folded_logits
 
     class Off(nn.Module):
         def __init__(self, network: nn.Module) -> None:
@@ -252,7 +252,7 @@ def test_a_folded_network_that_differs_is_not_timed(
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return self.network(image).roll(1, dims=1)
 
-    monkeypatch.setattr(timing, "folded", lambda module, image: Off(folded(module, image)))
+    monkeypatch.setattr(timing, "folded_logits", lambda module, image: Off(folded(module, image)))
     found = measured("fastscnn", "--folded", "--what", what, out=tmp_path / "x.json", code=1)[
         "networks"
     ][0]
@@ -286,7 +286,7 @@ def test_a_network_that_cannot_run_is_named_with_the_size(monkeypatch: pytest.Mo
     def too_deep(module: nn.Module, image: torch.Tensor) -> nn.Module:
         raise RuntimeError("output size is too small")
 
-    monkeypatch.setattr(timing, "folded", too_deep)
+    monkeypatch.setattr(timing, "folded_logits", too_deep)
     network = subject("fastscnn/fastscnn", size=(64, 128))
     timing.prepare(network, asked(folded=True), "cpu")
     problem = "cannot run at 64x128: RuntimeError: output size is too small"

@@ -125,7 +125,7 @@ def test_on_camvid_the_rows_own_recipe_stands() -> None:
 @pytest.mark.parametrize("size", [(64, 96), (45, 71)])
 def test_unpooling_goes_to_onnx(size: tuple[int, int], tmp_path: Path) -> None:
     module = SegNet(5)
-    deploy.settled(module, size)
+    deploy.settle_batch_norm(module, size)
     image = torch.randn(1, 3, *size)
     deploy.write_onnx(
         deploy.deployed(module, size), tmp_path / "segnet.onnx", {"classes": list("abcde")}

@@ -29,7 +29,7 @@ SIZE = (64, 96)
 
 def settled(address: str = ROW) -> SegmentationModule:
     module = experiment(address).build(num_classes=5)
-    deploy.settled(module, SIZE)
+    deploy.settle_batch_norm(module, SIZE)
     return module
 
 
@@ -251,8 +251,13 @@ def test_a_checkpoint_is_exported_with_another_option_than_it_was_trained_with(
 def test_a_file_that_computes_something_else_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = deploy.folded
-    monkeypatch.setattr(deploy, "folded", lambda *at: (right(*at)[0] * 1.001, right(*at)[1]))
+    right = deploy.folded_weights
+
+    def wrong(*places: object) -> tuple[Tensor, Tensor]:
+        weight, bias = right(*places)
+        return weight * 1.001, bias
+
+    monkeypatch.setattr(deploy, "folded_weights", wrong)
     assert export.main(["--model", ROW, "--size", "64x96", "--out", str(tmp_path / "a.onnx")]) == 1
     assert export.main(["--model", ROW, "--size", "64x96", "--check"]) == 1
     assert not list(tmp_path.iterdir())
