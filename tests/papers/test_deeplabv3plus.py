@@ -13,11 +13,11 @@ from experiments.results.reference import fill
 from segmodels.architectures.deeplabv3plus import (
     AtrousPyramid,
     DeepLabV3Plus,
+    Xception65,
     rates_at,
     separable_conv,
 )
 from segmodels.paper import experiment, macs
-from segmodels.parts.backbones.xception import Xception65
 from segmodels.ports.kazuto.deeplabv3plus import DeepLabV3PlusKazuto
 from segmodels.ports.vainf.backbones import MobileNetV2, Xception
 from segmodels.ports.vainf.deeplabv3plus import DeepLabV3PlusVainF

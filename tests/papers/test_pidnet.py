@@ -14,9 +14,17 @@ from torch import Tensor
 
 import segmodels
 from experiments.results.reference import cases, fill
-from segmodels.architectures.pidnet import EXPERIMENTS, PAPPM, LightBag, Pag, PIDNet
+from segmodels.architectures.pidnet import (
+    EXPERIMENTS,
+    PAPPM,
+    LightBag,
+    Pag,
+    PIDNet,
+    balanced_bce,
+    boundaries,
+    canny,
+)
 from segmodels.paper import inference_parameters
-from segmodels.parts.boundaries import balanced_bce, boundaries, canny
 from segmodels.parts.class_weights import CITYSCAPES
 from segmodels.parts.losses import amount
 from segmodels.ports.mmseg.pidnet import PIDNetMMSeg, steps

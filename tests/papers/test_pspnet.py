@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import segmodels
-from segmodels.parts.pyramid_pooling import PyramidPooling
+from segmodels.architectures.pspnet import PyramidPooling
 from segmodels.released import layouts
 from tests.support.paths import REFERENCE
 from tests.support.training_step import (

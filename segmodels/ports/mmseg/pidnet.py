@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.architectures.pidnet import VARIANTS, PIDNet
+from segmodels.architectures.pidnet import VARIANTS, PIDNet, dilated
 from segmodels.paper import Released
 from segmodels.parts.backbones.resnet import initialize
-from segmodels.parts.boundaries import dilated
 from segmodels.parts.dual_resolution import MMSEG, stem
 from segmodels.parts.losses import IGNORED
 from segmodels.ports.mmseg import published
