@@ -121,19 +121,19 @@ class Method(SegmentationModule):
         for name in self.evaluated_beside:
             yield name, self.get_submodule(name)
 
-    def begin_judging(self) -> None:
-        super().begin_judging()
+    def begin_evaluation(self) -> None:
+        super().begin_evaluation()
         for _, network in self.others():
-            network.begin_judging()
+            network.begin_evaluation()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         for _, network in self.others():
             network.validation_step(batch, batch_idx)
         return super().validation_step(batch, batch_idx)
 
-    def conclude(self, split: str) -> None:
-        super().conclude(split)
-        found = {name: network.concluded() for name, network in self.others()}
+    def keep_scores(self, split: str) -> None:
+        super().keep_scores(split)
+        found = {name: network.collected_scores() for name, network in self.others()}
         if self.trainer.sanity_checking:
             return
         self.scores["others"] = found

@@ -60,7 +60,7 @@ class SegmentationModule(LightningModule):
         self.num_classes = num_classes
         self.identity = Identity()
         self.seed = 0
-        self.judge = JaccardIndex(num_classes)
+        self.confusion = JaccardIndex(num_classes)
         self.scores: dict[str, Any] = {}  # of the last validation or test
         self.watched: dict[str, Tensor] = {}  # numbers to see beside the losses of a step
         self.micro_batches: list[dict[str, Tensor]] = []  # the numbers of a step's passes so far
@@ -176,7 +176,7 @@ class SegmentationModule(LightningModule):
         if image.dtype != torch.uint8:
             return image
         settings = self.normalization
-        mean = torch.tensor(settings.mean, device=image.device).view(3, 1, 1)
+        mean = torch.tensor(settings.mean, device=image.device).view(3, 1, 1)  # per channel
         std = torch.tensor(settings.std, device=image.device).view(3, 1, 1)
         image = image.flip(1) if settings.order == "BGR" else image
         # In place: a large image is held once, not three times.
@@ -194,7 +194,7 @@ class SegmentationModule(LightningModule):
         return F.pad(image, (0, right, 0, down)) if down or right else image
 
     def inner_size(self, padded: Tensor) -> tuple[int, int]:
-        """What remains of an image's size without the margin."""
+        """An image's size without the margin."""
         height, width = padded.shape[-2:]
         return height - 2 * self.margin, width - 2 * self.margin
 
@@ -236,29 +236,26 @@ class SegmentationModule(LightningModule):
         torch.manual_seed((self.seed * 1_000_003 + batch_idx) * 4_099 + self.global_rank)
         parts = self.trainer.accumulate_grad_batches
         if batch_idx % parts == 0:
-            self.micro_batches, self.masses = [], []
+            self.micro_batches = []
+            self.masses = []
         self.means = [] if parts > 1 else None
         terms = self.losses(batch)
         mass = self.common_mass(len(terms))
         self.means = None
         loss = sum(terms.values())
-        seen = {
-            f"train/{name}": value.detach()
-            for name, value in (terms | self.watched | {"loss": loss}).items()
-        }
-        self.micro_batches.append(seen)
+        numbers = terms | self.watched | {"loss": loss}
+        self.micro_batches.append({name: value.detach() for name, value in numbers.items()})
         self.masses.append(torch.ones_like(loss) if mass is None else mass)
-        shares = losses.normalized(torch.stack(self.masses))
-        means = {
-            name: (shares * torch.stack([each[name] for each in self.micro_batches])).sum()
-            for name in seen
-        }
-        self.log_dict(means | {"lr": self.learning_rate()})
+        shares = losses.normalized(torch.stack(self.masses))  # (passes so far,)
+        for name in numbers:
+            values = torch.stack([each[name] for each in self.micro_batches])
+            self.log(f"train/{name}", (shares * values).sum())
+        self.log("lr", self.learning_rate())
         return loss if mass is None else self.weighed(loss, shares[-1], parts)
 
     def common_mass(self, terms: int) -> Tensor | None:
-        """What a pass of several counts for in its step: the valid pixels, or their weights, if every
-        term is a mean over the same ones. None, for alike, where there are other terms."""
+        """The mass of a pass among several of its step: its valid pixels, or their weights, if every
+        term is a mean over the same ones. None where there are other terms: all passes count the same."""
         means = self.means or []
         alike = len(means) == terms and all(
             kind == "cross_entropy" and label is means[0][1] and weights is means[0][2]
@@ -279,7 +276,7 @@ class SegmentationModule(LightningModule):
         return loss * (parts * share)
 
     def learning_rate(self) -> float:
-        """What recipe.lr has become by now, whatever share of it a group of parameters has."""
+        """The current value of recipe.lr, whatever share of it a group of parameters has."""
         for group in self.optimizers().param_groups:
             if group["initial_lr"] == self.recipe.lr:
                 return group["lr"]
@@ -310,7 +307,7 @@ class SegmentationModule(LightningModule):
         return 1.0 if inside else self.recipe.head_lr
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether weight decay applies. Where the recipe spares norms and biases, so are position
+        """Apply weight decay or not. Where the recipe spares norms and biases, so are position
         tables, tokens and scales: only layers' weights decay."""
         return self.recipe.decay_norms or (parameter.ndim > 1 and name.endswith("weight"))
 
@@ -367,47 +364,47 @@ class SegmentationModule(LightningModule):
         """(B, 3, H, W) to the predicted class of each pixel, uint8 (B, H, W), by the recipe's inference mode."""
         return inference.mode(self.recipe.inference)(self.evaluated, image).argmax()
 
-    def begin_judging(self) -> None:
-        self.judge.reset()
+    def begin_evaluation(self) -> None:
+        self.confusion.reset()
 
     def on_validation_epoch_start(self) -> None:
-        self.begin_judging()
+        self.begin_evaluation()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """What a callback may look at more closely."""
+        """Return the predictions, for callbacks that look at them more closely."""
         image, label = batch
         strips = inference.mode(self.recipe.inference)(self.evaluated, image)
         predicted = strips.argmax()
-        self.judge.update(predicted, label)
+        self.confusion.update(predicted, label)
         return {"predicted": predicted, "strips": strips}
 
     def on_validation_epoch_end(self) -> None:
-        self.conclude("val")
+        self.keep_scores("val")
 
     def on_test_epoch_start(self) -> None:
-        self.begin_judging()
+        self.begin_evaluation()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         return self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
-        self.conclude("test")
+        self.keep_scores("test")
 
-    def conclude(self, split: str) -> None:
+    def keep_scores(self, split: str) -> None:
         """The same keys on every rank; nothing is logged or kept from a sanity check."""
-        found = self.concluded()
-        if not self.trainer.sanity_checking:
-            self.scores = found | {"step": self.global_step}
-            self.log_dict(
-                {f"{split}/mIoU": found["miou"], f"{split}/pixel_accuracy": found["pixel_accuracy"]}
-            )
+        scores = self.collected_scores()
+        if self.trainer.sanity_checking:
+            return
+        self.scores = scores | {"step": self.global_step}
+        logged = {"mIoU": scores["miou"], "pixel_accuracy": scores["pixel_accuracy"]}
+        self.log_dict({f"{split}/{name}": value for name, value in logged.items()})
 
-    def concluded(self) -> dict[str, Any]:
-        """Every score of what was judged, over all ranks."""
-        miou = self.judge.compute().item()
-        with self.judge.sync_context():
-            confusion = self.judge.confmat.clone()
-        self.judge.reset()
+    def collected_scores(self) -> dict[str, Any]:
+        """Every score of the images since the evaluation began, over all ranks."""
+        miou = self.confusion.compute().item()
+        with self.confusion.sync_context():
+            confusion = self.confusion.confmat.clone()
+        self.confusion.reset()
         return scores(confusion) | {"miou": miou, "confusion": confusion.tolist()}
 
     # --- checkpoints: tensors and plain values only

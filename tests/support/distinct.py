@@ -10,7 +10,7 @@ from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, blueprint, leaves, shapes
 
 # What a row says beside its network
-BESIDE = ("identity", "recipe", "normalization", "scores", "watched", "micro_batches", "judge")
+BESIDE = ("identity", "recipe", "normalization", "scores", "watched", "micro_batches", "confusion")
 
 
 def trained_network(row: Experiment, num_classes: int = 5) -> Hashable:
