@@ -29,7 +29,7 @@ from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import write_json
 from experiments.command_line.parser import Parser, by
 from experiments.records import provenance
-from experiments.reports.terminal import print_markdown, print_table
+from experiments.reports.formats import print_markdown, print_table
 
 if TYPE_CHECKING:  # torch takes seconds, and the stored table must not wait for it
     import numpy as np

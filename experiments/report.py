@@ -1,47 +1,23 @@
-"""The table paper / ours, made from the results of finished runs and from nothing else."""
+"""Print the table paper / ours from the results of runs, compare two evaluations, draw speeds."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import write_text
 from experiments.command_line.names import did_you_mean
-from experiments.records.results import (
-    FIELDS,
-    RESULTS,
-    curve,
-    kept,
-    read_catalogue,
-    read_metrics,
-    read_results,
-    running_mean,
-    stopped_runs,
-)
+from experiments.records.results import RESULTS, kept_files, read_results, stopped_runs
 from experiments.reports.table_formats import (
     WIDTH,
-    apart_line,
     as_csv,
     as_markdown,
     as_text,
-    letters,
-    markdown_line,
-    plain,
+    not_averaged_line,
 )
-from experiments.reports.table_rows import (
-    apart,
-    in_order,
-    like_with_like,
-    name_of,
-    not_measured,
-    table,
-)
-
-__all__ = [  # what programs, tests and notebooks ask the report for
-    "FIELDS", "UserError", "apart", "as_csv", "as_markdown", "as_text", "curve", "kept", "letters", "like_with_like", "main",
-    "markdown_line", "name_of", "not_measured", "plain", "read_catalogue", "read_metrics", "read_results", "running_mean", "table",
-]  # fmt: skip
+from experiments.reports.table_rows import Row, in_order, not_averaged, not_measured, table
 
 EXAMPLES = """\
 examples:
@@ -62,59 +38,63 @@ how to read it:
   (released LAYOUT) marks weights that we did not train: the authors' are the published network, another code line's are not.
   A plot pairs an mIoU with a speed of the same network at the same input size; what has no pair is told below the table.
 """
+NOTHING_MEASURED = (
+    "Nothing is measured yet. Make a first result with: "
+    "python experiments/run.py --model bisenet/resnet18 --data streets\n"
+)
 
 
-def parser() -> argparse.ArgumentParser:
-    words = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
         prog="report.py",
         description="Print the table paper / ours from the results of runs.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    words.add_argument(
+    parser.add_argument(
         "runs",
         nargs="*",
         type=Path,
         metavar="RUN_OR_FOLDER",
         help="runs, folders of runs or files (none: --results)",
     )
-    words.add_argument(
+    parser.add_argument(
         "--results",
         type=Path,
         metavar="DIR",
-        help="where kept results and the catalogue are (experiments/results)",
+        help="where kept results are (experiments/results)",
     )
-    words.add_argument(
+    parser.add_argument(
         "--format",
         choices=("text", "markdown", "csv"),
         default="text",
         help="text for a terminal (default), or for a file",
     )
-    words.add_argument(
+    parser.add_argument(
         "--data", metavar="NAME", help="only this data set, as cityscapes or streets"
     )
-    words.add_argument("--split", metavar="NAME", help="only this split, as val or test")
-    words.add_argument("--paper", metavar="NAME", help="only this paper, as bisenet")
-    words.add_argument(
+    parser.add_argument("--split", metavar="NAME", help="only this split, as val or test")
+    parser.add_argument("--paper", metavar="NAME", help="only this paper, as bisenet")
+    parser.add_argument(
         "--all", action="store_true", help="also the rows of the catalogue that nobody has measured"
     )
-    words.add_argument(
+    parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write to this file instead of the screen"
     )
-    words.add_argument(
+    parser.add_argument(
         "--compare",
         type=Path,
         nargs=2,
         metavar="EVALUATION",
         help="two evaluations of the same images, by evaluate.py",
     )
-    words.add_argument(
+    parser.add_argument(
         "--plot",
         type=Path,
         metavar="FILE",
         help="also draw mIoU against frames per second: a .png, .svg or .pdf",
     )
-    words.add_argument(
+    parser.add_argument(
         "--speed",
         type=Path,
         nargs="+",
@@ -122,130 +102,133 @@ def parser() -> argparse.ArgumentParser:
         metavar="BENCH",
         help="our speeds, as benchmark.py infer --out wrote them",
     )
-    return words
+    return parser
 
 
 @command(stopped="stopped; nothing was written")
-def main(words: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 2 after one sentence about what was wrong."""
-    options = parser().parse_args(words)
-    if options.compare:
-        print_or_write(compared(options), options)
+    args = make_parser().parse_args(arguments)
+    if args.compare:
+        print_or_write(comparison(args), args)
         return 0
-    rows, others, stopped = report(options)
-    unplotted = plot(rows, options) if options.plot or options.speed else []
-    print_or_write(in_format(rows, others, stopped, unplotted, options), options)
-    if options.format == "csv" and unplotted:
+    rows, others, stopped = report(args)
+    unplotted = plot(rows, args) if args.plot or args.speed else []
+    print_or_write(in_format(rows, others, stopped, unplotted, args), args)
+    if args.format == "csv" and unplotted:
         print(*unplotted, sep="\n", file=sys.stderr)
     return 0
 
 
-def report(options: argparse.Namespace) -> tuple[list[dict], list[dict], list[Path]]:
-    """The rows of the table, the rows that stand apart, and the runs without a result."""
-    folder = options.results or RESULTS
-    if not folder.is_dir() and options.results:
+def report(args: argparse.Namespace) -> tuple[list[Row], list[Row], list[Path]]:
+    """The rows of the table, those that are not averaged, and the runs without a result."""
+    folder = args.results or RESULTS
+    if not folder.is_dir() and args.results:
         raise UserError(
-            f"{folder} does not exist; name the folder of kept results, as in: report.py --results experiments/results"
+            f"{folder} does not exist; name the folder of kept results, "
+            "as in: report.py --results experiments/results"
         )
-    paths = options.runs or ([folder] if kept(folder) else [])
+    paths = args.runs or ([folder] if kept_files(folder) else [])
     results = read_results(paths)
-    rows, others = table(results), apart(results)
-    rows = in_order(rows + not_measured(read_catalogue(folder), rows)) if options.all else rows
-    for name, wanted in (
-        ("paper", options.paper),
-        ("data", options.data),
-        ("split", options.split),
-    ):
-        if wanted is not None:
-            check_known(name, wanted, rows + others)
-            rows, others = ([row for row in part if row[name] == wanted] for part in (rows, others))
-    return (
-        rows,
-        others,
-        [] if options.paper or options.data or options.split else stopped_runs(paths),
-    )
+    rows, others = table(results), not_averaged(results)
+    if args.all:
+        rows = in_order(rows + not_measured(catalogue()["papers"], rows))
+    wanted = {"paper": args.paper, "data": args.data, "split": args.split}
+    wanted = {name: word for name, word in wanted.items() if word is not None}
+    for name, word in wanted.items():
+        check_known(name, word, rows + others)
+        rows = [row for row in rows if getattr(row, name) == word]
+        others = [row for row in others if getattr(row, name) == word]
+    return rows, others, [] if wanted else stopped_runs(paths)
 
 
-def check_known(name: str, wanted: str, rows: list[dict]) -> None:
-    """Refuses a paper or a data set that no row has, with the nearest that one has."""
-    known = sorted({row[name] for row in rows if row[name]})
-    if wanted in known:
+def check_known(name: str, word: str, rows: Sequence[Row]) -> None:
+    """Refuse a paper, data set or split that no row has, with the nearest that one has."""
+    known = sorted({getattr(row, name) for row in rows} - {""})
+    if word in known:
         return
     have = f"there are {', '.join(known)}" if known else "there is no result at all"
     raise UserError(
-        f"no result has the {name} {wanted}; {did_you_mean(wanted, known)}{have}; run it, or see with --all what is not measured"
+        f"no result has the {name} {word}; {did_you_mean(word, known)}{have}; "
+        "run it, or see with --all what is not measured"
     )
 
 
-def compared(options: argparse.Namespace) -> str:
-    """Two evaluations beside each other; no word of a table goes with that."""
-    given = {"RUN_OR_FOLDER": options.runs, "--plot": options.plot, "--speed": options.speed, "--all": options.all, "--data": options.data,
-             "--paper": options.paper, "--split": options.split, f"--format {options.format}": options.format != "text"}  # fmt: skip
-    if beside := [name for name, value in given.items() if value]:
+def comparison(args: argparse.Namespace) -> str:
+    """Two evaluations beside each other; no option of a table goes with that."""
+    of_tables = {
+        "RUN_OR_FOLDER": args.runs,
+        "--plot": args.plot,
+        "--speed": args.speed,
+        "--all": args.all,
+        "--data": args.data,
+        "--paper": args.paper,
+        "--split": args.split,
+        f"--format {args.format}": args.format != "text",
+    }
+    if given := [name for name, value in of_tables.items() if value]:
         raise UserError(
-            f"--compare sets two evaluations beside each other and makes no table; leave out {', '.join(beside)}"
+            "--compare sets two evaluations beside each other and makes no table; "
+            f"leave out {', '.join(given)}"
         )
     from experiments.reports.comparison import compare
 
-    return compare(*options.compare)
+    return compare(*args.compare)
 
 
-def plot(rows: list[dict], options: argparse.Namespace) -> list[str]:
-    """Draws the rows that have both an mIoU and a speed; a line for each reason why others are not in the picture."""
+def plot(rows: Sequence[Row], args: argparse.Namespace) -> list[str]:
+    """Draw the rows that have both an mIoU and a speed; say why others are not in the picture."""
     from experiments.reports.speed_plot import check_file, draw
-    from experiments.reports.speed_points import (
-        how_measured,
-        in_words,
-        points,
-        published_speeds,
-        read_timing,
-    )
+    from experiments.reports.speed_points import how_measured, pair, published_speeds, read_timing
 
-    if not options.plot:
+    if not args.plot:
         raise UserError(
-            "--speed says how fast networks are, which a plot alone shows; give it one with --plot FILE.png"
+            "--speed says how fast networks are, which a plot alone shows; "
+            "give it one with --plot FILE.png"
         )
-    check_file(options.plot)
-    timings = [read_timing(file) for file in options.speed]
-    found, left = points(rows, timings, published_speeds(options.results or RESULTS))
-    if not found:
-        reasons = "; ".join(in_words(left)) or "the table is empty"
+    check_file(args.plot)
+    timings = [read_timing(file) for file in args.speed]
+    pairs = pair(rows, timings, published_speeds(catalogue()["papers"]))
+    count, missing = len(pairs.points), pairs.missing_lines()
+    if not count:
+        reasons = "; ".join(missing) or "the table is empty"
         raise UserError(
-            f"there is nothing to plot ({reasons}); give --all for published points, or --speed for ours"
+            f"there is nothing to plot ({reasons}); "
+            "give --all for published points, or --speed for ours"
         )
-    draw(found, options.plot, how_measured(found, timings))
-    made = f"plot: {len(found)} point{'s' * (len(found) > 1)} in {options.plot}"
-    return [made, *(f"not in it, {line}" for line in in_words(left))]
+    draw(pairs.points, args.plot, how_measured(pairs.points, timings))
+    drawn = f"plot: {count} point{'s' * (count > 1)} in {args.plot}"
+    return [drawn, *(f"not in it, {line}" for line in missing)]
 
 
-def print_or_write(text: str, options: argparse.Namespace) -> None:
-    if options.out is None:
+def print_or_write(text: str, args: argparse.Namespace) -> None:
+    if args.out is None:
         sys.stdout.reconfigure(errors="replace")
         sys.stdout.write(text)
         return
     try:
-        write_text(options.out, text)
+        write_text(args.out, text)
     except OSError as error:
         raise UserError(
-            f"{options.out} cannot be written ({error.strerror}); name a file in a folder that exists"
+            f"{args.out} cannot be written ({error.strerror}); name a file in a folder that exists"
         ) from None
 
 
 def in_format(
-    rows: list[dict],
-    others: list[dict],
-    stopped: list[Path],
-    unplotted: list[str],
-    options: argparse.Namespace,
+    rows: Sequence[Row],
+    others: Sequence[Row],
+    stopped: Sequence[Path],
+    unplotted: Sequence[str],
+    args: argparse.Namespace,
 ) -> str:
-    if options.format == "csv":
-        return as_csv(rows + others)
-    lines = [*map(apart_line, others), *(f"without result.json: {run}" for run in stopped)]
+    if args.format == "csv":
+        return as_csv([*rows, *others])
+    lines = [*map(not_averaged_line, others), *(f"without result.json: {run}" for run in stopped)]
     if not rows and not lines:
-        return "Nothing is measured yet. Make a first result with: python experiments/run.py --model bisenet/resnet18 --data streets\n"
-    if options.format == "markdown":
+        return NOTHING_MEASURED
+    if args.format == "markdown":
         return as_markdown(rows, lines, unplotted)
-    screen = options.out is None and sys.stdout.isatty()
+    screen = args.out is None and sys.stdout.isatty()
     return as_text(rows, lines, unplotted, width=screen_width() if screen else WIDTH, color=screen)
 
 

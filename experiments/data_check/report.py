@@ -44,7 +44,7 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    from experiments.reports.terminal import console
+    from experiments.reports.formats import console
 
     table = Table(title=title, box=None, pad_edge=False, header_style="bold")
     for number, head in enumerate(heads):

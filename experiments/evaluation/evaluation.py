@@ -32,7 +32,8 @@ from experiments.evaluation.score import (
     stored_options,
 )
 from experiments.records.trained_networks import options_of, trained
-from experiments.reports.table_rows import model_words
+from experiments.records.results import Result
+from experiments.reports.published import model_words
 from experiments.reports.terminal import class_table, protocol_table, published_lines
 from segmodels.module import SegmentationModule
 from segmodels.prediction import choose_device, predict, predicted_strips, set_inference
@@ -89,15 +90,18 @@ def evaluate_protocol(
     data: SegmentationData,
     others: list[Named],
     args: Namespace,
-) -> dict[str, Any]:
+) -> Result:
     """Score one network in its recipe's mode; print and write all that belongs to the result."""
     examiner = Examiner(data, args.split, args.full)
     result = score(module, data, name, args.split, examiner)
-    heading = title_of(result["experiment"], result["released"])
+    heading = title_of(result.experiment, result.released)
     examined = examiner.found(description(heading, result), data.class_names, data.palette)
-    result |= uncertainty(examined) | {"checkpoint": name_in_run(source)}
-    if args.full:
-        result["full"] = measures(examined)
+    result = replace(
+        result,
+        **uncertainty(examined),
+        checkpoint=name_in_run(source),
+        full=measures(examined) if args.full else None,
+    )
     class_table(result)
     for line in () if args.protocols else published_lines(result):
         print(line)
@@ -106,7 +110,7 @@ def evaluate_protocol(
     file = args.out or result_file(source, args, evaluation_name(module, name, args.split))
     records = file.with_suffix(".npz")
     examined.save(records)  # first: a result that names its records has them
-    files.write_json(file, result | {"records": records.name})
+    files.write_json(file, replace(result, records=records.name).as_dict())
     print(f"result       {file}")
     images = data.open(args.split)
     if args.pictures and (others or isinstance(source, ReleasedCheckpoint)):
@@ -135,7 +139,7 @@ def protocols(
     settings = {(module.recipe.inference, ""): {}}
     for figure in published_of(module):
         options = {} if args.model else figure["model"]
-        settings.setdefault((figure["protocol"], model_words({"model": options})), options)
+        settings.setdefault((figure["protocol"], model_words(options)), options)
     networks = {"": module}
     found = []
     for (protocol, words), options in settings.items():
@@ -205,9 +209,9 @@ def title_of(experiment: str, released: str | None, otherwise: str = "") -> str:
     return f"{experiment} ({note})" if note else experiment
 
 
-def description(heading: str, result: dict[str, Any]) -> str:
-    how = [result["protocol"], model_words(result), result["precision"]]
-    images = f"{result['images']} images of {result['data']} {result['split']}"
+def description(heading: str, result: Result) -> str:
+    how = [result.protocol, model_words(result.model), result.precision]
+    images = f"{result.images} images of {result.data} {result.split}"
     return f"{heading} on {images} ({', '.join(filter(None, how))})"
 
 

@@ -25,7 +25,7 @@ from experiments.evaluation.evaluation import (
 )
 from experiments.evaluation.robustness_report import robustness_plot, robustness_sheet, table
 from experiments.evaluation.score import open_data, telling_ctrl_c, trainer_of
-from experiments.reports.terminal import console
+from experiments.reports.formats import console
 from segmodels.prediction import choose_device, predict, set_inference
 
 

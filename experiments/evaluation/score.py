@@ -11,12 +11,14 @@ from lightning import Callback, Trainer
 
 import datamodules
 from experiments.command_line.catalogue import catalogue
+from datamodules.module import SegmentationData
 from experiments.command_line.errors import UserError
 from experiments.command_line.networks import ReleasedCheckpoint
 from experiments.evaluation.per_image import Examiner, JudgingBar
-from experiments.records import provenance, run_folder
+from experiments.records import provenance
+from experiments.records.results import PublishedFigure, Result
 from experiments.records.trained_networks import NUMBERED, config_of
-from experiments.reports.table_rows import model_words
+from experiments.reports.published import model_words
 from segmodels.metrics import scores
 from segmodels.module import SegmentationModule
 from segmodels.paper import experiment, inference_parameters
@@ -76,13 +78,13 @@ def same_classes(source: Path | ReleasedCheckpoint, module: SegmentationModule, 
 
 def score(
     module: SegmentationModule, data: Any, name: str, split: str, examiner: Examiner
-) -> dict[str, Any]:
+) -> Result:
     trainer = trainer_of(module, JudgingBar(len(data.open(split))), examiner)
     released = module.identity.released
     trained_for = (
         f"as released ({released})" if released else f"after {module.identity.iterations} steps"
     )
-    options = model_words({"model": module.identity.evaluated_with})
+    options = model_words(module.identity.evaluated_with)
     how = filter(None, (module.recipe.inference, options, module.recipe.precision))
     print(
         f"{module.identity.experiment} {trained_for}, on {len(data.open(split))} images of {name} {split} "
@@ -120,55 +122,52 @@ def telling_ctrl_c() -> Iterator[None]:
 
 
 def result_of(
-    module: Any, data: Any, data_name: str, split: str, iterations: int
-) -> dict[str, Any]:
-    """result.json: the score with everything that a comparison needs to know, out of a module that has just been judged."""
+    module: SegmentationModule, data: SegmentationData, data_name: str, split: str, iterations: int
+) -> Result:
+    """The result of a module that has just been evaluated."""
     identity = module.identity
-    scores = module.scores
     row = experiment(identity.experiment)
-    paper, _, name = identity.experiment.partition("/")
-    return {
-        "schema": run_folder.SCHEMA,
-        "experiment": identity.experiment,
-        "paper": paper,
-        "row": name,
-        "title": find_paper(paper).title,
-        "data": data_name,
-        "split": split,
-        "protocol": module.recipe.inference,
-        **judged(data, scores),
-        "images": len(data.open(split)),
-        "official_images": data.official(split),
-        "pixels": scores["pixels"],
-        "semi": identity.semi,
-        "network": identity.network or next(iter(identity.networks), None),
-        "others": {each: judged(data, found) for each, found in scores.get("others", {}).items()},
-        "labelled": identity.labelled,
-        "seed": identity.seed,
-        "iterations": iterations,
-        "parameters": sum(each.numel() for each in module.evaluated.parameters()),
-        "inference_parameters": inference_parameters(
-            module if identity.released else row.but(model=identity.model),
-            module.num_classes,
-        ),
-        "hardware": provenance.hardware(),
-        "precision": module.recipe.precision,
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        "date": date.today().isoformat(),
-        "departures": identity.departures,
-        "overrides": identity.overrides,
-        "model": identity.evaluated_with,
-        "published": published_of(module),
-        "released": identity.released,
-        "port": identity.port,
-        "checkpoint": None,
-        "seconds": None,
-        "cpu_seconds": None,
-        "smoke": identity.smoke,
-        "finished": bool(identity.released)
+    paper, _, name = row.name.partition("/")
+    network = module if identity.released else row.but(model=identity.model)
+    others = module.scores.get("others", {})
+    return Result(
+        experiment=row.name,
+        paper=paper,
+        row=name,
+        title=find_paper(paper).title,
+        data=data_name,
+        split=split,
+        protocol=module.recipe.inference,
+        **named_scores(data, module.scores),
+        images=len(data.open(split)),
+        official_images=data.official(split),
+        pixels=module.scores["pixels"],
+        semi=identity.semi,
+        network=identity.network or next(iter(identity.networks), None),
+        others={each: named_scores(data, scored) for each, scored in others.items()},
+        labelled=identity.labelled,
+        seed=identity.seed,
+        iterations=iterations,
+        parameters=sum(each.numel() for each in module.evaluated.parameters()),
+        inference_parameters=inference_parameters(network, module.num_classes),
+        hardware=provenance.hardware(),
+        precision=module.recipe.precision,
+        commit=provenance.commit(),
+        versions=provenance.versions(),
+        date=date.today().isoformat(),
+        departures=identity.departures,
+        overrides=identity.overrides,
+        model=identity.evaluated_with,
+        published=[PublishedFigure(**figure) for figure in published_of(module)],
+        released=identity.released,
+        port=identity.port,
+        checkpoint=None,
+        seconds=None,
+        cpu_seconds=None,
+        smoke=identity.smoke,
+        finished=bool(identity.released)
         or (not identity.smoke and iterations >= module.recipe.iterations),
-    }
+    )
 
 
 def published_of(module: SegmentationModule) -> list[dict[str, Any]]:
@@ -179,21 +178,16 @@ def published_of(module: SegmentationModule) -> list[dict[str, Any]]:
     return [figure.as_dict() for figure in row.published]
 
 
-def judged(data: Any, found: dict[str, Any]) -> dict[str, Any]:
+def named_scores(data: SegmentationData, scored: dict[str, Any]) -> dict[str, Any]:
     """The scores of a confusion matrix, per class by name; `miou` as torchmetrics gave it."""
-    named_scores = {each: dict(zip(data.class_names, found[each])) for each in ("iou", "accuracy")}
-    whole = {
-        each: found[each]
-        for each in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
-    }
-    return (
-        whole | named_scores | categories(torch.tensor(found["confusion"]), data.labels.categories)
-    )
-
-
-def categories(confusion: torch.Tensor, groups: tuple[str, ...]) -> dict[str, Any]:
-    found = scores(confusion, groups)
-    return {each: found[each] for each in ("category_miou", "categories") if each in found}
+    names = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
+    named = {name: scored[name] for name in names}
+    for name in ("iou", "accuracy"):
+        named[name] = dict(zip(data.class_names, scored[name]))
+    if data.labels.categories:
+        again = scores(torch.tensor(scored["confusion"]), data.labels.categories)
+        named |= {name: again[name] for name in ("category_miou", "categories")}
+    return named
 
 
 def fresh(folder: Path, stem: str, suffix: str = "") -> Path:

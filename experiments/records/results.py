@@ -1,160 +1,193 @@
-"""What runs left on disk: results, metrics and the catalogue, read and checked before anything is said about them."""
+"""Read and write result.json: one score of one network on one split, and how it came about."""
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from types import NoneType
+from typing import Any, NewType, get_args, get_origin, get_type_hints
 
-from experiments.command_line.catalogue import in_full
 from experiments.command_line.errors import UserError
+from experiments.records.run_folder import SCHEMA, is_run, read_config, read_json
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 NO_RESULTS = ("fidelity.json", "data_speed.json")  # what else lies there
-SCHEMA = 1
+
+Fraction = NewType("Fraction", float)  # from 0 to 1, as all that we measure
+Score = Fraction | None
+Scores = dict[str, Fraction | None]  # by class; null where the split has no such class
+Interval = list[Fraction] | None  # from, to
+NOT_IN_EVERY_FILE = ("category_miou", "categories", "interval", "full", "records")
 
 
-# --- what a result.json holds
+@dataclass(frozen=True)
+class PublishedFigure:
+    """An mIoU in percent that a paper reports, and how it was measured."""
 
-TEXT, WHOLE, NUMBER, NOTHING = (str,), (int,), (int, float), type(None)
-FIELDS: dict[str, tuple[type, ...]] = {
-    "schema": WHOLE,
-    "experiment": TEXT,  # "paper/row"
-    "paper": TEXT,
-    "row": TEXT,
-    "title": TEXT,
-    "data": TEXT,
-    "split": TEXT,
-    "protocol": TEXT,  # the inference mode, as in Published
-    "miou": (*NUMBER, NOTHING),  # a fraction, as all that we measure
-    "pixel_accuracy": (*NUMBER, NOTHING),
-    "iou": (dict,),  # class name -> fraction, or null where the split has no such class
-    "images": WHOLE,
-    "seed": WHOLE,
-    "iterations": WHOLE,
-    "parameters": WHOLE,  # while training
-    "inference_parameters": (*WHOLE, NOTHING),
-    "hardware": TEXT,
-    "precision": TEXT,
-    "commit": (*TEXT, NOTHING),
-    "versions": (dict,),
-    "seconds": (*NUMBER, NOTHING),
-    "cpu_seconds": (*NUMBER, NOTHING),
-    "date": TEXT,  # YYYY-MM-DD
-    "departures": (list,),  # sentences
-    "overrides": (dict,),  # "model.arm" -> value, as given on the command line
-    "published": (
-        list,
-    ),  # {"miou" in percent, "data", "split", "protocol", "source", "model", "options"}
-    "finished": (bool,),
-    "checkpoint": (*TEXT, NOTHING),
-}
-OPTIONAL: dict[str, tuple[type, ...]] = {
-    "smoke": (bool,),
-    "semi": (dict, NOTHING),  # the method around the network, with its options
-    "model": (dict,),  # options that it was evaluated with and not trained with
-    "network": (*TEXT, NOTHING),  # which of a method's networks was judged
-    "others": (dict,),  # its other networks' miou, pixel_accuracy and iou
-    "labelled": (
-        dict,
-        NOTHING,
-    ),  # images, of, fingerprint: the part of the training images that kept its labels
-    "released": (*TEXT, NOTHING),  # the layout of an authors' checkpoint; our own training has none
-    "official_images": (*WHOLE, NOTHING),  # of the split, by the data set's authors
-    "port": (bool, NOTHING),  # another code line than the authors' released it
-    "mean_accuracy": (*NUMBER, NOTHING),
-    "frequency_weighted_iou": (*NUMBER, NOTHING),
-    "category_miou": (*NUMBER, NOTHING),
-    "categories": (dict, NOTHING),  # name -> fraction or null
-    "interval": (list, NOTHING),  # of miou: from, to
-    "full": (dict, NOTHING),  # further measures
-    "records": (*TEXT, NOTHING),  # the file beside it that holds what each image gave
-}
-FRACTIONS = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "category_miou")
-PUBLISHED: dict[str, tuple[type, ...]] = {
-    "miou": NUMBER,
-    "data": TEXT,
-    "split": TEXT,
-    "protocol": TEXT,
-    "source": TEXT,
-}
-MEASURED_WITH: dict[str, tuple[type, ...]] = {
-    "model": (dict,),  # options of the network, where they are not the row's own
-    "options": (dict,),  # of the data set, where they are not its defaults
-}
+    miou: float
+    data: str
+    split: str
+    protocol: str
+    source: str
+    model: dict[str, Any] = field(default_factory=dict)  # options that are not the row's own
+    options: dict[str, Any] = field(default_factory=dict)  # of the data set, if not its defaults
 
-
-def partial(result: dict) -> bool:
-    """Whether a part of the split's images was judged: no figure of the whole can be set against that."""
-    return bool(result.get("official_images")) and result["images"] != result["official_images"]
-
-
-def check_result(result: Any, file: Path) -> None:
-    """Refuses what this report cannot read truly: another schema, a missing field, a percent where a fraction belongs."""
-    if not isinstance(result, dict) or "schema" not in result:
-        raise UserError(
-            f"{file} is not a result: it has no field schema; name the result.json that experiments/run.py wrote"
-        )
-    if result["schema"] != SCHEMA:
-        newer = f"schema {result['schema']}, and this report reads schema {SCHEMA}"
-        raise UserError(
-            f"{file} has {newer}; read it with the checkout that wrote it, or run the experiment again"
-        )
-    check_fields(result, FIELDS, OPTIONAL, file)
-    measured = {name: result.get(name) for name in FRACTIONS}
-    for group in ("iou", "categories"):
-        measured |= {f"{group} {name}": value for name, value in (result.get(group) or {}).items()}
-    measured |= {
-        f"interval {end}": value
-        for end, value in enumerate(check_interval(result.get("interval"), file))
-    }
-    for name, value in measured.items():
-        if value is not None and not (is_a(value, NUMBER) and 0 <= value <= 1):
+    @classmethod
+    def from_dict(cls, content: Any, file: Path) -> "PublishedFigure":
+        """Check the types, and that the mIoU was not written as a fraction."""
+        if not isinstance(content, dict):
+            names = ", ".join(required(cls))
             raise UserError(
-                f"{file}: {name} is {value!r}, but what we measure is a fraction from 0 to 1; write it as one"
+                f"{file}: a published figure is {content!r}, but must be a dict with {names}; "
+                "correct it"
             )
-    for published in result["published"]:
-        check_published(published, file)
-
-
-def check_interval(interval: list | None, file: Path) -> list:
-    """Its two ends; none where there is no interval."""
-    ends = interval or []
-    if interval is not None and (
-        len(ends) != 2 or not all(is_a(end, NUMBER) for end in ends) or ends[0] > ends[1]
-    ):
-        wanted = "two fractions, the lower first; correct it or judge the checkpoint again"
-        raise UserError(f"{file}: interval is {interval!r}, but must be {wanted}")
-    return ends
-
-
-def check_published(published: Any, file: Path) -> None:
-    """A published figure is in percent; one that is not above 1 was written as a fraction."""
-    if not isinstance(published, dict):
-        raise UserError(
-            f"{file}: a published figure is {published!r}, but must be a dict with {', '.join(PUBLISHED)}; correct it"
-        )
-    check_fields(published, PUBLISHED, MEASURED_WITH, file)
-    if not 1 < published["miou"] <= 100:
-        raise UserError(
-            f"{file}: a published miou is {published['miou']}, but must be in percent; correct it in the paper's file"
-        )
-
-
-def check_fields(record: dict, required: Mapping, optional: Mapping, file: Path) -> None:
-    """Refuses a record whose fields are missing or of another type."""
-    if missing := [name for name in required if name not in record]:
-        raise UserError(
-            f"{file} lacks {', '.join(missing)}; run the experiment again, or copy its result.json anew"
-        )
-    for name, types in {**required, **optional}.items():
-        if name in record and not is_a(record[name], types):
-            allowed = " or ".join("null" if each is NOTHING else each.__name__ for each in types)
+        figure = cls(**checked_fields(cls, content, file))
+        if not 1 < figure.miou <= 100:
             raise UserError(
-                f"{file}: {name} is {record[name]!r}, but must be {allowed}; correct it or run the experiment again"
+                f"{file}: a published miou is {figure.miou}, but must be in percent; "
+                "correct it in the paper's file"
             )
+        return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The fields of result.json, in the order in which they are written."""
+
+    experiment: str  # "paper/row"
+    paper: str
+    row: str
+    title: str
+    data: str
+    split: str
+    protocol: str  # the inference mode, as in PublishedFigure
+    miou: Score
+    pixel_accuracy: Score
+    mean_accuracy: Score = None
+    frequency_weighted_iou: Score = None
+    iou: Scores
+    accuracy: Scores = field(default_factory=dict)
+    category_miou: Score = None
+    categories: Scores | None = None
+    images: int
+    official_images: int | None = None  # of the split, by the data set's authors
+    pixels: int | None = None
+    semi: dict[str, Any] | None = None  # the method around the network, with its options
+    network: str | None = None  # which of a method's networks was evaluated
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)  # scores of its other networks
+    labelled: dict[str, Any] | None = None  # images, of, fingerprint: what kept its labels
+    seed: int
+    iterations: int
+    parameters: int  # while training
+    inference_parameters: int | None
+    hardware: str
+    precision: str
+    commit: str | None
+    versions: dict[str, str]
+    date: str  # YYYY-MM-DD
+    departures: list[str]
+    overrides: dict[str, Any]  # "model.arm" -> value, as given on the command line
+    model: dict[str, Any] = field(default_factory=dict)  # options of the evaluation alone
+    published: list[PublishedFigure]
+    released: str | None = None  # the layout of an authors' checkpoint; our own training has none
+    port: bool | None = False  # another code line than the authors' released it
+    checkpoint: str | None
+    seconds: float | None
+    cpu_seconds: float | None
+    smoke: bool = False
+    finished: bool
+    interval: Interval = None  # of miou
+    full: dict[str, Any] | None = None  # further measures
+    records: str | None = None  # the file beside it that holds what each image gave
+
+    @classmethod
+    def from_dict(cls, content: Any, file: Path) -> "Result":
+        """Refuse what cannot be read truly: another schema, a missing field, a wrong type or unit.
+
+        Fields that only a newer version knows are ignored.
+        """
+        if not isinstance(content, dict) or "schema" not in content:
+            raise UserError(
+                f"{file} is not a result: it has no field schema; "
+                "name the result.json that experiments/run.py wrote"
+            )
+        if content["schema"] != SCHEMA:
+            raise UserError(
+                f"{file} has schema {content['schema']}, and this report reads schema {SCHEMA}; "
+                "read it with the checkout that wrote it, or run the experiment again"
+            )
+        known = checked_fields(cls, content, file)
+        check_fractions(cls, known, file)
+        # Results of the first released checkpoints named the layout among the overrides alone.
+        known["released"] = known.get("released") or known["overrides"].get("released")
+        figures = [PublishedFigure.from_dict(each, file) for each in known["published"]]
+        return cls(**known | {"published": figures})
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of result.json; what only some evaluations measure leaves no key behind."""
+        content = {
+            name: value
+            for name, value in asdict(self).items()
+            if value is not None or name not in NOT_IN_EVERY_FILE
+        }
+        return {"schema": SCHEMA} | content
+
+    @property
+    def status(self) -> str:
+        """ "measured", or why its mIoU is not averaged with others."""
+        if self.smoke or any(each.endswith("(--smoke)") for each in self.departures):
+            return "smoke"
+        if not self.finished:
+            return "unfinished"
+        return "without mIoU" if self.miou is None else "measured"
+
+    @property
+    def partial(self) -> bool:
+        """A part of the split was evaluated: no figure of the whole can stand beside that."""
+        return bool(self.official_images) and self.images != self.official_images
+
+
+# --- checks by the annotations
+
+
+def required(kind: type) -> list[str]:
+    """Fields without a default."""
+    return [
+        each.name
+        for each in fields(kind)
+        if each.default is MISSING and each.default_factory is MISSING
+    ]
+
+
+def checked_fields(kind: type, content: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The fields of `kind` in `content`, none missing and each of its annotated type."""
+    if missing := [name for name in required(kind) if name not in content]:
+        raise UserError(
+            f"{file} lacks {', '.join(missing)}; "
+            "run the experiment again, or copy its result.json anew"
+        )
+    hints = get_type_hints(kind)
+    known = {name: value for name, value in content.items() if name in hints}
+    for name, value in known.items():
+        types = types_of(hints[name])
+        if not is_a(value, types):
+            allowed = " or ".join("null" if each is NoneType else each.__name__ for each in types)
+            raise UserError(
+                f"{file}: {name} is {value!r}, but must be {allowed}; "
+                "correct it or run the experiment again"
+            )
+    return known
+
+
+def types_of(hint: Any) -> tuple[type, ...]:
+    """What isinstance can tell of an annotation; a whole number may stand for a float."""
+    if get_origin(hint) in (dict, list):
+        return (get_origin(hint),)
+    members = get_args(hint) or (hint,)
+    if len(members) > 1:
+        return sum((types_of(member) for member in members), ())
+    kind = getattr(hint, "__supertype__", hint)
+    return (int, float) if kind is float else (kind,)
 
 
 def is_a(value: Any, types: tuple[type, ...]) -> bool:
@@ -162,20 +195,68 @@ def is_a(value: Any, types: tuple[type, ...]) -> bool:
     return isinstance(value, types) and (bool in types or not isinstance(value, bool))
 
 
+def check_fractions(kind: type, content: Mapping[str, Any], file: Path) -> None:
+    """Refuse a percent where the annotation says Score, Scores or Interval."""
+    for name, hint in get_type_hints(kind).items():
+        value = content.get(name)
+        if hint == Interval and value is not None:
+            check_interval(value, file)
+        if hint not in (Score, Scores, Scores | None, Interval):
+            continue
+        for called, share in each_score(name, value):
+            if share is not None and not (is_a(share, (int, float)) and 0 <= share <= 1):
+                raise UserError(
+                    f"{file}: {called} is {share!r}, but what we measure is a fraction "
+                    "from 0 to 1; write it as one"
+                )
+
+
+def check_interval(ends: list[Any], file: Path) -> None:
+    if len(ends) != 2 or not all(is_a(end, (int, float)) for end in ends) or ends[0] > ends[1]:
+        raise UserError(
+            f"{file}: interval is {ends!r}, but must be two fractions, the lower first; "
+            "correct it or judge the checkpoint again"
+        )
+
+
+def each_score(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A field's numbers, called "miou", "iou road" or "interval 0"."""
+    if isinstance(value, dict):
+        yield from ((f"{name} {key}", each) for key, each in value.items())
+    elif isinstance(value, list):
+        yield from ((f"{name} {index}", each) for index, each in enumerate(value))
+    else:
+        yield name, value
+
+
 # --- reading
 
 
-def read_results(paths: Iterable[str | Path]) -> list[dict]:
-    """The checked results of run folders, of folders of either runs or result files, and of files; a copy of a result counts once."""
-    found: dict[str, dict] = {}
-    for file in [file for path in paths for file in result_files(Path(path))]:
-        result = read_json(file)
-        check_result(result, file)
-        content = json.dumps(
-            {name: value for name, value in result.items() if name != "checkpoint"}, sort_keys=True
-        )
-        found.setdefault(content, {**result, "file": str(file)})
-    return list(found.values())
+def read_result(file: Path) -> Result:
+    return Result.from_dict(read_json(file), file)
+
+
+def read_results(paths: Iterable[str | Path]) -> list[Result]:
+    """The results in run folders, in folders of runs or of result files, and in files.
+
+    A copy of a result counts once.
+    """
+    results: dict[str, Result] = {}
+    for path in paths:
+        for file in result_files(Path(path)):
+            result = read_result(file)
+            content = result.as_dict() | {"checkpoint": None}
+            results.setdefault(json.dumps(content, sort_keys=True), result)
+    return list(results.values())
+
+
+def finished_result(run: Path) -> Result | None:
+    """The result of a run that has made all its steps."""
+    file = run / "result.json"
+    if not file.is_file():
+        return None
+    result = read_result(file)
+    return result if result.iterations >= read_config(run)["recipe"]["iterations"] else None
 
 
 def result_files(path: Path) -> list[Path]:
@@ -184,31 +265,32 @@ def result_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(
-            f"{path} does not exist; name a run folder, a folder of runs or a result file, as in: report.py runs"
+            f"{path} does not exist; "
+            "name a run folder, a folder of runs or a result file, as in: report.py runs"
         )
     if (path / "result.json").is_file():
         return [path / "result.json", *evaluations(path)]
     if is_run(path):
         raise UserError(
-            f"{path} has no result.json: its run is still going or was stopped; wait for it, or leave it out"
+            f"{path} has no result.json: its run is still going or was stopped; "
+            "wait for it, or leave it out"
         )
     if (path / "table.json").is_file():
         return sweep_files(path)
-    results = sorted(path.glob("*/result.json"))
-    files = [
-        *results,
-        *(file for each in results for file in evaluations(each.parent)),
-        *sorted(kept(path)),
-    ]
+    files = sorted(path.glob("*/result.json"))
+    for run in [file.parent for file in files]:
+        files += evaluations(run)
+    files += sorted(kept_files(path))
     if not files and not stopped_runs([path]):
         raise UserError(
-            f"{path} holds no results; name a run folder, a folder of runs or a folder of result files"
+            f"{path} holds no results; "
+            "name a run folder, a folder of runs or a folder of result files"
         )
     return files
 
 
 def evaluations(run: Path) -> list[Path]:
-    """What evaluate.py said later of the run's last weights, under other protocols or on other data; in the run's own precision."""
+    """Later evaluations of the run's last weights, in the run's own precision."""
     files = sorted((run / "checkpoints").glob("evaluation-last-*.json"))
     precision = read_json(run / "result.json").get("precision") if files else None
     return [file for file in files if read_json(file).get("precision") == precision]
@@ -216,122 +298,24 @@ def evaluations(run: Path) -> list[Path]:
 
 def sweep_files(path: Path) -> list[Path]:
     """The results of a sweep's runs, which lie beside its folder."""
+    table = path / "table.json"
     try:
-        names = [
-            run["folder"]
-            for row in read_json(path / "table.json")["rows"]
-            for run in row["runs"]
-            if run["folder"]
-        ]
+        runs = [run for row in read_json(table)["rows"] for run in row["runs"]]
+        folders = [path.parent / run["folder"] for run in runs if run["folder"]]
     except (KeyError, TypeError):
         raise UserError(
-            f"{path / 'table.json'} is no table of a sweep; make it anew with the command that began the sweep"
+            f"{table} is no table of a sweep; make it anew with the command that began the sweep"
         ) from None
-    return [file for name in names if (file := path.parent / name / "result.json").is_file()]
+    files = [folder / "result.json" for folder in folders]
+    return [file for file in files if file.is_file()]
 
 
-def kept(folder: Path) -> list[Path]:
+def kept_files(folder: Path) -> list[Path]:
+    """Single result files, such as those of experiments/results."""
     return [file for file in folder.glob("*.json") if file.name not in NO_RESULTS]
 
 
-def stopped_runs(paths: Iterable[str | Path]) -> list[Path]:
+def stopped_runs(folders: Iterable[str | Path]) -> list[Path]:
     """The runs in these folders that have left no result."""
-    return [
-        run
-        for path in paths
-        for run in sorted(Path(path).glob("*"))
-        if is_run(run) and not (run / "result.json").is_file()
-    ]
-
-
-def is_run(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
-
-
-def read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(
-            f"{file} does not exist; is {file.parent} a run folder of experiments/run.py?"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{file} cannot be read ({error}); check its rights, or copy it anew"
-        ) from None
-
-
-def read_json(file: Path) -> Any:
-    try:
-        return json.loads(read_text(file))
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}: {error.msg}"
-        raise UserError(
-            f"{file} is broken JSON ({where}); copy it anew from its run folder, or remove it"
-        ) from None
-
-
-def read_metrics(run: str | Path) -> dict[str, list]:
-    """metrics.csv by columns, all of one length; an empty cell is None, and a last line still being written is left out."""
-    file = Path(run) / "metrics.csv"
-    lines = [line for line in csv.reader(io.StringIO(read_text(file))) if line]
-    if not lines or "step" not in lines[0]:
-        raise UserError(
-            f"{file} has no column step; it must be the metrics.csv that experiments/run.py wrote"
-        )
-    names, *rows = lines
-    if rows and len(rows[-1]) < len(names):
-        rows.pop()
-    if any(len(row) != len(names) for row in rows):
-        raise UserError(
-            f"{file} has rows that do not fit its header of {len(names)} columns; copy it anew from the run"
-        )
-    return {
-        name: [number(row[column], name, file) for row in rows] for column, name in enumerate(names)
-    }
-
-
-def number(cell: str, name: str, file: Path) -> float | int | None:
-    try:
-        return None if not cell.strip() else int(float(cell)) if name == "step" else float(cell)
-    except (ValueError, OverflowError):
-        raise UserError(
-            f"{file}: {name} holds {cell!r}, which is no number; correct the cell or leave it empty"
-        ) from None
-
-
-def curve(metrics: Mapping[str, list], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one metric where it was logged; both empty where it never was."""
-    points = [
-        (step, value)
-        for step, value in zip(metrics["step"], metrics.get(name, ()), strict=False)
-        if None not in (step, value)
-    ]
-    return [step for step, _ in points], [value for _, value in points]
-
-
-def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """The mean of each value and up to `window - 1` before it."""
-    return [fmean(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]
-
-
-def read_catalogue(folder: Path) -> dict[str, dict]:
-    """The papers by name, out of the catalogue in a folder of results."""
-    place = folder / "catalogue"
-    if not (files := sorted(place.glob("*.json"))):
-        raise UserError(
-            f"{place} holds no papers, and --all needs them; make it with: "
-            "python -m experiments.command_line.catalogue"
-        )
-    papers = {}
-    for file in files:
-        paper = read_json(file)
-        if not isinstance(paper, dict) or not isinstance(paper.get("rows"), dict):
-            raise UserError(
-                f"{file} has no rows; make it anew with: python -m experiments.command_line.catalogue"
-            )
-        papers[file.stem] = in_full(paper)
-        for row in papers[file.stem]["rows"].values():
-            for figure in row["published"]:
-                check_published(figure, file)
-    return papers
+    runs = [run for folder in folders for run in sorted(Path(folder).glob("*")) if is_run(run)]
+    return [run for run in runs if not (run / "result.json").is_file()]

@@ -1,6 +1,5 @@
 """The run folder, which is the truth about a run: config.json, metrics.csv, result.json, checkpoints/, pictures/."""
 
-import csv
 import json
 import os
 import secrets
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command_line.errors import UserError
-from experiments.command_line.files import whole, write_json
+from experiments.command_line.files import write_json
 from experiments.command_line.values import Resolved
 from experiments.records.provenance import commit, versions
 
@@ -62,34 +61,47 @@ def inherited(folder: Path) -> Iterator[None]:
         del os.environ["SEGMODELS_RUN"]
 
 
+def is_run(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise UserError(
-            f"{folder} is not a run folder: it has no config.json; give the folder that the run printed"
+            f"{folder} is not a run folder: it has no config.json; "
+            "give the folder that the run printed"
         )
-    try:
-        stored = json.loads(file.read_text())
-    except ValueError:
-        raise UserError(
-            f"{file} is damaged; copy it from a backup, or start the run again"
-        ) from None
+    stored = read_json(file)
     if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
         raise UserError(
-            f"{file} was not written by this version of run.py; go on with the checkout that began the run, or start it again"
+            f"{file} was not written by this version of run.py; "
+            "go on with the checkout that began the run, or start it again"
         )
     return stored
 
 
-def finished(folder: Path) -> dict[str, Any] | None:
-    """The result of a run that has made all its steps."""
-    file = folder / "result.json"
-    result = json.loads(file.read_text()) if file.is_file() else None
-    return (
-        result
-        if result and result["iterations"] >= read_config(folder)["recipe"]["iterations"]
-        else None
-    )
+def read_json(file: Path) -> Any:
+    try:
+        return json.loads(read_text(file))
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        raise UserError(
+            f"{file} is broken JSON ({where}); copy it anew from its run folder, or remove it"
+        ) from None
+
+
+def read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(
+            f"{file} does not exist; is {file.parent} a run folder of experiments/run.py?"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{file} cannot be read ({error}); check its rights, or copy it anew"
+        ) from None
 
 
 def config(resolved: Resolved, seed: int, start: str, command: list[str]) -> dict[str, Any]:
@@ -125,36 +137,3 @@ def resolved_from(stored: Mapping[str, Any], entry: Mapping[str, Any]) -> Resolv
         departures=stored["departures"],
         init=stored["init"],
     )
-
-
-class Metrics:
-    """metrics.csv: a row for each time that something is logged, by the number of steps done; a new metric becomes a new column."""
-
-    def __init__(self, file: Path) -> None:
-        self.file, self.rows, self.columns = file, [], ["step"]
-        if file.exists():
-            whole, _, _ = file.read_text().rpartition(
-                "\n"
-            )  # a line that was cut off in its midst is none
-            reader = csv.DictReader(whole.splitlines())
-            self.columns, self.rows = list(reader.fieldnames or ["step"]), list(reader)
-
-    def drop_after(self, step: int) -> None:
-        self.rows = [row for row in self.rows if int(row["step"]) <= step]
-        self._rewrite()
-
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        row = {"step": step, **{name: f"{value:.6g}" for name, value in values.items()}}
-        new = [name for name in row if name not in self.columns]
-        self.rows.append(row)
-        if new or not self.file.exists():
-            self.columns += new
-            return self._rewrite()
-        with self.file.open("a", newline="") as lines:
-            csv.DictWriter(lines, self.columns).writerow(row)
-
-    def _rewrite(self) -> None:
-        with whole(self.file) as partial, partial.open("w", newline="") as lines:
-            writer = csv.DictWriter(lines, self.columns)
-            writer.writeheader()
-            writer.writerows(self.rows)

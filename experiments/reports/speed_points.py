@@ -1,17 +1,20 @@
-"""What the plot of accuracy against speed shows: an mIoU and a speed of one network at one input size. Without both there is no point."""
+"""Points of the plot of accuracy against speed: one network's mIoU and speed at one input size."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from experiments.command_line.errors import UserError
 from experiments.command_line.parser import by
-from experiments.records.results import RESULTS, read_catalogue, read_json
+from experiments.records.run_folder import read_json
 from experiments.reports.protocols import input_size, on, protocol_name, settings
-from experiments.reports.table_rows import model_words
+from experiments.reports.published import model_words
+from experiments.reports.table_rows import Row
 
-Left = dict[str, list[str]]  # why something is no point -> what it is
+Size = tuple[int, int]  # height, width
+Speeds = Mapping[str, Sequence[Mapping[str, Any]]]  # "paper/row" -> published speeds
+
 NETWORK = ("name", "size", "problem", "experiment", "model", "released", "port")
 CONDITIONS = (
     "device",
@@ -34,212 +37,214 @@ PASSES = (
 
 @dataclass(frozen=True)
 class Point:
-    """A marker of the plot; `machine` is what the speed was measured on, as one line of the legend says it."""
+    """A marker of the plot."""
 
     paper: str
     label: str
     place: str  # data set and split: only there may mIoU be compared
     fps: float
     miou: float
-    machine: str
+    machine: str  # what the speed was measured on, as a line of the legend
     ours: bool
-    judged: str = ""  # where our mIoU was computed
+    hardware: str = ""  # that computed our mIoU
     whisker: tuple[float, float] | None = None  # mIoU from, to
 
 
-def points(
-    rows: Sequence[dict], timings: Sequence[dict], speeds: Mapping[str, Sequence[dict]]
-) -> tuple[list[Point], Left]:
-    """Published figures with published speeds, measured rows with measured ones; and in words what has no other half."""
-    found: dict[Point, None] = {}  # a row that was trained twice has its published figure once
-    left: Left = {}
-    timed = [
-        (network, machine_of(timing["conditions"]))
-        for timing in timings
-        for network in timing["networks"]
-    ]
-    measured = [row for row in rows if row["status"] == "measured"]
-    for row in (row for row in rows if row["published"] is not None):
-        found |= dict.fromkeys(published_points(row, speeds.get(row["experiment"], ()), left))
+@dataclass
+class Points:
+    """What is in the plot; and what is not, by the reason for that."""
+
+    points: list[Point] = field(default_factory=list)
+    missing: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, points: Sequence[Point]) -> None:
+        """A row that was trained twice has its published figure once."""
+        self.points += [each for each in dict.fromkeys(points) if each not in self.points]
+
+    def leave_out(self, reason: str, name: str) -> None:
+        names = self.missing.setdefault(reason, [])
+        if name not in names:
+            names.append(name)
+
+    def missing_lines(self) -> list[str]:
+        return [f"{reason}: {', '.join(names)}" for reason, names in self.missing.items()]
+
+
+def pair(rows: Sequence[Row], timings: Sequence[Mapping], speeds: Speeds) -> Points:
+    """Published figures with published speeds, measured rows with measured ones."""
+    pairs = Points()
+    timed = list(timed_networks(timings))
+    measured = [row for row in rows if row.status == "measured"]
+    for row in rows:
+        if row.figures:
+            add_published(pairs, row, speeds.get(row.experiment, ()))
     for row in measured:
-        found |= dict.fromkeys(our_points(row, timed, left))
+        add_ours(pairs, row, timed)
     for network, _ in timed:
         if network["problem"]:
-            note(left, "not timed", f"{network['name']} ({network['problem']})")
-        elif not any(
-            same_network(row, network) and size_of(row) == tuple(network["size"])
-            for row in measured
-        ):
-            note(
-                left,
-                "timed, and in no row of this table at that size",
-                f"{network['name']} at {by(network['size'])}",
-            )
-    return list(found), left
+            pairs.leave_out("not timed", f"{network['name']} ({network['problem']})")
+        elif not any(has_speed(row, network) for row in measured):
+            reason = "timed, and in no row of this table at that size"
+            pairs.leave_out(reason, f"{network['name']} at {by(network['size'])}")
+    return pairs
 
 
-def note(left: Left, why: str, what: str) -> None:
-    if what not in left.setdefault(why, []):
-        left[why].append(what)
-
-
-def called(row: dict, name: str | None = None) -> str:
-    return f"{name or row['name']} on {row['data']} {row['split']} ({protocol_name(row['protocol'], row['data'], row['paper'])})"
-
-
-def published_points(row: dict, speeds: Sequence[dict], left: Left) -> list[Point]:
+def add_published(pairs: Points, row: Row, speeds: Sequence[Mapping[str, Any]]) -> None:
     """The first published mIoU beside every published speed at its size."""
-    size = input_size(row["protocol"], row["data"])
-    speeds = () if row["model"] else speeds  # they are of the row's own network
-    same = [each for each in speeds if tuple(each["size"]) == size]
+    size = input_size(row.protocol, row.data)
+    speeds = () if row.model else speeds  # they are of the row's own network
+    same = [speed for speed in speeds if tuple(speed["size"]) == size]
     if not same:
-        note(
-            left,
-            f"published mIoU, {without_speed(size, speeds, 'published')}",
-            called(row, " ".join(filter(None, (row["experiment"], model_words(row))))),
-        )
-    return [
-        point(row, each["fps"], row["published"], on(each).replace("Titan XP", "Titan Xp"))
-        for each in same
-    ]  # papers write both
+        name = " ".join(filter(None, (row.experiment, model_words(row.model))))
+        reason = f"published mIoU, {why_no_speed(size, speeds, 'published')}"
+        pairs.leave_out(reason, with_place(row, name))
+    machines = [on(speed).replace("Titan XP", "Titan Xp") for speed in same]  # papers write both
+    pairs.add(
+        [
+            point(row, row.experiment, speed["fps"], row.published_miou, machine)
+            for speed, machine in zip(same, machines)
+        ]
+    )
 
 
-def our_points(row: dict, timed: Sequence[tuple[dict, str]], left: Left) -> list[Point]:
-    """A measured mIoU beside every measured speed of its network at the size that its protocol gives it."""
-    networks = [
+def add_ours(pairs: Points, row: Row, timed: Sequence[tuple[Mapping, str]]) -> None:
+    """A measured mIoU beside every measured speed of its network at its protocol's size."""
+    own = [
         (network, machine)
         for network, machine in timed
         if not network["problem"] and same_network(row, network)
     ]
-    found = [
-        point(row, network["fps"], row["ours"], machine, ours=True)
-        for network, machine in networks
-        if tuple(network["size"]) == size_of(row)
-    ]
-    if not found:
-        note(
-            left,
-            f"our mIoU, {without_speed(size_of(row), [network for network, _ in networks], 'measured')}",
-            called(row),
-        )
-    return found
+    same = [(network, machine) for network, machine in own if has_speed(row, network)]
+    if not same:
+        reason = why_no_speed(size_of(row), [network for network, _ in own], "measured")
+        pairs.leave_out(f"our mIoU, {reason}", with_place(row, row.name))
+    hardware = f"{' and '.join(row.hardware)} in {' and '.join(row.precision)}"
+    pairs.add(
+        [
+            point(
+                row,
+                row.name,
+                network["fps"],
+                row.our_miou,
+                machine,
+                ours=True,
+                hardware=hardware,
+                whisker=whisker(row),
+            )
+            for network, machine in same
+        ]
+    )
 
 
-def size_of(row: dict) -> tuple[int, int] | None:
-    return input_size(row["protocol"], row["data"], row["overrides"])
+def with_place(row: Row, name: str) -> str:
+    protocol = protocol_name(row.protocol, row.data, row.paper)
+    return f"{name} on {row.data} {row.split} ({protocol})"
 
 
-def without_speed(size: tuple[int, int] | None, speeds: Sequence[dict], how: str) -> str:
+def why_no_speed(size: Size | None, speeds: Sequence[Mapping[str, Any]], how: str) -> str:
     if not speeds:
         return f"without a {how} speed"
-    return (
-        f"its speed is {how} at {', '.join(sorted({by(each['size']) for each in speeds}))}"
-        if size
-        else PASSES
-    )
+    if not size:
+        return PASSES
+    return f"its speed is {how} at {', '.join(sorted({by(speed['size']) for speed in speeds}))}"
 
 
-def machine_of(conditions: dict) -> str:
-    return f"{settings(conditions)}, {conditions['what']}"
+def size_of(row: Row) -> Size | None:
+    return input_size(row.protocol, row.data, row.overrides)
 
 
-def same_network(row: dict, network: dict) -> bool:
-    """Whether a row's network is the one that was timed; weights do not matter, and a port is no network of the paper."""
-    if row["port"] or network["port"]:
-        return row["released"] is not None and row["released"] == network["released"]
+def has_speed(row: Row, network: Mapping[str, Any]) -> bool:
+    return same_network(row, network) and size_of(row) == tuple(network["size"])
+
+
+def same_network(row: Row, network: Mapping[str, Any]) -> bool:
+    """Weights do not matter to a speed; a port is no network of the paper."""
+    if row.port or network["port"]:
+        return row.released is not None and row.released == network["released"]
     model = {
         name.removeprefix("model."): value
-        for name, value in row["overrides"].items()
+        for name, value in row.overrides.items()
         if name.startswith("model.")
     }
-    return (row["experiment"], model) == (network["experiment"], network["model"])
+    return (row.experiment, model) == (network["experiment"], network["model"])
 
 
-def point(row: dict, fps: float, miou: float, machine: str, ours: bool = False) -> Point:
-    protocol = protocol_name(row["protocol"], row["data"], row["paper"])
-    paper, _, name = (row["name"] if ours else row["experiment"]).partition("/")
-    name = name if name.startswith(paper) else f"{paper} {name}"
-    name = name.replace(
-        f" (released {row['released']})", f" ({row['released']})" if row["port"] else " (released)"
-    )
+def point(row: Row, name: str, fps: float, miou: float, machine: str, **ours: Any) -> Point:
+    """`name` loses the paper where the row's own name says it."""
+    paper, _, short = name.partition("/")
+    short = short if short.startswith(paper) else f"{paper} {short}"
+    whose = f" ({row.released})" if row.port else " (released)"
+    short = short.replace(f" (released {row.released})", whose)
+    protocol = protocol_name(row.protocol, row.data, row.paper)
     return Point(
-        paper=row["paper"],
-        label=name if protocol == "whole" else f"{name} {protocol}",
-        place=f"{row['data']} {row['split']}",
+        paper=row.paper,
+        label=short if protocol == "whole" else f"{short} {protocol}",
+        place=f"{row.data} {row.split}",
         fps=fps,
         miou=miou,
         machine=machine,
-        ours=ours,
-        judged=f"{' and '.join(row['hardware'])} in {' and '.join(row['precision'])}"
-        if ours
-        else "",
-        whisker=whisker(row) if ours else None,
+        **{"ours": False} | ours,
     )
 
 
-def whisker(row: dict) -> tuple[float, float] | None:
-    if row["spread"] is not None:
-        return row["ours"] - row["spread"], row["ours"] + row["spread"]
-    return tuple(row["interval"]) or None
+def whisker(row: Row) -> tuple[float, float] | None:
+    if row.our_spread is not None:
+        return row.our_miou - row.our_spread, row.our_miou + row.our_spread
+    return tuple(row.our_interval) or None
 
 
 # --- reading
 
 
-def read_timing(file: Path) -> dict:
-    """What `benchmark.py infer --out` wrote."""
-    found = read_json(file)
-    if not (
-        isinstance(found, dict)
-        and isinstance(found.get("conditions"), dict)
-        and isinstance(found.get("networks"), list)
-    ):
+def read_timing(file: Path) -> dict[str, Any]:
+    """Read what `benchmark.py infer --out` wrote."""
+    timing = read_json(file)
+    conditions = timing.get("conditions") if isinstance(timing, dict) else None
+    networks = timing.get("networks") if isinstance(timing, dict) else None
+    if not (isinstance(conditions, dict) and isinstance(networks, list)):
         raise UserError(f"{file} holds no speeds; name a file that benchmark.py infer --out wrote")
-    lacking = [name for name in CONDITIONS if name not in found["conditions"]]
-    lacking += [name for network in found["networks"] for name in NETWORK if name not in network]
+    lacking = [name for name in CONDITIONS if name not in conditions]
+    lacking += [name for network in networks for name in NETWORK if name not in network]
     if lacking:
         raise UserError(
-            f"{file} does not say {', '.join(dict.fromkeys(lacking))}; measure it again with benchmark.py infer"
+            f"{file} does not say {', '.join(dict.fromkeys(lacking))}; "
+            "measure it again with benchmark.py infer"
         )
-    return found
+    return timing
 
 
-def published_speeds(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """By "paper/row", out of the folder's catalogue or else the project's."""
-    papers = read_catalogue(folder if (folder / "catalogue").is_dir() else RESULTS)
+def timed_networks(timings: Sequence[Mapping]) -> Iterator[tuple[Mapping, str]]:
+    """Each network that was timed, with the machine."""
+    for timing in timings:
+        machine = machine_of(timing["conditions"])
+        yield from ((network, machine) for network in timing["networks"])
+
+
+def machine_of(conditions: Mapping[str, Any]) -> str:
+    return f"{settings(conditions)}, {conditions['what']}"
+
+
+def published_speeds(papers: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Those of the catalogue's papers, by "paper/row"."""
     return {
-        f"{paper}/{row}": claims["published_speed"]
-        for paper, book in papers.items()
-        for row, claims in book["rows"].items()
+        f"{paper}/{row}": claims.get("published_speed", [])
+        for paper, entry in papers.items()
+        for row, claims in entry["rows"].items()
     }
 
 
-# --- in words
-
-
-def how_measured(found: Sequence[Point], timings: Sequence[dict]) -> list[str]:
+def how_measured(points: Sequence[Point], timings: Sequence[Mapping]) -> list[str]:
     """A sentence or two below the picture; none where no point is ours."""
-    ours = [each for each in found if each.ours]
+    ours = [each for each in points if each.ours]
+    if not ours:
+        return []
     machines = {each.machine for each in ours}
-    conditions = [
-        each["conditions"] for each in timings if machine_of(each["conditions"]) in machines
-    ]
-    timed = dict.fromkeys(f"{each['what']} ({each['timed']})" for each in conditions)
-    judged = dict.fromkeys(each.judged for each in ours)
-    bars = (
-        " Bars: the standard deviation over seeds, or a 95 % interval over images."
-        if any(each.whisker for each in ours)
-        else ""
+    conditions = [timing["conditions"] for timing in timings]
+    timed = dict.fromkeys(
+        f"{each['what']} ({each['timed']})" for each in conditions if machine_of(each) in machines
     )
-    return (
-        [
-            f"Filled: ours, timed up to {'; '.join(timed)}; mIoU computed on {', '.join(judged)}.{bars}"
-        ]
-        if ours
-        else []
-    )
-
-
-def in_words(left: Left) -> list[str]:
-    """One for each reason why something is not in the plot."""
-    return [f"{why}: {', '.join(what)}" for why, what in left.items()]
+    hardware = ", ".join(dict.fromkeys(each.hardware for each in ours))
+    sentence = f"Filled: ours, timed up to {'; '.join(timed)}; mIoU computed on {hardware}."
+    if any(each.whisker for each in ours):
+        sentence += " Bars: the standard deviation over seeds, or a 95 % interval over images."
+    return [sentence]

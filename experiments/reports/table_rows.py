@@ -1,344 +1,302 @@
-"""The rows of the table paper / ours: which runs are one row, and which published figure may stand beside it."""
+"""Rows of the table paper / ours: which runs are averaged, and which figures stand beside them."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
+from typing import Any, TypeVar
 
-from experiments.command_line.catalogue import catalogue
-from experiments.records.results import partial
+from experiments.records.results import PublishedFigure, Result
+from experiments.reports.published import (
+    agree,
+    comparable,
+    name_with,
+    overrides_of,
+    source_of,
+)
 
-WITHOUT_INFLUENCE = ("resident", "unlabelled")  # of the data set's options; see also PLACES
-
-# --- rows that were measured
-
-
-def table(results: Iterable[dict]) -> list[dict]:
-    """One row for runs that differ in the seed alone, in percent; unfinished and smoke runs are left to `apart`."""
-    groups: dict[str, list[dict]] = {}
-    for result in results:
-        if standing(result) == "measured":
-            groups.setdefault(likeness(result), []).append(result)
-    return in_order(as_row(group) for group in groups.values())
+Place = tuple[str, str, str]  # data, split, protocol
 
 
-def apart(results: Iterable[dict]) -> list[dict]:
-    """One row for each run that may not be averaged, with the mIoU it had reached."""
-    return in_order(as_row([result]) for result in results if standing(result) != "measured")
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ in the seed alone, beside the figures that they may be held against.
 
+    A row without runs is of figures, or of an experiment, that nobody has measured yet. Where runs
+    differ in more, such as their hardware, the newest speaks for them or all are listed. Our
+    figures are in percent, as published ones are.
+    """
 
-def standing(result: dict) -> str:
-    if result.get("smoke") or any(
-        departure.endswith("(--smoke)") for departure in result["departures"]
-    ):
-        return "smoke"
-    if not result["finished"]:
-        return "unfinished"
-    return "measured" if result["miou"] is not None else "without mIoU"
+    experiment: str  # "paper/row"
+    title: str
+    parameters: int | None  # while training
+    data: str = ""
+    split: str = ""
+    protocol: str = ""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)  # options of the evaluation alone
+    figures: Sequence[PublishedFigure] = ()  # ours is held against the first
+    runs: Sequence[Result] = ()
 
+    # --- who and how
 
-def likeness(result: dict) -> str:
-    """What runs must share before their figures may be averaged."""
-    same = ("experiment", "overrides", "data", "split", "protocol", "iterations")
-    return json.dumps(
-        [
-            *(result[name] for name in same),
-            evaluated_with(result),
-            sorted(result["departures"]),
-            released(result),
-        ],
-        sort_keys=True,
-    )
+    @property
+    def newest(self) -> Result | None:
+        return max(self.runs, key=lambda run: run.date, default=None)
 
+    @property
+    def status(self) -> str:
+        return self.newest.status if self.runs else "not measured"
 
-def as_row(runs: Sequence[dict]) -> dict:
-    """Runs alike as one row; what they may differ in beside the seed is told by the newest, or listed."""
-    newest = max(runs, key=lambda run: run["date"])
-    ours = over_seeds(runs, lambda run: run["miou"])
-    published = comparable(newest)
-    same = ("experiment", "paper", "row", "title", "overrides", "data", "split", "protocol")
-    return {
-        "status": standing(newest),
-        "name": name_of(newest),
-        **{name: newest[name] for name in same},
-        "model": evaluated_with(newest),
-        "iterations": None
-        if released(newest)
-        else newest["iterations"],  # nobody says how long the authors trained
-        "released": released(newest),
-        "port": bool(newest.get("port")),
-        **published_cells(published),
-        "ours": mean(ours),
-        "spread": stdev(ours) if len(ours) > 1 else None,
-        "interval": interval_of(runs),
-        "seeds": sorted({run["seed"] for run in runs}),
-        "difference": mean(ours) - published[0]["miou"] if ours and published else None,
-        "pixel_accuracy": mean(over_seeds(runs, lambda run: run["pixel_accuracy"])),
-        "iou": {
-            name: mean(over_seeds(runs, lambda run, name=name: run["iou"].get(name)))
-            for name in newest["iou"]
-        },
-        **{
-            name: newest[name]
-            for name in ("parameters", "inference_parameters", "images", "departures")
-        },
-        **{
-            name: sorted({str(run[name]) for run in runs})
-            for name in ("hardware", "precision", "date")
-        },
-        "commit": sorted({run["commit"] or "none" for run in runs}),
-        "runs": [run.get("file", "") for run in runs],
-    }
+    @property
+    def paper(self) -> str:
+        return self.experiment.partition("/")[0]
 
+    @property
+    def row(self) -> str:
+        return self.experiment.partition("/")[2]
 
-def interval_of(runs: Sequence[dict]) -> list[float]:
-    """Of a single score, in percent; the same weights may have been judged twice, by their run and by evaluate.py."""
-    known = [run["interval"] for run in runs if run.get("interval")]
-    return (
-        [100 * end for end in known[0]]
-        if known and len({(run["seed"], run["miou"]) for run in runs}) == 1
-        else []
-    )
+    @property
+    def name(self) -> str:
+        return name_with(self.experiment, self.overrides, self.released)
 
+    @property
+    def released(self) -> str | None:
+        """The layout of a checkpoint that somebody else trained."""
+        return self._newest("released")
 
-def over_seeds(runs: Sequence[dict], value: Callable[[dict], float | None]) -> list[float]:
-    """One figure in percent for each seed: a seed that was run twice must not weigh twice."""
-    seeds: dict[int, list[float]] = {}
-    for run in runs:
-        if value(run) is not None:
-            seeds.setdefault(run["seed"], []).append(100 * value(run))
-    return [fmean(figures) for _, figures in sorted(seeds.items())]
+    @property
+    def port(self) -> bool:
+        """Another code line than the authors' released it."""
+        return bool(self._newest("port"))
+
+    @property
+    def iterations(self) -> int | None:
+        """Nobody says how long the authors of a released checkpoint trained."""
+        return None if self.released else self._newest("iterations")
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({run.seed for run in self.runs})
+
+    @property
+    def departures(self) -> list[str]:
+        return self._newest("departures") or []
+
+    @property
+    def images(self) -> int | None:
+        return self._newest("images")
+
+    @property
+    def inference_parameters(self) -> int | None:
+        return self._newest("inference_parameters")
+
+    @property
+    def hardware(self) -> list[str]:
+        return self._each("hardware")
+
+    @property
+    def precision(self) -> list[str]:
+        return self._each("precision")
+
+    @property
+    def date(self) -> list[str]:
+        return self._each("date")
+
+    @property
+    def commit(self) -> list[str]:
+        return self._each("commit")
+
+    # --- figures
+
+    @property
+    def published_miou(self) -> float | None:
+        return self.figures[0].miou if self.figures else None
+
+    @property
+    def published_source(self) -> str:
+        return source_of(self.figures)
+
+    @property
+    def our_miou(self) -> float | None:
+        return mean(self.over_seeds("miou"))
+
+    @property
+    def our_spread(self) -> float | None:
+        """The sample standard deviation over seeds; one seed has none."""
+        return spread(self.over_seeds("miou"))
+
+    @property
+    def our_interval(self) -> list[float]:
+        """The interval of a single score over images.
+
+        The same weights may have been evaluated twice, by their run and by evaluate.py.
+        """
+        known = [run.interval for run in self.runs if run.interval]
+        single = len({(run.seed, run.miou) for run in self.runs}) == 1
+        return [100 * end for end in known[0]] if known and single else []
+
+    @property
+    def our_pixel_accuracy(self) -> float | None:
+        return mean(self.over_seeds("pixel_accuracy"))
+
+    @property
+    def difference(self) -> float | None:
+        if self.our_miou is None or not self.figures:
+            return None
+        return self.our_miou - self.figures[0].miou
+
+    @property
+    def iou(self) -> dict[str, float | None]:
+        """By class; None where the split has no such class."""
+        names = self._newest("iou") or {}
+        return {name: mean(self.over_seeds("iou", name)) for name in names}
+
+    def over_seeds(self, name: str, class_name: str | None = None) -> list[float]:
+        """A score of each seed: one that was run twice must not weigh twice."""
+        seeds: dict[int, list[float]] = {}
+        for run in self.runs:
+            score = getattr(run, name)
+            if class_name is not None:
+                score = score.get(class_name)
+            if score is not None:
+                seeds.setdefault(run.seed, []).append(100 * score)
+        return [fmean(scores) for _, scores in sorted(seeds.items())]
+
+    def _newest(self, name: str) -> Any:
+        return getattr(self.newest, name, None)
+
+    def _each(self, name: str) -> list[str]:
+        return sorted({str(getattr(run, name) or "none") for run in self.runs})
 
 
 def mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
 
 
-def comparable(result: dict) -> list[dict]:
-    """The published figures that agree with the result.
-
-    There are none for another network, another way of training, or a part of the images.
-    A released checkpoint's figures are those of whoever trained it: the authors', or another code line's own.
-    """
-    if partial(result) or trained_otherwise(result):
-        return []
-    return [each for each in result["published"] if agree(each, result)]
+def spread(values: Sequence[float]) -> float | None:
+    return stdev(values) if len(values) > 1 else None
 
 
-def trained_otherwise(result: dict) -> bool:
-    """Whether the run trained another network than the row's, or by a semi-supervised method."""
-    given = {f"model.{name}" for name in evaluated_with(result)}
-    changed = [name.partition(".")[0] for name in result["overrides"] if name not in given]
-    departed = any(departure.startswith("model.") for departure in result["departures"])
-    return departed or "model" in changed or "semi" in changed
+# --- rows that were measured
 
 
-def agree(figure: dict, result: dict) -> bool:
-    """Whether a published figure was measured as the result was.
-
-    They share data, split, protocol, options of the network and options of the data.
-    """
-    same = all(figure[name] == result[name] for name in ("data", "split", "protocol"))
-    options = figure.get("model", {}), figure.get("options", {})
-    return same and options == (evaluated_with(result), evaluated_on(result))
-
-
-def evaluated_with(result: dict) -> dict:
-    """Options that the network was evaluated with and not trained with; older results have none."""
-    return result.get("model") or {}
+def table(results: Iterable[Result]) -> list[Row]:
+    """One row for runs that differ in the seed alone; see also `not_averaged`."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        if result.status == "measured":
+            groups.setdefault(shared_by_seeds(result), []).append(result)
+    return in_order(row_of(runs) for runs in groups.values())
 
 
-def evaluated_on(result: dict) -> dict:
-    """The options of the data set that a score depends on, where they are not its defaults."""
-    given = {
-        name.removeprefix("data."): value
-        for name, value in result["overrides"].items()
-        if name.startswith("data.")
-    }
-    if not given:
-        return {}
-    known = catalogue()["data"].get(result["data"], {}).get("options", {})
-    defaults = {name: each["default"] for name, each in known.items()}
-    return {
-        name: value
-        for name, value in given.items()
-        if name not in WITHOUT_INFLUENCE and value != defaults.get(name)
-    }
+def not_averaged(results: Iterable[Result]) -> list[Row]:
+    """One row for each unfinished or smoke run, with the mIoU it had reached."""
+    return in_order(row_of([result]) for result in results if result.status != "measured")
 
 
-def overrides_of(figure: dict) -> dict:
-    """The options of a published figure as the command line calls them."""
-    groups = {"model": figure.get("model", {}), "data": figure.get("options", {})}
-    return {
-        f"{group}.{name}": value
-        for group, values in groups.items()
-        for name, value in values.items()
-    }
+def shared_by_seeds(result: Result) -> str:
+    """What runs must share before their figures may be averaged."""
+    return json.dumps(
+        [
+            result.experiment,
+            result.overrides,
+            result.data,
+            result.split,
+            result.protocol,
+            result.iterations,
+            result.model,
+            sorted(result.departures),
+            result.released,
+        ],
+        sort_keys=True,
+    )
 
 
-def evaluation_options(result: dict) -> dict:
-    """The options that a published figure must share, as the command line calls them."""
-    return overrides_of({"model": evaluated_with(result), "options": evaluated_on(result)})
+def row_of(runs: Sequence[Result]) -> Row:
+    newest = max(runs, key=lambda run: run.date)
+    return Row(
+        experiment=newest.experiment,
+        title=newest.title,
+        parameters=newest.parameters,
+        data=newest.data,
+        split=newest.split,
+        protocol=newest.protocol,
+        overrides=newest.overrides,
+        model=newest.model,
+        figures=comparable(newest),
+        runs=runs,
+    )
 
 
-def words_of(overrides: Mapping[str, object]) -> list[str]:
-    """As they are written on the command line."""
-    return [
-        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in sorted(overrides.items())
-    ]
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=sort_key)
 
 
-def model_words(result: dict) -> str:
-    """The options that it was evaluated with, in words; empty where it was trained with them."""
-    return ", ".join(words_of(overrides_of({"model": evaluated_with(result)})))
-
-
-def measured_as(measured: dict, overrides: Mapping[str, object]) -> str:
-    """The protocol with its options, in words: "whole, model.output_stride=8"."""
-    return ", ".join([measured["protocol"], *words_of(overrides)])
-
-
-def published_cells(published: Sequence[dict]) -> dict:
-    """The first figure is the one we are held against; further ones go with its source."""
-    first = published[0] if published else {"miou": None, "source": ""}
-    others = [f"also {each['miou']:g} in {each['source']}" for each in published[1:]]
-    return {"published": first["miou"], "source": "; ".join([first["source"], *others])}
-
-
-def name_of(result: dict) -> str:
-    """The address with its overrides, as they are written on the command line, and whose checkpoint it is where it is not ours."""
-    given = {name: value for name, value in result["overrides"].items() if name != "released"}
-    layout = released(result)
-    whose = [f"(released {layout})"] if layout else []
-    return " ".join([result["experiment"], *words_of(given), *whose])
-
-
-def released(result: dict) -> str | None:
-    """The layout of a checkpoint that somebody else trained; None for our own training."""
-    return result.get("released") or result["overrides"].get("released")
-
-
-def in_order(rows: Iterable[dict]) -> list[dict]:
-    return sorted(rows, key=place_in_order)
-
-
-def place_in_order(row: dict) -> list:
+def sort_key(row: Row) -> list[Any]:
     """A released checkpoint comes right after what we trained of the same network and protocol."""
-    name = row["name"].removesuffix(f" (released {row['released']})")
-    return [
-        row["paper"],
-        name,
-        *(row[part] for part in ("data", "split", "protocol")),
-        row["released"] or "",
-        row["seeds"],
-    ]
+    own_name = name_with(row.experiment, row.overrides)
+    place = [row.data, row.split, row.protocol]
+    return [row.paper, own_name, *place, row.released or "", row.seeds]
 
 
-def like_with_like(rows: Iterable[dict]) -> dict[tuple[str, str, str], list[dict]]:
-    """The rows by (data, split, protocol): only within one of these may figures be compared."""
-    groups: dict[tuple[str, str, str], list[dict]] = {}
+Placed = TypeVar("Placed", Row, Result)
+
+
+def by_place(rows: Iterable[Placed]) -> dict[Place, list[Placed]]:
+    """Only within one data set, split and protocol may figures be compared."""
+    groups: dict[Place, list[Placed]] = {}
     for row in rows:
-        groups.setdefault((row["data"], row["split"], row["protocol"]), []).append(row)
+        groups.setdefault((row.data, row.split, row.protocol), []).append(row)
     return groups
 
 
 # --- rows that nobody has measured
 
 
-def not_measured(papers: Mapping[str, dict], rows: Iterable[dict]) -> list[dict]:
-    """A row for each published figure that none of `rows` is set beside, and for each experiment with neither figure nor run."""
-    own = [row for row in rows if not row["port"]]
-    held = [row for row in own if row["published"] is not None]
-    run = {row["experiment"] for row in own}
+def not_measured(papers: Mapping[str, Any], rows: Iterable[Row]) -> list[Row]:
+    """A row for each published figure of the catalogue that none of `rows` is set beside.
+
+    An experiment that has neither a figure nor a run is a row too.
+    """
+    own = [row for row in rows if not row.port]
     missing = []
-    for paper, row, claims in [
-        (paper, row, claims)
-        for paper, book in papers.items()
-        for row, claims in book["rows"].items()
-    ]:
-        blank = blank_row(paper, row, papers[paper].get("title", ""), claims.get("parameters"))
-        ours = [each for each in held if each["experiment"] == blank["experiment"]]
-        figures = alike(claims.get("published", ()))
-        missing += [
-            claimed(blank, same)
-            for same in figures
-            if not any(agree(same[0], each) for each in ours)
-        ]
-        if not figures and blank["experiment"] not in run:
-            missing.append(blank)
+    for paper, entry in papers.items():
+        for name, claims in entry["rows"].items():
+            experiment = f"{paper}/{name}"
+            ours = [row for row in own if row.experiment == experiment]
+            blank = Row(experiment, entry.get("title", ""), claims.get("parameters"))
+            missing += missing_of(blank, claims.get("published", ()), ours)
     return in_order(missing)
 
 
-def alike(figures: Iterable[dict]) -> list[list[dict]]:
-    """Published figures that differ in value and source alone, together."""
-    groups: dict[str, list[dict]] = {}
-    for figure in figures:
-        place = [figure[name] for name in ("data", "split", "protocol")]
-        key = json.dumps([*place, overrides_of(figure)], sort_keys=True)
-        groups.setdefault(key, []).append(figure)
-    return list(groups.values())
+def missing_of(blank: Row, claims: Iterable[Mapping[str, Any]], ours: Sequence[Row]) -> list[Row]:
+    """Of one experiment: a row for the figures that differ in value and source alone."""
+    groups: dict[str, list[PublishedFigure]] = {}
+    for claim in claims:
+        figure = PublishedFigure(**claim)
+        way = [figure.data, figure.split, figure.protocol, figure.model, figure.options]
+        groups.setdefault(json.dumps(way, sort_keys=True), []).append(figure)
+    if not groups:
+        return [] if ours else [blank]
+    held = [row.newest for row in ours if row.figures]
+    return [
+        claimed(blank, figures)
+        for figures in groups.values()
+        if not any(agree(figures[0], run) for run in held)
+    ]
 
 
-def claimed(blank: dict, figures: Sequence[dict]) -> dict:
-    """The row of figures that nobody has measured yet."""
+def claimed(blank: Row, figures: Sequence[PublishedFigure]) -> Row:
     first = figures[0]
-    overrides = overrides_of(first)
-    return {
-        **blank,
-        **{name: first[name] for name in ("data", "split", "protocol")},
-        "name": name_of({"experiment": blank["experiment"], "overrides": overrides}),
-        "overrides": overrides,
-        "model": first.get("model", {}),
-        **published_cells(figures),
-    }
-
-
-def blank_row(paper: str, row: str, title: str, parameters: int | None) -> dict:
-    """A row of the table before anything is known of it."""
-    experiment = f"{paper}/{row}"
-    named = {
-        "status": "not measured",
-        "name": experiment,
-        "experiment": experiment,
-        "paper": paper,
-        "row": row,
-        "title": title,
-    }
-    numbers = dict.fromkeys(
-        (
-            "iterations",
-            "ours",
-            "spread",
-            "difference",
-            "pixel_accuracy",
-            "inference_parameters",
-            "images",
-            "released",
-        )
+    return Row(
+        experiment=blank.experiment,
+        title=blank.title,
+        parameters=blank.parameters,
+        data=first.data,
+        split=first.split,
+        protocol=first.protocol,
+        overrides=overrides_of(first.model, first.options),
+        model=first.model,
+        figures=figures,
     )
-    lists = {
-        name: []
-        for name in (
-            "interval",
-            "seeds",
-            "departures",
-            "hardware",
-            "precision",
-            "date",
-            "commit",
-            "runs",
-        )
-    }
-    place = {"data": "", "split": "", "protocol": ""}
-    return {
-        **named,
-        **place,
-        "port": False,
-        "overrides": {},
-        "model": {},
-        "iou": {},
-        "parameters": parameters,
-        **numbers,
-        **lists,
-        **published_cells(()),
-    }

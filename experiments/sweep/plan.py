@@ -1,4 +1,4 @@
-"""The runs that a sweep's words name: each row with each seed, what is there of it already, and what tells it from its paper's main row."""
+"""The runs of a sweep: each row with each seed, what is there of it, how it differs from the main row."""
 
 import json
 from argparse import Namespace
@@ -9,14 +9,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
-from experiments.command_line.overrides import as_text
 from experiments.command_line.row_patterns import is_pattern, matching_rows
+from experiments.command_line.catalogue import catalogue
+from experiments.command_line.overrides import as_text
 from experiments.command_line.values import PLACES, Resolved, resolve
 from experiments.records import run_folder
+from experiments.records.results import finished_result
 
-BESIDE = (
+BESIDE = (  # fields of config.json that decide no score, or follow from those that do
     "schema",
     "id",
     "starts_from",
@@ -27,7 +28,7 @@ BESIDE = (
     "versions",
     "trainer",
     "class_weights",
-)  # decide no score, or follow from what does
+)
 FINISHED, UNFINISHED, NEW = "finished", "unfinished", "new"
 
 
@@ -46,77 +47,85 @@ class Run:
     def name(self) -> str:
         return f"{self.resolved.experiment}, seed {self.seed}"
 
-    def look(self, folder: Path) -> None:
-        """What the folder of runs holds of it now: a finished run before an unfinished one, and the newest of several."""
-        found = [run for run, config in configs(folder) if same_run(self.wanted, config)]
-        done = [run for run in found if is_finished(run)]
-        begun = [run for run in found if (run / "checkpoints" / "last.ckpt").is_file()]
+    def look_for(self, folder: Path) -> None:
+        """Find it in a folder of runs: finished before unfinished, and the newest of several."""
+        same = [run for run, config in configs(folder) if same_run(self.wanted, config)]
+        done = [run for run in same if is_finished(run)]
+        begun = [run for run in same if (run / "checkpoints" / "last.ckpt").is_file()]
         self.state = FINISHED if done else UNFINISHED if begun else NEW
-        self.folder = max(
-            done or begun or [None],
-            key=lambda run: (run / "config.json").stat().st_mtime if run else 0,
-        )
+        self.folder = max(done or begun, key=begun_at, default=None)
+
+
+def begun_at(run: Path) -> float:
+    return (run / "config.json").stat().st_mtime
 
 
 # --- which runs
 
 
-def several(asked: Namespace) -> bool:
-    """Whether the words name more than one run."""
-    return asked.seeds is not None or is_pattern(asked.model)
+def several(args: Namespace) -> bool:
+    """The command names more than one run."""
+    return args.seeds is not None or is_pattern(args.model)
 
 
-def seeds_of(asked: Namespace) -> list[int]:
-    if asked.seeds is None:
-        return [asked.seed]
-    if asked.seed:
+def seeds_of(args: Namespace) -> list[int]:
+    if args.seeds is None:
+        return [args.seed]
+    if args.seed:
         raise UserError(
-            f"--seed {asked.seed} and --seeds {asked.seeds} say two things; give one of them"
+            f"--seed {args.seed} and --seeds {args.seeds} say two things; give one of them"
         )
-    parts = [part.strip() for part in asked.seeds.split(",")]
+    parts = [part.strip() for part in args.seeds.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise UserError(
-            f"--seeds {asked.seeds}: write whole numbers from 0 up, separated by commas, such as --seeds 0,1,2"
+            f"--seeds {args.seeds}: write whole numbers from 0 up, separated by commas, "
+            "such as --seeds 0,1,2"
         )
     return list(dict.fromkeys(map(int, parts)))
 
 
-def plan(asked: Namespace) -> list[Run]:
-    """Every run that is asked for; all words that any row refuses are refused here."""
-    found, refused = [], {}
-    seeds = seeds_of(asked)
-    for address in matching_rows(asked.model):
+def plan(args: Namespace) -> list[Run]:
+    """Every run of the sweep; values that any row refuses are refused here."""
+    runs: list[Run] = []
+    refused: dict[str, list[str]] = {}
+    seeds = seeds_of(args)
+    for address in matching_rows(args.model):
         try:
-            resolved = resolve(
-                address, asked.data, asked.overrides, asked.smoke, asked.semi, asked.init
-            )
+            resolved = resolve_row(address, args.data, args)
         except UserError as problem:
             refused.setdefault(str(problem), []).append(address)
             continue
-        found += [
-            Run(resolved, seed, identity(run_folder.config(resolved, seed, "", [])))
-            for seed in seeds
-        ]
+        for seed in seeds:
+            wanted = identity(run_folder.config(resolved, seed, "", []))
+            runs.append(Run(resolved, seed, wanted))
     refuse_together(refused)
-    for run in found:
-        run.look(asked.runs)
-    return found
+    for run in runs:
+        run.look_for(args.runs)
+    return runs
+
+
+def resolve_row(address: str, data: str | None, args: Namespace) -> Resolved:
+    return resolve(address, data, args.overrides, args.smoke, args.semi, args.init)
 
 
 def refuse_together(refused: Mapping[str, list[str]]) -> None:
     """One sentence for all rows: each reason once, with the rows that it holds for."""
-    if refused:
-        reasons = [f"{reason} (for {', '.join(rows)})" for reason, rows in refused.items()]
-        more = f"; and {len(reasons) - 3} more reasons" if len(reasons) > 3 else ""
-        raise UserError("; ".join(reasons[:3]) + more + "; nothing was trained")
+    if not refused:
+        return
+    reasons = [f"{reason} (for {', '.join(rows)})" for reason, rows in refused.items()]
+    more = f"; and {len(reasons) - 3} more reasons" if len(reasons) > 3 else ""
+    raise UserError("; ".join(reasons[:3]) + more + "; nothing was trained")
 
 
 # --- what is there already
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a run's score, out of its config.json; where the data lies counts, how it is read does not."""
-    kept = {name: value for name, value in config.items() if name not in BESIDE}
+    """What decides a run's score, out of its config.json.
+
+    Where the data lies counts, how it is read does not.
+    """
+    decisive = {name: value for name, value in config.items() if name not in BESIDE}
     data = {
         name: value
         for name, value in config["data"].items()
@@ -124,20 +133,18 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     if data.get("root") and "://" not in data["root"]:
         data["root"] = str(Path(data["root"]).expanduser().resolve())
-    parts = config["trainer"]["accumulate"]  # the rest of the machine decides no score
-    smoke = "--smoke" in config["origins"].values()
-    return json.loads(json.dumps(kept | {"data": data, "accumulate": parts, "smoke": smoke}))
+    decisive["data"] = data
+    decisive["accumulate"] = config["trainer"]["accumulate"]  # the only part of the trainer
+    decisive["smoke"] = "--smoke" in config["origins"].values()
+    return json.loads(json.dumps(decisive))  # tuples become lists, as config.json has them
 
 
 def same_run(wanted: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     """A run stores the precision that "auto" came to."""
     there = identity(config)
-    if wanted["recipe"]["precision"] == "auto":
-        there["recipe"]["precision"] = (
-            "auto"
-            if config["origins"]["recipe.precision"] != "command line"
-            else there["recipe"]["precision"]
-        )
+    automatic = config["origins"]["recipe.precision"] != "command line"
+    if automatic and wanted["recipe"]["precision"] == "auto":
+        there["recipe"]["precision"] = "auto"
     return there == wanted
 
 
@@ -149,8 +156,8 @@ def configs(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def is_finished(folder: Path) -> bool:
-    with suppress(ValueError, KeyError, UserError):  # a damaged result is none
-        return run_folder.finished(folder) is not None
+    with suppress(UserError):  # a damaged result is none
+        return finished_result(folder) is not None
     return False
 
 
@@ -161,46 +168,47 @@ def digest(content: Any) -> str:
 # --- what differs from the paper's main row
 
 
-def differences(resolved: Resolved, main: Resolved) -> list[str]:
-    """Between two rows as they are resolved, the same overrides on both."""
-    found = []
-    for group in ("model", "recipe"):
-        ours, theirs = resolved.groups()[group], main.groups()[group]
-        for name in dict.fromkeys([*theirs, *ours]):
-            was, now = theirs.get(name), ours.get(name)
-            if plain(was) != plain(now):
-                found.append(f"{group}.{name} {as_text(was)} -> {as_text(now)}")
-    start, theirs = start_of(resolved), start_of(main)
-    return found + ([f"starts from {theirs} -> {start}"] if start != theirs else [])
-
-
-def start_of(resolved: Resolved) -> str:
-    """What --init says, with the name of ImageNet weights."""
-    named = resolved.start == "imagenet"
-    return (resolved.entry["starts_from"] or "scratch") if named else resolved.start
-
-
-def plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def main_of(run: Run) -> str:
     return f"{run.resolved.paper}/{catalogue()['papers'][run.resolved.paper]['main']}"
 
 
-def rows_of(planned: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs by row, main rows before their paper's others."""
+def is_main(run: Run) -> bool:
+    return run.resolved.experiment == main_of(run)
+
+
+def runs_by_row(planned: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each row, main rows before their paper's others."""
     rows: dict[str, list[Run]] = {}
-    for run in sorted(
-        planned, key=lambda run: (run.resolved.paper, run.resolved.experiment != main_of(run))
-    ):
+    for run in sorted(planned, key=lambda run: (run.resolved.paper, not is_main(run))):
         rows.setdefault(run.resolved.experiment, []).append(run)
     return rows
 
 
-def differs(run: Run, asked: Namespace) -> list[str]:
-    main = main_of(run)
-    return differences(
-        run.resolved,
-        resolve(main, run.resolved.data_name, asked.overrides, asked.smoke, asked.semi, asked.init),
-    )
+def differences_to_main(run: Run, args: Namespace) -> list[str]:
+    main = resolve_row(main_of(run), run.resolved.data_name, args)
+    return differences(run.resolved, main)
+
+
+def differences(resolved: Resolved, main: Resolved) -> list[str]:
+    """Between two rows as they are resolved, the same overrides on both."""
+    lines = []
+    for group in ("model", "recipe"):
+        ours, theirs = resolved.groups()[group], main.groups()[group]
+        for name in dict.fromkeys([*theirs, *ours]):
+            was, now = theirs.get(name), ours.get(name)
+            if as_list(was) != as_list(now):
+                lines.append(f"{group}.{name} {as_text(was)} -> {as_text(now)}")
+    if start_of(resolved) != start_of(main):
+        lines.append(f"starts from {start_of(main)} -> {start_of(resolved)}")
+    return lines
+
+
+def start_of(resolved: Resolved) -> str:
+    """The value of --init, with the name of ImageNet weights."""
+    if resolved.start != "imagenet":
+        return resolved.start
+    return resolved.entry["starts_from"] or "scratch"
+
+
+def as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

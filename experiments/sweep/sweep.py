@@ -1,10 +1,10 @@
-"""Many runs from one command, and one table of them: every row that a pattern names, for every seed.
+"""Train every row that a pattern names, with every seed, and make one table of the runs.
 
 python experiments/run.py --model "stdc/*" --data camvid data.root=DIR --seeds 0,1,2
 
-Each run is a process of its own, `run.py` with one row: a crash ends no other, and its memory is given back. What is there already
-is told by config.json, not by names of folders: a finished run stands, an unfinished one goes on, so the same command continues a
-sweep that was ended.
+Each run is a process of its own, `run.py` with one row: a crash ends no other, and its memory is
+given back. Runs are known by their config.json, not by names of folders: a finished run stands, an
+unfinished one goes on, so the same command continues a sweep that was ended.
 """
 
 import json
@@ -31,44 +31,33 @@ from experiments.sweep.plan import FINISHED, NEW, UNFINISHED, Run, digest, plan,
 from experiments.sweep.table import conclude, show, write_table
 
 PROGRAM = Path(__file__).parents[1] / "run.py"
-OWN = (
-    "model",
-    "seed",
-    "seeds",
-    "runs",
-    "overrides",
-    "resume",
-    "list",
-    "show",
-)  # words that a single run is not given as they came
+NOT_HANDED_ON = ("model", "seed", "seeds", "runs", "overrides", "resume", "list", "show")
 
 
 # --- before the first training
 
 
-def rehearse(asked: Namespace, new: Sequence[Run]) -> None:
-    """Meet every refusal that a training would meet after hours, with data, networks and machine as they will be."""
+def rehearse(new: Sequence[Run]) -> None:
+    """Meet every refusal that a training would meet after hours: of data, networks and machine."""
     first: dict[str, Run] = {}
     for run in new:
         first.setdefault(run.resolved.experiment, run)
     if not first:
         return
-    print(
-        f"checking {len(first)} row{'s' * (len(first) > 1)} before the first training begins",
-        flush=True,
-    )
+    rows_word = "rows" if len(first) > 1 else "row"
+    print(f"checking {len(first)} {rows_word} before the first training begins", flush=True)
     ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is this process's to tell of
     # a process of its own: this one stays small and never touches the GPU
     with (
         ProcessPoolExecutor(1, get_context("spawn"), signal.signal, ignore) as process,
         suppress(BrokenProcessPool),
     ):
-        found = process.submit(
-            refusals, [(run.resolved, run.seed) for run in first.values()]
-        ).result()
+        rows = [(run.resolved, run.seed) for run in first.values()]
+        reasons = process.submit(refusals, rows).result()
         refused: dict[str, list[str]] = {}
-        for address, reason in zip(first, found, strict=True):
-            refused.setdefault(reason, []).append(address) if reason else None
+        for address, reason in zip(first, reasons, strict=True):
+            if reason:
+                refused.setdefault(reason, []).append(address)
         refuse_together(refused)
 
 
@@ -106,16 +95,17 @@ class Stop:
     """Ctrl-C reaches the run as it reaches us, who share its terminal; SIGTERM is handed on. Either way no further run begins."""
 
     def __init__(self) -> None:
-        self.asked, self.process = 0, None
+        self.number = 0  # of the signal
+        self.process: subprocess.Popen | None = None
 
     def __call__(self, number: int, frame: Any) -> None:
-        self.asked = number
+        self.number = number
         if number == signal.SIGTERM and self.process:
             self.process.send_signal(number)
 
     def hand_on_to(self, process: subprocess.Popen) -> None:
         self.process = process
-        if self.asked == signal.SIGTERM:  # it came while the process was being started
+        if self.number == signal.SIGTERM:  # it came while the process was being started
             process.send_signal(signal.SIGTERM)
 
     @contextmanager
@@ -130,49 +120,48 @@ class Stop:
                 signal.signal(number, handler)
 
 
-def sweep(asked: Namespace) -> int:
-    """All runs and their table; the exit code is 0 if every run is finished, else that of the first that failed."""
-    planned = plan(asked)
-    if asked.show:
-        return show(planned, asked)
-    folder = asked.runs / folder_name(asked.model, planned)
+def sweep(args: Namespace) -> int:
+    """Make all runs and their table.
+
+    The exit code is 0 if every run is finished, else that of the first that failed.
+    """
+    planned = plan(args)
+    if args.show:
+        return show(planned, args)
+    folder = args.runs / folder_name(args.model, planned)
     waiting = [run for run in planned if run.state != FINISHED]
-    count = {
-        state: sum(run.state == state for run in planned) for state in (FINISHED, UNFINISHED, NEW)
-    }
+    states = [run.state for run in planned]
     print(
-        f"{len(planned)} runs: {count[FINISHED]} finished before, {count[UNFINISHED]} to go on with, {count[NEW]} new"
+        f"{len(planned)} runs: {states.count(FINISHED)} finished before, "
+        f"{states.count(UNFINISHED)} to go on with, {states.count(NEW)} new"
     )
     for run in planned:
-        print(
-            f"  finished before: {run.name} ({run.folder}{other_commit(run)})"
-        ) if run.state == FINISHED else None
-    rehearse(asked, [run for run in waiting if run.state == NEW])
+        if run.state == FINISHED:
+            print(f"  finished before: {run.name} ({run.folder}{other_commit(run)})")
+    rehearse([run for run in waiting if run.state == NEW])
     folder.mkdir(parents=True, exist_ok=True)
+    codes = []
     with Stop().listening() as stop:
-        codes = [
-            each(asked, run, stop, f"[{number}/{len(waiting)}]", planned, folder)
-            for number, run in enumerate(waiting, 1)
-        ]
+        for number, run in enumerate(waiting, 1):
+            codes.append(train_one(args, run, stop, f"[{number}/{len(waiting)}]"))
+            write_table(planned, folder, args)
     for run in planned:  # what another process made meanwhile counts
-        run.look(asked.runs)
+        run.look_for(args.runs)
         run.reason = "" if run.state == FINISHED else run.reason
-    conclude(planned, folder, asked)
-    if stop.asked:
+    conclude(planned, folder, args)
+    if stop.number:
         print("stopped; the same command goes on from here", flush=True)
-        return 128 + stop.asked
+        return 128 + stop.number
     return next(filter(None, codes), 0)
 
 
-def each(
-    asked: Namespace, run: Run, stop: Stop, place: str, planned: Sequence[Run], folder: Path
-) -> int:
-    """One run, unless the sweep was asked to stop; the table is written anew after it."""
-    if stop.asked:
+def train_one(args: Namespace, run: Run, stop: Stop, place: str) -> int:
+    """One run, unless the sweep was stopped; returns its exit code."""
+    if stop.number:
         run.reason = "not run: the sweep was stopped"
         return 0
-    with alone(asked.runs, run) as lock:
-        run.look(asked.runs)  # another sweep may have made it meanwhile
+    with alone(args.runs, run) as lock:
+        run.look_for(args.runs)  # another sweep may have made it meanwhile
         if lock is None:
             run.reason = "another process is running it"
             print(f"\n{place} {run.name}: {run.reason}", flush=True)
@@ -181,51 +170,37 @@ def each(
             print(f"\n{place} {run.name}: finished meanwhile", flush=True)
             return 0
         print(f"\n{place} {run.name}", flush=True)
-        code, said = process(command(asked, run), stop, lock)
-        run.look(asked.runs)
-    run.reason = "" if run.state == FINISHED else why(code, said, stop)
-    write_table(planned, folder, asked)
+        code, last_lines = process(command(args, run), stop, lock)
+        run.look_for(args.runs)
+    run.reason = "" if run.state == FINISHED else why(code, last_lines, stop)
     return code
 
 
-def command(asked: Namespace, run: Run) -> list[str]:
-    """The words of a single run: as they came, or to go on with what it has."""
+def command(args: Namespace, run: Run) -> list[str]:
+    """The arguments of a single run: as they came, or to go on with what it has."""
     if run.state == UNFINISHED:
         return ["--resume", str(run.folder)]
-    given = {
-        name: value
-        for name, value in vars(asked).items()
-        if name not in OWN and value is not None and value is not False
-    }
-    options = [
-        word
-        for name, value in given.items()
-        for word in (f"--{name}", *([] if value is True else [str(value)]))
-    ]
-    return [
-        "--model",
-        run.resolved.experiment,
-        "--seed",
-        str(run.seed),
-        "--runs",
-        str(asked.runs),
-        *options,
-        *asked.overrides,
-    ]
+    options = []
+    for name, value in vars(args).items():
+        if name in NOT_HANDED_ON or value is None or value is False:
+            continue
+        options += [f"--{name}", *([] if value is True else [str(value)])]
+    own = ["--model", run.resolved.experiment, "--seed", str(run.seed), "--runs", str(args.runs)]
+    return [*own, *options, *args.overrides]
 
 
 def process(arguments: Sequence[str], stop: Stop, lock: int) -> tuple[int, list[str]]:
-    """The exit code as a shell tells it, and the last lines of the error stream, all of which passes through."""
-    paths = [
-        str(PROGRAM.parents[1]),
-        *filter(None, [os.environ.get("PYTHONPATH")]),
-    ]  # the same checkout as ours
+    """The exit code as a shell tells it, and the last lines of the error stream.
+
+    All that the process prints passes through.
+    """
+    paths = [str(PROGRAM.parents[1]), os.environ.get("PYTHONPATH", "")]  # the same checkout as ours
     child = subprocess.Popen(
         [sys.executable, str(PROGRAM), *arguments],
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
         pass_fds=[lock] if lock >= 0 else [],
     )
     stop.hand_on_to(child)
@@ -245,23 +220,27 @@ def pass_through(stream: TextIO, last: deque[str]) -> None:
             print(line, end="", file=sys.stderr, flush=True)
 
 
-def why(code: int, said: Sequence[str], stop: Stop) -> str:
+def why(code: int, last_lines: Sequence[str], stop: Stop) -> str:
     """In words, why a run that has ended is not finished."""
     if code == 0:
         return "unfinished: trainer.max_minutes ended it; the same command goes on"
-    if stop.asked:
+    if stop.number:
         return "stopped; the same command goes on"
-    lines = [line.strip() for line in said if line.strip()]
-    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines
     if code > 128 and code - 128 in set(signal.Signals):
         number = signal.Signals(code - 128)
-        return f"failed: ended by {number.name}{' (out of memory?)' if number == signal.SIGKILL else ''}"
-    return f"failed: {told[-1] if told else f'exit code {code}'}"
+        memory = " (out of memory?)" if number == signal.SIGKILL else ""
+        return f"failed: ended by {number.name}{memory}"
+    lines = [line.strip() for line in last_lines if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return f"failed: {[f'exit code {code}', *lines, *errors][-1]}"
 
 
 @contextmanager
 def alone(folder: Path, run: Run) -> Iterator[int | None]:
-    """A lock on this run that its process inherits, so that no second sweep goes on with what still trains; None where another has it."""
+    """Lock this run, so that no second sweep goes on with what still trains; None if another has.
+
+    The run's process inherits the lock.
+    """
     try:
         import fcntl
     except ImportError:  # a system without such locks

@@ -3,188 +3,223 @@
 import json
 import os
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from experiments.command_line.errors import UserError
-from experiments.records.results import curve, read_metrics, read_results
-from experiments.reports.table_formats import markdown_line, plain
-from experiments.reports.terminal import console, millions
-from experiments.sweep.plan import FINISHED, Run, differs, main_of, rows_of
+from experiments.records.metrics import curve, read_metrics
+from experiments.records.results import Result, read_result
+from experiments.reports.formats import (
+    Column,
+    console,
+    markdown_heads,
+    markdown_line,
+    mean_and_spread,
+    millions,
+    plain,
+    signed,
+)
+from experiments.reports.table_rows import Row, mean, row_of, spread
+from experiments.sweep.plan import FINISHED, Run, differences_to_main, is_main, runs_by_row
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A finished run: its result, and the highest validation during training in percent."""
+
+    result: Result
+    best: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        shares = {name: getattr(self.result, name) for name in ("miou", "pixel_accuracy")}
+        percents = {name: None if share is None else 100 * share for name, share in shares.items()}
+        return percents | {
+            "best": self.best,
+            "parameters": self.result.parameters,
+            "inference_parameters": self.result.inference_parameters,
+            "seconds": self.result.seconds,
+            "commit": self.result.commit,
+            "hardware": self.result.hardware,
+            "precision": self.result.precision,
+        }
 
 
 @dataclass
-class Row:
-    """One row of the table: means over the seeds that are finished, in percent."""
+class SweepRow:
+    """A row of a paper with all its seeds, and what differs from the paper's main row."""
 
-    row: str
-    main: bool
-    differs: list[str]
-    protocol: str
-    iterations: int
-    parameters: int
-    inference_parameters: int | None
-    asked_seeds: list[int]
-    seeds: list[int] = field(default_factory=list)
-    miou: float | None = None
-    spread: float | None = None
-    best: float | None = None
-    best_spread: float | None = None
-    difference: float | None = None
-    pixel_accuracy: float | None = None
-    seconds: float | None = None
-    commit: list[str] = field(default_factory=list)
-    hardware: list[str] = field(default_factory=list)
-    precision: list[str] = field(default_factory=list)
-    runs: list[dict[str, Any]] = field(default_factory=list)
+    runs: Sequence[Run]
+    differs: Sequence[str]
+    measured: dict[int, Measured]  # by seed
+    main_miou: float | None = None  # of the paper's main row
 
+    @property
+    def address(self) -> str:
+        return self.runs[0].resolved.experiment
 
-def table(planned: Sequence[Run], asked: Namespace) -> list[Row]:
-    rows = [row_of(each, asked) for each in rows_of(planned).values()]
-    mains = {row.row.partition("/")[0]: row.miou for row in rows if row.main}
-    for row in rows:
-        main = mains.get(row.row.partition("/")[0])
-        row.difference = None if row.main or None in (row.miou, main) else row.miou - main
-    return rows
+    @property
+    def main(self) -> bool:
+        return is_main(self.runs[0])
 
+    @property
+    def over_seeds(self) -> Row:
+        results = [each.result for each in self.measured.values()]
+        if results:
+            return row_of(results)
+        return Row(self.address, "", self.runs[0].resolved.entry["parameters"])
 
-def row_of(made: Sequence[Run], asked: Namespace) -> Row:
-    resolved, entry = made[0].resolved, made[0].resolved.entry
-    row = Row(
-        resolved.experiment, resolved.experiment == main_of(made[0]), differs(made[0], asked), resolved.recipe["inference"],
-        resolved.recipe["iterations"], entry["parameters"], entry["inference_parameters"], [run.seed for run in made],
-    )  # fmt: skip
-    results = [(run, measured(run)) for run in made]
-    row.runs = [
-        {
+    @property
+    def inference_parameters(self) -> int | None:
+        if self.measured:
+            return self.over_seeds.inference_parameters
+        return self.runs[0].resolved.entry["inference_parameters"]
+
+    @property
+    def bests(self) -> list[float]:
+        return [each.best for each in self.measured.values() if each.best is not None]
+
+    @property
+    def seconds(self) -> float | None:
+        known = [each.result.seconds for each in self.measured.values()]
+        return mean([seconds for seconds in known if seconds is not None])
+
+    @property
+    def difference(self) -> float | None:
+        miou = self.over_seeds.our_miou
+        if self.main or None in (miou, self.main_miou):
+            return None
+        return miou - self.main_miou
+
+    def as_dict(self) -> dict[str, Any]:
+        recipe, row = self.runs[0].resolved.recipe, self.over_seeds
+        return {
+            "row": self.address,
+            "main": self.main,
+            "differs": self.differs,
+            "protocol": recipe["inference"],
+            "iterations": recipe["iterations"],
+            "parameters": row.parameters,
+            "inference_parameters": self.inference_parameters,
+            "asked_seeds": [run.seed for run in self.runs],
+            "seeds": list(self.measured),
+            "miou": row.our_miou,
+            "spread": row.our_spread,
+            "best": mean(self.bests),
+            "best_spread": spread(self.bests),
+            "difference": self.difference,
+            "pixel_accuracy": row.our_pixel_accuracy,
+            "seconds": self.seconds,
+            "commit": row.commit,
+            "hardware": row.hardware,
+            "precision": row.precision,
+            "runs": [self.run_as_dict(run) for run in self.runs],
+        }
+
+    def run_as_dict(self, run: Run) -> dict[str, Any]:
+        measured = self.measured.get(run.seed)
+        return {
             "seed": run.seed,
             "folder": run.folder and run.folder.name,
             "state": run.state,
             "reason": run.reason,
+            **(measured.as_dict() if measured else {}),
         }
-        | (found or {})
-        for run, found in results
-    ]
-    found = [each for _, each in results if each]
-    if not found:
-        return row
-    row.seeds = [run.seed for run, each in results if each]
-    row.miou, row.spread = mean_and_spread(found, "miou")
-    row.best, row.best_spread = mean_and_spread(found, "best")
-    row.pixel_accuracy, _ = mean_and_spread(found, "pixel_accuracy")
-    row.seconds, _ = mean_and_spread(found, "seconds")
-    row.parameters, row.inference_parameters = (
-        found[-1]["parameters"],
-        found[-1]["inference_parameters"],
-    )
-    row.commit, row.hardware, row.precision = (
-        sorted({str(each[name]) for each in found}) for name in ("commit", "hardware", "precision")
-    )
-    return row
 
 
-def measured(run: Run) -> dict[str, Any] | None:
-    """The figures of a finished run, shares in percent; best is the highest of the validations during training."""
+def table(planned: Sequence[Run], args: Namespace) -> list[SweepRow]:
+    rows = []
+    for runs in runs_by_row(planned).values():
+        measured = {run.seed: each for run in runs if (each := measure(run))}
+        rows.append(SweepRow(runs, differences_to_main(runs[0], args), measured))
+    papers = {row.over_seeds.paper: row.over_seeds.our_miou for row in rows if row.main}
+    for row in rows:
+        row.main_miou = papers.get(row.over_seeds.paper)
+    return rows
+
+
+def measure(run: Run) -> Measured | None:
+    """Read what a finished run has left; a run that cannot be read gets a reason."""
     if run.state != FINISHED:
         return None
     try:
-        (result,) = read_results(
-            [run.folder / "result.json"]
-        )  # beside it may lie what evaluate.py said later
+        result = read_result(run.folder / "result.json")
         _, validations = curve(read_metrics(run.folder), "val/mIoU")
     except UserError as problem:
         run.reason = f"unreadable: {problem}"
         return None
-    percent = {
-        name: None if result[name] is None else 100 * result[name]
-        for name in ("miou", "pixel_accuracy")
-    }
-    same = {
-        name: result[name]
-        for name in (
-            "parameters",
-            "inference_parameters",
-            "seconds",
-            "commit",
-            "hardware",
-            "precision",
-        )
-    }
-    return percent | {"best": 100 * max(validations) if validations else None} | same
+    return Measured(result, 100 * max(validations) if validations else None)
 
 
-def mean_and_spread(
-    found: Sequence[Mapping[str, Any]], name: str
-) -> tuple[float | None, float | None]:
-    """Over seeds, with the sample standard deviation; one seed has none."""
-    values = [each[name] for each in found if each[name] is not None]
-    return fmean(values) if values else None, stdev(values) if len(values) > 1 else None
+# --- in words
 
 
-COLUMNS: dict[str, Callable[[Row], str]] = {
-    "row": lambda row: row.row + (" (main)" if row.main else ""),
-    "differs from the main row": lambda row: (
-        "; ".join(row.differs) or ("-" if row.main else "in nothing")
+def name(row: SweepRow) -> str:
+    return row.address + (" (main)" if row.main else "")
+
+
+def differs(row: SweepRow) -> str:
+    return difference_words(row.differs, row.main)
+
+
+def difference_words(differences: Sequence[str], main: bool) -> str:
+    return "; ".join(differences) or ("-" if main else "in nothing")
+
+
+def miou(row: SweepRow) -> str:
+    return mean_and_spread(row.over_seeds.our_miou, row.over_seeds.our_spread)
+
+
+def best(row: SweepRow) -> str:
+    return mean_and_spread(mean(row.bests), spread(row.bests))
+
+
+def seconds(row: SweepRow) -> str:
+    return "-" if row.seconds is None else f"{row.seconds:.0f}"
+
+
+COLUMNS = (
+    Column("row", name),
+    Column("differs from the main row", differs),
+    Column("mIoU", miou, right=True),
+    Column("best", best, right=True),
+    Column("to main", lambda row: signed(row.difference), right=True),
+    Column(
+        "pixel accuracy",
+        lambda row: mean_and_spread(row.over_seeds.our_pixel_accuracy, None),
+        right=True,
     ),
-    "mIoU": lambda row: figure(row.miou, row.spread),
-    "best": lambda row: figure(row.best, row.best_spread),
-    "to main": lambda row: "-" if row.difference is None else f"{row.difference:+.2f}",
-    "pixel accuracy": lambda row: figure(row.pixel_accuracy, None),
-    "parameters": lambda row: millions(row.parameters),
-    "inference": lambda row: (
-        "-" if row.inference_parameters is None else millions(row.inference_parameters)
-    ),
-    "seconds": lambda row: "-" if row.seconds is None else f"{row.seconds:.0f}",
-}
-RIGHT = ("mIoU", "best", "to main", "pixel accuracy", "parameters", "inference", "seconds")
+    Column("parameters", lambda row: millions(row.over_seeds.parameters), right=True),
+    Column("inference", lambda row: millions(row.inference_parameters), right=True),
+    Column("seconds", seconds, right=True),
+)
 
 
-def figure(value: float | None, spread: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}" + ("" if spread is None else f" ± {spread:.2f}")
-
-
-def notes(rows: Sequence[Row], planned: Sequence[Run], asked: Namespace) -> list[str]:
+def notes(rows: Sequence[SweepRow], planned: Sequence[Run], args: Namespace) -> list[str]:
     """What the figures are of, and every run that is missing."""
-    data, smoke = planned[0].resolved.data_name, any(run.wanted["smoke"] for run in planned)
-    protocols, steps = (
-        ", ".join(dict.fromkeys(f"{getattr(row, name)}" for row in rows))
-        for name in ("protocol", "iterations")
-    )
-    asked_seeds = list(dict.fromkeys(run.seed for run in planned))
-    seeds = f"seed{'s' * (len(asked_seeds) > 1)} {', '.join(map(str, asked_seeds))}"
+    recipes = [row.runs[0].resolved.recipe for row in rows]
+    protocols = in_turn(recipe["inference"] for recipe in recipes)
+    iterations = in_turn(recipe["iterations"] for recipe in recipes)
+    seeds = in_turn(run.seed for run in planned)
+    several = any(len(row.measured) > 1 for row in rows)
     lines = [
-        f"mIoU in percent of the last weights on {data} val ({protocols}) after {steps} iterations, {seeds}",
-        "to main: the difference to the paper's main row, in points; inference: the parameters that remain",
+        f"mIoU in percent of the last weights on {planned[0].resolved.data_name} val ({protocols}) "
+        f"after {iterations} iterations, seed{'s' * (', ' in seeds)} {seeds}",
+        "to main: the difference to the paper's main row, in points; "
+        "inference: the parameters that remain",
         "best: the highest validation during training, chosen on these same images"
-        + ("; ± over seeds" if several_seeds(rows) else ""),
+        + ("; ± over seeds" if several else ""),
     ]
-    made = {
-        name: sorted({word for row in rows for word in getattr(row, name)})
-        for name in ("commit", "hardware", "precision")
-    }
-    lines += (
-        ["; ".join(f"{name} {', '.join(found)}" for name, found in made.items())]
-        if any(row.seeds for row in rows)
-        else []
-    )
-    given = [
-        f"--{name} {value}"
-        for name, value in (("semi", asked.semi), ("init", asked.init))
-        if value not in (None, "none")
-    ]
-    given += [
-        word
-        for word in asked.overrides
-        if not word.startswith(("data.root=", "trainer.")) or word.startswith("trainer.accumulate=")
-    ]
-    lines += [f"on every row: {' '.join(given)}"] if given else []
-    lines += ["--smoke: a few tiny steps, whose figures mean nothing"] if smoke else []
+    if any(row.measured for row in rows):
+        lines.append("; ".join(made_with(rows)))
+    if given := on_every_row(args):
+        lines.append(f"on every row: {' '.join(given)}")
+    if any(run.wanted["smoke"] for run in planned):
+        lines.append("--smoke: a few tiny steps, whose figures mean nothing")
     return lines + [
         f"{run.name}: {run.reason or run.state}"
         for run in planned
@@ -192,96 +227,93 @@ def notes(rows: Sequence[Row], planned: Sequence[Run], asked: Namespace) -> list
     ]
 
 
-def several_seeds(rows: Sequence[Row]) -> bool:
-    return any(len(row.seeds) > 1 for row in rows)
+def in_turn(values: Any) -> str:
+    """Each value once, in the order in which they come."""
+    return ", ".join(dict.fromkeys(map(str, values)))
 
 
-def conclude(planned: Sequence[Run], folder: Path, asked: Namespace) -> None:
-    rows = write_table(planned, folder, asked)
+def made_with(rows: Sequence[SweepRow]) -> list[str]:
+    lines = []
+    for field in ("commit", "hardware", "precision"):
+        values = {value for row in rows for value in getattr(row.over_seeds, field)}
+        lines.append(f"{field} {', '.join(sorted(values))}")
+    return lines
+
+
+def on_every_row(args: Namespace) -> list[str]:
+    """The options of the command that decide a score."""
+    options = {"--semi": args.semi, "--init": args.init}
+    given = [f"{flag} {word}" for flag, word in options.items() if word not in (None, "none")]
+    for word in args.overrides:
+        of_this_machine = word.startswith(("data.root=", "trainer."))
+        if not of_this_machine or word.startswith("trainer.accumulate="):
+            given.append(word)
+    return given
+
+
+# --- on the screen and on disk
+
+
+def conclude(planned: Sequence[Run], folder: Path, args: Namespace) -> None:
+    rows = write_table(planned, folder, args)
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for head in COLUMNS:
-        grid.add_column(
-            head,
-            justify="right" if head in RIGHT else "left",
-            overflow="fold",
-            no_wrap=head == "row",
-        )
+    for column in COLUMNS:
+        whole = column.head == "row"
+        grid.add_column(column.head, justify=column.justify, overflow="fold", no_wrap=whole)
     for row in rows:
-        grid.add_row(
-            *(Text(cell(row)) for cell in COLUMNS.values()), style="" if row.seeds else "dim"
-        )
+        cells = [Text(column.cell(row)) for column in COLUMNS]
+        grid.add_row(*cells, style="" if row.measured else "dim")
     out = console()
     print()
     out.print(grid)
     out.print()
-    for line in (*notes(rows, planned, asked), f"table        {folder / 'table.md'}"):
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
-    out.print(
+    for line in (
+        *notes(rows, planned, args),
+        f"table        {folder / 'table.md'}",
         f"paper / ours python experiments/report.py {folder}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-def write_table(planned: Sequence[Run], folder: Path, asked: Namespace) -> list[Row]:
-    """table.md to read and table.json for programs; `py` finds the runs by the latter."""
-    rows = table(planned, asked)
-    heads = [
-        markdown_line(COLUMNS),
-        markdown_line("--:" if head in RIGHT else "---" for head in COLUMNS),
-    ]
-    lines = [markdown_line(plain(cell(row)) for cell in COLUMNS.values()) for row in rows]
-    title = f"# {plain(asked.model)} on {planned[0].resolved.data_name}"
-    text = "\n".join(
-        [
-            title,
-            "",
-            *heads,
-            *lines,
-            "",
-            *(f"- {plain(note)}" for note in notes(rows, planned, asked)),
-            "",
-        ]
-    )
-    content = {
-        "model": asked.model,
-        "overrides": asked.overrides,
-        "rows": [vars(row) for row in rows],
-    }
-    for name, words_in_it in (
-        ("table.md", text),
-        ("table.json", json.dumps(content, indent=1) + "\n"),
     ):
-        partial = folder / f".{name}.{os.getpid()}.partial"  # two sweeps may share the work
-        partial.write_text(words_in_it, encoding="utf-8")
-        partial.replace(folder / name)
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def write_table(planned: Sequence[Run], folder: Path, args: Namespace) -> list[SweepRow]:
+    """Write table.md to read, and table.json by which report.py finds the runs."""
+    rows = table(planned, args)
+    lines = [f"# {plain(args.model)} on {planned[0].resolved.data_name}", ""]
+    lines += markdown_heads(COLUMNS)
+    lines += [markdown_line(plain(column.cell(row)) for column in COLUMNS) for row in rows]
+    lines += ["", *(f"- {plain(note)}" for note in notes(rows, planned, args)), ""]
+    content = {
+        "model": args.model,
+        "overrides": args.overrides,
+        "rows": [row.as_dict() for row in rows],
+    }
+    texts = {"table.md": "\n".join(lines), "table.json": json.dumps(content, indent=1) + "\n"}
+    for file, text in texts.items():
+        partial = folder / f".{file}.{os.getpid()}.partial"  # two sweeps may share the work
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(folder / file)
     return rows
 
 
-def show(planned: Sequence[Run], asked: Namespace) -> int:
+def show(planned: Sequence[Run], args: Namespace) -> int:
     """Which rows would run, and what differs; trains nothing."""
-    grid = Table(
-        "row",
-        "differs from the main row",
-        "iterations",
-        "parameters",
-        "runs",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
-    for address, made in rows_of(planned).items():
-        main, resolved = address == main_of(made[0]), made[0].resolved
-        there = ", ".join(
+    heads = ("row", "differs from the main row", "iterations", "parameters", "runs")
+    grid = Table(*heads, box=None, pad_edge=False, header_style="bold")
+    for runs in runs_by_row(planned).values():
+        resolved, main = runs[0].resolved, is_main(runs[0])
+        states = [
             f"seed {run.seed} {run.state}" + (f" ({run.folder})" if run.folder else "")
-            for run in made
+            for run in runs
+        ]
+        cells = (
+            resolved.experiment + (" (main)" if main else ""),
+            difference_words(differences_to_main(runs[0], args), main),
+            f"{resolved.recipe['iterations']}",
+            millions(resolved.entry["parameters"]),
+            ", ".join(states),
         )
-        told = "; ".join(differs(made[0], asked)) or ("-" if main else "in nothing")
-        name, size = address + (" (main)" if main else ""), millions(resolved.entry["parameters"])
-        grid.add_row(*map(Text, (name, told, f"{resolved.recipe['iterations']}", size, there)))
+        grid.add_row(*map(Text, cells))
     console().print(grid)
-    print(
-        f"\n{len(planned)} runs on {planned[0].resolved.data_name}; --model PAPER/ROW --show prints every value of one"
-    )
+    data = planned[0].resolved.data_name
+    print(f"\n{len(planned)} runs on {data}; --model PAPER/ROW --show prints every value of one")
     return 0

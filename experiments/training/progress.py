@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments.records.run_folder import Metrics
+from experiments.records.metrics import Metrics
 from experiments.training.intervals import Intervals, PerStep, in_training
 from experiments.training.wandb_mirror import WandB
 from segmodels.module import SegmentationModule

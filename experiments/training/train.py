@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.values import STARTS, Resolved
 from experiments.evaluation.score import result_of
 from experiments.records import run_folder
+from experiments.records.results import finished_result
 from experiments.reports.terminal import class_table, published_lines
 from experiments.training.build import build, class_weights, open_data
 from experiments.training.checkpoints import AveragedWeights, Checkpoints, StoppedBySignal
@@ -40,10 +42,10 @@ TOO_LARGE = (
 def train(resolved: Resolved, *, seed: int, folders: Path, resumed: Path | None = None) -> int:
     """Begin a run, or go on with one, and train it to its end; the exit code."""
     quiet()
-    if resumed and (result := run_folder.finished(resumed)):
+    if resumed and (result := finished_result(resumed)):
         print(
-            f"{resumed} is finished: mIoU {100 * result['miou']:.1f} % after "
-            f"{result['iterations']} steps; there is nothing to go on with"
+            f"{resumed} is finished: mIoU {100 * result.miou:.1f} % after "
+            f"{result.iterations} steps; there is nothing to go on with"
         )
         return 0
     with as_user_error():
@@ -264,10 +266,10 @@ def conclude(
 ) -> None:
     """Write the last weights' score and print it."""
     result = result_of(module, data, resolved.data_name, "val", trainer.global_step)
-    for name, value in callback(trainer, Checkpoints).spent().items():
-        result[name] = round(value, 1)
-    result["checkpoint"] = "checkpoints/last.ckpt"
-    files.write_json(folder / "result.json", result)
+    spent = callback(trainer, Checkpoints).spent()
+    seconds = {name: round(value, 1) for name, value in spent.items()}
+    result = replace(result, checkpoint="checkpoints/last.ckpt", **seconds)
+    files.write_json(folder / "result.json", result.as_dict())
     class_table(result)
     for line in filter(None, (*published_lines(result), data.caution)):
         print(line)

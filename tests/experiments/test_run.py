@@ -412,7 +412,7 @@ def test_dropout_and_the_running_average_matter_to_these_tests(
 
 
 def test_a_line_that_was_cut_off_by_a_kill_is_no_row(tmp_path: Path) -> None:
-    from experiments.records.run_folder import Metrics
+    from experiments.records.metrics import Metrics
 
     (tmp_path / "metrics.csv").write_text("step,lr\n1,0.5\n12,0.25\n1")
     metrics = Metrics(tmp_path / "metrics.csv")

@@ -1,0 +1,88 @@
+"""Write and read metrics.csv: a row for each time that something is logged, a column a metric."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from experiments.command_line.errors import UserError
+from experiments.command_line.files import whole
+from experiments.records.run_folder import read_text
+
+
+class Metrics:
+    """metrics.csv: a row for each time that something is logged, by the number of steps done; a new metric becomes a new column."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.rows, self.columns = file, [], ["step"]
+        if file.exists():
+            whole, _, _ = file.read_text().rpartition(
+                "\n"
+            )  # a line that was cut off in its midst is none
+            reader = csv.DictReader(whole.splitlines())
+            self.columns, self.rows = list(reader.fieldnames or ["step"]), list(reader)
+
+    def drop_after(self, step: int) -> None:
+        self.rows = [row for row in self.rows if int(row["step"]) <= step]
+        self._rewrite()
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        row = {"step": step, **{name: f"{value:.6g}" for name, value in values.items()}}
+        new = [name for name in row if name not in self.columns]
+        self.rows.append(row)
+        if new or not self.file.exists():
+            self.columns += new
+            return self._rewrite()
+        with self.file.open("a", newline="") as lines:
+            csv.DictWriter(lines, self.columns).writerow(row)
+
+    def _rewrite(self) -> None:
+        with whole(self.file) as partial, partial.open("w", newline="") as lines:
+            writer = csv.DictWriter(lines, self.columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def read_metrics(run: str | Path) -> dict[str, list]:
+    """metrics.csv by columns, all of one length; an empty cell is None, and a last line still being written is left out."""
+    file = Path(run) / "metrics.csv"
+    lines = [line for line in csv.reader(io.StringIO(read_text(file))) if line]
+    if not lines or "step" not in lines[0]:
+        raise UserError(
+            f"{file} has no column step; it must be the metrics.csv that experiments/run.py wrote"
+        )
+    names, *rows = lines
+    if rows and len(rows[-1]) < len(names):
+        rows.pop()
+    if any(len(row) != len(names) for row in rows):
+        raise UserError(
+            f"{file} has rows that do not fit its header of {len(names)} columns; copy it anew from the run"
+        )
+    return {
+        name: [number(row[column], name, file) for row in rows] for column, name in enumerate(names)
+    }
+
+
+def number(cell: str, name: str, file: Path) -> float | int | None:
+    try:
+        return None if not cell.strip() else int(float(cell)) if name == "step" else float(cell)
+    except (ValueError, OverflowError):
+        raise UserError(
+            f"{file}: {name} holds {cell!r}, which is no number; correct the cell or leave it empty"
+        ) from None
+
+
+def curve(metrics: Mapping[str, list], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one metric where it was logged; both empty where it never was."""
+    points = [
+        (step, value)
+        for step, value in zip(metrics["step"], metrics.get(name, ()), strict=False)
+        if None not in (step, value)
+    ]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def running_mean(values: Sequence[float], window: int) -> list[float]:
+    """The mean of each value and up to `window - 1` before it."""
+    return [fmean(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]

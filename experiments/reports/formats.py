@@ -1,0 +1,90 @@
+"""How numbers and tables look, wherever a report shows them."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its head, and the words of a row in it."""
+
+    head: str
+    cell: Callable[[Any], str]
+    right: bool = False  # its side, as numbers have it
+
+    @property
+    def justify(self) -> str:
+        return "right" if self.right else "left"
+
+
+def console() -> Console:
+    screen = Console()
+    return screen if screen.is_terminal else Console(width=160)
+
+
+def bare_table(*heads: str) -> Table:
+    return Table(*heads, box=None, pad_edge=False, header_style="bold")
+
+
+def print_table(
+    columns: Mapping[str, str], rows: Iterable[Sequence[str]], failed: Collection[str] = ()
+) -> None:
+    """Print a table. `columns` are its heads and "left" or "right"; rows named in `failed` are red."""
+    table = bare_table()
+    for head, side in columns.items():
+        table.add_column(head, justify=side)
+    for row in rows:
+        table.add_row(*map(Text, row), style="red" if row[0] in failed else None)
+    console().print(table)
+
+
+def print_markdown(columns: Mapping[str, str], rows: Iterable[Sequence[str]]) -> None:
+    rulers = ["--:" if side == "right" else "---" for side in columns.values()]
+    for row in (columns, rulers, *rows):
+        print(markdown_line(cell.replace("|", "/") for cell in row))
+
+
+# --- numbers
+
+
+def percent(share: float | None, digits: int = 2, sign: str = "") -> str:
+    """A fraction in percent: "74.80", or "+0.31" with sign="+"."""
+    return "-" if share is None else f"{100 * share:{sign}.{digits}f}"
+
+
+def millions(count: int | None, space: str = "") -> str:
+    return "-" if count is None else f"{count / 1e6:.2f}{space}M"
+
+
+def signed(points: float | None) -> str:
+    """A difference in percentage points: "-0.30"."""
+    return "-" if points is None else f"{points:+.2f}"
+
+
+def mean_and_spread(mean: float | None, spread: float | None, digits: int = 2) -> str:
+    """ "74.80 ± 0.31"; a single run has no spread."""
+    if mean is None:
+        return "-"
+    return f"{mean:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+
+
+# --- markdown
+
+
+def markdown_heads(columns: Sequence[Column]) -> list[str]:
+    sides = ["--:" if column.right else "---" for column in columns]
+    return [markdown_line(column.head for column in columns), markdown_line(sides)]
+
+
+def markdown_line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def plain(words: str) -> str:
+    """Words that can end neither their cell nor their line."""
+    return " ".join(words.split()).replace("|", "\\|")
