@@ -12,6 +12,8 @@ from experiments.reports.speed_points import Point
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 KINDS = (".png", ".svg", ".pdf")
 COLORS = (
@@ -82,8 +84,8 @@ def draw(points: Sequence[Point], file: Path, notes: Sequence[str] = ()) -> None
     below = textwrap.wrap(caption(points, notes), int(width * LETTERS))
     height = rows * TALL + LINE * (len(below) + len(shapes(points)))
     figure = Figure(figsize=(width, height), layout="constrained")
-    for number, (place, here) in enumerate(panels.items(), 1):
-        panel(figure.add_subplot(rows, columns, number), place, here, points)
+    for number, (title, here) in enumerate(panels.items(), 1):
+        panel(figure.add_subplot(rows, columns, number), title, here, points)
     legend(figure, points, "\n".join(below))
     figure.draw_without_rendering()  # labels are placed where the layout has put the markers
     for axes, here in zip(figure.axes, panels.values()):
@@ -142,7 +144,7 @@ def shapes(points: Iterable[Point]) -> dict[tuple[bool, str], str]:
     }
 
 
-def panel(axes: "Axes", place: str, here: Sequence[Point], everything: Sequence[Point]) -> None:
+def panel(axes: "Axes", title: str, here: Sequence[Point], everything: Sequence[Point]) -> None:
     by_paper, by_machine = colors(everything), shapes(everything)
     for point in here:
         color = by_paper[point.paper]
@@ -163,7 +165,7 @@ def panel(axes: "Axes", place: str, here: Sequence[Point], everything: Sequence[
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(place, fontsize=10, loc="left")
+    axes.set_title(title, fontsize=10, loc="left")
     axes.set_xlabel("frames per second (logarithmic)", fontsize=9)
     axes.set_ylabel("mIoU in percent", fontsize=9)
 
@@ -182,16 +184,16 @@ def scale(axes: "Axes", speeds: Sequence[float]) -> None:
 
 
 def write_labels(axes: "Axes", here: Sequence[Point], by_paper: dict[str, str]) -> None:
-    """Each label takes the first place around its marker that covers nothing, if there is one."""
+    """Each label takes the place around its marker at which it covers least."""
     from matplotlib.transforms import Bbox
 
-    inside = axes.get_window_extent()
     spots = axes.transData.transform([(point.fps, point.miou) for point in here])
     taken = [Bbox.from_extents(x - 8, y - 8, x + 8, y + 8) for x, y in spots]
     for point in here:
         label = axes.annotate(
             point.label,
             (point.fps, point.miou),
+            xytext=(0, 0),
             textcoords="offset points",
             fontsize=SMALL,
             fontweight="bold" if point.ours else "normal",
@@ -199,13 +201,22 @@ def write_labels(axes: "Axes", here: Sequence[Point], by_paper: dict[str, str]) 
             in_layout=False,
             zorder=5,
         )
-        for x, y, side, height in LABEL_PLACES:
-            label.set(position=(x, y), ha=side, va=height)
-            box = label.get_window_extent()
-            covered = box.count_overlaps(taken)
-            if not covered and inside.contains(*box.min) and inside.contains(*box.max):
-                break
-        taken.append(box)
+        taken.append(place(label, taken, axes.get_window_extent()))
+
+
+def place(label: "Annotation", taken: Sequence["Bbox"], inside: "Bbox") -> "Bbox":
+    """Move the label to the first of the places that cover fewest of the boxes `taken`."""
+
+    def move(x: float, y: float, side: str, height: str) -> "Bbox":
+        label.set(position=(x, y), ha=side, va=height)
+        return label.get_window_extent()
+
+    def cost(where: tuple[float, float, str, str]) -> int:
+        box = move(*where)
+        outside = not (inside.contains(*box.min) and inside.contains(*box.max))
+        return box.count_overlaps(taken) + len(taken) * outside
+
+    return move(*min(LABEL_PLACES, key=cost))
 
 
 def save(figure: "Figure", file: Path) -> None:

@@ -17,8 +17,10 @@ from experiments import run
 from experiments.command_line import catalogue, errors, networks, row_patterns, values
 from experiments.command_line.errors import UserError
 from experiments.command_line.values import Recipe, departures, resolve
+from experiments.records.results import PublishedFigure
 from experiments.reports import terminal
 from tests.support.paths import ROOT
+from tests.support.results import as_read, published, result
 
 
 def test_values_come_from_paper_then_budget_then_smoke_then_command_line() -> None:
@@ -275,8 +277,7 @@ def test_names_that_a_person_gave_are_printed_as_they_are(
     from experiments.reports import terminal
     from experiments.training import train
 
-    score = {"iou": dict.fromkeys(ODD, 0.5), "miou": 0.5, "others": {}}
-    terminal.class_table(score)
+    terminal.class_table(as_read(result(iou=dict.fromkeys(ODD, 0.5), miou=0.5)))
     printed = capsys.readouterr().out
     assert [line.split("  ")[0] for line in printed.splitlines()[1:4]] == list(ODD)
     assert (
@@ -303,12 +304,11 @@ def test_list_names_every_row_with_what_it_costs(capsys: pytest.CaptureFixture) 
 
 
 def test_our_score_in_the_list_names_its_protocol_where_the_figure_has_another() -> None:
-    figure = {"data": "cityscapes", "split": "val", "protocol": "768x1536, labels at 1/8"}
-    ours = {"data": "cityscapes", "split": "val", "protocol": "resized:0.75", "miou": 0.748}
-    ours |= {"overrides": {}, "model": {}}
+    figure = PublishedFigure(**published(protocol="768x1536, labels at 1/8"))
+    ours = as_read(result(data="cityscapes", protocol="resized:0.75", miou=0.748))
     assert terminal.ours_shown(None, figure) == "not measured"
     assert terminal.ours_shown(ours, None) == "74.8"
-    assert terminal.ours_shown(ours, figure | {"protocol": "resized:0.75"}) == "74.8"
+    assert terminal.ours_shown(ours, replace(figure, protocol="resized:0.75")) == "74.8"
     assert terminal.ours_shown(ours, figure) == "74.8 (val, resized:0.75)"
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
 from experiments import evaluate
 from experiments.benchmarks.losses import peak_mebibytes
-from experiments.report import read_results, table
+from experiments.records.results import read_results
+from experiments.reports.table_rows import table
 from segmodels.inference import mode
 from segmodels.module import SegmentationModule
 from segmodels.recipe import Recipe
@@ -218,9 +220,9 @@ def test_a_network_is_scored_with_another_option_and_the_result_says_so(
     assert (found["model"], plain["model"]) == ({"eval_iterations": 5}, {})
     assert found["overrides"] == plain["overrides"] | {"model.eval_iterations": 5}
     read = read_results([tmp_path / "plain.json", file])
-    rows = table(each | {"finished": True} for each in read)
+    rows = table(replace(each, finished=True) for each in read)
     words = "emanet/resnet50 data.height=64 data.test=4 data.val=4 data.width=128"
-    assert [row["name"] for row in rows] == [words, f"{words} model.eval_iterations=5"]
+    assert [row.name for row in rows] == [words, f"{words} model.eval_iterations=5"]
 
 
 def test_an_option_that_it_was_trained_with_changes_nothing(tmp_path: Path) -> None:
@@ -246,7 +248,7 @@ def test_a_shift_takes_options_too(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_the_report_reads_an_evaluation(smoke_run: Path, tmp_path: Path) -> None:
     result(smoke_run, "--inference", "flip", "--split", "test", out=tmp_path / "flip.json")
     (read,) = read_results([tmp_path / "flip.json"])
-    assert (read["experiment"], read["protocol"], read["split"], read["checkpoint"]) == (
+    assert (read.experiment, read.protocol, read.split, read.checkpoint) == (
         ROW,
         "flip",
         "test",

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,16 @@ import numpy as np
 import pytest
 
 import segmodels
-from experiments.report import (
-    FIELDS,
-    UserError,
-    apart,
-    as_csv,
-    as_markdown,
-    as_text,
-    curve,
-    letters,
-    like_with_like,
-    main,
-    not_measured,
-    read_catalogue,
-    read_metrics,
-    read_results,
-    running_mean,
-    table,
-)
+from experiments import report
+from experiments.command_line.errors import UserError
+from experiments.records.metrics import curve, read_metrics, running_mean
+from experiments.records.results import RESULTS, kept_files, read_results, result_files
+from experiments.report import main
+from experiments.reports import table_rows
+from experiments.reports.table_formats import as_csv, as_markdown, as_text, letters
+from experiments.reports.table_rows import Row, by_place, not_measured
 from tests.support.paths import ROOT
-from tests.support.results import LR, published, result
+from tests.support.results import LR, as_read, published, result
 
 NOTEBOOK = ROOT / "notebooks" / "ablations.ipynb"
 METRICS = "step,train/main,lr,val/mIoU\n0,3.0,0.1,\n1,2.0,0.1,\n1,,,0.25\n2,1.0,0.05,\n2,,,0.5\n"
@@ -51,7 +42,15 @@ def leave_run(folder: Path, record: dict | None, metrics: str = METRICS) -> Path
     return folder
 
 
-def only_row(*results: dict) -> dict:
+def table(results: list[dict]) -> list[Row]:
+    return table_rows.table(map(as_read, results))
+
+
+def not_averaged(results: list[dict]) -> list[Row]:
+    return table_rows.not_averaged(map(as_read, results))
+
+
+def only_row(*results: dict) -> Row:
     (row,) = table(results)
     return row
 
@@ -62,30 +61,30 @@ def only_row(*results: dict) -> dict:
 def test_several_seeds_give_their_mean_and_sample_standard_deviation() -> None:
     figures = [0.379, 0.391, 0.3875]
     row = only_row(*(result(seed=seed, miou=miou) for seed, miou in enumerate(figures)))
-    assert row["ours"] == pytest.approx(100 * np.mean(figures), rel=1e-12)
-    assert row["spread"] == pytest.approx(100 * np.std(figures, ddof=1), rel=1e-12)
-    assert row["seeds"] == [0, 1, 2]
+    assert row.our_miou == pytest.approx(100 * np.mean(figures), rel=1e-12)
+    assert row.our_spread == pytest.approx(100 * np.std(figures, ddof=1), rel=1e-12)
+    assert row.seeds == [0, 1, 2]
 
 
 def test_one_seed_has_no_spread() -> None:
     row = only_row(result())
-    assert row["ours"] == pytest.approx(37.9)
-    assert row["spread"] is None
+    assert row.our_miou == pytest.approx(37.9)
+    assert row.our_spread is None
     assert "37.90 (1 seed)" in as_text([row], [])
 
 
 def test_a_seed_that_was_run_twice_weighs_as_one_seed() -> None:
     row = only_row(result(seed=0, miou=0.2), result(seed=0, miou=0.4), result(seed=1, miou=0.5))
-    assert row["ours"] == pytest.approx((30 + 50) / 2)
-    assert row["spread"] == pytest.approx(math.sqrt(((30 - 40) ** 2 + (50 - 40) ** 2) / 1))
-    assert row["seeds"] == [0, 1]
+    assert row.our_miou == pytest.approx((30 + 50) / 2)
+    assert row.our_spread == pytest.approx(math.sqrt(((30 - 40) ** 2 + (50 - 40) ** 2) / 1))
+    assert row.seeds == [0, 1]
 
 
 def test_class_figures_are_averaged_and_an_absent_class_stays_absent() -> None:
     row = only_row(
         result(iou={"road": 0.9, "train": None}), result(seed=1, iou={"road": 0.8, "train": None})
     )
-    assert row["iou"] == {"road": pytest.approx(85), "train": None}
+    assert row.iou == {"road": pytest.approx(85), "train": None}
 
 
 @pytest.mark.parametrize(
@@ -105,14 +104,14 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(change: dict) -
     rows = table(
         [result(), result(**{"experiment": "bisenet/resnet18", "seed": 1, "miou": 0.5, **change})]
     )
-    assert sorted(row["ours"] for row in rows) == [pytest.approx(37.9), pytest.approx(50)]
-    assert all(row["spread"] is None for row in rows)
+    assert sorted(row.our_miou for row in rows) == [pytest.approx(37.9), pytest.approx(50)]
+    assert all(row.our_spread is None for row in rows)
 
 
 def test_the_order_of_departures_and_overrides_does_not_split_a_group() -> None:
     first = result(departures=["a", "b"], overrides={"model.x": 1, "recipe.y": 2})
     second = result(seed=1, departures=["b", "a"], overrides={"recipe.y": 2, "model.x": 1})
-    assert only_row(first, second)["seeds"] == [0, 1]
+    assert only_row(first, second).seeds == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -128,10 +127,10 @@ def test_what_is_not_a_finished_measurement_stands_apart_and_is_not_averaged(
     change: dict, status: str
 ) -> None:
     results = [result(), result(seed=1, **{"miou": 0.1, **change})]
-    assert only_row(*results)["ours"] == pytest.approx(37.9)
-    (other,) = apart(results)
-    assert other["status"] == status
-    assert other["seeds"] == [1]
+    assert only_row(*results).our_miou == pytest.approx(37.9)
+    (other,) = not_averaged(results)
+    assert other.status == status
+    assert other.seeds == [1]
 
 
 def test_rows_come_in_one_order_whatever_the_order_of_the_runs() -> None:
@@ -142,14 +141,15 @@ def test_rows_come_in_one_order_whatever_the_order_of_the_runs() -> None:
         result(),
         result("bisenet/a"),
     ]
-    names = [row["name"] for row in table(results)]
+    names = [row.name for row in table(results)]
     assert names == [
         "bisenet/a",
         "bisenet/resnet18",
         "bisenet/resnet18 model.arm=false",
         "stdc/stdc1",
     ]
-    assert table(results[::-1]) == [{**row, "runs": row["runs"][::-1]} for row in table(results)]
+    reversed_order = [replace(row, runs=row.runs[::-1]) for row in table(results[::-1])]
+    assert reversed_order == table(results)
 
 
 # --- ours beside the published figure
@@ -157,8 +157,8 @@ def test_rows_come_in_one_order_whatever_the_order_of_the_runs() -> None:
 
 def test_a_published_figure_on_the_same_data_split_and_protocol_is_compared() -> None:
     row = only_row(result(data="cityscapes", miou=0.744))
-    assert (row["published"], row["source"]) == (74.8, "Table 6")
-    assert row["difference"] == pytest.approx(74.4 - 74.8)
+    assert (row.published_miou, row.published_source) == (74.8, "Table 6")
+    assert row.difference == pytest.approx(74.4 - 74.8)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_published_figure_on_the_same_data_split_and_protocol_is_compared() ->
 )
 def test_a_published_figure_from_elsewhere_is_never_set_beside_ours(change: dict) -> None:
     row = only_row(result(**{"data": "cityscapes", **change}))
-    assert (row["published"], row["source"], row["difference"]) == (None, "", None)
+    assert (row.published_miou, row.published_source, row.difference) == (None, "", None)
     for text in (as_text([row], []), as_markdown([row], []), as_csv([row])):
         assert "74.8" not in text
 
@@ -181,15 +181,17 @@ def test_each_protocol_is_held_against_its_own_published_figure() -> None:
             for protocol in ("half", "resized 0.75")
         ]
     )
-    assert {row["protocol"]: row["published"] for row in rows} == {
+    assert {row.protocol: row.published_miou for row in rows} == {
         "half": 72.2,
         "resized 0.75": 74.5,
     }
 
 
 def test_a_network_changed_on_the_command_line_is_not_the_published_one() -> None:
-    assert only_row(result(data="cityscapes", overrides={"model.arm": False}))["published"] is None
-    assert only_row(result(data="cityscapes", overrides={"recipe.batch": 8}))["published"] == 74.8
+    assert (
+        only_row(result(data="cityscapes", overrides={"model.arm": False})).published_miou is None
+    )
+    assert only_row(result(data="cityscapes", overrides={"recipe.batch": 8})).published_miou == 74.8
 
 
 STRIDE_8 = {"model": {"output_stride": 8}}
@@ -205,12 +207,12 @@ def test_a_figure_stands_beside_what_was_evaluated_with_its_options_alone() -> N
     claims = [published(77.0), published(78.9, **STRIDE_8)]
     own = only_row(result(data="cityscapes", departures=[], published=claims))
     other = only_row(evaluated_at_8(departures=[], published=claims))
-    assert (own["published"], other["published"]) == (77.0, 78.9)
-    assert other["name"] == "bisenet/resnet18 model.output_stride=8"
-    assert only_row(evaluated_at_8(published=claims[:1]))["published"] is None
-    assert only_row(result(data="cityscapes", published=claims[1:]))["published"] is None
+    assert (own.published_miou, other.published_miou) == (77.0, 78.9)
+    assert other.name == "bisenet/resnet18 model.output_stride=8"
+    assert only_row(evaluated_at_8(published=claims[:1])).published_miou is None
+    assert only_row(result(data="cityscapes", published=claims[1:])).published_miou is None
     sixteen = {"model": {"output_stride": 16}, "overrides": {"model.output_stride": 16}}
-    assert only_row(evaluated_at_8(**sixteen, published=claims))["published"] is None
+    assert only_row(evaluated_at_8(**sixteen, published=claims)).published_miou is None
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,7 @@ def test_a_network_that_was_trained_otherwise_has_no_figure_under_its_options(
     training: dict,
 ) -> None:
     claims = [published(77.0), published(78.9, **STRIDE_8)]
-    assert only_row(evaluated_at_8(**{"published": claims, **training}))["published"] is None
+    assert only_row(evaluated_at_8(**{"published": claims, **training})).published_miou is None
 
 
 def test_what_was_trained_and_what_was_evaluated_with_an_option_is_never_averaged() -> None:
@@ -235,7 +237,7 @@ def test_what_was_trained_and_what_was_evaluated_with_an_option_is_never_average
         data="cityscapes", overrides={"model.output_stride": 8}, miou=0.5, seed=1, departures=[]
     )
     rows = table([trained, evaluated_at_8(miou=0.6, departures=[])])
-    assert sorted(row["ours"] for row in rows) == [pytest.approx(50), pytest.approx(60)]
+    assert sorted(row.our_miou for row in rows) == [pytest.approx(50), pytest.approx(60)]
     assert "evaluated with model.output_stride=8; no departures" in as_markdown(rows, [])
 
 
@@ -244,9 +246,9 @@ def test_a_figure_of_other_labels_stands_beside_a_run_on_the_same_labels_alone()
     claims = [figure.as_dict() for figure in row.published]
     alone = {"data": "camvid32", "split": "test", "published": claims}
     found = only_row(result("pidnet/s", **alone, overrides={"data.grouped": False}))
-    assert (found["published"], found["difference"]) == (80.1, pytest.approx(37.9 - 80.1))
+    assert (found.published_miou, found.difference) == (80.1, pytest.approx(37.9 - 80.1))
     for overrides in ({}, {"data.grouped": True}, {"data.grouped": False, "data.labelled": "1/8"}):
-        assert only_row(result("pidnet/s", **alone, overrides=overrides))["published"] is None
+        assert only_row(result("pidnet/s", **alone, overrides=overrides)).published_miou is None
 
 
 @pytest.mark.parametrize(
@@ -262,7 +264,7 @@ def test_options_of_the_data_count_where_a_score_depends_on_them(
     overrides: dict, compared: bool
 ) -> None:
     row = only_row(result(data="cityscapes", overrides=overrides))
-    assert (row["published"] == 74.8) is compared
+    assert (row.published_miou == 74.8) is compared
 
 
 def test_a_second_published_figure_is_named_but_the_first_is_the_one_compared() -> None:
@@ -273,15 +275,13 @@ def test_a_second_published_figure_is_named_but_the_first_is_the_one_compared() 
             published=[published(), published(75.3, source="authors' code")],
         )
     )
-    assert row["difference"] == pytest.approx(75 - 74.8)
-    assert row["source"] == "Table 6; also 75.3 in authors' code"
+    assert row.difference == pytest.approx(75 - 74.8)
+    assert row.published_source == "Table 6; also 75.3 in authors' code"
 
 
 def test_rows_are_gathered_only_with_rows_of_the_same_data_split_and_protocol() -> None:
     rows = table([result(), result(split="test"), result("stdc/stdc1")])
-    groups = {
-        place: [row["experiment"] for row in part] for place, part in like_with_like(rows).items()
-    }
+    groups = {place: [row.experiment for row in part] for place, part in by_place(rows).items()}
     assert groups == {
         ("streets", "val", "whole"): ["bisenet/resnet18", "stdc/stdc1"],
         ("streets", "test", "whole"): ["bisenet/resnet18"],
@@ -317,13 +317,15 @@ def released(layout: str = "resnet18_seg", port: bool = False, **changes: Any) -
 
 def test_a_released_checkpoint_is_held_against_the_figures_that_come_with_it() -> None:
     row = only_row(released(miou=0.745))
-    assert row["name"] == "bisenet/resnet18 (released resnet18_seg)"
-    assert row["difference"] == pytest.approx(74.5 - 74.8)
+    assert row.name == "bisenet/resnet18 (released resnet18_seg)"
+    assert row.difference == pytest.approx(74.5 - 74.8)
     theirs = released()["published"][0] | {"miou": 75.1, "source": "another code line"}
-    assert only_row(released(port=True, published=[theirs]))["published"] == 75.1
-    assert only_row(released(port=True, published=[]))["published"] is None
+    assert only_row(released(port=True, published=[theirs])).published_miou == 75.1
+    assert only_row(released(port=True, published=[])).published_miou is None
     assert (
-        only_row(released(overrides={"released": "resnet18_seg", "model.arm": False}))["published"]
+        only_row(
+            released(overrides={"released": "resnet18_seg", "model.arm": False})
+        ).published_miou
         is None
     )
 
@@ -338,7 +340,7 @@ def test_a_released_checkpoint_is_never_averaged_with_what_was_trained() -> None
             released(miou=0.6, overrides={}),
         ]
     )
-    assert [(row["released"], row["ours"]) for row in rows] == [
+    assert [(row.released, row.our_miou) for row in rows] == [
         (None, pytest.approx(70)),
         ("other", pytest.approx(90)),
         ("resnet18_seg", pytest.approx(80)),
@@ -356,7 +358,7 @@ def test_a_released_checkpoint_stands_beside_our_own_of_the_same_protocol() -> N
             result("bisenet/resnet18_speed", data="cityscapes"),
         ]
     )
-    assert [(row["row"], row["protocol"], row["released"] is None) for row in rows] == [
+    assert [(row.row, row.protocol, row.released is None) for row in rows] == [
         ("resnet18", "resized:0.5", True),
         ("resnet18", "resized:0.5", False),
         ("resnet18", "resized:0.75", True),
@@ -377,18 +379,13 @@ def test_a_released_checkpoint_says_so_in_every_format_and_has_no_iterations() -
     assert "checkpoint resnet18_seg, released by the authors, commit" in markdown
     assert "another code line" in as_markdown(table([released(port=True)]), [])
     (row,) = csv.DictReader(io.StringIO(as_csv(rows)))
-    assert (row["released"], row["iterations"], row["our_miou"]) == ("resnet18_seg", "", "74.5")
+    assert (row.released, row.iterations, row.our_miou) == ("resnet18_seg", "", "74.5")
     assert "weights that we did not train" not in as_text(table([result()]), [])
 
 
-def test_a_released_checkpoint_stands_for_its_published_figure_and_a_port_does_not(
-    tmp_path: Path,
-) -> None:
+def test_a_released_checkpoint_stands_for_its_published_figure_and_a_port_does_not() -> None:
     def missing(row: dict) -> set:
-        return {
-            (each["experiment"], each["split"])
-            for each in not_measured(catalogue(tmp_path), table([row]))
-        }
+        return {(each.experiment, each.split) for each in not_measured(papers(), table([row]))}
 
     assert ("bisenet/resnet18", "val") not in missing(released())
     assert ("bisenet/resnet18", "val") in missing(released(port=True))
@@ -424,7 +421,26 @@ def test_further_measures_of_an_evaluation_are_read(tmp_path: Path) -> None:
         port=None,
     )
     (found,) = read_results([leave_run(tmp_path / "run", record)])
-    assert found.items() >= record.items()
+    stored = {name: getattr(found, name) for name in record.keys() - {"schema", "published"}}
+    assert stored.items() <= record.items()
+
+
+def test_a_result_is_written_as_it_was_read_and_what_was_not_measured_leaves_no_key() -> None:
+    content = result(full={"boundary_f1": 0.4}, interval=[0.3, 0.4], published=[])
+    written = as_read(content).as_dict()
+    assert written.items() >= content.items()
+    assert written.keys().isdisjoint({"records", "categories", "category_miou"})
+    assert as_read(written) == as_read(content)
+
+
+def test_what_only_a_newer_version_writes_is_ignored() -> None:
+    assert as_read(result(a_later_measure=0.5)) == as_read(result())
+
+
+def test_the_results_of_this_repository_are_read() -> None:
+    for file in kept_files(RESULTS):
+        content = json.loads(file.read_text())
+        assert as_read(content).as_dict().keys() >= content.keys()
 
 
 # --- reading
@@ -437,12 +453,12 @@ def test_runs_are_found_by_run_by_folder_of_runs_by_folder_of_results_and_by_fil
     kept = tmp_path / "results" / "kept.json"
     kept.parent.mkdir()
     kept.write_text(json.dumps(result()))
-    (kept.parent / "fidelity.json").write_text("{}")
-    write_catalogue(kept.parent, {"bisenet": {"main": "a", "rows": {"a": {}}}})
+    for other in ("fidelity.json", "feeding.json"):
+        (kept.parent / other).write_text("{}")
     for path in (run, run.parent, kept.parent, kept):
-        (found,) = read_results([path])
-        assert {name: found[name] for name in FIELDS} == result()
-        assert Path(found["file"]).is_relative_to(path)
+        (file,) = result_files(path)
+        assert file.is_relative_to(path)
+        assert read_results([path]) == [as_read(result())]
 
 
 def test_evaluations_of_the_last_weights_stand_beside_the_run_in_its_own_precision(
@@ -459,7 +475,7 @@ def test_evaluations_of_the_last_weights_stand_beside_the_run_in_its_own_precisi
             json.dumps(result(protocol=protocol, precision=precision))
         )
     for path in (run, run.parent):
-        assert sorted(found["protocol"] for found in read_results([path])) == sorted(
+        assert sorted(found.protocol for found in read_results([path])) == sorted(
             [result()["protocol"], "flip"]
         )
 
@@ -470,7 +486,7 @@ def test_a_result_and_its_copy_count_once(tmp_path: Path) -> None:
     copy = tmp_path / "copy.json"
     copy.write_text(json.dumps(dict(reversed(result(checkpoint=None).items()))))
     assert [
-        found["seed"] for found in read_results([tmp_path / "runs", copy, tmp_path / "runs" / "a"])
+        found.seed for found in read_results([tmp_path / "runs", copy, tmp_path / "runs" / "a"])
     ] == [0, 1]
 
 
@@ -597,7 +613,7 @@ def test_csv_reads_back_in_full_precision_and_holds_no_figure_of_an_unfinished_r
         result(seed=seed, miou=miou, data="cityscapes")
         for seed, miou in ((0, 0.74123456), (1, 0.75))
     ]
-    unfinished = apart([result(finished=False)])
+    unfinished = not_averaged([result(finished=False)])
     first, second = csv.DictReader(io.StringIO(as_csv(table(results) + unfinished)))
     assert float(first["our_miou"]) == pytest.approx(100 * np.mean([0.74123456, 0.75]), abs=1e-6)
     assert float(first["difference"]) == pytest.approx(float(first["our_miou"]) - 74.8, abs=1e-6)
@@ -616,75 +632,59 @@ def test_letters_go_on_after_z() -> None:
 # --- what nobody has measured
 
 
-def catalogue(folder: Path) -> dict:
-    """Two papers: a row published on two splits, an ablation without a figure, and another paper."""
-    rows = {
-        "resnet18": {
-            "published": [published(), published(74.7, split="test")],
-            "parameters": 13275539,
-        }
+def papers() -> dict:
+    """Two of the catalogue: a row published on two splits, an ablation without a figure; another."""
+    claims = [published(), published(74.7, split="test")]
+    bisenet = {
+        "resnet18": {"published": claims, "parameters": 13275539},
+        "no_arm": {"published": [], "parameters": 12000000},
     }
-    rows["no_arm"] = {"published": [], "parameters": 12000000}
-    other = {
-        "title": "STDC",
-        "main": "stdc1",
-        "rows": {"stdc1": {"published": [published(71.9, split="test")], "parameters": 14000000}},
-    }
-    book = {"title": "B", "main": "resnet18", "rows": rows}
-    write_catalogue(folder, {"bisenet": book, "stdc": other})
-    return read_catalogue(folder)
+    stdc = {"stdc1": {"published": [published(71.9, split="test")], "parameters": 14000000}}
+    return {"bisenet": {"title": "B", "rows": bisenet}, "stdc": {"title": "STDC", "rows": stdc}}
 
 
-def write_catalogue(folder: Path, papers: dict[str, dict]) -> None:
-    (folder / "catalogue").mkdir(exist_ok=True)
-    for name, paper in papers.items():
-        (folder / "catalogue" / f"{name}.json").write_text(json.dumps(paper))
+def paper_with(claims: list[dict]) -> dict:
+    return {"bisenet": {"title": "B", "rows": {"resnet18": {"published": claims}}}}
 
 
-def test_a_published_figure_without_a_comparable_run_of_ours_is_not_measured(
-    tmp_path: Path,
-) -> None:
+def test_a_published_figure_without_a_comparable_run_of_ours_is_not_measured() -> None:
     rows = table([result(data="cityscapes"), result("bisenet/no_arm"), result("stdc/stdc1")])
-    missing = not_measured(catalogue(tmp_path), rows)
-    assert [(row["experiment"], row["split"], row["published"]) for row in missing] == [
+    missing = not_measured(papers(), rows)
+    assert [(row.experiment, row.split, row.published_miou) for row in missing] == [
         ("bisenet/resnet18", "test", 74.7),
         ("stdc/stdc1", "test", 71.9),
     ]
     assert as_text(missing, []).count("not measured") == 2
 
 
-def test_a_figure_that_no_mode_computes_is_listed_and_never_compared(tmp_path: Path) -> None:
+def test_a_figure_that_no_mode_computes_is_listed_and_never_compared() -> None:
     claims = [published(74.83, protocol="768x1536, labels at 1/8")]
     row = only_row(result(data="cityscapes", protocol="resized:0.75", published=claims))
-    assert (row["published"], row["difference"]) == (None, None)
-    book = {"title": "B", "main": "resnet18", "rows": {"resnet18": {"published": claims}}}
-    write_catalogue(tmp_path, {"bisenet": book})
-    (missing,) = not_measured(read_catalogue(tmp_path), [row])
-    assert (missing["published"], missing["protocol"]) == (74.83, "768x1536, labels at 1/8")
+    assert (row.published_miou, row.difference) == (None, None)
+    (missing,) = not_measured(paper_with(claims), [row])
+    assert (missing.published_miou, missing.protocol) == (74.83, "768x1536, labels at 1/8")
     assert "74.83" in as_text([row, missing], [])
 
 
-def test_figures_under_different_options_are_different_rows(tmp_path: Path) -> None:
+def test_figures_under_different_options_are_different_rows() -> None:
     claims = [
         published(77.0),
         published(78.9, **STRIDE_8),
         published(80.1, options={"fine": False}),
     ]
-    book = {"title": "B", "main": "resnet18", "rows": {"resnet18": {"published": claims}}}
-    write_catalogue(tmp_path, {"bisenet": book})
-    known, rows = read_catalogue(tmp_path), table([evaluated_at_8(published=claims)])
-    assert [(row["name"], row["published"]) for row in not_measured(known, rows)] == [
+    known, rows = paper_with(claims), table([evaluated_at_8(published=claims)])
+    assert [(row.name, row.published_miou) for row in not_measured(known, rows)] == [
         ("bisenet/resnet18", 77.0),
         ("bisenet/resnet18 data.fine=false", 80.1),
     ]
     missing = not_measured(known, [])
-    assert [row["published"] for row in missing] == [77.0, 80.1, 78.9]
+    assert [row.published_miou for row in missing] == [77.0, 80.1, 78.9]
     assert "| bisenet/resnet18 model.output_stride=8 | whole |" in as_markdown(missing, [])
 
 
-def test_a_row_that_is_neither_published_nor_measured_is_listed_once(tmp_path: Path) -> None:
-    missing = not_measured(catalogue(tmp_path), [])
-    assert [row["experiment"] for row in missing if row["published"] is None] == ["bisenet/no_arm"]
+def test_a_row_that_is_neither_published_nor_measured_is_listed_once() -> None:
+    missing = not_measured(papers(), [])
+    assert [row.experiment for row in missing if row.published_miou is None] == ["bisenet/no_arm"]
     assert "neither published nor measured" in as_text(missing, [])
 
 
@@ -692,11 +692,11 @@ def test_a_row_that_is_neither_published_nor_measured_is_listed_once(tmp_path: P
     "override", [{"model.arm": False}, {"data.labelled": "1/8"}, {"semi": "mean_teacher"}]
 )
 def test_another_network_or_fewer_labels_do_not_stand_for_the_published_row(
-    override: dict, tmp_path: Path
+    override: dict,
 ) -> None:
     rows = table([result(data="cityscapes", overrides=override)])
-    missing = not_measured(catalogue(tmp_path), rows)
-    assert ("bisenet/resnet18", "val") in {(row["experiment"], row["split"]) for row in missing}
+    missing = not_measured(papers(), rows)
+    assert ("bisenet/resnet18", "val") in {(row.experiment, row.split) for row in missing}
 
 
 # --- command line
@@ -730,11 +730,13 @@ def test_data_and_paper_choose_rows(tmp_path: Path, capsys: pytest.CaptureFixtur
         leave_run(tmp_path / str(number), record)
     assert main([str(tmp_path), "--data", "camvid", "--paper", "bisenet", "--format", "csv"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert (row["experiment"], row["data"]) == ("bisenet/resnet18", "camvid")
+    assert (row.experiment, row.data) == ("bisenet/resnet18", "camvid")
 
 
-def test_all_adds_the_rows_of_the_catalogue(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    catalogue(tmp_path)
+def test_all_adds_the_rows_of_the_catalogue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(report, "catalogue", lambda: {"papers": papers()})
     assert main(["--results", str(tmp_path), "--all", "--paper", "stdc"]) == 0
     assert "71.9 (Table 6)" in capsys.readouterr().out
     assert main(["--results", str(tmp_path)]) == 0
@@ -823,14 +825,12 @@ def test_a_path_that_holds_nothing_is_refused(
         "--out",
         str(tmp_path / "no" / "table.md"),
     ]
-    lacks_catalogue = ["--results", str(tmp_path / "empty"), "--all"]
     cases = [
         (runs, "no result.json"),
         (missing, "does not exist"),
         (empty, "holds no results"),
         (["--results", missing[0]], "does not exist"),
         (table_elsewhere, "cannot be written"),
-        (lacks_catalogue, "catalogue holds no papers, and --all needs them"),
     ]
     for words, reason in cases:
         assert main(words) == 2

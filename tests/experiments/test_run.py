@@ -22,8 +22,10 @@ from torch import Tensor
 
 import segmodels
 from datamodules import DataError
-from experiments import evaluate, report, run
+from experiments import evaluate, run
 from experiments.command_line.values import resolve
+from experiments.records.metrics import read_metrics
+from experiments.records.results import read_results
 from experiments.results.reference import fill
 from experiments.training import build, checkpoints, train, wandb_mirror
 from experiments.training import pictures as pictures_module
@@ -235,19 +237,18 @@ def test_curves_hold_the_losses_by_the_papers_names_at_the_number_of_steps_done(
 
 
 def test_the_report_accepts_a_runs_result(whole: Callable[[str], Path]) -> None:
-    (result,) = report.read_results([whole("plain")])
-    assert (result["experiment"], result["data"], result["split"], result["images"]) == (
+    (result,) = read_results([whole("plain")])
+    assert (result.experiment, result.data, result.split, result.images) == (
         "bisenet/xception39",
         "streets",
         "val",
         3,
     )
-    assert result["finished"] and result["iterations"] == 6 and result["seconds"] > 0
+    assert result.finished and result.iterations == 6 and result.seconds > 0
     assert (
-        result["overrides"]["recipe.iterations"] == 6
-        and "trainer.log_every" not in result["overrides"]
+        result.overrides["recipe.iterations"] == 6 and "trainer.log_every" not in result.overrides
     )
-    assert report.read_metrics(whole("plain"))["step"] == [step for step, _ in ROWS]
+    assert read_metrics(whole("plain"))["step"] == [step for step, _ in ROWS]
 
 
 def test_the_printed_end_names_what_was_left_and_warns_of_streets(
@@ -1030,7 +1031,7 @@ def test_bfloat16_learns_about_the_same_and_says_so(
 
 
 def test_a_smoke_run_is_small_and_marked(smoke_run: Path) -> None:
-    (result,) = report.read_results([smoke_run])
-    assert result["smoke"] and not result["finished"] and result["iterations"] == 4
+    (result,) = read_results([smoke_run])
+    assert result.smoke and not result.finished and result.iterations == 4
     config = json.loads((smoke_run / "config.json").read_text())
     assert np.prod(config["recipe"]["crop"]) * config["recipe"]["batch"] <= 2**15

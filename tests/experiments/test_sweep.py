@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 
-from experiments import report, run
+from experiments import run
 from experiments.command_line import files, row_patterns
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
 from experiments.command_line.values import resolve
 from experiments.records import run_folder
+from experiments.records.results import read_results
+from experiments.reports.table_rows import table
 from experiments.sweep import plan, sweep
 from tests.support.paths import ROOT
 from tests.support.patience import until
@@ -441,16 +443,12 @@ def test_the_report_shows_the_runs_of_a_sweep_alone(
 ) -> None:
     assert start("--model", "stdc/stdc2,stdc/stdc1") == start("--model", PAIR) == 0
     (sweep_folder,) = tmp_path.glob("sweep-stdc-stdc1-stdc-no_detail-*")
-    rows = report.table(report.read_results([sweep_folder]))
-    assert [row["experiment"] for row in rows] == ["stdc/no_detail", "stdc/stdc1"]
-    assert (
-        len(report.read_results([tmp_path]))
-        == len(report.read_results(list(tmp_path.glob("s*"))))
-        == 3
-    )
+    rows = table(read_results([sweep_folder]))
+    assert [row.experiment for row in rows] == ["stdc/no_detail", "stdc/stdc1"]
+    assert len(read_results([tmp_path])) == len(read_results(list(tmp_path.glob("s*")))) == 3
     (sweep_folder / "table.json").write_text("{}")
-    with pytest.raises(report.UserError, match="is no table of a sweep"):
-        report.read_results([sweep_folder])
+    with pytest.raises(UserError, match="is no table of a sweep"):
+        read_results([sweep_folder])
 
 
 @pytest.mark.slow

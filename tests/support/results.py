@@ -1,6 +1,9 @@
 """Results as run.py writes them, typed by hand."""
 
+from pathlib import Path
 from typing import Any
+
+from experiments.records.results import Result
 
 LR = "recipe.lr 0.025 -> 0.002 (streets)"
 
@@ -18,7 +21,7 @@ def published(
 
 
 def result(experiment: str = "bisenet/resnet18", **changes: Any) -> dict:
-    """A finished result as run.py writes it."""
+    """The content of a finished run's result.json."""
     paper, row = experiment.split("/")
     named = {
         "schema": 1,
@@ -61,3 +64,8 @@ def result(experiment: str = "bisenet/resnet18", **changes: Any) -> dict:
         "checkpoint": "checkpoints/best.ckpt",
     }
     return {**named, **place, **figures, **size, **made, **state, **changes}
+
+
+def as_read(content: dict) -> Result:
+    """A result.json as reports read it."""
+    return Result.from_dict(content, Path("result.json"))
