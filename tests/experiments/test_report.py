@@ -379,7 +379,7 @@ def test_a_released_checkpoint_says_so_in_every_format_and_has_no_iterations() -
     assert "checkpoint resnet18_seg, released by the authors, commit" in markdown
     assert "another code line" in as_markdown(table([released(port=True)]), [])
     (row,) = csv.DictReader(io.StringIO(as_csv(rows)))
-    assert (row.released, row.iterations, row.our_miou) == ("resnet18_seg", "", "74.5")
+    assert (row["released"], row["iterations"], row["our_miou"]) == ("resnet18_seg", "", "74.5")
     assert "weights that we did not train" not in as_text(table([result()]), [])
 
 
@@ -730,7 +730,7 @@ def test_data_and_paper_choose_rows(tmp_path: Path, capsys: pytest.CaptureFixtur
         leave_run(tmp_path / str(number), record)
     assert main([str(tmp_path), "--data", "camvid", "--paper", "bisenet", "--format", "csv"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert (row.experiment, row.data) == ("bisenet/resnet18", "camvid")
+    assert (row["experiment"], row["data"]) == ("bisenet/resnet18", "camvid")
 
 
 def test_all_adds_the_rows_of_the_catalogue(
