@@ -10,8 +10,8 @@ import torch
 from lightning import Callback, Trainer
 
 import datamodules
-from experiments.command_line.catalogue import catalogue
 from datamodules.module import SegmentationData
+from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
 from experiments.command_line.networks import ReleasedCheckpoint
 from experiments.evaluation.per_image import Examiner, JudgingBar
