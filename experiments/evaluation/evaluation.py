@@ -31,8 +31,8 @@ from experiments.evaluation.score import (
     score,
     stored_options,
 )
-from experiments.records.trained_networks import options_of, trained
 from experiments.records.results import Result
+from experiments.records.trained_networks import options_of, trained
 from experiments.reports.published import model_words
 from experiments.reports.terminal import class_table, protocol_table, published_lines
 from segmodels.module import SegmentationModule

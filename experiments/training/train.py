@@ -18,6 +18,7 @@ from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.values import STARTS, Resolved
 from experiments.evaluation.score import result_of
 from experiments.records import run_folder
+from experiments.records.metrics import Metrics
 from experiments.records.results import finished_result
 from experiments.reports.terminal import class_table, published_lines
 from experiments.training.build import build, class_weights, open_data
@@ -200,7 +201,7 @@ def callbacks(resolved: Resolved, folder: Path, config: Mapping[str, Any]) -> li
     every = intervals(recipe, machine)
     mode = wandb_mode() if machine["wandb"] == "auto" else machine["wandb"]
     mirror = None if mode == "disabled" else WandB(mode, folder, config)
-    writer = MetricsWriter(run_folder.Metrics(folder / "metrics.csv"), every, mirror)
+    writer = MetricsWriter(Metrics(folder / "metrics.csv"), every, mirror)
     semi = resolved.semi_name != "none"
     method = f" with {resolved.semi_name}" if semi else ""
     title = f"{resolved.experiment}{method} on {resolved.data_name}"
