@@ -926,9 +926,8 @@ def execute(
 
 def house(folder: Path) -> Path:
     """A tree with the programs alone, where the notebook finds nothing of the real runs; returns its notebooks."""
-    (folder / "experiments").mkdir()
-    for file in (ROOT / "experiments").glob("*.py"):
-        shutil.copy(file, folder / "experiments")
+    without = shutil.ignore_patterns("results", "__pycache__")
+    shutil.copytree(ROOT / "experiments", folder / "experiments", ignore=without)
     (folder / "notebooks").mkdir()
     return folder / "notebooks"
 
