@@ -18,8 +18,8 @@ from experiments.command_line.networks import (
 )
 from experiments.command_line.parser import Subjects, by, height_by_width, positive, seconds
 from experiments.command_line.row_patterns import matching_rows
-from experiments.reports.protocols import on, settings
 from experiments.reports.formats import print_table
+from experiments.reports.protocols import on, settings
 
 if TYPE_CHECKING:
     from experiments.benchmarks.timing import Result
