@@ -9,16 +9,20 @@ import hashlib
 import inspect
 import json
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import datamodules
 from experiments.command_line.files import write_json
 from segmodels import semisup
 from segmodels.recipe import Recipe, inference_steps
+
+if TYPE_CHECKING:
+    from segmodels.module import SegmentationModule
+    from segmodels.paper import Experiment, Paper
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "experiments" / "results" / "catalogue"
@@ -108,28 +112,29 @@ def paper_entry(name: str) -> dict[str, Any]:
 
     known = paper(name)
     shared = {"reported": plain(reported_on(known))}
-    rows = {row: row_entry(experiment) | shared for row, experiment in known.rows.items()}
-    main = rows[known.main]
+    full = {row: row_entry(experiment) | shared for row, experiment in known.rows.items()}
+    rows = {row: difference(entry, full[known.main]) for row, entry in full.items()}
+    rows[known.main] = difference(full[known.main], usual_row())
     return {
         "title": known.title,
         "arxiv": known.arxiv,
         "departures": known.departures,
         "main": known.main,
-        "rows": {
-            name: difference(row, main if name != known.main else usual_row())
-            for name, row in rows.items()
-        },
+        "rows": rows,
     }
 
 
-def reported_on(paper: Any) -> list[dict[str, Any]]:
+def reported_on(paper: "Paper") -> list[dict[str, Any]]:
     """The data sets, with their options, that any row of the paper has a figure on."""
-    figures = [figure.as_dict() for row in paper.rows.values() for figure in row.published]
-    places = [{"data": each["data"], "options": each["options"]} for each in figures]
-    return [place for number, place in enumerate(places) if place not in places[:number]]
+    places = []
+    for figure in [figure for row in paper.rows.values() for figure in row.published]:
+        place = {"data": figure.data, "options": figure.as_dict()["options"]}
+        if place not in places:
+            places.append(place)
+    return places
 
 
-def row_entry(experiment: Any) -> dict[str, Any]:
+def row_entry(experiment: "Experiment") -> dict[str, Any]:
     from segmodels.paper import blueprint, inference_parameters, macs
 
     module, size = blueprint(experiment), counted_at(experiment)
@@ -142,7 +147,7 @@ def row_entry(experiment: Any) -> dict[str, Any]:
         "pretrained": pretrained(experiment, module),
         "published": plain([figure.as_dict() for figure in experiment.published]),
         "published_speed": plain([asdict(figure) for figure in experiment.published_speed]),
-        "options": options(experiment.network.__init__, skip=("self", "num_classes")),
+        "options": options(experiment.network.__init__, skip=("num_classes",)),
         "smoke_crop": smoke_crop(module),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "inference_parameters": inference_parameters(experiment),
@@ -151,7 +156,7 @@ def row_entry(experiment: Any) -> dict[str, Any]:
     }
 
 
-def pretrained(experiment: Any, module: Any) -> bool:
+def pretrained(experiment: "Experiment", module: "SegmentationModule") -> bool:
     """Whether the paper starts from ImageNet, also where no library has the weights for it."""
     from segmodels.paper import paper
 
@@ -161,41 +166,32 @@ def pretrained(experiment: Any, module: Any) -> bool:
     return paper(name).arxiv is not None and module.encoder() is not None
 
 
-def smoke_crop(module: Any) -> list[int]:
-    """The smallest crop, no smaller than SMOKE_CROP, that the network takes and that leaves pixels inside its margin."""
-    least = 2 * module.margin + 32 * bool(module.margin)
+def smoke_crop(module: "SegmentationModule") -> list[int]:
+    """The smallest crop that the network takes, no smaller than SMOKE_CROP and its margin."""
+    least = 2 * module.margin + 32 if module.margin else 0
     return [module.valid_side(max(side, least)) for side in SMOKE_CROP]
 
 
-def counted_at(experiment: Any) -> tuple[int, int]:
-    """What the network sees of one image: all of it, resized where the row's protocol says so; the crop where images differ in size."""
+def counted_at(experiment: "Experiment") -> tuple[int, int]:
+    """The size of an image at which the network is timed and its operations are counted: the crop
+    where images differ in size, else all of it, resized where the row's protocol says so."""
     height, width = IMAGES.get(experiment.data, experiment.recipe.crop)
-    scale = next(
-        (
-            float(argument)
-            for mode, argument in inference_steps(experiment.recipe.inference)
-            if mode == "resized"
-        ),
-        1.0,
-    )
+    steps = dict(inference_steps(experiment.recipe.inference))
+    scale = float(steps.get("resized", 1))
     return round(height * scale), round(width * scale)
 
 
 def data_entry(name: str) -> dict[str, Any]:
     kind = datamodules.dataset(name)
-    own = [
-        each
-        for each in reversed(kind.__mro__)
-        if each.__module__.startswith("datamodules") and "__init__" in vars(each)
-    ]
-    known = {
-        key: value for each in own for key, value in options(each.__init__, skip=("self",)).items()
-    }
-    elsewhere = {field.name for field in fields(Recipe)} | set(GIVEN_ELSEWHERE)
+    elsewhere = [*options(Recipe), *GIVEN_ELSEWHERE]
+    own: dict[str, dict] = {}
+    for each in reversed(kind.__mro__):
+        if each.__module__.startswith("datamodules") and "__init__" in vars(each):
+            own |= options(each.__init__, skip=elsewhere)
     return {
         "title": (inspect.getdoc(inspect.getmodule(kind)) or name).splitlines()[0],
         "budget": plain(kind.budget),
-        "options": {key: value for key, value in known.items() if key not in elsewhere},
+        "options": own,
     }
 
 
@@ -203,48 +199,44 @@ def semi_entry(name: str) -> dict[str, Any]:
     kind = semisup.method(name)
     return {
         "title": inspect.getdoc(inspect.getmodule(kind)).splitlines()[0],
-        "options": options(kind.__init__, skip=("self", "make")),
+        "options": options(kind.__init__, skip=("make",)),
     }
 
 
-def options(source: Callable | type, skip: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+def options(source: Callable | type, skip: Container[str] = ()) -> dict[str, dict[str, Any]]:
     """Name -> kind of value and default, of a dataclass or of a function's arguments."""
-    if is_dataclass(source):
-        hints = get_type_hints(source)
-        return {
-            f.name: kind_of(hints[f.name])
-            | {"default": plain(None if f.default is MISSING else f.default)}
-            for f in fields(source)
-        }
-    hints, found = get_type_hints(source), {}
-    for name, argument in inspect.signature(source).parameters.items():
-        if name not in skip and argument.kind is not argument.VAR_KEYWORD and name in hints:
-            default = None if argument.default is argument.empty else argument.default
-            found[name] = kind_of(hints[name]) | {"default": plain(default)}
-    return found
+    function = source.__init__ if is_dataclass(source) else source
+    hints = get_type_hints(function)
+    known = {}
+    for name, argument in inspect.signature(function).parameters.items():
+        if name in skip or name not in hints or argument.kind is argument.VAR_KEYWORD:
+            continue
+        default = None if argument.default is argument.empty else argument.default
+        known[name] = kind_of(hints[name]) | {"default": plain(default)}
+    return known
 
 
 def kind_of(hint: Any) -> dict[str, Any]:
-    """A type hint as data: {"kind": "int", "length": 2}, {"kind": "text", "choices": [...]}; "optional" where None is allowed, "words" that
-    may stand for numbers."""
+    """A type hint as data, such as {"kind": "int", "length": 2} or {"kind": "text", "choices": [...]}.
+
+    With "optional" None is allowed too; "words" may stand for a number.
+    """
+    inside = get_args(hint)
     if get_origin(hint) in (Union, types.UnionType):
-        found = [kind_of(each) for each in get_args(hint) if each is not type(None)]
-        words = [word for each in found[1:] for word in each.get("choices", ())]
-        optional = {"optional": True} if type(None) in get_args(hint) else {}
-        return found[0] | optional | ({"words": words} if words else {})
+        first, *others = (kind_of(each) for each in inside if each is not type(None))
+        words = [word for each in others for word in each.get("choices", ())]
+        optional = {"optional": True} if type(None) in inside else {}
+        return first | optional | ({"words": words} if words else {})
     if get_origin(hint) is Literal:
-        return {"kind": "text", "choices": list(get_args(hint))}
+        return {"kind": "text", "choices": list(inside)}
     if get_origin(hint) is tuple:
-        inside = [each for each in get_args(hint) if each is not Ellipsis]
-        return kind_of(inside[0]) | {"length": 0 if Ellipsis in get_args(hint) else len(inside)}
+        return kind_of(inside[0]) | {"length": 0 if Ellipsis in inside else len(inside)}
     return {"kind": {int: "int", float: "float", bool: "bool"}.get(hint, "text")}
 
 
 def plain(value: Any) -> Any:
     """As JSON gives it back: tuples are lists, mappings are dicts."""
-    return json.loads(
-        json.dumps(value, default=lambda odd: dict(odd) if isinstance(odd, Mapping) else str(odd))
-    )
+    return json.loads(json.dumps(value, default=dict))
 
 
 # --- writing
