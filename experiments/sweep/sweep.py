@@ -71,9 +71,7 @@ def refusals(rows: Sequence[tuple[Resolved, int]]) -> list[str]:
     opened: dict[str, Any] = {}
     found = []
     for resolved, seed in rows:
-        place = json.dumps(
-            [resolved.data_name, resolved.data, [resolved.recipe[name] for name in build.SEEN]]
-        )
+        place = json.dumps([resolved.data_name, resolved.data, build.recipe_of_data(resolved)])
         try:
             with as_user_error():
                 data = opened[place] = opened.get(place) or build.open_data(resolved, seed)

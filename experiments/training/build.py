@@ -3,6 +3,7 @@
 from dataclasses import fields, replace
 from pathlib import Path
 from types import MethodType
+from typing import Any
 
 import torch
 from lightning import seed_everything
@@ -32,21 +33,30 @@ SEEN = ("crop", *CROP, "batch", "iterations")
 
 
 def open_data(resolved: Resolved, seed: int) -> SegmentationData:
-    kind = datamodules.dataset(resolved.data_name)
-    recipe = Recipe(**resolved.recipe)  # a run of before has the default of what came later
-    seen = {name: getattr(recipe, name) for name in SEEN}
-    semi = resolved.semi_name != "none"
-    data = kind(
-        **resolved.data, **seen, accumulate=resolved.trainer["accumulate"], seed=seed, semi=semi
+    data = datamodules.dataset(resolved.data_name)(
+        **resolved.data,
+        **recipe_of_data(resolved),
+        accumulate=resolved.trainer["accumulate"],
+        seed=seed,
+        semi=resolved.semi_name != "none",
     )
     data.setup("fit")
     data.part(labelled=True)  # refuses a part that cannot be had
     return data
 
 
+def recipe_of_data(resolved: Resolved) -> dict[str, Any]:
+    """The values of the recipe that a data set is opened with: crop, scales, batch, ..."""
+    recipe = Recipe(**resolved.recipe)  # what an older run lacks has its default
+    return {name: getattr(recipe, name) for name in SEEN}
+
+
 def settle_precision(resolved: Resolved) -> None:
-    """ "auto" is bfloat16 where the hardware computes in it, else float32. A network that is compiled
-    for a CPU computes in float32: in bfloat16 torch 2.15 gives BiSeNet gradients that are no numbers."""
+    """Replace "auto" by bfloat16 where the hardware computes in it, else by float32.
+
+    A network that is compiled for a CPU computes in float32: in bfloat16 torch 2.15 gives BiSeNet
+    gradients that are no numbers.
+    """
     if resolved.recipe["precision"] == "auto":
         accelerator, compiled = resolved.trainer["accelerator"], resolved.trainer["compile"]
         half = computes_bfloat16(accelerator) and not (compiled and on_cpu(accelerator))
@@ -63,15 +73,13 @@ def computes_bfloat16(accelerator: str) -> bool:
     if accelerator in ("auto", "gpu") and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     info = Path("/proc/cpuinfo")
-    return (
-        accelerator in ("auto", "cpu")
-        and info.exists()
-        and any(flag in info.read_text() for flag in ("avx512_bf16", "amx_bf16"))
-    )
+    if accelerator not in ("auto", "cpu") or not info.exists():
+        return False
+    return any(flag in info.read_text() for flag in ("avx512_bf16", "amx_bf16"))
 
 
 def class_weights(resolved: Resolved, data: SegmentationData) -> dict[str, tuple[float, ...]]:
-    """The numbers that a rule comes to in these labels, for the recipe and for config.json; nothing where a recipe has no rule."""
+    """The numbers that the recipe's rule comes to in these labels, for recipe and config.json."""
     rule = resolved.recipe["class_weights"]
     return {"class_weights": data.class_weights(rule)} if isinstance(rule, str) else {}
 
@@ -79,8 +87,11 @@ def class_weights(resolved: Resolved, data: SegmentationData) -> dict[str, tuple
 def build(
     resolved: Resolved, data: SegmentationData, seed: int, new: bool
 ) -> tuple[SegmentationModule, str]:
-    """The module, and what its weights start from in words; those of a resumed run come from its
-    checkpoint later. The departures of a new one know what a file held."""
+    """The module, and a sentence on what its weights start from.
+
+    A resumed run's weights come from its checkpoint later. A new run's departures say what the file
+    of --init held.
+    """
     settle_precision(resolved)
     seed_everything(seed, verbose=False)
     row = experiment(resolved.experiment).but(model=resolved.model)
@@ -106,23 +117,25 @@ def build(
         module = method(resolved.semi_name)(make, **resolved.semi)
         module.seed = seed
     data.label_maps = module.label_maps
-    words, start = starts[0]
+    sentence, start = starts[0]
     if new:
         resolved.departures = departures(resolved, start)
         module.identity = replace(module.identity, departures=resolved.departures)
-    return module, words
+    return module, sentence
 
 
 def compile_parts(network: SegmentationModule) -> None:
-    """Compile what training, evaluation and every method call. As methods of this network, so that
-    its copies compute with weights of their own."""
+    """Compile what training, evaluation and every method call.
+
+    As methods of this network, so that its copies compute with weights of their own.
+    """
     for name in ("features", "decode", "auxiliary_outputs"):
         function = torch.compile(getattr(type(network), name))
         setattr(network, name, MethodType(function, network))
 
 
 def identity(resolved: Resolved, data: SegmentationData, seed: int) -> Identity:
-    """What a checkpoint carries besides weights and recipe: enough to build, name and compare the network without its run folder."""
+    """What a checkpoint says of the network beside weights and recipe."""
     changed = {
         name: resolved.value(name)
         for name, origin in resolved.origins.items()
@@ -136,6 +149,8 @@ def identity(resolved: Resolved, data: SegmentationData, seed: int) -> Identity:
         networks = list(method(resolved.semi_name).networks)
     places = {f"data.{place}" for place in PLACES}  # of this machine
     overrides = {name: value for name, value in changed.items() if name not in places}
+    if resolved.init is not None:
+        overrides["init"] = start_name(resolved.init)
     return Identity(
         experiment=resolved.experiment,
         model=resolved.model,
@@ -145,22 +160,20 @@ def identity(resolved: Resolved, data: SegmentationData, seed: int) -> Identity:
         seed=seed,
         labelled=data.share_of_labels(),
         departures=resolved.departures,
-        overrides=overrides | start_named(resolved.init),
+        overrides=overrides,
         smoke="--smoke" in resolved.origins.values(),
         semi=semi,
         networks=networks,
     )
 
 
-def start_named(init: str | None) -> dict[str, str]:
-    """What was asked for by --init, without the folders of this machine."""
-    if init is None:
-        return {}
-    return {"init": init.partition("=")[0] if init.startswith(RELEASED) else Path(init).name}
+def start_name(init: str) -> str:
+    """The word of --init without the folders of this machine."""
+    return init.partition("=")[0] if init.startswith(RELEASED) else Path(init).name
 
 
 def initialize(module: SegmentationModule, resolved: Resolved) -> tuple[str, str]:
-    """What the weights start from, in words, and as departures call it."""
+    """Load what the weights start from; a sentence on it, and its name in departures."""
     starts_from, init = resolved.entry["starts_from"], resolved.start
     if init == "scratch":
         return "scratch" + hint(resolved), init
@@ -172,10 +185,10 @@ def initialize(module: SegmentationModule, resolved: Resolved) -> tuple[str, str
         return module.load_pretrained(starts_from), "ImageNet"
     source = parse_network(init)
     if isinstance(source, ReleasedCheckpoint):
-        words, backbone = released(module, source)
+        sentence, backbone = from_authors(module, source)
     else:
-        words, backbone = from_file(module, source)
-    return words, "ImageNet" if backbone else start_named(init)["init"]
+        sentence, backbone = from_file(module, source)
+    return sentence, "ImageNet" if backbone else start_name(init)
 
 
 def hint(resolved: Resolved) -> str:
@@ -191,8 +204,8 @@ def hint(resolved: Resolved) -> str:
 
 
 def from_file(module: SegmentationModule, file: Path) -> tuple[str, bool]:
-    """A checkpoint of this network; or the ImageNet weights of its backbone, none of whose names is
-    the network's. In words, and whether they are the backbone's alone."""
+    """Load a checkpoint of this network, or ImageNet weights of its backbone, none of whose names
+    is the network's. A sentence on it, and whether it held the backbone alone."""
     content, own = read(file), module.state_dict()
     given = best_named(without_prefixes(unwrapped(content)), own)
     alike = any(name in own for name in given)
@@ -202,13 +215,14 @@ def from_file(module: SegmentationModule, file: Path) -> tuple[str, bool]:
         return module.load_pretrained(str(file)), True
     except ValueError as problem:
         raise UserError(
-            f"{problem}; the authors' weights of a whole network are given as --init released:NAME=FILE"
+            f"{problem}; the authors' weights of a whole network are given as "
+            "--init released:NAME=FILE"
         ) from None
 
 
-def released(module: SegmentationModule, source: ReleasedCheckpoint) -> tuple[str, bool]:
-    """The authors' weights of a whole network, or of the ImageNet classifier that theirs started
-    from. In words, and whether they are the backbone's alone."""
+def from_authors(module: SegmentationModule, source: ReleasedCheckpoint) -> tuple[str, bool]:
+    """Load the authors' weights of a whole network, or of the ImageNet classifier that theirs
+    started from. A sentence on it, and whether it held the backbone alone."""
     other = from_released(source.layout, source.file)
     called = f"{source.file} ({source.layout})"
     if isinstance(other, SegmentationModule):
