@@ -1,4 +1,4 @@
-"""Cityscapes: 2975 / 500 / 1525 finely labelled street images of 1024 x 2048 from 50 cities, 19 judged classes.
+"""Cityscapes: 2975 / 500 / 1525 finely labeled street images of 1024 x 2048 from 50 cities, 19 judged classes.
 
 The study notes on STDC print 1225 for the test images.
 
@@ -7,7 +7,7 @@ arXiv:1604.01685
 Read as the official zips unpack, or out of the zips themselves; ids are mapped here: no
 preprocessing, no trainIds files.
 
-data.training=coarse takes the 19997 coarsely labelled images of train_extra (gtCoarse.zip,
+data.training=coarse takes the 19997 coarsely labeled images of train_extra (gtCoarse.zip,
 leftImg8bit_trainextra.zip) instead of the 2975, fine+coarse both. Papers with coarse labels train
 on these first and go on with fine ones (a second run with --init), or on both at once.
 Counts: README.md of mcordts/cityscapesScripts; its 19998 of train_extra include a black one

@@ -1,4 +1,4 @@
-"""PASCAL Context: 4998 / 5105 photographs of VOC 2010, labelled whole, with the 59 usual classes, or 60 with background.
+"""PASCAL Context: 4998 / 5105 photographs of VOC 2010, labeled whole, with the 59 usual classes, or 60 with background.
 
 Mottaghi et al.: The Role of Context for Object Detection and Semantic Segmentation in the Wild.
 CVPR 2014.

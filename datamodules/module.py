@@ -1,8 +1,8 @@
 """The base of every data set: batches of `(image, label)`, uint8 (B, 3, H, W) and uint8 (B, H, W).
 
-Labels are train ids, 255 ignored. A semi-supervised run gets pairs of batches, `(labelled,
-unlabelled)`; the second's label is 255 where a crop shows no image, 0 elsewhere. Where `label_maps`
-is set, a labelled training batch has a third member: a dict of maps (B, H, W) of the crops' labels.
+Labels are train ids, 255 ignored. A semi-supervised run gets pairs of batches, `(labeled,
+unlabeled)`; the second's label is 255 where a crop shows no image, 0 elsewhere. Where `label_maps`
+is set, a labeled training batch has a third member: a dict of maps (B, H, W) of the crops' labels.
 """
 
 import inspect
@@ -41,7 +41,7 @@ from datamodules.sampling.crops import Crop
 from datamodules.sampling.labeled_part import chosen, fingerprint
 from datamodules.sampling.loader import Loader, cores
 from datamodules.sampling.samples import (
-    UNLABELLED,
+    UNLABELED,
     Both,
     BothSampler,
     Crops,
@@ -54,14 +54,14 @@ from datamodules.sampling.samples import (
 )
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-LEAST = {"batch": 1, "iterations": 1, "accumulate": 1, "seed": 0, "workers": 0, "unlabelled": 0}
+LEAST = {"batch": 1, "iterations": 1, "accumulate": 1, "seed": 0, "workers": 0, "unlabeled": 0}
 
 
 class SegmentationData(LightningDataModule):
     """A data set names itself in the class attributes and reads a split in `source`.
 
     One run is one epoch of `iterations * accumulate` batches: Trainer(max_epochs=1,
-    max_steps=iterations, use_distributed_sampler=False). `batch` and `unlabelled` are global: ranks
+    max_steps=iterations, use_distributed_sampler=False). `batch` and `unlabeled` are global: ranks
     and accumulation share them. A checkpoint resumes bit for bit when it was written at an
     optimizer step; one from inside an accumulation goes on with the next draw, without the
     gradients that were lost.
@@ -87,8 +87,8 @@ class SegmentationData(LightningDataModule):
         accumulate: int = 1,
         seed: int = 0,
         workers: int | None = None,
-        labelled: str | None = None,
-        unlabelled: int = 0,
+        labeled: str | None = None,
+        unlabeled: int = 0,
         semi: bool = False,
         resident: Literal["no", "memory"] = "no",
         cache: str | None = None,
@@ -99,9 +99,9 @@ class SegmentationData(LightningDataModule):
         """Give the data's root, how it is batched, and how crops are made.
 
         root: the folder, zips or packs of the data set, or an address of packs.
-        labelled: the part of the training images that keeps its labels.
-        unlabelled: how many of the others a step takes where `semi` says that a method wants them,
-            0 for as many as labelled ones.
+        labeled: the part of the training images that keeps its labels.
+        unlabeled: how many of the others a step takes where `semi` says that a method wants them,
+            0 for as many as labeled ones.
         resident: "memory" reads training images once and keeps them.
         cache: a folder that keeps up to `cache_gb` of what is read out of an object store.
         augmentation: any field of `Crop` by its name: scales=(0.5, 2.0), continuous=True, flip=0.5,
@@ -122,19 +122,19 @@ class SegmentationData(LightningDataModule):
         self.accumulate = accumulate
         self.seed = seed
         self.workers = workers
-        self.labelled = labelled
-        self.unlabelled = unlabelled
+        self.labeled = labeled
+        self.unlabeled = unlabeled
         self.semi = semi
         self.cache = cache
         self.cache_gb = cache_gb
         for field, least in LEAST.items():
             whole_number(field, getattr(self, field) or 0, least)
-        self.unlabelled = unlabelled or batch
-        self.consumed = 0  # labelled draws of all ranks that training was given
+        self.unlabeled = unlabeled or batch
+        self.consumed = 0  # labeled draws of all ranks that training was given
         self.sources: dict[str, Source] = {}
         self.train_loader: Loader | None = None
-        self.class_spots: Spots | None = None  # in the labelled images
-        self.class_counts: Frequencies | None = None  # in the labelled images
+        self.class_spots: Spots | None = None  # in the labeled images
+        self.class_counts: Frequencies | None = None  # in the labeled images
         self.label_maps: LabelMaps | None = None  # what a network wants made of each label
 
     # --- what a data set brings
@@ -271,25 +271,25 @@ class SegmentationData(LightningDataModule):
     def train_dataloader(self) -> Loader:
         workers = self.worker_count(self.open("train"))
         first = self.consumed // (self.micro_batch * self.world)  # batch to go on with
-        labelled = self.crops(labelled=True)
-        sampler = self.sampler(labelled, self.micro_batch, first)
+        labeled = self.crops(labeled=True)
+        sampler = self.sampler(labeled, self.micro_batch, first)
         if not self.semi:
-            self.train_loader = Loader(labelled, sampler, workers)
+            self.train_loader = Loader(labeled, sampler, workers)
             return self.train_loader
-        unlabelled = self.crops(labelled=False)
-        others = self.sampler(unlabelled, self.micro_unlabelled, first)
+        unlabeled = self.crops(labeled=False)
+        others = self.sampler(unlabeled, self.micro_unlabeled, first)
         self.train_loader = Loader(
-            Both(labelled, unlabelled),
+            Both(labeled, unlabeled),
             BothSampler(sampler, others),
             workers,
-            partial(collate_both, labelled=self.micro_batch),
+            partial(collate_both, labeled=self.micro_batch),
         )
         return self.train_loader
 
-    def crops(self, labelled: bool) -> Crops:
-        """Crops of the labelled images, or of the others, which have random numbers of their own."""
-        source = self.part(labelled)
-        if labelled:
+    def crops(self, labeled: bool) -> Crops:
+        """Crops of the labeled images, or of the others, which have random numbers of their own."""
+        source = self.part(labeled)
+        if labeled:
             return Crops(
                 source, self.crop, self.seed, spots=self.spots(), label_maps=self.label_maps
             )
@@ -297,7 +297,7 @@ class SegmentationData(LightningDataModule):
         crop = replace(
             self.crop, jitter=0.0, hue=0.0, blur="none", cat_max_ratio=1.0, class_uniform=0.0
         )
-        return Crops(source, crop, self.seed + UNLABELLED, labelled=False)
+        return Crops(source, crop, self.seed + UNLABELED, labeled=False)
 
     def sampler(self, crops: Crops, batch: int, first: int) -> DrawSampler:
         return DrawSampler(
@@ -332,24 +332,24 @@ class SegmentationData(LightningDataModule):
             )
         return tuple(weights)
 
-    def part(self, labelled: bool) -> Source:
+    def part(self, labeled: bool) -> Source:
         """The training images that keep their labels, or the others; or simply all of them."""
         source = self.open("train")
-        if self.labelled is None:
+        if self.labeled is None:
             return source
-        kept = chosen(source.names, self.labelled)
+        kept = chosen(source.names, self.labeled)
         if len(kept) == len(source):
             return source
-        return Part(source, kept if labelled else sorted(set(range(len(source))) - set(kept)))
+        return Part(source, kept if labeled else sorted(set(range(len(source))) - set(kept)))
 
-    def unlabelled_crops(self, count: int) -> Sample:
-        """The first of the unlabelled crops, to look at; nothing of them is used up."""
-        crops = self.crops(labelled=False)
+    def unlabeled_crops(self, count: int) -> Sample:
+        """The first of the unlabeled crops, to look at; nothing of them is used up."""
+        crops = self.crops(labeled=False)
         return collate([crops[number, number % len(crops)] for number in range(count)])
 
     def share_of_labels(self) -> dict[str, Any] | None:
-        """The labelled part, for a result; None where every image keeps its label."""
-        if self.labelled is None:
+        """The labeled part, for a result; None where every image keeps its label."""
+        if self.labeled is None:
             return None
         names = self.part(True).names
         return {
@@ -404,8 +404,8 @@ class SegmentationData(LightningDataModule):
         return self.shared("batch", self.batch)
 
     @property
-    def micro_unlabelled(self) -> int:
-        return self.shared("unlabelled", self.unlabelled) if self.semi else 0
+    def micro_unlabeled(self) -> int:
+        return self.shared("unlabeled", self.unlabeled) if self.semi else 0
 
     def shared(self, name: str, images: int) -> int:
         parts = self.world * self.accumulate

@@ -51,7 +51,7 @@ class Streets(SegmentationData):
         "warmup": 25,
         "precision": "auto",
         "inference": "whole",
-        # 1 / ln(1.1 + p), as ERFNet weighs classes, with p the share among the labelled pixels of
+        # 1 / ln(1.1 + p), as ERFNet weighs classes, with p the share among the labeled pixels of
         # the 500 training scenes at 256x512
         "class_weights": (
             2.80,

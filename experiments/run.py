@@ -3,7 +3,7 @@
 python experiments/run.py --model bisenet                               the built-in streets: nothing to download
 python experiments/run.py --model bisenet --data cityscapes data.root=DIR
 python experiments/run.py --model bisenet/no_arm recipe.lr=0.01 --seed 1
-python experiments/run.py --model bisenet --semi mean_teacher data.labelled=1/8      (its baseline: --semi none)
+python experiments/run.py --model bisenet --semi mean_teacher data.labeled=1/8      (its baseline: --semi none)
 python experiments/run.py --resume runs/bisenet-resnet18-streets-s0-...
 python experiments/run.py --model "stdc/*" --seeds 0,1,2               every row of a paper, three seeds each, in one table
 """
@@ -26,7 +26,7 @@ EPILOG = """\
 overrides   group.name=value, for example  recipe.lr=0.01  recipe.crop=512x1024  model.arm=false  data.root=DIR  trainer.devices=2
   recipe    how the paper trains: crop, scales, batch, iterations, optimizer, lr, ...
   model     the network's own options, as its paper varies them
-  data      the data set's: root, workers, labelled (the part of the training images that keeps its labels: 1/8, 100, FILE), ...
+  data      the data set's: root, workers, labeled (the part of the training images that keeps its labels: 1/8, 100, FILE), ...
   semi      the semi-supervised method's: weight, and what else its paper varies
   trainer   the machine's: accelerator, devices, accumulate, compile, validate_every, max_minutes, wandb, ...
             --model X --show prints every name, its value and where the value came from
@@ -58,7 +58,7 @@ def parser() -> Parser:
         "--semi",
         metavar="METHOD",
         default="none",
-        help=f"learn from unlabelled images too, by {' or '.join(semisup.names())}; none (default) "
+        help=f"learn from unlabeled images too, by {' or '.join(semisup.names())}; none (default) "
         "is the baseline for it",
     )
     add("--seed", type=int, default=0, help="of weights, data and dropout (default 0)")

@@ -4,6 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+# How earlier versions spelled names that runs store and command lines give.
+RESPELLED = {"labelled": "labeled", "unlabelled": "unlabeled"}
+
+
+def respelled(name: str) -> str:
+    """Return "data.labeled" for "data.labelled", which files of earlier versions hold."""
+    group, dot, option = name.rpartition(".")
+    return f"{group}{dot}{RESPELLED.get(option, option)}"
+
+
+def with_names_of_now(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {respelled(name): value for name, value in stored.items()}
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -24,7 +37,7 @@ class Identity:
     overrides: Mapping[str, Any] | None = None  # of the command line, by name
     smoke: bool | None = None  # a few steps that only show that everything works
 
-    labelled: Mapping[str, Any] | None = None  # which images have labels; None: all of them
+    labeled: Mapping[str, Any] | None = None  # which images have labels; None: all of them
     semi: Mapping[str, Any] | None = None  # the semi-supervised method and its options
     networks: Sequence[str] = ()  # the method's networks by name, the evaluated one first
     network: str | None = None  # which of these it is
@@ -43,4 +56,8 @@ class Identity:
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Identity":
         """Read what `as_dict` or an older version wrote; unknown names are ignored."""
-        return cls(**{each.name: stored[each.name] for each in fields(cls) if each.name in stored})
+        stored = with_names_of_now(stored)
+        values = {each.name: stored[each.name] for each in fields(cls) if each.name in stored}
+        if values.get("overrides"):
+            values["overrides"] = with_names_of_now(values["overrides"])
+        return cls(**values)

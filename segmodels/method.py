@@ -21,16 +21,16 @@ class Method(SegmentationModule):
     """Networks of one row and the losses that teach them; one of them is evaluated and used.
 
     A method's constructor takes `make` and its own options, and hands networks to this one. It
-    writes `losses` of a batch (labelled, unlabelled), and whichever of `preview`, `after_step`,
+    writes `losses` of a batch (labeled, unlabeled), and whichever of `preview`, `after_step`,
     `parameter_groups`, `optimizer` and `schedule` differ from those below. A method with a second
-    optimizer returns a `Joint` of both. Of an unlabelled image's label only 255 is read: there the
+    optimizer returns a `Joint` of both. Of an unlabeled image's label only 255 is read: there the
     crop shows no image.
     """
 
     networks: tuple[str, ...] = ("student",)  # their names, here and in a checkpoint
     evaluated_beside: tuple[str, ...] = ()  # those that a validation scores beside the first one
-    min_unlabelled = 1  # images per device and pass
-    why_unlabelled = ""  # such as "cutmix mixes images in pairs", where it is more than one
+    min_unlabeled = 1  # images per device and pass
+    why_unlabeled = ""  # such as "cutmix mixes images in pairs", where it is more than one
 
     def __init__(self, *networks: SegmentationModule) -> None:
         """In the order of their names."""
@@ -86,14 +86,14 @@ class Method(SegmentationModule):
     # --- training
 
     def losses(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
-        """The weighted terms of (labelled, unlabelled) images."""
+        """The weighted terms of (labeled, unlabeled) images."""
         raise TypeError(f"{type(self).__name__} does not say how its losses are computed")
 
     def own_losses(
-        self, network: SegmentationModule, outputs: Mapping[str, Tensor], labelled: Batch
+        self, network: SegmentationModule, outputs: Mapping[str, Tensor], labeled: Batch
     ) -> dict[str, Tensor]:
-        """The row's own terms of outputs that a method has made of the labelled images."""
-        _, label, *rest = labelled
+        """The row's own terms of outputs that a method has made of the labeled images."""
+        _, label, *rest = labeled
         maps = {name: self.inside(each) for name, each in rest[0].items()} if rest else {}
         return network.criterion(outputs, self.inside(label), **maps)
 
@@ -143,12 +143,12 @@ class Method(SegmentationModule):
 
     # --- pictures
 
-    def preview(self, unlabelled: Batch) -> dict[str, Tensor]:
-        """What is asked of an unlabelled batch, by the heads of a sheet's columns. A uint8
+    def preview(self, unlabeled: Batch) -> dict[str, Tensor]:
+        """What is asked of an unlabeled batch, by the heads of a sheet's columns. A uint8
         (B, 3, H, W) is drawn as images, a bool (B, H, W) as masks, a uint8 (B, H, W) as classes and
         a float (B, H, W) from 0 to 1 in gray; all have the batch's height and width."""
-        image, *_ = unlabelled
-        return {"unlabelled image": self.as_pixels(image)}
+        image, *_ = unlabeled
+        return {"unlabeled image": self.as_pixels(image)}
 
     def as_pixels(self, image: Tensor) -> Tensor:
         """Normalized (B, 3, H, W) back to uint8 RGB."""

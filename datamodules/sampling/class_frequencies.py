@@ -38,11 +38,11 @@ class Frequencies:
         return [float(middle / each) if each else 0.0 for each in frequencies]
 
     def inverse_log(self, classes: int) -> list[float]:
-        """ERFNet's 1 / ln(1.1 + p), p the class's share of the labelled pixels: what the built-in
+        """ERFNet's 1 / ln(1.1 + p), p the class's share of the labeled pixels: what the built-in
         streets use.
         """
-        labelled = self.pixels[:classes]
-        return (1 / np.log(1.1 + labelled / max(labelled.sum(), 1))).tolist()
+        labeled = self.pixels[:classes]
+        return (1 / np.log(1.1 + labeled / max(labeled.sum(), 1))).tolist()
 
 
 def frequencies(source: Source, threads: int) -> Frequencies:

@@ -1,6 +1,6 @@
 """The labeled part of the training images: "1/8", a count, a published list, or a file of names.
 
-lists/<data set>.json.gz holds the labelled lists that papers share, with their source and a
+lists/<data set>.json.gz holds the labeled lists that papers share, with their source and a
 checksum of each: {source, lists: {words: {sha256, names}}}. "unimatch:1/8" is UniMatch's;
 "u2pl:1/8" is U2PL's, out of UniMatch's repository.
 """
@@ -34,7 +34,7 @@ def chosen(names: Sequence[str], words: str) -> list[int]:
         count = -(-len(names) * first // whole) if whole else first
         if not 1 <= count <= len(names):
             raise DataError(
-                f"data.labelled={words} is {count} of {len(names)} training images: take from 1 to {len(names)}"
+                f"data.labeled={words} is {count} of {len(names)} training images: take from 1 to {len(names)}"
             )
         return sorted(draw(number or 0, 0, SPLIT).permutation(len(names))[:count].tolist())
     if re.fullmatch(r"[a-z]\w*:\d+(/\d+)?", words):
@@ -57,7 +57,7 @@ def published(names: Sequence[str], words: str) -> list[int]:
         if name not in index
     )
     raise DataError(
-        f"data.labelled={words} is a list for {' and '.join(lists)}, and these {len(names)} training images are not all of theirs: "
+        f"data.labeled={words} is a list for {' and '.join(lists)}, and these {len(names)} training images are not all of theirs: "
         f"{absent} is missing; take the whole official training set, or a share such as 1/8"
     )
 
@@ -81,7 +81,7 @@ def stored() -> dict[str, dict[str, list[str]]]:
 
 def listed(names: Sequence[str], file: Path) -> list[int]:
     if not file.is_file():
-        raise DataError(f"data.labelled={file} is no file and no part: give {WAYS}")
+        raise DataError(f"data.labeled={file} is no file and no part: give {WAYS}")
     wanted = [line.strip() for line in file.read_text().splitlines() if line.strip()]
     index = {name: number for number, name in enumerate(names)}
     if unknown := [name for name in wanted if name not in index]:

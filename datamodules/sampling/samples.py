@@ -16,8 +16,8 @@ from datamodules.sampling.class_uniform import Spots, counted
 from datamodules.sampling.crops import PADDING, Crop, Window, draw
 from datamodules.sampling.geometry import Motion
 
-# Added to the seed of the unlabelled images' draws, which have nothing to do with the labelled ones'
-UNLABELLED = 1 << 32
+# Added to the seed of the unlabeled images' draws, which have nothing to do with the labeled ones'
+UNLABELED = 1 << 32
 # uint8 (3, h, w), uint8 (h, w), and where a network asks for them its maps (h, w) by name
 Sample = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, dict[str, Tensor]]
 Draw = tuple[int, int]  # draw number, index of the image, or of a spot (see Spots)
@@ -76,14 +76,14 @@ class Crops(Dataset[Sample | DataError]):
         source: Source,
         crop: Crop,
         seed: int,
-        labelled: bool = True,
+        labeled: bool = True,
         spots: Spots | None = None,
         label_maps: LabelMaps | None = None,
     ) -> None:
         self.source = source
         self.crop = crop
         self.seed = seed
-        self.labelled = labelled
+        self.labeled = labeled
         self.spots = spots
         self.label_maps = label_maps
 
@@ -116,7 +116,7 @@ class Crops(Dataset[Sample | DataError]):
 
             window = crops.varied(crop, window, size, rng, spot, count)
             image, label, outside = self.cut(index, window, motion)
-        if not self.labelled:
+        if not self.labeled:
             label = np.zeros_like(label)
         image = self.recolored(image, number)
         if outside is not None:
@@ -207,10 +207,10 @@ def batch_of(arrays: Sequence[Tensor]) -> Tensor:
 
 
 def collate_both(
-    samples: Sequence[Sample | DataError], labelled: int
+    samples: Sequence[Sample | DataError], labeled: int
 ) -> tuple[Sample, Sample] | DataError:
-    """The labelled batch, which comes first, and the unlabelled one."""
-    batches = collate(samples[:labelled]), collate(samples[labelled:])
+    """The labeled batch, which comes first, and the unlabeled one."""
+    batches = collate(samples[:labeled]), collate(samples[labeled:])
     return next((each for each in batches if isinstance(each, DataError)), batches)
 
 
@@ -263,7 +263,7 @@ class DrawSampler(Sampler[list[Draw]]):
 
 
 class BothSampler(Sampler[list[tuple[int, Draw]]]):
-    """A labelled and an unlabelled batch as one: every stream's draws, marked by its place."""
+    """A labeled and an unlabeled batch as one: every stream's draws, marked by its place."""
 
     def __init__(self, *streams: DrawSampler) -> None:
         self.streams = streams

@@ -7,6 +7,7 @@ from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
 from experiments.command_line.names import did_you_mean, known_name
 from experiments.command_line.row_patterns import row_address, row_entry
+from segmodels.identity import respelled
 
 Option = Mapping[str, Any]  # kind of value and default, as the catalogue has them
 Groups = Mapping[str, Mapping[str, Option]]  # group -> name -> option
@@ -17,6 +18,7 @@ TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 def parse_override(word: str, groups: Groups) -> tuple[str, str, Any]:
     """ "recipe.lr=0.01" as its group, name and value."""
     address, _, text = word.partition("=")
+    address = respelled(address)
     group, name = group_of(word, groups), address.partition(".")[2]
     if not groups[group]:
         remedy = "; name a method, such as --semi mean_teacher" if group == "semi" else ""
@@ -55,7 +57,7 @@ def parse_value(text: str, option: Option, address: str) -> Any:
 def parse_single(text: str, option: Option, address: str) -> Any:
     kind = option["kind"]
     if "choices" in option:
-        return known_name("choice", text, option["choices"], f"{address}=")
+        return known_name("choice", respelled(text), option["choices"], f"{address}=")
     if kind == "text":
         return text
     if kind == "bool":

@@ -14,8 +14,8 @@ from experiments.command_line.row_patterns import row_address
 from segmodels.recipe import Recipe, in_range, inference_steps
 
 PLACES = ("root", "workers", "cache", "cache_gb")  # options of a data set that no score depends on
-# Further ones that choose no labelled images, or are a departure of their own.
-NOT_TRAINED_ON = ("resident", "unlabelled", "labelled", "val", "test")
+# Further ones that choose no labeled images, or are a departure of their own.
+NOT_TRAINED_ON = ("resident", "unlabeled", "labeled", "val", "test")
 STARTS = {"imagenet": "ImageNet", "scratch": "scratch"}  # words of --init that need no file
 
 
@@ -189,9 +189,9 @@ def check_values(resolved: Resolved, groups: Groups) -> None:
         check_number("model", name, value, int(groups["model"][name]["kind"] == "int"))
     for name, value in resolved.data.items():
         check_number("data", name, value, 0)
-    if resolved.semi_name == "none" and resolved.data.get("unlabelled"):
+    if resolved.semi_name == "none" and resolved.data.get("unlabeled"):
         raise UserError(
-            "data.unlabelled counts images for a semi-supervised method; "
+            "data.unlabeled counts images for a semi-supervised method; "
             "give one with --semi, or leave it out"
         )
 
@@ -219,8 +219,8 @@ def departures(resolved: Resolved, start: str = "") -> list[str]:
     "ImageNet" weights, or others, by the file's name; before it is read such a start is left out."""
     entry = resolved.entry
     lines = []
-    if resolved.data.get("labelled"):
-        lines.append(f"data.labelled all -> {resolved.data['labelled']} (command line)")
+    if resolved.data.get("labeled"):
+        lines.append(f"data.labeled all -> {resolved.data['labeled']} (command line)")
     if resolved.semi_name != "none":
         lines.append(f"semi none -> {resolved.semi_name} (command line)")
     start = start or STARTS.get(resolved.start, "")

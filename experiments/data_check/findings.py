@@ -113,7 +113,7 @@ class Split:
         return self.frequencies.pixels[: len(self.labels.names)]
 
     def shares(self) -> list[float]:
-        """Each class's share of the labelled pixels."""
+        """Each class's share of the labeled pixels."""
         pixels = self.class_pixels.tolist()
         total = max(sum(pixels), 1)
         return [each / total for each in pixels]

@@ -71,7 +71,7 @@ def spread(examined: Examined) -> str:
     judged = iou[np.isfinite(iou)]
     counts, _ = np.histogram(judged, bins=20, range=(0, 1))
     middle = f", median {percent(float(np.median(judged)))}" if len(judged) else ""
-    unjudged = f"; {len(iou) - len(judged)} have no labelled pixel" * (len(judged) < len(iou))
+    unjudged = f"; {len(iou) - len(judged)} have no labeled pixel" * (len(judged) < len(iou))
     drawn = svg_charts.histogram(
         counts.tolist(),
         ("0 %", "100 %"),

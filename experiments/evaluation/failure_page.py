@@ -105,7 +105,7 @@ def in_short(examined: Examined, pairs: Sequence[Confused]) -> Iterator[str]:
     yield "<ul>" + (
         f"<li>lowest IoU of a class: {weakest}</li>"
         if weakest
-        else "<li>no pixel of this split is labelled</li>"
+        else "<li>no pixel of this split is labeled</li>"
     )
     if pairs:
         pair = pairs[0]
@@ -166,7 +166,7 @@ def measures(examined: Examined) -> list[Measure]:
 
 def numbers(examined: Examined) -> Iterator[str]:
     pixels = counted(examined.confusion.sum())
-    count = f"{len(examined.names)} image{'s' * (len(examined.names) != 1)}, {pixels} labelled pixels, {len(examined.classes)} classes"
+    count = f"{len(examined.names)} image{'s' * (len(examined.names) != 1)}, {pixels} labeled pixels, {len(examined.classes)} classes"
     yield section(
         "Numbers",
         f"Of {count}; more is better but for the calibration error, and brackets hold a 95 % interval over images.",

@@ -148,7 +148,7 @@ class Examiner(Callback):
 
 
 def surprise(strips: Strips, label: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean cross-entropy of an image's labelled pixels, nan where there are none; and the confidence at each pixel."""
+    """The mean cross-entropy of an image's labeled pixels, nan where there are none; and the confidence at each pixel."""
     height, total = strips.size[0], torch.zeros((), dtype=torch.float64, device=label.device)
     confidences = []
     for top in range(0, height, ROWS):

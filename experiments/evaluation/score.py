@@ -52,12 +52,12 @@ def open_data(
     split: str,
     source: Path | ReleasedCheckpoint,
     module: SegmentationModule,
-    labelled: bool = True,
+    labeled: bool = True,
 ) -> Any:
     """The data set, its split opened where it has labels; its classes must be the network's."""
     data = datamodules.dataset(name)(**options)
     same_classes(source, module, data)
-    if labelled:
+    if labeled:
         data.open(split)
     return data
 
@@ -145,7 +145,7 @@ def result_of(
         semi=identity.semi,
         network=identity.network or next(iter(identity.networks), None),
         others={each: named_scores(data, scored) for each, scored in others.items()},
-        labelled=identity.labelled,
+        labeled=identity.labeled,
         seed=identity.seed,
         iterations=iterations,
         parameters=sum(each.numel() for each in module.evaluated.parameters()),

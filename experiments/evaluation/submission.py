@@ -52,7 +52,7 @@ def submit(source: Path | ReleasedCheckpoint, args: Namespace) -> int:
         with as_user_error():
             module = trained(source, args.which, options_of(source, args.model))
             options = stored_options(source, module, NAME) | data_options(NAME, args.overrides)
-            data = open_data(NAME, options, args.split, source, module, labelled=not tested)
+            data = open_data(NAME, options, args.split, source, module, labeled=not tested)
             set_inference(module, args.inference, args.precision)
             images = data.images(args.split)
             begin(partial, conditions(source, args, module, options, images.names))

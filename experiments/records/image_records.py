@@ -24,7 +24,7 @@ class Examined:
     names: Sequence[str]  # of the images
     confusions: np.ndarray  # (N, C, C) int32: pixels by truth and prediction
     losses: np.ndarray | None = (
-        None  # (N,) float64: mean cross-entropy of the labelled pixels in nats; nan where there are none
+        None  # (N,) float64: mean cross-entropy of the labeled pixels in nats; nan where there are none
     )
     boundaries: np.ndarray | None = (
         None  # (N, C, 4) int64: boundary pixels predicted, of them matched, true, of them matched

@@ -9,6 +9,7 @@ from typing import Any, NewType, get_args, get_origin, get_type_hints
 
 from experiments.command_line.errors import UserError
 from experiments.records.run_folder import SCHEMA, is_run, read_config, read_json
+from segmodels.identity import with_names_of_now
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 NO_RESULTS = ("fidelity.json", "data_speed.json")  # what else lies there
@@ -75,7 +76,7 @@ class Result:
     semi: dict[str, Any] | None = None  # the method around the network, with its options
     network: str | None = None  # which of a method's networks was evaluated
     others: dict[str, dict[str, Any]] = field(default_factory=dict)  # scores of its other networks
-    labelled: dict[str, Any] | None = None  # images, of, fingerprint: what kept its labels
+    labeled: dict[str, Any] | None = None  # images, of, fingerprint: what kept its labels
     seed: int
     iterations: int
     parameters: int  # while training
@@ -116,7 +117,11 @@ class Result:
                 f"{file} has schema {content['schema']}, and this report reads schema {SCHEMA}; "
                 "read it with the checkout that wrote it, or run the experiment again"
             )
-        known = checked_fields(cls, content, file)
+        known = checked_fields(cls, with_names_of_now(content), file)
+        known["overrides"] = with_names_of_now(known["overrides"])
+        known["departures"] = [
+            each.replace("data.labelled", "data.labeled") for each in known["departures"]
+        ]
         check_fractions(cls, known, file)
         # Results of the first released checkpoints named the layout among the overrides alone.
         known["released"] = known.get("released") or known["overrides"].get("released")

@@ -14,6 +14,7 @@ from experiments.command_line.errors import UserError
 from experiments.command_line.files import write_json
 from experiments.command_line.values import Resolved
 from experiments.records.provenance import commit, versions
+from segmodels.identity import respelled, with_names_of_now
 
 SCHEMA = 1
 
@@ -78,6 +79,10 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{file} was not written by this version of run.py; "
             "go on with the checkout that began the run, or start it again"
         )
+    for group in ("data", "semi", "origins"):
+        stored[group] = with_names_of_now(stored.get(group, {}))
+    if "batch_norm" in stored["semi"]:
+        stored["semi"]["batch_norm"] = respelled(stored["semi"]["batch_norm"])
     return stored
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from experiments.command_line.catalogue import catalogue
 from experiments.records.results import PublishedFigure, Result
 
-WITHOUT_INFLUENCE = ("resident", "unlabelled")  # of the data set's options; see also PLACES
+WITHOUT_INFLUENCE = ("resident", "unlabeled")  # of the data set's options; see also PLACES
 
 
 def comparable(result: Result) -> list[PublishedFigure]:

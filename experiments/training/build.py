@@ -41,7 +41,7 @@ def open_data(resolved: Resolved, seed: int) -> SegmentationData:
         semi=resolved.semi_name != "none",
     )
     data.setup("fit")
-    data.part(labelled=True)  # refuses a part that cannot be had
+    data.part(labeled=True)  # refuses a part that cannot be had
     return data
 
 
@@ -158,7 +158,7 @@ def identity(resolved: Resolved, data: SegmentationData, seed: int) -> Identity:
         classes=list(data.class_names),
         palette=[list(color) for color in data.palette],
         seed=seed,
-        labelled=data.share_of_labels(),
+        labeled=data.share_of_labels(),
         departures=resolved.departures,
         overrides=overrides,
         smoke="--smoke" in resolved.origins.values(),

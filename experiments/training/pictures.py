@@ -54,12 +54,12 @@ def predict(trainer: Trainer, module: SegmentationModule, image: np.ndarray) -> 
 
 
 class Previews(Pictures):
-    """Draw what a method learns from the same few unlabelled crops at each validation."""
+    """Draw what a method learns from the same few unlabeled crops at each validation."""
 
     def draw(self, trainer: Trainer, module: Method) -> None:
         data = trainer.datamodule
-        count = max(self.count, module.min_unlabelled)
-        image, padding = (each.to(module.device) for each in data.unlabelled_crops(count))
+        count = max(self.count, module.min_unlabeled)
+        image, padding = (each.to(module.device) for each in data.unlabeled_crops(count))
         with (
             torch.no_grad(),
             torch.random.fork_rng(),

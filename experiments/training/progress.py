@@ -64,7 +64,7 @@ class MetricsWriter(PerStep):
         self, trainer: Trainer, module: SegmentationModule, *unused: Any
     ) -> None:
         data = trainer.datamodule
-        self.images += (data.micro_batch + data.micro_unlabelled) * trainer.world_size
+        self.images += (data.micro_batch + data.micro_unlabeled) * trainer.world_size
         super().on_train_batch_end(trainer, module)
 
     def on_step(self, trainer: Trainer, module: SegmentationModule) -> None:

@@ -132,12 +132,12 @@ def check_batch(resolved: Resolved, module: SegmentationModule, world: int) -> N
     parts = world * resolved.trainer["accumulate"]
     images = {"recipe.batch": resolved.recipe["batch"]}
     if isinstance(module, Method):
-        images["data.unlabelled"] = resolved.data["unlabelled"] or resolved.recipe["batch"]
-        if images["data.unlabelled"] < parts * module.min_unlabelled:
-            least = module.min_unlabelled
+        images["data.unlabeled"] = resolved.data["unlabeled"] or resolved.recipe["batch"]
+        if images["data.unlabeled"] < parts * module.min_unlabeled:
+            least = module.min_unlabeled
             raise UserError(
-                f"{module.why_unlabelled}, so it needs at least {least} unlabelled ones per device "
-                f"and step: take data.unlabelled={least * parts} or more"
+                f"{module.why_unlabeled}, so it needs at least {least} unlabeled ones per device "
+                f"and step: take data.unlabeled={least * parts} or more"
             )
     synchronized = resolved.recipe["sync_bn"] and world > 1 and torch.cuda.is_available()
     name, count = min(images.items(), key=lambda item: item[1])

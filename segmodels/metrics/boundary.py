@@ -3,7 +3,7 @@
 Everything here takes the maps of one image, uint8 (H, W) on any device, and returns int64 counts that add up over images and ranks.
 
 A boundary pixel has, above, below, left or right of it, a pixel of another class. Ignored pixels (255) neither count nor make a boundary,
-and what is predicted there is left out: the edge of a hood that nobody labelled is no boundary of the street. Where a data set ignores the
+and what is predicted there is left out: the edge of a hood that nobody labeled is no boundary of the street. Where a data set ignores the
 outlines themselves (VOC's are five pixels wide) little is left to count, and these scores say little. The image's border makes no boundary
 either, because it would always be met (Matlab's bfscore counts it); boundary IoU alone follows its authors, who count it.
 """

@@ -11,11 +11,11 @@ def calibration_counts(
 
     `confidence` is the probability of the predicted class. Bin b of B holds what is above b / B, up to (b + 1) / B; the first one also 0.
     """
-    labelled = label != 255
+    labeled = label != 255
     confidence, predicted, label = (
-        confidence[labelled].double(),
-        predicted[labelled],
-        label[labelled],
+        confidence[labeled].double(),
+        predicted[labeled],
+        label[labeled],
     )
     place = (confidence * bins).ceil().sub(1).clamp(0, bins - 1).int() + predicted.int() * bins
     size = num_classes * bins

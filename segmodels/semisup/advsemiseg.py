@@ -13,9 +13,9 @@ Departures:
 - One step takes the gradients of all terms in one pass backward: the student's adversarial terms see
   the discriminator's weights detached, and the discriminator sees detached predictions. The numbers
   are those of the authors' passes one after the other.
-- The label maps that the discriminator sees are those of the step's own labelled images; the authors
+- The label maps that the discriminator sees are those of the step's own labeled images; the authors
   draw another batch of them.
-- Padding of an unlabelled crop counts for nothing; in the authors' code it is a pixel like others.
+- Padding of an unlabeled crop counts for nothing; in the authors' code it is a pixel like others.
 - Adam's rate falls as the recipe says the student's does; the authors give both the same poly curve.
 - The student's probabilities are enlarged as its row does it; the discriminator's answers with aligned
   corners, as in the authors' code.
@@ -91,19 +91,19 @@ class AdvSemiSeg(Method):
         self,
         make: Make,
         *,
-        labelled: float = 0.01,
-        unlabelled: float = 0.001,
+        labeled: float = 0.01,
+        unlabeled: float = 0.001,
         semi: float = 0.1,
         threshold: float = 0.2,
         start: int = 5000,
         discriminator_lr: float = 1e-4,
     ) -> None:
-        """`labelled`, `unlabelled`: weights of the adversarial terms; `semi`: weight of what the student
+        """`labeled`, `unlabeled`: weights of the adversarial terms; `semi`: weight of what the student
         teaches itself, from step `start` on, where the discriminator believes it by `threshold`."""
         check_options(
             RANGES,
-            labelled=labelled,
-            unlabelled=unlabelled,
+            labeled=labeled,
+            unlabeled=unlabeled,
             semi=semi,
             threshold=threshold,
             start=start,
@@ -111,8 +111,8 @@ class AdvSemiSeg(Method):
         )
         super().__init__(make())
         self.discriminator = Discriminator(self.num_classes)
-        self.labelled = labelled
-        self.unlabelled = unlabelled
+        self.labeled = labeled
+        self.unlabeled = unlabeled
         self.semi = semi
         self.threshold = threshold
         self.start = start
@@ -120,15 +120,15 @@ class AdvSemiSeg(Method):
         self.steps = 0  # of the optimizer
 
     def losses(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
-        """Of (labelled, unlabelled); of an unlabelled image's label only 255, for padding, is read."""
-        labelled, (more, padding) = batch
-        image, label, *_ = labelled
+        """Of (labeled, unlabeled); of an unlabeled image's label only 255, for padding, is read."""
+        labeled, (more, padding) = batch
+        image, label, *_ = labeled
         student = self.student
         shown = self.inside(padding) != IGNORED
         logits = student.logits(student.normalized(more))
         theirs = self.probabilities(logits, shown)
         convinced = answers(self.discriminator, theirs, frozen=True)
-        terms = {"adversarial_unlabelled": self.unlabelled * told_apart(convinced, True, shown)}
+        terms = {"adversarial_unlabeled": self.unlabeled * told_apart(convinced, True, shown)}
         if self.semi and self.steps >= self.start:
             taught = self.taught(theirs, convinced, shown)
             self.watched = {"believed": (taught != IGNORED).sum() / shown.sum().clamp(min=1)}
@@ -138,10 +138,10 @@ class AdvSemiSeg(Method):
         label = self.inside(label)
         known = label != IGNORED
         outputs = student.outputs(student.normalized(image))
-        terms |= self.own_losses(student, outputs, labelled)
+        terms |= self.own_losses(student, outputs, labeled)
         own = self.probabilities(outputs["main"], known)
         taken = answers(self.discriminator, own, frozen=True)
-        terms["adversarial"] = self.labelled * told_apart(taken, True, known)
+        terms["adversarial"] = self.labeled * told_apart(taken, True, known)
         return terms | self.discriminator_losses(own.detach(), theirs.detach(), label, shown)
 
     def discriminator_losses(
@@ -190,13 +190,13 @@ class AdvSemiSeg(Method):
         self.steps = state["steps"]
 
     @torch.no_grad()
-    def preview(self, unlabelled: Batch) -> dict[str, Tensor]:
-        image, padding = unlabelled
+    def preview(self, unlabeled: Batch) -> dict[str, Tensor]:
+        image, padding = unlabeled
         shown = self.inside(padding) != IGNORED
         logits = self.student.logits(self.student.normalized(image))
         theirs = self.probabilities(logits, shown)
         convinced = answers(self.discriminator, theirs)
-        return super().preview(unlabelled) | {
+        return super().preview(unlabeled) | {
             "what the student says": self.framed(theirs.argmax(1).to(torch.uint8)),
             "taken for a label (white: 1)": self.framed(convinced.sigmoid(), 0.0),
             "what it is taught": self.framed(self.taught(theirs, convinced, shown)),
@@ -204,8 +204,8 @@ class AdvSemiSeg(Method):
 
 
 RANGES = {
-    "labelled": (0, math.inf),
-    "unlabelled": (0, math.inf),
+    "labeled": (0, math.inf),
+    "unlabeled": (0, math.inf),
     "semi": (0, math.inf),
     "threshold": (0, 1),
     "start": (0, math.inf),

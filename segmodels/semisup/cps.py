@@ -4,24 +4,24 @@ Chen, Yuan, Zeng, Wang. CVPR 2021. arXiv:2106.01226
 Two networks that differ in their first draw alone; each is taught by the classes that the other one
 sees. So they come to say the same of an image, and images without labels get some to learn from.
 
-    image ─┬─ first ──┬─ its own losses, where labelled
+    image ─┬─ first ──┬─ its own losses, where labeled
            │          ├─ argmax ─────── teaches second: cross-entropy
            └─ second ─┼─ argmax ─────── teaches first: cross-entropy
-                      └─ its own losses, where labelled                   (no gradient into argmax)
+                      └─ its own losses, where labeled                   (no gradient into argmax)
 
-With CutMix the unlabelled images alone are taught, in pairs: each network sees three boxes of one
+With CutMix the unlabeled images alone are taught, in pairs: each network sees three boxes of one
 image in another one, and has to say what the other network said of both before they were mixed.
 
 Departures:
 - `weight` is the authors' of PASCAL VOC without CutMix, whatever is trained. Their code has 1 there
   with CutMix, and on Cityscapes 6 without it and 5 with it.
-- Where the label is 255, nothing is asked: not in padding, and in labelled images not where a class
+- Where the label is 255, nothing is asked: not in padding, and in labeled images not where a class
   is missing. The authors' code asks everywhere.
 - CutMix shows an image the next one of its batch; the authors' code draws a second batch for it.
 - One optimizer steps both networks, which for SGD and Adam is the same as one for each; where a
   recipe clips gradients, it is by the norm of both.
 - The second network is scored beside the first; the authors' code evaluates the first alone.
-- Where a recipe weighs classes, it does so in labelled images alone; the authors weigh none.
+- Where a recipe weighs classes, it does so in labeled images alone; the authors weigh none.
 """
 
 import math
@@ -53,8 +53,8 @@ class CPS(Method):
         self.weight = weight
         self.cutmix = cutmix
         if cutmix:
-            self.min_unlabelled = 2
-            self.why_unlabelled = "cutmix mixes images in pairs"
+            self.min_unlabeled = 2
+            self.why_unlabeled = "cutmix mixes images in pairs"
 
     def pair(self) -> tuple[SegmentationModule, SegmentationModule]:
         return self.first, self.second
@@ -62,15 +62,15 @@ class CPS(Method):
     # --- losses
 
     def losses(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
-        labelled, unlabelled = batch
-        image = self.normalized(labelled[0])
+        labeled, unlabeled = batch
+        image = self.normalized(labeled[0])
         outputs = [network.outputs(image) for network in self.pair()]
         terms = {}
         for name, network, own in zip(self.networks, self.pair(), outputs):
-            for key, term in self.own_losses(network, own, labelled).items():
+            for key, term in self.own_losses(network, own, labeled).items():
                 terms[f"{name}_{key}"] = term
         if self.cutmix:
-            said, classes = self.of_mixed_images(unlabelled)
+            said, classes = self.of_mixed_images(unlabeled)
         else:
             said, classes = self.of_all_images([each["main"] for each in outputs], batch)
         asked = classes[0] != IGNORED
@@ -82,23 +82,23 @@ class CPS(Method):
         return terms
 
     def of_all_images(
-        self, labelled: list[Tensor], batch: tuple[Batch, Batch]
+        self, labeled: list[Tensor], batch: tuple[Batch, Batch]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits (2B, K, h, w) of each network, and the classes (2B, H, W) that it sees; `labelled`
-        are the logits of the labelled images."""
+        """Logits (2B, K, h, w) of each network, and the classes (2B, H, W) that it sees; `labeled`
+        are the logits of the labeled images."""
         (_, label, *_), (image, padding, *_) = batch
         unasked = torch.cat([self.inside(label), self.inside(padding)]) == IGNORED
         said, classes = [], []
-        for network, own in zip(self.pair(), labelled):
-            # Passes of their own: labelled and unlabelled images share no statistics
+        for network, own in zip(self.pair(), labeled):
+            # Passes of their own: labeled and unlabeled images share no statistics
             logits = torch.cat([own, network.logits(self.normalized(image))])
             said.append(logits)
             classes.append(self.classes(network, logits, unasked))
         return said, classes
 
-    def of_mixed_images(self, unlabelled: Batch) -> tuple[list[Tensor], list[Tensor]]:
+    def of_mixed_images(self, unlabeled: Batch) -> tuple[list[Tensor], list[Tensor]]:
         """Each network's logits of the mixed images, and the mixed classes that it saw before."""
-        image, padding, *_ = unlabelled
+        image, padding, *_ = unlabeled
         mask = self.mask(padding)
         both = self.normalized(mixed(mask, image, partners(image)))
         unasked = self.inside(padding) == IGNORED
@@ -125,9 +125,9 @@ class CPS(Method):
     # --- pictures
 
     @torch.no_grad()
-    def preview(self, unlabelled: Batch) -> dict[str, Tensor]:
-        image, padding, *_ = unlabelled
-        columns = super().preview(unlabelled)
+    def preview(self, unlabeled: Batch) -> dict[str, Tensor]:
+        image, padding, *_ = unlabeled
+        columns = super().preview(unlabeled)
         unasked = self.inside(padding) == IGNORED
         classes = []
         for network in self.pair():

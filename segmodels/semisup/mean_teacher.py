@@ -1,12 +1,12 @@
 """Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep learning results
 Tarvainen, Valpola. NeurIPS 2017. arXiv:1703.01780
 
-The teacher is a running average of the student and sees an unlabelled image as it is; the student sees it perturbed, and has to say the
+The teacher is a running average of the student and sees an unlabeled image as it is; the student sees it perturbed, and has to say the
 same. In segmentation what perturbs is a mask that mixes two images (French et al. arXiv:1906.01916: CutOut, CutMix; Olsson et al.
 arXiv:2007.07936: ClassMix; Chen et al. arXiv:2101.10156: ComplexMix) and strong color: small changes alone teach nothing.
 
-    labelled    ──────────────────────────────── student ── the paper's own losses
-    unlabelled ─┬─ mixed by mask ─ color, blur ─ student ──── consistency, at the image's size
+    labeled    ──────────────────────────────── student ── the paper's own losses
+    unlabeled ─┬─ mixed by mask ─ color, blur ─ student ──── consistency, at the image's size
                 └─ teacher ─ mixed by the same mask ── target ──┘      (no gradient)
                      ^─────── after each step: teacher = decay teacher + (1 - decay) student
 
@@ -85,7 +85,7 @@ class MeanTeacher(Method):
         color: float = 0.4,
         gray: float = 0.2,
         blur: float = 0.5,
-        batch_norm: Literal["all", "labelled", "frozen"] = "all",
+        batch_norm: Literal["all", "labeled", "frozen"] = "all",
         grid: int = 4,
     ) -> None:
         """`ramp_up`: steps until the full weight; `confidence`: a pixel counts by the share of sure
@@ -120,8 +120,8 @@ class MeanTeacher(Method):
         self.batch_norm = batch_norm
         self.steps = 0  # of the optimizer
         if masks in MIXING:
-            self.min_unlabelled = 2
-            self.why_unlabelled = f"{masks} mixes images in pairs"
+            self.min_unlabeled = 2
+            self.why_unlabeled = f"{masks} mixes images in pairs"
 
     # --- the networks
 
@@ -158,9 +158,9 @@ class MeanTeacher(Method):
     # --- losses
 
     def losses(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
-        labelled, unlabelled = batch
-        terms = self.student.losses(labelled)
-        task = self.task(unlabelled)
+        labeled, unlabeled = batch
+        terms = self.student.losses(labeled)
+        task = self.task(unlabeled)
         shown = task.label != IGNORED
         sure = (task.confidence >= self.threshold) & shown
         self.watched = {"sure": sure.sum() / shown.sum().clamp(min=1)}
@@ -169,10 +169,10 @@ class MeanTeacher(Method):
         return terms | {"consistency": self.weight * sigmoid_ramp(self.ramp_up)(self.steps) * loss}
 
     @torch.no_grad()
-    def task(self, unlabelled: Batch) -> Task:
+    def task(self, unlabeled: Batch) -> Task:
         """What the teacher sees in the images, what the student will see, and what it will be asked.
         In the margin of a network that has one, nothing is asked."""
-        image, padding = unlabelled
+        image, padding = unlabeled
         seen = self.teacher.strips(image)
         best = [seen.probabilities(top, bottom).max(1) for top, bottom in self.blocks(padding)]
         confidence = torch.cat([values for values, _ in best], 1)
@@ -195,9 +195,9 @@ class MeanTeacher(Method):
         return Task(image, mask, mix(label), mix(confidence), probabilities)
 
     @torch.no_grad()
-    def preview(self, unlabelled: Batch) -> dict[str, Tensor]:
-        task = self.task(unlabelled)
-        return super().preview(unlabelled) | {
+    def preview(self, unlabeled: Batch) -> dict[str, Tensor]:
+        task = self.task(unlabeled)
+        return super().preview(unlabeled) | {
             "mask (white: itself)": task.mask,
             "what the student sees": self.as_pixels(task.image),
             "what the teacher says": task.label,
@@ -248,10 +248,10 @@ class MeanTeacher(Method):
 
     @contextmanager
     def statistics_kept(self) -> Iterator[None]:
-        """Within, a pass leaves the student's running statistics as they are, if unlabelled images
+        """Within, a pass leaves the student's running statistics as they are, if unlabeled images
         may not move them."""
         layers = []
-        if self.batch_norm == "labelled":
+        if self.batch_norm == "labeled":
             layers = [each for each in self.student.modules() if isinstance(each, _BatchNorm)]
         paces = [layer.momentum for layer in layers]
         for layer in layers:

@@ -5,7 +5,7 @@ What a network is sure of in an image it has to say of strongly changed copies t
 image's own features with half of their channels dropped. With `semi.streams=1 semi.dropped=0` it is
 FixMatch (Sohn et al. arXiv:2001.07685) as the authors carry it to segmentation.
 
-    labelled ─┬─ one pass ─┬─ labelled ───────────────────── the paper's own losses ──────── x 1/2
+    labeled ─┬─ one pass ─┬─ labeled ───────────────────── the paper's own losses ──────── x 1/2
     weak ─────┘            ├─ weak ──┬─ sure classes ─┬─ mixed by box 1 ─┐
                            │         └────────────────│─ mixed by box 2 ─│─┐
                            └─ features, half of the channels dropped ─ decode ─ cross-entropy x 1/4
@@ -15,7 +15,7 @@ FixMatch (Sohn et al. arXiv:2001.07685) as the authors carry it to segmentation.
 
 Departures:
 - The image that a box shows is the next one of the batch; the authors draw a second batch of
-  unlabelled images. As there, its classes are predicted in evaluation mode.
+  unlabeled images. As there, its classes are predicted in evaluation mode.
 - A crop's padding counts for nothing. In the authors' code padded pixels inside a box count as
   padding too; here likewise.
 - Hue is turned in RGB around the gray axis instead of in HSV, and brightness, contrast, saturation
@@ -80,27 +80,27 @@ class UniMatch(Method):
         self.blur = blur
         self.cutmix = cutmix
         if cutmix:
-            self.min_unlabelled = 2
-            self.why_unlabelled = "cutmix shows a part of another image"
+            self.min_unlabeled = 2
+            self.why_unlabeled = "cutmix shows a part of another image"
 
     # --- losses
 
     def losses(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
-        """Of (labelled, unlabelled); of an unlabelled image's label only 255, for padding, is read."""
-        labelled, (unlabelled, padding) = batch
-        image, student = labelled[0], self.student
+        """Of (labeled, unlabeled); of an unlabeled image's label only 255, for padding, is read."""
+        labeled, (unlabeled, padding) = batch
+        image, student = labeled[0], self.student
         beyond = self.inside(padding) == IGNORED
-        beside = self.sure(self.predicted(unlabelled), beyond)
-        boxes = [self.boxes(unlabelled, self.cutmix) for _ in range(self.streams)]
-        views = [self.strong_view(unlabelled, box) for box in boxes]
+        beside = self.sure(self.predicted(unlabeled), beyond)
+        boxes = [self.boxes(unlabeled, self.cutmix) for _ in range(self.streams)]
+        views = [self.strong_view(unlabeled, box) for box in boxes]
 
-        # The labelled and the weak images share the statistics of batch norm, the strong ones theirs.
-        both = torch.cat([student.normalized(image), student.normalized(unlabelled)])
+        # The labeled and the weak images share the statistics of batch norm, the strong ones theirs.
+        both = torch.cat([student.normalized(image), student.normalized(unlabeled)])
         features = student.features(both)
         main, perturbed = self.decoded(features)
         first = slice(0, len(image))
         outputs = {"main": main[first], **student.auxiliary_outputs(part(features, first))}
-        supervised = self.own_losses(student, outputs, labelled)
+        supervised = self.own_losses(student, outputs, labeled)
         terms = {name: 0.5 * term for name, term in supervised.items()}
 
         own = self.sure(main[len(image) :].detach(), beyond)
@@ -173,8 +173,8 @@ class UniMatch(Method):
         return torch.stack(drawn).to(image.device)
 
     @torch.no_grad()
-    def preview(self, unlabelled: Batch) -> dict[str, Tensor]:
-        image, padding = unlabelled
+    def preview(self, unlabeled: Batch) -> dict[str, Tensor]:
+        image, padding = unlabeled
         beyond = self.inside(padding) == IGNORED
         box = self.boxes(image, 1.0 if self.cutmix else 0.0)  # every image with its box
         view = self.strong_view(image, box)
@@ -182,7 +182,7 @@ class UniMatch(Method):
         label = self.sure(logits, beyond)
         confidence, _ = self.student.at_size(logits, tuple(beyond.shape[1:])).most_likely()
         inner = self.inside(box)
-        return super().preview(unlabelled) | {
+        return super().preview(unlabeled) | {
             "box (white: the next)": box,
             "a strong copy": self.as_pixels(view),
             "what it is asked": self.framed(mixed(inner, partners(label), label)),

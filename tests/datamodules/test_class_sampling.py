@@ -308,8 +308,8 @@ def test_a_run_goes_on_with_the_draws_that_are_left(tmp_path: Path) -> None:
     assert after.seen == straight.seen[4:] and len({tuple(batch) for batch in straight.seen}) == 10
 
 
-def test_unlabelled_images_are_drawn_as_ever() -> None:
-    settings = BOTH | {"labelled": "3/7", "semi": True}
+def test_unlabeled_images_are_drawn_as_ever() -> None:
+    settings = BOTH | {"labeled": "3/7", "semi": True}
     plain = as_rank(Noise(**settings | {"cat_max_ratio": 1.0, "class_uniform": 0.0}), 0, 1)
     aware = as_rank(Noise(**settings), 0, 1)
     pairs = list(zip(plain.train_dataloader(), aware.train_dataloader(), strict=True))

@@ -60,8 +60,8 @@ def test_weights_are_the_median_of_the_frequencies_over_the_classes_own() -> Non
 
 
 def test_only_labels_that_training_may_see_are_counted() -> None:
-    data = Uneven(crop=(8, 8), labelled="3/6")
-    part = data.part(labelled=True)
+    data = Uneven(crop=(8, 8), labeled="3/6")
+    part = data.part(labeled=True)
     labels = [part.label(index) for index in range(len(part))]
     assert data.class_weights("median_frequency") == pytest.approx(by_hand(labels))
     assert data.class_weights("median_frequency") != Uneven(crop=(8, 8)).class_weights(

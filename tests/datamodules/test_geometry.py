@@ -226,7 +226,7 @@ def test_a_crop_without_labels_still_says_where_it_shows_no_image() -> None:
     source = Memory([noise()])
     crop = Crop((61, 97), rotation=45.0, shift=20.0)
     _, numbers = Crops(source, crop, seed=0).sample(3, 0)
-    _, padding = Crops(source, crop, seed=0, labelled=False).sample(3, 0)
+    _, padding = Crops(source, crop, seed=0, labeled=False).sample(3, 0)
     assert np.array_equal(padding == IGNORED, numbers == IGNORED)
     assert set(np.unique(padding)) == {0, IGNORED}
 
@@ -285,9 +285,9 @@ def test_a_resumed_run_draws_the_motions_that_are_left(workers: int) -> None:
         assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
 
 
-def test_unlabelled_crops_move_too_but_their_color_is_the_methods() -> None:
+def test_unlabeled_crops_move_too_but_their_color_is_the_methods() -> None:
     settings = {**MOVING["all"], "blur": "kernel:5", "jitter": 0.5, "hue": 0.2}
-    data = as_rank(data_of_noise(**settings, labelled="3/7", semi=True), 0, 1)
+    data = as_rank(data_of_noise(**settings, labeled="3/7", semi=True), 0, 1)
     crop, plain = data.crops(False).crop, data.crops(True).crop
     assert (crop.blur, crop.jitter, crop.hue) == ("none", 0.0, 0.0) and plain.blur == "kernel:5"
     assert (crop.rotation, crop.shift, crop.elastic) == (30.0, 9.0, 6.0)

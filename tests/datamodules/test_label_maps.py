@@ -1,4 +1,4 @@
-"""Maps, the third member of a labelled training batch: made of each crop's label, the same wherever crops are made."""
+"""Maps, the third member of a labeled training batch: made of each crop's label, the same wherever crops are made."""
 
 from pathlib import Path
 
@@ -69,13 +69,13 @@ def test_what_is_judged_stays_a_pair() -> None:
 
 @pytest.mark.parametrize("resident", ["no", "memory"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_labelled_half_alone_has_maps(resident: str, workers: int) -> None:
-    settings = {"labelled": "3/7", "semi": True, "workers": workers, "resident": resident}
+def test_the_labeled_half_alone_has_maps(resident: str, workers: int) -> None:
+    settings = {"labeled": "3/7", "semi": True, "workers": workers, "resident": resident}
     data = with_maps(noise(**settings))
-    for labelled, unlabelled in training_batches(data):
-        check_maps(labelled[1], labelled[2])
-        assert len(unlabelled) == 2
-    assert len(data.unlabelled_crops(2)) == 2
+    for labeled, unlabeled in training_batches(data):
+        check_maps(labeled[1], labeled[2])
+        assert len(unlabeled) == 2
+    assert len(data.unlabeled_crops(2)) == 2
 
 
 def test_maps_move_to_the_device_with_their_batch() -> None:

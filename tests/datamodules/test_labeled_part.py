@@ -18,8 +18,8 @@ from tests.support.data import Noise, as_rank
 SIZES = {"1/8": 372, "1/4": 744, "1/2": 1488, "1/16": 186, "1/30": 100, "100": 100, "1/1": 2975}
 
 
-def seven(labelled: str) -> SegmentationData:
-    return as_rank(Noise(crop=(8, 8), batch=4, iterations=6, semi=True, labelled=labelled), 0, 1)
+def seven(labeled: str) -> SegmentationData:
+    return as_rank(Noise(crop=(8, 8), batch=4, iterations=6, semi=True, labeled=labeled), 0, 1)
 
 
 @pytest.mark.parametrize(("words", "count"), SIZES.items())
@@ -35,8 +35,8 @@ def test_parts_have_the_sizes_of_the_published_lists_and_lie_in_each_other(
     assert count > 1488 or set(found) <= set(chosen(cityscapes, "1/2"))
 
 
-def test_a_file_may_name_the_labelled_images(tmp_path: Path) -> None:
-    file = tmp_path / "labelled.txt"
+def test_a_file_may_name_the_labeled_images(tmp_path: Path) -> None:
+    file = tmp_path / "labeled.txt"
     file.write_text("000004\n\n000001\n")
     assert seven(str(file)).part(True).names == ("000001", "000004")
     file.write_text("000009\n")

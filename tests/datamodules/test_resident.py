@@ -25,7 +25,7 @@ def test_batches_and_resuming_are_those_of_the_files(semi: bool) -> None:
         "continuous": True,
         "batch": 4,
         "iterations": 6,
-        "labelled": "3/7",
+        "labeled": "3/7",
         "semi": semi,
     }
     plain, kept = (

@@ -18,6 +18,7 @@ from experiments.command_line import catalogue, errors, networks, row_patterns, 
 from experiments.command_line.errors import UserError
 from experiments.command_line.values import Recipe, departures, resolve
 from experiments.records.results import PublishedFigure
+from experiments.records.run_folder import read_config
 from experiments.reports import terminal
 from tests.support.paths import ROOT
 from tests.support.results import as_read, published, result
@@ -498,3 +499,28 @@ def test_every_command_takes_the_same_patterns_of_rows() -> None:
     for word in ("stdc", "stdc/*", "stdc/no_*, stdc, fcn"):
         rows = row_patterns.matching_rows(word)
         assert inference.sources(word) == export.rows_of(word, several=True) == rows
+
+
+# --- options that were spelled in another way before
+
+
+def test_labeled_may_be_spelled_with_two_ls() -> None:
+    words = ["data.labelled=1/8", "data.unlabelled=4", "semi.batch_norm=labelled"]
+    resolved = resolve("bisenet", "camvid", words, semi="mean_teacher")
+    assert (resolved.data["labeled"], resolved.data["unlabeled"]) == ("1/8", 4)
+    assert resolved.semi["batch_norm"] == "labeled"
+    assert "data.labeled all -> 1/8 (command line)" in resolved.departures
+
+
+def test_a_run_folder_of_before_is_read_with_the_names_of_now(tmp_path: Path) -> None:
+    stored = {
+        "schema": 1,
+        "data": {"root": "labelled", "labelled": "1/8"},
+        "semi": {"batch_norm": "labelled"},
+        "origins": {"data.labelled": "command line"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    config = read_config(tmp_path)
+    assert config["data"] == {"root": "labelled", "labeled": "1/8"}
+    assert config["semi"] == {"batch_norm": "labeled"}
+    assert config["origins"] == {"data.labeled": "command line"}

@@ -179,7 +179,7 @@ def test_the_worst_images_stand_in_order_without_repeats_and_with_their_reasons(
     for index, right in enumerate((50, 10, 90, 30, 0)):
         confusions[index] = (
             [[right, 100 - right], [0, 100]] if index < 4 else 0
-        )  # the last has no labelled pixel
+        )  # the last has no labeled pixel
     examined = made(5, 2, confusions=confusions, losses=np.array([0.1, 0.2, 0.9, 0.8, np.nan]))
     chosen = failure_analysis.worst_images(
         examined, failure_analysis.most_confused(confusions, 1), 2
@@ -257,7 +257,7 @@ CASES = {
     "one class that occurs": made(3, 2),
     "nineteen classes": made(4, 19),
     "150 classes": made(3, 150),
-    "nothing labelled": made(2, confusions=np.zeros((2, 4, 4), int), losses=np.full(2, np.nan), bands=np.zeros((len(RADII), 4, 4), int)),
+    "nothing labeled": made(2, confusions=np.zeros((2, 4, 4), int), losses=np.full(2, np.nan), bands=np.zeros((len(RADII), 4, 4), int)),
     "nothing wrong": made(2, confusions=np.stack([np.diag([5, 6, 7, 0])] * 2), bands=np.stack([np.diag([1, 2, 3, 0])] * len(RADII))),
     "no pixel in a bin": made(calibration=np.zeros((4, BINS, 3))),
 }  # fmt: skip

@@ -247,7 +247,7 @@ def test_a_figure_of_other_labels_stands_beside_a_run_on_the_same_labels_alone()
     alone = {"data": "camvid32", "split": "test", "published": claims}
     found = only_row(result("pidnet/s", **alone, overrides={"data.grouped": False}))
     assert (found.published_miou, found.difference) == (80.1, pytest.approx(37.9 - 80.1))
-    for overrides in ({}, {"data.grouped": True}, {"data.grouped": False, "data.labelled": "1/8"}):
+    for overrides in ({}, {"data.grouped": True}, {"data.grouped": False, "data.labeled": "1/8"}):
         assert only_row(result("pidnet/s", **alone, overrides=overrides)).published_miou is None
 
 
@@ -257,7 +257,7 @@ def test_a_figure_of_other_labels_stands_beside_a_run_on_the_same_labels_alone()
         ({"data.training": "fine"}, True),  # the default
         ({"data.training": "fine+coarse"}, False),
         ({"data.resident": "memory"}, True),
-        ({"data.labelled": "1/8"}, False),
+        ({"data.labeled": "1/8"}, False),
     ],
 )
 def test_options_of_the_data_count_where_a_score_depends_on_them(
@@ -435,6 +435,14 @@ def test_a_result_is_written_as_it_was_read_and_what_was_not_measured_leaves_no_
 
 def test_what_only_a_newer_version_writes_is_ignored() -> None:
     assert as_read(result(a_later_measure=0.5)) == as_read(result())
+
+
+def test_a_result_of_before_that_spelled_labeled_with_two_ls_is_the_same_row() -> None:
+    labels = {"images": 3, "of": 8, "fingerprint": "abc"}
+    now = result(labeled=labels, overrides={"data.labeled": "3"})
+    now["departures"] = ["data.labeled all -> 3 (command line)"]
+    before = json.loads(json.dumps(now).replace("labeled", "labelled"))
+    assert before != now and as_read(before) == as_read(now)
 
 
 def test_the_results_of_this_repository_are_read() -> None:
@@ -689,7 +697,7 @@ def test_a_row_that_is_neither_published_nor_measured_is_listed_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "override", [{"model.arm": False}, {"data.labelled": "1/8"}, {"semi": "mean_teacher"}]
+    "override", [{"model.arm": False}, {"data.labeled": "1/8"}, {"semi": "mean_teacher"}]
 )
 def test_another_network_or_fewer_labels_do_not_stand_for_the_published_row(
     override: dict,

@@ -118,7 +118,7 @@ def test_a_reference_of_another_kind_is_refused_before_the_work(
 def test_images_without_a_label_are_refused(
     streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    nothing = unlabelled(tmp_path / "nothing")
+    nothing = unlabeled(tmp_path / "nothing")
     for words, of in (
         (["--shift", "fog", f"data.root={nothing}"], "the images"),
         (["--across", f"bdd100k={bdd(tmp_path)}"], "bdd100k"),
@@ -129,7 +129,7 @@ def test_images_without_a_label_are_refused(
     assert not list(tmp_path.glob("shift-*"))
 
 
-def unlabelled(root: Path) -> Path:
+def unlabeled(root: Path) -> Path:
     trees.cityscapes(root, {"train": 1, "val": 2}, size=(64, 96))
     return void(root, "gtFine/val/*/*_labelIds.png", 0)
 

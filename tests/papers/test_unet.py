@@ -269,7 +269,7 @@ def test_cross_entropy_and_dice_have_the_value_and_gradient_of_the_code_line(cas
     assert difference.abs().max() <= 1e-4 * slope.abs().max()
 
 
-def test_dice_counts_labelled_pixels_alone() -> None:
+def test_dice_counts_labeled_pixels_alone() -> None:
     logits, label = torch.randn(2, 3, 8, 10), torch.randint(3, (2, 8, 10))
     ignored = label.clone()
     ignored[:, 4:] = 255

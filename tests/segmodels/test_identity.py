@@ -29,11 +29,11 @@ def test_what_is_unknown_is_not_stored_and_what_is_zero_or_empty_is() -> None:
     stored = RUN.as_dict()
     assert (stored["seed"], stored["departures"], stored["overrides"]) == (0, [], {})
     assert stored["smoke"] is False
-    assert not {"labelled", "network", "iterations", "released", "published"} & stored.keys()
+    assert not {"labeled", "network", "iterations", "released", "published"} & stored.keys()
 
 
 def test_an_older_checkpoint_lacks_keys_and_a_newer_one_has_more() -> None:
-    older = {"experiment": "stdc/stdc1", "model": {}, "seed": 3, "labelled": None}
+    older = {"experiment": "stdc/stdc1", "model": {}, "seed": 3, "labeled": None}
     found = Identity.from_dict(older | {"of_tomorrow": 1})
     assert found == Identity(experiment="stdc/stdc1", seed=3)
     assert (found.data, found.smoke, found.networks, found.evaluated_with) == (None, None, (), {})
@@ -42,3 +42,10 @@ def test_an_older_checkpoint_lacks_keys_and_a_newer_one_has_more() -> None:
 def test_an_identity_is_never_changed_in_place() -> None:
     with pytest.raises(FrozenInstanceError):
         RUN.seed = 1
+
+
+def test_a_checkpoint_of_before_spelled_labeled_with_two_ls() -> None:
+    stored = {"labelled": {"images": 3, "of": 8}, "overrides": {"data.labelled": "3", "model.a": 1}}
+    read = Identity.from_dict(stored)
+    assert read.labeled == {"images": 3, "of": 8}
+    assert read.overrides == {"data.labeled": "3", "model.a": 1}

@@ -161,14 +161,14 @@ def authors_area(mask: np.ndarray, pixels: int) -> np.ndarray:
     return mask & (cv2.erode(framed, np.ones((3, 3), np.uint8), iterations=pixels)[1:-1, 1:-1] == 0)
 
 
-def area_beside_labelled(mask: np.ndarray, labelled: np.ndarray, pixels: int) -> np.ndarray:
+def area_beside_labeled(mask: np.ndarray, labeled: np.ndarray, pixels: int) -> np.ndarray:
     """The same, where an ignored pixel takes nothing off: by growing what does, from a frame of ones."""
     outside = cv2.copyMakeBorder(
-        (labelled & ~mask).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1
+        (labeled & ~mask).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1
     )
     return (
         mask
-        & labelled
+        & labeled
         & (cv2.dilate(outside, np.ones((3, 3), np.uint8), iterations=pixels)[1:-1, 1:-1] == 1)
     )
 
@@ -188,15 +188,15 @@ def test_boundary_iou_is_that_of_repeated_erosion(seed: int, ignored: bool) -> N
     pixels = max(round(width * hypot(*label.shape)), 1)
     expected = []
     for each in range(4):
-        found, true, labelled = (
+        found, true, labeled = (
             (predicted == each).numpy(),
             (label == each).numpy(),
             (label != 255).numpy(),
         )
         if ignored:
             found, true = (
-                area_beside_labelled(found, labelled, pixels),
-                area_beside_labelled(true, labelled, pixels),
+                area_beside_labeled(found, labeled, pixels),
+                area_beside_labeled(true, labeled, pixels),
             )
         else:
             found, true = authors_area(found, pixels), authors_area(true, pixels)
@@ -216,12 +216,12 @@ def test_bands_are_those_of_the_euclidean_distance_to_the_true_boundary(seed: in
     for which in range(4):
         for spot in contour(label.tolist(), label.tolist(), which):
             edge[spot] = True
-    distance, labelled = distance_transform_edt(~edge), (label != 255).numpy()
+    distance, labeled = distance_transform_edt(~edge), (label != 255).numpy()
     radii = (1, 2, 4, 8, 16, 32)
     found = band_confusions(predicted, label, 4, radii)
     assert found.shape == (6, 4, 4)
     for matrix, radius in zip(found, radii):
-        within = labelled & (distance < radius)
+        within = labeled & (distance < radius)
         expected = np.zeros((4, 4), int)
         np.add.at(expected, (label.numpy()[within], predicted.numpy()[within]), 1)
         assert matrix.tolist() == expected.tolist()

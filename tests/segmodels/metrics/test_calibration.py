@@ -78,10 +78,10 @@ def test_scores_are_those_of_their_definitions() -> None:
     def expected(chosen: torch.Tensor) -> float:
         return sum(gap * pixels for gap, pixels in gaps(chosen)) / int(chosen.sum())
 
-    labelled = label != 255
-    classes = [expected(labelled & (predicted == each)) for each in range(3)]
-    assert found["ece"] == pytest.approx(expected(labelled))
-    assert found["mce"] == pytest.approx(max(gap for gap, _ in gaps(labelled)))
+    labeled = label != 255
+    classes = [expected(labeled & (predicted == each)) for each in range(3)]
+    assert found["ece"] == pytest.approx(expected(labeled))
+    assert found["mce"] == pytest.approx(max(gap for gap, _ in gaps(labeled)))
     assert found["class_ece"] == [*map(pytest.approx, classes), None]
     assert found["classwise_ece"] == pytest.approx(sum(classes) / 3)
 

@@ -37,11 +37,11 @@ class TwoHeads(Tiny):
 
 
 def padded_batch() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    labelled, unlabelled = batch()
-    labelled[1][:, :6] = 255
-    unlabelled[1][:, :, 40:] = 255
-    unlabelled[1][1, 20:] = 255
-    return labelled, unlabelled
+    labeled, unlabeled = batch()
+    labeled[1][:, :6] = 255
+    unlabeled[1][:, :, 40:] = 255
+    unlabeled[1][1, 20:] = 255
+    return labeled, unlabeled
 
 
 def full(logits: Tensor, margin: int) -> Tensor:
@@ -84,9 +84,9 @@ def test_with_cutmix_each_predicts_the_mix_of_what_the_other_saw(
     network: type[SegmentationModule],
 ) -> None:
     module = CPS(network, weight=2.0, cutmix=True).train()
-    labelled, (image, padding) = padded_batch()
+    labeled, (image, padding) = padded_batch()
     torch.manual_seed(3)
-    terms = module.losses((labelled, (image, padding)))
+    terms = module.losses((labeled, (image, padding)))
     torch.manual_seed(3)
     mask = mixing.boxes(4, SIZE, 0.25, 0.5, number=3)
     margin, numbers = network.margin, torch.arange(4)
@@ -174,7 +174,7 @@ def test_a_preview_shows_what_each_teaches(cutmix: bool, network: type[Segmentat
     image, padding = padded_batch()[1]
     shown = module.preview((image, padding))
     assert {each.shape[-2:] for each in shown.values()} == {SIZE}
-    assert torch.equal(shown["unlabelled image"], image)
+    assert torch.equal(shown["unlabeled image"], image)
     assert ("both networks see" in shown) == cutmix
     first, second = shown["the first teaches"], shown["the second teaches"]
     assert torch.equal(shown["they agree (white)"], (first == second) & (first != 255))
@@ -188,7 +188,7 @@ def test_a_preview_shows_what_each_teaches(cutmix: bool, network: type[Segmentat
 
 # --- whole runs
 
-WORDS = ["--semi", "cps", "data.labelled=1/2", "recipe.batch=2", "data.unlabelled=2"]
+WORDS = ["--semi", "cps", "data.labeled=1/2", "recipe.batch=2", "data.unlabeled=2"]
 
 
 def run_cps(folder: Path, *words: str) -> int:
@@ -225,7 +225,7 @@ def test_a_run_scores_both_and_leaves_both(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["semi.cutmix=true", "data.unlabelled=1"], "cutmix mixes images in pairs"),
+        (["semi.cutmix=true", "data.unlabeled=1"], "cutmix mixes images in pairs"),
         (["semi.cut_mix=true"], "did you mean semi.cutmix"),
         (["semi.weight=-2"], "semi.weight=-2.0; it must be at least 0"),
     ],

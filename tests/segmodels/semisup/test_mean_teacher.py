@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import segmodels
 from datamodules import DataError
 from datamodules.module import SegmentationData
-from datamodules.sampling.samples import UNLABELLED
+from datamodules.sampling.samples import UNLABELED
 from experiments import evaluate, run
 from experiments.training import checkpoints
 from segmodels.checkpoint import from_checkpoint
@@ -208,14 +208,14 @@ def test_the_loss_is_the_plain_formula_over_full_size_logits(
         **PLAIN,
     )
     nn.init.normal_(module.teacher.classifier.weight, std=2.0 if network is Tiny else 0.1)
-    unlabelled = images()
-    unlabelled[1][:, :5] = 255
-    labelled, _ = batch()
+    unlabeled = images()
+    unlabeled[1][:, :5] = 255
+    labeled, _ = batch()
     torch.manual_seed(1)
-    found = module.train().losses((labelled, unlabelled))["consistency"]
+    found = module.train().losses((labeled, unlabeled))["consistency"]
     given = torch.autograd.grad(found, module.student.classifier.weight)[0]
     torch.manual_seed(1)
-    task = module.task(unlabelled)
+    task = module.task(unlabeled)
     margin = network.margin
     height, width = 32 - 2 * margin, 48 - 2 * margin
 
@@ -263,16 +263,16 @@ def test_nothing_is_asked_in_the_margin_of_which_there_are_no_logits(masks: str)
 @pytest.mark.parametrize("masks", ["none", "cutout", "cutmix", "classmix", "complexmix"])
 def test_padded_pixels_never_count(masks: str) -> None:
     """Whatever the teacher says of padding, the loss is the same."""
-    unlabelled = images()
-    unlabelled[1][:, :, 20:] = 255
-    labelled, _ = batch()
+    unlabeled = images()
+    unlabeled[1][:, :, 20:] = 255
+    labeled, _ = batch()
     module = MeanTeacher(Tiny, masks=masks, threshold=0.0, confidence="pixel", **PLAIN).train()
-    task = module.task(unlabelled)
+    task = module.task(unlabeled)
     asked = module.distance(task, task.label != 255)
     task.label[task.label != 255] = 255
     assert asked > 0 and module.distance(task, task.label != 255) == 0
-    all_padding = unlabelled[0], torch.full_like(unlabelled[1], 255)
-    terms = module.losses((labelled, all_padding))
+    all_padding = unlabeled[0], torch.full_like(unlabeled[1], 255)
+    terms = module.losses((labeled, all_padding))
     assert terms["consistency"] == 0 and torch.isfinite(sum(terms.values()))
 
 
@@ -329,22 +329,22 @@ def test_only_the_student_is_optimized_and_only_the_teacher_is_used() -> None:
     )
 
 
-@pytest.mark.parametrize("rule", ["all", "labelled", "frozen"])
+@pytest.mark.parametrize("rule", ["all", "labeled", "frozen"])
 def test_batch_norm_follows_the_images_that_the_rule_names(rule: str) -> None:
     module = MeanTeacher(Tiny, batch_norm=rule, **PLAIN).train()
     norm = module.student.body[1]
-    labelled, unlabelled = batch()
+    labeled, unlabeled = batch()
     before = norm.running_mean.clone()
-    module.losses((labelled, unlabelled))
+    module.losses((labeled, unlabeled))
     moved = norm.running_mean - before
     norm.running_mean.copy_(before)
-    module.student.losses(labelled)
-    by_labelled = norm.running_mean - before
+    module.student.losses(labeled)
+    by_labeled = norm.running_mean - before
     assert norm.momentum == 0.1
     if rule == "frozen":
         assert not moved.any()
     else:
-        assert torch.allclose(moved, by_labelled, atol=1e-7) == (rule == "labelled") and moved.any()
+        assert torch.allclose(moved, by_labeled, atol=1e-7) == (rule == "labeled") and moved.any()
 
 
 def test_bases_outside_the_gradient_are_kept_inside_a_method_too() -> None:
@@ -352,7 +352,7 @@ def test_bases_outside_the_gradient_are_kept_inside_a_method_too() -> None:
     module = MeanTeacher(emanet, threshold=0.0).train()
     bases = module.student.unit.bases.clone()
     module.losses(batch(count=2))
-    assert module.student.unit.images == 4  # labelled and unlabelled ones
+    assert module.student.unit.images == 4  # labeled and unlabeled ones
     module.after_step()
     assert module.student.unit.images == 0 and not torch.equal(module.student.unit.bases, bases)
     assert torch.equal(
@@ -380,7 +380,7 @@ def two_streams(**settings: object) -> SegmentationData:
         "continuous": True,
         "batch": 4,
         "iterations": 6,
-        "labelled": "3/7",
+        "labeled": "3/7",
         "semi": True,
     }
     return as_rank(Noise(**given | settings), 0, 1)
@@ -396,9 +396,9 @@ def same(one: tuple, other: tuple) -> bool:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_both_streams_go_on_exactly_where_they_stopped(workers: int) -> None:
-    whole = drawn(two_streams(unlabelled=6))
+    whole = drawn(two_streams(unlabeled=6))
     assert len(whole) == 6 and [len(stream[0]) for stream in whole[0]] == [4, 6]
-    later = two_streams(unlabelled=6, workers=workers)
+    later = two_streams(unlabeled=6, workers=workers)
     later.load_state_dict({"consumed": 8})
     rest = drawn(later)
     assert len(rest) == 4 and all(same(one, other) for one, other in zip(rest, whole[2:]))
@@ -406,18 +406,18 @@ def test_both_streams_go_on_exactly_where_they_stopped(workers: int) -> None:
 
 
 def test_ranks_share_both_streams() -> None:
-    alone = drawn(two_streams(unlabelled=2, iterations=2))
-    ranks = [as_rank(Noise(crop=(8, 8), scales=(0.5, 1.5), continuous=True, batch=4, unlabelled=2, iterations=2, labelled="3/7",
+    alone = drawn(two_streams(unlabeled=2, iterations=2))
+    ranks = [as_rank(Noise(crop=(8, 8), scales=(0.5, 1.5), continuous=True, batch=4, unlabeled=2, iterations=2, labeled="3/7",
                            semi=True), rank, 2) for rank in range(2)]  # fmt: skip
     for together, *shares in zip(alone, *(drawn(each) for each in ranks)):
         for stream in range(2):
             mixed = torch.stack([share[stream][0] for share in shares], 1).flatten(0, 1)
             assert torch.equal(together[stream][0], mixed)
-    with pytest.raises(DataError, match="unlabelled=3 cannot be shared by 2 ranks"):
-        as_rank(Noise(batch=4, unlabelled=3, semi=True, labelled="3/7"), 0, 2).train_dataloader()
+    with pytest.raises(DataError, match="unlabeled=3 cannot be shared by 2 ranks"):
+        as_rank(Noise(batch=4, unlabeled=3, semi=True, labeled="3/7"), 0, 2).train_dataloader()
 
 
-def test_labelled_and_unlabelled_images_are_different_ones_and_no_label_leaks() -> None:
+def test_labeled_and_unlabeled_images_are_different_ones_and_no_label_leaks() -> None:
     data = two_streams(crop=(40, 40), scales=(1.0,), flip=0.0)
     kept, others = set(data.part(True).names), set(data.part(False).names)
     assert len(kept) == 3 and len(others) == 4 and not kept & others
@@ -430,16 +430,16 @@ def test_labelled_and_unlabelled_images_are_different_ones_and_no_label_leaks() 
     }
 
 
-def test_every_image_is_unlabelled_too_where_every_image_is_labelled() -> None:
-    data = two_streams(labelled=None)
+def test_every_image_is_unlabeled_too_where_every_image_is_labeled() -> None:
+    data = two_streams(labeled=None)
     assert len(data.part(True)) == len(data.part(False)) == 7 and data.share_of_labels() is None
-    labelled, unlabelled = drawn(data)[0]
-    assert not torch.equal(labelled[0], unlabelled[0]) and UNLABELLED > 2**31
+    labeled, unlabeled = drawn(data)[0]
+    assert not torch.equal(labeled[0], unlabeled[0]) and UNLABELED > 2**31
 
 
 # --- whole runs
 
-SEMI = ["--semi", "mean_teacher", "data.labelled=1/2", "semi.threshold=0.1"]
+SEMI = ["--semi", "mean_teacher", "data.labeled=1/2", "semi.threshold=0.1"]
 SMALL = [
     "--data",
     "streets",
@@ -448,7 +448,7 @@ SMALL = [
     *INTERVALS,
     *CPU,
     "recipe.batch=2",
-    "data.unlabelled=2",
+    "data.unlabeled=2",
 ]
 
 
@@ -459,7 +459,7 @@ def run_semi(folder: Path, row: str, *words: str) -> int:
 @pytest.fixture(scope="module")
 def semi_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("semi")
-    assert run_semi(folder, "bisenet/xception39", "data.unlabelled=4") == 0
+    assert run_semi(folder, "bisenet/xception39", "data.unlabeled=4") == 0
     return only(folder)
 
 
@@ -476,13 +476,13 @@ def test_a_run_judges_both_networks_and_says_what_it_was(semi_run: Path) -> None
         "pixel_accuracy",
         "iou",
     }
-    assert result["labelled"]["images"] == 4 and result["labelled"]["of"] == 8
+    assert result["labeled"]["images"] == 4 and result["labeled"]["of"] == 8
     assert (
         result["overrides"]["semi"] == "mean_teacher"
-        and result["overrides"]["data.labelled"] == "1/2"
+        and result["overrides"]["data.labeled"] == "1/2"
     )
     assert result["departures"][:2] == [
-        "data.labelled all -> 1/2 (command line)",
+        "data.labeled all -> 1/2 (command line)",
         "semi none -> mean_teacher (command line)",
     ]
     plain = segmodels.experiment("bisenet/xception39").build()
@@ -556,7 +556,7 @@ def die_of_kind(folder: Path, kind: str) -> int:
 KINDS = {
     "plain": [],
     "two workers": ["data.workers=2"],
-    "accumulation": ["trainer.accumulate=2", "recipe.batch=4", "data.unlabelled=4"],
+    "accumulation": ["trainer.accumulate=2", "recipe.batch=4", "data.unlabeled=4"],
 }
 DYING = {kind: lambda folder, kind=kind: die_of_kind(folder, kind) for kind in KINDS}
 
@@ -585,14 +585,14 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     assert_goes_on(killed / kind, only(tmp_path), step=4)
 
 
-def test_the_baseline_sees_the_same_labelled_images_and_no_other(
+def test_the_baseline_sees_the_same_labeled_images_and_no_other(
     tmp_path: Path, semi_run: Path
 ) -> None:
-    words = [*SMALL[:-1], "--semi", "none", "data.labelled=1/2", "--runs", str(tmp_path)]
+    words = [*SMALL[:-1], "--semi", "none", "data.labeled=1/2", "--runs", str(tmp_path)]
     assert run.main(["--model", "bisenet/xception39", *words]) == 0
     result = json.loads((only(tmp_path) / "result.json").read_text())
     assert result["semi"] is None and result["others"] == {}
-    assert result["labelled"] == json.loads((semi_run / "result.json").read_text())["labelled"]
+    assert result["labeled"] == json.loads((semi_run / "result.json").read_text())["labeled"]
 
 
 @pytest.mark.parametrize(
@@ -601,11 +601,11 @@ def test_the_baseline_sees_the_same_labelled_images_and_no_other(
         (["semi.mask=cutmix"], "did you mean semi.masks"),
         (["semi.masks=cutmax"], "did you mean semi.masks=cutmix"),
         (["semi.decay=2"], "semi.decay=2.0; it must be from 0 to 1"),
-        (["data.unlabelled=1"], "cutmix mixes images in pairs"),
-        (["data.labelled=1/0.5"], "is no file and no part"),
+        (["data.unlabeled=1"], "cutmix mixes images in pairs"),
+        (["data.labeled=1/0.5"], "is no file and no part"),
         (["--semi", "mean_techer"], "did you mean mean_teacher"),
         (["--semi", "none"], "there are no semi options here; name a method"),
-        (["--semi", "none", "data.unlabelled=4"], "there are no semi options here"),
+        (["--semi", "none", "data.unlabeled=4"], "there are no semi options here"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(
@@ -616,15 +616,15 @@ def test_what_cannot_be_is_refused_in_a_sentence(
     assert not (tmp_path / "runs").exists()
 
 
-def test_unlabelled_images_without_a_method_are_refused(
+def test_unlabeled_images_without_a_method_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert (
         run.main(
-            ["--model", "bisenet/xception39", "data.unlabelled=4", "--runs", str(tmp_path / "runs")]
+            ["--model", "bisenet/xception39", "data.unlabeled=4", "--runs", str(tmp_path / "runs")]
         )
         == 2
     )
     assert_one_sentence(
-        capsys.readouterr().err, "data.unlabelled counts images for a semi-supervised method"
+        capsys.readouterr().err, "data.unlabeled counts images for a semi-supervised method"
     )

@@ -25,8 +25,8 @@ class Pair(Method):
     evaluated_beside = ("other",)
 
     def losses(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        labelled, _ = batch
-        return self.used.losses(labelled)
+        labeled, _ = batch
+        return self.used.losses(labeled)
 
 
 def test_a_method_computes_what_its_first_network_computes() -> None:
@@ -74,8 +74,8 @@ DEFAULTS = {
     },
     # hfslyc/AdvSemiSeg: the command in README.md, LAMBDA_SEMI_ADV and LEARNING_RATE_D of train.py
     "advsemiseg": {
-        "labelled": 0.01,
-        "unlabelled": 0.001,
+        "labeled": 0.01,
+        "unlabeled": 0.001,
         "semi": 0.1,
         "threshold": 0.2,
         "start": 5000,
@@ -102,7 +102,7 @@ def test_every_network_learns_by_its_own_groups_and_a_frozen_one_does_not() -> N
     assert module.used.stepped == module.other.stepped == 1
 
 
-def test_maps_of_labelled_images_lose_the_margin_as_their_label_does() -> None:
+def test_maps_of_labeled_images_lose_the_margin_as_their_label_does() -> None:
     class Weighted(Valid):
         def criterion(self, outputs: dict, label: Tensor, **maps: Tensor) -> dict[str, Tensor]:
             assert maps["weights"].shape == label.shape == (4, 24, 40)
@@ -110,10 +110,10 @@ def test_maps_of_labelled_images_lose_the_margin_as_their_label_does() -> None:
 
     module = Pair(Weighted(), Weighted())
     image, label = images()
-    labelled = image, label, {"weights": torch.rand(4, 32, 48)}
+    labeled = image, label, {"weights": torch.rand(4, 32, 48)}
     outputs = module.used.outputs(module.normalized(image))
-    found = module.own_losses(module.used, outputs, labelled)
-    assert torch.equal(found["main"], module.used.losses(labelled)["main"])
+    found = module.own_losses(module.used, outputs, labeled)
+    assert torch.equal(found["main"], module.used.losses(labeled)["main"])
 
 
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
@@ -168,7 +168,7 @@ def assert_own_weights(one: SegmentationModule, other: SegmentationModule) -> No
 
 @pytest.mark.slow
 def test_a_compiled_teacher_computes_with_its_own_weights(quickly_compiled: None) -> None:
-    words = ["data.labelled=1/2", "data.height=64", "data.width=96", "trainer.compile=true"]
+    words = ["data.labeled=1/2", "data.height=64", "data.width=96", "trainer.compile=true"]
     words += ["data.train=4", "data.val=1", "recipe.crop=64x96", "recipe.batch=2"]
     resolved = resolve("bisenet/xception39", "streets", words, semi="mean_teacher")
     data = build.open_data(resolved, seed=0)

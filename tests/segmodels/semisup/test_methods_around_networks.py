@@ -41,7 +41,7 @@ OWN_TERM = {
     "advsemiseg": "train/discriminator_true",
 }
 WORDS = [
-    "data.height=64", "data.width=128", "data.train=8", "data.val=1", "data.labelled=1/2", "data.unlabelled=2",
+    "data.height=64", "data.width=128", "data.train=8", "data.val=1", "data.labeled=1/2", "data.unlabeled=2",
     "recipe.batch=2", "recipe.warmup=1", "recipe.precision=32-true", "trainer.pictures=1",
 ]  # fmt: skip
 # A few steps around small networks in CI; more around all of them where somebody waits for it

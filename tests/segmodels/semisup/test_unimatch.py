@@ -32,12 +32,12 @@ class Tiny(SegmentationModule):
 
 
 def batch() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    image, unlabelled = torch.randint(256, (2, 2, 3, 24, 32), dtype=torch.uint8)
+    image, unlabeled = torch.randint(256, (2, 2, 3, 24, 32), dtype=torch.uint8)
     label = torch.randint(3, (2, 24, 32), dtype=torch.uint8)
     label[:, :2] = 255
     padding = torch.zeros_like(label)
     padding[0, :, -5:] = 255
-    return (image, label), (unlabelled, padding)
+    return (image, label), (unlabeled, padding)
 
 
 def enlarged(logits: Tensor) -> Tensor:
@@ -58,10 +58,10 @@ def asked(logits: Tensor, label: Tensor, padding: Tensor) -> Tensor:
 
 def test_fixmatch_is_half_supervised_and_half_what_the_network_is_sure_of() -> None:
     method = UniMatch(Tiny, threshold=0.4, streams=1, dropped=0.0, cutmix=0.0, **STILL).train()
-    (image, label), (unlabelled, padding) = batch()
-    terms = method.losses(((image, label), (unlabelled, padding)))
+    (image, label), (unlabeled, padding) = batch()
+    terms = method.losses(((image, label), (unlabeled, padding)))
     student = method.student
-    weak = student.normalized(unlabelled)
+    weak = student.normalized(unlabeled)
     said = student.logits(torch.cat([student.normalized(image), weak]))
     taught = sure(said[2:], padding, 0.4)
     assert 0 < (taught != 255).float().mean() < 1  # so that the threshold decides something
@@ -77,13 +77,13 @@ def test_a_box_shows_the_next_image_and_asks_for_what_evaluation_mode_says_of_it
     box = torch.zeros(2, 24, 32, dtype=torch.bool)
     box[0, 3:15, 4:20] = True
     method.boxes = lambda image, chance: box
-    (image, label), (unlabelled, padding) = batch()
+    (image, label), (unlabeled, padding) = batch()
     student = method.student
     student.eval()
-    beside = sure(student.logits(student.normalized(unlabelled)), padding, 0.4)
+    beside = sure(student.logits(student.normalized(unlabeled)), padding, 0.4)
     student.train()
-    terms = method.losses(((image, label), (unlabelled, padding)))
-    weak = student.normalized(unlabelled)
+    terms = method.losses(((image, label), (unlabeled, padding)))
+    weak = student.normalized(unlabeled)
     said = student.logits(torch.cat([student.normalized(image), weak]))
     taught, hidden = sure(said[2:], padding, 0.4), padding.clone()
     shown = weak.clone()
@@ -154,8 +154,8 @@ def test_boxes_have_the_authors_sizes_and_lie_anywhere() -> None:
 
 
 def test_floats_cannot_be_recolored_and_numbers_out_of_range_are_refused() -> None:
-    (image, label), (unlabelled, padding) = batch()
+    (image, label), (unlabeled, padding) = batch()
     with pytest.raises(TypeError, match="strong color is defined on uint8"):
-        UniMatch(Tiny).train().losses(((image, label), (unlabelled / 255, padding)))
+        UniMatch(Tiny).train().losses(((image, label), (unlabeled / 255, padding)))
     with pytest.raises(ValueError, match=r"semi\.streams=0; it must be from 1 to 8"):
         UniMatch(Tiny, streams=0)
