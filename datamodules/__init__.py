@@ -5,14 +5,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from datamodules.errors import DataError as DataError
+
 if TYPE_CHECKING:
     from datamodules.module import SegmentationData
 
 HERE = Path(__file__).parent
-
-
-class DataError(ValueError):
-    """A mistake in the user's data: one sentence that names the file and says what to do."""
 
 
 def names() -> dict[str, str]:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.labels import CITYSCAPES
 from datamodules.layouts import one_of, tell
 from datamodules.module import SegmentationData

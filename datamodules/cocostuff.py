@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.labels import LabelSet, devkit_color
 from datamodules.layouts import matrix, names_in, one_of, original, picked, tell
 from datamodules.module import SegmentationData

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.reading.decoding import Box, inside
 from datamodules.reading.sources import Pair, Part, Source
 

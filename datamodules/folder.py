@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.labels import IGNORED, RGB, LabelSet
 from datamodules.module import SegmentationData
 from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem, paired

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.labels import CITYSCAPES
 from datamodules.layouts import matrix, one_of, original, picked, tell
 from datamodules.module import SegmentationData

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules import DataError
+from datamodules.errors import DataError
 
 RGB = tuple[int, int, int]
 IGNORED = 255

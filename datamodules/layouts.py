@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules import DataError
+from datamodules.errors import DataError
 
 
 def below(root: Path, pattern: str, ending: str, remedy: str) -> dict[str, Path]:

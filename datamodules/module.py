@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.labels import RGB, LabelSet
 from datamodules.layouts import one_of, tell, whole_number
 from datamodules.packs.find import find_pack, packs_beside

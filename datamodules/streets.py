@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.labels import CITYSCAPES
 from datamodules.layouts import whole_number
 from datamodules.module import SegmentationData

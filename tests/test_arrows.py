@@ -1,6 +1,7 @@
 """Which package may import which: the tables of ARCHITECTURE.md."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,7 @@ PARTS_MAY_USE = {"torch", "numpy", "timm"}
 
 # Packages of datamodules, lowest first: each may import those before it. Data sets are files of their own and last.
 DATAMODULES = (
+    "errors",
     "labels",
     "layouts",
     "progress",
@@ -132,6 +134,21 @@ def test_a_package_of_experiments_imports_only_what_it_may(part: str) -> None:
     for file in files(f"experiments/{part}"):
         beyond = (second_names(file, "experiments") & known("experiments")) - allowed
         assert not beyond, f"{file.relative_to(ROOT)} imports {sorted(beyond)}"
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_files_do_not_import_each_other_in_a_circle() -> None:
+    """Imports inside functions count too, and those that are for types alone."""
+    own = {module_name(file): file for package in OWN for file in files(package)}
+    arrows = {}
+    for name, file in own.items():
+        found = {each if each in own else each.rpartition(".")[0] for each in imports(file)}
+        arrows[name] = (found & own.keys()) - {name}
+    graphlib.TopologicalSorter(arrows).prepare()
 
 
 def commands() -> set[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.packs.format import Pack
 from datamodules.packs.object_store import RemotePack, is_address
 

@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.labels import LabelSet
 from datamodules.reading.decoding import Box, Size, inside
 from datamodules.reading.sources import Pair

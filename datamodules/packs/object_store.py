@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.labels import LabelSet
 from datamodules.packs.format import Pack
 from datamodules.reading.decoding import Box

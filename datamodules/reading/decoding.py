@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.reading import png
 
 Size = tuple[int, int]

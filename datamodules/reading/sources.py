@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.labels import LabelSet
 from datamodules.progress import with_progress
 from datamodules.reading.decoding import (

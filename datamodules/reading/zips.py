@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.reading.decoding import from_disk
 
 LOCAL = struct.Struct(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.progress import with_progress
 from datamodules.reading.sources import Source
 from datamodules.sampling.crops import Spot

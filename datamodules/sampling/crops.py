@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.labels import IGNORED
 from datamodules.reading.decoding import Box, Pair, Size
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.sampling.crops import SPLIT, draw
 
 LISTS = Path(__file__).parents[1] / "lists"

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.sampling.samples import collate
 
 

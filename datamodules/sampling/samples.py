@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from datamodules import DataError
+from datamodules.errors import DataError
 from datamodules.labels import IGNORED
 from datamodules.reading.decoding import Pair
 from datamodules.reading.sources import Source
