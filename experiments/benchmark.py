@@ -25,19 +25,19 @@ from experiments.command_line.parser import Parser
 
 @command(stopped="stopped; nothing was written")
 def main(arguments: list[str] | None = None) -> int:
-    args, unknown = parser().parse_known_args(arguments)
+    args, unknown = make_parser().parse_known_args(arguments)
     if unknown:  # argparse itself would name the options of the program instead of the subject's
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return args.run(args)
 
 
-def parser() -> Parser:
-    made = Parser(prog="benchmark.py", description=__doc__)
-    subjects = made.add_subparsers(title="what to measure", metavar="SUBJECT", required=True)
+def make_parser() -> Parser:
+    parser = Parser(prog="benchmark.py", description=__doc__)
+    subjects = parser.add_subparsers(title="what to measure", metavar="SUBJECT", required=True)
     add_infer(subjects)
     add_loss(subjects)
     add_data(subjects)
-    return made
+    return parser
 
 
 if __name__ == "__main__":

@@ -34,43 +34,43 @@ problems                                    worth a look (they do not change the
 """
 
 
-def parser() -> Parser:
-    made = Parser(prog="check_data.py", description=__doc__, epilog=EPILOG)
-    made.add_argument("--data", metavar="NAME", required=True, help="the data set, as in run.py")
-    made.add_argument(
+def make_parser() -> Parser:
+    parser = Parser(prog="check_data.py", description=__doc__, epilog=EPILOG)
+    parser.add_argument("--data", metavar="NAME", required=True, help="the data set, as in run.py")
+    parser.add_argument(
         "--splits",
         metavar="NAME,...",
         help="default: train, val and test, where their labels are public",
     )
-    made.add_argument(
+    parser.add_argument(
         "--limit", metavar="N", type=int, help="only N images of each split, spread over it"
     )
-    made.add_argument(
+    parser.add_argument(
         "--workers",
         metavar="N",
         type=int,
         default=0,
         help="threads that read (default: one per core)",
     )
-    made.add_argument("--out", metavar="FILE", type=Path, help="also write everything as JSON")
-    made.add_argument(
+    parser.add_argument("--out", metavar="FILE", type=Path, help="also write everything as JSON")
+    parser.add_argument(
         "--page",
         metavar="FILE",
         type=Path,
         help="also write a page of pictures (HTML, one file), suspicious ones first",
     )
-    made.add_argument(
+    parser.add_argument(
         "overrides",
         nargs="*",
         metavar="data.name=value",
         help="options of the data set, such as data.root=DIR",
     )
-    return made
+    return parser
 
 
 @command(stopped="stopped; nothing was written")
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parser().parse_intermixed_args(arguments)
+    args = make_parser().parse_intermixed_args(arguments)
     for flag, number, least in (("--limit", args.limit, 1), ("--workers", args.workers, 0)):
         if number is not None and number < least:
             raise UserError(f"{flag} {number}: it is a whole number from {least} up")

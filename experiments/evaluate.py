@@ -75,9 +75,9 @@ what is written
 GROUPS = ("data.", "model.")
 
 
-def parser() -> Parser:
-    made = Parser(prog="evaluate.py", description=__doc__, epilog=EPILOG)
-    add = made.add_argument
+def make_parser() -> Parser:
+    parser = Parser(prog="evaluate.py", description=__doc__, epilog=EPILOG)
+    add = parser.add_argument
     add("network", nargs="?", help=NETWORK_HELP)
     add(
         "overrides",
@@ -91,14 +91,14 @@ def parser() -> Parser:
         metavar=("LAYOUT", "FILE"),
         help="the authors' checkpoint; short for released:NAME=FILE",
     )
-    what = made.add_argument_group("on what")
+    what = parser.add_argument_group("on what")
     what.add_argument(
         "--data",
         metavar="NAME",
         help="default: what the network was trained on, with the run's options",
     )
     what.add_argument("--split", choices=("val", "test"), default="val", help="default: val")
-    how = made.add_argument_group("how")
+    how = parser.add_argument_group("how")
     modes = how.add_mutually_exclusive_group()
     modes.add_argument("--inference", metavar="MODE", help="default: the recipe's")
     modes.add_argument(
@@ -115,7 +115,7 @@ def parser() -> Parser:
         choices=("32-true", "16-mixed", "bf16-mixed"),
         help="default: what the run was trained in",
     )
-    more = made.add_argument_group("what else to find out")
+    more = parser.add_argument_group("what else to find out")
     more.add_argument(
         "--full",
         action="store_true",
@@ -147,7 +147,7 @@ def parser() -> Parser:
         type=Path,
         help="write label files for Cityscapes' test server into a new folder",
     )
-    shift = made.add_argument_group("generalization")
+    shift = parser.add_argument_group("generalization")
     shift.add_argument(
         "--shift",
         metavar="KINDS",
@@ -175,7 +175,7 @@ def parser() -> Parser:
         type=Path,
         help="another network's --shift file: CD and rCD against it",
     )
-    out = made.add_argument_group("where to")
+    out = parser.add_argument_group("where to")
     out.add_argument("--out", metavar="FILE", type=Path, help="a new file (default: see below)")
     out.add_argument(
         "--runs",
@@ -184,12 +184,12 @@ def parser() -> Parser:
         default=Path("runs"),
         help="for released checkpoints (default: runs)",
     )
-    return made
+    return parser
 
 
 @command(stopped="stopped; what is named above is written, and nothing else")
 def main(arguments: list[str] | None = None) -> int:
-    args = parser().parse_intermixed_args(arguments)
+    args = make_parser().parse_intermixed_args(arguments)
     source = network_of(args)
     check(args, source)
     if args.submit:

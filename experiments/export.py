@@ -46,49 +46,49 @@ class Unequal(Exception):
     """The file is not the network: it is not kept."""
 
 
-def parser() -> Parser:
-    made = Parser(prog="export.py", description=__doc__)
-    made.add_argument(
+def make_parser() -> Parser:
+    parser = Parser(prog="export.py", description=__doc__)
+    parser.add_argument(
         "checkpoint",
         nargs="?",
         metavar="network",
         help=NETWORK_HELP,
     )
-    made.add_argument(
+    parser.add_argument(
         "overrides",
         nargs="*",
         metavar="model.name=value",
         help="options of the network; a checkpoint's must leave its weights as they are",
     )
-    made.add_argument(
+    parser.add_argument(
         "--model",
         metavar="PAPER[/ROW]",
         help="a row with fresh weights instead; with --check also a pattern",
     )
-    made.add_argument(
+    parser.add_argument(
         "--size",
         type=height_by_width,
         metavar="HEIGHTxWIDTH",
         help="the only size that the file will take, such as 512x1024",
     )
-    made.add_argument("--out", metavar="FILE", type=Path, help="a new file, such as bisenet.onnx")
-    made.add_argument(
+    parser.add_argument("--out", metavar="FILE", type=Path, help="a new file, such as bisenet.onnx")
+    parser.add_argument(
         "--uint8", action="store_true", help="the input is uint8 RGB, normalized inside"
     )
-    made.add_argument(
+    parser.add_argument(
         "--argmax", action="store_true", help="the output is the class of each pixel, uint8"
     )
-    made.add_argument(
+    parser.add_argument(
         "--check",
         action="store_true",
         help="export and verify, keep no file; without a model: every row",
     )
-    return made
+    return parser
 
 
 @command(stopped="stopped; nothing was written")
 def main(arguments: list[str] | None = None) -> int:
-    args = parser().parse_intermixed_args(arguments)
+    args = make_parser().parse_intermixed_args(arguments)
     check_args(args)
     quiet()
     return check(args) if args.check else export(args)

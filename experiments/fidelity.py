@@ -345,24 +345,24 @@ def read(file: Path) -> list[Fidelity]:
 # --- command line
 
 
-def parser() -> Parser:
-    made = Parser(prog="fidelity.py", description=__doc__)
-    made.add_argument(
+def make_parser() -> Parser:
+    parser = Parser(prog="fidelity.py", description=__doc__)
+    parser.add_argument(
         "--only",
         metavar="TEXT",
         default="",
         help="layouts whose name contains TEXT; nothing is written",
     )
-    made.add_argument(
+    parser.add_argument(
         "--stored", action="store_true", help="the table as it was written last; computes nothing"
     )
-    made.add_argument(
+    parser.add_argument(
         "--format",
         choices=("text", "markdown"),
         default="text",
         help="text for a terminal (default), or for a file",
     )
-    return made
+    return parser
 
 
 def layout_names(only: str) -> list[str]:
@@ -376,7 +376,7 @@ def layout_names(only: str) -> list[str]:
 
 @command(stopped="stopped; nothing was written")
 def main(arguments: list[str] | None = None) -> int:
-    args = parser().parse_args(arguments)
+    args = make_parser().parse_args(arguments)
     names = layout_names(args.only)
     if args.stored:
         rows = [row for row in read(RESULT) if row.name in names]

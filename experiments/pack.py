@@ -37,39 +37,39 @@ data.cache=DIR data.cache_gb=50 to keep what was read; needs the package obstore
 COPY = "copy PACKS to a bucket and train with data.root=s3://BUCKET/PREFIX"
 
 
-def parser() -> Parser:
-    made = Parser(prog="pack.py", description=__doc__, epilog=EPILOG)
-    made.add_argument("--data", metavar="NAME", help="the data set, as in run.py")
-    made.add_argument(
+def make_parser() -> Parser:
+    parser = Parser(prog="pack.py", description=__doc__, epilog=EPILOG)
+    parser.add_argument("--data", metavar="NAME", help="the data set, as in run.py")
+    parser.add_argument(
         "--out", metavar="DIR", type=Path, help="where the packs go; later it is data.root"
     )
-    made.add_argument("--form", choices=("tiles", "raw"), default="tiles", help="default: tiles")
-    made.add_argument(
+    parser.add_argument("--form", choices=("tiles", "raw"), default="tiles", help="default: tiles")
+    parser.add_argument(
         "--splits", metavar="NAME,...", default="train,val", help="default: train,val"
     )
-    made.add_argument(
+    parser.add_argument(
         "--workers",
         metavar="N",
         type=int,
         default=0,
         help="threads that read and compress (default: one per core)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--verify", metavar="DIR|FILE", type=Path, help="check packs that are there; writes nothing"
     )
-    made.add_argument("--stream", metavar="DIR", help=f"no longer needed: {COPY}")
-    made.add_argument(
+    parser.add_argument("--stream", metavar="DIR", help=f"no longer needed: {COPY}")
+    parser.add_argument(
         "overrides",
         nargs="*",
         metavar="data.name=value",
         help="options of the data set, such as data.root=DIR",
     )
-    return made
+    return parser
 
 
 @command(stopped="stopped; the same command goes on from here")
 def main(arguments: list[str] | None = None) -> int:
-    args = parser().parse_intermixed_args(arguments)
+    args = make_parser().parse_intermixed_args(arguments)
     if args.verify:
         return verify(args.verify)
     if args.stream:

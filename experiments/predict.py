@@ -71,7 +71,7 @@ that proves damaged later is passed over and named at the end: exit code 2.
 """
 
 
-def parser() -> Parser:
+def make_parser() -> Parser:
     parser = Parser(prog="predict.py", description=__doc__, epilog=EPILOG)
     parser.add_argument("network", help=NETWORK_HELP)
     parser.add_argument(
@@ -153,7 +153,7 @@ def parser() -> Parser:
 
 @command(stopped="stopped; what is written is whole")
 def main(arguments: list[str] | None = None) -> int:
-    args = parser().parse_intermixed_args(arguments)
+    args = make_parser().parse_intermixed_args(arguments)
     source = parse_network(args.network)
     args.model = [word for word in args.inputs if word.startswith("model.") and "=" in word]
     words = [word for word in args.inputs if word not in args.model]

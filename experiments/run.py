@@ -37,7 +37,7 @@ fine-tuning on your own images
 """
 
 
-def parser() -> Parser:
+def make_parser() -> Parser:
     parser = Parser(
         prog="run.py",
         description=__doc__,
@@ -107,7 +107,7 @@ def parser() -> Parser:
 
 @command(stopped="stopped before training began; nothing was written")
 def main(arguments: list[str] | None = None) -> int:
-    args = parser().parse_intermixed_args(arguments)
+    args = make_parser().parse_intermixed_args(arguments)
     if args.list:
         return catalogue_table()
     if args.resume:

@@ -102,7 +102,7 @@ def test_every_command_line_is_understood(line: str, capsys: pytest.CaptureFixtu
         assert program.main([*words, "--show"]) == 0
         return
     try:
-        _, unknown = program.parser().parse_known_args(words)
+        _, unknown = program.make_parser().parse_known_args(words)
     except SystemExit:
         pytest.fail(capsys.readouterr().err)
     assert [word for word in unknown if word.startswith("-")] == []

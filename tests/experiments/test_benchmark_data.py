@@ -71,7 +71,7 @@ def test_every_source_is_measured_in_every_round_and_stored_with_its_conditions(
 
 
 def test_both_hand_over_what_they_say(city: Path) -> None:
-    with data.every_form(benchmark.parser().parse_args(words(city))) as folders:
+    with data.every_form(benchmark.make_parser().parse_args(words(city))) as folders:
         rows = data.samples_of(folders, (64, 64))
         image, label = rows["torchvision + albumentations"].sample(0)
         assert (

@@ -493,12 +493,11 @@ def test_every_command_refuses_the_same_rows_in_the_same_words(
 
 
 def test_every_command_takes_the_same_patterns_of_rows() -> None:
-    from experiments import export
     from experiments.benchmarks import inference
 
     for word in ("stdc", "stdc/*", "stdc/no_*, stdc, fcn"):
         rows = row_patterns.matching_rows(word)
-        assert inference.sources(word) == export.rows_of(word, several=True) == rows
+        assert inference.sources(word) == rows
 
 
 # --- options that were spelled in another way before

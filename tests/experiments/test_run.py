@@ -304,13 +304,11 @@ def test_validation_pictures_show_the_running_average_by_the_recipes_decay_that_
 ) -> None:
     seen: dict[int, Tensor] = {}
 
-    def predicted(
-        trainer: Any, module: SegmentationModule, *pair: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
+    def predict(trainer: Any, module: SegmentationModule, image: np.ndarray) -> np.ndarray:
         seen[trainer.global_step] = next(module.parameters()).detach().clone()
-        return pair[0], pair[1], pair[1]
+        return np.zeros(image.shape[:2], np.uint8)
 
-    monkeypatch.setattr(pictures_module, "predicted", predicted)
+    monkeypatch.setattr(pictures_module, "predict", predict)
     stepped: list[Tensor] = []
 
     def after_step(module: BiSeNet) -> None:
@@ -529,7 +527,7 @@ def test_a_finished_run_says_so_and_is_left_alone(
     ("files", "words", "answer"),
     [
         ({}, [], "is not a run folder: it has no config.json"),
-        ({"config.json": "{"}, [], "config.json is damaged"),
+        ({"config.json": "{"}, [], "config.json is broken JSON"),
         ({"config.json": '{"schema": 0}'}, [], "was not written by this version of run.py"),
         (
             {"config.json": None},

@@ -34,7 +34,7 @@ SCORES = {"stdc/stdc1": 0.5, "stdc/no_detail": 0.4, "stdc/stdc2": 0.6}
 
 
 def asked(*given: str, folder: Path = Path("runs")) -> Namespace:
-    return run.parser().parse_intermixed_args([*given, "--runs", str(folder)])
+    return run.make_parser().parse_intermixed_args([*given, "--runs", str(folder)])
 
 
 class Trainings:
@@ -47,7 +47,7 @@ class Trainings:
 
     def __call__(self, arguments: list[str], stop: sweep.Stop, lock: int) -> tuple[int, list[str]]:
         self.commands.append(arguments)
-        given = run.parser().parse_intermixed_args(arguments)
+        given = run.make_parser().parse_intermixed_args(arguments)
         folder = given.resume or self.begin(given)
         config = run_folder.read_config(folder)
         row, seed = config["experiment"], config["seed"]
@@ -358,7 +358,7 @@ def test_sigterm_is_handed_on_to_the_run_and_the_lock_is_inherited(
     with sweep.Stop().listening() as stop:
         code, _ = sweep.process([], stop, lock.fileno())
         other.join()  # within, for nobody else would take its SIGTERM
-    assert (code, stop.asked, held) == (143, signal.SIGTERM, [True])
+    assert (code, stop.number, held) == (143, signal.SIGTERM, [True])
 
 
 def test_sigterm_while_the_run_is_being_started_is_handed_on_too(

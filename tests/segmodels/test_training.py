@@ -124,7 +124,7 @@ def test_what_is_logged_of_a_step_is_the_mean_over_its_micro_batches() -> None:
     module, logged, losses = tiny(iterations=2), [], []
 
     def seen(*unused: object) -> None:
-        losses.append(module.micro_batches[-1]["train/loss"].item())
+        losses.append(module.micro_batches[-1]["loss"].item())
         logged.append(module.trainer.callback_metrics["train/loss"].item())
 
     module.on_train_batch_end = seen
