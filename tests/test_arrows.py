@@ -151,6 +151,13 @@ def test_files_do_not_import_each_other_in_a_circle() -> None:
     graphlib.TopologicalSorter(arrows).prepare()
 
 
+@pytest.mark.parametrize("package", OWN)
+def test_the_page_on_architecture_names_every_package(package: str) -> None:
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    folders = [each.name for each in (ROOT / package).iterdir() if (each / "__init__.py").is_file()]
+    assert folders and [name for name in folders if f"`{name}/`" not in page] == []
+
+
 def commands() -> set[str]:
     return {file.stem for file in (ROOT / "experiments").glob("*.py")} - {"__init__"}
 
