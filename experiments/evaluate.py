@@ -38,7 +38,7 @@ from experiments.command_line.networks import (
     released_checkpoint,
 )
 from experiments.command_line.overrides import split_overrides
-from experiments.command_line.parser import Parser
+from experiments.command_line.parser import Parser, count, positive
 from experiments.command_line.values import checked_mode
 from experiments.records.trained_networks import check_words
 
@@ -100,7 +100,9 @@ def make_parser() -> Parser:
     what.add_argument("--split", choices=("val", "test"), default="val", help="default: val")
     how = parser.add_argument_group("how")
     modes = how.add_mutually_exclusive_group()
-    modes.add_argument("--inference", metavar="MODE", help="default: the recipe's")
+    modes.add_argument(
+        "--inference", metavar="MODE", type=checked_mode, help="default: the recipe's"
+    )
     modes.add_argument(
         "--protocols", action="store_true", help="every protocol of the paper, one after the other"
     )
@@ -130,6 +132,7 @@ def make_parser() -> Parser:
     more.add_argument(
         "--beside",
         metavar="NETWORK",
+        type=parse_network,
         action="append",
         default=[],
         help="draw its predictions too; may be given again",
@@ -137,7 +140,7 @@ def make_parser() -> Parser:
     more.add_argument(
         "--pictures",
         metavar="N",
-        type=int,
+        type=count,
         default=4,
         help="images on the sheet of --released and --beside (default: 4)",
     )
@@ -156,12 +159,16 @@ def make_parser() -> Parser:
         help="corrupted images: all (default), groups or kinds, see below",
     )
     shift.add_argument(
-        "--severities", metavar="LIST", default="1,2,3,4,5", help="of --shift (default: 1,2,3,4,5)"
+        "--severities",
+        metavar="LIST",
+        type=severities,
+        default="1,2,3,4,5",
+        help="of --shift (default: 1,2,3,4,5)",
     )
     shift.add_argument(
         "--shift-images",
         metavar="N",
-        type=int,
+        type=positive,
         help="take N images spread over the split (default: all)",
     )
     shift.add_argument(
@@ -185,6 +192,15 @@ def make_parser() -> Parser:
         help="for released checkpoints (default: runs)",
     )
     return parser
+
+
+def severities(text: str) -> list[int]:
+    numbers = set(text.split(","))
+    if not numbers <= set("12345"):
+        raise argparse.ArgumentTypeError(
+            f"{text}: it is numbers from 1 to 5 with commas between them, such as 1,3,5"
+        )
+    return sorted(map(int, numbers))
 
 
 @command(stopped="stopped; what is named above is written, and nothing else")
@@ -229,7 +245,6 @@ def network_of(args: argparse.Namespace) -> Path | ReleasedCheckpoint:
 
 def check(args: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:
     """Refuse before torch is imported what can be refused then."""
-    args.beside = [parse_network(word) for word in args.beside]
     args.full |= bool(args.page)
     if args.shift and args.shift.startswith(GROUPS):  # the word after --shift was no kind
         args.overrides.insert(0, args.shift)
@@ -238,10 +253,6 @@ def check(args: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:
     check_words(source, args.data, args.overrides, args.model)
     check_shift(args)
     check_submit(args)
-    if args.inference:
-        checked_mode(args.inference)
-    if args.pictures < 0:
-        raise UserError(f"--pictures {args.pictures}: it is a number of images, or 0 for none")
     for flag, file in (("--out", args.out), ("--page", args.page)):
         if file and args.protocols:
             raise UserError(
@@ -277,15 +288,6 @@ def check_shift(args: argparse.Namespace) -> None:
         raise UserError(
             "--reference is what a --shift is compared with; add --shift, or leave it out"
         )
-    numbers = args.severities.split(",")
-    if not set(numbers) <= set("12345"):
-        raise UserError(
-            f"--severities {args.severities}: write numbers from 1 to 5 with commas between them, "
-            "such as 1,3,5"
-        )
-    args.severities = sorted(map(int, set(numbers)))
-    if args.shift_images is not None and args.shift_images < 1:
-        raise UserError(f"--shift-images {args.shift_images}: it is a number of images from 1 up")
 
 
 def check_submit(args: argparse.Namespace) -> None:

@@ -23,14 +23,13 @@ a camera or a stream, until Ctrl-C or so many frames, in real time
 """
 
 import argparse
-import math
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.networks import NETWORK_HELP, parse_network
-from experiments.command_line.parser import Parser
+from experiments.command_line.parser import Parser, positive, seconds, share
 from experiments.command_line.values import checked_mode
 from experiments.prediction.inputs import read_inputs
 from experiments.prediction.outputs import check_no_predictions, name_outputs, parse_kinds
@@ -93,12 +92,15 @@ def make_parser() -> Parser:
         help="default: label,color,overlay of images, overlay of a video or camera",
     )
     parser.add_argument(
-        "--inference", metavar="MODE", help="default: the recipe's (see evaluate.py --help)"
+        "--inference",
+        metavar="MODE",
+        type=checked_mode,
+        help="default: the recipe's (see evaluate.py --help)",
     )
     parser.add_argument(
         "--batch",
         metavar="N",
-        type=int,
+        type=positive,
         default=1,
         help="images of one size that go through together (default 1)",
     )
@@ -116,7 +118,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--strength",
         metavar="SHARE",
-        type=float,
+        type=share,
         default=0.55,
         help="of the colors in the overlay, 0 to 1 (default 0.55)",
     )
@@ -134,14 +136,21 @@ def make_parser() -> Parser:
     videos.add_argument(
         "--every",
         metavar="N",
-        type=int,
+        type=positive,
         help="only every Nth frame of a video, which plays as long as before",
     )
-    videos.add_argument("--start", metavar="SECONDS", type=float, help="where to begin in a video")
     videos.add_argument(
-        "--end", metavar="SECONDS", type=float, help="where to end in a video, or how long to film"
+        "--start", metavar="SECONDS", type=seconds, help="where to begin in a video"
     )
-    videos.add_argument("--frames", metavar="N", type=int, help="predict so many frames at most")
+    videos.add_argument(
+        "--end",
+        metavar="SECONDS",
+        type=seconds,
+        help="where to end in a video, or how long to film",
+    )
+    videos.add_argument(
+        "--frames", metavar="N", type=positive, help="predict so many frames at most"
+    )
     videos.add_argument(
         "--format", choices=("mp4", "webm"), help="of the video (default mp4; see below)"
     )
@@ -184,21 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def check(args: argparse.Namespace, kind: str) -> None:
-    """Refuse values that no input makes right, before anything is computed."""
-    if args.inference:
-        checked_mode(args.inference)
-    if not 0 <= args.strength <= 1:
-        raise UserError(
-            f"--strength {args.strength:g}: it is the colors' share of the overlay, from 0 to 1"
-        )
-    for name in ("batch", "every", "frames"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} {value}: it is a whole number from 1 up")
-    for name in ("start", "end"):
-        value = getattr(args, name)
-        if value is not None and not 0 <= value < math.inf:
-            raise UserError(f"--{name} {value:g}: it is a number of seconds from 0 up")
+    """Refuse options that do not go together, or not with this kind of input."""
     start = args.start or 0
     if args.end is not None and args.end <= start:
         raise UserError(f"--end {args.end:g} is not after --start {start:g}; give a later end")

@@ -14,7 +14,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from experiments.command_line.errors import UserError, command, run_main
-from experiments.command_line.parser import Parser
+from experiments.command_line.parser import Parser, count
 from experiments.command_line.row_patterns import row_address, row_entry
 from experiments.command_line.values import Resolved, resolve
 from experiments.records import run_folder
@@ -61,7 +61,7 @@ def make_parser() -> Parser:
         help=f"learn from unlabeled images too, by {' or '.join(semisup.names())}; none (default) "
         "is the baseline for it",
     )
-    add("--seed", type=int, default=0, help="of weights, data and dropout (default 0)")
+    add("--seed", type=count, default=0, help="of weights, data and dropout (default 0)")
     add(
         "--seeds",
         metavar="N,N,...",
@@ -117,8 +117,6 @@ def main(arguments: list[str] | None = None) -> int:
             "which model? give --model paper[/row], for example --model bisenet "
             "(--list prints them all)"
         )
-    if args.seed < 0:
-        raise UserError(f"--seed {args.seed}: a seed is a whole number from 0 up")
     if plan.several(args):
         return sweep.sweep(args)
     resolved = resolve(args.model, args.data, args.overrides, args.smoke, args.semi, args.init)

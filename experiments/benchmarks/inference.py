@@ -16,7 +16,7 @@ from experiments.command_line.networks import (
     ReleasedCheckpoint,
     parse_network,
 )
-from experiments.command_line.parser import Subjects, by, height_by_width, positive, seconds
+from experiments.command_line.parser import Subjects, by, duration, height_by_width, positive
 from experiments.command_line.row_patterns import matching_rows
 from experiments.reports.formats import print_table
 from experiments.reports.protocols import on, settings
@@ -105,7 +105,7 @@ def add_infer(subjects: Subjects) -> None:
     )
     add(
         "--seconds",
-        type=seconds,
+        type=duration,
         default=3.0,
         metavar="S",
         help="about how long all turns of one network take together (default: 3)",

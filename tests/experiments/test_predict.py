@@ -844,7 +844,7 @@ def test_wrong_words_are_refused(
         (
             "--strength",
             "1.5",
-        ): "--strength 1.5: it is the colors' share of the overlay, from 0 to 1",
+        ): "--strength 1.5: it is a share from 0 to 1",
         ("--strength", "nan"): "from 0 to 1",
         ("--inference", "slid:3x3"): "no inference mode; there are whole",
         (

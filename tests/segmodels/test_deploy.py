@@ -365,7 +365,7 @@ def test_a_size_that_is_none_is_one_sentence(capsys: pytest.CaptureFixture) -> N
     with pytest.raises(SystemExit) as left:
         export.main(["--model", ROW, "--size", "64", "--out", "a.onnx"])
     assert left.value.code == 2
-    assert "--size: '64' came; HEIGHTxWIDTH is wanted" in capsys.readouterr().err
+    assert "--size 64: it is HEIGHTxWIDTH" in capsys.readouterr().err
 
 
 def test_missing_packages_are_named_with_the_command_that_installs_them(
