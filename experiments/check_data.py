@@ -19,7 +19,7 @@ from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import check_out, write_json, write_text
 from experiments.command_line.names import known_name
 from experiments.command_line.overrides import data_options
-from experiments.command_line.parser import Parser
+from experiments.command_line.parser import Parser, count, positive
 from experiments.data_check.page import page
 from experiments.data_check.report import print_findings, print_report, summary_line
 
@@ -43,12 +43,12 @@ def make_parser() -> Parser:
         help="default: train, val and test, where their labels are public",
     )
     parser.add_argument(
-        "--limit", metavar="N", type=int, help="only N images of each split, spread over it"
+        "--limit", metavar="N", type=positive, help="only N images of each split, spread over it"
     )
     parser.add_argument(
         "--workers",
         metavar="N",
-        type=int,
+        type=count,
         default=0,
         help="threads that read (default: one per core)",
     )
@@ -71,9 +71,6 @@ def make_parser() -> Parser:
 @command(stopped="stopped; nothing was written")
 def main(arguments: Sequence[str] | None = None) -> int:
     args = make_parser().parse_intermixed_args(arguments)
-    for flag, number, least in (("--limit", args.limit, 1), ("--workers", args.workers, 0)):
-        if number is not None and number < least:
-            raise UserError(f"{flag} {number}: it is a whole number from {least} up")
     for flag, file in (("--out", args.out), ("--page", args.page)):
         if file:
             check_out(file, flag)
