@@ -1,11 +1,12 @@
 """Read and write result.json: one score of one network on one split, and how it came about."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import NoneType
-from typing import Any, NewType, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from experiments.command_line.errors import UserError
 from experiments.records.run_folder import SCHEMA, is_run, read_config, read_json
@@ -14,7 +15,8 @@ from segmodels.identity import with_names_of_now
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 NO_RESULTS = ("fidelity.json", "data_speed.json")  # what else lies there
 
-Fraction = NewType("Fraction", float)  # from 0 to 1, as all that we measure
+# From 0 to 1, as all that we measure.
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Score = Fraction | None
 Scores = dict[str, Fraction | None]  # by class; null where the split has no such class
 Interval = list[Fraction] | None  # from, to
@@ -32,23 +34,6 @@ class PublishedFigure:
     source: str
     model: dict[str, Any] = field(default_factory=dict)  # options that are not the row's own
     options: dict[str, Any] = field(default_factory=dict)  # of the data set, if not its defaults
-
-    @classmethod
-    def from_dict(cls, content: Any, file: Path) -> "PublishedFigure":
-        """Check the types, and that the mIoU was not written as a fraction."""
-        if not isinstance(content, dict):
-            names = ", ".join(required(cls))
-            raise UserError(
-                f"{file}: a published figure is {content!r}, but must be a dict with {names}; "
-                "correct it"
-            )
-        figure = cls(**checked_fields(cls, content, file))
-        if not 1 < figure.miou <= 100:
-            raise UserError(
-                f"{file}: a published miou is {figure.miou}, but must be in percent; "
-                "correct it in the paper's file"
-            )
-        return figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,16 +102,12 @@ class Result:
                 f"{file} has schema {content['schema']}, and this report reads schema {SCHEMA}; "
                 "read it with the checkout that wrote it, or run the experiment again"
             )
-        known = checked_fields(cls, with_names_of_now(content), file)
-        known["overrides"] = with_names_of_now(known["overrides"])
-        known["departures"] = [
-            each.replace("data.labelled", "data.labeled") for each in known["departures"]
-        ]
-        check_fractions(cls, known, file)
+        result = validated(with_names_of_now(content), file)
+        overrides = with_names_of_now(result.overrides)
+        departures = [each.replace("data.labelled", "data.labeled") for each in result.departures]
         # Results of the first released checkpoints named the layout among the overrides alone.
-        known["released"] = known.get("released") or known["overrides"].get("released")
-        figures = [PublishedFigure.from_dict(each, file) for each in known["published"]]
-        return cls(**known | {"published": figures})
+        released = result.released or overrides.get("released")
+        return replace(result, overrides=overrides, departures=departures, released=released)
 
     def as_dict(self) -> dict[str, Any]:
         """The content of result.json; what only some evaluations measure leaves no key behind."""
@@ -154,84 +135,49 @@ class Result:
 
 # --- checks by the annotations
 
-
-def required(kind: type) -> list[str]:
-    """Fields without a default."""
-    return [
-        each.name
-        for each in fields(kind)
-        if each.default is MISSING and each.default_factory is MISSING
-    ]
+RESULT = TypeAdapter(Result)
+OUTSIDE = ("greater_than_equal", "less_than_equal", "finite_number")
+JSON_NAMES = {"string": "str", "dataclass": "dict"}  # as pydantic calls types, and as we do
 
 
-def checked_fields(kind: type, content: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The fields of `kind` in `content`, none missing and each of its annotated type."""
-    if missing := [name for name in required(kind) if name not in content]:
-        raise UserError(
-            f"{file} lacks {', '.join(missing)}; "
-            "run the experiment again, or copy its result.json anew"
-        )
-    hints = get_type_hints(kind)
-    known = {name: value for name, value in content.items() if name in hints}
-    for name, value in known.items():
-        types = types_of(hints[name])
-        if not is_a(value, types):
-            allowed = " or ".join("null" if each is NoneType else each.__name__ for each in types)
+def validated(content: Mapping[str, Any], file: Path) -> Result:
+    """Refuse a missing field, a wrong type, a share in percent and a published mIoU that is not."""
+    try:
+        result = RESULT.validate_json(json.dumps(content), strict=True)
+    except ValidationError as problem:
+        raise UserError(f"{file}{refusal(problem)}") from None
+    for figure in result.published:
+        if not 1 < figure.miou <= 100:
             raise UserError(
-                f"{file}: {name} is {value!r}, but must be {allowed}; "
-                "correct it or run the experiment again"
+                f"{file}: a published miou is {figure.miou}, but must be in percent; "
+                "correct it in the paper's file"
             )
-    return known
-
-
-def types_of(hint: Any) -> tuple[type, ...]:
-    """What isinstance can tell of an annotation; a whole number may stand for a float."""
-    if get_origin(hint) in (dict, list):
-        return (get_origin(hint),)
-    members = get_args(hint) or (hint,)
-    if len(members) > 1:
-        return sum((types_of(member) for member in members), ())
-    kind = getattr(hint, "__supertype__", hint)
-    return (int, float) if kind is float else (kind,)
-
-
-def is_a(value: Any, types: tuple[type, ...]) -> bool:
-    """isinstance, but true and false are no numbers."""
-    return isinstance(value, types) and (bool in types or not isinstance(value, bool))
-
-
-def check_fractions(kind: type, content: Mapping[str, Any], file: Path) -> None:
-    """Refuse a percent where the annotation says Score, Scores or Interval."""
-    for name, hint in get_type_hints(kind).items():
-        value = content.get(name)
-        if hint == Interval and value is not None:
-            check_interval(value, file)
-        if hint not in (Score, Scores, Scores | None, Interval):
-            continue
-        for called, share in each_score(name, value):
-            if share is not None and not (is_a(share, (int, float)) and 0 <= share <= 1):
-                raise UserError(
-                    f"{file}: {called} is {share!r}, but what we measure is a fraction "
-                    "from 0 to 1; write it as one"
-                )
-
-
-def check_interval(ends: list[Any], file: Path) -> None:
-    if len(ends) != 2 or not all(is_a(end, (int, float)) for end in ends) or ends[0] > ends[1]:
+    ends = result.interval
+    if ends is not None and (len(ends) != 2 or ends[0] > ends[1]):
         raise UserError(
             f"{file}: interval is {ends!r}, but must be two fractions, the lower first; "
             "correct it or judge the checkpoint again"
         )
+    return result
 
 
-def each_score(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """A field's numbers, called "miou", "iou road" or "interval 0"."""
-    if isinstance(value, dict):
-        yield from ((f"{name} {key}", each) for key, each in value.items())
-    elif isinstance(value, list):
-        yield from ((f"{name} {index}", each) for index, each in enumerate(value))
-    else:
-        yield name, value
+def refusal(problem: ValidationError) -> str:
+    """What is missing; else the first value that is wrong, and what to do."""
+    errors = problem.errors()
+    if missing := [error["loc"][-1] for error in errors if error["type"] == "missing"]:
+        return (
+            f" lacks {', '.join(missing)}; run the experiment again, or copy its result.json anew"
+        )
+    name, value = " ".join(map(str, errors[0]["loc"])), errors[0]["input"]
+    if errors[0]["type"] in OUTSIDE:
+        return (
+            f": {name} is {value!r}, but what we measure is a fraction from 0 to 1; write it as one"
+        )
+    kind = errors[0]["type"].partition("_")[0]
+    return (
+        f": {name} is {value!r}, but must be {JSON_NAMES.get(kind, kind)}; "
+        "correct it or run the experiment again"
+    )
 
 
 # --- reading

@@ -1,10 +1,10 @@
 """Compare two evaluations of the same images: by class, by image, and against chance."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 from rich.console import Console
@@ -137,25 +137,48 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
 def as_text(a: Evaluation, b: Evaluation, comparison: "Comparison") -> str:
     file = io.StringIO()
     out = Console(file=file, width=160, highlight=False)
-    for line in [*heading(a, b, comparison), *warnings(a.result, b.result), ""]:
+    ours, theirs = scores_of(a), scores_of(b)
+    heading = [
+        f"A        {described(a)}",
+        f"B        {described(b)}",
+        f"on       {len(a.records.names)} images of {a.result.data} {a.result.split}",
+        f"mIoU     A {percent(ours['miou'])}, B {percent(theirs['miou'])}, "
+        f"A - B {points(comparison.difference)} {between(comparison.interval)}, "
+        f"p {comparison.p:.4f}",
+        f"images   A is better on {comparison.wins}, B on {comparison.losses}, "
+        f"alike on {comparison.ties}",
+    ]
+    for line in [*heading, *warnings(a.result, b.result), ""]:
         out.print(line, markup=False, soft_wrap=True)
-    out.print(class_table(a, b, comparison), "", image_table(a, b, comparison), "")
-    classes = sum(p is not None for p in comparison.class_ps)
-    words = READING.format(draws=comparison.draws, seed=comparison.seed, classes=classes)
+    classes = zip(
+        a.records.classes,
+        map(percent, ours["iou"]),
+        map(percent, theirs["iou"]),
+        map(points, comparison.class_differences),
+        map(between, comparison.class_intervals),
+        ("-" if p is None else f"{p:.4f}" for p in holm(comparison.class_ps)),
+    )
+    heads = ("class", "IoU of A", "IoU of B", "A - B", "95 % interval", "p (Holm)")
+    out.print(score_table(heads, classes), "")
+    heads = (f"the {WORST} images that differ most", "mIoU of A", "mIoU of B", "A - B")
+    out.print(score_table(heads, worst_images(a, b, comparison)), "")
+    counted = sum(p is not None for p in comparison.class_ps)
+    words = READING.format(draws=comparison.draws, seed=comparison.seed, classes=counted)
     out.print(words, markup=False, soft_wrap=True)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
 
 
-def heading(a: Evaluation, b: Evaluation, comparison: "Comparison") -> list[str]:
-    ours, theirs = percent(scores_of(a)[0]), percent(scores_of(b)[0])
-    difference = f"{points(comparison.difference)} {between(comparison.interval)}"
-    wins = f"A is better on {comparison.wins}, B on {comparison.losses}, alike on {comparison.ties}"
+def worst_images(a: Evaluation, b: Evaluation, comparison: "Comparison") -> list[Sequence[str]]:
+    """Name, both scores and their difference, of the images with the largest differences."""
+    from segmodels.metrics.comparison import image_scores
+
+    ours, theirs = image_scores(a.records.confusions), image_scores(b.records.confusions)
+    images = zip(a.records.names, ours, theirs, comparison.image_differences)
+    known = [image for image in images if image[-1] is not None]
+    known.sort(key=lambda image: -abs(image[-1]))
     return [
-        f"A        {described(a)}",
-        f"B        {described(b)}",
-        f"on       {len(a.records.names)} images of {a.result.data} {a.result.split}",
-        f"mIoU     A {ours}, B {theirs}, A - B {difference}, p {comparison.p:.4f}",
-        f"images   {wins}",
+        (name, percent(one), percent(other), points(difference))
+        for name, one, other, difference in known[:WORST]
     ]
 
 
@@ -166,49 +189,22 @@ def described(evaluation: Evaluation) -> str:
     return f"{name_of(result)}{seed}, {protocol}, {result.precision} ({evaluation.file})"
 
 
-def scores_of(evaluation: Evaluation) -> tuple[float, list[float | None]]:
-    """mIoU and IoU by class, out of the records themselves."""
+def scores_of(evaluation: Evaluation) -> dict[str, Any]:
+    """mIoU, IoU by class and more, out of the records themselves."""
     import torch
 
     from segmodels.metrics import scores
 
-    known = scores(torch.from_numpy(evaluation.records.confusion))
-    return known["miou"], known["iou"]
+    return scores(torch.from_numpy(evaluation.records.confusion))
 
 
-def class_table(a: Evaluation, b: Evaluation, comparison: "Comparison") -> Table:
-    table = empty_table("class", "IoU of A", "IoU of B", "A - B", "95 % interval", "p (Holm)")
-    columns = (
-        map(percent, scores_of(a)[1]),
-        map(percent, scores_of(b)[1]),
-        map(points, comparison.class_differences),
-        map(between, comparison.class_intervals),
-        ("-" if p is None else f"{p:.4f}" for p in holm(comparison.class_ps)),
-    )
-    for cells in zip(a.records.classes, *columns):
-        table.add_row(*map(Text, cells))
-    return table
-
-
-def image_table(a: Evaluation, b: Evaluation, comparison: "Comparison") -> Table:
-    from segmodels.metrics.comparison import image_scores
-
-    heads = ("mIoU of A", "mIoU of B", "A - B")
-    table = empty_table(f"the {WORST} images that differ most", *heads)
-    differences = comparison.image_differences
-    ours, theirs = image_scores(a.records.confusions), image_scores(b.records.confusions)
-    known = [index for index, difference in enumerate(differences) if difference is not None]
-    for index in sorted(known, key=lambda index: -abs(differences[index]))[:WORST]:
-        scores = (percent(ours[index]), percent(theirs[index]), points(differences[index]))
-        table.add_row(Text(a.records.names[index]), *scores)
-    return table
-
-
-def empty_table(first: str, *others: str) -> Table:
+def score_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(first, overflow="fold")
-    for head in others:
+    table.add_column(heads[0], overflow="fold")
+    for head in heads[1:]:
         table.add_column(head, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
 
 

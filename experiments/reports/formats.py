@@ -1,25 +1,10 @@
 """How numbers and tables look, wherever a report shows them."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table: its head, and the words of a row in it."""
-
-    head: str
-    cell: Callable[[Any], str]
-    right: bool = False  # its side, as numbers have it
-
-    @property
-    def justify(self) -> str:
-        return "right" if self.right else "left"
 
 
 def console() -> Console:
@@ -34,7 +19,7 @@ def bare_table(*heads: str) -> Table:
 def print_table(
     columns: Mapping[str, str], rows: Iterable[Sequence[str]], failed: Collection[str] = ()
 ) -> None:
-    """Print a table. `columns` are its heads and "left" or "right"; rows named in `failed` are red."""
+    """Print a table. `columns` are its heads and "left" or "right"; rows in `failed` are red."""
     table = bare_table()
     for head, side in columns.items():
         table.add_column(head, justify=side)
@@ -44,9 +29,18 @@ def print_table(
 
 
 def print_markdown(columns: Mapping[str, str], rows: Iterable[Sequence[str]]) -> None:
+    print(*markdown_lines(columns, rows), sep="\n")
+
+
+def markdown_lines(columns: Mapping[str, str], rows: Iterable[Sequence[str]]) -> list[str]:
     rulers = ["--:" if side == "right" else "---" for side in columns.values()]
-    for row in (columns, rulers, *rows):
-        print(markdown_line(cell.replace("|", "/") for cell in row))
+    lines = [columns, rulers, *(map(plain, row) for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def plain(words: str) -> str:
+    """Words that can end neither their cell nor their line."""
+    return " ".join(words.split()).replace("|", "\\|")
 
 
 # --- numbers
@@ -71,20 +65,3 @@ def mean_and_spread(mean: float | None, spread: float | None, digits: int = 2) -
     if mean is None:
         return "-"
     return f"{mean:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
-
-
-# --- markdown
-
-
-def markdown_heads(columns: Sequence[Column]) -> list[str]:
-    sides = ["--:" if column.right else "---" for column in columns]
-    return [markdown_line(column.head for column in columns), markdown_line(sides)]
-
-
-def markdown_line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def plain(words: str) -> str:
-    """Words that can end neither their cell nor their line."""
-    return " ".join(words.split()).replace("|", "\\|")

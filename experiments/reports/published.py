@@ -1,7 +1,7 @@
 """Which published figures may stand beside a result: those that were measured in the same way."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from experiments.command_line.catalogue import catalogue
@@ -93,11 +93,3 @@ def name_with(experiment: str, overrides: Mapping[str, Any], released: str | Non
 
 def name_of(result: Result) -> str:
     return name_with(result.experiment, result.overrides, result.released)
-
-
-def source_of(figures: Sequence[PublishedFigure]) -> str:
-    """Where the first figure stands, and the further ones with where they stand."""
-    if not figures:
-        return ""
-    others = [f"also {each.miou:g} in {each.source}" for each in figures[1:]]
-    return "; ".join([figures[0].source, *others])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from experiments.command_line.errors import UserError
 from experiments.command_line.files import whole
 from experiments.reports.speed_points import Point
+from experiments.reports.table_rows import validation_first
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +77,7 @@ def draw(points: Sequence[Point], file: Path, notes: Sequence[str] = ()) -> None
     from matplotlib.figure import Figure
 
     panels: dict[str, list[Point]] = {}
-    for point in sorted(points, key=validation_first):
+    for point in sorted(points, key=lambda point: validation_first(*point.place.split())):
         panels.setdefault(point.place, []).append(point)
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -91,11 +92,6 @@ def draw(points: Sequence[Point], file: Path, notes: Sequence[str] = ()) -> None
     for axes, here in zip(figure.axes, panels.values()):
         write_labels(axes, here, colors(points))
     save(figure, file)
-
-
-def validation_first(point: Point) -> tuple[str, bool, str]:
-    data, split = point.place.split()
-    return data, split != "val", split
 
 
 def caption(points: Sequence[Point], notes: Sequence[str]) -> str:

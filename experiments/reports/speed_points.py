@@ -1,6 +1,6 @@
 """Points of the plot of accuracy against speed: one network's mIoU and speed at one input size."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from experiments.reports.published import model_words
 from experiments.reports.table_rows import Row
 
 Size = tuple[int, int]  # height, width
-Speeds = Mapping[str, Sequence[Mapping[str, Any]]]  # "paper/row" -> published speeds
+Timing = Mapping[str, Any]  # the content of a file by benchmark.py infer
 
 NETWORK = ("name", "size", "problem", "experiment", "model", "released", "port")
 CONDITIONS = (
@@ -30,8 +30,8 @@ CONDITIONS = (
     "timed",
 )
 PASSES = (
-    "judged in several passes, on images of many sizes or in a way that no inference mode computes, "
-    "so that no one speed belongs to it"
+    "judged in several passes, on images of many sizes or in a way that no inference mode "
+    "computes, so that no one speed belongs to it"
 )
 
 
@@ -50,16 +50,21 @@ class Point:
     whisker: tuple[float, float] | None = None  # mIoU from, to
 
 
+@dataclass(frozen=True)
+class Speed:
+    """Frames per second of one network at one size, on one machine."""
+
+    size: Size
+    fps: float
+    machine: str
+
+
 @dataclass
 class Points:
-    """What is in the plot; and what is not, by the reason for that."""
+    """The points of the plot, and what is not in it by the reason for that."""
 
     points: list[Point] = field(default_factory=list)
     missing: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, points: Sequence[Point]) -> None:
-        """A row that was trained twice has its published figure once."""
-        self.points += [each for each in dict.fromkeys(points) if each not in self.points]
 
     def leave_out(self, reason: str, name: str) -> None:
         names = self.missing.setdefault(reason, [])
@@ -70,91 +75,83 @@ class Points:
         return [f"{reason}: {', '.join(names)}" for reason, names in self.missing.items()]
 
 
-def pair(rows: Sequence[Row], timings: Sequence[Mapping], speeds: Speeds) -> Points:
-    """Published figures with published speeds, measured rows with measured ones."""
+def pair(
+    rows: Sequence[Row],
+    timings: Sequence[Timing],
+    speeds: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> Points:
+    """Pair published figures with published `speeds`, by "paper/row", and ours with ours."""
     pairs = Points()
-    timed = list(timed_networks(timings))
+    timed = [
+        (network, Speed(tuple(network["size"]), network["fps"], machine_of(timing["conditions"])))
+        for timing in timings
+        for network in timing["networks"]
+    ]
     measured = [row for row in rows if row.status == "measured"]
     for row in rows:
         if row.figures:
-            add_published(pairs, row, speeds.get(row.experiment, ()))
+            # published speeds are of the row's own network
+            own = [] if row.model else map(published_speed, speeds.get(row.experiment, ()))
+            name = " ".join(filter(None, (row.experiment, model_words(row.model))))
+            add(pairs, row, name, list(own), ours=False)
     for row in measured:
-        add_ours(pairs, row, timed)
-    for network, _ in timed:
+        own = [
+            speed
+            for network, speed in timed
+            if not network["problem"] and same_network(row, network)
+        ]
+        add(pairs, row, row.name, own, ours=True)
+    for network, speed in timed:
         if network["problem"]:
             pairs.leave_out("not timed", f"{network['name']} ({network['problem']})")
-        elif not any(has_speed(row, network) for row in measured):
+        elif not any(same_network(row, network) and size_of(row) == speed.size for row in measured):
             reason = "timed, and in no row of this table at that size"
-            pairs.leave_out(reason, f"{network['name']} at {by(network['size'])}")
+            pairs.leave_out(reason, f"{network['name']} at {by(speed.size)}")
     return pairs
 
 
-def add_published(pairs: Points, row: Row, speeds: Sequence[Mapping[str, Any]]) -> None:
-    """The first published mIoU beside every published speed at its size."""
-    size = input_size(row.protocol, row.data)
-    speeds = () if row.model else speeds  # they are of the row's own network
-    same = [speed for speed in speeds if tuple(speed["size"]) == size]
-    if not same:
-        name = " ".join(filter(None, (row.experiment, model_words(row.model))))
-        reason = f"published mIoU, {why_no_speed(size, speeds, 'published')}"
-        pairs.leave_out(reason, with_place(row, name))
-    machines = [on(speed).replace("Titan XP", "Titan Xp") for speed in same]  # papers write both
-    pairs.add(
-        [
-            point(row, row.experiment, speed["fps"], row.published_miou, machine)
-            for speed, machine in zip(same, machines)
-        ]
-    )
+def published_speed(claim: Mapping[str, Any]) -> Speed:
+    machine = on(claim).replace("Titan XP", "Titan Xp")  # papers write both
+    return Speed(tuple(claim["size"]), claim["fps"], machine)
 
 
-def add_ours(pairs: Points, row: Row, timed: Sequence[tuple[Mapping, str]]) -> None:
-    """A measured mIoU beside every measured speed of its network at its protocol's size."""
-    own = [
-        (network, machine)
-        for network, machine in timed
-        if not network["problem"] and same_network(row, network)
-    ]
-    same = [(network, machine) for network, machine in own if has_speed(row, network)]
-    if not same:
-        reason = why_no_speed(size_of(row), [network for network, _ in own], "measured")
-        pairs.leave_out(f"our mIoU, {reason}", with_place(row, row.name))
-    hardware = f"{' and '.join(row.hardware)} in {' and '.join(row.precision)}"
-    pairs.add(
-        [
-            point(
-                row,
-                row.name,
-                network["fps"],
-                row.our_miou,
-                machine,
-                ours=True,
-                hardware=hardware,
-                whisker=whisker(row),
-            )
-            for network, machine in same
-        ]
-    )
-
-
-def with_place(row: Row, name: str) -> str:
+def add(pairs: Points, row: Row, name: str, speeds: Sequence[Speed], *, ours: bool) -> None:
+    """Add the row's mIoU beside every speed of its network at its protocol's size."""
+    size = size_of(row)
     protocol = protocol_name(row.protocol, row.data, row.paper)
-    return f"{name} on {row.data} {row.split} ({protocol})"
+    place = f"{row.data} {row.split}"
+    same = [speed for speed in speeds if speed.size == size]
+    if not same:
+        whose, how = ("our", "measured") if ours else ("published", "published")
+        reason = f"{whose} mIoU, {why_no_speed(size, speeds, how)}"
+        pairs.leave_out(reason, f"{name} on {place} ({protocol})")
+    hardware = f"{' and '.join(row.each('hardware'))} in {' and '.join(row.each('precision'))}"
+    for speed in same:
+        point = Point(
+            paper=row.paper,
+            label=label_of(row, name) + ("" if protocol == "whole" else f" {protocol}"),
+            place=place,
+            fps=speed.fps,
+            miou=row.our_miou if ours else row.published_miou,
+            machine=speed.machine,
+            ours=ours,
+            hardware=hardware if ours else "",
+            whisker=whisker(row) if ours else None,
+        )
+        if point not in pairs.points:  # a row trained twice has its published figure once
+            pairs.points.append(point)
 
 
-def why_no_speed(size: Size | None, speeds: Sequence[Mapping[str, Any]], how: str) -> str:
+def why_no_speed(size: Size | None, speeds: Sequence[Speed], how: str) -> str:
     if not speeds:
         return f"without a {how} speed"
     if not size:
         return PASSES
-    return f"its speed is {how} at {', '.join(sorted({by(speed['size']) for speed in speeds}))}"
+    return f"its speed is {how} at {', '.join(sorted({by(speed.size) for speed in speeds}))}"
 
 
 def size_of(row: Row) -> Size | None:
     return input_size(row.protocol, row.data, row.overrides)
-
-
-def has_speed(row: Row, network: Mapping[str, Any]) -> bool:
-    return same_network(row, network) and size_of(row) == tuple(network["size"])
 
 
 def same_network(row: Row, network: Mapping[str, Any]) -> bool:
@@ -169,22 +166,12 @@ def same_network(row: Row, network: Mapping[str, Any]) -> bool:
     return (row.experiment, model) == (network["experiment"], network["model"])
 
 
-def point(row: Row, name: str, fps: float, miou: float, machine: str, **ours: Any) -> Point:
-    """`name` loses the paper where the row's own name says it."""
+def label_of(row: Row, name: str) -> str:
+    """`name` without the paper where the row's own name says it."""
     paper, _, short = name.partition("/")
     short = short if short.startswith(paper) else f"{paper} {short}"
     whose = f" ({row.released})" if row.port else " (released)"
-    short = short.replace(f" (released {row.released})", whose)
-    protocol = protocol_name(row.protocol, row.data, row.paper)
-    return Point(
-        paper=row.paper,
-        label=short if protocol == "whole" else f"{short} {protocol}",
-        place=f"{row.data} {row.split}",
-        fps=fps,
-        miou=miou,
-        machine=machine,
-        **{"ours": False} | ours,
-    )
+    return short.replace(f" (released {row.released})", whose)
 
 
 def whisker(row: Row) -> tuple[float, float] | None:
@@ -199,25 +186,16 @@ def whisker(row: Row) -> tuple[float, float] | None:
 def read_timing(file: Path) -> dict[str, Any]:
     """Read what `benchmark.py infer --out` wrote."""
     timing = read_json(file)
-    conditions = timing.get("conditions") if isinstance(timing, dict) else None
-    networks = timing.get("networks") if isinstance(timing, dict) else None
-    if not (isinstance(conditions, dict) and isinstance(networks, list)):
+    if not isinstance(timing, dict) or not {"conditions", "networks"} <= timing.keys():
         raise UserError(f"{file} holds no speeds; name a file that benchmark.py infer --out wrote")
-    lacking = [name for name in CONDITIONS if name not in conditions]
-    lacking += [name for network in networks for name in NETWORK if name not in network]
+    lacking = [name for name in CONDITIONS if name not in timing["conditions"]]
+    lacking += [name for network in timing["networks"] for name in NETWORK if name not in network]
     if lacking:
         raise UserError(
             f"{file} does not say {', '.join(dict.fromkeys(lacking))}; "
             "measure it again with benchmark.py infer"
         )
     return timing
-
-
-def timed_networks(timings: Sequence[Mapping]) -> Iterator[tuple[Mapping, str]]:
-    """Each network that was timed, with the machine."""
-    for timing in timings:
-        machine = machine_of(timing["conditions"])
-        yield from ((network, machine) for network in timing["networks"])
 
 
 def machine_of(conditions: Mapping[str, Any]) -> str:
@@ -233,7 +211,7 @@ def published_speeds(papers: Mapping[str, Any]) -> dict[str, list[dict[str, Any]
     }
 
 
-def how_measured(points: Sequence[Point], timings: Sequence[Mapping]) -> list[str]:
+def how_measured(points: Sequence[Point], timings: Sequence[Timing]) -> list[str]:
     """A sentence or two below the picture; none where no point is ours."""
     ours = [each for each in points if each.ours]
     if not ours:

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -11,18 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.reports.formats import (
-    Column,
-    markdown_heads,
-    markdown_line,
-    mean_and_spread,
-    millions,
-    plain,
-    signed,
-)
+from experiments.reports.formats import markdown_lines, mean_and_spread, millions, plain, signed
 from experiments.reports.protocols import protocol_name
 from experiments.reports.published import model_words
-from experiments.reports.table_rows import Row
+from experiments.reports.table_rows import Row, validation_first
 
 WIDTH = 120
 CAPTION = (
@@ -37,43 +29,17 @@ NOT_AVERAGED = "Not averaged:"
 
 # --- columns
 
-
-def protocol(row: Row) -> str:
-    return protocol_name(row.protocol, row.data) or "-"
-
-
-def iterations(row: Row) -> str:
-    return "-" if row.iterations is None else f"{row.iterations}"
-
-
-def published(row: Row) -> str:
-    if row.published_miou is None:
-        return "-"
-    return f"{row.published_miou:g} ({row.published_source})"
-
-
-def ours(row: Row) -> str:
-    if row.our_miou is None:
-        return "not measured"
-    figure = mean_and_spread(row.our_miou, row.our_spread)
-    if row.our_spread is not None:
-        return f"{figure} ({len(row.seeds)} seeds)"
-    if row.our_interval:
-        low, high = row.our_interval
-        figure += f" [{low:.1f}, {high:.1f}]"
-    return f"{figure} ({'released' if row.released else '1 seed'})"
-
-
-COLUMNS = (
-    Column("experiment", lambda row: row.name),
-    Column("protocol", protocol),
-    Column("iterations", iterations, right=True),
-    Column("published", published),
-    Column("ours", ours),
-    Column("difference", lambda row: signed(row.difference), right=True),
-    Column("parameters", lambda row: millions(row.parameters, space=" "), right=True),
-    Column("departures", lambda row: f"{len(row.departures)}" if row.departures else "-"),
-)
+COLUMNS = {
+    "experiment": "left",
+    "protocol": "left",
+    "iterations": "right",
+    "published": "left",
+    "ours": "left",
+    "difference": "right",
+    "parameters": "right",
+    "departures": "left",
+}
+WHOLE = ("ours", "iterations", "difference", "parameters")  # columns that are never folded
 CSV_COLUMNS = (  # attributes of a row
     "status",
     "experiment",
@@ -99,17 +65,35 @@ CSV_COLUMNS = (  # attributes of a row
     "inference_parameters",
     "images",
     "departures",
-    "hardware",
-    "precision",
-    "date",
-    "commit",
 )
+OF_EACH_RUN = ("hardware", "precision", "date", "commit")  # the last columns of the csv
 ONLY_MEASURED = ("our_miou", "our_interval", "difference", "our_pixel_accuracy")
 
 
-def words_of(row: Row) -> dict[str, str]:
-    """The row as a reader sees it, by the heads of the columns."""
-    return {column.head: column.cell(row) for column in COLUMNS}
+def cells(row: Row, mark: str = "") -> list[str]:
+    """The row under the heads of COLUMNS; `mark` leads to its departures."""
+    return [
+        row.name,
+        protocol_name(row.protocol, row.data) or "-",
+        "-" if row.iterations is None else f"{row.iterations}",
+        f"{row.published_miou:g} ({row.published_source})" if row.figures else "-",
+        ours(row),
+        signed(row.difference),
+        millions(row.parameters, space=" "),
+        f"{len(row.departures) or '-'}{mark}",
+    ]
+
+
+def ours(row: Row) -> str:
+    if row.our_miou is None:
+        return "not measured"
+    figure = mean_and_spread(row.our_miou, row.our_spread)
+    if row.our_spread is not None:
+        return f"{figure} ({len(row.seeds)} seeds)"
+    if row.our_interval:
+        low, high = row.our_interval
+        figure += f" [{low:.1f}, {high:.1f}]"
+    return f"{figure} ({'released' if row.released else '1 seed'})"
 
 
 def caption(rows: Sequence[Row]) -> str:
@@ -122,20 +106,13 @@ def caption(rows: Sequence[Row]) -> str:
     return " ".join(lines)
 
 
-def sections(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
+def sections(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """A titled table for each data set and split: validation and test never share a column."""
-    parts: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        parts.setdefault((row.data, row.split), []).append(row)
-
-    def known_data_then_validation(place: tuple[str, str]) -> tuple[bool, str, bool, str]:
-        data, split = place
-        return not data, data, split != "val", split
-
-    return [
-        (" ".join(place).strip() or "neither published nor measured", parts[place])
-        for place in sorted(parts, key=known_data_then_validation)
-    ]
+    titled: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (not row.data, *validation_first(row.data, row.split))):
+        title = f"{row.data} {row.split}".strip() or "neither published nor measured"
+        titled.setdefault(title, []).append(row)
+    return titled
 
 
 def not_averaged_line(row: Row) -> str:
@@ -165,10 +142,10 @@ def as_text(
     out = Console(
         file=file, width=width, force_terminal=color, color_system=colors, highlight=False
     )
-    legend: dict[tuple[str, ...], str] = {}
-    for title, part in sections(rows):
+    legend: dict[str, str] = {}
+    for title, part in sections(rows).items():
         out.print(text_table(title, part, legend), "")
-    below = [f"({letter}) {'; '.join(departures)}" for departures, letter in legend.items()]
+    below = [f"({letter}) {departures}" for departures, letter in legend.items()]
     if rows:
         below.append(caption(rows))
     if others:
@@ -179,7 +156,7 @@ def as_text(
     return "\n".join(line.rstrip() for line in file.getvalue().strip("\n").splitlines()) + "\n"
 
 
-def text_table(title: str, rows: Sequence[Row], legend: dict[tuple[str, ...], str]) -> Table:
+def text_table(title: str, rows: Sequence[Row], legend: dict[str, str]) -> Table:
     """Departures that are not in the legend yet are entered there."""
     grid = Table(
         title=Text(title, style="bold"),
@@ -188,40 +165,16 @@ def text_table(title: str, rows: Sequence[Row], legend: dict[tuple[str, ...], st
         padding=(0, 1, 0, 0),
         show_edge=False,
     )
-    lines = [words_of(row) for row in rows]
-    widths = column_widths(lines)
-    for column in COLUMNS:
-        width = widths[column.head]
-        grid.add_column(column.head, justify=column.justify, overflow="fold", width=width)
-    for row, words in zip(rows, lines):
+    for head, side in COLUMNS.items():
+        grid.add_column(head, justify=side, overflow="fold", no_wrap=head in WHOLE)
+    for row in rows:
+        mark = ""
         if row.departures:
-            letter = legend.setdefault(tuple(row.departures), letters(len(legend)))
-            words["departures"] += f" ({letter})"
-        grid.add_row(*(Text(word, style=style(head, row)) for head, word in words.items()))
+            letter = legend.setdefault("; ".join(row.departures), letters(len(legend)))
+            mark = f" ({letter})"
+        texts = zip(COLUMNS, cells(row, mark))
+        grid.add_row(*(Text(text, style=style(head, row)) for head, text in texts))
     return grid
-
-
-def column_widths(lines: Sequence[dict[str, str]]) -> dict[str, int]:
-    """What each column needs, by its head.
-
-    While that is too much, the widest gives way: to its longest word first, and then to 12.
-    """
-    needed: dict[str, int] = {}
-    longest_words: dict[str, int] = {}
-    for column in COLUMNS:
-        texts = [column.head]
-        if column.head != "departures":
-            texts += [line[column.head] for line in lines]
-        needed[column.head] = max(map(len, texts))
-        longest_words[column.head] = max(map(len, " ".join(texts).split()))
-    free = WIDTH - 2 * len(COLUMNS)
-    for least in (longest_words, dict.fromkeys(needed, 12)):
-        while sum(needed.values()) > free:
-            wide = [head for head in needed if needed[head] > least[head] and head != "ours"]
-            if not wide:
-                break
-            needed[max(wide, key=needed.get)] -= 1
-    return needed
 
 
 def style(head: str, row: Row) -> str:
@@ -244,10 +197,9 @@ def as_markdown(rows: Sequence[Row], others: Sequence[str], unplotted: Sequence[
     """Tables with a footnote for each measured row: seeds, commit, hardware, every departure."""
     notes: list[str] = []
     lines: list[str] = []
-    for title, part in sections(rows):
-        lines += [f"### {plain(title)}", "", *markdown_heads(COLUMNS)]
-        lines += [markdown_row(row, notes) for row in part]
-        lines.append("")
+    for title, part in sections(rows).items():
+        lines_of_cells = [cells(row, footnote_mark(row, notes)) for row in part]
+        lines += [f"### {plain(title)}", "", *markdown_lines(COLUMNS, lines_of_cells), ""]
     if rows:
         lines += [caption(rows), ""]
     if notes:
@@ -259,21 +211,19 @@ def as_markdown(rows: Sequence[Row], others: Sequence[str], unplotted: Sequence[
     return "\n".join(lines)
 
 
-def markdown_row(row: Row, notes: list[str]) -> str:
-    words = [plain(word) for word in words_of(row).values()]
-    if row.status == "measured":
-        number = len(notes) + 1
-        notes.append(f"[^{number}]: {plain(footnote(row))}")
-        words[-1] += f"[^{number}]"  # the departures
-    return markdown_line(words)
-
-
-def footnote(row: Row) -> str:
-    commits = f"commit {', '.join(row.commit)}"
-    made = [made_by(row), commits, *row.hardware, *row.precision, f"{row.images} images"]
+def footnote_mark(row: Row, notes: list[str]) -> str:
+    """Add the note of a measured row to `notes`; return what leads to it."""
+    if row.status != "measured":
+        return ""
+    mark = f"[^{len(notes) + 1}]"
+    commits = f"commit {', '.join(row.each('commit'))}"
+    made = [made_by(row), commits, *row.each("hardware"), *row.each("precision")]
     options = f"evaluated with {model_words(row.model)}; " if row.model else ""
     departures = f"departures: {'; '.join(row.departures)}" if row.departures else "no departures"
-    return f"{', '.join(made)}; {options}{departures}."
+    images = f"{row.newest.images} images"
+    note = f"{', '.join([*made, images])}; {options}{departures}."
+    notes.append(f"{mark}: {plain(note)}")
+    return mark
 
 
 def made_by(row: Row) -> str:
@@ -290,12 +240,15 @@ def as_csv(rows: Sequence[Row]) -> str:
     """Everything in full; what is not measured carries no figure of ours that could be averaged."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    writer.writerow(CSV_COLUMNS + OF_EACH_RUN)
     for row in rows:
         hidden = () if row.status == "measured" else ONLY_MEASURED
-        writer.writerow(
-            None if name in hidden else csv_cell(getattr(row, name)) for name in CSV_COLUMNS
-        )
+        # A few columns are of the newest run alone, such as its number of images.
+        values = [
+            None if name in hidden else getattr(row, name, getattr(row.newest, name, None))
+            for name in CSV_COLUMNS
+        ]
+        writer.writerow(map(csv_cell, values + [row.each(name) for name in OF_EACH_RUN]))
     return file.getvalue()
 
 

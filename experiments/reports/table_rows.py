@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
-from typing import Any, TypeVar
+from typing import Any
 
 from experiments.records.results import PublishedFigure, Result
 from experiments.reports.published import (
@@ -12,7 +12,6 @@ from experiments.reports.published import (
     comparable,
     name_with,
     overrides_of,
-    source_of,
 )
 
 Place = tuple[str, str, str]  # data, split, protocol
@@ -83,29 +82,9 @@ class Row:
     def departures(self) -> list[str]:
         return self._newest("departures") or []
 
-    @property
-    def images(self) -> int | None:
-        return self._newest("images")
-
-    @property
-    def inference_parameters(self) -> int | None:
-        return self._newest("inference_parameters")
-
-    @property
-    def hardware(self) -> list[str]:
-        return self._each("hardware")
-
-    @property
-    def precision(self) -> list[str]:
-        return self._each("precision")
-
-    @property
-    def date(self) -> list[str]:
-        return self._each("date")
-
-    @property
-    def commit(self) -> list[str]:
-        return self._each("commit")
+    def each(self, name: str) -> list[str]:
+        """Return the different values that the runs have, such as their hardware."""
+        return sorted({str(getattr(run, name) or "none") for run in self.runs})
 
     # --- figures
 
@@ -115,7 +94,9 @@ class Row:
 
     @property
     def published_source(self) -> str:
-        return source_of(self.figures)
+        """Where the first figure stands, and the further ones with where they stand."""
+        others = [f"also {each.miou:g} in {each.source}" for each in self.figures[1:]]
+        return "; ".join([*(each.source for each in self.figures[:1]), *others])
 
     @property
     def our_miou(self) -> float | None:
@@ -142,9 +123,9 @@ class Row:
 
     @property
     def difference(self) -> float | None:
-        if self.our_miou is None or not self.figures:
+        if None in (self.our_miou, self.published_miou):
             return None
-        return self.our_miou - self.figures[0].miou
+        return self.our_miou - self.published_miou
 
     @property
     def iou(self) -> dict[str, float | None]:
@@ -165,9 +146,6 @@ class Row:
 
     def _newest(self, name: str) -> Any:
         return getattr(self.newest, name, None)
-
-    def _each(self, name: str) -> list[str]:
-        return sorted({str(getattr(run, name) or "none") for run in self.runs})
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -240,15 +218,16 @@ def sort_key(row: Row) -> list[Any]:
     return [row.paper, own_name, *place, row.released or "", row.seeds]
 
 
-Placed = TypeVar("Placed", Row, Result)
-
-
-def by_place(rows: Iterable[Placed]) -> dict[Place, list[Placed]]:
+def by_place(rows: Iterable[Row | Result]) -> dict[Place, list[Row | Result]]:
     """Only within one data set, split and protocol may figures be compared."""
-    groups: dict[Place, list[Placed]] = {}
+    groups: dict[Place, list[Row | Result]] = {}
     for row in rows:
         groups.setdefault((row.data, row.split, row.protocol), []).append(row)
     return groups
+
+
+def validation_first(data: str, split: str) -> tuple[str, bool, str]:
+    return data, split != "val", split
 
 
 # --- rows that nobody has measured
@@ -280,23 +259,12 @@ def missing_of(blank: Row, claims: Iterable[Mapping[str, Any]], ours: Sequence[R
     if not groups:
         return [] if ours else [blank]
     held = [row.newest for row in ours if row.figures]
-    return [
-        claimed(blank, figures)
-        for figures in groups.values()
-        if not any(agree(figures[0], run) for run in held)
-    ]
-
-
-def claimed(blank: Row, figures: Sequence[PublishedFigure]) -> Row:
-    first = figures[0]
-    return Row(
-        experiment=blank.experiment,
-        title=blank.title,
-        parameters=blank.parameters,
-        data=first.data,
-        split=first.split,
-        protocol=first.protocol,
-        overrides=overrides_of(first.model, first.options),
-        model=first.model,
-        figures=figures,
-    )
+    missing = []
+    for figures in groups.values():
+        first = figures[0]
+        if any(agree(first, run) for run in held):
+            continue
+        row = replace(blank, data=first.data, split=first.split, protocol=first.protocol)
+        overrides = overrides_of(first.model, first.options)
+        missing.append(replace(row, overrides=overrides, model=first.model, figures=figures))
+    return missing

@@ -15,7 +15,7 @@ from experiments.command_line.overrides import as_text
 from experiments.command_line.row_patterns import is_pattern, matching_rows
 from experiments.command_line.values import PLACES, Resolved, resolve
 from experiments.records import run_folder
-from experiments.records.results import finished_result
+from experiments.records.results import Result, finished_result
 
 BESIDE = (  # fields of config.json that decide no score, or follow from those that do
     "schema",
@@ -42,6 +42,8 @@ class Run:
     folder: Path | None = None
     state: str = NEW
     reason: str = ""  # why it is not finished
+    result: Result | None = None
+    best: float | None = None  # the highest validation during training, in percent
 
     @property
     def name(self) -> str:
