@@ -1,18 +1,20 @@
-"""Look at a data set before training on it: every file is read once, and whatever is wrong is said in a sentence of its own.
+"""Look at a data set before training on it: every file is read once, and whatever is wrong is said
+in a sentence of its own.
 
   python experiments/check_data.py --data camvid data.root=DIR
   python experiments/check_data.py --data folder data.root=DIR --out check.json --page check.html
-  python experiments/check_data.py --data cityscapes data.root=DIR --splits val --limit 50      a quick look
+  python experiments/check_data.py --data cityscapes data.root=DIR --splits val --limit 50
+      a quick look
 
-It reads folders, zips, packs and the built-in streets. The exit code is 0 where nothing is wrong, 1 where problems were found, and 2
-where the check could not begin.
+It reads folders, zips, packs and the built-in streets. The exit code is 0 where nothing is wrong, 1
+where problems were found, and 2 where the check could not begin.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError, command, run_main
@@ -22,6 +24,10 @@ from experiments.command_line.overrides import data_options
 from experiments.command_line.parser import Parser, count, positive
 from experiments.data_check.page import page
 from experiments.data_check.report import print_findings, print_report, summary_line
+
+if TYPE_CHECKING:
+    from datamodules.module import SegmentationData
+    from experiments.data_check.findings import Split
 
 EPILOG = """\
 problems                                    worth a look (they do not change the exit code)
@@ -76,29 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_out(file, flag)
     name = known_name("data set", args.data, list(catalogue()["data"]))
     options = data_options(name, args.overrides)
-    return check(args, name, options)
+    from experiments.data_check.findings import content
 
-
-def check(args: argparse.Namespace, name: str, options: dict[str, Any]) -> int:
-    import datamodules
-    from datamodules.sampling.loader import cores
-    from experiments.data_check.findings import SPLITS, content
-    from experiments.data_check.inspection import compare_splits, inspect_split, open_splits
-
-    data = datamodules.dataset(name)(**options)
-    if data.layout:
-        _ = data.root  # refuses here what is no folder
-    names = args.splits.split(",") if args.splits else SPLITS
-    if unknown := [name for name in names if name not in SPLITS]:
-        raise UserError(f"--splits {unknown[0]}: there are {', '.join(SPLITS)}")
-    if args.splits:
-        splits = open_splits(data, names)
-    else:
-        public = [name for name in SPLITS if name not in data.hidden]
-        splits = open_splits(data, public, optional=["test"])
-    for split in splits:
-        inspect_split(split, args.limit, args.workers or cores())
-    compare_splits(splits)
+    data, splits = inspect(args, name, options)
     findings = [finding for split in splits for finding in split.findings]
     print_report(data, splits, args.limit)
     print_findings(findings)
@@ -109,6 +95,31 @@ def check(args: argparse.Namespace, name: str, options: dict[str, Any]) -> int:
         write_text(args.page, page(data, splits), errors="replace")
     print(summary_line(splits))
     return int(any(finding.problem for finding in findings))
+
+
+def inspect(
+    args: argparse.Namespace, name: str, options: dict[str, Any]
+) -> "tuple[SegmentationData, list[Split]]":
+    import datamodules
+    from datamodules.sampling.loader import cores
+    from experiments.data_check.findings import SPLITS
+    from experiments.data_check.inspection import compare_splits, inspect_split, open_splits
+
+    data = datamodules.dataset(name)(**options)
+    if data.layout:
+        _ = data.root  # refuses here what is no folder
+    names = args.splits.split(",") if args.splits else [*SPLITS]
+    for name in names:
+        if name not in SPLITS:
+            raise UserError(f"--splits {name}: there are {', '.join(SPLITS)}")
+        if name in data.hidden and args.splits:
+            raise UserError(f"{data.name}'s {name} labels are not public: {data.hidden[name]}")
+    public = [name for name in names if name not in data.hidden]
+    splits = open_splits(data, public, optional=() if args.splits else ["test"])
+    for split in splits:
+        inspect_split(split, args.limit, args.workers or cores())
+    compare_splits(splits)
+    return data, splits
 
 
 if __name__ == "__main__":

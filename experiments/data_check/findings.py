@@ -1,7 +1,7 @@
 """The findings of a data check, certain problems or worth a look, and the numbers of a split."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from datamodules.reading.sources import Files, Source
 from datamodules.sampling.class_frequencies import Frequencies, none_yet
 
 SPLITS = ("train", "val", "test")
+LOOKS = ("count", "ignored", "classes", "twice")  # kinds for a person to look at
 # An image's share of ignored pixels is suspicious this far from the median, or 8 robust deviations
 # if that is more.
 FAR = 0.25
@@ -33,15 +34,14 @@ class Finding:
 
 @dataclass
 class Measurements:
-    """The numbers of one sample; those of an image or label that cannot be read stay None."""
+    """The numbers of one sample; those of an image or label that cannot be read stay 0 or None."""
 
     index: int
     wrong: list[tuple[str, str]]  # (kind, sentence)
     size: tuple[int, int] | None = None
-    values: np.ndarray | None = None  # pixels of every byte in the label file (256)
-    classes: np.ndarray | None = None  # pixels of every train id (256)
-    mean: np.ndarray | None = None
-    std: np.ndarray | None = None
+    values: np.ndarray = field(default_factory=none_yet)  # pixels of every byte in the label file
+    classes: np.ndarray = field(default_factory=none_yet)  # pixels of every train id
+    colors: np.ndarray | int = 0  # per channel (3, 3): pixels, their sum, the sum of their squares
     digest: bytes | None = None  # of the image's pixels, however they were compressed
 
 
@@ -64,28 +64,20 @@ class Split:
     source: Source | None = None
     official: int | None = None
     checked: int = 0
-    pixels: int = 0  # of images, for their mean
     values: np.ndarray = field(default_factory=none_yet)
     frequencies: Frequencies = field(default_factory=Frequencies)  # of train ids
     sizes: Counter = field(default_factory=Counter)
-    sums: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    squares: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    colors: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))  # as in Measurements
     ignored: dict[int, float] = field(default_factory=dict)  # index -> its share of ignored pixels
     digests: dict[bytes, list[int]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
-    def found(
-        self,
-        kind: str,
-        sentence: str,
-        index: int | None = None,
-        problem: bool = True,
-        file: str = "",
-    ) -> None:
+    def found(self, kind: str, sentence: str, index: int | None = None, file: str = "") -> None:
         if index is not None:
             file = place(self.source, index)
         # a name that is no UTF-8 must not end the report
         sentence = sentence.encode("utf-8", "backslashreplace").decode()
+        problem = kind not in LOOKS
         self.findings.append(Finding(kind, self.name, sentence, file, index, problem))
 
     def add(self, sample: Measurements) -> None:
@@ -94,16 +86,12 @@ class Split:
             self.found(kind, sentence, sample.index)
         if sample.size:
             self.sizes[sample.size] += 1
-        if sample.values is not None:
-            self.values += sample.values
-        if sample.classes is not None:
-            self.frequencies.add(sample.classes)
+        self.values += sample.values
+        self.frequencies.add(sample.classes)
+        self.colors += sample.colors
+        if sample.classes.any():
             self.ignored[sample.index] = float(sample.classes[IGNORED] / sample.classes.sum())
         if sample.digest:
-            count = sample.size[0] * sample.size[1]
-            self.pixels += count
-            self.sums += count * sample.mean
-            self.squares += count * (sample.std**2 + sample.mean**2)
             self.digests.setdefault(sample.digest, []).append(sample.index)
 
     # --- numbers
@@ -114,26 +102,24 @@ class Split:
 
     def shares(self) -> list[float]:
         """Each class's share of the labeled pixels."""
-        pixels = self.class_pixels.tolist()
-        total = max(sum(pixels), 1)
-        return [each / total for each in pixels]
+        return (self.class_pixels / max(self.class_pixels.sum(), 1)).tolist()
 
-    @property
-    def colors(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of the channels, 0 to 1."""
-        count = max(self.pixels, 1)
-        mean = self.sums / count
-        std = np.sqrt(np.maximum(self.squares / count - mean**2, 0))
+    def mean_and_std(self) -> tuple[list[float], list[float]]:
+        """Of the channels, 0 to 1."""
+        pixels, sums, squares = self.colors
+        count = np.maximum(pixels, 1)
+        mean = sums / count
+        std = np.sqrt(np.maximum(squares / count - mean**2, 0))
         return (mean / 255).tolist(), (std / 255).tolist()
 
-    def pixels_of(self, values: Sequence[int]) -> dict[int, int]:
+    def pixels_of(self, values: Iterable[int]) -> dict[int, int]:
         """The numbers among these that the label files hold, and their pixels."""
         return {value: int(self.values[value]) for value in values if self.values[value]}
 
     @property
     def unknown(self) -> dict[int, int]:
         """Ids that are neither a class nor declared void, and their pixels."""
-        return self.pixels_of([value for value in range(256) if value not in self.labels.known])
+        return self.pixels_of(sorted({*range(256)} - self.labels.known))
 
     @property
     def void(self) -> dict[int, int]:
@@ -155,10 +141,10 @@ class Split:
 
     def summary(self) -> dict[str, Any]:
         """For a file that other programs read."""
-        mean, std = self.colors
-        numbers = zip(
-            self.labels.names, self.class_pixels.tolist(), self.shares(), self.frequencies.images
-        )
+        pixels = self.class_pixels.tolist()
+        images = self.frequencies.images.tolist()
+        numbers = zip(self.labels.names, pixels, self.shares(), images)
+        mean, std = self.mean_and_std()
         return {
             "images": None if self.source is None else len(self.source),
             "official": self.official,
@@ -167,10 +153,7 @@ class Split:
             "ids": self.pixels_of(range(256)),
             "unknown_ids": self.unknown,
             "ignored": self.ignored_share,
-            "classes": [
-                {"name": name, "pixels": pixels, "share": share, "images": int(images)}
-                for name, pixels, share, images in numbers
-            ],
+            "classes": [dict(zip(("name", "pixels", "share", "images"), row)) for row in numbers],
             "mean": mean,
             "std": std,
         }
@@ -178,35 +161,32 @@ class Split:
     # --- what only the whole split tells
 
     def check_whole(self) -> None:
-        if self.official not in (None, len(self.source)):
-            self.found(
-                "count",
-                f"{self.name} has {len(self.source)} images, the official data set {self.official}",
-                problem=False,
-            )
+        count = len(self.source)
+        if self.official not in (None, count):
+            sentence = f"{self.name} has {count} images, the official data set {self.official}"
+            self.found("count", sentence)
         self.check_meaning()
         self.check_ignored()
-        never = [name for name, count in zip(self.labels.names, self.class_pixels) if not count]
+        never = [name for name, pixels in zip(self.labels.names, self.class_pixels) if not pixels]
         if never and self.ignored:
             some = ", ".join(never[:6]) + (f" and {len(never) - 6} more" if len(never) > 6 else "")
-            self.found("classes", f"{self.name}: no pixel that was read is {some}", problem=False)
+            self.found("classes", f"{self.name}: no pixel that was read is {some}")
         for same in self.digests.values():
             if len(same) > 1:
                 names = " and ".join(place(self.source, index) for index in same[:3])
                 more = f" (and {len(same) - 3} more)" if len(same) > 3 else ""
-                sentence = f"{self.name}: {names}{more} are the same image"
-                self.found("twice", sentence, same[0], problem=False)
+                self.found("twice", f"{self.name}: {names}{more} are the same image", same[0])
 
     def check_meaning(self) -> None:
         """Numbers that are all allowed and all mean something else."""
         ids = self.labels.ids
-        used = set(self.pixels_of(range(IGNORED)))
+        used = self.pixels_of(range(IGNORED))
         beyond = [value for value in ids if value >= len(ids)]
         if used and len(beyond) >= 3 and max(used) < len(ids):
             self.found(
                 "meaning",
-                f"{self.name}: the label files hold only {spans(used)}, which look like train ids, "
-                f"and this data set's ids are {spans(frozenset(ids))}: "
+                f"{self.name}: the label files hold only {spans([*used])}, which look like train "
+                f"ids, and this data set's ids are {spans(frozenset(ids))}: "
                 "take the files with ids (of Cityscapes *_labelIds.png)",
             )
         present = np.flatnonzero(self.class_pixels)
@@ -221,29 +201,19 @@ class Split:
     def check_ignored(self) -> None:
         for index, share in self.ignored.items():
             if share == 1:
-                self.found(
-                    "ignored",
-                    f"{place(self.source, index)}: every pixel of its label is ignored; "
-                    "look whether that is meant, or take it out",
-                    index,
-                    problem=False,
-                )
+                sentence = "every pixel of its label is ignored; look whether that is meant"
+                file = place(self.source, index)
+                self.found("ignored", f"{file}: {sentence}, or take it out", index)
         if len(self.ignored) < ENOUGH:
             return
-        shares = np.array([*self.ignored.values()])
-        middle = float(np.median(shares))
-        limit = max(FAR, 8 * 1.4826 * float(np.median(np.abs(shares - middle))))
+        middle = float(np.median([*self.ignored.values()]))
         distances = [(abs(share - middle), index) for index, share in self.ignored.items()]
+        limit = max(FAR, 8 * 1.4826 * float(np.median([distance for distance, _ in distances])))
         for distance, index in sorted(distances, reverse=True):
             share = self.ignored[index]
             if distance > limit and share < 1:
-                self.found(
-                    "ignored",
-                    f"{place(self.source, index)}: {share:.0%} of it is ignored, "
-                    f"and of the median image {middle:.0%}",
-                    index,
-                    problem=False,
-                )
+                sentence = f"{share:.0%} of it is ignored, and of the median image {middle:.0%}"
+                self.found("ignored", f"{place(self.source, index)}: {sentence}", index)
 
 
 def content(splits: Sequence[Split]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from datamodules.reading.decoding import read_image
 from datamodules.reading.sources import Files, Memory, Source, Unpaired
 from datamodules.sampling.class_uniform import counted
 from datamodules.sampling.threads import prefetch
+from experiments.command_line.parser import by
 from experiments.data_check.findings import Measurements, Split, place
 
 Wrong = list[tuple[str, str]]  # (kind, sentence)
@@ -43,23 +45,22 @@ def read_sample(source: Source, labels: LabelSet, index: int) -> Sample:
     """Read the image and the label one by one, so that a damaged one does not hide the other."""
     wrong: Wrong = []
     image = numbers = None
-    where = place(source, index)
-    label_where = source.pairs[index][1] if isinstance(source, Files) else where
     if isinstance(source, Files):
+        where, label_where = source.pairs[index]
         with noted(wrong, where):
             image = read_picture(source, where, wrong)
         with noted(wrong, label_where):
             numbers = source.numbers(index)
     else:
+        where = label_where = place(source, index)
         with noted(wrong, where):
             image, numbers = source.window(index)
     if isinstance(source, Memory):
         return Sample(image, None, numbers, wrong)
-    label = train_ids(numbers, labels, label_where, wrong)
+    label = None if numbers is None else train_ids(numbers, labels, label_where, wrong)
     if image is not None and label is not None and image.shape[:2] != label.shape:
-        (high, wide), (tall, broad) = image.shape[:2], label.shape
         sentence = (
-            f"{where} is {high}x{wide} and its label {label_where} is {tall}x{broad} "
+            f"{where} is {by(image.shape[:2])} and its label {label_where} is {by(label.shape)} "
             "(height x width): save both at one size"
         )
         wrong.append(("size", sentence))
@@ -88,23 +89,19 @@ def read_picture(source: Files, path: str, wrong: Wrong) -> np.ndarray:
         import cv2
 
         plain = cv2.imdecode(np.frombuffer(source.read(path), np.uint8), cv2.IMREAD_UNCHANGED)
-        lost = None
+        lost = ""
+        if plain.shape[2:] == (4,):
+            lost = "an alpha channel"
         if plain.dtype != np.uint8:
             lost = f"{8 * plain.dtype.itemsize} bits"
-        elif plain.shape[2:] == (4,):
-            lost = "an alpha channel"
         if lost:
             remedy = "convert it, for example with PIL's Image.convert('RGB')"
             wrong.append(("file", f"{path} has {lost}; images must be 8-bit RGB: {remedy}"))
     return image
 
 
-def train_ids(
-    numbers: np.ndarray | None, labels: LabelSet, where: str, wrong: Wrong
-) -> np.ndarray | None:
+def train_ids(numbers: np.ndarray, labels: LabelSet, where: str, wrong: Wrong) -> np.ndarray | None:
     """Unknown ids are named and then ignored; unknown colors leave no label."""
-    if numbers is None:
-        return None
     painted = numbers.ndim == 3
     try:
         return (labels.encode_colors if painted else labels.encode)(numbers, where)
@@ -129,8 +126,8 @@ def check_palette(source: Files, path: str, numbers: np.ndarray, wrong: Wrong) -
     others = [value for value, train_id in looks.items() if labels.table[value] != train_id]
     if len(looks) >= 2 and 2 * len(others) > len(looks):
         value = others[0]
-        train_id = labels.table[value]
-        means = "nothing" if train_id == IGNORED else labels.names[train_id]
+        meant = labels.table[value]
+        means = "nothing" if meant == IGNORED else labels.names[meant]
         sentence = (
             f"{path} is a palette picture whose number {value} has the color of "
             f"{labels.names[looks[value]]} and means {means}: "
@@ -151,20 +148,20 @@ def palette(data: bytes) -> list[tuple[int, ...]]:
 def measure(source: Source, labels: LabelSet, index: int) -> Measurements:
     import cv2
 
-    sample = read_sample(source, labels, index)
-    measured = Measurements(index, sample.wrong)
-    if sample.numbers is not None and sample.numbers.ndim == 2:
-        measured.values = counted(sample.numbers)
-    if sample.label is not None:
-        measured.size = sample.label.shape
-        measured.classes = counted(sample.label)
-    if sample.image is not None:
-        measured.size = sample.image.shape[:2]
-        mean, std = cv2.meanStdDev(sample.image)
-        measured.mean = mean.ravel()  # (3, 1) -> (3,)
-        measured.std = std.ravel()
-        pixels = hashlib.blake2b(np.ascontiguousarray(sample.image), digest_size=16)
-        pixels.update(repr(sample.image.shape).encode())
+    image, numbers, label, wrong = read_sample(source, labels, index)
+    measured = Measurements(index, wrong)
+    if numbers is not None and numbers.ndim == 2:
+        measured.values = counted(numbers)
+    if label is not None:
+        measured.size = label.shape
+        measured.classes = counted(label)
+    if image is not None:
+        measured.size = image.shape[:2]
+        mean, std = (each.ravel() for each in cv2.meanStdDev(image))  # (3, 1) -> (3,)
+        moments = [np.ones(3), mean, std**2 + mean**2]
+        measured.colors = image.shape[0] * image.shape[1] * np.stack(moments)
+        pixels = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16)
+        pixels.update(repr(image.shape).encode())
         measured.digest = pixels.digest()
     return measured
 
@@ -175,41 +172,37 @@ def measure(source: Source, labels: LabelSet, index: int) -> Measurements:
 def open_splits(
     data: SegmentationData, names: Sequence[str], optional: Sequence[str] = ()
 ) -> list[Split]:
-    """The splits, with none of their images read.
+    """The splits, with none of their images read: a damaged one must not end the check.
 
-    One that cannot be listed is a problem of its own where another can; those in `optional` need
-    not be there.
+    A split that cannot be listed is a problem of its own where another can; those in `optional`
+    need not be there.
     """
-    splits = []
-    failed = {}
+    opened: list[Split] = []
+    failed: list[Split] = []
     for name in dict.fromkeys(names):
+        split = Split(name, data.labels)
         try:
-            splits.append(open_split(data, name))
+            open_split(split, data)
+            opened.append(split)
         except (DataError, OSError) as problem:
             if name not in optional:
-                failed[name] = str(problem)
-    if failed and (not splits or set(failed) & set(data.hidden)):
-        raise DataError(next(iter(failed.values())))
-    for name, sentence in failed.items():
-        splits.append(Split(name, data.labels))
-        splits[-1].found("listing", sentence)
-    return splits
+                split.found("listing", str(problem))
+                failed.append(split)
+    if failed and not opened:
+        raise DataError(failed[0].findings[0].sentence)
+    return opened + failed
 
 
-def open_split(data: SegmentationData, name: str) -> Split:
-    """A damaged image must not end the check, so none is looked at."""
-    if name in data.hidden:
-        raise DataError(f"{data.name}'s {name} labels are not public: {data.hidden[name]}")
-    split = Split(name, data.labels, official=data.official(name))
+def open_split(split: Split, data: SegmentationData) -> None:
     try:
-        split.source = data.stored(name)
+        split.source = data.stored(split.name)
     except Unpaired as problem:
         for file in problem.files:
-            sentence = f"{file} stands alone, so nothing of {name} was read: {problem.remedy}"
+            sentence = f"{file} stands alone, so nothing of {split.name} was read: {problem.remedy}"
             split.found("pairs", sentence, file=file)
     if isinstance(split.source, Pack):
         split.source.labels = None  # so that its labels are the files' numbers
-    return split
+    split.official = data.official(split.name)
 
 
 def inspect_split(split: Split, limit: int | None, workers: int) -> None:
@@ -235,13 +228,12 @@ def inspect_split(split: Split, limit: int | None, workers: int) -> None:
 
 def compare_splits(splits: Sequence[Split]) -> None:
     """Find images that are in two splits: what is evaluated must not have been learned."""
-    for number, later in enumerate(splits):
-        for earlier in splits[:number]:
-            both = later.digests.keys() & earlier.digests.keys()
-            pairs = [(later.digests[same][0], earlier.digests[same][0]) for same in both]
-            for one, other in sorted(pairs):
-                sentence = (
-                    f"{place(later.source, one)} ({later.name}) is the same image as "
-                    f"{place(earlier.source, other)} ({earlier.name}): take one of the two out"
-                )
-                later.found("leak", sentence, one)
+    for earlier, later in combinations(splits, 2):
+        both = later.digests.keys() & earlier.digests.keys()
+        pairs = [(later.digests[same][0], earlier.digests[same][0]) for same in both]
+        for one, other in sorted(pairs):
+            sentence = (
+                f"{place(later.source, one)} ({later.name}) is the same image as "
+                f"{place(earlier.source, other)} ({earlier.name}): take one of the two out"
+            )
+            later.found("leak", sentence, one)

@@ -19,29 +19,29 @@ SENTENCES = 200
 MARKED, SAMPLES = 24, 8  # pictures on the page: of findings in all, of others a split
 UNKNOWN = (255, 255, 255)  # no data set paints a class white
 STYLE = """
-figure { margin: 0 0 1.2rem; max-width: 100% } figure img { max-width: 32%; height: auto; vertical-align: top }
+figure { margin: 0 0 1.2rem; max-width: 100% }
+figure img { max-width: 32%; height: auto; vertical-align: top }
 """
 
 
 def page(data: "SegmentationData", splits: "Sequence[Split]") -> str:
     """Sentences, classes, and pictures, suspicious ones first."""
-    # (split, finding), problems first
-    found = [(split, finding) for split in splits for finding in split.findings]
-    found.sort(key=lambda each: not each[1].problem)
+    findings = [finding for split in splits for finding in split.findings]
+    findings.sort(key=lambda finding: not finding.problem)
     parts = [
         f"<p>{html.escape(summary_line(splits))}</p><ul>",
-        *sentences([finding for _, finding in found]),
+        *(sentence("li", finding) for finding in findings[:SENTENCES]),
+        "</ul>",
         *classes(data.labels, splits),
-        *pictures(data.labels, splits, found),
+        *pictures(data.labels, splits, findings),
     ]
+    if len(findings) > SENTENCES:
+        parts.insert(SENTENCES + 2, f"<p>and {len(findings) - SENTENCES} more</p>")
     return document(f"{data.name}: check of the data", parts, STYLE)
 
 
-def sentences(findings: "Sequence[Finding]") -> Iterator[str]:
-    for finding in findings[:SENTENCES]:
-        yield f"<li{' class=wrong' * finding.problem}>{html.escape(finding.sentence)}</li>"
-    more = len(findings) - SENTENCES
-    yield "</ul>" + (f"<p>and {more} more</p>" if more > 0 else "")
+def sentence(tag: str, finding: "Finding") -> str:
+    return f"<{tag}{' class=wrong' * finding.problem}>{html.escape(finding.sentence)}</{tag}>"
 
 
 def classes(labels: "LabelSet", splits: "Sequence[Split]") -> Iterator[str]:
@@ -63,18 +63,18 @@ def classes(labels: "LabelSet", splits: "Sequence[Split]") -> Iterator[str]:
 
 
 def pictures(
-    labels: "LabelSet", splits: "Sequence[Split]", found: "Sequence[tuple[Split, Finding]]"
+    labels: "LabelSet", splits: "Sequence[Split]", findings: "Sequence[Finding]"
 ) -> Iterator[str]:
     """Findings that have a picture; then samples of every split."""
+    by_name = {split.name: split for split in splits}
     marked: dict[tuple[str, int], list[Finding]] = {}
-    for split, finding in found:
+    for finding in findings:
         if finding.index is not None:
-            marked.setdefault((split.name, finding.index), []).append(finding)
+            marked.setdefault((finding.split, finding.index), []).append(finding)
     if marked:
         yield f"<h2>Suspicious ({min(len(marked), MARKED)} of {len(marked)})</h2>"
-    by_name = {split.name: split for split in splits}
-    for (name, index), findings in [*marked.items()][:MARKED]:
-        yield figure(labels, by_name[name], index, findings)
+    for name, index in [*marked][:MARKED]:
+        yield figure(labels, by_name[name], index, marked[name, index])
     for split in splits:
         others = [index for index in split.ignored if (split.name, index) not in marked]
         if others:
@@ -105,8 +105,7 @@ def figure(labels: "LabelSet", split: "Split", index: int, findings: "Sequence[F
     if index in split.ignored:
         caption += f", {split.ignored[index]:.0%} ignored"
     for finding in findings:
-        sentence = html.escape(finding.sentence)
-        caption += f'<br><span class="{"wrong" if finding.problem else ""}">{sentence}</span>'
+        caption += f"<br>{sentence('span', finding)}"
     return f"<figure>{images}<figcaption>{caption}</figcaption></figure>"
 
 

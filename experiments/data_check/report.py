@@ -1,7 +1,10 @@
 """The tables and sentences that a data check prints."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from experiments.command_line.parser import by
+from experiments.reports.formats import bare_table, console
 
 if TYPE_CHECKING:
     from datamodules.module import SegmentationData
@@ -11,64 +14,55 @@ SHOWN = 10  # sentences of one kind; unreadable files are all named
 
 
 def print_report(data: "SegmentationData", splits: "Sequence[Split]", limit: int | None) -> None:
-    of = f", {limit} images of a split" if limit else ""
     heads = ("split", "images", "official", "read", "size", "ignored", "mean (0 to 1)", "std")
-    rows = []
+    table = bare_table(*heads)
+    table.title = f"{data.name}, {limit} images of a split" if limit else data.name
     for split in splits:
         count = "?" if split.source is None else len(split.source)
         colors = ["", ""]
-        if split.pixels:
-            colors = [" ".join(f"{value:.3f}" for value in values) for values in split.colors]
+        if split.digests:
+            colors = [" ".join(f"{part:.3f}" for part in each) for each in split.mean_and_std()]
         ignored = percent(split.ignored_share)
         official = split.official or ""
-        rows.append((split.name, count, official, split.checked, sizes(split), ignored, *colors))
-    print_table(heads, rows, f"{data.name}{of}")
-    heads = ["class", "id"]
-    rows = [*zip(data.labels.names, data.labels.ids)]
-    for split in splits:
-        heads += [f"{split.name} %", "images"]
-        numbers = zip(map(percent, split.shares()), split.frequencies.images)
-        rows = [(*row, *cells) for row, cells in zip(rows, numbers)]
-    print_table(heads, rows, right=range(2, len(heads)))
-    for line in ids_and_weights(splits, limit):
-        print(line)
+        cells = (split.name, count, official, split.checked, sizes(split), ignored, *colors)
+        table.add_row(*map(str, cells))
+    console().print(table)
+    print_classes(data, splits)
+    print_ids(splits)
+    print_weights(splits, limit)
 
 
-def print_table(
-    heads: Sequence[str],
-    rows: Sequence[Sequence[object]],
-    title: str | None = None,
-    right: Sequence[int] = (),
-) -> None:
-    """`right` are the columns that are set to the right."""
-    from rich.table import Table
+def print_classes(data: "SegmentationData", splits: "Sequence[Split]") -> None:
     from rich.text import Text
 
-    from experiments.reports.formats import console
-
-    table = Table(title=title, box=None, pad_edge=False, header_style="bold")
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="right" if number in right else "left")
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+    table = bare_table("class", "id")
+    columns = [map(Text, data.labels.names), map(str, data.labels.ids)]
+    for split in splits:
+        table.add_column(f"{split.name} %", justify="right")
+        table.add_column("images", justify="right")
+        columns += [map(percent, split.shares()), map(str, split.frequencies.images)]
+    for cells in zip(*columns):
+        table.add_row(*cells)
     console().print(table)
 
 
-def ids_and_weights(splits: "Sequence[Split]", limit: int | None) -> Iterator[str]:
+def print_ids(splits: "Sequence[Split]") -> None:
     for split in splits:
         total = max(int(split.values.sum()), 1)
         for kind, values in (("ignored", split.void), ("unknown", split.unknown)):
-            if values:
-                shares = [
-                    f"{value} ({percent(count / total)} %)" for value, count in values.items()
-                ]
-                yield f"{split.name}: {kind} ids {', '.join(shares)}"
-    first = splits[0]
-    if first.name == "train" and first.ignored:
-        weights = first.weights()
-        part = f" (of {first.checked} images)" if limit else ""
-        yield f"\nmedian-frequency weights{part}:\n  {override(weights['median_frequency'])}"
-        yield f"1 / ln(1.1 + share), as ERFNet{part}:\n  {override(weights['inverse_log'])}"
+            shares = [f"{value} ({percent(count / total)} %)" for value, count in values.items()]
+            if shares:
+                print(f"{split.name}: {kind} ids {', '.join(shares)}")
+
+
+def print_weights(splits: "Sequence[Split]", limit: int | None) -> None:
+    from experiments.data_check.findings import weighed
+
+    if train := weighed(splits):
+        weights = train.weights()
+        part = f" (of {train.checked} images)" if limit else ""
+        print(f"\nmedian-frequency weights{part}:\n  {override(weights['median_frequency'])}")
+        print(f"1 / ln(1.1 + share), as ERFNet{part}:\n  {override(weights['inverse_log'])}")
 
 
 def override(weights: Sequence[float]) -> str:
@@ -83,14 +77,13 @@ def percent(share: float) -> str:
 
 def sizes(split: "Split") -> str:
     """Height x width, the most frequent first."""
-    counts = [
-        f"{height}x{width}" + (f" ({count})" if len(split.sizes) > 1 else "")
-        for (height, width), count in split.sizes.most_common(3)
-    ]
+    if len(split.sizes) == 1:
+        return by(*split.sizes)
+    counts = [f"{by(size)} ({count})" for size, count in split.sizes.most_common(3)]
     if len(split.sizes) > 3:
         by_area = sorted(split.sizes, key=lambda size: size[0] * size[1])
-        least, most = ("{}x{}".format(*size) for size in (by_area[0], by_area[-1]))
-        counts.append(f"{len(split.sizes) - 3} more from {least} to {most}")
+        more = len(split.sizes) - 3
+        counts.append(f"{more} more from {by(by_area[0])} to {by(by_area[-1])}")
     return ", ".join(counts)
 
 
@@ -112,11 +105,11 @@ def print_findings(findings: "Sequence[Finding]") -> None:
 
 def summary_line(splits: "Sequence[Split]") -> str:
     read = " + ".join(f"{split.checked} {split.name}" for split in splits)
-    findings = [finding for split in splits for finding in split.findings]
-    problems = sum(finding.problem for finding in findings)
-    others = len(findings) - problems
-    looks = f", {plural(others, 'thing')} to look at" if others else ""
-    return f"{read} images read: {plural(problems, 'problem') if problems else 'no problem'}{looks}"
+    problems = [finding.problem for split in splits for finding in split.findings]
+    certain = problems.count(True)
+    others = problems.count(False)
+    sentence = f"{read} images read: {plural(certain, 'problem') if certain else 'no problem'}"
+    return f"{sentence}, {plural(others, 'thing')} to look at" if others else sentence
 
 
 def plural(number: int, noun: str) -> str:
