@@ -79,30 +79,14 @@ class Fidelity:
     note: str = ""
 
     @classmethod
-    def of_authors(cls, name: str, layout: Layout) -> "Fidelity":
-        """The authors' half of a row."""
-        unused = sum(count for count, _ in layout["unused"].values())
-        return cls(
-            name,
-            layout["source_repo"],
-            layout["commit"],
-            logits=None,
-            other_size=None,
-            auxiliary=None,
-            parameters=(None, layout["params_inference"]),
-            total=(None, layout["params_total"] - unused),
-            macs=(None, layout["macs_inference"]),
-            macs_size=tuple(layout["macs_resolution"]),
-            ok=False,
-        )
-
-    @classmethod
     def from_json(cls, row: dict[str, Any]) -> "Fidelity":
-        lists = {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
-        differences = {
-            name: Difference(**value) for name, value in row.items() if isinstance(value, dict)
-        }
-        return cls(**row | lists | differences)
+        values = dict(row)
+        for name, value in row.items():
+            if isinstance(value, list):
+                values[name] = tuple(value)
+            elif isinstance(value, dict):
+                values[name] = Difference(**value)
+        return cls(**values)
 
 
 # --- one layout
@@ -111,7 +95,20 @@ class Fidelity:
 def compare(name: str) -> Fidelity:
     """Compare a layout. One that cannot be built or loaded fails, with the problem as its note."""
     layout = json.loads(gzip.decompress((RELEASED / f"{name}.json.gz").read_bytes()))
-    theirs = Fidelity.of_authors(name, layout)
+    unused = sum(count for count, _ in layout["unused"].values())
+    theirs = Fidelity(
+        name,
+        layout["source_repo"],
+        layout["commit"],
+        logits=None,
+        other_size=None,
+        auxiliary=None,
+        parameters=(None, layout["params_inference"]),
+        total=(None, layout["params_total"] - unused),
+        macs=(None, layout["macs_inference"]),
+        macs_size=tuple(layout["macs_resolution"]),
+        ok=False,
+    )
     try:
         return with_ours(theirs, layout)
     except Exception as problem:
@@ -127,34 +124,34 @@ def with_ours(row: Fidelity, layout: Layout) -> Fidelity:
     from segmodels.paper import macs
 
     module = build(row.name, layout)
-    golden = np.load(RELEASED / f"{row.name}.npz")
-    golden_other = np.load(RELEASED / f"{row.name}__b.npz")
-    logits = logits_of(module, golden)
-    parameters, without_gradient = count_reached(module, logits)
-    total = sum(each.numel() for each in module.parameters())
+    first, other = (np.load(RELEASED / f"{row.name}{size}.npz") for size in ("", "__b"))
+    logits = logits_of(module, first)
+    reached, without_gradient = count_reached(module, logits)
     with torch.no_grad():
-        main = compare_logits(logits, golden)
-        other_size = compare_logits(logits_of(module, golden_other), golden_other)
+        main = compare_logits(logits, first)
+        other_size = compare_logits(logits_of(module, other), other)
         auxiliary = [
-            each
-            for size in (golden, golden_other)
-            for each in compare_auxiliary(module, size, layout["aux_names"])
+            *compare_auxiliary(module, first, layout["aux_names"]),
+            *compare_auxiliary(module, other, layout["aux_names"]),
         ]
-    our_macs, their_macs = macs(module, row.macs_size), row.macs[1]
-    same_macs = our_macs is not None and abs(our_macs - their_macs) <= MACS_LIMIT * their_macs
-    same_parameters = (parameters, total) == (row.parameters[1], row.total[1])
-    same_outputs = all(each.ok for each in (main, other_size, *auxiliary))
-    return replace(
+    counted = replace(
         row,
         logits=main,
         other_size=other_size,
         auxiliary=max(auxiliary, key=lambda each: each.error / each.limit, default=None),
-        parameters=(parameters, row.parameters[1]),
-        total=(total, row.total[1]),
-        macs=(our_macs, their_macs),
-        ok=same_outputs and same_parameters and same_macs,
+        parameters=(reached, row.parameters[1]),
+        total=(sum(each.numel() for each in module.parameters()), row.total[1]),
+        macs=(macs(module, row.macs_size), row.macs[1]),
         note=note_of(layout, without_gradient),
     )
+    ours, theirs = counted.macs
+    ok = (
+        all(each.ok for each in (main, other_size, *auxiliary))
+        and all(mine == authors for mine, authors in (counted.parameters, counted.total))
+        and ours is not None
+        and abs(ours - theirs) <= MACS_LIMIT * theirs
+    )
+    return replace(counted, ok=ok)
 
 
 def note_of(layout: Layout, without_gradient: list[str]) -> str:
@@ -208,13 +205,11 @@ def count_reached(module: "nn.Module", logits: "Tensor") -> tuple[int, list[str]
     design included, which are named.
     """
     logits.sum().backward()
-    designed = getattr(module, "without_gradient", ())
-    parameters = dict(module.named_parameters())
-    without_gradient = [name for name, each in parameters.items() if each.grad is None]
-    spared = [name for name in designed if name in without_gradient]
-    unreached = set(without_gradient) - set(spared)
-    count = sum(each.numel() for name, each in parameters.items() if name not in unreached)
-    return count, spared
+    unreached = {name for name, each in module.named_parameters() if each.grad is None}
+    spared = [name for name in getattr(module, "without_gradient", ()) if name in unreached]
+    unreached -= {*spared}
+    counts = [each.numel() for name, each in module.named_parameters() if name not in unreached]
+    return sum(counts), spared
 
 
 def compare_logits(logits: "Tensor", golden: "np.lib.npyio.NpzFile") -> Difference:
@@ -310,7 +305,7 @@ def print_rows(rows: list[Fidelity], markdown: bool) -> None:
     failed = [row.name for row in rows if not row.ok]
     table = [cells(row) for row in rows]
     if markdown:
-        for row, line in zip(rows, table, strict=True):
+        for row, line in zip(rows, table):
             line[-1] += f"; {row.note}" if row.note else ""
         print_markdown(COLUMNS, table)
     else:

@@ -1,10 +1,13 @@
-"""Write a data set into packs, one file per split, from which crops are read many times faster than from PNG files. Nothing is lost.
+"""Write a data set into packs, one file per split, from which crops are read many times faster than
+from PNG files. Nothing is lost.
 
   python experiments/pack.py --data cityscapes data.root=DIR --out PACKS
   python experiments/run.py  --model bisenet --data cityscapes data.root=PACKS
-  python experiments/pack.py --verify PACKS                     every byte against its checksum
+  python experiments/pack.py --verify PACKS
+      every byte against its checksum
 
-An interrupted run goes on where it stopped when the same command is given again, and writes the same bytes.
+An interrupted run goes on where it stopped when the same command is given again, and writes the
+same bytes.
 """
 
 import argparse
@@ -28,8 +31,10 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 forms
-  tiles   lossless, about 1.1 times the bytes of Cityscapes' PNGs; needs the package zstandard where it is written and read
-  raw     plain pixels through a memory map, 3.8 times the bytes: the fastest, for those who have the disk
+  tiles   lossless, about 1.1 times the bytes of Cityscapes' PNGs; needs the package zstandard where
+          it is written and read
+  raw     plain pixels through a memory map, 3.8 times the bytes: the fastest, for those who have
+          the disk
 
 packs are read out of a bucket too, if you copy them there: data.root=s3://BUCKET/PREFIX, with
 data.cache=DIR data.cache_gb=50 to keep what was read; needs the package obstore
@@ -114,7 +119,8 @@ def pack_split(description: dict[str, Any], source: "Files", args: argparse.Name
         same = all(there.description[key] == value for key, value in description.items())
         if there.names != tuple(source.names) or there.form != args.form or not same:
             raise UserError(
-                f"{file} holds other images, labels or another form; remove it, or give another --out"
+                f"{file} holds other images, labels or another form; "
+                "remove it, or give another --out"
             )
         print(f"{file} is there already: {len(there)} images")
         return
@@ -126,16 +132,12 @@ def pack_split(description: dict[str, Any], source: "Files", args: argparse.Name
 
     format.write(file, description | {"form": args.form}, source.names, records)
     size = file.stat().st_size
-    print(f"{file}: {len(source)} images, {size / 2**20:.1f} MiB{compared(source, size)}")
-
-
-def compared(source: "Files", size: int) -> str:
-    """With the original files' bytes, where they are files and not in a zip."""
     try:
         before = sum(Path(path).stat().st_size for pair in source.pairs for path in pair)
-    except OSError:
-        return ""
-    return f", {size / before:.2f} times the files'"
+        ratio = f", {size / before:.2f} times the files'"
+    except OSError:  # they lie in a zip
+        ratio = ""
+    print(f"{file}: {len(source)} images, {size / 2**20:.1f} MiB{ratio}")
 
 
 def record(source: "Files", form: str, index: int) -> bytes:
@@ -152,29 +154,28 @@ def record(source: "Files", form: str, index: int) -> bytes:
 
 
 def verify(place: Path) -> int:
+    """Name, each in a sentence, all that is wrong with a pack or with the packs of a folder."""
+    from datamodules import DataError
+    from datamodules.packs.format import Pack
+
     files = sorted(place.glob("*.pack")) if place.is_dir() else [place]
     if not files or not files[0].is_file():
         raise UserError(
             f"{place} holds no .pack file; give the folder that pack.py wrote, or one pack"
         )
-    problems = [line for file in files for line in problems_of(file)]
-    for line in problems:
-        print(f"error: {line}", file=sys.stderr)
+    problems = []
+    for file in files:
+        try:
+            pack = Pack(file)
+        except DataError as problem:
+            problems.append(str(problem))
+            continue
+        damaged = pack.verify(with_progress(range(len(pack)), f"checking {file.name}"))
+        print(f"{file}: {len(pack)} images, {len(damaged)} damaged")
+        problems += [f"{file} is damaged in {name}: pack this split again" for name in damaged]
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
     return 2 if problems else 0
-
-
-def problems_of(file: Path) -> list[str]:
-    """One sentence for everything that is wrong with a pack."""
-    from datamodules import DataError
-    from datamodules.packs.format import Pack
-
-    try:
-        found = Pack(file)
-    except DataError as problem:
-        return [str(problem)]
-    damaged = found.verify(with_progress(range(len(found)), f"checking {file.name}"))
-    print(f"{file}: {len(found)} images, {len(damaged)} damaged")
-    return [f"{file} is damaged in {name}: pack this split again" for name in damaged]
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ FORMS = {
     "tiles": "packs of tiles",
     "raw": "raw packs",
 }
+PACKS = ("tiles", "raw")
 PEER = "torchvision + albumentations"
 Times = dict[str, dict[str, list[float]]]  # way of measuring -> source -> ms per sample, by round
 
@@ -106,17 +107,6 @@ def add_data(subjects: Subjects) -> None:
     made.set_defaults(run=data, parser=made)
 
 
-def data(args: argparse.Namespace) -> int:
-    if args.stored:
-        result = json.loads(STORED.read_text())
-        print_markdown(COLUMNS, rows(result["milliseconds"]))
-        print(f"\n{caption(result)}")
-        return 0
-    if args.out:
-        check_out(args.out)
-    return measure(args)
-
-
 # --- what is compared
 
 
@@ -133,6 +123,26 @@ class Samples:
 
     def __getitem__(self, number: int) -> "tuple[Tensor, Tensor]":
         return self.sample(number)
+
+
+def samples_of(
+    folders: Mapping[str, Path], crop: tuple[int, int], count: int = 0
+) -> dict[str, Samples]:
+    """The peer, ours from every form, and ours from packs as floats."""
+    import datamodules
+
+    files = {
+        form: tuple(file for file in folder.rglob("*") if file.is_file())
+        for form, folder in folders.items()
+    }
+    made = {PEER: Samples(peer(folders["folder"], crop), files["folder"], count)}
+    for form, folder in folders.items():
+        source = datamodules.Cityscapes(folder).open("train")
+        made[FORMS[form]] = Samples(ours(source, crop), files[form], count)
+    for form in PACKS:
+        pack = made[FORMS[form]]
+        made[f"{FORMS[form]}, as floats"] = replace(pack, sample=as_floats(pack.sample))
+    return made
 
 
 def peer(root: Path, crop: tuple[int, int]) -> "Sample":
@@ -209,7 +219,7 @@ def every_form(args: argparse.Namespace) -> Iterator[dict[str, Path]]:
             with zipfile.ZipFile(folders["zips"] / f"{kind}_trainvaltest.zip", "w") as archive:
                 for file in sorted((folder / kind).rglob("*.png")):
                     archive.write(file, file.relative_to(folder))
-        for form in ("tiles", "raw"):
+        for form in PACKS:
             pack = f"-m experiments.pack --data cityscapes --splits train --form {form} --out"
             words = [*pack.split(), str(folders[form]), f"data.root={folder}"]
             if subprocess.run([sys.executable, *words]).returncode:
@@ -224,39 +234,12 @@ def copy_images(args: argparse.Namespace, folder: Path) -> None:
     if not args.root:
         return write(folder, {"train": args.images, "val": 1}, (1024, 2048))
     source = datamodules.Cityscapes(args.root).open("train")
-    for (image, label), name in list(zip(source.pairs, source.names))[: args.images]:
-        city = name.split("_")[0]
-        for path, target in (
-            (image, f"leftImg8bit/train/{city}/{name}_leftImg8bit.png"),
-            (label, f"gtFine/train/{city}/{name}_gtFine_labelIds.png"),
-        ):
-            file = folder / target
+    targets = ("leftImg8bit/train/{}/{}_leftImg8bit.png", "gtFine/train/{}/{}_gtFine_labelIds.png")
+    for pair, name in list(zip(source.pairs, source.names))[: args.images]:
+        for path, target in zip(pair, targets):
+            file = folder / target.format(name.split("_")[0], name)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(source.read(path))
-
-
-def files_in(folder: Path) -> tuple[Path, ...]:
-    return tuple(file for file in folder.rglob("*") if file.is_file())
-
-
-def bytes_of(files: tuple[Path, ...]) -> int:
-    return sum(file.stat().st_size for file in files)
-
-
-def samples_of(folders: Mapping[str, Path], crop: tuple[int, int]) -> dict[str, Samples]:
-    """The peer, ours from every form, and ours from packs as floats."""
-    import datamodules
-
-    files = {form: files_in(folder) for form, folder in folders.items()}
-    made = {PEER: Samples(peer(folders["folder"], crop), files["folder"])}
-    for form, folder in folders.items():
-        sample = ours(datamodules.Cityscapes(folder).open("train"), crop)
-        made[FORMS[form]] = Samples(sample, files[form])
-    for form in ("tiles", "raw"):
-        made[f"{FORMS[form]}, as floats"] = Samples(
-            as_floats(made[FORMS[form]].sample), files[form]
-        )
-    return made
 
 
 # --- that it is the same sample
@@ -292,24 +275,19 @@ def max_difference(source: "Source", crop: tuple[int, int], count: int) -> tuple
 # --- the clock: milliseconds per sample
 
 
-def time_samples(
-    samples: Samples, turn: int, clock: Callable[[], float], setup: Callable[[], object]
-) -> float:
-    """Other samples in every turn; `setup` is called before each and not timed."""
+def time_samples(samples: Samples, turn: int, cold: bool = False) -> float:
+    """CPU time of other samples in every turn. `cold`: wall time, and before each sample the system
+    is told to forget the files, which is not timed.
+    """
     numbers = iter(range(turn * samples.count, (turn + 1) * samples.count))
     times = timeit.repeat(
-        lambda: samples[next(numbers)], setup, timer=clock, repeat=samples.count, number=1
+        lambda: samples[next(numbers)],
+        setup=partial(forget, samples.files if cold else ()),
+        timer=time.perf_counter if cold else time.process_time,
+        repeat=samples.count,
+        number=1,
     )
     return 1000 * sum(times) / samples.count
-
-
-def cpu_time(samples: Samples, turn: int) -> float:
-    return time_samples(samples, turn, time.process_time, setup=lambda: None)
-
-
-def cold_wall_time(samples: Samples, turn: int) -> float:
-    """Before each sample the system is told to forget the files."""
-    return time_samples(samples, turn, time.perf_counter, setup=partial(forget, samples.files))
 
 
 def forget(files: tuple[Path, ...]) -> None:
@@ -363,29 +341,51 @@ def total_cpu_time() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def measure_all(sources: dict[str, Samples], args: argparse.Namespace) -> Times:
-    def through_workers(samples: Samples, turn: int) -> float:
-        return worker_time(samples, args.workers, args.batch, stock=samples is sources[PEER])
-
+def measure(sources: dict[str, Samples], args: argparse.Namespace) -> Times:
+    for each in sources.values():  # what is done only at first does not belong to a sample
+        for number in range(args.images):
+            each.sample(number)
     uint8 = {name: each for name, each in sources.items() if "floats" not in name}
-    times = {"one process": take_turns(sources, args.rounds, cpu_time)}
+    times = {"one process": take_turns(sources, args.rounds, time_samples)}
     if args.workers:
+
+        def through_workers(samples: Samples, turn: int) -> float:
+            return worker_time(samples, args.workers, args.batch, stock=samples is sources[PEER])
+
         chosen = {name: each for name, each in uint8.items() if name != FORMS["zips"]}
         times[f"{args.workers} workers"] = take_turns(chosen, args.rounds, through_workers)
     if args.cold:
         few = {name: replace(each, count=min(args.samples, 4)) for name, each in uint8.items()}
-        times["cold, wall time"] = take_turns(few, args.rounds, cold_wall_time)
+        times["cold, wall time"] = take_turns(few, args.rounds, partial(time_samples, cold=True))
     return times
 
 
 # --- the whole
 
 
-def measure(args: argparse.Namespace) -> int:
+def data(args: argparse.Namespace) -> int:
+    if args.stored:
+        result = json.loads(STORED.read_text())
+        print_markdown(COLUMNS, rows(result["milliseconds"]))
+        print(f"\n{caption(result)}")
+        return 0
+    if args.out:
+        check_out(args.out)
+    result = compare(args)
+    print_table(COLUMNS, rows(result["milliseconds"]))
+    print(caption(result))
+    if args.out:
+        write_json(args.out, result)
+        print(f"result       {args.out}")
+    return 0
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
     import cv2
     import torch
 
     import datamodules
+    from datamodules.reading.png import codecs
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -398,33 +398,13 @@ def measure(args: argparse.Namespace) -> int:
         )
         if levels > 1 or labels:
             raise UserError("these are not the same samples, so nothing was timed")
-        sources = {
-            name: replace(each, count=args.samples)
-            for name, each in samples_of(folders, args.crop).items()
+        sources = samples_of(folders, args.crop, args.samples)
+        times = measure(sources, args)
+        sizes = {
+            form: sum(file.stat().st_size for file in sources[name].files)
+            for form, name in FORMS.items()
         }
-        for each in sources.values():  # what is done only at first does not belong to a sample
-            for number in range(args.images):
-                each.sample(number)
-        times = measure_all(sources, args)
-        sizes = {form: bytes_of(files_in(folder)) for form, folder in folders.items()}
-    result = {
-        "conditions": conditions(args),
-        "milliseconds": times,
-        "bytes": {form: size / sizes["folder"] for form, size in sizes.items()},
-        "apart": [levels, labels],
-    }
-    print_table(COLUMNS, rows(times))
-    print(caption(result))
-    if args.out:
-        write_json(args.out, result)
-        print(f"result       {args.out}")
-    return 0
-
-
-def conditions(args: argparse.Namespace) -> dict[str, Any]:
-    from datamodules.reading.png import codecs
-
-    return {
+    conditions = {
         "images": f"{args.images} of Cityscapes" if args.root else f"{args.images} drawn scenes",
         "crop": args.crop,
         "scales": SCALES,
@@ -437,6 +417,12 @@ def conditions(args: argparse.Namespace) -> dict[str, Any]:
         "date": date.today().isoformat(),
         "commit": provenance.commit(),
         "load": os.getloadavg()[0],
+    }
+    return {
+        "conditions": conditions,
+        "milliseconds": times,
+        "bytes": {form: size / sizes["folder"] for form, size in sizes.items()},
+        "apart": [levels, labels],
     }
 
 

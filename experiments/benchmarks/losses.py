@@ -7,13 +7,13 @@ import tempfile
 import time
 import timeit
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from math import exp, log
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.benchmarks.turns import take_turns
 from experiments.command_line.errors import UserError, silenced_stderr
@@ -60,48 +60,31 @@ class Pair:
 # --- measuring
 
 
-@dataclass(frozen=True)
-class Equality:
-    """Relative differences: of the loss, and of the gradient's largest entry."""
-
-    loss: float
-    gradient: float
-
-    @property
-    def ok(self) -> bool:
-        return self.loss <= LOSS_LIMIT and self.gradient <= GRADIENT_LIMIT
-
-    @classmethod
-    def of(cls, pair: Pair) -> "Equality":
-        loss, gradient = pair.run(pair.theirs)
-        our_loss, our_gradient = pair.run(pair.ours)
-        distance = (gradient - our_gradient).abs().max() / gradient.abs().max()
-        return cls(abs(float(our_loss) / float(loss) - 1), float(distance))
+def differences(pair: Pair) -> dict[str, float]:
+    """Relative ones: of the loss, and of the gradient's largest entry."""
+    loss, gradient = pair.run(pair.theirs)
+    our_loss, our_gradient = pair.run(pair.ours)
+    distance = (gradient - our_gradient).abs().max() / gradient.abs().max()
+    return {"loss": abs(float(our_loss) / float(loss) - 1), "gradient": float(distance)}
 
 
-@dataclass(frozen=True)
-class Cost:
-    milliseconds: tuple[float, float]  # theirs, ours
-    mebibytes: tuple[float, float]
-    faster: float
-    less_memory: float
+def cost(pair: Pair, rounds: int) -> dict[str, Any]:
+    """Time and memory of theirs and of ours, and their ratios."""
 
-    @classmethod
-    def of(cls, pair: Pair, rounds: int) -> "Cost":
-        def cpu_milliseconds(form: "Form", turn: int) -> float:
-            work = partial(pair.run, form)
-            return 1000 * timeit.timeit(work, timer=time.process_time, number=1)
+    def cpu_milliseconds(form: "Form", turn: int) -> float:
+        work = partial(pair.run, form)
+        return 1000 * timeit.timeit(work, timer=time.process_time, number=1)
 
-        times = take_turns({"theirs": pair.theirs, "ours": pair.ours}, rounds, cpu_milliseconds)
-        theirs, ours = times["theirs"], times["ours"]
-        peak = peak_mebibytes(partial(pair.run, pair.theirs))
-        our_peak = peak_mebibytes(partial(pair.run, pair.ours))
-        return cls(
-            (median(theirs), median(ours)),
-            (peak, our_peak),
-            faster=median(a / b for a, b in zip(theirs, ours)),
-            less_memory=peak / our_peak,
-        )
+    times = take_turns({"theirs": pair.theirs, "ours": pair.ours}, rounds, cpu_milliseconds)
+    theirs, ours = times.values()
+    peak = peak_mebibytes(partial(pair.run, pair.theirs))
+    our_peak = peak_mebibytes(partial(pair.run, pair.ours))
+    return {
+        "milliseconds": (median(theirs), median(ours)),
+        "mebibytes": (peak, our_peak),
+        "faster": median(a / b for a, b in zip(theirs, ours)),
+        "less_memory": peak / our_peak,
+    }
 
 
 def peak_mebibytes(work: Callable[[], object]) -> float:
@@ -201,9 +184,8 @@ def random_batch(args: argparse.Namespace, margin: float) -> "Batch":
     square = torch.ones(1, cell, cell, dtype=torch.int64)  # as F.cross_entropy wants labels
     squares = torch.randint(0, args.classes, grid, generator=random)
     label = torch.kron(squares, square)[:, :height, :width].contiguous()
-    coarse = label[
-        :, None, :: args.stride, :: args.stride
-    ]  # (B, H, W) -> (B, 1, H/stride, W/stride)
+    # (B, H, W) -> (B, 1, H/stride, W/stride)
+    coarse = label[:, None, :: args.stride, :: args.stride]
     logits = torch.randn(args.batch, args.classes, *coarse.shape[2:], generator=random)
     logits.scatter_add_(1, coarse, torch.full(coarse.shape, margin))
     ignored = (torch.rand(grid, generator=random) < 0.1).long()
@@ -225,9 +207,14 @@ def loss(args: argparse.Namespace) -> int:
     pairs = loss_pairs(args)
     print(f"{args.batch} x {args.classes} classes, {by(args.size)}, ", end="")
     print(f"logits at 1/{args.stride}; {machine}\n")
-    equal = {pair.name: Equality.of(pair) for pair in pairs}
-    unequal = [name for name, each in equal.items() if not each.ok]
-    rows = [[name, f"{each.loss:.1e}", f"{each.gradient:.1e}"] for name, each in equal.items()]
+    equality = {pair.name: differences(pair) for pair in pairs}
+    # not written with >, so that NaN is unequal too
+    unequal = [
+        name
+        for name, each in equality.items()
+        if not (each["loss"] <= LOSS_LIMIT and each["gradient"] <= GRADIENT_LIMIT)
+    ]
+    rows = [[name, *map("{:.1e}".format, each.values())] for name, each in equality.items()]
     heads = {"relative difference": "left", "loss": "right", "gradient": "right"}
     print_table(heads, rows, failed=unequal)
     if unequal:
@@ -237,15 +224,13 @@ def loss(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    costs = {pair.name: Cost.of(pair, args.rounds) for pair in pairs}
+    costs = {pair.name: cost(pair, args.rounds) for pair in pairs}
     print()
     print_table(COLUMNS, [[name, *cells(each)] for name, each in costs.items()])
     if args.json:
         skipped = ("json", "run", "parser")
         settings = {name: value for name, value in vars(args).items() if name not in skipped}
-        table = {
-            name: {"equality": asdict(equal[name]), "cost": asdict(costs[name])} for name in equal
-        }
+        table = {name: {"equality": equality[name], "cost": costs[name]} for name in costs}
         write_json(args.json, {"settings": settings, "machine": machine, "rows": table})
     return 0
 
@@ -259,12 +244,12 @@ COLUMNS = {
 }
 
 
-def cells(cost: Cost) -> list[str]:
+def cells(cost: dict[str, Any]) -> list[str]:
     return [
-        "{:.0f} -> {:.0f}".format(*cost.milliseconds),
-        f"{cost.faster:.1f}x",
-        "{:.0f} -> {:.0f}".format(*cost.mebibytes),
-        f"{cost.less_memory:.1f}x",
+        "{:.0f} -> {:.0f}".format(*cost["milliseconds"]),
+        f"{cost['faster']:.1f}x",
+        "{:.0f} -> {:.0f}".format(*cost["mebibytes"]),
+        f"{cost['less_memory']:.1f}x",
     ]
 
 

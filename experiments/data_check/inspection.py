@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from itertools import combinations
 from typing import NamedTuple
 
@@ -115,10 +116,13 @@ def check_palette(source: Files, path: str, numbers: np.ndarray, wrong: Wrong) -
 
     It looks right in every viewer, and its numbers mean other classes.
     """
+    from PIL import Image
+
     labels = source.labels
     if source.read(path, 32)[25] != 3:
         return
-    colors = palette(source.read(path))
+    flat = Image.open(BytesIO(source.read(path))).getpalette() or []
+    colors = [*zip(flat[::3], flat[1::3], flat[2::3])]
     looks = {}  # number -> the class whose color it has, where that is one class's alone
     for value in np.unique(numbers).tolist():
         if value < len(colors) and labels.palette.count(colors[value]) == 1:
@@ -134,15 +138,6 @@ def check_palette(source: Files, path: str, numbers: np.ndarray, wrong: Wrong) -
             "its numbers are a program's own; save ids as 8-bit gray PNG"
         )
         wrong.append(("palette", sentence))
-
-
-def palette(data: bytes) -> list[tuple[int, ...]]:
-    """A PNG's PLTE chunk."""
-    at = 8
-    while data[at + 4 : at + 8] not in (b"PLTE", b""):
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-    table = data[at + 8 : at + 8 + int.from_bytes(data[at : at + 4], "big")]
-    return [tuple(table[first : first + 3]) for first in range(0, len(table), 3)]
 
 
 def measure(source: Source, labels: LabelSet, index: int) -> Measurements:
