@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = data_options(name, args.overrides)
     from experiments.data_check.findings import content
 
-    data, splits = inspect(args, name, options)
+    data, splits = inspect_splits(args, name, options)
     findings = [finding for split in splits for finding in split.findings]
     print_report(data, splits, args.limit)
     print_findings(findings)
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(finding.problem for finding in findings))
 
 
-def inspect(
+def inspect_splits(
     args: argparse.Namespace, name: str, options: dict[str, Any]
 ) -> "tuple[SegmentationData, list[Split]]":
     import datamodules

@@ -24,7 +24,7 @@ from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import whole
 from experiments.command_line.names import known_name
 from experiments.command_line.overrides import data_options
-from experiments.command_line.parser import Parser
+from experiments.command_line.parser import Parser, count
 
 if TYPE_CHECKING:
     from datamodules.reading.sources import Files
@@ -55,7 +55,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--workers",
         metavar="N",
-        type=int,
+        type=count,
         default=0,
         help="threads that read and compress (default: one per core)",
     )

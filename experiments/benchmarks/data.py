@@ -24,7 +24,7 @@ import numpy as np
 from experiments.benchmarks.turns import take_turns
 from experiments.command_line.errors import UserError
 from experiments.command_line.files import check_out, write_json
-from experiments.command_line.parser import Subjects, by, height_by_width, positive
+from experiments.command_line.parser import Subjects, by, count, height_by_width, positive
 from experiments.records import provenance
 from experiments.reports.formats import print_markdown, print_table
 
@@ -87,7 +87,7 @@ def add_data(subjects: Subjects) -> None:
     add("--rounds", type=positive, default=5, metavar="N", help="turns of each source (default: 5)")
     add(
         "--workers",
-        type=int,
+        type=count,
         default=2,
         metavar="N",
         help="also through so many worker processes; 0: not (default: 2)",

@@ -181,15 +181,18 @@ def random_batch(args: argparse.Namespace, margin: float) -> "Batch":
     cell = 16 * args.stride
     random = torch.Generator().manual_seed(0)
     grid = (args.batch, -(-height // cell), -(-width // cell))
-    square = torch.ones(1, cell, cell, dtype=torch.int64)  # as F.cross_entropy wants labels
-    squares = torch.randint(0, args.classes, grid, generator=random)
-    label = torch.kron(squares, square)[:, :height, :width].contiguous()
+
+    def squares(values: "Tensor") -> "Tensor":
+        pixels = values.repeat_interleave(cell, 1).repeat_interleave(cell, 2)
+        return pixels[:, :height, :width]
+
+    classes = torch.randint(0, args.classes, grid, generator=random)
+    label = squares(classes).contiguous()
     # (B, H, W) -> (B, 1, H/stride, W/stride)
     coarse = label[:, None, :: args.stride, :: args.stride]
     logits = torch.randn(args.batch, args.classes, *coarse.shape[2:], generator=random)
     logits.scatter_add_(1, coarse, torch.full(coarse.shape, margin))
-    ignored = (torch.rand(grid, generator=random) < 0.1).long()
-    label[torch.kron(ignored, square)[:, :height, :width] == 1] = 255
+    label[squares(torch.rand(grid, generator=random) < 0.1)] = 255
     return logits.requires_grad_(), label
 
 

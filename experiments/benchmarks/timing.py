@@ -142,7 +142,8 @@ def of_checkpoint(source: Path | ReleasedCheckpoint, size: tuple[int, int] | Non
             "evaluated; give --size HEIGHTxWIDTH"
         )
     if released:
-        is_rows_own, evaluated = not identity.port, row
+        is_rows_own = not identity.port
+        evaluated = row
     else:
         is_rows_own = dict(identity.model) == dict(row.model)
         evaluated = replace(row, data=identity.data, recipe=module.recipe)

@@ -1,4 +1,6 @@
-"""What a sample costs: that the comparison is of equals, in turns, and stored with its conditions; never how fast it is."""
+"""What a sample costs: that the comparison is of equals, in turns, and stored with its conditions;
+never how fast it is.
+"""
 
 import json
 from pathlib import Path
@@ -123,7 +125,9 @@ def test_windows_that_differ_are_not_timed(
 def test_work_that_is_lost_in_what_starting_costs_is_asked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Starting costs 5 s once and 3 s later; a batch costs a quarter of a second: 7 batches less 1 would come out at -0.5 s."""
+    """Starting costs 5 s once and 3 s later; a batch costs a quarter of a second: 7 batches less 1
+    would come out at -0.5 s.
+    """
     clock, started, taken = [0.0], [], []
 
     def start_loader(samples: data.Samples, *args: object, **more: object) -> range:

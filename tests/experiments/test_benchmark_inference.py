@@ -1,4 +1,6 @@
-"""`benchmark.py infer`: what is timed, in which order, what is refused, and that every condition is stored. No time is asserted."""
+"""`benchmark.py infer`: what is timed, in which order, what is refused, and that every condition is
+stored. No time is asserted.
+"""
 
 import argparse
 import json

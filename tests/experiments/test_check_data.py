@@ -1,4 +1,6 @@
-"""check_data.py: every kind of damage is named, none ends the check, and sound data has no problem."""
+"""check_data.py: every kind of damage is named, none ends the check, and sound data has no
+problem.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""The table of released layouts: what it measures, what makes it fail, and that the stored one is whole and true."""
+"""The table of released layouts: what it measures, what makes it fail, and that the stored one is
+whole and true.
+"""
 
 import gzip
 import json
@@ -109,7 +111,10 @@ def test_the_stored_table_is_what_the_networks_compute(row: fidelity.Fidelity) -
 
 
 def test_help_and_the_stored_table_do_not_wait_for_torch() -> None:
-    code = "import sys; from experiments import fidelity; fidelity.main(['--stored']); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from experiments import fidelity; fidelity.main(['--stored']); "
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
 
 
@@ -127,5 +132,6 @@ def test_the_page_shows_the_stored_table(capsys: pytest.CaptureFixture) -> None:
     page = (ROOT / "docs" / "FIDELITY.md").read_text()
     shown = page.partition("<!-- fidelity -->\n")[2].partition("<!-- /fidelity -->")[0]
     assert shown == capsys.readouterr().out, (
-        "put the output of `python experiments/fidelity.py --stored --format markdown` into docs/FIDELITY.md"
+        "put the output of `python experiments/fidelity.py --stored --format markdown` "
+        "into docs/FIDELITY.md"
     )
