@@ -132,7 +132,6 @@ def make_parser() -> Parser:
     more.add_argument(
         "--beside",
         metavar="NETWORK",
-        type=parse_network,
         action="append",
         default=[],
         help="draw its predictions too; may be given again",
@@ -245,6 +244,7 @@ def network_of(args: argparse.Namespace) -> Path | ReleasedCheckpoint:
 
 def check(args: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:
     """Refuse before torch is imported what can be refused then."""
+    args.beside = [parse_network(word) for word in args.beside]
     args.full |= bool(args.page)
     if args.shift and args.shift.startswith(GROUPS):  # the word after --shift was no kind
         args.overrides.insert(0, args.shift)

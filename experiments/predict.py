@@ -183,8 +183,8 @@ def main(arguments: list[str] | None = None) -> int:
     args.kinds = parse_kinds(args.kinds or "label,color,overlay")
     targets = name_outputs(inputs, args, ".png")
     total = len(inputs.targets)
-    if len(targets) < total:
-        print(f"{total - len(targets)} of {total} images are predicted already", flush=True)
+    if done := total - len(targets):
+        print(f"{done} of {total} images are predicted already", flush=True)
     if not targets:
         return 0
     from experiments.prediction.images import predict_images

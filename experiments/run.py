@@ -1,11 +1,16 @@
-"""Train a paper's network by its recipe, evaluate it, and leave everything in one run folder.
+r"""Train a paper's network by its recipe, evaluate it, and leave everything in one run folder.
 
-python experiments/run.py --model bisenet                               the built-in streets: nothing to download
-python experiments/run.py --model bisenet --data cityscapes data.root=DIR
-python experiments/run.py --model bisenet/no_arm recipe.lr=0.01 --seed 1
-python experiments/run.py --model bisenet --semi mean_teacher data.labeled=1/8      (its baseline: --semi none)
-python experiments/run.py --resume runs/bisenet-resnet18-streets-s0-...
-python experiments/run.py --model "stdc/*" --seeds 0,1,2               every row of a paper, three seeds each, in one table
+the built-in streets: nothing to download
+  python experiments/run.py --model bisenet
+Cityscapes, another row, other values
+  python experiments/run.py --model bisenet --data cityscapes data.root=DIR
+  python experiments/run.py --model bisenet/no_arm recipe.lr=0.01 --seed 1
+with an eighth of the labels, and its baseline with --semi none
+  python experiments/run.py --model bisenet --semi mean_teacher data.labeled=1/8
+go on with a run that was stopped
+  python experiments/run.py --resume runs/bisenet-resnet18-streets-s0-...
+every row of a paper, three seeds each, in one table
+  python experiments/run.py --model "stdc/*" --seeds 0,1,2
 """
 
 import os
@@ -22,37 +27,39 @@ from experiments.reports.terminal import catalogue_table, resolved_table
 from experiments.sweep import plan, sweep
 from segmodels import semisup
 
-EPILOG = """\
-overrides   group.name=value, for example  recipe.lr=0.01  recipe.crop=512x1024  model.arm=false  data.root=DIR  trainer.devices=2
-  recipe    how the paper trains: crop, scales, batch, iterations, optimizer, lr, ...
+EPILOG = r"""overrides   group.name=value, for example recipe.lr=0.01 recipe.crop=512x1024
+            model.arm=false data.root=DIR trainer.devices=2
+  recipe    how the paper trains: crop, scales, batch, iterations, optimizer, ...
   model     the network's own options, as its paper varies them
-  data      the data set's: root, workers, labeled (the part of the training images that keeps its labels: 1/8, 100, FILE), ...
+  data      the data set's: root, workers, labeled (the part of the training
+            images that keeps its labels: 1/8, 100, FILE), ...
   semi      the semi-supervised method's: weight, and what else its paper varies
-  trainer   the machine's: accelerator, devices, accumulate, compile, validate_every, max_minutes, wandb, ...
-            --model X --show prints every name, its value and where the value came from
+  trainer   the machine's: accelerator, devices, accumulate, compile,
+            validate_every, max_minutes, wandb, ...
+--model X --show prints every name, its value and where the value came from
 
 fine-tuning on your own images
-  python experiments/run.py --model bisenet --data folder data.root=DIR --init runs/.../checkpoints/best.ckpt
-  DIR holds train/images, train/masks, val/images, val/masks and classes.yaml; see docs/GUIDE.md
+  python experiments/run.py --model bisenet --data folder data.root=DIR \
+    --init runs/.../checkpoints/best.ckpt
+  DIR holds train/images, train/masks, val/images, val/masks and classes.yaml;
+  see docs/GUIDE.md
 """
 
 
 def make_parser() -> Parser:
-    parser = Parser(
-        prog="run.py",
-        description=__doc__,
-        epilog=EPILOG,
-    )
+    parser = Parser(prog="run.py", description=__doc__, epilog=EPILOG)
     add = parser.add_argument
     add(
         "--model",
         metavar="PAPER[/ROW]",
-        help="what to train; a paper alone is its main row (see --list); 'stdc/*' or rows with commas between them: one after another",
+        help="what to train; a paper alone is its main row (see --list); 'stdc/*' or rows with "
+        "commas between them: one after another",
     )
     add(
         "--data",
         metavar="NAME",
-        help="streets (built in), cityscapes, camvid, folder; default: cityscapes if CITYSCAPES_DATASET is set, else streets",
+        help="streets (built in), cityscapes, camvid, folder; default: cityscapes if "
+        "CITYSCAPES_DATASET is set, else streets",
     )
     add(
         "--semi",
@@ -70,8 +77,8 @@ def make_parser() -> Parser:
     add(
         "--init",
         metavar="FROM",
-        help="scratch, imagenet, FILE (a checkpoint, whose heads of another class count start anew, or a backbone's ImageNet weights) "
-        "or released:NAME=FILE (the authors')",
+        help="scratch, imagenet, FILE (a checkpoint, whose heads of another class count start "
+        "anew, or a backbone's ImageNet weights) or released:NAME=FILE (the authors')",
     )
     add(
         "--resume",
@@ -130,10 +137,11 @@ def resume(args: Namespace) -> int:
     given = [flag for flag in ("model", "data", "init", "seeds") if getattr(args, flag)]
     given += args.overrides
     given += ["semi"] if args.semi != "none" else []
-    if given or args.smoke:
+    given += ["--smoke"] if args.smoke else []
+    if given:
         raise UserError(
             "--resume goes on exactly as the run began, so it stands alone; "
-            f"leave out {', '.join(given) or '--smoke'}"
+            f"leave out {', '.join(given)}"
         )
     config = run_folder.read_config(args.resume)
     if not (args.resume / "checkpoints" / "last.ckpt").is_file():
@@ -147,7 +155,9 @@ def resume(args: Namespace) -> int:
 
 
 def start(resolved: Resolved, seed: int, runs: Path, resumed: Path | None = None) -> int:
-    introduce(resolved)
+    # another device's process is started with SEGMODELS_RUN, and all of it was said before
+    if run_folder.leads() and not os.environ.get("SEGMODELS_RUN"):
+        introduce(resolved)
     from experiments.training.train import train  # takes torch
 
     return train(resolved, seed=seed, folders=runs, resumed=resumed)
@@ -155,15 +165,11 @@ def start(resolved: Resolved, seed: int, runs: Path, resumed: Path | None = None
 
 def introduce(resolved: Resolved) -> None:
     """Print what is trained on what, how to use Cityscapes, and what is not the paper's."""
-    if os.environ.get("SEGMODELS_RUN") or not run_folder.leads():
-        return  # another device's process, or said before
-    method = f" with {resolved.semi_name}" if resolved.semi_name != "none" else ""
-    built_in = (
+    note = (
         " (built-in street scenes; for Cityscapes: --data cityscapes data.root=DIR, "
         "or set CITYSCAPES_DATASET=DIR)"
     )
-    note = built_in if resolved.data_name == "streets" else ""
-    print(f"{resolved.experiment}{method} on {resolved.data_name}{note}")
+    print(resolved.title + (note if resolved.data_name == "streets" else ""))
     if resolved.departures:
         print(f"not as in the paper ({len(resolved.departures)}):")
         print("\n".join(f"  {departure}" for departure in resolved.departures), flush=True)

@@ -1,1 +1,4 @@
-"""Read the command line: names, values and their origins, patterns, networks, files, errors. Nothing here imports torch."""
+"""Read the command line: values and their origins, patterns of rows, networks, files, errors.
+
+Nothing here imports torch.
+"""

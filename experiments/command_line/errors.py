@@ -32,7 +32,10 @@ class UserError(Exception):
 
 @contextmanager
 def as_user_error() -> Iterator[None]:
-    """Report wrong values and files as the user's mistake. Around what opens and builds, not around training."""
+    """Report wrong values and files as the user's mistake.
+
+    This stands around what opens and builds, not around training.
+    """
     try:
         yield
     except (ValueError, OSError) as problem:
@@ -40,7 +43,8 @@ def as_user_error() -> Iterator[None]:
 
 
 def command(stopped: str) -> Callable[[Main], Main]:
-    """Let a program's `main` answer mistakes with one sentence and exit code 2, and Ctrl-C with `stopped` and 130."""
+    """Let a program's `main` answer mistakes with one sentence and exit code 2, and Ctrl-C with
+    `stopped` and 130."""
 
     def decorate(main: Main) -> Main:
         @wraps(main)
@@ -70,10 +74,11 @@ def refuse(problem: Exception) -> int:
 
 
 def cannot_write(problem: OSError) -> UserError:
-    """The sentence for a full disk or a folder without rights; any other problem is raised again."""
+    """The sentence for a full disk or a folder without rights; others are raised again."""
     if problem.errno in DISK_FULL:
         return UserError(
-            f"nothing more can be written ({problem.strerror}); make room, and give the command again"
+            f"nothing more can be written ({problem.strerror}); "
+            "make room, and give the command again"
         )
     if problem.errno in NOT_ALLOWED:
         return UserError(
@@ -108,12 +113,9 @@ def quiet() -> None:
 def silenced_stderr() -> Iterator[None]:
     """Hide what libraries, such as torch's profiler, print past Python."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    with os.fdopen(os.dup(2), "w") as kept, open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept.fileno(), 2)

@@ -1,4 +1,4 @@
-"""The files and folders that results go to: asked about before the work, and whole or absent after it."""
+"""Check output paths before the work; write files atomically."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from experiments.command_line.errors import UserError
 
 
 def check_out(file: Path, flag: str = "--out") -> None:
-    """It is new, and it can be written."""
+    """Refuse a file that exists or cannot be written."""
     if file.exists():
         raise UserError(f"{file} exists and is not overwritten; give another {flag}")
     if not file.parent.is_dir():
@@ -29,7 +29,7 @@ def check_writable(folder: Path, remedy: str) -> None:
 
 
 def check_makeable(folder: Path, flag: str) -> None:
-    """The folder need not exist, but it must be possible to make it and to write there."""
+    """Refuse a folder that does not exist and cannot be made, or cannot be written to."""
     place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise UserError(f"{folder} cannot be written to; give {flag} another folder")
@@ -40,9 +40,11 @@ def check_makeable(folder: Path, flag: str) -> None:
 
 @contextmanager
 def whole(file: Path) -> Iterator[Path]:
-    """The name to write under: it becomes `file` in one move at the end, and nothing is left of it where the work fails.
+    """The name to write under: it becomes `file` in one move at the end, and is removed where the
+    work fails.
 
-    A link stays a link, and what is no file to begin with, such as /dev/stdout, is written to directly.
+    A link stays a link, and what is no file to begin with, such as /dev/stdout, is written to
+    directly.
     """
     if file.exists() and not file.is_file():
         yield file
@@ -62,5 +64,5 @@ def write_text(file: Path, text: str, errors: str = "strict") -> None:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Whole or not at all: a reader never meets half a file."""
+    """Write the file in one move: a reader never meets half of it."""
     write_text(file, json.dumps(content, indent=1) + "\n")

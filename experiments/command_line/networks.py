@@ -1,4 +1,7 @@
-"""Parse the words that name a trained network: a run, a checkpoint, or released:NAME=FILE. Imports no torch."""
+"""Parse the words that name a trained network: a run, a checkpoint, or released:NAME=FILE.
+
+Nothing here imports torch.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

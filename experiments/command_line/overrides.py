@@ -1,6 +1,6 @@
 """Parse the words group.name=value of a command line. Imports no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.command_line.catalogue import catalogue
@@ -12,31 +12,43 @@ from segmodels.identity import respelled
 Option = Mapping[str, Any]  # kind of value and default, as the catalogue has them
 Groups = Mapping[str, Mapping[str, Option]]  # group -> name -> option
 NOTHING = ("none", "null", "")
-TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+TRUTH = dict.fromkeys(("true", "yes", "on", "1"), True)
+TRUTH |= dict.fromkeys(("false", "no", "off", "0"), False)
+
+
+def truth(text: str) -> bool:
+    return TRUTH[text.lower()]
+
+
+# kind of option -> how to read it, and what it takes
+KINDS = {
+    "text": (str, "a word"),
+    "bool": (truth, "true or false"),
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+}
 
 
 def parse_override(word: str, groups: Groups) -> tuple[str, str, Any]:
     """ "recipe.lr=0.01" as its group, name and value."""
-    address, _, text = word.partition("=")
-    address = respelled(address)
-    group, name = group_of(word, groups), address.partition(".")[2]
+    group, name, text = split_word(word, groups)
     if not groups[group]:
         remedy = "; name a method, such as --semi mean_teacher" if group == "semi" else ""
         raise UserError(f"{word}: there are no {group} options here{remedy}")
     known_name("field", name, groups[group], f"{group}.")
-    return group, name, parse_value(text, groups[group][name], address)
+    return group, name, parse_value(text, groups[group][name], f"{group}.{name}")
 
 
-def group_of(word: str, groups: Sequence[str] | Groups) -> str:
-    """ "recipe" of "recipe.lr=0.01"."""
-    address, equals, _ = word.partition("=")
-    group, dot, _ = address.partition(".")
-    if not equals or not dot:
+def split_word(word: str, groups: Iterable[str]) -> tuple[str, str, str]:
+    """ "recipe", "lr" and "0.01" of "recipe.lr=0.01"."""
+    address, equals, text = word.partition("=")
+    group, dot, name = respelled(address).partition(".")
+    if not (equals and dot):
         raise UserError(
             f"{word} is not understood; write group.name=value, such as recipe.lr=0.01 "
             f"(groups: {', '.join(groups)})"
         )
-    return known_name("group", group, groups)
+    return known_name("group", group, groups), name, text
 
 
 def parse_value(text: str, option: Option, address: str) -> Any:
@@ -55,23 +67,16 @@ def parse_value(text: str, option: Option, address: str) -> Any:
 
 
 def parse_single(text: str, option: Option, address: str) -> Any:
-    kind = option["kind"]
     if "choices" in option:
         return known_name("choice", respelled(text), option["choices"], f"{address}=")
-    if kind == "text":
-        return text
-    if kind == "bool":
-        if text.lower() not in TRUE + FALSE:
-            raise UserError(f"{address}={text}: it takes true or false")
-        return text.lower() in TRUE
+    read, takes = KINDS[option["kind"]]
     try:
-        return int(text) if kind == "int" else float(text)
-    except ValueError:
+        return read(text)
+    except (KeyError, ValueError):
         words = option.get("words", ())
-        allowed = ["a whole number" if kind == "int" else "a number", *words]
-        guess = did_you_mean(text, words).strip()
-        sentence = f"{address}={text}: it takes {', or '.join(allowed)}"
-        raise UserError(f"{sentence}; {guess}" if guess else sentence) from None
+        sentence = f"{address}={text}: it takes {', or '.join([takes, *words])}"
+        guess = did_you_mean(text, words)
+        raise UserError(f"{sentence}; {guess}".rstrip("; ")) from None
 
 
 def as_text(value: Any) -> str:
@@ -106,5 +111,6 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words of an evaluation: those of the data set, and those of the network."""
     words: dict[str, list[str]] = {"data": [], "model": []}
     for word in overrides:
-        words[group_of(word, words)].append(word)
+        group, _, _ = split_word(word, words)
+        words[group].append(word)
     return words["data"], words["model"]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from experiments.command_line.catalogue import catalogue, options
 from experiments.command_line.errors import UserError
 from experiments.command_line.names import known_name
-from experiments.command_line.overrides import Groups, as_text, parse_override
+from experiments.command_line.overrides import Groups, Option, as_text, parse_override
 from experiments.command_line.row_patterns import row_address
 from segmodels.recipe import Recipe, in_range, inference_steps
 
@@ -94,6 +94,11 @@ class Resolved:
     def experiment(self) -> str:
         return f"{self.paper}/{self.row}"
 
+    @property
+    def title(self) -> str:
+        method = f" with {self.semi_name}" if self.semi_name != "none" else ""
+        return f"{self.experiment}{method} on {self.data_name}"
+
     def value(self, address: str) -> Any:
         group, _, name = address.partition(".")
         return self.groups()[group][name]
@@ -137,8 +142,7 @@ def resolve(
     }
     resolved = Resolved(paper, row, data, {}, {}, {}, {}, {}, entry, semi_name=semi, init=init)
     for group, known_options in groups.items():
-        defaults = {name: option["default"] for name, option in known_options.items()}
-        resolved.update(group, defaults, "default")
+        resolved.update(group, defaults(known_options), "default")
     resolved.update("recipe", entry["recipe"], "paper")
     resolved.update("model", entry["model"], "paper")
     budget = known["data"][data]["budget"] | entry["budgets"].get(data, {})
@@ -153,6 +157,10 @@ def resolve(
     check_values(resolved, groups)
     resolved.departures = departures(resolved)
     return resolved
+
+
+def defaults(known: Mapping[str, Option]) -> dict[str, Any]:
+    return {name: option["default"] for name, option in known.items()}
 
 
 def default_data() -> str:
@@ -178,12 +186,12 @@ def check_values(resolved: Resolved, groups: Groups) -> None:
         Recipe(**resolved.recipe)
     except ValueError as problem:
         raise UserError(str(problem)) from None
-    trainer = resolved.trainer
-    if not re.fullmatch(DEVICES, trainer["devices"]):
+    devices = resolved.trainer["devices"]
+    if not re.fullmatch(DEVICES, devices):
         limit = "auto, how many, such as 2, or which ones, such as 0,3"
-        raise UserError(f"trainer.devices is {trainer['devices']}; it must be {limit}")
+        raise UserError(f"trainer.devices is {devices}; it must be {limit}")
     for name, (least, limit) in LEAST.items():
-        check_number("trainer", name, trainer[name], least, limit)
+        check_number("trainer", name, resolved.trainer[name], least, limit)
     for name, value in resolved.model.items():
         # Whole numbers of a network count its layers and channels.
         check_number("model", name, value, int(groups["model"][name]["kind"] == "int"))
@@ -215,8 +223,11 @@ def checked_mode(text: str) -> str:
 
 
 def departures(resolved: Resolved, start: str = "") -> list[str]:
-    """All that is not the paper's own. `start` is what a file turned out to hold: the backbone's
-    "ImageNet" weights, or others, by the file's name; before it is read such a start is left out."""
+    """All that is not the paper's own.
+
+    `start` is what a file turned out to hold: the backbone's "ImageNet" weights, or others, by the
+    file's name; before it is read such a start is left out.
+    """
     entry = resolved.entry
     lines = []
     if resolved.data.get("labeled"):
@@ -245,10 +256,9 @@ def papers_values(resolved: Resolved) -> dict[str, dict[str, Any]]:
     """The row's own values; of the recipe with what the row replaces on a data set of its paper."""
     entry = resolved.entry
     budget = entry["budgets"].get(resolved.data_name, {}) if resolved.reported else {}
-    defaults = {name: option["default"] for name, option in entry["options"].items()}
     return {
         "recipe": entry["recipe"] | budget,
-        "model": defaults | entry["model"],
+        "model": defaults(entry["options"]) | entry["model"],
         "data": papers_images(resolved),
     }
 
@@ -256,21 +266,15 @@ def papers_values(resolved: Resolved) -> dict[str, dict[str, Any]]:
 def papers_images(resolved: Resolved) -> dict[str, Any]:
     """The options that choose the images and labels to train on: those of a figure on this data
     set, of the figure that was asked for if there is one; defaults where there is no figure."""
-    known = catalogue()["data"][resolved.data_name]["options"]
-    defaults = {
-        name: option["default"]
-        for name, option in known.items()
-        if name not in (*PLACES, *NOT_TRAINED_ON)
-    }
-    figures = [
-        defaults | each["options"]
-        for each in resolved.entry["reported"]
-        if each["data"] == resolved.data_name
-    ]
-    given = {name: resolved.data[name] for name in defaults}
-    return given if given in figures else (figures or [defaults])[0]
+    usual = defaults(catalogue()["data"][resolved.data_name]["options"])
+    for name in (*PLACES, *NOT_TRAINED_ON):
+        usual.pop(name, None)
+    reported = resolved.entry["reported"]
+    figures = [usual | each["options"] for each in reported if each["data"] == resolved.data_name]
+    given = {name: resolved.data[name] for name in usual}
+    return given if given in figures else (figures or [usual])[0]
 
 
 def listed(value: Any) -> Any:
-    """Configs of earlier runs and defaults may differ in lists and tuples, which is no difference."""
+    """A tuple as a list: configs of earlier runs and defaults may differ in nothing else."""
     return list(value) if isinstance(value, tuple) else value

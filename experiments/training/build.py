@@ -1,5 +1,7 @@
 """Build data, network and starting weights out of resolved values."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from types import MethodType
@@ -57,25 +59,25 @@ def settle_precision(resolved: Resolved) -> None:
     A network that is compiled for a CPU computes in float32: in bfloat16 torch 2.15 gives BiSeNet
     gradients that are no numbers.
     """
-    if resolved.recipe["precision"] == "auto":
-        accelerator, compiled = resolved.trainer["accelerator"], resolved.trainer["compile"]
-        half = computes_bfloat16(accelerator) and not (compiled and on_cpu(accelerator))
-        resolved.recipe["precision"] = "bf16-mixed" if half else "32-true"
-        resolved.departures = departures(resolved)
-
-
-def on_cpu(accelerator: str) -> bool:
+    if resolved.recipe["precision"] != "auto":
+        return
+    accelerator = resolved.trainer["accelerator"]
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return accelerator == "cpu" or (accelerator == "auto" and not gpu)
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not gpu)
+    half = computes_bfloat16(accelerator) and not (resolved.trainer["compile"] and on_cpu)
+    resolved.recipe["precision"] = "bf16-mixed" if half else "32-true"
+    resolved.departures = departures(resolved)
 
 
 def computes_bfloat16(accelerator: str) -> bool:
     if accelerator in ("auto", "gpu") and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     info = Path("/proc/cpuinfo")
-    if accelerator not in ("auto", "cpu") or not info.exists():
-        return False
-    return any(flag in info.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+    return (
+        accelerator in ("auto", "cpu")
+        and info.exists()
+        and re.search("avx512_bf16|amx_bf16", info.read_text()) is not None
+    )
 
 
 def class_weights(resolved: Resolved, data: SegmentationData) -> dict[str, tuple[float, ...]]:
@@ -136,19 +138,17 @@ def compile_parts(network: SegmentationModule) -> None:
 
 def identity(resolved: Resolved, data: SegmentationData, seed: int) -> Identity:
     """What a checkpoint says of the network beside weights and recipe."""
-    changed = {
+    places = {f"data.{place}" for place in PLACES}  # of this machine
+    overrides = {
         name: resolved.value(name)
         for name, origin in resolved.origins.items()
-        if origin == "command line" and "trainer." not in name
+        if origin == "command line" and "trainer." not in name and name not in places
     }
-    semi = None
-    networks: list[str] = []
+    semi, networks = None, ()
     if resolved.semi_name != "none":
-        changed["semi"] = resolved.semi_name
+        overrides["semi"] = resolved.semi_name
         semi = {"method": resolved.semi_name, **resolved.semi}
-        networks = list(method(resolved.semi_name).networks)
-    places = {f"data.{place}" for place in PLACES}  # of this machine
-    overrides = {name: value for name, value in changed.items() if name not in places}
+        networks = method(resolved.semi_name).networks
     if resolved.init is not None:
         overrides["init"] = start_name(resolved.init)
     return Identity(
@@ -163,8 +163,11 @@ def identity(resolved: Resolved, data: SegmentationData, seed: int) -> Identity:
         overrides=overrides,
         smoke="--smoke" in resolved.origins.values(),
         semi=semi,
-        networks=networks,
+        networks=list(networks),
     )
+
+
+# --- what weights start from
 
 
 def start_name(init: str) -> str:
@@ -176,7 +179,7 @@ def initialize(module: SegmentationModule, resolved: Resolved) -> tuple[str, str
     """Load what the weights start from; a sentence on it, and its name in departures."""
     starts_from, init = resolved.entry["starts_from"], resolved.start
     if init == "scratch":
-        return "scratch" + hint(resolved), init
+        return "scratch" + scratch_hint(resolved.entry), init
     if init == "imagenet":
         if starts_from in (None, "scratch"):
             raise UserError(
@@ -184,23 +187,20 @@ def initialize(module: SegmentationModule, resolved: Resolved) -> tuple[str, str
             )
         return module.load_pretrained(starts_from), "ImageNet"
     source = parse_network(init)
-    if isinstance(source, ReleasedCheckpoint):
-        sentence, backbone = from_authors(module, source)
-    else:
-        sentence, backbone = from_file(module, source)
+    load = from_authors if isinstance(source, ReleasedCheckpoint) else from_file
+    sentence, backbone = load(module, source)
     return sentence, "ImageNet" if backbone else start_name(init)
 
 
-def hint(resolved: Resolved) -> str:
+def scratch_hint(entry: Mapping[str, Any]) -> str:
     """How to start as the paper does, where scratch is not its way."""
-    starts_from = resolved.entry["starts_from"]
-    if not resolved.entry["pretrained"]:
+    if not entry["pretrained"]:
         return ""
-    if starts_from:
-        return f" (the paper starts from ImageNet: --init imagenet loads timm's {starts_from})"
-    return (
-        " (the paper starts from ImageNet, by weights that no library has: --init FILE loads them)"
-    )
+    if entry["starts_from"]:
+        how = f": --init imagenet loads timm's {entry['starts_from']}"
+    else:
+        how = ", by weights that no library has: --init FILE loads them"
+    return f" (the paper starts from ImageNet{how})"
 
 
 def from_file(module: SegmentationModule, file: Path) -> tuple[str, bool]:
@@ -208,8 +208,7 @@ def from_file(module: SegmentationModule, file: Path) -> tuple[str, bool]:
     is the network's. A sentence on it, and whether it held the backbone alone."""
     content, own = read(file), module.state_dict()
     given = best_named(without_prefixes(unwrapped(content)), own)
-    alike = any(name in own for name in given)
-    if "segmodels" in content or alike or module.encoder() is None:
+    if "segmodels" in content or own.keys() & given.keys() or module.encoder() is None:
         return start_from(module, file), False
     try:
         return module.load_pretrained(str(file)), True

@@ -13,18 +13,15 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 
-from experiments.training.intervals import Intervals, PerStep, in_training
+from experiments.training.intervals import Intervals, PerStep
 from segmodels.module import SegmentationModule
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StoppedBySignal(Exception):
-    """The user asked the run to stop by a signal of this number, and its checkpoint is written."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    """The user asked the run to stop by a signal, whose number this holds; its checkpoint is
+    written."""
 
 
 class AveragedWeights(EMAWeightAveraging):
@@ -59,10 +56,7 @@ class Checkpoints(PerStep):
         self.signal = 0  # that asked the run to stop
         self.process = os.getpid()
         self.spent_before = {"seconds": 0.0, "cpu_seconds": 0.0}
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        self.began = {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
+        self.began = clocks()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, **self.spent()}
@@ -73,15 +67,16 @@ class Checkpoints(PerStep):
 
     def spent(self) -> dict[str, float]:
         """By all sessions of the run, so far as checkpoints know of them."""
-        now = {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
-        return {name: self.spent_before[name] + now[name] - self.began[name] for name in now}
+        before, began = self.spent_before, self.began
+        return {name: before[name] + now - began[name] for name, now in clocks().items()}
 
     def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
         super().on_train_start(trainer, module)
-        self.restart_clock()
-        self._listen()  # again: Lightning has put a handler of its own before ours
+        self.began = clocks()
+        for number in SIGNALS:  # again: Lightning has put a handler of its own before ours
+            signal.signal(number, self._stop)
 
-    def on_step(self, trainer: Trainer, module: SegmentationModule) -> None:
+    def on_step(self, trainer: Trainer) -> None:
         minutes = (time.perf_counter() - self.began["seconds"]) / 60
         limit = self.intervals.minutes
         late = bool(limit) and on_any_device(trainer, minutes > limit)
@@ -95,9 +90,7 @@ class Checkpoints(PerStep):
         if stop:
             raise StoppedBySignal(self.signal or signal.SIGINT)
 
-    def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
-        if not in_training(trainer):
-            return
+    def on_validated(self, trainer: Trainer, module: SegmentationModule) -> None:
         if module.scores["miou"] > self.best:
             self.best = module.scores["miou"]
             self.write(trainer, "best.ckpt")  # before the checkpoint that knows of it
@@ -121,27 +114,22 @@ class Checkpoints(PerStep):
         Another Ctrl-C is a person who will not wait; another SIGTERM is none, for a scheduler and
         the launcher below it send one each.
         """
-        previous = {number: signal.getsignal(number) for number in SIGNALS}
-        self._listen()
+        previous = {number: signal.signal(number, self._stop) for number in SIGNALS}
         try:
             yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _listen(self) -> None:
-        for number in SIGNALS:
-            signal.signal(number, self._stop)
-
     def _stop(self, number: int, frame: Any) -> None:
         if os.getpid() != self.process:
             return  # a worker, which a terminal's Ctrl-C reaches too: the run ends it
-        if self.signal and number == signal.SIGINT:
-            if sys.stdout.isatty():
-                os.write(sys.stdout.fileno(), b"\033[?25h")  # the progress bar hid the cursor
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
         if self.signal:
+            if number == signal.SIGINT:
+                if sys.stdout.isatty():
+                    os.write(sys.stdout.fileno(), b"\033[?25h")  # the progress bar hid the cursor
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
             return
         self.signal = number
         if rank_zero_only.rank == 0:
@@ -151,6 +139,10 @@ class Checkpoints(PerStep):
                     file=sys.stderr,
                     flush=True,
                 )
+
+
+def clocks() -> dict[str, float]:
+    return {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
 
 
 def on_any_device(trainer: Trainer, here: bool) -> bool:

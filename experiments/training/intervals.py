@@ -7,7 +7,6 @@ from typing import Any
 from lightning import Callback, Trainer
 
 from segmodels.module import SegmentationModule
-from segmodels.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -21,19 +20,20 @@ class Intervals:
     minutes: float = 0.0  # of this session; 0 is without end
 
 
-def intervals(recipe: Recipe, machine: Mapping[str, Any]) -> Intervals:
-    validate = machine["validate_every"] or min(4000, max(1, recipe.iterations // 5))
+def intervals(steps: int, machine: Mapping[str, Any]) -> Intervals:
+    validate = machine["validate_every"] or min(4000, max(1, steps // 5))
     return Intervals(
-        steps=recipe.iterations,
+        steps=steps,
         validate=validate,
         save=machine["checkpoint_every"] or min(1000, validate),
-        log=min(machine["log_every"], recipe.iterations),
+        log=min(machine["log_every"], steps),
         minutes=machine["max_minutes"],
     )
 
 
 class PerStep(Callback):
-    """Call `on_step` once per optimizer step, however many micro-batches make it up."""
+    """Call `on_step` once per optimizer step, however many micro-batches make it up, and
+    `on_validated` after each validation but the trial of its first images."""
 
     step = 0
 
@@ -45,12 +45,14 @@ class PerStep(Callback):
     ) -> None:
         if trainer.global_step != self.step:
             self.step = trainer.global_step
-            self.on_step(trainer, module)
+            self.on_step(trainer)
 
-    def on_step(self, trainer: Trainer, module: SegmentationModule) -> None:
-        raise NotImplementedError
+    def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.on_validated(trainer, module)
 
+    def on_step(self, trainer: Trainer) -> None:
+        """Nothing, unless a subclass does something."""
 
-def in_training(trainer: Trainer) -> bool:
-    """Whether this validation belongs to a training and is no trial of its first images."""
-    return trainer.state.fn == "fit" and not trainer.sanity_checking
+    def on_validated(self, trainer: Trainer, module: SegmentationModule) -> None:
+        """Nothing, unless a subclass does something."""

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning import Callback, Trainer
+from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.drawing.label_images import contact_sheet, overlay, preview_sheet, save
-from experiments.training.intervals import in_training
+from experiments.training.intervals import PerStep
 from experiments.training.wandb_mirror import WandB
 from segmodels.method import Method
 from segmodels.module import SegmentationModule
 
 
-class Pictures(Callback):
+class Pictures(PerStep):
     """Draw the same few validation images at each validation: overlays and a contact sheet."""
 
     def __init__(self, folder: Path, count: int, title: str, mirror: WandB | None) -> None:
@@ -24,15 +24,16 @@ class Pictures(Callback):
         self.mirror = mirror
 
     @rank_zero_only
-    def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
-        if in_training(trainer) and self.count:
+    def on_validated(self, trainer: Trainer, module: SegmentationModule) -> None:
+        if self.count:
             self.draw(trainer, module)
 
     def draw(self, trainer: Trainer, module: SegmentationModule) -> None:
         source, labels = trainer.datamodule.sources["val"], trainer.datamodule.labels
-        step, count = trainer.global_step, len(source)
+        step, last = trainer.global_step, len(source) - 1
         rows = []
-        for index in np.linspace(0, count - 1, min(self.count, count)).round().astype(int).tolist():
+        for place in np.linspace(0, last, min(self.count, last + 1)):
+            index = round(place)
             name = source.names[index]
             image, label = source.window(index)
             prediction = predict(trainer, module, image)
@@ -58,16 +59,15 @@ class Previews(Pictures):
 
     def draw(self, trainer: Trainer, module: Method) -> None:
         data = trainer.datamodule
-        count = max(self.count, module.min_unlabeled)
-        image, padding = (each.to(module.device) for each in data.unlabeled_crops(count))
+        crops = data.unlabeled_crops(max(self.count, module.min_unlabeled))
         with (
             torch.no_grad(),
             torch.random.fork_rng(),
             trainer.precision_plugin.val_step_context(),
         ):
             torch.manual_seed(0)
-            shown = module.preview((image, padding))
-        columns = {head: as_array(each[: self.count]) for head, each in shown.items()}
+            preview = module.preview(tuple(each.to(module.device) for each in crops))
+        columns = {head: as_array(each[: self.count]) for head, each in preview.items()}
         title = f"{self.title}, step {trainer.global_step}"
         sheet = preview_sheet(columns, data.palette, title)
         save(sheet, self.folder / "semi.png")

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lightning import Trainer
@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from experiments.records.metrics import Metrics
-from experiments.training.intervals import Intervals, PerStep, in_training
+from experiments.training.intervals import Intervals, PerStep
 from experiments.training.wandb_mirror import WandB
 from segmodels.module import SegmentationModule
 
@@ -42,7 +42,7 @@ class MetricsWriter(PerStep):
         self.mirror = mirror
         self.speed = 0.0  # images per second
         self.images = 0  # since the clock was started
-        self.since: float | None = None  # None while training's clock stands still
+        self.since: float | None = None  # when the clock was started; None while it stands still
         self.waited = 0.0  # seconds for data, before the clock was started
         self.waiting = 0  # how many intervals in a row were mostly waiting
 
@@ -67,7 +67,7 @@ class MetricsWriter(PerStep):
         self.images += (data.micro_batch + data.micro_unlabeled) * trainer.world_size
         super().on_train_batch_end(trainer, module)
 
-    def on_step(self, trainer: Trainer, module: SegmentationModule) -> None:
+    def on_step(self, trainer: Trainer) -> None:
         if self.step % self.intervals.log:
             return
         values = logged(trainer, "train/", "lr")
@@ -81,9 +81,7 @@ class MetricsWriter(PerStep):
             sentence = f"training waits for its data {wait:.0%} of the time: {REMEDY}"
             print(sentence, file=sys.stderr, flush=True)
 
-    def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
-        if not in_training(trainer):
-            return
+    def on_validated(self, trainer: Trainer, module: SegmentationModule) -> None:
         self.start_clock(trainer, None)
         self.add(trainer, logged(trainer, "val/"))
         if self.mirror and trainer.is_global_zero:
@@ -120,7 +118,7 @@ def logged(trainer: Trainer, *beginnings: str) -> dict[str, float]:
 class ProgressPanel(Progress):
     """A bar, and below it the numbers, which wrap between each other and never within."""
 
-    numbers: tuple[str, ...] = ()
+    numbers: Sequence[str] = ()
 
     def get_renderables(self) -> Iterator[RenderableType]:
         yield self.make_tasks_table(self.tasks)
@@ -136,7 +134,6 @@ class ProgressBar(PerStep):
     def __init__(self, intervals: Intervals, writer: MetricsWriter) -> None:
         self.intervals = intervals
         self.writer = writer
-        self.console = Console()
         self.panel: ProgressPanel | None = None
         self.miou: float | None = None
         self.printed_at = 0.0
@@ -145,7 +142,8 @@ class ProgressBar(PerStep):
     def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
         super().on_train_start(trainer, module)
         self.printed_at = time.monotonic()
-        if self.console.is_terminal:
+        console = Console()
+        if console.is_terminal:
             self.panel = ProgressPanel(
                 TextColumn("{task.description:18}"),
                 BarColumn(20),
@@ -153,7 +151,7 @@ class ProgressBar(PerStep):
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
-                console=self.console,
+                console=console,
                 speed_estimate_period=600,
             )
             steps = self.intervals.steps
@@ -161,61 +159,47 @@ class ProgressBar(PerStep):
             self.panel.start()
 
     @rank_zero_only
-    def on_step(self, trainer: Trainer, module: SegmentationModule) -> None:
+    def on_step(self, trainer: Trainer) -> None:
         steps = self.intervals.steps
         if self.panel:
             self.panel.update(self.task, completed=self.step, description="training")
             if self.step % self.intervals.log == 0 or not self.panel.numbers:
-                self.panel.numbers = self._numbers(trainer)
+                self.panel.numbers = self.numbers(trainer)
         elif self.step % max(1, steps // 10) == 0 or time.monotonic() - self.printed_at > 60:
             self.printed_at = time.monotonic()
-            print(f"step {self.step}/{steps}  {'  '.join(self._numbers(trainer))}", flush=True)
+            print(f"step {self.step}/{steps}  {'  '.join(self.numbers(trainer))}", flush=True)
 
-    def _numbers(self, trainer: Trainer) -> tuple[str, ...]:
+    def numbers(self, trainer: Trainer) -> list[str]:
         losses = logged(trainer, "train/")
         numbers = [f"{name.removeprefix('train/')} {loss:.3f}" for name, loss in losses.items()]
-        numbers.append(f"lr {logged(trainer, 'lr')['lr']:.2g}")
+        numbers.append(f"lr {trainer.callback_metrics['lr']:.2g}")
         if self.miou is not None:
             numbers.append(f"mIoU {100 * self.miou:.1f} %")
         if self.writer.speed:
             numbers.append(f"{self.writer.speed:.1f} images/s")
-        return tuple(numbers)
+        return numbers
 
     @rank_zero_only
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        module: SegmentationModule,
-        outputs: Any,
-        batch: Any,
-        index: int,
-        *unused: Any,
+        self, trainer: Trainer, module: SegmentationModule, outputs: Any, batch: Any, index: int
     ) -> None:
         if self.panel:
             count = trainer.num_val_batches[0]
             self.panel.update(self.task, description=f"validating {index + 1}/{count}")
 
     @rank_zero_only
-    def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
-        if not in_training(trainer):
-            return
+    def on_validated(self, trainer: Trainer, module: SegmentationModule) -> None:
         self.miou = module.scores["miou"]
         if self.panel:
             self.panel.update(self.task, description="training")
-            self.panel.numbers = self._numbers(trainer)
+            self.panel.numbers = self.numbers(trainer)
         else:
             where = f"step {self.step}/{self.intervals.steps}"
             print(f"{where}  validation mIoU {100 * self.miou:.1f} %", flush=True)
 
-    @rank_zero_only
     def on_train_end(self, *unused: Any) -> None:
-        self._close()
-
-    @rank_zero_only
-    def on_exception(self, *unused: Any) -> None:
-        self._close()
-
-    def _close(self) -> None:
         if self.panel:
             self.panel.stop()
             self.panel = None
+
+    on_exception = on_train_end

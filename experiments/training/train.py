@@ -15,6 +15,7 @@ from datamodules import DataError
 from datamodules.module import SegmentationData
 from experiments.command_line import files
 from experiments.command_line.errors import UserError, as_user_error, quiet
+from experiments.command_line.parser import by
 from experiments.command_line.values import STARTS, Resolved
 from experiments.evaluation.score import result_of
 from experiments.records import run_folder
@@ -89,8 +90,15 @@ def check_run(
     resolved: Resolved, module: SegmentationModule, data: SegmentationData, world: int
 ) -> None:
     """Refuse what would fail in the middle of a training by `world` processes. Writes no file."""
-    check_crop(resolved, module)
-    check_batch(resolved, module, world)
+    check_crop(resolved, module.evaluated)
+    parts = world * resolved.trainer["accumulate"]
+    synchronized = resolved.recipe["sync_bn"] and world > 1 and torch.cuda.is_available()
+    if isinstance(module, Method):
+        check_unlabeled(resolved, module, parts)
+    if not synchronized and resolved.recipe["batch"] == parts:
+        check_single(resolved, "recipe.batch", parts)
+    elif not synchronized and resolved.data.get("unlabeled") == parts:
+        check_single(resolved, "data.unlabeled", parts)
     count = len(data.open("val"))
     if count < world:  # a process without an image would leave the others waiting for it
         raise UserError(
@@ -99,59 +107,48 @@ def check_run(
         )
 
 
-def check_crop(resolved: Resolved, module: SegmentationModule) -> None:
+def check_crop(resolved: Resolved, network: SegmentationModule) -> None:
     """Images are mirrored to a size that a network with a margin takes; a crop has to have one."""
-    network = module.evaluated
-    if not network.margin:
+    crop, margin = resolved.recipe["crop"], network.margin
+    if not margin:
         return
-    crop = resolved.recipe["crop"]
-    nearest = [valid_sides(network, side) for side in crop]
-    if all(side in sides for side, sides in zip(crop, nearest)):
-        return
-    larger = "x".join(str(max(sides)) for sides in nearest)
-    smaller = "x".join(str(min(sides)) for sides in nearest)
-    near = " or ".join(dict.fromkeys((smaller, larger)))
-    raise UserError(
-        f"{resolved.experiment} cannot take crops of {crop[0]}x{crop[1]}: it loses {network.margin} pixels on every "
-        f"side, and what is left has to fit its poolings; take recipe.crop={near}"
-    )
-
-
-def valid_sides(network: SegmentationModule, side: int) -> list[int]:
-    """The side itself where the network takes it; else the nearest below, where there is one, and above."""
-    above = network.valid_side(side)
-    below = [
-        each for each in range(2 * network.margin + 1, side) if network.valid_side(each) == each
-    ]
-    return [side] if above == side > 2 * network.margin else [*below[-1:], above]
-
-
-def check_batch(resolved: Resolved, module: SegmentationModule, world: int) -> None:
-    """A method may need several images at a time. Batch norm after global pooling sees one value
-    per image: with one it cannot normalize."""
-    parts = world * resolved.trainer["accumulate"]
-    images = {"recipe.batch": resolved.recipe["batch"]}
-    if isinstance(module, Method):
-        images["data.unlabeled"] = resolved.data["unlabeled"] or resolved.recipe["batch"]
-        if images["data.unlabeled"] < parts * module.min_unlabeled:
-            least = module.min_unlabeled
-            raise UserError(
-                f"{module.why_unlabeled}, so it needs at least {least} unlabeled ones per device "
-                f"and step: take data.unlabeled={least * parts} or more"
-            )
-    synchronized = resolved.recipe["sync_bn"] and world > 1 and torch.cuda.is_available()
-    name, count = min(images.items(), key=lambda item: item[1])
-    if count != parts or synchronized:
-        return
-    network = blueprint(experiment(resolved.experiment).but(model=resolved.model)).train()
-    try:
-        network.outputs(
-            torch.zeros(1, 3, *resolved.recipe["crop"], device=next(network.parameters()).device)
+    smaller, larger = [], []
+    for side in crop:
+        above = network.valid_side(side)
+        possible = range(2 * margin + 1, side + 1)
+        valid = [each for each in possible if network.valid_side(each) == each]
+        smaller.append(max(valid, default=above))
+        larger.append(above)
+    if larger != list(crop):
+        sizes = " or ".join(dict.fromkeys([by(smaller), by(larger)]))
+        raise UserError(
+            f"{resolved.experiment} cannot take crops of {by(crop)}: it loses {margin} pixels on "
+            "every side, and what is left has to fit its poolings; "
+            f"take recipe.crop={sizes}"
         )
+
+
+def check_unlabeled(resolved: Resolved, method: Method, parts: int) -> None:
+    """A method may need several images at a time."""
+    least = method.min_unlabeled
+    if (resolved.data["unlabeled"] or resolved.recipe["batch"]) < parts * least:
+        raise UserError(
+            f"{method.why_unlabeled}, so it needs at least {least} unlabeled ones per device "
+            f"and step: take data.unlabeled={least * parts} or more"
+        )
+
+
+def check_single(resolved: Resolved, option: str, count: int) -> None:
+    """Batch norm after global pooling sees one value per image, and cannot normalize one alone."""
+    network = blueprint(experiment(resolved.experiment).but(model=resolved.model)).train()
+    device = next(network.parameters()).device
+    try:
+        network.outputs(torch.zeros(1, 3, *resolved.recipe["crop"], device=device))
     except ValueError:
         raise UserError(
-            f"{resolved.experiment} normalizes over the batch after global pooling, so it needs at least 2 images per device and step; "
-            f"{name}={count} over {parts} leaves 1: take {name}={2 * parts} or more"
+            f"{resolved.experiment} normalizes over the batch after global pooling, so it needs "
+            f"at least 2 images per device and step; {option}={count} over {count} leaves 1: "
+            f"take {option}={2 * count} or more"
         ) from None
 
 
@@ -160,10 +157,10 @@ def check_batch(resolved: Resolved, module: SegmentationModule, world: int) -> N
 
 def make_trainer(resolved: Resolved, folder: Path, callbacks: list[Callback]) -> Trainer:
     recipe, machine = Recipe(**resolved.recipe), resolved.trainer
-    devices = machine["devices"]
+    devices, accumulate = machine["devices"], machine["accumulate"]
     one_process = devices in ("1", "auto") and machine["nodes"] == 1
     on_gpu = torch.cuda.is_available() and machine["accelerator"] in ("auto", "gpu")
-    validate = min(intervals(recipe, machine).validate, recipe.iterations)
+    validate = min(intervals(recipe.iterations, machine).validate, recipe.iterations)
     try:
         return Trainer(
             accelerator=machine["accelerator"],
@@ -173,8 +170,8 @@ def make_trainer(resolved: Resolved, folder: Path, callbacks: list[Callback]) ->
             precision=recipe.precision,
             max_epochs=1,
             max_steps=recipe.iterations,
-            val_check_interval=validate * machine["accumulate"],
-            accumulate_grad_batches=machine["accumulate"],
+            val_check_interval=validate * accumulate,
+            accumulate_grad_batches=accumulate,
             gradient_clip_val=recipe.clip or None,
             deterministic="warn" if machine["deterministic"] else None,
             sync_batchnorm=recipe.sync_bn and on_gpu,
@@ -197,21 +194,21 @@ def make_trainer(resolved: Resolved, folder: Path, callbacks: list[Callback]) ->
 def callbacks(resolved: Resolved, folder: Path, config: Mapping[str, Any]) -> list[Callback]:
     """In the order that matters: the numbers of a step are written before its checkpoint, and
     pictures are drawn while the averaged weights stand in."""
-    recipe, machine = Recipe(**resolved.recipe), resolved.trainer
-    every = intervals(recipe, machine)
+    machine = resolved.trainer
+    every = intervals(resolved.recipe["iterations"], machine)
     mode = wandb_mode() if machine["wandb"] == "auto" else machine["wandb"]
     mirror = None if mode == "disabled" else WandB(mode, folder, config)
     writer = MetricsWriter(Metrics(folder / "metrics.csv"), every, mirror)
-    semi = resolved.semi_name != "none"
-    method = f" with {resolved.semi_name}" if semi else ""
-    title = f"{resolved.experiment}{method} on {resolved.data_name}"
-    drawn = (folder / "pictures", machine["pictures"], title, mirror)
-    found: list[Callback] = [writer, Pictures(*drawn)]
-    if semi:
-        found.append(Previews(*drawn))
-    if recipe.ema:
-        found.append(AveragedWeights(decay=recipe.ema))
-    return [*found, Checkpoints(folder / "checkpoints", every), ProgressBar(every, writer)]
+    decay = resolved.recipe.get("ema")
+    drawn = (folder / "pictures", machine["pictures"], resolved.title, mirror)
+    return [
+        writer,
+        Pictures(*drawn),
+        *([Previews(*drawn)] if resolved.semi_name != "none" else []),
+        *([AveragedWeights(decay=decay)] if decay else []),
+        Checkpoints(folder / "checkpoints", every),
+        ProgressBar(every, writer),
+    ]
 
 
 def callback(trainer: Trainer, kind: type[Kind]) -> Kind:
@@ -230,19 +227,17 @@ def fit(
     folder: Path,
     resume: bool,
 ) -> int:
-    checkpoints = callback(trainer, Checkpoints)
-    last = folder / "checkpoints" / "last.ckpt"
+    last = folder / "checkpoints" / "last.ckpt" if resume else None
+    writer, checkpoints = callback(trainer, MetricsWriter), callback(trainer, Checkpoints)
     try:
-        with callback(trainer, MetricsWriter).closing_mirror(), checkpoints.listening():
-            trainer.fit(
-                module, datamodule=data, ckpt_path=last if resume else None, weights_only=True
-            )
+        with writer.closing_mirror(), checkpoints.listening():
+            trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
             if module.scores.get("step") != trainer.global_step:  # resumed after its last step
                 trainer.validate(module, datamodule=data, verbose=False)
     except StoppedBySignal as stop:
         if trainer.is_global_zero:
             print(f"stopped after step {trainer.global_step}; {how_to_resume(folder)}", flush=True)
-        return 128 + stop.number
+        return 128 + stop.args[0]
     except (DataError, torch.OutOfMemoryError) as problem:
         sentence = str(problem) if isinstance(problem, DataError) else TOO_LARGE
         if trainer.is_global_zero:
@@ -250,7 +245,7 @@ def fit(
         then = f"; then {how_to_resume(folder)}" if folder.exists() else ""
         raise UserError(f"{sentence}{then}") from None
     if trainer.is_global_zero:
-        conclude(trainer, module, data, resolved, folder)
+        conclude(trainer, resolved, folder)
     return 0
 
 
@@ -258,15 +253,10 @@ def how_to_resume(folder: Path) -> str:
     return f"go on with: python experiments/run.py --resume {folder}"
 
 
-def conclude(
-    trainer: Trainer,
-    module: SegmentationModule,
-    data: SegmentationData,
-    resolved: Resolved,
-    folder: Path,
-) -> None:
+def conclude(trainer: Trainer, resolved: Resolved, folder: Path) -> None:
     """Write the last weights' score and print it."""
-    result = result_of(module, data, resolved.data_name, "val", trainer.global_step)
+    step, data = trainer.global_step, trainer.datamodule
+    result = result_of(trainer.lightning_module, data, resolved.data_name, "val", step)
     spent = callback(trainer, Checkpoints).spent()
     seconds = {name: round(value, 1) for name, value in spent.items()}
     result = replace(result, checkpoint="checkpoints/last.ckpt", **seconds)
@@ -275,11 +265,9 @@ def conclude(
     for line in filter(None, (*published_lines(result), data.caution)):
         print(line)
     steps = resolved.recipe["iterations"]
-    if trainer.global_step < steps:
-        print(
-            f"trainer.max_minutes ended it after step {trainer.global_step} of {steps}; "
-            f"{how_to_resume(folder)}"
-        )
+    if step < steps:
+        go_on = how_to_resume(folder)
+        print(f"trainer.max_minutes ended it after step {step} of {steps}; {go_on}")
     say_where(folder)
 
 

@@ -5,68 +5,68 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import wandb
+    from PIL import Image
+
 PATIENCE = 20  # seconds that a run waits for W&B before it goes on without
+STEP = "trainer/global_step"  # our axis: no call passes W&B's own
+Row = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # name, image, prediction, label
 
 
 class WandB:
-    """A mirror of the run folder. Its axis is our step, "trainer/global_step": no call passes W&B's own."""
+    """A mirror of the run folder, once it was started; `run` is None where W&B is not to be had."""
 
     def __init__(self, mode: str, folder: Path, config: Mapping[str, Any]) -> None:
         self.mode = mode
         self.folder = folder
         self.config = config
-        self.run = None
+        self.run: wandb.Run | None = None
 
     def start(self) -> None:
         self.run = start_wandb(self.mode, self.folder, self.config)
         if self.run:
-            self.run.define_metric("trainer/global_step")
-            self.run.define_metric("*", step_metric="trainer/global_step")
+            self.run.define_metric(STEP)
+            self.run.define_metric("*", step_metric=STEP)
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
         if self.run:
-            self.run.log({**values, "trainer/global_step": step})
+            self.run.log({**values, STEP: step})
 
-    def log_overlays(self, rows: list, names: tuple[str, ...], step: int) -> None:
+    def log_overlays(self, rows: list[Row], names: tuple[str, ...], step: int) -> None:
         import wandb
 
         classes = dict(enumerate(names)) | {255: "ignored"}
-
-        def picture(
-            name: str, image: np.ndarray, prediction: np.ndarray, label: np.ndarray
-        ) -> wandb.Image:
+        pictures = []
+        for name, image, prediction, label in rows:
             masks = {
-                "prediction": {"mask_data": prediction, "class_labels": classes},
-                "truth": {"mask_data": label, "class_labels": classes},
+                title: {"mask_data": mask, "class_labels": classes}
+                for title, mask in (("prediction", prediction), ("truth", label))
             }
-            return wandb.Image(image, masks=masks, caption=f"{name}, step {step}")
+            pictures.append(wandb.Image(image, masks=masks, caption=f"{name}, step {step}"))
+        self.log({"val/pictures": pictures}, step)
 
-        if self.run:
-            self.log({"val/pictures": [picture(*row) for row in rows]}, step)
-
-    def log_sheet(self, name: str, sheet: Any, step: int) -> None:
+    def log_sheet(self, name: str, sheet: "Image.Image", step: int) -> None:
         import wandb
 
-        if self.run:
-            self.log({name: wandb.Image(sheet)}, step)
+        self.log({name: wandb.Image(sheet)}, step)
 
     def log_classes(self, names: tuple[str, ...], iou: list[float | None], step: int) -> None:
         import wandb
 
-        if self.run:
-            rows = [list(pair) for pair in zip(names, iou)]
-            self.log({"val/IoU": wandb.Table(columns=["class", "IoU"], data=rows)}, step)
+        rows = [list(pair) for pair in zip(names, iou)]
+        self.log({"val/IoU": wandb.Table(columns=["class", "IoU"], data=rows)}, step)
 
     def finish(self, exit_code: int) -> None:
         if self.run:
             self.run.finish(exit_code=exit_code)
 
 
-def start_wandb(mode: str, folder: Path, config: Mapping[str, Any]) -> Any:
+def start_wandb(mode: str, folder: Path, config: Mapping[str, Any]) -> "wandb.Run | None":
     """The run in W&B, or None with a sentence. The mode is explicit, so that W&B never prompts."""
     import wandb
 
@@ -88,11 +88,9 @@ def start_wandb(mode: str, folder: Path, config: Mapping[str, Any]) -> Any:
                 settings=settings,
             )
         except Exception as problem:
-            then = (
-                "logged offline; upload it later with `wandb sync`"
-                if attempt == "online"
-                else "not mirrored in W&B"
-            )
+            then = "not mirrored in W&B"
+            if attempt == "online":
+                then = "logged offline; upload it later with `wandb sync`"
             reason = ": ".join([type(problem).__name__, *str(problem).splitlines()[:1]])
             sentence = f"W&B is not to be had ({reason}): this run is {then}"
             print(sentence, file=sys.stderr, flush=True)
@@ -103,24 +101,11 @@ def start_wandb(mode: str, folder: Path, config: Mapping[str, Any]) -> Any:
 
 def wandb_mode() -> str:
     """The mode for "auto": as the environment says, else online where a key is at hand."""
+    import wandb
+    from requests.utils import get_netrc_auth
+
     mode = os.environ.get("WANDB_MODE", "")
     if mode in ("online", "offline", "disabled"):
         return mode
-    return "online" if logged_in() else "offline"
-
-
-def logged_in() -> bool:
-    """Whether a W&B key is at hand; looked up without a prompt."""
-    import netrc
-
-    import wandb
-
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        hosts = netrc.netrc(os.environ.get("NETRC")).hosts
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return any(
-        host in wandb.Settings().base_url or "wandb" in host for host in hosts if host != "default"
-    )
+    key = os.environ.get("WANDB_API_KEY") or get_netrc_auth(wandb.Settings().base_url)
+    return "online" if key else "offline"

@@ -922,10 +922,10 @@ def test_a_mirror_that_cannot_be_reached_is_kept_on_disk(children: Path) -> None
     assert mirror.name.endswith(
         json.loads((only(child / "runs") / "config.json").read_text())["id"]
     )
-    assert len(list(wandb_mirror.glob("files/media/images/val/pictures_*.png"))) == 2
+    assert len(list(mirror.glob("files/media/images/val/pictures_*.png"))) == 2
     tables = [
         json.loads(file.read_text())
-        for file in wandb_mirror.glob("files/media/table/val/IoU_*.table.json")
+        for file in mirror.glob("files/media/table/val/IoU_*.table.json")
     ]
     result = json.loads((only(child / "runs") / "result.json").read_text())
     assert [list(pair) for pair in result["iou"].items()] in [table["data"] for table in tables]
