@@ -6,9 +6,9 @@ Semantic Segmentation Models, CVPR 2020, arXiv:1908.05005, apply the suite to Ci
 constants and formulas are those of Michaelis et al., arXiv:1907.07484 (the package
 imagecorruptions), which take images of any size. Lengths are pixels whatever the image's size.
 
-Eleven of the fifteen kinds are here. Frost needs photographs that would have to be downloaded, glass
-blur swaps pixels one by one (minutes for a street without compiled code), zoom blur averages up to
-26 enlarged copies, and an elastic transform moves the objects away from their labels.
+Eleven of the fifteen kinds are here. Frost needs photographs that would have to be downloaded,
+glass blur swaps pixels one by one (minutes for a street without compiled code), zoom blur averages
+up to 26 enlarged copies, and an elastic transform moves the objects away from their labels.
 """
 
 import io
@@ -153,7 +153,7 @@ def motion_blur(image: np.ndarray, rng: Rng, radius: int, sigma: float) -> np.nd
 
 
 def motion(image: np.ndarray, radius: int, sigma: float, degrees: float) -> np.ndarray:
-    """Half a Gaussian along a line that starts at the pixel; the image's edge goes on outside it."""
+    """Half a Gaussian along a line from the pixel on; the edge goes on outside the image."""
     steps = np.arange(2 * radius + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
     angle = np.deg2rad(degrees)

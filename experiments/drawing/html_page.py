@@ -4,13 +4,19 @@ import base64
 import html
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 WIDTH = 420  # of a picture on a page
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-# Triples of numbers, so that a cell can be filled with any strength of a color; up to --depth of it, text is read on it.
+# Colors are triples, so that a cell can be filled with any strength of one; text can be read on it
+# up to --depth.
 STYLE = """
-:root { color-scheme: light dark; --paper: #fbfbfa; --panel: #fff; --ink: #1b1f24; --soft: #59626e; --line: #dde1e6;
+:root { color-scheme: light dark; --paper: #fbfbfa; --panel: #fff; --ink: #1b1f24; --soft: \
+#59626e; --line: #dde1e6;
   --good: 42,111,176; --error: 194,65,12; --depth: .78 }
 @media screen and (prefers-color-scheme: dark) {
   :root { --paper: #13161a; --panel: #1a1f25; --ink: #e7eaee; --soft: #a3acb8; --line: #313943;
@@ -18,7 +24,8 @@ STYLE = """
 * { box-sizing: border-box }
 html { background: var(--paper); color: var(--ink) }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; padding: 1.2rem; max-width: 1280px }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: .2rem 0 .4rem } h2 { font-size: 1.25rem; margin: 2.2rem 0 .3rem }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: .2rem 0 .4rem } h2 { font-size: 1.25rem; \
+margin: 2.2rem 0 .3rem }
 h1, h2, h3, p, figcaption { overflow-wrap: anywhere }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 td, th { padding: .15rem .8rem .15rem 0; text-align: right } th { font-weight: 600 }
@@ -26,82 +33,89 @@ td:first-child, th:first-child { text-align: left }
 .scroll { overflow-x: auto; max-width: 100% }
 .wrong { color: rgb(var(--error)) } .soft { color: var(--soft) }
 .bar { display: inline-block; height: .7em; background: rgb(var(--good)) }
-i.color { display: inline-block; width: 1em; height: 1em; border: 1px solid #888; vertical-align: -.15em; margin-right: .35em }
+i.color { display: inline-block; width: 1em; height: 1em; border: 1px solid #888; vertical-align: \
+-.15em; margin-right: .35em }
 @page { margin: 12mm }
-@media print { html { font-size: 10px; background: none } body { max-width: none; padding: 0; font-size: 1rem }
+@media print { html { font-size: 10px; background: none } body { max-width: none; padding: 0; \
+font-size: 1rem }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
   .scroll { overflow: visible } h2, h3 { break-after: avoid } tr, figure { break-inside: avoid } }
 """
 
 
 def document(title: str, parts: Iterable[str], style: str = "") -> str:
-    """The parts are HTML, the title is text. The empty icon keeps a browser from asking a server for one."""
+    """A whole page. The parts are HTML, the title is text."""
     title = html.escape(title)
-    head = [
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}"><link rel="icon" href="data:,">',
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}{style}</style></head><body><h1>{title}</h1>',
-    ]
-    return "\n".join([*head, *parts, "</body></html>\n"])
+    head = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
+        # The empty icon keeps a browser from asking a server for one.
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<link rel="icon" href="data:,">\n'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}{style}</style></head>'
+        f"<body><h1>{title}</h1>"
+    )
+    return "\n".join([head, *parts, "</body></html>\n"])
 
 
 def swatch(color: Sequence[int]) -> str:
     return f'<i class="color" style="background:rgb({color[0]},{color[1]},{color[2]})"></i>'
 
 
-def named(name: str, color: Sequence[int]) -> str:
-    """A class, never without its color."""
+def colored_name(name: str, color: Sequence[int]) -> str:
     return f'<span class="class">{swatch(color)}{html.escape(name)}</span>'
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    return (
-        "–"
-        if value is None or not math.isfinite(value)
-        else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
-    )
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
-def counted(pixels: float) -> str:
-    """ "1.2 M": as long as a table can bear."""
-    for unit, word in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+def short_count(pixels: float) -> str:
+    """Three digits and a unit, such as "1.2 M"."""
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if pixels >= unit:
-            return f"{pixels / unit:.3g}{word}"
+            return f"{pixels / unit:.3g} {letter}"
     return f"{pixels:.0f}"
 
 
-def section(title: str, read_as: str) -> str:
-    """A head and the sentence that says how to read what follows."""
-    return f'<h2>{title}</h2><p class="soft">{read_as}</p>'
+def section(title: str, text: str = "not measured") -> str:
+    """A heading, and how to read what follows."""
+    return f'<h2>{title}</h2><p class="soft">{text}</p>'
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], told: str, kind: str = "") -> str:
-    """Cells are HTML, the first of a row is its head. The frame scrolls where the screen is narrower, by keyboard too."""
+def row(head: str, cells: Iterable[str]) -> str:
+    """A row of a table; its cells are whole elements."""
+    return f'<tr><th scope="row">{head}</th>{"".join(cells)}</tr>'
+
+
+def table(heads: Iterable[str], rows: Iterable[str], spoken: str, kind: str = "") -> str:
+    """A table in a frame that scrolls where the screen is narrower, by keyboard too."""
     top = "".join(f'<th scope="col">{head}</th>' for head in heads)
-    lines = "".join(
-        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>'
-        for row in rows
-    )
-    return framed(
-        f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>', told
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(spoken)}">'
+        f'<table class="{kind}"><thead><tr>{top}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
-def framed(body: str, told: str) -> str:
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(told)}">{body}</div>'
+def table_of(records: Sequence[dict[str, str]], spoken: str, kind: str = "") -> str:
+    """A table of rows that give each column's cell by its heading; the first is the row's own."""
+    rows = []
+    for first, *cells in (record.values() for record in records):
+        rows.append(row(first, (f"<td>{cell}</td>" for cell in cells)))
+    return table(records[0], rows, spoken, kind)
 
 
-def embedded(picture: Any, smooth: bool) -> str:
+def embedded(picture: "np.ndarray", smooth: bool) -> str:
     """A small copy as a data URI: photographs as JPEG, flat colors as PNG."""
-    from io import BytesIO
-
     from PIL import Image
 
-    width = min(WIDTH, picture.shape[1])
-    size = (width, max(round(picture.shape[0] * width / picture.shape[1]), 1))
-    small = Image.fromarray(picture).resize(
-        size, Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
-    )
-    kind, out = ("JPEG" if smooth else "PNG"), BytesIO()
-    small.save(out, kind, **({"quality": 82} if smooth else {"optimize": True}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
+    height, width = picture.shape[:2]
+    small = min(WIDTH, width)
+    kind = "JPEG" if smooth else "PNG"
+    method = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+    copy = Image.fromarray(picture).resize((small, max(round(height * small / width), 1)), method)
+    file = BytesIO()
+    copy.save(file, kind, quality=82, optimize=not smooth)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

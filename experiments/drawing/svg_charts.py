@@ -1,186 +1,190 @@
-"""Small charts as SVG inside a page: no script, no library, the page's own colors in light and dark."""
+"""Draw small charts as SVG inside a page: no script, no library, the page's own colors."""
 
 import html
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 STYLE = """
-svg { display: block; width: 100%; height: auto; max-width: 520px; font: 13px system-ui, sans-serif }
-svg text { fill: var(--ink) } svg .soft { fill: var(--soft) } svg .grid { stroke: var(--line) } svg .axis { stroke: var(--soft) }
-svg .column { fill: rgb(var(--good)); fill-opacity: .75 } svg .ideal { stroke: var(--ink); stroke-dasharray: 3 4 }
-svg .one { stroke: rgb(var(--error)); fill: rgb(var(--error)) } svg .two { stroke: rgb(var(--good)); fill: rgb(var(--good)) }
-svg .hollow { fill: var(--panel); stroke-width: 2 } svg .short { stroke: rgb(var(--error)); stroke-width: 2.5 }
+svg { display: block; width: 100%; height: auto; max-width: 520px; font: 13px system-ui, \
+sans-serif }
+svg text { fill: var(--ink) } svg .soft { fill: var(--soft) } svg .grid { stroke: var(--line) } \
+svg .axis { stroke: var(--soft) }
+svg .column { fill: rgb(var(--good)); fill-opacity: .75 } svg .ideal { stroke: var(--ink); \
+stroke-dasharray: 3 4 }
+svg .one { stroke: rgb(var(--error)); fill: rgb(var(--error)) } svg .two { stroke: \
+rgb(var(--good)); fill: rgb(var(--good)) }
+svg .hollow { fill: var(--panel); stroke-width: 2 } svg .short { stroke: rgb(var(--error)); \
+stroke-width: 2.5 }
 svg polyline { stroke-width: 2.2; fill: none !important } svg .two.line { stroke-dasharray: 6 4 }
 """
-
-
 STEPS = (0, 0.25, 0.5, 0.75, 1)  # of an axis
+Point = tuple[float, float]
 
 
 class Series(NamedTuple):
-    """Two of them at most are told apart: the first is a full line with dots, the second dashed with rings."""
+    """A line of a chart. The first is full with dots, the second dashed with rings."""
 
     name: str
     values: Sequence[float]  # 0 to 1; nan leaves a gap
 
 
+@dataclass
 class Frame:
-    """A plane from 0 to 1 each way, inside margins for words."""
+    """A plane from 0 to 1 each way, inside margins for text; `parts` is what was drawn."""
 
-    def __init__(
-        self,
-        width: int,
-        height: int,
-        left: int = 52,
-        top: int = 14,
-        right: int = 24,
-        bottom: int = 44,
-    ) -> None:
-        self.width, self.height, self.left, self.top = width, height, left, top
-        self.wide, self.high = width - left - right, height - top - bottom
+    width: int
+    height: int
+    left: int = 52
+    top: int = 14
+    right: int = 24
+    bottom: int = 44
+    parts: list[str] = field(default_factory=list)
 
     def x(self, part: float) -> float:
-        return round(self.left + part * self.wide, 1)
+        return round(self.left + part * (self.width - self.left - self.right), 1)
 
     def y(self, part: float) -> float:
-        return round(self.top + (1 - part) * self.high, 1)
+        return round(self.top + (1 - part) * (self.height - self.top - self.bottom), 1)
 
-    def words(
+    def text(
         self, x: float, y: float, text: str, anchor: str = "middle", kind: str = "soft"
-    ) -> str:
-        return f'<text x="{x}" y="{y}" text-anchor="{anchor}" class="{kind}">{html.escape(text)}</text>'
-
-    def line(self, start: tuple[float, float], end: tuple[float, float], kind: str) -> str:
-        """Between points of the plane."""
-        return f'<line x1="{self.x(start[0])}" y1="{self.y(start[1])}" x2="{self.x(end[0])}" y2="{self.y(end[1])}" class="{kind}"/>'
-
-    def column(self, start: float, end: float, height: float, told: str = "") -> str:
-        title = f"<title>{html.escape(told)}</title>" if told else ""
-        return (
-            f'<rect x="{self.x(start)}" y="{self.y(height)}" width="{self.x(end) - self.x(start):.1f}" '
-            f'height="{self.y(0) - self.y(height):.1f}" class="column">{title}</rect>'
+    ) -> None:
+        self.parts.append(
+            f'<text x="{x}" y="{y}" text-anchor="{anchor}" class="{kind}">'
+            f"{html.escape(text)}</text>"
         )
 
-    def percents(self) -> list[str]:
-        """Lines across, with their percents."""
-        lines = [self.line((0, step), (1, step), "grid") for step in STEPS]
-        return lines + [
-            self.words(self.left - 7, self.y(step) + 4, f"{100 * step:.0f} %", "end")
-            for step in STEPS
-        ]
+    def tick(self, place: float, text: str, anchor: str = "middle") -> None:
+        """A word below the plane."""
+        self.text(self.x(place), self.y(0) + 17, text, anchor)
 
-    def below(self, text: str) -> str:
-        return self.words(self.x(0.5), self.height - 6, text)
+    def line(self, start: Point, end: Point, kind: str) -> None:
+        """A line between points of the plane."""
+        self.parts.append(
+            f'<line x1="{self.x(start[0])}" y1="{self.y(start[1])}" '
+            f'x2="{self.x(end[0])}" y2="{self.y(end[1])}" class="{kind}"/>'
+        )
 
-    def picture(self, parts: Sequence[str], told: str) -> str:
-        """`told` is what somebody hears who does not see it."""
-        return f'<svg viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{html.escape(told)}">{"".join(parts)}</svg>'
+    def column(self, index: int, count: int, height: float, title: str = "") -> None:
+        """One of so many columns; the title appears under a pointer."""
+        left = self.x((index + 0.06) / count)
+        top = self.y(height)
+        title = f"<title>{html.escape(title)}</title>" if title else ""
+        self.parts.append(
+            f'<rect x="{left}" y="{top}" width="{self.x((index + 0.94) / count) - left:.1f}" '
+            f'height="{self.y(0) - top:.1f}" class="column">{title}</rect>'
+        )
+
+    def polyline(self, points: Sequence[Point], look: str) -> None:
+        path = " ".join(f"{x},{y}" for x, y in points)
+        self.parts.append(f'<polyline points="{path}" {look}/>')
+
+    def dot(self, point: Point, radius: str, kind: str) -> None:
+        self.parts.append(f'<circle cx="{point[0]}" cy="{point[1]}" r="{radius}" class="{kind}"/>')
+
+    def percents(self) -> None:
+        """Draw lines across, with their percents."""
+        for step in STEPS:
+            self.line((0, step), (1, step), "grid")
+        for step in STEPS:
+            self.text(self.left - 7, self.y(step) + 4, f"{100 * step:.0f} %", "end")
+
+    def picture(self, spoken: str, below: str = "") -> str:
+        """The chart over a line of text; `spoken` is for those who do not see it."""
+        if below:
+            self.text(self.x(0.5), self.height - 6, below)
+        return (
+            f'<svg viewBox="0 0 {self.width} {self.height}" role="img" '
+            f'aria-label="{html.escape(spoken)}">{"".join(self.parts)}</svg>'
+        )
 
 
-def lines(series: Sequence[Series], ticks: Sequence[str], below: str, told: str) -> str:
-    """One point a tick, ticks evenly apart."""
+def lines(series: Sequence[Series], ticks: Sequence[str], below: str, spoken: str) -> str:
+    """A chart of one point a tick, ticks evenly apart."""
     frame = Frame(440, 290, top=40)
+    frame.percents()
     places = [(index + 0.5) / len(ticks) for index in range(len(ticks))]
-    parts = frame.percents() + [
-        frame.words(frame.x(place), frame.y(0) + 17, tick) for place, tick in zip(places, ticks)
-    ]
-    for number, (kind, each) in enumerate(zip(("one", "two"), series)):
-        points = [(place, value) for place, value in zip(places, each.values) if np.isfinite(value)]
-        path = " ".join(f"{frame.x(place)},{frame.y(value)}" for place, value in points)
-        parts.append(f'<polyline points="{path}" class="{kind} line"/>')
-        dots = [(frame.x(place), frame.y(value)) for place, value in points]
-        start = frame.left + number * 190
-        parts.append(f'<polyline points="{start},14 {start + 30},14" class="{kind} line"/>')
-        parts.append(frame.words(start + 37, 18, each.name, "start", ""))
-        for x, y in [*dots, (start + 15, 14)]:
-            parts.append(
-                f'<circle cx="{x}" cy="{y}" r="4" class="{kind}{" hollow" * (kind == "two")}"/>'
-            )
-    return frame.picture([*parts, frame.below(below)], told)
+    for place, tick in zip(places, ticks):
+        frame.tick(place, tick)
+    left = frame.left  # of the names above the plane
+    for kind, dots, each in zip(("one", "two"), ("one", "two hollow"), series):
+        points = [
+            (frame.x(place), frame.y(value))
+            for place, value in zip(places, each.values)
+            if np.isfinite(value)
+        ]
+        frame.polyline(points, f'class="{kind} line"')
+        frame.polyline([(left, 14), (left + 30, 14)], f'class="{kind} line"')
+        frame.text(left + 37, 18, each.name, "start", "")
+        for point in [*points, (left + 15, 14)]:
+            frame.dot(point, "4", dots)
+        left += 190
+    return frame.picture(spoken, below)
 
 
-def histogram(counts: Sequence[int], ends: tuple[str, str], below: str, told: str) -> str:
-    """Even bins, the count over each column."""
+def histogram(counts: Sequence[int], ends: tuple[str, str], below: str, spoken: str) -> str:
+    """A chart of even bins, the count over each column."""
     frame = Frame(440, 190, left=14)
-    size, most = len(counts), max(*counts, 1)
-    parts = [frame.line((0, 0), (1, 0), "axis")]
+    frame.line((0, 0), (1, 0), "axis")
     for index, count in enumerate(counts):
         if count:
-            parts.append(
-                frame.column((index + 0.06) / size, (index + 0.94) / size, 0.88 * count / most)
-            )
-            parts.append(
-                frame.words(
-                    frame.x((index + 0.5) / size), frame.y(0.88 * count / most) - 4, str(count)
-                )
-            )
-    parts += [
-        frame.words(frame.x(place), frame.y(0) + 17, end, side)
-        for place, end, side in zip((0, 1), ends, ("start", "end"))
-    ]
-    return frame.picture([*parts, frame.below(below)], told)
+            height = 0.88 * count / max(counts)
+            frame.column(index, len(counts), height)
+            frame.text(frame.x((index + 0.5) / len(counts)), frame.y(height) - 4, str(count))
+    frame.tick(0, ends[0], "start")
+    frame.tick(1, ends[1], "end")
+    return frame.picture(spoken, below)
 
 
-def reliability(bins: np.ndarray, told: str) -> str:
-    """(BINS, 3) pixels, sums of confidence, hits: accuracy as columns, its distance to the mean confidence as a stroke; pixels below."""
-    frame, size = Frame(440, 400, bottom=130), len(bins)
-    parts = frame.percents()
+def reliability(bins: np.ndarray, spoken: str) -> str:
+    """A reliability diagram of (BINS, 3) pixels, sums of confidence, hits.
+
+    Accuracy is a column, its distance to the mean confidence a stroke; below stand the shares of
+    the pixels.
+    """
+    frame = Frame(440, 400, bottom=130)
+    frame.percents()
+    size = len(bins)
     for index, (pixels, confidence, hits) in enumerate(bins):
         if pixels:
-            accuracy, sure, middle = hits / pixels, confidence / pixels, (index + 0.5) / size
-            said = f"{index / size:.2f} to {(index + 1) / size:.2f}: {accuracy:.1%} right, mean confidence {sure:.1%}"
-            parts.append(
-                frame.column((index + 0.06) / size, (index + 0.94) / size, accuracy, told=said)
+            accuracy = hits / pixels
+            mean = confidence / pixels
+            middle = (index + 0.5) / size
+            title = (
+                f"{index / size:.2f} to {(index + 1) / size:.2f}: "
+                f"{accuracy:.1%} right, mean confidence {mean:.1%}"
             )
-            parts.append(frame.line((middle, accuracy), (middle, sure), "short"))
-    parts.append(frame.line((0, 0), (1, 1), "ideal"))
-    ticks = [frame.words(frame.x(step), frame.y(0) + 17, f"{100 * step:.0f} %") for step in STEPS]
-    return frame.picture(
-        [
-            *parts,
-            *ticks,
-            frame.words(frame.x(0.5), frame.y(0) + 36, "confidence"),
-            *masses(bins[:, 0]),
-        ],
-        told,
-    )
-
-
-def masses(pixels: np.ndarray) -> list[str]:
-    """How the pixels are spread over the bins, under the diagram."""
-    frame, size = Frame(440, 400, top=322, bottom=22), len(pixels)
+            frame.column(index, size, accuracy, title)
+            frame.line((middle, accuracy), (middle, mean), "short")
+    frame.line((0, 0), (1, 1), "ideal")
+    for step in STEPS:
+        frame.tick(step, f"{100 * step:.0f} %")
+    frame.text(frame.x(0.5), frame.y(0) + 36, "confidence")
+    below = Frame(440, 400, top=322, bottom=22, parts=frame.parts)
+    pixels = bins[:, 0]
     shares = pixels / max(pixels.sum(), 1)
-    columns = [
-        frame.column(
-            (index + 0.06) / size,
-            (index + 0.94) / size,
-            share / max(shares.max(), 1e-12),
-            told=f"{share:.1%} of the pixels",
-        )
-        for index, share in enumerate(shares)
-        if share
-    ]
-    return [*columns, frame.line((0, 0), (1, 0), "axis"), frame.below("share of the pixels")]
+    for index, share in enumerate(shares):
+        if share:
+            below.column(index, size, share / shares.max(), f"{share:.1%} of the pixels")
+    below.line((0, 0), (1, 0), "axis")
+    return below.picture(spoken, "share of the pixels")
 
 
-def small_reliability(bins: np.ndarray, told: str) -> str:
-    """The same of one class, as a line of dots; a dot's area is the share of the pixels."""
+def small_reliability(bins: np.ndarray, spoken: str) -> str:
+    """The diagram of one class as a line of dots; a dot's area is the share of the pixels."""
     frame = Frame(120, 120, left=6, top=6, right=6, bottom=6)
-    filled = bins[bins[:, 0] > 0]
+    pixels, confidence, hits = bins[bins[:, 0] > 0].T
     points = [
-        (confidence / pixels, hits / pixels, pixels / filled[:, 0].sum())
-        for pixels, confidence, hits in filled
+        (frame.x(mean), frame.y(accuracy))
+        for mean, accuracy in zip(confidence / pixels, hits / pixels)
     ]
-    edges = [frame.line(*ends, "axis") for ends in (((0, 0), (1, 0)), ((0, 0), (0, 1)))]
-    path = " ".join(f"{frame.x(sure)},{frame.y(accuracy)}" for sure, accuracy, _ in points)
-    dots = [
-        f'<circle cx="{frame.x(sure)}" cy="{frame.y(accuracy)}" r="{1.5 + 5 * share**0.5:.1f}" class="column"/>'
-        for sure, accuracy, share in points
-    ]
-    ideal = frame.line((0, 0), (1, 1), "ideal")
-    return frame.picture(
-        [*edges, ideal, f'<polyline points="{path}" style="stroke: rgb(var(--good))"/>', *dots],
-        told,
-    )
+    frame.line((0, 0), (1, 0), "axis")
+    frame.line((0, 0), (0, 1), "axis")
+    frame.line((0, 0), (1, 1), "ideal")
+    frame.polyline(points, 'style="stroke: rgb(var(--good))"')
+    for point, share in zip(points, pixels / pixels.sum()):
+        frame.dot(point, f"{1.5 + 5 * share**0.5:.1f}", "column")
+    return frame.picture(spoken)

@@ -22,12 +22,12 @@ from experiments.command_line.values import PLACES
 from experiments.drawing.label_images import Palette, colored, colored_prediction, save, sheet
 from experiments.evaluation.failure_images import Shown
 from experiments.evaluation.failure_page import failure_page
-from experiments.evaluation.per_image import Examiner, measures, surprise, uncertainty
+from experiments.evaluation.per_image import Examiner, loss_and_confidence, measures
 from experiments.evaluation.score import (
+    check_classes,
     fresh,
     open_data,
     published_of,
-    same_classes,
     score,
     stored_options,
 )
@@ -35,6 +35,7 @@ from experiments.records.results import Result
 from experiments.records.trained_networks import options_of, trained
 from experiments.reports.published import model_words
 from experiments.reports.terminal import class_table, protocol_table, published_lines
+from segmodels.metrics.comparison import interval
 from segmodels.module import SegmentationModule
 from segmodels.prediction import choose_device, predict, predicted_strips, set_inference
 from segmodels.recipe import inference_steps
@@ -95,10 +96,11 @@ def evaluate_protocol(
     examiner = Examiner(data, args.split, args.full)
     result = score(module, data, name, args.split, examiner)
     heading = title_of(result.experiment, result.released)
-    examined = examiner.found(description(heading, result), data.class_names, data.palette)
+    examined = examiner.examined(description(heading, result))
+    several = len(examined.names) > 1  # a single image says nothing about another draw of images
     result = replace(
         result,
-        **uncertainty(examined),
+        interval=list(interval(examined.confusions)) if several else None,
         checkpoint=name_in_run(source),
         full=measures(examined) if args.full else None,
     )
@@ -221,7 +223,7 @@ def description(heading: str, result: Result) -> str:
 def open_other(source: Checkpoint, data: SegmentationData) -> Named:
     """A second network to look at, in its own recipe's inference mode."""
     module = trained(source)
-    same_classes(source, module, data)
+    check_classes(source, module, data)
     set_inference(module, None, None)
     return title_of(module.identity.experiment, module.identity.released, "trained here"), module
 
@@ -230,9 +232,8 @@ def comparison_sheet(
     networks: list[Named], source: Source, palette: Palette, count: int
 ) -> Image.Image:
     """Some images spread over the split: image, truth, and what each network predicts."""
-    count = min(count, len(source))
     rows = []
-    for index in np.linspace(0, len(source) - 1, count).round().astype(int).tolist():
+    for index in indexes_across(source, count):
         image, label = source.window(index)
         row = [image, colored(label, palette)]
         for _, module in networks:
@@ -240,8 +241,14 @@ def comparison_sheet(
             row.append(colored_prediction(predicted, label, palette))
         rows.append(row)
     heads = ("image", "truth", *(name for name, _ in networks))
-    title = f"{count} of {len(source)} images; ignored pixels are black"
+    title = f"{len(rows)} of {len(source)} images; ignored pixels are black"
     return sheet(rows, heads, title, width=512, smooth=(0,))
+
+
+def indexes_across(source: Source, count: int) -> list[int]:
+    """So many of its images from first to last, at most all."""
+    count = min(count, len(source))
+    return np.linspace(0, len(source) - 1, count).round().astype(int).tolist()
 
 
 def predict_again(module: SegmentationModule, source: Source, index: int) -> Shown:
@@ -249,5 +256,5 @@ def predict_again(module: SegmentationModule, source: Source, index: int) -> Sho
     image, label = source.window(index)
     with predicted_strips(module, [image]) as strips:
         predicted = strips.argmax()[0]
-        _, confidence = surprise(strips, torch.from_numpy(label).to(module.device))
+        _, confidence = loss_and_confidence(strips, torch.from_numpy(label).to(module.device))
     return Shown(image, label, predicted.cpu().numpy(), confidence.float().cpu().numpy())

@@ -4,8 +4,6 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from datamodules.corruptions import kinds_of
 from datamodules.reading.sources import Part, Source
 from datamodules.sampling.loader import Loader
@@ -19,12 +17,13 @@ from experiments.evaluation import robustness_result
 from experiments.evaluation.evaluation import (
     Checkpoint,
     evaluation_name,
+    indexes_across,
     name_in_run,
     open_network,
     result_file,
 )
 from experiments.evaluation.robustness_report import robustness_plot, robustness_sheet, table
-from experiments.evaluation.score import open_data, telling_ctrl_c, trainer_of
+from experiments.evaluation.score import open_data, run_trainer
 from experiments.reports.formats import console
 from segmodels.prediction import choose_device, predict, set_inference
 
@@ -52,16 +51,15 @@ def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
         if reference:
             wanted = dict.fromkeys(kinds, args.severities)
             robustness_result.check_comparable(reference, setting, wanted)
-    experiment = module.identity.experiment
+    identity = module.identity
+    what = f"{len(images)} images of {name} {args.split}"
     passes = 1 + len(kinds) * len(args.severities)
-    print(f"{experiment}: {passes} times {len(images)} images of {name} {args.split}", flush=True)
+    print(f"{identity.experiment}: {passes} times {what}", flush=True)
 
     def miou_of(images: Source) -> float:
         """By the code that validates during training."""
         batches = [[index] for index in range(len(images))]
-        loader = Loader(Whole(images), batches, data.worker_count(images))
-        with telling_ctrl_c():
-            trainer_of(module).validate(module, dataloaders=loader, verbose=False)
+        run_trainer(module, Loader(Whole(images), batches, data.worker_count(images)))
         return module.scores["miou"]
 
     result = robustness_result.measure(images, miou_of, kinds, args.severities, others, setting)
@@ -69,18 +67,18 @@ def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
     about = evaluation_name(module, name, args.split)
     file = result_file(source, args, about, "shift", "shift.json")
     content = {
-        "experiment": experiment,
-        "model": module.identity.evaluated_with,
-        "released": module.identity.released,
+        "experiment": identity.experiment,
+        "model": identity.evaluated_with,
+        "released": identity.released,
         "checkpoint": name_in_run(source),
         "shift": result.content(),
     }
     write_json(file, content)
     print(f"result       {file}")
     plot = file.with_suffix(".png")
-    figure = robustness_plot(result, f"{experiment} on {len(images)} images of {name} {args.split}")
-    with whole(plot) as partial_file:
-        figure.savefig(partial_file, format="png")
+    with whole(plot) as unfinished:
+        figure = robustness_plot(result, f"{identity.experiment} on {what}")
+        figure.savefig(unfinished, format="png")
     print(f"plot         {plot}")
     if kinds:
         pictures = file.with_name(f"{file.stem}-images.png")
@@ -92,10 +90,10 @@ def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
 
 
 def spread(source: Source, count: int | None) -> Source:
-    """Some images from first to last; all of them where there are no more."""
+    """Some images from first to last, or all of them."""
     if count is None or count >= len(source):
         return source
-    return Part(source, np.linspace(0, len(source) - 1, count).round().astype(int).tolist())
+    return Part(source, indexes_across(source, count))
 
 
 def shown_severities(severities: list[int]) -> list[int]:
@@ -105,7 +103,7 @@ def shown_severities(severities: list[int]) -> list[int]:
 
 def folders(text: str) -> dict[str, Path]:
     """Folders by data set, out of "acdc=DIR,bdd100k=DIR"."""
-    found: dict[str, Path] = {}
+    roots: dict[str, Path] = {}
     for word in text.split(","):
         name, _, folder = (part.strip() for part in word.partition("="))
         if not (name and folder):
@@ -114,11 +112,11 @@ def folders(text: str) -> dict[str, Path]:
                 "write NAME=DIR,NAME=DIR, such as acdc=DIR"
             )
         name = known_name("data set", name, list(catalogue()["data"]))
-        if name in found:
+        if name in roots:
             raise UserError(f"--across {text}: {name} is named twice; give it one folder")
-        found[name] = Path(folder).expanduser()
-        if not found[name].is_dir():
+        roots[name] = Path(folder).expanduser()
+        if not roots[name].is_dir():
             raise UserError(
                 f"--across {text}: there is no folder {folder}; give the folder that holds {name}"
             )
-    return found
+    return roots

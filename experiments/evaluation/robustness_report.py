@@ -1,7 +1,7 @@
 """Table, plot and sheet of pictures of an evaluation on corrupted images."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,6 @@ from experiments.evaluation.robustness_result import (
     Robustness,
     degradation,
     mean,
-    share,
 )
 
 if TYPE_CHECKING:
@@ -41,32 +40,28 @@ def table(result: Robustness, reference: Robustness | None = None) -> Table:
     for column in made.columns[2:]:
         column.justify = "right"
     blank = [""] * len(severities)
+
     clean = f"[bold]{percent(result.clean)}[/]"
     made.add_row("[bold]clean[/]", "", *blank, clean, percent(1.0), end_section=True)
     compared = degradation(result, reference) if reference else {}
+    rows = []
     for group, kinds in present(result).items():
         for kind in kinds:
             scores = result.kinds[kind]
-            cells = [scores.get(severity) for severity in severities]
-            cells += [mean(scores.values()), result.relative(kind)]
+            values = [*map(scores.get, severities), mean(scores.values()), result.relative(kind)]
             if reference:
                 each = compared.get(kind, Degradation())
-                cells += [each.cd, each.rcd]
-            made.add_row(kind.replace("_", " "), f"[dim]{group}[/]", *map(percent, cells))
-    if result.kinds:
-        cells = [
-            mean_of_known(scores.get(s) for scores in result.kinds.values()) for s in severities
-        ]
-        cells += [mean(mean(scores.values()) for scores in result.kinds.values())]
-        left = f"[bold]{percent(result.mean_relative)}[/]"
-        more = []
-        if reference:
-            more.append(percent(mean_of_known(each.cd for each in compared.values())))
-            more.append(percent(mean_of_known(each.rcd for each in compared.values())))
+                values += [each.cd, each.rcd]
+            rows.append(values)
+            made.add_row(kind.replace("_", " "), f"[dim]{group}[/]", *map(percent, values))
+    if rows:
+        cells = [percent(mean(column)) for column in zip(*rows)]
+        left = len(severities) + 1
+        cells[left] = f"[bold]{cells[left]}[/]"
         made.add_section()
-        made.add_row("[bold]mean[/]", "", *map(percent, cells), left, *more, end_section=True)
+        made.add_row("[bold]mean[/]", "", *cells, end_section=True)
     for name, miou in result.others.items():
-        made.add_row(name, "", *blank, percent(miou), percent(share(miou, result.clean)))
+        made.add_row(name, "", *blank, percent(miou), percent(result.share(miou)))
     return made
 
 
@@ -74,14 +69,9 @@ def present(result: Robustness) -> dict[str, list[str]]:
     """The kinds that were evaluated, by group."""
     groups = {}
     for group, kinds in GROUPS.items():
-        if found := [kind for kind in kinds if kind in result.kinds]:
-            groups[group] = found
+        if known := [kind for kind in kinds if kind in result.kinds]:
+            groups[group] = known
     return groups
-
-
-def mean_of_known(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return mean(known) if known else None
 
 
 def percent(value: float | None) -> str:

@@ -36,11 +36,14 @@ class Robustness:
 
     def relative(self, kind: str) -> float:
         """The share of the clean mIoU that is left, as the mean over the severities."""
-        return share(mean(self.kinds[kind].values()), self.clean)
+        return self.share(mean(self.kinds[kind].values()))
 
     @property
     def mean_relative(self) -> float:
         return mean(self.relative(kind) for kind in self.kinds)
+
+    def share(self, miou: float) -> float:
+        return miou / self.clean if self.clean else math.nan
 
     def content(self) -> dict[str, Any]:
         """Everything for a JSON file; `read` computes the shares again from the scores."""
@@ -50,17 +53,14 @@ class Robustness:
         if self.kinds:
             content["relative"] = {kind: self.relative(kind) for kind in self.kinds}
             content["mean_relative"] = self.mean_relative
-        others = {name: share(miou, self.clean) for name, miou in self.others.items()}
+        others = {name: self.share(miou) for name, miou in self.others.items()}
         return content | {"others_relative": others}
 
 
-def mean(values: Iterable[float]) -> float:
-    values = list(values)
-    return sum(values) / len(values)
-
-
-def share(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan
+def mean(values: Iterable[float | None]) -> float:
+    """The mean of the known values, nan where there is none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else math.nan
 
 
 def measure(
@@ -72,24 +72,20 @@ def measure(
     setting: Mapping[str, Any] | None = None,
 ) -> Robustness:
     """Evaluate every kind in every severity, after what may be refused: images without labels."""
-
-    def labeled(source: Source, name: str) -> float:
-        if math.isnan(miou := miou_of(source)):
+    clean = {}
+    sources = {"the images": images, **(others or {})}
+    for name, source in with_progress(sources.items(), "clean images"):
+        clean[name] = miou_of(source)
+        if math.isnan(clean[name]):
             raise UserError(
                 f"no pixel of {name} has a label: there is nothing to evaluate; "
                 "see the labels with experiments/check_data.py"
             )
-        return miou
-
-    clean = labeled(images, "the images")
-    elsewhere = {}
-    for name, source in with_progress((others or {}).items(), "other data sets"):
-        elsewhere[name] = labeled(source, name)
     scores: dict[str, dict[int, float]] = {kind: {} for kind in kinds}
     pairs = [(kind, severity) for kind in kinds for severity in severities]
     for kind, severity in with_progress(pairs, "corrupted images"):
         scores[kind][severity] = miou_of(Corrupted(images, kind, severity))
-    return Robustness(clean, scores, elsewhere, dict(setting or {}))
+    return Robustness(clean.pop("the images"), scores, clean, dict(setting or {}))
 
 
 # --- against another network
@@ -109,21 +105,25 @@ class Degradation:
 def degradation(result: Robustness, reference: Robustness) -> dict[str, Degradation]:
     """CD compares sums of 1 - mIoU over the severities, rCD of what is lost from the clean mIoU."""
     check_comparable(reference, result.setting, result.kinds)
-    found = {}
+    compared = {}
     for kind, scores in result.kinds.items():
         counted = NOISE_SEVERITIES if kind in GROUPS["noise"] else SEVERITIES
         severities = [severity for severity in scores if severity in counted]
+        if not severities:
+            continue
         ours = [scores[severity] for severity in severities]
         theirs = [reference.kinds[kind][severity] for severity in severities]
-        lost = sum(result.clean - miou for miou in ours)
-        their_loss = sum(reference.clean - miou for miou in theirs)
-        their_error = sum(1 - miou for miou in theirs)
-        if severities:
-            found[kind] = Degradation(
-                sum(1 - miou for miou in ours) / their_error if their_error else None,
-                lost / their_loss if their_loss > 0 else None,
-            )
-    return found
+        errors = lost(theirs, 1)
+        losses = lost(theirs, reference.clean)
+        compared[kind] = Degradation(
+            lost(ours, 1) / errors if errors else None,
+            lost(ours, result.clean) / losses if losses > 0 else None,
+        )
+    return compared
+
+
+def lost(mious: Iterable[float], best: float) -> float:
+    return sum(best - miou for miou in mious)
 
 
 def check_comparable(
@@ -137,11 +137,8 @@ def check_comparable(
                 f"the reference's {name} is {theirs} and not {ours}: "
                 "evaluate both networks in the same way"
             )
-    lacking = [
-        kind
-        for kind, severities in kinds.items()
-        if not set(severities) <= set(reference.kinds.get(kind, ()))
-    ]
+    measured = reference.kinds
+    lacking = [kind for kind in kinds if set(kinds[kind]) - set(measured.get(kind, ()))]
     if lacking:
         raise UserError(
             f"the reference lacks {', '.join(lacking)} in some severity: "
@@ -151,21 +148,18 @@ def check_comparable(
 
 def read(file: Path) -> Robustness:
     """Read a file that --shift wrote."""
+    remedy = "give a file that --shift wrote"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))["shift"]
-        kinds = {
-            kind: {int(severity): miou for severity, miou in scores.items()}
-            for kind, scores in content["kinds"].items()
-        }
-        suite = content.get("suite")
+        kinds = {}
+        for kind, scores in content["kinds"].items():
+            kinds[kind] = {int(severity): miou for severity, miou in scores.items()}
         result = Robustness(content["clean"], kinds, content["others"], content["setting"])
     except OSError as problem:
-        raise UserError(
-            f"{file} cannot be read ({problem.strerror}); give a file that --shift wrote"
-        ) from None
+        raise UserError(f"{file} cannot be read ({problem.strerror}); {remedy}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{file} holds no --shift result; give a file that --shift wrote") from None
-    if suite != SUITE:
+        raise UserError(f"{file} holds no --shift result; {remedy}") from None
+    if content.get("suite") != SUITE:
         raise UserError(
             f"{file} was made with another suite of corruptions than {SUITE}; "
             "evaluate that network again with --shift"

@@ -1,7 +1,8 @@
 """Score a network on a split, and put the result together."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import itertools
+import re
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from lightning import Callback, Trainer
 
 import datamodules
 from datamodules.module import SegmentationData
+from datamodules.progress import with_progress
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
 from experiments.command_line.networks import ReleasedCheckpoint
-from experiments.evaluation.per_image import Examiner, JudgingBar
 from experiments.records import provenance
 from experiments.records.results import PublishedFigure, Result
 from experiments.records.trained_networks import NUMBERED, config_of
@@ -24,24 +25,26 @@ from segmodels.module import SegmentationModule
 from segmodels.paper import experiment, inference_parameters
 from segmodels.paper import paper as find_paper
 
-# --- what is judged
+# --- the data
 
 
 def stored_options(
     source: Path | ReleasedCheckpoint, module: SegmentationModule, name: str
 ) -> dict[str, Any]:
-    """The run's own options (root, sizes, ...), if it is evaluated on its own data set and its config.json is still beside it."""
-    if name != module.identity.data or isinstance(source, ReleasedCheckpoint):
+    """The run's own options (root, sizes, ...), if it is evaluated on its own data set.
+
+    They are those of its config.json where that is still beside the checkpoint.
+    """
+    identity = module.identity
+    if name != identity.data or isinstance(source, ReleasedCheckpoint):
         return {}
-    stored = {
-        key.removeprefix("data."): value
-        for key, value in module.identity.overrides.items()
-        if key.startswith("data.")
-    }
-    if config := config_of(source):
-        stored = (
-            config["data"] if config.get("experiment") == module.identity.experiment else stored
-        )
+    config = config_of(source)
+    if config.get("experiment") == identity.experiment:
+        stored = config["data"]
+    else:
+        # words of other groups keep their prefix, and are unknown below
+        words = identity.overrides
+        stored = {name.removeprefix("data."): value for name, value in words.items()}
     known = catalogue()["data"][name]["options"]
     return {key: value for key, value in stored.items() if key in known}
 
@@ -53,69 +56,72 @@ def open_data(
     source: Path | ReleasedCheckpoint,
     module: SegmentationModule,
     labeled: bool = True,
-) -> Any:
+) -> SegmentationData:
     """The data set, its split opened where it has labels; its classes must be the network's."""
     data = datamodules.dataset(name)(**options)
-    same_classes(source, module, data)
+    check_classes(source, module, data)
     if labeled:
         data.open(split)
     return data
 
 
-def same_classes(source: Path | ReleasedCheckpoint, module: SegmentationModule, data: Any) -> None:
-    ours, theirs, name = (
-        list(module.identity.classes),
-        list(data.class_names),
-        type(data).__name__.lower(),
-    )
-    unnamed = ours == NUMBERED[: len(theirs)]
-    if ours != theirs and not unnamed:
+def check_classes(
+    source: Path | ReleasedCheckpoint, module: SegmentationModule, data: SegmentationData
+) -> None:
+    ours = list(module.identity.classes)
+    theirs = list(data.class_names)
+    if ours not in (theirs, NUMBERED[: len(theirs)]):
         raise UserError(
-            f"{source} tells {len(ours)} classes apart ({', '.join(ours[:3])}, ...) and {name} has {len(theirs)} "
-            f"({', '.join(theirs[:3])}, ...); evaluate it on the data set it was trained on ({module.identity.data})"
+            f"{source} tells {len(ours)} classes apart ({', '.join(ours[:3])}, ...) and "
+            f"{type(data).__name__.lower()} has {len(theirs)} ({', '.join(theirs[:3])}, ...); "
+            f"evaluate it on the data set it was trained on ({module.identity.data})"
         )
+
+
+# --- the score
 
 
 def score(
-    module: SegmentationModule, data: Any, name: str, split: str, examiner: Examiner
+    module: SegmentationModule, data: SegmentationData, name: str, split: str, examiner: Callback
 ) -> Result:
-    trainer = trainer_of(module, JudgingBar(len(data.open(split))), examiner)
-    released = module.identity.released
-    trained_for = (
-        f"as released ({released})" if released else f"after {module.identity.iterations} steps"
-    )
-    options = model_words(module.identity.evaluated_with)
-    how = filter(None, (module.recipe.inference, options, module.recipe.precision))
+    identity = module.identity
+    trained_for = f"after {identity.iterations} steps"
+    if identity.released:
+        trained_for = f"as released ({identity.released})"
+    what = f"images of {name} {split}"
+    how = (module.recipe.inference, model_words(identity.evaluated_with), module.recipe.precision)
     print(
-        f"{module.identity.experiment} {trained_for}, on {len(data.open(split))} images of {name} {split} "
-        f"({', '.join(how)})",
+        f"{identity.experiment} {trained_for}, on {len(data.open(split))} {what} "
+        f"({', '.join(filter(None, how))})",
         flush=True,
     )
-    with telling_ctrl_c():
-        (trainer.validate if split == "val" else trainer.test)(
-            module, dataloaders=data.eval_dataloader(split), verbose=False
-        )
+    run_trainer(module, with_progress(data.eval_dataloader(split), "evaluating"), split, examiner)
     if not module.scores["pixels"]:
         raise UserError(
-            f"no pixel of {name} {split} has a label: there is nothing to judge; see the labels with experiments/check_data.py"
+            f"no pixel of {name} {split} has a label: there is nothing to judge; "
+            "see the labels with experiments/check_data.py"
         )
-    return result_of(module, data, name, split, module.identity.iterations)
+    return result_of(module, data, name, split, identity.iterations)
 
 
-def trainer_of(module: SegmentationModule, *watching: Callback) -> Trainer:
-    """That judges in the recipe's precision on one device, and says and writes nothing itself."""
-    return Trainer(
-        precision=module.recipe.precision, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, callbacks=[*watching],
-    )  # fmt: skip
-
-
-@contextmanager
-def telling_ctrl_c() -> Iterator[None]:
-    """Of a KeyboardInterrupt Lightning makes a silent exit with code 1: the program would not say what it stopped at."""
+def run_trainer(
+    module: SegmentationModule, batches: Iterable, split: str = "val", *callbacks: Callback
+) -> None:
+    """Evaluate in the recipe's precision on one device; only the callbacks print or write."""
+    trainer = Trainer(
+        precision=module.recipe.precision,
+        devices=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        callbacks=[*callbacks],
+    )
+    run = trainer.validate if split == "val" else trainer.test
     try:
-        yield
+        run(module, dataloaders=batches, verbose=False)
     except SystemExit as problem:
+        # Lightning makes a silent exit of Ctrl-C: the program would not say where it stopped.
         if isinstance(problem.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise
@@ -184,16 +190,16 @@ def named_scores(data: SegmentationData, scored: dict[str, Any]) -> dict[str, An
     named = {name: scored[name] for name in names}
     for name in ("iou", "accuracy"):
         named[name] = dict(zip(data.class_names, scored[name]))
-    if data.labels.categories:
-        again = scores(torch.tensor(scored["confusion"]), data.labels.categories)
+    if categories := data.labels.categories:
+        again = scores(torch.tensor(scored["confusion"]), categories)
         named |= {name: again[name] for name in ("category_miou", "categories")}
     return named
 
 
 def fresh(folder: Path, stem: str, suffix: str = "") -> Path:
     """A name that nothing has yet: evaluations are never overwritten."""
-    stem = "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in stem)
-    path, count = folder / f"{stem}{suffix}", 1
-    while path.exists():
-        path, count = folder / f"{stem}-{count}{suffix}", count + 1
-    return path
+    stem = re.sub(r"[^\w.-]", "_", stem)
+    for count in itertools.count():
+        path = folder / f"{stem}{f'-{count}' if count else ''}{suffix}"
+        if not path.exists():
+            return path

@@ -1,11 +1,10 @@
-"""Write the files that Cityscapes' test server takes: label ids, a PNG per image, by its official name.
+"""Write the files that Cityscapes' test server takes: label ids, a PNG per image.
 
 They are written into a hidden folder beside the one that was named, which appears when all are
-there. Where it was stopped, the same command goes on. On a split with labels the files are scored by
-our code and by Cityscapes' own script, where it is installed.
+there. Where it was stopped, the same command goes on. On a split with labels the files are scored
+by our code and by Cityscapes' own script, where it is installed.
 """
 
-import contextlib
 import hashlib
 import importlib
 import json
@@ -14,10 +13,11 @@ import sys
 import warnings
 import zipfile
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from PIL import Image
 
 from datamodules.cityscapes import Cityscapes
 from datamodules.progress import with_progress
+from datamodules.reading.sources import Images
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.files import whole, write_json
 from experiments.command_line.networks import ReleasedCheckpoint
@@ -42,6 +43,7 @@ FILES = "files"
 # The server wants a name that begins with the image's and ends in .png.
 ENDING = "_pred_labelIds.png"
 TOLERANCE = 1e-6
+SCRIPT = "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling"
 
 
 def submit(source: Path | ReleasedCheckpoint, args: Namespace) -> int:
@@ -56,8 +58,7 @@ def submit(source: Path | ReleasedCheckpoint, args: Namespace) -> int:
             set_inference(module, args.inference, args.precision)
             images = data.images(args.split)
             begin(partial, conditions(source, args, module, options, images.names))
-        predict_files(module.to(choose_device()), images, data, partial / FILES)
-        archive = pack(partial / FILES, images.names)
+        archive = predict_files(module.to(choose_device()), images, data, partial / FILES)
         if not tested:
             check_scores(partial, data, args.split, module)
         (partial / FILES).rename(args.submit)
@@ -126,14 +127,16 @@ def begin(folder: Path, wanted: dict[str, Any]) -> None:
 # --- the files
 
 
-def predict_files(module: SegmentationModule, images: Any, data: Cityscapes, folder: Path) -> None:
-    """Write what an earlier try has not written yet; each file is read again."""
+def predict_files(
+    module: SegmentationModule, images: Images, data: Cityscapes, folder: Path
+) -> Path:
+    """Write what an earlier try has not written yet, and pack all; each file is read again."""
     ids = {number % 256 for number in data.labels.ids}
     if there := len(list(folder.glob(f"*{ENDING}"))):
         print(f"{there} of {len(images)} label files are there already", flush=True)
-    for index in with_progress(range(len(images)), "predicting"):
+    files = [folder / f"{name}{ENDING}" for name in images.names]
+    for index, file in with_progress(list(enumerate(files)), "predicting"):
         image = images.image(index)
-        file = folder / f"{images.names[index]}{ENDING}"
         if is_complete(file, image.shape[:2], ids):
             continue
         save(data.labels.decode(predict(module, image)), file)
@@ -141,24 +144,25 @@ def predict_files(module: SegmentationModule, images: Any, data: Cityscapes, fol
             raise UserError(
                 f"{file} was written wrongly; the disk may be failing: predict into another folder"
             )
+    archive = folder / "submission.zip"
+    with whole(archive) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as out:
+        for file in files:
+            out.write(file, file.name)
+    return archive
+
+
+def read_label(file: Path) -> np.ndarray:
+    with Image.open(file) as picture:
+        return np.asarray(picture)
 
 
 def is_complete(file: Path, size: tuple[int, int], ids: set[int]) -> bool:
     """One 8-bit channel of the image's size, with no other ids than these."""
     try:
-        with Image.open(file) as picture:
-            label = np.asarray(picture)
+        label = read_label(file)
     except (OSError, SyntaxError, ValueError):  # none is there, or it breaks off
         return False
     return label.dtype == np.uint8 and label.shape == size and set(np.unique(label)) <= ids
-
-
-def pack(folder: Path, names: Sequence[str]) -> Path:
-    archive = folder / "submission.zip"
-    with whole(archive) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as out:
-        for name in names:
-            out.write(folder / f"{name}{ENDING}", f"{name}{ENDING}")
-    return archive
 
 
 # --- on a split with labels
@@ -176,9 +180,9 @@ def check_scores(partial: Path, data: Cityscapes, split: str, module: Segmentati
         truth = truths / f"{name}_gtFine_labelIds.png"
         ids = source.numbers(index)
         save(ids, truth)
-        with Image.open(file) as picture:
-            predicted = data.labels.encode(np.asarray(picture), file)
-        ours.update(torch.from_numpy(predicted), torch.from_numpy(data.labels.encode(ids, name)))
+        predicted = data.labels.encode(read_label(file), file)
+        label = data.labels.encode(ids, name)
+        ours.update(torch.from_numpy(predicted), torch.from_numpy(label))
         pairs.append((str(file), str(truth)))
     miou = scores(ours.confmat)["miou"]
     print(f"mIoU of the files on {split}: {100 * miou:.4f}")
@@ -204,38 +208,17 @@ def official_scores(
 
     For iIoU it looks for a file of instances under the true one's official name.
     """
-    if (script := official_script()) is None:
-        return None
-    script.args.evalInstLevelScore = instances
-    script.args.quiet = True
-    script.args.JSONOutput = False
-    predicted, true = zip(*pairs)
-    with warnings.catch_warnings(action="ignore"), numpy_with_in1d():
-        return script.evaluateImgLists(list(predicted), list(true), script.args)
-
-
-def official_script() -> ModuleType | None:
-    arguments = sys.argv
-    sys.argv = ["evaluate"]  # the script reads the command line when it is imported
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            return importlib.import_module(
-                "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling"
-            )
-    except ImportError:
-        return None
-    finally:
-        sys.argv = arguments
-
-
-@contextlib.contextmanager
-def numpy_with_in1d() -> Iterator[None]:
-    """numpy lost in1d, which the script still calls."""
-    if hasattr(np, "in1d"):
-        yield
-        return
-    np.in1d = np.isin
-    try:
-        yield
-    finally:
-        del np.in1d
+    with warnings.catch_warnings(action="ignore"), ExitStack() as patches:
+        # The script reads the command line when it is imported, and calls what numpy has lost.
+        patches.enter_context(patch.object(sys, "argv", ["evaluate"]))
+        if not hasattr(np, "in1d"):
+            patches.enter_context(patch.object(np, "in1d", np.isin, create=True))
+        try:
+            script = importlib.import_module(SCRIPT)
+        except ImportError:
+            return None
+        script.args.evalInstLevelScore = instances
+        script.args.quiet = True
+        script.args.JSONOutput = False
+        predicted, true = map(list, zip(*pairs))
+        return script.evaluateImgLists(predicted, true, script.args)

@@ -2,9 +2,11 @@
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, groupby, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,15 +73,9 @@ def check_images(targets: Sequence[Target], batch: int, damaged: list[Unreadable
 
     For batches those of one size come together; one by one they keep their order.
     """
-    files = [file for file, _ in targets]
-    sizes = prefetch(or_unreadable(image_size), files, THREADS)
-    by_size: dict[Size | None, list[Target]] = {}
-    for target, size in zip(targets, with_progress(sizes, "checking", len(files))):
-        if isinstance(size, Unreadable):
-            damaged.append(size)
-        else:
-            key = size if batch > 1 else None
-            by_size.setdefault(key, []).append(target)
+    by_size: dict[Size | None, list[Target]] = defaultdict(list)
+    for target, size in read_all(image_size, targets, "checking", damaged):
+        by_size[size if batch > 1 else None].append(target)
     return list(chain.from_iterable(by_size.values()))
 
 
@@ -87,18 +83,23 @@ def read_batches(
     targets: Sequence[Target], most: int, damaged: list[Unreadable]
 ) -> Iterator[tuple[list[np.ndarray], list[Target]]]:
     """At most so many successive images of one size, with their targets."""
-    files = [file for file, _ in targets]
-    images = prefetch(or_unreadable(read_image), files, THREADS)
-    batch: list[Target] = []
-    pixels: list[np.ndarray] = []
-    for target, image in zip(targets, with_progress(images, "predicting", len(files))):
-        if isinstance(image, Unreadable):
-            damaged.append(image)
-            continue
-        if len(batch) == most or (pixels and image.shape != pixels[0].shape):
-            yield pixels, batch
-            batch, pixels = [], []
-        batch.append(target)
-        pixels.append(image)
-    if batch:
-        yield pixels, batch
+    images = read_all(read_image, targets, "predicting", damaged)
+    for _, same_size in groupby(images, key=shape_of):
+        while batch := list(islice(same_size, most)):
+            yield [image for _, image in batch], [target for target, _ in batch]
+
+
+def shape_of(image: tuple[Target, np.ndarray]) -> tuple[int, ...]:
+    return image[1].shape
+
+
+def read_all(
+    read: Callable[[Path], Any], targets: Sequence[Target], title: str, damaged: list[Unreadable]
+) -> Iterator[tuple[Target, Any]]:
+    """Read in threads, in order; what cannot be read joins the damaged."""
+    results = prefetch(or_unreadable(read), [file for file, _ in targets], THREADS)
+    for target, result in zip(targets, with_progress(results, title, len(targets))):
+        if isinstance(result, Unreadable):
+            damaged.append(result)
+        else:
+            yield target, result

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +12,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from experiments.command_line.errors import UserError
 
-Result = TypeVar("Result")
 Size = tuple[int, int]  # width, height
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # of 8 bits or less
 ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
@@ -58,10 +57,10 @@ def left_out(damaged: Sequence[Unreadable], total: int) -> UserError:
     )
 
 
-def or_unreadable(read: Callable[[Path], Result]) -> Callable[[Path], Result | Unreadable]:
+def or_unreadable(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
     """Let `read` return its error instead of raising it, so that the files after it are read."""
 
-    def attempt(file: Path) -> Result | Unreadable:
+    def attempt(file: Path) -> Any:
         try:
             return read(file)
         except Unreadable as problem:

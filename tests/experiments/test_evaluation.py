@@ -15,7 +15,7 @@ from datamodules import Cityscapes
 from datamodules.labels import CITYSCAPES
 from experiments import evaluate, report
 from experiments.evaluation import score
-from experiments.evaluation.per_image import surprise
+from experiments.evaluation.per_image import loss_and_confidence
 from experiments.evaluation.submission import official_scores
 from experiments.records.image_records import RADII, load
 from segmodels.inference import mode
@@ -478,7 +478,7 @@ def test_loss_and_confidence_come_out_of_rows_as_out_of_the_whole(tmp_path: Path
     label[:40] = 255
     with torch.no_grad():
         for inference in ("whole", "flip"):
-            loss, confidence = surprise(mode(inference)(module, image), label)
+            loss, confidence = loss_and_confidence(mode(inference)(module, image), label)
             strips = mode(inference)(module, image)
             whole = strips.probabilities(0, 150)
             log = (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.drawing import svg_charts
-from experiments.drawing.html_page import counted, percent
+from experiments.drawing.html_page import percent, short_count
 from experiments.evaluation import failure_analysis
 from experiments.evaluation.failure_images import HESITANT, UNJUDGED, WRONG, Shown, error_map
 from experiments.evaluation.failure_page import failure_page
@@ -221,7 +221,7 @@ def test_ordinals_and_short_counts_are_written_as_in_english() -> None:
     assert [failure_analysis.ordinal(number) for number in (1, 2, 3, 4, 11, 12, 13, 21, 102, 111)] == [
         "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "102nd", "111th",
     ]  # fmt: skip
-    assert [counted(number) for number in (0, 999, 1234, 3_400_000, 12e9)] == [
+    assert [short_count(number) for number in (0, 999, 1234, 3_400_000, 12e9)] == [
         "0",
         "999",
         "1.23 k",

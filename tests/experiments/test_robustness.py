@@ -97,7 +97,7 @@ def test_a_reference_of_another_kind_is_refused_before_the_work(
 ) -> None:
     shifted(tmp_path, streets, "--shift", "snow", "--severities", "3", "--shift-images", "2")
     monkeypatch.setattr(
-        robustness, "trainer_of", lambda module: pytest.fail("a network was evaluated")
+        robustness, "run_trainer", lambda *given: pytest.fail("a network was evaluated")
     )
     again = [
         str(tmp_path / "last.ckpt"),
