@@ -33,7 +33,6 @@ GROUPS = {
     "weather": ("snow", "fog", "brightness"),
     "digital": ("contrast", "pixelate", "jpeg_compression"),
 }
-KINDS = tuple(kind for kinds in GROUPS.values() for kind in kinds)
 FORMER = {"rain": "snow", "night": "brightness"}  # kinds that were here before, and the nearest now
 
 # By severity, from 1 to 5; several numbers are those that the kind's function takes, in its order.
@@ -56,6 +55,7 @@ STRENGTHS = {
     "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),
     "jpeg_compression": (25, 18, 15, 10, 7),
 }
+KINDS = tuple(STRENGTHS)
 
 
 class Corrupted(Part):
@@ -267,15 +267,18 @@ def jpeg_compression(image: np.ndarray, rng: Rng, quality: int) -> np.ndarray:
 
 
 CORRUPTIONS: dict[str, Callable[..., np.ndarray]] = {
-    "gaussian_noise": gaussian_noise,
-    "shot_noise": shot_noise,
-    "impulse_noise": impulse_noise,
-    "defocus_blur": defocus_blur,
-    "motion_blur": motion_blur,
-    "snow": snow,
-    "fog": fog,
-    "brightness": brightness,
-    "contrast": contrast,
-    "pixelate": pixelate,
-    "jpeg_compression": jpeg_compression,
+    function.__name__: function
+    for function in (
+        gaussian_noise,
+        shot_noise,
+        impulse_noise,
+        defocus_blur,
+        motion_blur,
+        snow,
+        fog,
+        brightness,
+        contrast,
+        pixelate,
+        jpeg_compression,
+    )
 }

@@ -27,7 +27,10 @@ class ReleasedCheckpoint:
         return f"{RELEASED}{self.layout}={self.file}"
 
 
-def parse_network(word: str) -> Path | ReleasedCheckpoint:
+Checkpoint = Path | ReleasedCheckpoint  # a path is one of ours
+
+
+def parse_network(word: str) -> Checkpoint:
     """The checkpoint that the word names. It is there, but it was not read."""
     if not word.startswith(RELEASED):
         return checkpoint_of(Path(word))

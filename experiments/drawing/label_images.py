@@ -67,15 +67,14 @@ def sheet(
     for column, head in enumerate(heads):
         draw.text((column * (width + gap) + 4, line + 6), head, fill="dimgray", font_size=13)
     top = 2 * line
-    for place, row in enumerate(rows):
-        if captions:
-            draw.text((4, top + 6), captions[place], fill="black", font_size=13)
+    for row, height, caption in zip(rows, heights, captions or [""] * len(rows)):
+        draw.text((4, top + 6), caption, fill="black", font_size=13)
         top += above
         for column, pixels in enumerate(row):
             kind = Image.Resampling.BILINEAR if column in smooth else Image.Resampling.NEAREST
-            cell = Image.fromarray(pixels).resize((width, heights[place]), kind)
+            cell = Image.fromarray(pixels).resize((width, height), kind)
             picture.paste(cell, (column * (width + gap), top))
-        top += heights[place] + gap
+        top += height + gap
     return picture
 
 
@@ -93,7 +92,7 @@ def contact_sheet(
 def preview_sheet(
     columns: Mapping[str, np.ndarray], palette: Palette, title: str, width: int = 320
 ) -> Image.Image:
-    """What a semi-supervised method makes of unlabeled images, one row each.
+    """Draw what a semi-supervised method makes of unlabeled images, one row each.
 
     A column is drawn by its kind: uint8 (B, H, W, 3) as images, bool (B, H, W) as masks, uint8
     (B, H, W) as classes (255: black), floats (B, H, W) from 0 to 1 in gray.
@@ -101,7 +100,7 @@ def preview_sheet(
     drawn = []
     smooth = []
     for index, column in enumerate(columns.values()):
-        if column.ndim == 3 and column.dtype == np.uint8:
+        if column.dtype == np.uint8 and column.ndim == 3:
             drawn.append(colored(column, palette))
             continue
         if column.dtype != bool:
@@ -114,8 +113,9 @@ def preview_sheet(
 
 
 def save(picture: Image.Image | np.ndarray, file: Path, effort: int = 6) -> None:
-    """Whole or not at all; `effort`, 0 to 9, is spent on a smaller file."""
-    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    """Write a PNG whole or not at all; `effort`, 0 to 9, is spent on a smaller file."""
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
     with whole(file) as partial:
         picture.save(partial, format="PNG", compress_level=effort)
 

@@ -16,7 +16,7 @@ from experiments.command_line import files
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import as_user_error, quiet
 from experiments.command_line.names import known_name
-from experiments.command_line.networks import ReleasedCheckpoint, folder_of
+from experiments.command_line.networks import Checkpoint, ReleasedCheckpoint, folder_of
 from experiments.command_line.overrides import data_options
 from experiments.command_line.values import PLACES
 from experiments.drawing.label_images import Palette, colored, colored_prediction, save, sheet
@@ -40,7 +40,6 @@ from segmodels.module import SegmentationModule
 from segmodels.prediction import choose_device, predict, predicted_strips, set_inference
 from segmodels.recipe import inference_steps
 
-Checkpoint = Path | ReleasedCheckpoint
 Named = tuple[str, SegmentationModule]
 
 
@@ -143,7 +142,7 @@ def protocols(
         options = {} if args.model else figure["model"]
         settings.setdefault((figure["protocol"], model_words(options)), options)
     networks = {"": module}
-    found = []
+    computed = {}  # in order, each once
     for (protocol, words), options in settings.items():
         if words not in networks:
             networks[words] = network_with(source, args.which, options, words) or module
@@ -155,8 +154,8 @@ def protocols(
                 "it is left out"
             )
             continue
-        found.append((protocol, networks[words]))
-    return list(dict.fromkeys(found))
+        computed[protocol, networks[words]] = None
+    return list(computed)
 
 
 def network_with(

@@ -196,16 +196,11 @@ def excess(bins: np.ndarray) -> np.ndarray:
 def bands(examined: Examined) -> list[Band]:
     """Every radius, then the whole."""
     everything = examined.confusion
-    found = []
+    areas = []
     for radius, counts in zip((*RADII, None), (*examined.bands, everything)):
+        pixels = float(ratio(counts.sum(), everything.sum()))
+        errors = float(ratio(off_diagonal(counts).sum(), off_diagonal(everything).sum()))
         scores = rated(counts)
-        found.append(
-            Band(
-                radius,
-                float(ratio(counts.sum(), everything.sum())),
-                float(ratio(off_diagonal(counts).sum(), off_diagonal(everything).sum())),
-                float(scores["pixel_accuracy"]),
-                float(scores["miou"]),
-            )
-        )
-    return found
+        accuracy = float(scores["pixel_accuracy"])
+        areas.append(Band(radius, pixels, errors, accuracy, float(scores["miou"])))
+    return areas

@@ -6,6 +6,7 @@ boundaries, confidence, and the images to look at. Every section says how it is 
 
 import html
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,7 +159,7 @@ def too_sure(over: float) -> str:
 # --- numbers and classes
 
 
-def numbers(examined: Examined, further: dict) -> Iterator[str]:
+def numbers(examined: Examined, further: dict[str, Any]) -> Iterator[str]:
     images = len(examined.names)
     yield section(
         "Numbers",
@@ -181,7 +182,7 @@ def numbers(examined: Examined, further: dict) -> Iterator[str]:
     yield "</dl>"
 
 
-def classes(examined: Examined, further: dict) -> Iterator[str]:
+def classes(examined: Examined, further: dict[str, Any]) -> Iterator[str]:
     yield section(
         "Classes",
         "Lowest IoU first: accuracy is the share of a class's pixels that were found, precision "
@@ -341,7 +342,7 @@ def boundaries(examined: Examined) -> Iterator[str]:
     yield table_of(records, "scores near boundaries")
 
 
-def confidence(examined: Examined, further: dict) -> Iterator[str]:
+def confidence(examined: Examined, further: dict[str, Any]) -> Iterator[str]:
     bins = examined.calibration
     if bins is None:
         yield section("Confidence")

@@ -12,10 +12,10 @@ from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.files import whole, write_json
 from experiments.command_line.names import known_name
+from experiments.command_line.networks import Checkpoint
 from experiments.drawing.label_images import save
 from experiments.evaluation import robustness_result
 from experiments.evaluation.evaluation import (
-    Checkpoint,
     evaluation_name,
     indexes_across,
     name_in_run,

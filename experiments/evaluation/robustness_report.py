@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from rich.table import Table
 
-from datamodules.corruptions import GROUPS, KINDS, Corrupted
+from datamodules.corruptions import GROUPS, Corrupted
 from datamodules.reading.sources import Source
 from experiments.drawing.label_images import Palette, colored, colored_prediction, sheet
 from experiments.evaluation.robustness_result import (
@@ -81,7 +81,7 @@ def percent(value: float | None) -> str:
 # --- pictures
 
 
-def robustness_plot(result: Robustness, title: str = "") -> "Figure":
+def robustness_plot(result: Robustness, title: str) -> "Figure":
     """mIoU against severity, a panel per group of kinds; other data sets are bars beside them."""
     from matplotlib.figure import Figure
 
@@ -142,8 +142,8 @@ def robustness_sheet(
     source: Source,
     predict: Callable[[np.ndarray], np.ndarray],
     palette: Palette,
-    kinds: Sequence[str] = KINDS,
-    severities: Sequence[int] = (1, 3, 5),
+    kinds: Sequence[str],
+    severities: Sequence[int],
     width: int = 256,
 ) -> Image.Image:
     """The middle image under every kind and some severities, each beside its prediction."""

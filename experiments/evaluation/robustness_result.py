@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datamodules.corruptions import GROUPS, KINDS, SEVERITIES, SUITE, Corrupted
+from datamodules.corruptions import GROUPS, SEVERITIES, SUITE, Corrupted
 from datamodules.progress import with_progress
 from datamodules.reading.sources import Source
 from experiments.command_line.errors import UserError
@@ -66,14 +66,14 @@ def mean(values: Iterable[float | None]) -> float:
 def measure(
     images: Source,
     miou_of: Callable[[Source], float],
-    kinds: Sequence[str] = KINDS,
-    severities: Sequence[int] = SEVERITIES,
-    others: Mapping[str, Source] | None = None,
-    setting: Mapping[str, Any] | None = None,
+    kinds: Sequence[str],
+    severities: Sequence[int],
+    others: Mapping[str, Source],
+    setting: dict[str, Any],
 ) -> Robustness:
     """Evaluate every kind in every severity, after what may be refused: images without labels."""
     clean = {}
-    sources = {"the images": images, **(others or {})}
+    sources = {"the images": images, **others}
     for name, source in with_progress(sources.items(), "clean images"):
         clean[name] = miou_of(source)
         if math.isnan(clean[name]):
@@ -85,7 +85,7 @@ def measure(
     pairs = [(kind, severity) for kind in kinds for severity in severities]
     for kind, severity in with_progress(pairs, "corrupted images"):
         scores[kind][severity] = miou_of(Corrupted(images, kind, severity))
-    return Robustness(clean.pop("the images"), scores, clean, dict(setting or {}))
+    return Robustness(clean.pop("the images"), scores, clean, setting)
 
 
 # --- against another network

@@ -15,7 +15,7 @@ from datamodules.module import SegmentationData
 from datamodules.progress import with_progress
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
-from experiments.command_line.networks import ReleasedCheckpoint
+from experiments.command_line.networks import Checkpoint, ReleasedCheckpoint
 from experiments.records import provenance
 from experiments.records.results import PublishedFigure, Result
 from experiments.records.trained_networks import NUMBERED, config_of
@@ -28,9 +28,7 @@ from segmodels.paper import paper as find_paper
 # --- the data
 
 
-def stored_options(
-    source: Path | ReleasedCheckpoint, module: SegmentationModule, name: str
-) -> dict[str, Any]:
+def stored_options(source: Checkpoint, module: SegmentationModule, name: str) -> dict[str, Any]:
     """The run's own options (root, sizes, ...), if it is evaluated on its own data set.
 
     They are those of its config.json where that is still beside the checkpoint.
@@ -53,7 +51,7 @@ def open_data(
     name: str,
     options: dict[str, Any],
     split: str,
-    source: Path | ReleasedCheckpoint,
+    source: Checkpoint,
     module: SegmentationModule,
     labeled: bool = True,
 ) -> SegmentationData:
@@ -65,9 +63,7 @@ def open_data(
     return data
 
 
-def check_classes(
-    source: Path | ReleasedCheckpoint, module: SegmentationModule, data: SegmentationData
-) -> None:
+def check_classes(source: Checkpoint, module: SegmentationModule, data: SegmentationData) -> None:
     ours = list(module.identity.classes)
     theirs = list(data.class_names)
     if ours not in (theirs, NUMBERED[: len(theirs)]):

@@ -28,7 +28,7 @@ from datamodules.progress import with_progress
 from datamodules.reading.sources import Images
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.files import whole, write_json
-from experiments.command_line.networks import ReleasedCheckpoint
+from experiments.command_line.networks import Checkpoint, ReleasedCheckpoint
 from experiments.command_line.overrides import data_options
 from experiments.command_line.values import PLACES
 from experiments.drawing.label_images import save
@@ -46,7 +46,7 @@ TOLERANCE = 1e-6
 SCRIPT = "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling"
 
 
-def submit(source: Path | ReleasedCheckpoint, args: Namespace) -> int:
+def submit(source: Checkpoint, args: Namespace) -> int:
     quiet()
     partial = args.submit.with_name(f".{args.submit.name}.partial")
     tested = args.split == "test"
@@ -85,19 +85,21 @@ def submit(source: Path | ReleasedCheckpoint, args: Namespace) -> int:
 
 
 def conditions(
-    source: Path | ReleasedCheckpoint,
+    source: Checkpoint,
     args: Namespace,
     module: SegmentationModule,
     options: dict[str, Any],
     names: Sequence[str],
 ) -> dict[str, Any]:
     """All that the files depend on, as JSON gives it back."""
-    released = isinstance(source, ReleasedCheckpoint)
-    with (source.file if released else source).open("rb") as content:
+    file, layout = source, None
+    if isinstance(source, ReleasedCheckpoint):
+        file, layout = source.file, source.layout
+    with file.open("rb") as content:
         checkpoint = hashlib.file_digest(content, "sha256").hexdigest()
-    found = {
+    settings = {
         "checkpoint": checkpoint,
-        "layout": source.layout if released else None,
+        "layout": layout,
         "network": args.which,
         "model": module.identity.evaluated_with or None,
         "inference": module.recipe.inference,
@@ -106,7 +108,7 @@ def conditions(
         "options": {name: value for name, value in options.items() if name not in PLACES},
         "images": hashlib.sha256("\n".join(names).encode()).hexdigest(),
     }
-    return json.loads(json.dumps(found))
+    return json.loads(json.dumps(settings))
 
 
 def begin(folder: Path, wanted: dict[str, Any]) -> None:

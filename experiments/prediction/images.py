@@ -13,7 +13,7 @@ import numpy as np
 from datamodules.progress import with_progress
 from datamodules.sampling.threads import prefetch, write_behind
 from experiments.command_line.errors import as_user_error, quiet
-from experiments.command_line.networks import ReleasedCheckpoint
+from experiments.command_line.networks import Checkpoint
 from experiments.prediction.inputs import Target
 from experiments.prediction.outputs import IN_COLOR, LEGEND, folder_name, output_path
 from experiments.prediction.predictor import Pictures, Predictor, prepare_out, write_picture
@@ -32,7 +32,7 @@ THREADS = 4  # that read, and as many that write
 
 
 def predict_images(
-    source: Path | ReleasedCheckpoint,
+    source: Checkpoint,
     targets: Sequence[Target],
     args: argparse.Namespace,
 ) -> int:

@@ -3,6 +3,7 @@
 import argparse
 import math
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import datamodules
 from datamodules.labels import LabelSet
 from experiments.command_line.errors import UserError
 from experiments.command_line.names import known_name
-from experiments.command_line.networks import ReleasedCheckpoint
+from experiments.command_line.networks import Checkpoint
 from experiments.drawing.label_images import colored, legend, overlay, save
 from experiments.prediction.outputs import IN_COLOR, LEGEND, ONE_CLASS
 from experiments.prediction.read_image import or_unreadable, read_image
@@ -32,7 +33,7 @@ Pictures = dict[str, np.ndarray]  # by kind
 class Predictor:
     """A network ready to use: images of one size in, maps and pictures of its prediction out."""
 
-    def __init__(self, source: Path | ReleasedCheckpoint, args: argparse.Namespace) -> None:
+    def __init__(self, source: Checkpoint, args: argparse.Namespace) -> None:
         device = choose_device(args.device)  # refused before a checkpoint is read
         self.module = trained(source, model=options_of(source, args.model))
         self.kinds: Sequence[str] = args.kinds
@@ -58,9 +59,7 @@ class Predictor:
             maps = maps_of(strips, self.kinds, self.single)
         arrays = {kind: tensor.cpu().numpy() for kind, tensor in maps.items()}
         self.passes.append((len(images), time.perf_counter() - begun))
-        return [
-            dict(zip(arrays, maps_of_image)) for maps_of_image in zip(*arrays.values(), strict=True)
-        ]
+        return [dict(zip(arrays, image_maps)) for image_maps in zip(*arrays.values())]
 
     def pictures(self, image: np.ndarray, maps: Pictures) -> Pictures:
         """Every kind that is wanted; threads make them while the network computes."""
@@ -81,7 +80,6 @@ class Predictor:
     def speed(self, what: str, seconds: float) -> str:
         """The first pass warms up: it is left out where it was slower than the others."""
         alone = max(images_per_second(self.passes), images_per_second(self.passes[1:]))
-        overall = self.count() / seconds
         device = self.module.device
         threads = torch.get_num_threads()
         hardware = f"CPU, {threads} thread{'s' * (threads > 1)}"
@@ -89,7 +87,7 @@ class Predictor:
             hardware = torch.cuda.get_device_name(device)
         return (
             f"{short(alone)} {what}/s through the network alone, "
-            f"{short(overall)} with reading and writing ({hardware})"
+            f"{short(self.count() / seconds)} with reading and writing ({hardware})"
         )
 
 
@@ -105,10 +103,10 @@ def own_labels(module: SegmentationModule) -> LabelSet:
     """The numbers of the classes in the files of the checkpoint's data set."""
     data = module.identity.data
     classes = list(module.identity.classes)
-    dataset = datamodules.dataset(data) if data in datamodules.names() else None
-    labels = getattr(dataset, "labels", None)
-    if isinstance(labels, LabelSet) and list(labels.names) == classes:
-        return labels
+    if data in datamodules.names():
+        labels = getattr(datamodules.dataset(data), "labels", None)
+        if isinstance(labels, LabelSet) and list(labels.names) == classes:
+            return labels
     raise UserError(
         f"--kinds ids: the {len(classes)} classes of this checkpoint have no other numbers "
         f"({data} does not say any); take label"
@@ -119,20 +117,19 @@ def maps_of(strips: Strips, kinds: Sequence[str], single: dict[str, int]) -> dic
     """uint8 (B, H, W) each, made in blocks of rows: probabilities never exist at full size."""
     if not {"probability", "entropy", *single} & set(kinds):
         return {"label": strips.argmax(BLOCK)}
-    blocks: dict[str, list[Tensor]] = {}
+    blocks: dict[str, list[Tensor]] = defaultdict(list)
     for top in range(0, strips.size[0], BLOCK):
         rows = strips.rows(top, min(top + BLOCK, strips.size[0]))  # (B, C, rows, W)
         probability = rows if strips.averaged else rows.softmax(1)
-        made = {"label": rows.argmax(1).to(torch.uint8)}
+        blocks["label"].append(rows.argmax(1).to(torch.uint8))
         if "probability" in kinds:
-            made["probability"] = as_bytes(probability.amax(1))
+            blocks["probability"].append(as_bytes(probability.amax(1)))
         if "entropy" in kinds:
             entropy = torch.special.entr(probability).sum(1)
-            made["entropy"] = as_bytes(entropy / math.log(max(2, probability.shape[1])))
+            most = math.log(max(2, probability.shape[1]))
+            blocks["entropy"].append(as_bytes(entropy / most))
         for kind, number in single.items():
-            made[kind] = as_bytes(probability[:, number])
-        for kind, block in made.items():
-            blocks.setdefault(kind, []).append(block)
+            blocks[kind].append(as_bytes(probability[:, number]))
     return {kind: torch.cat(parts, 1) for kind, parts in blocks.items()}
 
 

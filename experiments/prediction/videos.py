@@ -22,7 +22,7 @@ import numpy as np
 from datamodules.progress import with_progress
 from datamodules.sampling.threads import prefetch, write_behind
 from experiments.command_line.errors import UserError, as_user_error, quiet
-from experiments.command_line.networks import ReleasedCheckpoint
+from experiments.command_line.networks import Checkpoint
 from experiments.prediction.inputs import CAMERA, Target, camera_device, without_password
 from experiments.prediction.outputs import output_path
 from experiments.prediction.predictor import Pictures, Predictor, prepare_out, write_picture
@@ -155,13 +155,13 @@ class Camera(VideoFile):
 
 def open_video(source: Path | str, args: argparse.Namespace) -> VideoFile:
     """A file; an address, which may lead to a file too; or a camera."""
-    options = {}
-    input_format = None
+    name = without_password(str(source))
+    path = str(source)
+    settings = {}
     remedy = (
         f"nothing answered there within {TIMEOUT:.0f} s, or it is no video; "
         "try the address in a player"
     )
-    path = str(source)
     if isinstance(source, Path):
         path = str(source.absolute())  # FFmpeg takes "12:30.mp4" for an address
         remedy = (
@@ -170,16 +170,15 @@ def open_video(source: Path | str, args: argparse.Namespace) -> VideoFile:
         )
     elif source.startswith(CAMERA):
         path = camera_device(source)
-        input_format = "avfoundation" if sys.platform == "darwin" else "v4l2"
+        settings["format"] = "avfoundation" if sys.platform == "darwin" else "v4l2"
         remedy = (
             "no camera of that number is free; is it plugged in, and does another program use it?"
         )
     elif source.startswith("rtsp"):
-        options = {"rtsp_flags": "prefer_tcp"}  # UDP loses packets
-    name = without_password(str(source))
+        settings["options"] = {"rtsp_flags": "prefer_tcp"}  # UDP loses packets
     refusal = UserError(f"{name} cannot be opened: {remedy}")
     try:
-        container = av.open(path, format=input_format, options=options, timeout=TIMEOUT)
+        container = av.open(path, timeout=TIMEOUT, **settings)
     except (av.FFmpegError, ValueError):
         raise refusal from None
     stream = container.streams.best("video")
@@ -193,7 +192,7 @@ def open_video(source: Path | str, args: argparse.Namespace) -> VideoFile:
 
 
 def predict_videos(
-    source: Path | ReleasedCheckpoint,
+    source: Checkpoint,
     targets: Sequence[Target],
     args: argparse.Namespace,
 ) -> int:
