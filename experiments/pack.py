@@ -166,12 +166,12 @@ def verify(place: Path) -> int:
     problems = []
     for file in files:
         try:
-            pack = Pack(file)
+            content = Pack(file)
         except DataError as problem:
             problems.append(str(problem))
             continue
-        damaged = pack.verify(with_progress(range(len(pack)), f"checking {file.name}"))
-        print(f"{file}: {len(pack)} images, {len(damaged)} damaged")
+        damaged = content.verify(with_progress(range(len(content)), f"checking {file.name}"))
+        print(f"{file}: {len(content)} images, {len(damaged)} damaged")
         problems += [f"{file} is damaged in {name}: pack this split again" for name in damaged]
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)

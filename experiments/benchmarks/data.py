@@ -64,10 +64,10 @@ Times = dict[str, dict[str, list[float]]]  # way of measuring -> source -> ms pe
 
 
 def add_data(subjects: Subjects) -> None:
-    made = subjects.add_parser(
+    parser = subjects.add_parser(
         "data", help="what a training sample costs, by source", description=DATA
     )
-    add = made.add_argument
+    add = parser.add_argument
     add("--root", type=Path, metavar="DIR", help="Cityscapes (default: drawn scenes)")
     add(
         "--images",
@@ -104,10 +104,10 @@ def add_data(subjects: Subjects) -> None:
         action="store_true",
         help="print the table of docs/SPEED.md, as it was measured last; measures nothing",
     )
-    made.set_defaults(run=data, parser=made)
+    parser.set_defaults(run=data, parser=parser)
 
 
-# --- what is compared
+# --- the samples that are compared
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def copy_images(args: argparse.Namespace, folder: Path) -> None:
             file.write_bytes(source.read(path))
 
 
-# --- that it is the same sample
+# --- both take the same sample
 
 
 def max_difference(source: "Source", crop: tuple[int, int], count: int) -> tuple[int, int]:
@@ -360,7 +360,7 @@ def measure(sources: dict[str, Samples], args: argparse.Namespace) -> Times:
     return times
 
 
-# --- the whole
+# --- the measurement
 
 
 def data(args: argparse.Namespace) -> int:
@@ -446,16 +446,17 @@ def rows(times: Times) -> Iterator[list[str]]:
             yield [how, name, f"{median(own):.1f}", f"{median(ratios):.1f}", spread]
 
 
+CAPTION = (
+    "CPU time of one sample (wall time where cold), crops of {size}, scales {scales[0]} to "
+    "{largest}, without color; {rounds} alternated rounds of {samples}, one thread, batches of "
+    "{batch} through workers; {images}; {hardware}, load {load:.0f}; PNGs by {decoder}. A ratio is "
+    "the median of the rounds' own. Bytes to the PNGs': {sizes}. {date}, commit {commit}."
+)
+
+
 def caption(result: dict[str, Any]) -> str:
     """The conditions of a measurement, in a paragraph."""
-    said = result["conditions"]
+    about = result["conditions"]
     sizes = ", ".join(f"{name} {share:.2f}" for name, share in result["bytes"].items())
-    return (
-        f"CPU time of one sample (wall time where cold), crops of {by(said['crop'])}, "
-        f"scales {said['scales'][0]} to {said['scales'][-1]}, without color; "
-        f"{said['rounds']} alternated rounds of {said['samples']}, one thread, "
-        f"batches of {said['batch']} through workers; {said['images']}; {said['hardware']}, "
-        f"load {said['load']:.0f}; PNGs by {said['decoder']}. "
-        f"A ratio is the median of the rounds' own. Bytes to the PNGs': {sizes}. "
-        f"{said['date']}, commit {said['commit']}."
-    )
+    size, largest = by(about["crop"]), about["scales"][-1]
+    return CAPTION.format(**about, size=size, largest=largest, sizes=sizes)

@@ -53,8 +53,8 @@ SMALLEST = 32  # pixels: the deepest maps of most networks are 1/32 of the image
 
 
 def add_infer(subjects: Subjects) -> None:
-    made = subjects.add_parser("infer", help="frames per second of networks", description=INFER)
-    add = made.add_argument
+    parser = subjects.add_parser("infer", help="frames per second of networks", description=INFER)
+    add = parser.add_argument
     add(
         "networks",
         nargs="+",
@@ -80,7 +80,7 @@ def add_infer(subjects: Subjects) -> None:
         default="auto",
         help="auto, the default: CUDA where there is one",
     )
-    what = made.add_mutually_exclusive_group()
+    what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--what",
         choices=("logits", "full", "label"),
@@ -132,7 +132,7 @@ def add_infer(subjects: Subjects) -> None:
         help="torch's threads (default: torch's own choice)",
     )
     add("--out", type=Path, metavar="FILE", help="a new JSON file with every figure and condition")
-    made.set_defaults(run=infer, parser=made)
+    parser.set_defaults(run=infer, parser=parser)
 
 
 def infer(args: argparse.Namespace) -> int:

@@ -105,7 +105,7 @@ def peak_mebibytes(work: Callable[[], object]) -> float:
     return max(held, default=0) / MIB
 
 
-# --- what is compared
+# --- the losses that are compared
 
 
 def loss_pairs(args: argparse.Namespace) -> list[Pair]:
@@ -247,48 +247,48 @@ COLUMNS = {
 }
 
 
-def cells(cost: dict[str, Any]) -> list[str]:
+def cells(measured: dict[str, Any]) -> list[str]:
     return [
-        "{:.0f} -> {:.0f}".format(*cost["milliseconds"]),
-        f"{cost['faster']:.1f}x",
-        "{:.0f} -> {:.0f}".format(*cost["mebibytes"]),
-        f"{cost['less_memory']:.1f}x",
+        "{:.0f} -> {:.0f}".format(*measured["milliseconds"]),
+        f"{measured['faster']:.1f}x",
+        "{:.0f} -> {:.0f}".format(*measured["mebibytes"]),
+        f"{measured['less_memory']:.1f}x",
     ]
 
 
 def add_loss(subjects: Subjects) -> None:
-    made = subjects.add_parser(
+    parser = subjects.add_parser(
         "loss",
         help="losses of upsampled logits: time, memory",
         description=LOSS,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    made.add_argument(
+    parser.add_argument(
         "--size", type=height_by_width, default="1024x1024", metavar="HxW", help="of the label"
     )
-    made.add_argument(
+    parser.add_argument(
         "--classes", type=positive, default=19, metavar="N", help="channels of the logits"
     )
-    made.add_argument("--batch", type=positive, default=2, metavar="N", help="images")
-    made.add_argument(
+    parser.add_argument("--batch", type=positive, default=2, metavar="N", help="images")
+    parser.add_argument(
         "--stride",
         type=positive,
         default=8,
         metavar="N",
         help="size of the label over size of the logits",
     )
-    made.add_argument(
+    parser.add_argument(
         "--align-corners", action="store_true", help="upsample with align_corners=True"
     )
-    made.add_argument(
+    parser.add_argument(
         "--rounds", type=positive, default=3, metavar="N", help="how often each form runs"
     )
-    made.add_argument(
+    parser.add_argument(
         "--threads",
         type=positive,
         default=1,
         metavar="N",
         help="torch's threads; CPU time adds them up",
     )
-    made.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
-    made.set_defaults(run=loss, parser=made)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
+    parser.set_defaults(run=loss, parser=parser)

@@ -55,7 +55,7 @@ CLOCKS = {
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of a network."""
+    """The measured speed and memory of a network."""
 
     fps: float
     median_ms: float
@@ -68,7 +68,7 @@ class Figures:
 
 @dataclass
 class Result:
-    """What is stored of a network."""
+    """The stored result of a network."""
 
     name: str
     size: tuple[int, int]
@@ -287,7 +287,7 @@ def peak_memory(network: nn.Module, work: Callable[[], object]) -> dict[str, flo
     return {"network": held / MIB, "pass": (torch.cuda.max_memory_allocated() - before) / MIB}
 
 
-# --- what is stored
+# --- the stored result
 
 
 def figures_of(subject: Subject, first: Subject, batch: int) -> Figures:
@@ -348,7 +348,7 @@ def conditions(args: argparse.Namespace, device: str) -> dict[str, Any]:
     }
 
 
-# --- the whole
+# --- the measurement
 
 
 def measure(args: argparse.Namespace) -> tuple[list[Result], dict[str, Any]]:

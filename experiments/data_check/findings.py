@@ -72,7 +72,7 @@ class Split:
     digests: dict[bytes, list[int]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
-    def found(self, kind: str, sentence: str, index: int | None = None, file: str = "") -> None:
+    def note(self, kind: str, sentence: str, index: int | None = None, file: str = "") -> None:
         if index is not None:
             file = place(self.source, index)
         # a name that is no UTF-8 must not end the report
@@ -83,7 +83,7 @@ class Split:
     def add(self, sample: Measurements) -> None:
         self.checked += 1
         for kind, sentence in sample.wrong:
-            self.found(kind, sentence, sample.index)
+            self.note(kind, sentence, sample.index)
         if sample.size:
             self.sizes[sample.size] += 1
         self.values += sample.values
@@ -105,7 +105,7 @@ class Split:
         return (self.class_pixels / max(self.class_pixels.sum(), 1)).tolist()
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
-        """Of the channels, 0 to 1."""
+        """Mean and standard deviation of the channels, 0 to 1."""
         pixels, sums, squares = self.colors
         count = np.maximum(pixels, 1)
         mean = sums / count
@@ -140,7 +140,7 @@ class Split:
         }
 
     def summary(self) -> dict[str, Any]:
-        """For a file that other programs read."""
+        """The numbers of a split, for other programs."""
         pixels = self.class_pixels.tolist()
         images = self.frequencies.images.tolist()
         numbers = zip(self.labels.names, pixels, self.shares(), images)
@@ -158,32 +158,32 @@ class Split:
             "std": std,
         }
 
-    # --- what only the whole split tells
+    # --- findings of a whole split
 
     def check_whole(self) -> None:
         count = len(self.source)
         if self.official not in (None, count):
             sentence = f"{self.name} has {count} images, the official data set {self.official}"
-            self.found("count", sentence)
+            self.note("count", sentence)
         self.check_meaning()
         self.check_ignored()
         never = [name for name, pixels in zip(self.labels.names, self.class_pixels) if not pixels]
         if never and self.ignored:
             some = ", ".join(never[:6]) + (f" and {len(never) - 6} more" if len(never) > 6 else "")
-            self.found("classes", f"{self.name}: no pixel that was read is {some}")
+            self.note("classes", f"{self.name}: no pixel that was read is {some}")
         for same in self.digests.values():
             if len(same) > 1:
                 names = " and ".join(place(self.source, index) for index in same[:3])
                 more = f" (and {len(same) - 3} more)" if len(same) > 3 else ""
-                self.found("twice", f"{self.name}: {names}{more} are the same image", same[0])
+                self.note("twice", f"{self.name}: {names}{more} are the same image", same[0])
 
     def check_meaning(self) -> None:
-        """Numbers that are all allowed and all mean something else."""
+        """Note numbers that are all allowed and all mean something else."""
         ids = self.labels.ids
         used = self.pixels_of(range(IGNORED))
         beyond = [value for value in ids if value >= len(ids)]
         if used and len(beyond) >= 3 and max(used) < len(ids):
-            self.found(
+            self.note(
                 "meaning",
                 f"{self.name}: the label files hold only {spans([*used])}, which look like train "
                 f"ids, and this data set's ids are {spans(frozenset(ids))}: "
@@ -191,7 +191,7 @@ class Split:
             )
         present = np.flatnonzero(self.class_pixels)
         if len(present) == 1 and len(ids) > 1 and IGNORED in self.void:
-            self.found(
+            self.note(
                 "meaning",
                 f"{self.name}: the only class is {self.labels.names[present[0]]}, and all else is "
                 "255, which is ignored: if 255 was meant as a class, save it as that class's id "
@@ -199,11 +199,12 @@ class Split:
             )
 
     def check_ignored(self) -> None:
+        """Note images of which all, or unusually much or little, is ignored."""
         for index, share in self.ignored.items():
             if share == 1:
                 sentence = "every pixel of its label is ignored; look whether that is meant"
                 file = place(self.source, index)
-                self.found("ignored", f"{file}: {sentence}, or take it out", index)
+                self.note("ignored", f"{file}: {sentence}, or take it out", index)
         if len(self.ignored) < ENOUGH:
             return
         middle = float(np.median([*self.ignored.values()]))
@@ -213,11 +214,11 @@ class Split:
             share = self.ignored[index]
             if distance > limit and share < 1:
                 sentence = f"{share:.0%} of it is ignored, and of the median image {middle:.0%}"
-                self.found("ignored", f"{place(self.source, index)}: {sentence}", index)
+                self.note("ignored", f"{place(self.source, index)}: {sentence}", index)
 
 
 def content(splits: Sequence[Split]) -> dict[str, Any]:
-    """Everything, for other programs."""
+    """The whole result of a check, for other programs."""
     train = weighed(splits)
     findings = [asdict(finding) for split in splits for finding in split.findings]
     return {

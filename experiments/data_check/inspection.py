@@ -48,13 +48,13 @@ def read_sample(source: Source, labels: LabelSet, index: int) -> Sample:
     image = numbers = None
     if isinstance(source, Files):
         where, label_where = source.pairs[index]
-        with noted(wrong, where):
+        with naming_unreadable(wrong, where):
             image = read_picture(source, where, wrong)
-        with noted(wrong, label_where):
+        with naming_unreadable(wrong, label_where):
             numbers = source.numbers(index)
     else:
         where = label_where = place(source, index)
-        with noted(wrong, where):
+        with naming_unreadable(wrong, where):
             image, numbers = source.window(index)
     if isinstance(source, Memory):
         return Sample(image, None, numbers, wrong)
@@ -66,13 +66,13 @@ def read_sample(source: Source, labels: LabelSet, index: int) -> Sample:
         )
         wrong.append(("size", sentence))
     if isinstance(source, Files) and numbers is not None and numbers.ndim == 2:
-        with noted(wrong, label_where):
+        with naming_unreadable(wrong, label_where):
             check_palette(source, label_where, numbers, wrong)
     return Sample(image, numbers, label, wrong)
 
 
 @contextmanager
-def noted(wrong: Wrong, where: str) -> Iterator[None]:
+def naming_unreadable(wrong: Wrong, where: str) -> Iterator[None]:
     """Note a file that cannot be read, whatever a decoder raises: no file ends the check."""
     try:
         yield
@@ -181,7 +181,7 @@ def open_splits(
             opened.append(split)
         except (DataError, OSError) as problem:
             if name not in optional:
-                split.found("listing", str(problem))
+                split.note("listing", str(problem))
                 failed.append(split)
     if failed and not opened:
         raise DataError(failed[0].findings[0].sentence)
@@ -194,7 +194,7 @@ def open_split(split: Split, data: SegmentationData) -> None:
     except Unpaired as problem:
         for file in problem.files:
             sentence = f"{file} stands alone, so nothing of {split.name} was read: {problem.remedy}"
-            split.found("pairs", sentence, file=file)
+            split.note("pairs", sentence, file=file)
     if isinstance(split.source, Pack):
         split.source.labels = None  # so that its labels are the files' numbers
     split.official = data.official(split.name)
@@ -212,7 +212,7 @@ def inspect_split(split: Split, limit: int | None, workers: int) -> None:
         damaged = source.verify(with_progress(indices, f"checksums of {split.name}"))
         for name in damaged:
             sentence = f"{source.file} is damaged in {name}: pack this split again"
-            split.found("file", sentence, source.names.index(name))
+            split.note("file", sentence, source.names.index(name))
         split.checked += len(damaged)
         indices = [index for index in indices if source.names[index] not in set(damaged)]
     samples = prefetch(partial(measure, source, split.labels), indices, workers)
@@ -231,4 +231,4 @@ def compare_splits(splits: Sequence[Split]) -> None:
                 f"{place(later.source, one)} ({later.name}) is the same image as "
                 f"{place(earlier.source, other)} ({earlier.name}): take one of the two out"
             )
-            later.found("leak", sentence, one)
+            later.note("leak", sentence, one)

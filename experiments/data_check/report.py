@@ -66,12 +66,12 @@ def print_weights(splits: "Sequence[Split]", limit: int | None) -> None:
 
 
 def override(weights: Sequence[float]) -> str:
-    """The words that run.py takes."""
+    """The option that run.py takes."""
     return "recipe.class_weights=" + ",".join(f"{weight:.4g}" for weight in weights)
 
 
 def percent(share: float) -> str:
-    """Nothing at all is told from very little."""
+    """A share in percent; none at all is "-", so that it differs from a very small one."""
     return f"{100 * share:.2f}" if share else "-"
 
 
