@@ -129,9 +129,7 @@ def evaluate_protocol(
 # --- protocols
 
 
-def protocols(
-    source: Checkpoint, module: SegmentationModule, args: Namespace
-) -> list[tuple[str, SegmentationModule]]:
+def protocols(source: Checkpoint, module: SegmentationModule, args: Namespace) -> list[Named]:
     """The recipe's inference mode and those of the paper, each with the network for it.
 
     A mode that the paper reports comes with the options that it reports, unless options are given:

@@ -22,7 +22,11 @@ from experiments.evaluation.evaluation import (
     open_network,
     result_file,
 )
-from experiments.evaluation.robustness_report import robustness_plot, robustness_sheet, table
+from experiments.evaluation.robustness_report import (
+    robustness_plot,
+    robustness_sheet,
+    robustness_table,
+)
 from experiments.evaluation.score import open_data, run_trainer
 from experiments.reports.formats import console
 from segmodels.prediction import choose_device, predict, set_inference
@@ -63,7 +67,7 @@ def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
         return module.scores["miou"]
 
     result = robustness_result.measure(images, miou_of, kinds, args.severities, others, setting)
-    console().print(table(result, reference))
+    console().print(robustness_table(result, reference))
     about = evaluation_name(module, name, args.split)
     file = result_file(source, args, about, "shift", "shift.json")
     content = {

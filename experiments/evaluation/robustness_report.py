@@ -17,6 +17,7 @@ from experiments.evaluation.robustness_result import (
     degradation,
     mean,
 )
+from experiments.reports.formats import bare_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,44 +26,40 @@ if TYPE_CHECKING:
 COLORS = ("#2a78d6", "#d9622b", "#1f9e77", "#8e5bb5")
 
 
-def table(result: Robustness, reference: Robustness | None = None) -> Table:
+def robustness_table(result: Robustness, reference: Robustness | None = None) -> Table:
     """mIoU in percent, a row per kind, and the share of the clean mIoU that is left."""
     severities = result.severities
-    made = Table(
-        *("", "", *map(str, severities), "mean", "left %"),
-        *(("CD %", "rCD %") if reference else ()),
-        title="mIoU % by severity",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-        title_justify="left",
-    )
-    for column in made.columns[2:]:
+    heads = ["", "", *map(str, severities), "mean", "left %"]
+    compared = {}
+    if reference:
+        heads += ["CD %", "rCD %"]
+        compared = degradation(result, reference)
+    table = bare_table(*heads)
+    table.title = "mIoU % by severity"
+    table.title_justify = "left"
+    for column in table.columns[2:]:
         column.justify = "right"
     blank = [""] * len(severities)
-
     clean = f"[bold]{percent(result.clean)}[/]"
-    made.add_row("[bold]clean[/]", "", *blank, clean, percent(1.0), end_section=True)
-    compared = degradation(result, reference) if reference else {}
+    table.add_row("[bold]clean[/]", "", *blank, clean, percent(1.0), end_section=True)
     rows = []
     for group, kinds in present(result).items():
         for kind in kinds:
             scores = result.kinds[kind]
             values = [*map(scores.get, severities), mean(scores.values()), result.relative(kind)]
             if reference:
-                each = compared.get(kind, Degradation())
-                values += [each.cd, each.rcd]
+                values += compared.get(kind, Degradation())
             rows.append(values)
-            made.add_row(kind.replace("_", " "), f"[dim]{group}[/]", *map(percent, values))
+            table.add_row(kind.replace("_", " "), f"[dim]{group}[/]", *map(percent, values))
     if rows:
         cells = [percent(mean(column)) for column in zip(*rows)]
         left = len(severities) + 1
         cells[left] = f"[bold]{cells[left]}[/]"
-        made.add_section()
-        made.add_row("[bold]mean[/]", "", *cells, end_section=True)
+        table.add_section()
+        table.add_row("[bold]mean[/]", "", *cells, end_section=True)
     for name, miou in result.others.items():
-        made.add_row(name, "", *blank, percent(miou), percent(result.share(miou)))
-    return made
+        table.add_row(name, "", *blank, percent(miou), percent(result.share(miou)))
+    return table
 
 
 def present(result: Robustness) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from datamodules.corruptions import GROUPS, SEVERITIES, SUITE, Corrupted
 from datamodules.progress import with_progress
@@ -91,8 +91,7 @@ def measure(
 # --- against another network
 
 
-@dataclass(frozen=True)
-class Degradation:
+class Degradation(NamedTuple):
     """A share of what the reference loses: below 1 the network stands more.
 
     None where the reference loses nothing.

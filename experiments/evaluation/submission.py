@@ -14,7 +14,6 @@ import warnings
 import zipfile
 from argparse import Namespace
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -210,11 +209,12 @@ def official_scores(
 
     For iIoU it looks for a file of instances under the true one's official name.
     """
-    with warnings.catch_warnings(action="ignore"), ExitStack() as patches:
-        # The script reads the command line when it is imported, and calls what numpy has lost.
-        patches.enter_context(patch.object(sys, "argv", ["evaluate"]))
-        if not hasattr(np, "in1d"):
-            patches.enter_context(patch.object(np, "in1d", np.isin, create=True))
+    # The script reads the command line when it is imported, and calls a function that numpy lost.
+    with (
+        warnings.catch_warnings(action="ignore"),
+        patch.object(sys, "argv", ["evaluate"]),
+        patch.object(np, "in1d", getattr(np, "in1d", np.isin), create=True),
+    ):
         try:
             script = importlib.import_module(SCRIPT)
         except ImportError:

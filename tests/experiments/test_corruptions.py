@@ -37,7 +37,11 @@ from datamodules.scenes import scene
 from experiments.command_line.errors import UserError
 from experiments.evaluation import robustness_result
 from experiments.evaluation.robustness import folders
-from experiments.evaluation.robustness_report import robustness_plot, robustness_sheet, table
+from experiments.evaluation.robustness_report import (
+    robustness_plot,
+    robustness_sheet,
+    robustness_table,
+)
 from experiments.evaluation.robustness_result import Robustness, degradation, measure
 
 PALETTE = CITYSCAPES.palette
@@ -409,7 +413,7 @@ def test_a_reference_of_other_images_or_kinds_is_refused() -> None:
 def test_the_table_says_what_was_found() -> None:
     result = Robustness(0.8, OURS.kinds, {"acdc": 0.2}, OURS.setting)
     console = Console(width=120, record=True, file=StringIO())
-    console.print(table(result, THEIRS))
+    console.print(robustness_table(result, THEIRS))
     rows = {
         words[0]: words[1:]
         for line in console.export_text().splitlines()
