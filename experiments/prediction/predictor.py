@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import datamodules
 from datamodules.labels import LabelSet
 from experiments.command_line.errors import UserError
 from experiments.command_line.names import known_name
@@ -20,7 +19,7 @@ from experiments.command_line.networks import Checkpoint
 from experiments.drawing.label_images import colored, legend, overlay, save
 from experiments.prediction.outputs import IN_COLOR, LEGEND, ONE_CLASS
 from experiments.prediction.read_image import or_unreadable, read_image
-from experiments.records.trained_networks import options_of, trained
+from experiments.records.trained_networks import labels_of, options_of, trained
 from segmodels.inference import Strips
 from segmodels.module import SegmentationModule
 from segmodels.prediction import choose_device, predicted_strips, set_inference
@@ -103,10 +102,9 @@ def own_labels(module: SegmentationModule) -> LabelSet:
     """The numbers of the classes in the files of the checkpoint's data set."""
     data = module.identity.data
     classes = list(module.identity.classes)
-    if data in datamodules.names():
-        labels = getattr(datamodules.dataset(data), "labels", None)
-        if isinstance(labels, LabelSet) and list(labels.names) == classes:
-            return labels
+    labels = labels_of(data)
+    if labels and list(labels.names) == classes:
+        return labels
     raise UserError(
         f"--kinds ids: the {len(classes)} classes of this checkpoint have no other numbers "
         f"({data} does not say any); take label"

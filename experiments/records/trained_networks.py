@@ -13,6 +13,7 @@ from experiments.command_line.overrides import data_options, model_options
 from experiments.records.run_folder import read_config
 
 if TYPE_CHECKING:
+    from datamodules.labels import LabelSet
     from segmodels.module import SegmentationModule
 
 # What a run's checkpoint says beside its network.
@@ -138,14 +139,22 @@ def released(
 def appearance(data: str, count: int, names: tuple[str, ...] = ()) -> dict[str, list[Any]]:
     """Names and colors of the data set's classes if it has so many; else the names given, or
     numbers, and colors that are easily told from each other."""
-    import datamodules
-    from datamodules.labels import LabelSet, devkit_color
+    from datamodules.labels import devkit_color
 
-    known = datamodules.dataset(data) if data in datamodules.names() else None
-    labels = getattr(known, "labels", None)
-    if isinstance(labels, LabelSet) and len(labels.names) == count:
+    labels = labels_of(data)
+    if labels and len(labels.names) == count:
         return {"classes": list(labels.names), "palette": [list(color) for color in labels.palette]}
     return {
         "classes": list(names) if len(names) == count else NUMBERED[:count],
         "palette": [list(devkit_color(n)) for n in range(1, count + 1)],
     }
+
+
+def labels_of(data: str) -> "LabelSet | None":
+    """The classes of a data set of ours, where its name alone tells them."""
+    import datamodules
+    from datamodules.labels import LabelSet
+
+    known = datamodules.dataset(data) if data in datamodules.names() else None
+    labels = getattr(known, "labels", None)
+    return labels if isinstance(labels, LabelSet) else None
