@@ -15,6 +15,7 @@ import zipfile
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -209,18 +210,22 @@ def official_scores(
 
     For iIoU it looks for a file of instances under the true one's official name.
     """
-    # The script reads the command line when it is imported, and calls a function that numpy lost.
-    with (
-        warnings.catch_warnings(action="ignore"),
-        patch.object(sys, "argv", ["evaluate"]),
-        patch.object(np, "in1d", getattr(np, "in1d", np.isin), create=True),
-    ):
+    script = official_script()
+    if script is None:
+        return None
+    script.args.evalInstLevelScore = instances
+    script.args.quiet = True
+    script.args.JSONOutput = False
+    predicted, true = map(list, zip(*pairs))
+    in1d = getattr(np, "in1d", np.isin)  # numpy lost it, and the script still calls it
+    with warnings.catch_warnings(action="ignore"), patch.object(np, "in1d", in1d, create=True):
+        return script.evaluateImgLists(predicted, true, script.args)
+
+
+def official_script() -> ModuleType | None:
+    # It reads the command line when it is imported.
+    with warnings.catch_warnings(action="ignore"), patch.object(sys, "argv", ["evaluate"]):
         try:
-            script = importlib.import_module(SCRIPT)
+            return importlib.import_module(SCRIPT)
         except ImportError:
             return None
-        script.args.evalInstLevelScore = instances
-        script.args.quiet = True
-        script.args.JSONOutput = False
-        predicted, true = map(list, zip(*pairs))
-        return script.evaluateImgLists(predicted, true, script.args)
