@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError, command, run_main
@@ -27,16 +28,23 @@ examples:
   python experiments/report.py runs/sweep-...   those of one sweep (run.py --model "stdc/*")
   python experiments/report.py --all            also the rows of the papers that nobody has measured
   python experiments/report.py --data cityscapes --format markdown --out table.md
-  python experiments/report.py --all --plot speed.png                      published mIoU against published frames per second
-  python experiments/report.py runs --plot speed.pdf --speed infer.json    ours among them (benchmark.py infer ... --out infer.json)
-  python experiments/report.py --compare A.json B.json                     two of evaluate.py's files, image by image
+  python experiments/report.py --all --plot speed.png
+      published mIoU against published frames per second
+  python experiments/report.py runs --plot speed.pdf --speed infer.json
+      ours among them (benchmark.py infer ... --out infer.json)
+  python experiments/report.py --compare A.json B.json
+      two of evaluate.py's files, image by image
 
 how to read it:
-  mIoU is in percent. "ours" is the mean over seeds, +- their sample standard deviation; a single run has no spread.
-  A published figure stands beside ours only on the same data, split, protocol and options, and only for the published network.
-  Only runs alike in overrides, iterations and departures are averaged; unfinished and smoke runs stand apart.
-  (released LAYOUT) marks weights that we did not train: the authors' are the published network, another code line's are not.
-  A plot pairs an mIoU with a speed of the same network at the same input size; what has no pair is told below the table.
+  mIoU is in percent. "ours" is the mean over seeds, +- their sample standard deviation;
+  a single run has no spread. Only runs alike in overrides, iterations and departures are
+  averaged; unfinished and smoke runs stand apart.
+  A published figure stands beside ours only on the same data, split, protocol and options,
+  and only for the published network.
+  (released LAYOUT) marks weights that we did not train: the authors' are the published
+  network, another code line's are not.
+  A plot pairs an mIoU with a speed of the same network at the same input size;
+  what has no pair is told below the table.
 """
 NOTHING_MEASURED = (
     "Nothing is measured yet. Make a first result with: "
@@ -109,6 +117,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 2 after one sentence about what was wrong."""
     args = make_parser().parse_args(arguments)
+    for file in (args.out, args.plot):
+        check_writable(file)
     if args.compare:
         print_or_write(comparison(args), args)
         return 0
@@ -118,6 +128,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.format == "csv" and unplotted:
         print(*unplotted, sep="\n", file=sys.stderr)
     return 0
+
+
+def check_writable(file: Path | None) -> None:
+    if file and (file.is_dir() or not file.parent.is_dir()):
+        problem = "it is a folder" if file.is_dir() else f"there is no folder {file.parent}"
+        raise UserError(
+            f"{file} cannot be written ({problem}); name a file in a folder that exists"
+        )
 
 
 def report(args: argparse.Namespace) -> tuple[list[Row], list[Row], list[Path]]:
@@ -178,7 +196,7 @@ def comparison(args: argparse.Namespace) -> str:
 
 def plot(rows: Sequence[Row], args: argparse.Namespace) -> list[str]:
     """Draw the rows that have both an mIoU and a speed; say why others are not in the picture."""
-    from experiments.reports.speed_plot import check_file, draw
+    from experiments.reports.speed_plot import KINDS, draw
     from experiments.reports.speed_points import how_measured, pair, published_speeds, read_timing
 
     if not args.plot:
@@ -186,7 +204,11 @@ def plot(rows: Sequence[Row], args: argparse.Namespace) -> list[str]:
             "--speed says how fast networks are, which a plot alone shows; "
             "give it one with --plot FILE.png"
         )
-    check_file(args.plot)
+    if args.plot.suffix.lower() not in KINDS:
+        raise UserError(
+            f"{args.plot} is no kind of picture that is drawn here; "
+            f"let its name end in {', '.join(KINDS)}"
+        )
     timings = [read_timing(file) for file in args.speed]
     pairs = pair(rows, timings, published_speeds(catalogue()["papers"]))
     count, missing = len(pairs.points), pairs.missing_lines()
@@ -205,13 +227,8 @@ def print_or_write(text: str, args: argparse.Namespace) -> None:
     if args.out is None:
         sys.stdout.reconfigure(errors="replace")
         sys.stdout.write(text)
-        return
-    try:
+    else:
         write_text(args.out, text)
-    except OSError as error:
-        raise UserError(
-            f"{args.out} cannot be written ({error.strerror}); name a file in a folder that exists"
-        ) from None
 
 
 def in_format(
@@ -229,13 +246,8 @@ def in_format(
     if args.format == "markdown":
         return as_markdown(rows, lines, unplotted)
     screen = args.out is None and sys.stdout.isatty()
-    return as_text(rows, lines, unplotted, width=screen_width() if screen else WIDTH, color=screen)
-
-
-def screen_width() -> int:
-    from shutil import get_terminal_size
-
-    return min(WIDTH, get_terminal_size((WIDTH, 24)).columns)
+    width = min(WIDTH, get_terminal_size((WIDTH, 24)).columns) if screen else WIDTH
+    return as_text(rows, lines, unplotted, width=width, color=screen)
 
 
 if __name__ == "__main__":

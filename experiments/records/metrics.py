@@ -12,16 +12,18 @@ from experiments.records.run_folder import read_text
 
 
 class Metrics:
-    """metrics.csv: a row for each time that something is logged, by the number of steps done; a new metric becomes a new column."""
+    """Write metrics.csv, a row for each step that something is logged at.
+
+    A new metric becomes a new column.
+    """
 
     def __init__(self, file: Path) -> None:
-        self.file, self.rows, self.columns = file, [], ["step"]
-        if file.exists():
-            whole, _, _ = file.read_text().rpartition(
-                "\n"
-            )  # a line that was cut off in its midst is none
-            reader = csv.DictReader(whole.splitlines())
-            self.columns, self.rows = list(reader.fieldnames or ["step"]), list(reader)
+        self.file = file
+        # A last line that was cut off is none.
+        lines = file.read_text().rpartition("\n")[0] if file.exists() else ""
+        reader = csv.DictReader(lines.splitlines())
+        self.columns = list(reader.fieldnames or ["step"])
+        self.rows = list(reader)
 
     def drop_after(self, step: int) -> None:
         self.rows = [row for row in self.rows if int(row["step"]) <= step]
@@ -45,7 +47,10 @@ class Metrics:
 
 
 def read_metrics(run: str | Path) -> dict[str, list]:
-    """metrics.csv by columns, all of one length; an empty cell is None, and a last line still being written is left out."""
+    """Return metrics.csv by columns, all of one length.
+
+    An empty cell is None, and a last line that is still being written is left out.
+    """
     file = Path(run) / "metrics.csv"
     lines = [line for line in csv.reader(io.StringIO(read_text(file))) if line]
     if not lines or "step" not in lines[0]:
@@ -57,7 +62,8 @@ def read_metrics(run: str | Path) -> dict[str, list]:
         rows.pop()
     if any(len(row) != len(names) for row in rows):
         raise UserError(
-            f"{file} has rows that do not fit its header of {len(names)} columns; copy it anew from the run"
+            f"{file} has rows that do not fit its header of {len(names)} columns; "
+            "copy it anew from the run"
         )
     return {
         name: [number(row[column], name, file) for row in rows] for column, name in enumerate(names)
@@ -65,8 +71,10 @@ def read_metrics(run: str | Path) -> dict[str, list]:
 
 
 def number(cell: str, name: str, file: Path) -> float | int | None:
+    if not cell.strip():
+        return None
     try:
-        return None if not cell.strip() else int(float(cell)) if name == "step" else float(cell)
+        return int(float(cell)) if name == "step" else float(cell)
     except (ValueError, OverflowError):
         raise UserError(
             f"{file}: {name} holds {cell!r}, which is no number; correct the cell or leave it empty"

@@ -8,21 +8,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def commit() -> str | None:
-    """The commit that the code stood at, with a plus sign where files differ from it; None outside a checkout."""
+    """Return the commit of the code, with a plus sign where files differ from it.
+
+    It is None outside a checkout.
+    """
+    describe = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
     try:
-        asked = (
-            "git",
-            "-C",
-            str(ROOT),
-            "describe",
-            "--always",
-            "--abbrev=12",
-            "--exclude=*",
-            "--dirty=+",
-        )
-        return subprocess.run(
-            asked, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        return subprocess.check_output(
+            describe, cwd=ROOT, stderr=subprocess.DEVNULL, text=True, timeout=10
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -30,7 +24,7 @@ def commit() -> str | None:
 def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in (
         "torch",
         "lightning",
@@ -42,10 +36,10 @@ def versions() -> dict[str, str]:
         "segmentation-models-pytorch",
     ):
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def hardware() -> str:

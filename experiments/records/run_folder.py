@@ -1,4 +1,4 @@
-"""The run folder, which is the truth about a run: config.json, metrics.csv, result.json, checkpoints/, pictures/."""
+"""The run folder: config.json, metrics.csv, result.json, checkpoints/ and pictures/ of a run."""
 
 import json
 import os
@@ -20,12 +20,16 @@ SCHEMA = 1
 
 
 def new_folder(runs: Path, resolved: Resolved, seed: int) -> Path:
-    """A name that nothing has yet; decided once, for processes that Lightning starts for other devices inherit it. Those of torchrun and
-    SLURM each find one, and only the first one's is made: the others write nothing."""
+    """Return a name that nothing has yet.
+
+    It is decided once: processes that Lightning starts for other devices inherit it. Those of
+    torchrun and SLURM each find one, and only the first one's is made: the others write nothing.
+    """
     if given := os.environ.get("SEGMODELS_RUN"):
         return Path(given)
     method = f"-{resolved.semi_name}" if resolved.semi_name != "none" else ""
-    name = f"{resolved.paper}-{resolved.row}{method}-{resolved.data_name}-s{seed}-{datetime.now():%Y%m%d-%H%M%S}"
+    row = f"{resolved.paper}-{resolved.row}{method}"
+    name = f"{row}-{resolved.data_name}-s{seed}-{datetime.now():%Y%m%d-%H%M%S}"
     folder, count = runs / name, 1
     while folder.exists():
         folder, count = runs / f"{name}-{count}", count + 1
@@ -33,7 +37,10 @@ def new_folder(runs: Path, resolved: Resolved, seed: int) -> Path:
 
 
 def leads() -> bool:
-    """Whether this process is the first of its run, as torchrun, SLURM, Lightning, or a person who starts one on each node number them."""
+    """Whether this process is the first of its run.
+
+    torchrun, SLURM, Lightning, or a person who starts one on each node number the processes.
+    """
     numbers = ("RANK",) if "RANK" in os.environ else ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
     return all(os.environ.get(number, "0") == "0" for number in numbers)
 

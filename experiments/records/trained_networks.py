@@ -69,33 +69,24 @@ def trained(
     network: str | None = None,
     model: Mapping[str, Any] | None = None,
 ) -> "SegmentationModule":
-    """The module for inference; its `identity` says what it was trained on and what its classes are.
+    """The module for inference; its `identity` says its training data and its classes.
 
     `model` are options to evaluate it with. Those that it was not trained with are overrides too.
     """
-    module = (
-        released(source, network, model)
-        if isinstance(source, ReleasedCheckpoint)
-        else ours(source, network, model)
-    )
+    if isinstance(source, ReleasedCheckpoint):
+        module = released(source, network, model)
+    else:
+        from segmodels.checkpoint import from_checkpoint
+
+        module = from_checkpoint(source, network, model)
+        if lacking := [name for name in STORED if getattr(module.identity, name) is None]:
+            raise UserError(
+                f"{source} does not say its {', '.join(lacking)}; "
+                "give a checkpoint that experiments/run.py wrote"
+            )
     identity = module.identity
     others = {f"model.{name}": value for name, value in identity.evaluated_with.items()}
     module.identity = replace(identity, overrides={**identity.overrides, **others})
-    return module
-
-
-def ours(
-    source: Path, network: str | None, model: Mapping[str, Any] | None
-) -> "SegmentationModule":
-    """The module of a checkpoint that experiments/run.py wrote."""
-    from segmodels.checkpoint import from_checkpoint
-
-    module = from_checkpoint(source, network, model)
-    if lacking := [name for name in STORED if getattr(module.identity, name) is None]:
-        raise UserError(
-            f"{source} does not say its {', '.join(lacking)}; "
-            "give a checkpoint that experiments/run.py wrote"
-        )
     return module
 
 

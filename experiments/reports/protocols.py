@@ -10,9 +10,10 @@ SEG = {"resized:0.5": "Seg50", "resized:0.75": "Seg75"}  # on Cityscapes, since 
 
 
 def protocol_name(protocol: str, data: str, paper: str = "") -> str:
-    """ "Seg75 (768x1536)" for "resized:0.75" on Cityscapes; only the half that a paper itself says, where one is named.
+    """Return "Seg75 (768x1536)" for "resized:0.75" on Cityscapes.
 
-    A mode without another name, and one on images of many sizes, is called as it is stored.
+    Where a paper is named, only the half that it says itself is returned. A mode without another
+    name, and one on images of many sizes, is called as it is stored.
     """
     size = IMAGES.get(data) and input_size(protocol, data)
     if not (size and protocol.startswith("resized:")):
@@ -26,7 +27,10 @@ def protocol_name(protocol: str, data: str, paper: str = "") -> str:
 def input_size(
     protocol: str, data: str, overrides: Mapping[str, Any] | None = None
 ) -> tuple[int, int] | None:
-    """What the network sees where it sees an image once; None for several passes, and for images of many sizes."""
+    """Return the size at which the network sees an image.
+
+    It is None where several passes are made, and on images of many sizes.
+    """
     mode, _, scale = protocol.partition(":")
     size = image_size(data, overrides or {})
     if size is None or "+" in protocol or mode not in ("whole", "resized"):
@@ -51,15 +55,12 @@ def image_size(data: str, overrides: Mapping[str, Any]) -> tuple[int, int] | Non
 
 def settings(said: dict[str, Any]) -> str:
     """The conditions that a figure may never be told without."""
-    forms = (
-        " ".join(name for name in ("folded", "channels_last", "compile") if said[name]) or "plain"
-    )
-    where = (
-        said["device"]
-        if said["device_kind"] == "cuda"
-        else f"{said['device']}, {said['threads']} thread{'s' * (said['threads'] > 1)}"
-    )
-    return f"{where}; torch {said['versions']['torch']}; {said['precision']}, batch {said['batch']}, {forms}"
+    forms = [name for name in ("folded", "channels_last", "compile") if said[name]]
+    how = f"{said['precision']}, batch {said['batch']}, {' '.join(forms) or 'plain'}"
+    where = said["device"]
+    if said["device_kind"] != "cuda":
+        where += f", {said['threads']} thread{'s' * (said['threads'] > 1)}"
+    return f"{where}; torch {said['versions']['torch']}; {how}"
 
 
 def on(figure: dict[str, Any]) -> str:

@@ -40,11 +40,7 @@ def agree(figure: PublishedFigure, result: Result) -> bool:
 
 def data_options(result: Result) -> dict[str, Any]:
     """The options of the data set that a score depends on, where they are not its defaults."""
-    given = {
-        name.removeprefix("data."): value
-        for name, value in result.overrides.items()
-        if name.startswith("data.")
-    }
+    given = options_of(result.overrides, "data")
     if not given:
         return {}
     known = catalogue()["data"].get(result.data, {}).get("options", {})
@@ -56,6 +52,15 @@ def data_options(result: Result) -> dict[str, Any]:
 
 
 # --- options in words
+
+
+def options_of(overrides: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Return {"arm": False} for the group "model" of {"model.arm": False, "recipe.lr": 0.1}."""
+    return {
+        name.removeprefix(f"{group}."): value
+        for name, value in overrides.items()
+        if name.startswith(f"{group}.")
+    }
 
 
 def overrides_of(model: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:

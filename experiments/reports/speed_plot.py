@@ -2,13 +2,13 @@
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.command_line.errors import UserError
 from experiments.command_line.files import whole
 from experiments.reports.speed_points import Point
-from experiments.reports.table_rows import validation_first
+from experiments.reports.table_rows import grouped, validation_first
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,28 +57,12 @@ SHARES = (
 )
 
 
-def check_file(file: Path) -> Path:
-    """Before the work, that the picture can be written."""
-    if file.suffix.lower() not in KINDS:
-        raise UserError(
-            f"{file} is no kind of picture that is drawn here; "
-            f"let its name end in {', '.join(KINDS)}"
-        )
-    if not file.parent.is_dir():
-        raise UserError(
-            f"{file} cannot be written (there is no folder {file.parent}); "
-            "name a file in a folder that exists"
-        )
-    return file
-
-
 def draw(points: Sequence[Point], file: Path, notes: Sequence[str] = ()) -> None:
     """Every point must be of one table; `notes` say below the panels how ours were measured."""
     from matplotlib.figure import Figure
 
-    panels: dict[str, list[Point]] = {}
-    for point in sorted(points, key=lambda point: validation_first(*point.place.split())):
-        panels.setdefault(point.place, []).append(point)
+    in_order = sorted(points, key=lambda point: validation_first(*point.place.split()))
+    panels = grouped(in_order, attrgetter("place"))
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     width = ALONE if columns == 1 else columns * BESIDE
@@ -222,10 +206,5 @@ def save(figure: "Figure", file: Path) -> None:
     kind = file.suffix.lower().removeprefix(".")
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     settings = {"svg.hashsalt": "segmodels", "pdf.fonttype": 42}
-    try:
-        with matplotlib.rc_context(settings), whole(file) as partial:
-            figure.savefig(partial, format=kind, dpi=200, metadata=undated.get(kind))
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be written ({error.strerror}); name a file in a folder that exists"
-        ) from None
+    with matplotlib.rc_context(settings), whole(file) as partial:
+        figure.savefig(partial, format=kind, dpi=200, metadata=undated.get(kind))

@@ -9,7 +9,7 @@ from experiments.command_line.errors import UserError
 from experiments.command_line.parser import by
 from experiments.records.run_folder import read_json
 from experiments.reports.protocols import input_size, on, protocol_name, settings
-from experiments.reports.published import model_words
+from experiments.reports.published import model_words, options_of
 from experiments.reports.table_rows import Row
 
 Size = tuple[int, int]  # height, width
@@ -158,11 +158,7 @@ def same_network(row: Row, network: Mapping[str, Any]) -> bool:
     """Weights do not matter to a speed; a port is no network of the paper."""
     if row.port or network["port"]:
         return row.released is not None and row.released == network["released"]
-    model = {
-        name.removeprefix("model."): value
-        for name, value in row.overrides.items()
-        if name.startswith("model.")
-    }
+    model = options_of(row.overrides, "model")
     return (row.experiment, model) == (network["experiment"], network["model"])
 
 

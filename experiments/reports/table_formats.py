@@ -14,7 +14,7 @@ from rich.text import Text
 from experiments.reports.formats import markdown_lines, mean_and_spread, millions, plain, signed
 from experiments.reports.protocols import protocol_name
 from experiments.reports.published import model_words
-from experiments.reports.table_rows import Row, validation_first
+from experiments.reports.table_rows import Row, grouped, validation_first
 
 WIDTH = 120
 CAPTION = (
@@ -108,11 +108,12 @@ def caption(rows: Sequence[Row]) -> str:
 
 def sections(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """A titled table for each data set and split: validation and test never share a column."""
-    titled: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (not row.data, *validation_first(row.data, row.split))):
-        title = f"{row.data} {row.split}".strip() or "neither published nor measured"
-        titled.setdefault(title, []).append(row)
-    return titled
+    in_order = sorted(rows, key=lambda row: (not row.data, *validation_first(row.data, row.split)))
+    return grouped(in_order, title)
+
+
+def title(row: Row) -> str:
+    return f"{row.data} {row.split}".strip() or "neither published nor measured"
 
 
 def not_averaged_line(row: Row) -> str:

@@ -1,8 +1,9 @@
 """Rows of the table paper / ours: which runs are averaged, and which figures stand beside them."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from statistics import fmean, stdev
 from typing import Any
 
@@ -161,11 +162,8 @@ def spread(values: Sequence[float]) -> float | None:
 
 def table(results: Iterable[Result]) -> list[Row]:
     """One row for runs that differ in the seed alone; see also `not_averaged`."""
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        if result.status == "measured":
-            groups.setdefault(shared_by_seeds(result), []).append(result)
-    return in_order(row_of(runs) for runs in groups.values())
+    measured = [result for result in results if result.status == "measured"]
+    return in_order(map(row_of, grouped(measured, shared_by_seeds).values()))
 
 
 def not_averaged(results: Iterable[Result]) -> list[Row]:
@@ -220,9 +218,14 @@ def sort_key(row: Row) -> list[Any]:
 
 def by_place(rows: Iterable[Row | Result]) -> dict[Place, list[Row | Result]]:
     """Only within one data set, split and protocol may figures be compared."""
-    groups: dict[Place, list[Row | Result]] = {}
-    for row in rows:
-        groups.setdefault((row.data, row.split, row.protocol), []).append(row)
+    return grouped(rows, attrgetter("data", "split", "protocol"))
+
+
+def grouped(items: Iterable[Any], key: Callable[[Any], Any]) -> dict[Any, list[Any]]:
+    """The items by their key, in the order in which they come."""
+    groups: dict[Any, list[Any]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
     return groups
 
 
@@ -251,16 +254,12 @@ def not_measured(papers: Mapping[str, Any], rows: Iterable[Row]) -> list[Row]:
 
 def missing_of(blank: Row, claims: Iterable[Mapping[str, Any]], ours: Sequence[Row]) -> list[Row]:
     """Of one experiment: a row for the figures that differ in value and source alone."""
-    groups: dict[str, list[PublishedFigure]] = {}
-    for claim in claims:
-        figure = PublishedFigure(**claim)
-        way = [figure.data, figure.split, figure.protocol, figure.model, figure.options]
-        groups.setdefault(json.dumps(way, sort_keys=True), []).append(figure)
-    if not groups:
+    figures_of_row = [PublishedFigure(**claim) for claim in claims]
+    if not figures_of_row:
         return [] if ours else [blank]
     held = [row.newest for row in ours if row.figures]
     missing = []
-    for figures in groups.values():
+    for figures in grouped(figures_of_row, way_of_measuring).values():
         first = figures[0]
         if any(agree(first, run) for run in held):
             continue
@@ -268,3 +267,8 @@ def missing_of(blank: Row, claims: Iterable[Mapping[str, Any]], ours: Sequence[R
         overrides = overrides_of(first.model, first.options)
         missing.append(replace(row, overrides=overrides, model=first.model, figures=figures))
     return missing
+
+
+def way_of_measuring(figure: PublishedFigure) -> str:
+    way = [figure.data, figure.split, figure.protocol, figure.model, figure.options]
+    return json.dumps(way, sort_keys=True)

@@ -193,19 +193,18 @@ def published_lines(result: Result) -> list[str]:
             f"{result.images} of {result.official_images} images were judged: "
             "no published figure can be set against that"
         ]
-    lines = []
+    place = f"{result.data} {result.split}"
+    lines, others = [], set()
     for figure in result.published:
-        if (figure.data, figure.split) != (result.data, result.split):
+        theirs = f"{figure.data} {figure.split}"
+        others.add(theirs)
+        if theirs != place:
             continue
-        line = f"published: {figure.miou:.1f} on {figure.data} {figure.split}, {figure.source}"
+        line = f"published: {figure.miou:.1f} on {theirs}, {figure.source}"
         if not agree(figure, result):
-            theirs, ours = measured_as(figure), measured_as(result)
-            line += f" (protocol {theirs}: not comparable with {ours})"
+            line += f" (protocol {measured_as(figure)}: not comparable with {measured_as(result)})"
         lines.append(line)
-    if lines:
-        return lines
-    others = sorted({f"{figure.data} {figure.split}" for figure in result.published})
-    return [
-        f"the paper reports on {', '.join(others)}; "
-        f"nothing on {result.data} {result.split} can be set against that"
+    return lines or [
+        f"the paper reports on {', '.join(sorted(others))}; "
+        f"nothing on {place} can be set against that"
     ]

@@ -1,4 +1,4 @@
-"""The runs of a sweep: each row with each seed, what is there of it, how it differs from the main row."""
+"""The runs of a sweep: each row with each seed, and what is on disk of it."""
 
 import json
 from argparse import Namespace
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from experiments.command_line.row_patterns import is_pattern, matching_rows
 from experiments.command_line.values import PLACES, Resolved, resolve
 from experiments.records import run_folder
 from experiments.records.results import Result, finished_result
+from experiments.reports.table_rows import grouped
 
 BESIDE = (  # fields of config.json that decide no score, or follow from those that do
     "schema",
@@ -89,13 +91,13 @@ def seeds_of(args: Namespace) -> list[int]:
 def plan(args: Namespace) -> list[Run]:
     """Every run of the sweep; values that any row refuses are refused here."""
     runs: list[Run] = []
-    refused: dict[str, list[str]] = {}
+    refused: dict[str, str] = {}
     seeds = seeds_of(args)
     for address in matching_rows(args.model):
         try:
             resolved = resolve_row(address, args.data, args)
         except UserError as problem:
-            refused.setdefault(str(problem), []).append(address)
+            refused[address] = str(problem)
             continue
         for seed in seeds:
             wanted = identity(run_folder.config(resolved, seed, "", []))
@@ -110,11 +112,12 @@ def resolve_row(address: str, data: str | None, args: Namespace) -> Resolved:
     return resolve(address, data, args.overrides, args.smoke, args.semi, args.init)
 
 
-def refuse_together(refused: Mapping[str, list[str]]) -> None:
-    """One sentence for all rows: each reason once, with the rows that it holds for."""
+def refuse_together(refused: Mapping[str, str]) -> None:
+    """Refuse rows in one sentence: each reason once, with the rows that it holds for."""
     if not refused:
         return
-    reasons = [f"{reason} (for {', '.join(rows)})" for reason, rows in refused.items()]
+    rows_by_reason = grouped(refused, refused.get)
+    reasons = [f"{reason} (for {', '.join(rows)})" for reason, rows in rows_by_reason.items()]
     more = f"; and {len(reasons) - 3} more reasons" if len(reasons) > 3 else ""
     raise UserError("; ".join(reasons[:3]) + more + "; nothing was trained")
 
@@ -180,10 +183,8 @@ def is_main(run: Run) -> bool:
 
 def runs_by_row(planned: Sequence[Run]) -> dict[str, list[Run]]:
     """The runs of each row, main rows before their paper's others."""
-    rows: dict[str, list[Run]] = {}
-    for run in sorted(planned, key=lambda run: (run.resolved.paper, not is_main(run))):
-        rows.setdefault(run.resolved.experiment, []).append(run)
-    return rows
+    in_order = sorted(planned, key=lambda run: (run.resolved.paper, not is_main(run)))
+    return grouped(in_order, attrgetter("resolved.experiment"))
 
 
 def differences_to_main(run: Run, args: Namespace) -> list[str]:

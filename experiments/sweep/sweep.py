@@ -21,12 +21,14 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TextIO
 
 from experiments.command_line.errors import UserError
 from experiments.command_line.values import Resolved
 from experiments.records import provenance, run_folder
+from experiments.reports.table_rows import grouped
 from experiments.sweep.plan import FINISHED, NEW, UNFINISHED, Run, digest, plan, refuse_together
 from experiments.sweep.table import conclude, show, write_table
 
@@ -39,26 +41,20 @@ NOT_HANDED_ON = ("model", "seed", "seeds", "runs", "overrides", "resume", "list"
 
 def rehearse(new: Sequence[Run]) -> None:
     """Meet every refusal that a training would meet after hours: of data, networks and machine."""
-    first: dict[str, Run] = {}
-    for run in new:
-        first.setdefault(run.resolved.experiment, run)
-    if not first:
+    rows = grouped(new, attrgetter("resolved.experiment"))
+    if not rows:
         return
-    rows_word = "rows" if len(first) > 1 else "row"
-    print(f"checking {len(first)} {rows_word} before the first training begins", flush=True)
+    rows_word = "rows" if len(rows) > 1 else "row"
+    print(f"checking {len(rows)} {rows_word} before the first training begins", flush=True)
     ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is this process's to tell of
     # a process of its own: this one stays small and never touches the GPU
     with (
         ProcessPoolExecutor(1, get_context("spawn"), signal.signal, ignore) as process,
         suppress(BrokenProcessPool),
     ):
-        rows = [(run.resolved, run.seed) for run in first.values()]
-        reasons = process.submit(refusals, rows).result()
-        refused: dict[str, list[str]] = {}
-        for address, reason in zip(first, reasons, strict=True):
-            if reason:
-                refused.setdefault(reason, []).append(address)
-        refuse_together(refused)
+        first = [(runs[0].resolved, runs[0].seed) for runs in rows.values()]
+        reasons = zip(rows, process.submit(refusals, first).result(), strict=True)
+        refuse_together({address: reason for address, reason in reasons if reason})
 
 
 def refusals(rows: Sequence[tuple[Resolved, int]]) -> list[str]:
@@ -90,7 +86,10 @@ def refusals(rows: Sequence[tuple[Resolved, int]]) -> list[str]:
 
 
 class Stop:
-    """Ctrl-C reaches the run as it reaches us, who share its terminal; SIGTERM is handed on. Either way no further run begins."""
+    """Remember a signal, after which no further run begins.
+
+    Ctrl-C reaches the run as it reaches us, who share its terminal; SIGTERM is handed on.
+    """
 
     def __init__(self) -> None:
         self.number = 0  # of the signal

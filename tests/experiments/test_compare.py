@@ -16,7 +16,10 @@ CLASSES = ("road", "car", "train")  # no image shows a train
 
 
 def maps(right: float, images: int = 40, seed: int = 0) -> np.ndarray:
-    """(N, 3, 3) counts of 200 pixels of two classes each, of which about the share `right` is right; the truth is one for every share."""
+    """(N, 3, 3) counts of two classes, of which about the share `right` is right.
+
+    The truth is one for every share.
+    """
     truth = np.random.default_rng(7).integers(50, 200, (images, 2))
     found = np.zeros((images, 3, 3), np.int64)
     hits = np.random.default_rng(seed).binomial(truth, right)

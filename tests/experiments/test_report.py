@@ -1,4 +1,4 @@
-"""The table paper / ours and the notebook that reads the same results: what is averaged, what is compared, what is refused."""
+"""The table paper / ours, and the notebook that reads the same results."""
 
 import ast
 import csv
@@ -373,8 +373,8 @@ def test_a_released_checkpoint_says_so_in_every_format_and_has_no_iterations() -
     assert "74.50 (released)" in text
     assert "1 seed" not in text + markdown
     assert (
-        "| bisenet/resnet18 (released resnet18_seg) | whole | - | 74.8 (Table 6) | 74.50 (released) | -0.30 |"
-        in markdown
+        "| bisenet/resnet18 (released resnet18_seg) | whole | - | 74.8 (Table 6) "
+        "| 74.50 (released) | -0.30 |" in markdown
     )
     assert "checkpoint resnet18_seg, released by the authors, commit" in markdown
     assert "another code line" in as_markdown(table([released(port=True)]), [])
@@ -557,7 +557,10 @@ def test_text_fits_120_columns_and_is_plain_when_it_does_not_go_to_a_screen() ->
 
 
 def test_text_breaks_long_words_instead_of_cutting_them_off() -> None:
-    protocol = "slide 769x769, six scales and their mirror images, each at a stride of two thirds of the tile"
+    protocol = (
+        "slide 769x769, six scales and their mirror images, "
+        "each at a stride of two thirds of the tile"
+    )
     claim = published(
         protocol=protocol, source="the second row of Table 11 of the supplementary material"
     )
@@ -598,8 +601,8 @@ def test_markdown_has_a_footnote_for_each_row_with_seeds_commit_hardware_and_dep
         in text
     )
     assert (
-        f"[^1]: seeds 0, 1, commit abc1234, none, 2 cores CPU, bf16-mixed, 100 images; departures: {LR}."
-        in text
+        "[^1]: seeds 0, 1, commit abc1234, none, 2 cores CPU, bf16-mixed, 100 images; "
+        f"departures: {LR}." in text
     )
     assert "| stdc/a\\|b |" in text
     assert "no departures." in text
@@ -641,7 +644,7 @@ def test_letters_go_on_after_z() -> None:
 
 
 def papers() -> dict:
-    """Two of the catalogue: a row published on two splits, an ablation without a figure; another."""
+    """Two papers: a row published on two splits, an ablation without a figure; another."""
     claims = [published(), published(74.7, split="test")]
     bisenet = {
         "resnet18": {"published": claims, "parameters": 13275539},
@@ -861,7 +864,8 @@ def test_a_misspelled_name_is_answered_with_the_nearest_right_one(
 def test_as_a_program_it_answers_without_torch_and_without_a_traceback(tmp_path: Path) -> None:
     run = leave_run(tmp_path / "run", result())
     spied = "import runpy, sys; sys.argv = sys.argv[1:]\n"
-    spied += "try: runpy.run_path(sys.argv[0], run_name='__main__')\nfinally: assert 'torch' not in sys.modules"
+    spied += "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    spied += "finally: assert 'torch' not in sys.modules"
     program = [sys.executable, "-c", spied, str(ROOT / "experiments" / "report.py")]
     env = {**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)}
     good = subprocess.run(
@@ -912,7 +916,7 @@ def test_the_notebook_is_valid_holds_no_outputs_and_its_code_parses() -> None:
 def execute(
     cwd: Path, monkeypatch: pytest.MonkeyPatch, parameters: str | None = None
 ) -> list[dict]:
-    """The outputs of the notebook, run top to bottom in a folder and perhaps with other parameters."""
+    """The outputs of the notebook, run in a folder and perhaps with other parameters."""
     nbformat = pytest.importorskip("nbformat", reason="running the notebook needs nbformat")
     client = pytest.importorskip("nbclient", reason="running the notebook needs nbclient")
     pytest.importorskip("ipykernel", reason="running the notebook needs ipykernel")
@@ -933,7 +937,7 @@ def execute(
 
 
 def house(folder: Path) -> Path:
-    """A tree with the programs alone, where the notebook finds nothing of the real runs; returns its notebooks."""
+    """Copy the programs alone, without any real run; return the folder of notebooks."""
     without = shutil.ignore_patterns("results", "__pycache__")
     shutil.copytree(ROOT / "experiments", folder / "experiments", ignore=without)
     (folder / "notebooks").mkdir()
@@ -968,7 +972,8 @@ paper, row = address.split("/")
 run = Path("runs") / (paper + "-" + row)
 run.mkdir(parents=True)
 (run / "metrics.csv").write_text({metrics!r})
-(run / "result.json").write_text(json.dumps({{**record, "experiment": address, "paper": paper, "row": row}}))
+record |= {{"experiment": address, "paper": paper, "row": row}}
+(run / "result.json").write_text(json.dumps(record))
 """
 
 

@@ -1,4 +1,4 @@
-"""Accuracy against speed: which figures make a point, what is told to be none, and that labels do not hide each other."""
+"""Accuracy against speed: which figures make a point, and that labels do not hide each other."""
 
 import json
 from collections.abc import Sequence
@@ -27,8 +27,9 @@ from tests.support.checkpoints import changed, written
 from tests.support.results import as_read, published, result
 
 CONDITIONS = {
-    "device": "Some GPU", "device_kind": "cuda", "threads": 2, "versions": {"torch": "2.11.0"}, "precision": "16-mixed", "batch": 1,
-    "folded": False, "channels_last": True, "compile": False, "what": "logits", "timed": "the network's own output",
+    "device": "Some GPU", "device_kind": "cuda", "threads": 2, "versions": {"torch": "2.11.0"},
+    "precision": "16-mixed", "batch": 1, "folded": False, "channels_last": True, "compile": False,
+    "what": "logits", "timed": "the network's own output",
 }  # fmt: skip
 HALF = {"data": "cityscapes", "protocol": "resized:0.5"}
 
@@ -304,8 +305,10 @@ def crowd(count: int = 14) -> list[Point]:
         place = "cityscapes val" if number % 3 else "cityscapes test"
         fps, miou = 100 * 2 ** draw.normal(0, 0.5), 74 + draw.normal(0, 1.5)
         ours = number % 5 == 0
-        made.append(Point(f"paper{number % 4}", f"row{number} Seg50", place, fps, miou, f"machine {number % 3}", ours, "here",
-                          (miou - 1, miou + 1) if ours else None))  # fmt: skip
+        paper, machine = f"paper{number % 4}", f"machine {number % 3}"
+        bar = (miou - 1, miou + 1) if ours else None
+        label = f"row{number} Seg50"
+        made.append(Point(paper, label, place, fps, miou, machine, ours, "here", bar))
     return made
 
 
@@ -373,7 +376,7 @@ def test_two_points_at_one_spot_and_a_single_one_can_be_drawn(tmp_path: Path) ->
 
 @pytest.fixture
 def claims(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
-    """The speeds that stdc/stdc1 claims beside its figure, in a catalogue that knows no other row."""
+    """The speeds that stdc/stdc1 claims, in a catalogue that knows no other row."""
     speeds: list[dict] = []
     row = {
         "published": [published(72.2, protocol="resized:0.5")],

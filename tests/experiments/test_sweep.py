@@ -1,4 +1,4 @@
-"""Many rows from one command: which runs, what is refused before any, what the same command skips and goes on with, and the one table."""
+"""Many rows from one command: which runs, what is refused or skipped, and the one table."""
 
 import csv
 import fcntl
@@ -172,7 +172,8 @@ def test_what_only_networks_and_data_refuse_is_found_without_leaving_a_folder(
 
 
 def test_show_says_what_would_run_and_what_differs_without_torch(tmp_path: Path) -> None:
-    code = "import sys; from experiments import run; run.main(sys.argv[1:]); print('torch' in sys.modules, file=sys.stderr)"
+    code = "import sys; from experiments import run; run.main(sys.argv[1:]); "
+    code += "print('torch' in sys.modules, file=sys.stderr)"
     given = ["--model", "stdc/*", "--seeds", "3,4", "--show", "--runs", str(tmp_path)]
     told = subprocess.run(
         [sys.executable, "-c", code, *given], cwd=ROOT, capture_output=True, text=True, check=True
@@ -405,8 +406,8 @@ def test_the_table_has_means_and_spreads_over_seeds_and_the_difference_to_the_ma
     assert other["differs"] == ["model.detail_strides (1, 2, 4) -> ()"] and main["differs"] == []
     text = next(tmp_path.glob("sweep-*/table.md")).read_text()
     assert (
-        "| stdc/no_detail | model.detail_strides (1, 2, 4) -> () | 41.67 ± 2.08 | 51.67 ± 2.08 | -10.00 |"
-        in text
+        "| stdc/no_detail | model.detail_strides (1, 2, 4) -> () "
+        "| 41.67 ± 2.08 | 51.67 ± 2.08 | -10.00 |" in text
     )
     assert "- on every row: recipe.lr=0.1 trainer.accumulate=2\n" in text
     assert "41.67 ± 2.08" in capsys.readouterr().out
