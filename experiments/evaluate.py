@@ -222,24 +222,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 def network_of(args: argparse.Namespace) -> Path | ReleasedCheckpoint:
     """The network, named in one of two ways."""
-    if not args.released:
-        if not args.network and args.shift and Path(args.shift).exists():
+    word = args.network
+    if args.released:
+        if word and ("=" not in word or word.startswith(RELEASED)):
             raise UserError(
-                f"--shift took {args.shift} for its kinds; name the network before --shift"
-            )
-        if not args.network or args.network.startswith(GROUPS):
-            raise UserError(
-                "no network is named; give a run folder, a checkpoint, or --released LAYOUT FILE"
-            )
-        return parse_network(args.network)
-    if args.network:  # the first word is an override then
-        if "=" not in args.network or args.network.startswith(RELEASED):
-            raise UserError(
-                f"two networks are named, {args.network} and --released; give one "
+                f"two networks are named, {word} and --released; give one "
                 "(--beside draws a second one)"
             )
-        args.overrides.insert(0, args.network)
-    return released_checkpoint(args.released[0], Path(args.released[1]))
+        args.overrides = [word, *args.overrides] if word else args.overrides
+        layout, file = args.released
+        return released_checkpoint(layout, Path(file))
+    if not word and args.shift and Path(args.shift).exists():
+        raise UserError(f"--shift took {args.shift} for its kinds; name the network before --shift")
+    if not word or word.startswith(GROUPS):
+        raise UserError(
+            "no network is named; give a run folder, a checkpoint, or --released LAYOUT FILE"
+        )
+    return parse_network(word)
 
 
 def check(args: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:

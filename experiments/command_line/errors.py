@@ -51,13 +51,13 @@ def command(stopped: str) -> Callable[[Main], Main]:
         def answer(arguments: Sequence[str] | None = None) -> int:
             try:
                 return main(arguments)
-            except (UserError, DataError) as problem:
-                return refuse(problem)
             except BrokenPipeError:  # the reader, such as `head`, has seen enough
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 0
-            except OSError as problem:
-                return refuse(cannot_write(problem))
+            except (UserError, DataError, OSError) as problem:
+                sentence = cannot_write(problem) if isinstance(problem, OSError) else problem
+                print(f"error: {sentence}", file=sys.stderr)
+                return 2  # as a shell expects of a usage error
             except KeyboardInterrupt:
                 print(f"\n{stopped}", file=sys.stderr)
                 return 130
@@ -67,21 +67,15 @@ def command(stopped: str) -> Callable[[Main], Main]:
     return decorate
 
 
-def refuse(problem: Exception) -> int:
-    """Print the sentence; return the exit code that a shell expects of a usage error."""
-    print(f"error: {problem}", file=sys.stderr)
-    return 2
-
-
-def cannot_write(problem: OSError) -> UserError:
+def cannot_write(problem: OSError) -> str:
     """The sentence for a full disk or a folder without rights; others are raised again."""
     if problem.errno in DISK_FULL:
-        return UserError(
+        return (
             f"nothing more can be written ({problem.strerror}); "
             "make room, and give the command again"
         )
     if problem.errno in NOT_ALLOWED:
-        return UserError(
+        return (
             f"{problem.filename} cannot be used ({problem.strerror}); "
             "change its rights, or give another folder"
         )

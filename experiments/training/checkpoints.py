@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -29,17 +29,11 @@ class AveragedWeights(EMAWeightAveraging):
 
     state_key = "Average"  # checkpoints of earlier runs have its state under this name
 
-    def on_validation_epoch_start(self, trainer: Trainer, module: SegmentationModule) -> None:
-        """Done already, in on_validation_start."""
-
-    def on_validation_epoch_end(self, trainer: Trainer, module: SegmentationModule) -> None:
-        """Not yet, but in on_validation_end."""
-
-    def on_validation_start(self, trainer: Trainer, module: SegmentationModule) -> None:
-        super().on_validation_epoch_start(trainer, module)
-
-    def on_validation_end(self, trainer: Trainer, module: SegmentationModule) -> None:
-        super().on_validation_epoch_end(trainer, module)
+    # The base class puts the average in place for the batches of a validation alone.
+    on_validation_start = EMAWeightAveraging.on_validation_epoch_start
+    on_validation_end = EMAWeightAveraging.on_validation_epoch_end
+    on_validation_epoch_start = Callback.on_validation_epoch_start
+    on_validation_epoch_end = Callback.on_validation_epoch_end
 
 
 class Checkpoints(PerStep):
