@@ -1,4 +1,5 @@
-"""Data sets, one file each, found by being in this folder; a class is imported only when it is used."""
+"""Data sets, one file each, found by being in this folder; a class is imported only when it is
+used."""
 
 import importlib
 import re

@@ -1,4 +1,5 @@
-"""ACDC: 1600 / 406 / 2000 street images of 1080 x 1920 in fog, night, rain and snow, Cityscapes' 19 classes.
+"""ACDC: 1600 / 406 / 2000 street images of 1080 x 1920 in fog, night, rain and snow, Cityscapes' 19
+classes.
 
 Sakaridis, Dai, Van Gool: ACDC: The Adverse Conditions Dataset with Correspondences. ICCV 2021.
 arXiv:2104.13395
@@ -29,10 +30,17 @@ PARTS = {("train", each): 400 for each in WEATHER} | {
 class ACDC(SegmentationData):
     labels = STREET_TRAIN_IDS
     name = "ACDC"
-    layout = "rgb_anon/{fog,night,rain,snow}/{train,val}/<recording>/*_rgb_anon.png and gt/.../*_gt_labelTrainIds.png likewise"
-    origin = "register at https://acdc.vision.ee.ethz.ch, download rgb_anon_trainvaltest.zip and gt_trainval.zip and unzip both into DIR"
+    layout = (
+        "rgb_anon/{fog,night,rain,snow}/{train,val}/<recording>/*_rgb_anon.png and "
+        "gt/.../*_gt_labelTrainIds.png likewise"
+    )
+    origin = (
+        "register at https://acdc.vision.ee.ethz.ch, download rgb_anon_trainvaltest.zip "
+        "and gt_trainval.zip and unzip both into DIR"
+    )
     hidden: ClassVar[dict[str, str]] = {
-        "test": "evaluate on val, or predict the test images and submit them to https://acdc.vision.ee.ethz.ch"
+        "test": "evaluate on val, or predict the test images and submit them to "
+        "https://acdc.vision.ee.ethz.ch"
     }
     counts: ClassVar[dict[str, int]] = {"train": 1600, "val": 406, "test": 2000}
 
@@ -62,6 +70,7 @@ class ACDC(SegmentationData):
         pairs = paired(
             images,
             labels,
-            f"rgb_anon/*/{split} and gt/*/{split} must hold the same recordings; unzip both archives again",
+            f"rgb_anon/*/{split} and gt/*/{split} must hold the same recordings; unzip both "
+            "archives again",
         )
         return Files(pairs, self.labels, names=list(images))

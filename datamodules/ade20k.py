@@ -1,4 +1,5 @@
-"""ADE20K: 20210 / 2000 scenes of any size with 150 classes, as the MIT Scene Parsing Benchmark cut the data set.
+"""ADE20K: 20210 / 2000 scenes of any size with 150 classes, as the MIT Scene Parsing Benchmark cut
+the data set.
 
 Zhou, Zhao, Puig, Fidler, Barriuso, Torralba: Scene Parsing through ADE20K Dataset. CVPR 2017.
 Folders, names and counts: README.md of https://github.com/CSAILVision/sceneparsing (the benchmark's
@@ -54,7 +55,10 @@ class ADE20K(SegmentationData):
     )
     name = "ADE20K"
     layout = "images/{training,validation}/*.jpg and annotations/{training,validation}/*.png"
-    origin = "it is the folder ADEChallengeData2016 of http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
+    origin = (
+        "it is the folder ADEChallengeData2016 of "
+        "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
+    )
     hidden: ClassVar[dict[str, str]] = {"test": "evaluate on val, as the papers do"}
     counts: ClassVar[dict[str, int]] = {"train": 20210, "val": 2000}
 

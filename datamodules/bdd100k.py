@@ -1,4 +1,5 @@
-"""BDD100K: 7000 / 1000 / 2000 street images of 720 x 1280 from all over the United States, Cityscapes' 19 classes.
+"""BDD100K: 7000 / 1000 / 2000 street images of 720 x 1280 from all over the United States,
+Cityscapes' 19 classes.
 
 Yu et al.: BDD100K: A Diverse Driving Dataset for Heterogeneous Multitask Learning. CVPR 2020.
 arXiv:1805.04687
@@ -20,7 +21,10 @@ class BDD100K(SegmentationData):
     labels = STREET_TRAIN_IDS
     name = "BDD100K"
     layout = "images/10k/{train,val}/*.jpg and labels/sem_seg/masks/{train,val}/*.png"
-    origin = "register at https://bdd-data.berkeley.edu, download '10K Images' and 'Segmentation' and unzip both; it is the folder bdd100k"
+    origin = (
+        "register at https://bdd-data.berkeley.edu, download '10K Images' and "
+        "'Segmentation' and unzip both; it is the folder bdd100k"
+    )
     hidden: ClassVar[dict[str, str]] = {
         "test": "evaluate on val, or submit the predictions to BDD100K's server"
     }

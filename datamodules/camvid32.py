@@ -1,4 +1,5 @@
-"""CamVid at its own size: 367 / 101 / 233 street images of 720 x 960, its 32 colors mapped to the 11 usual classes.
+"""CamVid at its own size: 367 / 101 / 233 street images of 720 x 960, its 32 colors mapped to the
+11 usual classes.
 
 Brostow, Fauqueur, Cipolla: Semantic object classes in video. Pattern Recognition Letters 2009.
 Folders: 701_StillsRaw_full.zip and LabeledApproved_full.zip of
@@ -85,7 +86,8 @@ class CamVid32(SegmentationData):
     name = "CamVid at 720x960"
     layout = "701_StillsRaw_full/*.png and LabeledApproved_full/*_L.png"
     origin = (
-        "download 701_StillsRaw_full.zip and LabeledApproved_full.zip from http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid "
+        "download 701_StillsRaw_full.zip and LabeledApproved_full.zip from "
+        "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid "
         "and unzip each into a folder of its name"
     )
     counts: ClassVar[dict[str, int]] = {"train": 367, "val": 101, "test": 233}
@@ -107,7 +109,8 @@ class CamVid32(SegmentationData):
         every = paired(
             images,
             labels,
-            "701_StillsRaw_full/ and LabeledApproved_full/ must hold the same 701 frames; unzip both again",
+            "701_StillsRaw_full/ and LabeledApproved_full/ must hold the same 701 frames; "
+            "unzip both again",
         )
         pairs = {
             name: pair for name, pair in zip(images, every, strict=True) if split_of(name) == split

@@ -1,4 +1,5 @@
-"""Cityscapes: 2975 / 500 / 1525 finely labeled street images of 1024 x 2048 from 50 cities, 19 judged classes.
+"""Cityscapes: 2975 / 500 / 1525 finely labeled street images of 1024 x 2048 from 50 cities, 19
+judged classes.
 
 The study notes on STDC print 1225 for the test images.
 
@@ -28,21 +29,30 @@ from datamodules.reading.sources import Files, Images, paired
 from datamodules.reading.zips import Zips
 
 IMAGE, LABEL, INSTANCES = "_leftImg8bit.png", "_{kind}_labelIds.png", "_gtFine_instanceIds.png"
-EXTRA = "download gtCoarse.zip and leftImg8bit_trainextra.zip too and unzip both into DIR, or take data.training=fine"
-BLACK = "troisdorf_000000_000073"  # the one file of train_extra that shows nothing: one gray channel, all black
+EXTRA = (
+    "download gtCoarse.zip and leftImg8bit_trainextra.zip too and unzip both into DIR, or "
+    "take data.training=fine"
+)
+# the one file of train_extra that shows nothing: one gray channel, all black
+BLACK = "troisdorf_000000_000073"
 
 
 class Cityscapes(SegmentationData):
     labels = CITYSCAPES
     name = "Cityscapes"
     layout = (
-        "leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and gtFine/{train,val}/<city>/*_gtFine_labelIds.png, "
+        "leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and "
+        "gtFine/{train,val}/<city>/*_gtFine_labelIds.png, "
         "or leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip"
     )
-    origin = "register at https://www.cityscapes-dataset.com and download the two zips into DIR; they need not be unpacked"
+    origin = (
+        "register at https://www.cityscapes-dataset.com and download the two zips into "
+        "DIR; they need not be unpacked"
+    )
     environment = "CITYSCAPES_DATASET"
     hidden: ClassVar[dict[str, str]] = {
-        "test": "evaluate on val, or predict the test images and submit them to https://www.cityscapes-dataset.com"
+        "test": "evaluate on val, or predict the test images and submit them to "
+        "https://www.cityscapes-dataset.com"
     }
     counts: ClassVar[dict[str, int]] = {
         "train": 2975,
@@ -96,7 +106,8 @@ class Cityscapes(SegmentationData):
         pairs = paired(
             images,
             labels,
-            f"leftImg8bit/{split} and {kind}/{split} must hold the same cities; get both archives again",
+            f"leftImg8bit/{split} and {kind}/{split} must hold the same cities; get both "
+            "archives again",
         )
         tell(self.name, self.root, split, len(pairs), self.counts[split])
         return dict(zip(images, pairs, strict=True))
@@ -117,7 +128,8 @@ class Cityscapes(SegmentationData):
         if not names:
             remedy = EXTRA if split == "train_extra" else self.remedy
             raise DataError(
-                f"{self.root} holds no {kind}/{split}/<city>/*{ending}{self.elsewhere(kind)}: {remedy}"
+                f"{self.root} holds no {kind}/{split}/<city>/*{ending}{self.elsewhere(kind)}: "
+                f"{remedy}"
             )
         return names
 
@@ -147,7 +159,8 @@ def read_instances(path: str, size: Size, read: Reader) -> np.ndarray:
     if values.dtype != np.uint16 or values.shape != size:
         kind = "x".join(map(str, values.shape))
         raise DataError(
-            f"{path} is a {kind} picture of {8 * values.itemsize} bits; instances are one 16-bit channel of the label's "
+            f"{path} is a {kind} picture of {8 * values.itemsize} bits; instances are one "
+            "16-bit channel of the label's "
             f"{size[0]}x{size[1]}: get it again from gtFine_trainvaltest.zip"
         )
     return values

@@ -1,4 +1,5 @@
-"""COCO-Stuff: 118287 / 5000 photographs with 171 classes of things and stuff, or the earlier 9000 / 1000 (release 10k).
+"""COCO-Stuff: 118287 / 5000 photographs with 171 classes of things and stuff, or the earlier 9000 /
+1000 (release 10k).
 
 Caesar, Uijlings, Ferrari: COCO-Stuff: Thing and Stuff Classes in Context. CVPR 2018.
 arXiv:1612.03716
@@ -75,11 +76,13 @@ LISTS = {"train": "train", "val": "test"}
 class COCOStuff(SegmentationData):
     name = "COCO-Stuff"
     layout = (
-        "images/{train,val}2017/*.jpg and annotations/{train,val}2017/*.png, or for data.release=10k images/*.jpg, annotations/*.png and "
+        "images/{train,val}2017/*.jpg and annotations/{train,val}2017/*.png, or for "
+        "data.release=10k images/*.jpg, annotations/*.png and "
         "imageLists/{train,test}.txt"
     )
     origin = (
-        "unzip train2017.zip and val2017.zip of COCO into DIR/images and stuffthingmaps_trainval2017.zip into DIR/annotations as "
+        "unzip train2017.zip and val2017.zip of COCO into DIR/images and "
+        "stuffthingmaps_trainval2017.zip into DIR/annotations as "
         "https://github.com/nightrome/cocostuff says"
     )
     hidden: ClassVar[dict[str, str]] = {"test": "evaluate on val, as the papers do"}
@@ -111,7 +114,8 @@ class COCOStuff(SegmentationData):
         pairs = paired(
             images,
             labels,
-            f"images/ and annotations/ must hold the same names for {split}; unzip the archives again",
+            f"images/ and annotations/ must hold the same names for {split}; unzip the "
+            "archives again",
         )
         return Files(pairs, self.labels, names=list(images))
 
@@ -133,7 +137,8 @@ class COCOStuff(SegmentationData):
             and not next(annotations.glob("*.png"), None)
         ):
             raise DataError(
-                f"{annotations} holds Matlab files: make PNGs of them with python -m datamodules.cocostuff {self.root}"
+                f"{annotations} holds Matlab files: make PNGs of them with python -m "
+                f"datamodules.cocostuff {self.root}"
             )
         images = picked(
             names, by_stem(self.root / "images", IMAGES, self.remedy), self.root / "images", file
@@ -158,7 +163,8 @@ def convert(root: Path) -> int:
         label = matrix(file, "S")
         if label.ndim != 2 or label.min() < 0 or label.max() > 182:
             raise DataError(
-                f"{file} holds labels outside 0 .. 182: take the annotations of cocostuff-10k-v1.1.zip"
+                f"{file} holds labels outside 0 .. 182: take the annotations of "
+                "cocostuff-10k-v1.1.zip"
             )
         partial = target.with_suffix(".partial")
         partial.write_bytes(cv2.imencode(".png", label.astype("uint8"))[1].tobytes())
@@ -182,7 +188,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     print(
-        f"{count} labels are PNGs in {options.root / 'annotations'}: --data cocostuff data.release=10k data.root={options.root}"
+        f"{count} labels are PNGs in {options.root / 'annotations'}: --data cocostuff "
+        f"data.release=10k data.root={options.root}"
     )
     return 0
 

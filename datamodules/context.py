@@ -1,4 +1,5 @@
-"""PASCAL Context: 4998 / 5105 photographs of VOC 2010, labeled whole, with the 59 usual classes, or 60 with background.
+"""PASCAL Context: 4998 / 5105 photographs of VOC 2010, labeled whole, with the 59 usual classes, or
+60 with background.
 
 Mottaghi et al.: The Role of Context for Object Detection and Semantic Segmentation in the Wild.
 CVPR 2014.
@@ -42,9 +43,13 @@ WITH_BACKGROUND = replace(
 
 class Context(SegmentationData):
     name = "PASCAL Context"
-    layout = "JPEGImages/*.jpg, SegmentationClassContext/*.png and ImageSets/SegmentationContext/{train,val}.txt"
+    layout = (
+        "JPEGImages/*.jpg, SegmentationClassContext/*.png and "
+        "ImageSets/SegmentationContext/{train,val}.txt"
+    )
     origin = (
-        "it is the folder VOCdevkit/VOC2010 of http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar, and "
+        "it is the folder VOCdevkit/VOC2010 of "
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar, and "
         "mmsegmentation's tools/dataset_converters/pascal_context.py makes the labels and lists"
     )
     counts: ClassVar[dict[str, int]] = {"train": 4998, "val": 5105}

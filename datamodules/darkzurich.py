@@ -1,4 +1,5 @@
-"""Dark Zurich: 50 night images of 1080 x 1920 to judge on (val), Cityscapes' 19 classes; its training images carry no labels.
+"""Dark Zurich: 50 night images of 1080 x 1920 to judge on (val), Cityscapes' 19 classes; its
+training images carry no labels.
 
 Sakaridis, Dai, Van Gool: Guided Curriculum Model Adaptation and Uncertainty-Aware Evaluation for
 Semantic Nighttime Image Segmentation.
@@ -22,10 +23,17 @@ IMAGE, LABEL = "_rgb_anon.png", "_gt_labelTrainIds.png"
 class DarkZurich(SegmentationData):
     labels = STREET_TRAIN_IDS
     name = "Dark Zurich"
-    layout = "rgb_anon/val/night/<recording>/*_rgb_anon.png and gt/val/night/<recording>/*_gt_labelTrainIds.png"
-    origin = "unzip Dark_Zurich_val_anon.zip of https://www.trace.ethz.ch/publications/2019/GCMA_UIoU into DIR"
+    layout = (
+        "rgb_anon/val/night/<recording>/*_rgb_anon.png and "
+        "gt/val/night/<recording>/*_gt_labelTrainIds.png"
+    )
+    origin = (
+        "unzip Dark_Zurich_val_anon.zip of "
+        "https://www.trace.ethz.ch/publications/2019/GCMA_UIoU into DIR"
+    )
     hidden: ClassVar[dict[str, str]] = {
-        "train": "nobody made any; train on cityscapes and judge with evaluate.py RUN --data darkzurich data.root=DIR",
+        "train": "nobody made any; train on cityscapes and judge with evaluate.py RUN --data "
+        "darkzurich data.root=DIR",
         "test": "evaluate on val, or submit the predictions to the data set's server",
     }
     counts: ClassVar[dict[str, int]] = {"val": 50, "test": 151}
@@ -37,6 +45,7 @@ class DarkZurich(SegmentationData):
         pairs = paired(
             images,
             labels,
-            f"rgb_anon/{split}/night and gt/{split}/night must hold the same recordings; unzip the archive again",
+            f"rgb_anon/{split}/night and gt/{split}/night must hold the same recordings; unzip "
+            "the archive again",
         )
         return Files(pairs, self.labels, names=list(images))

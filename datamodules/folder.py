@@ -1,8 +1,10 @@
 """Anyone's images and masks, described by a classes.yaml:
 
-    root/classes.yaml                a list of classes: {name: road}, with id: 7 and color: [128, 64, 128] where they are not the default
+    root/classes.yaml                a list of classes: {name: road}, with id: 7 and color: [128,
+    64, 128] where they are not the default
     root/train/images/*.jpg          root/train/masks/*.png     same names; 8-bit ids, or the classes' colors
-    root/val/images/ ...             likewise, or val_share=0.1 to keep a tenth of train for validation
+    root/val/images/ ...             likewise, or val_share=0.1 to keep a tenth of train for
+    validation
 
 Ids default to 0, 1, 2, ... in the order of the list, and 255 is ignored. More ids (or colors) are
 ignored by writing the file as {classes: [...], ignore: [254, [0, 0, 0]]}.
@@ -45,7 +47,8 @@ class Folder(SegmentationData):
         super().__init__(root, **settings)
         if not 0 <= val_share < 1:
             raise DataError(
-                f"data.val_share={val_share} is not a share of the training images from 0 to below 1: try 0.1"
+                f"data.val_share={val_share} is not a share of the training images from 0 to "
+                "below 1: try 0.1"
             )
         self.val_share = val_share
 
@@ -69,7 +72,10 @@ class Folder(SegmentationData):
         folder = self.root / split
         remedy = self.remedy
         if split == "val" and not folder.is_dir():
-            remedy = "make one as train is made, or keep a share of the training images with data.val_share=0.1"
+            remedy = (
+                "make one as train is made, or keep a share of the training images with "
+                "data.val_share=0.1"
+            )
         images, masks = (
             by_stem(folder / "images", IMAGES, remedy),
             by_stem(folder / "masks", LABELS, remedy),
@@ -191,7 +197,8 @@ class Classes:
 
     def wrong(self, what: str) -> DataError:
         return DataError(
-            f"{self.file}: {what}; write one class per line, such as '- {{name: road, id: 7, color: [128, 64, 128]}}'"
+            f"{self.file}: {what}; write one class per line, such as '- {{name: road, id: 7, "
+            f"color: [128, 64, 128]}}'"
         )
 
 

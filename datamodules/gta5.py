@@ -1,4 +1,5 @@
-"""GTA5: 24966 rendered street images of about 1052 x 1914, with Cityscapes' ids and 19 classes; for adaptation to real streets.
+"""GTA5: 24966 rendered street images of about 1052 x 1914, with Cityscapes' ids and 19 classes; for
+adaptation to real streets.
 
 Richter, Vineet, Roth, Koltun: Playing for Data: Ground Truth from Computer Games. ECCV 2016.
 arXiv:1608.02192
@@ -38,10 +39,14 @@ class GTA5(SegmentationData):
     name = "GTA5"
     layout = "images/*.png, labels/*.png and split.mat"
     origin = (
-        "download the ten image zips, the ten label zips and read_mapping.zip (which holds split.mat) from "
+        "download the ten image zips, the ten label zips and read_mapping.zip (which holds "
+        "split.mat) from "
         "https://download.visinf.tu-darmstadt.de/data/from_games and unzip all into DIR"
     )
-    caution = "GTA5 is rendered: judge what learned from it on Cityscapes (evaluate.py RUN --data cityscapes)"
+    caution = (
+        "GTA5 is rendered: judge what learned from it on Cityscapes (evaluate.py RUN "
+        "--data cityscapes)"
+    )
     counts: ClassVar[dict[str, int]] = {"train": 12402, "val": 6347, "test": 6155}
 
     def __init__(

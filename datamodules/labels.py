@@ -45,7 +45,8 @@ class LabelSet:
         }
         if len(counts) != 1 or not 1 <= len(self.ids) <= UNKNOWN:
             raise DataError(
-                f"a label set needs as many names as colors and ids, 1 to {UNKNOWN} of each; the counts are {sorted(counts)}"
+                f"a label set needs as many names as colors and ids, 1 to {UNKNOWN} of each; "
+                f"the counts are {sorted(counts)}"
             )
         for kind, values in (("name", self.names), ("id", [i % 256 for i in self.ids])):
             twice = sorted({str(value) for value in values if list(values).count(value) > 1})
@@ -100,8 +101,10 @@ class LabelSet:
         shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
         nearest = min(sorted(self.known), key=lambda value: abs(value - unknown[0]))
         return (
-            f"{where} holds the label value{'s' * (len(unknown) > 1)} {shown}; allowed are {spans(self.known)} "
-            f"(nearest to {unknown[0]}: {nearest}): check that the file holds this data set's ids, not train ids or colors, "
+            f"{where} holds the label value{'s' * (len(unknown) > 1)} {shown}; allowed are "
+            f"{spans(self.known)} "
+            f"(nearest to {unknown[0]}: {nearest}): check that the file holds this data set's "
+            "ids, not train ids or colors, "
             "or declare the value as ignored"
         )
 
@@ -155,8 +158,10 @@ class LabelSet:
                 for code in np.unique(codes[label == UNKNOWN])[:3].tolist()
             ]
             raise DataError(
-                f"{where} holds the color{'s' * (len(colors) > 1)} {', '.join(map(str, colors))}, which no class has: "
-                "add it to a class or to the ignored colors, and save masks without smoothing or JPEG"
+                f"{where} holds the color{'s' * (len(colors) > 1)} "
+                f"{', '.join(map(str, colors))}, which no class has: "
+                "add it to a class or to the ignored colors, and save masks without smoothing "
+                "or JPEG"
             )
         return label
 
@@ -182,7 +187,8 @@ def devkit_color(number: int) -> RGB:
     )
 
 
-# --- Cityscapes: every id of the annotation, as published with the data set (Cordts et al., CVPR 2016, table in the supplement)
+# --- Cityscapes: every id of the annotation, as published with the data set (Cordts et al., CVPR
+# 2016, table in the supplement)
 
 
 class Entry(NamedTuple):
@@ -230,7 +236,8 @@ CITYSCAPES_IDS = (
     Entry(33, "bicycle", "vehicle", (119, 11, 32), True),
     Entry(-1, "license plate", "vehicle", (0, 0, 142), False),
 )
-# Average pixels of a class's instances: constants of the benchmark's evaluation script (cityscapesScripts, avgClassSize).
+# Average pixels of a class's instances: constants of the benchmark's evaluation script
+# (cityscapesScripts, avgClassSize).
 CITYSCAPES_INSTANCES = {
     "person": 3462.4756337644,
     "rider": 3930.4788056518,
@@ -257,7 +264,8 @@ STREET_TRAIN_IDS = replace(
     CITYSCAPES, ids=tuple(range(19)), void=(255,)
 )  # files that hold train ids: BDD100K, ACDC, Dark Zurich
 
-# --- CamVid: the 11 classes of SegNet's split (Badrinarayanan et al., TPAMI 2017), in its order and colors
+# --- CamVid: the 11 classes of SegNet's split (Badrinarayanan et al., TPAMI 2017), in its order and
+# colors
 
 CAMVID = LabelSet(
     names=(

@@ -21,7 +21,8 @@ def below(root: Path, pattern: str, ending: str, remedy: str) -> dict[str, Path]
     if len(found) < len(files):
         twice = next(file for file in files if found[file.name.removesuffix(ending)] != file)
         raise DataError(
-            f"{twice} and {found[twice.name.removesuffix(ending)]} share their name: keep one of the two"
+            f"{twice} and {found[twice.name.removesuffix(ending)]} share their name: keep one "
+            "of the two"
         )
     return found
 
@@ -55,7 +56,8 @@ def picked(
     if absent:
         more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
         raise DataError(
-            f"{file} names {absent[0]}{more}, of which {folder} holds no file: unpack the data set again"
+            f"{file} names {absent[0]}{more}, of which {folder} holds no file: unpack the data "
+            "set again"
         )
     return {name: files[name] for name in names}
 
@@ -83,7 +85,8 @@ def one_of(field: str, value: str, allowed: Sequence[str]) -> str:
 def whole_number(field: str, value: float, least: int) -> None:
     if int(value) != value or value < least:
         raise DataError(
-            f"{field}={value} is not a whole number from {least} up: the nearest is {max(round(value), least)}"
+            f"{field}={value} is not a whole number from {least} up: the nearest is "
+            f"{max(round(value), least)}"
         )
 
 

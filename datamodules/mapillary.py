@@ -1,4 +1,5 @@
-"""Mapillary Vistas: 18000 / 2000 / 5000 street images of many sizes; its 66 classes (v1.2), mapped to Cityscapes' 19.
+"""Mapillary Vistas: 18000 / 2000 / 5000 street images of many sizes; its 66 classes (v1.2), mapped
+to Cityscapes' 19.
 
 Neuhold, Ollmann, Rota Bulo, Kontschieder: The Mapillary Vistas Dataset for Semantic Understanding
 of Street Scenes. ICCV 2017.
@@ -68,8 +69,14 @@ class Mapillary(SegmentationData):
         ),
     )
     name = "Mapillary Vistas"
-    layout = "{training,validation}/images/*.jpg and {training,validation}/labels/*.png (of version 2.0: v1.2/labels/*.png)"
-    origin = "register at https://www.mapillary.com/dataset/vistas and unzip the research edition into DIR"
+    layout = (
+        "{training,validation}/images/*.jpg and {training,validation}/labels/*.png (of "
+        "version 2.0: v1.2/labels/*.png)"
+    )
+    origin = (
+        "register at https://www.mapillary.com/dataset/vistas and unzip the research "
+        "edition into DIR"
+    )
     hidden: ClassVar[dict[str, str]] = {"test": "evaluate on val, which papers judge on"}
     counts: ClassVar[dict[str, int]] = {"train": 18000, "val": 2000, "test": 5000}
 

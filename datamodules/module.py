@@ -412,7 +412,8 @@ class SegmentationData(LightningDataModule):
         if images % parts:
             below, above = images // parts * parts, (images // parts + 1) * parts
             raise DataError(
-                f"{name}={images} cannot be shared by {self.world} ranks x {self.accumulate} accumulation steps: "
+                f"{name}={images} cannot be shared by {self.world} ranks x {self.accumulate} "
+                "accumulation steps: "
                 f"take {f'{below} or ' if below else ''}{above}, or change accumulate"
             )
         return images // parts

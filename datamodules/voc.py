@@ -1,4 +1,5 @@
-"""PASCAL VOC 2012: 1464 / 1449 photographs with 21 classes, background among them; 10582 to train on with SBD's labels.
+"""PASCAL VOC 2012: 1464 / 1449 photographs with 21 classes, background among them; 10582 to train
+on with SBD's labels.
 
 Everingham, Van Gool, Williams, Winn, Zisserman: The PASCAL Visual Object Classes (VOC) Challenge.
 IJCV 2010.
@@ -38,15 +39,20 @@ class VOC(SegmentationData):
     )
     name = "PASCAL VOC 2012"
     layout = (
-        "JPEGImages/*.jpg, SegmentationClass/*.png, ImageSets/Segmentation/{train,val}.txt, and for data.training=trainaug "
+        "JPEGImages/*.jpg, SegmentationClass/*.png, ImageSets/Segmentation/{train,val}.txt, "
+        "and for data.training=trainaug "
         "SegmentationClassAug/*.png and ImageSets/Segmentation/trainaug.txt"
     )
     origin = (
-        "it is the folder VOCdevkit/VOC2012 of http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar; the last two "
-        "are SBD's, for example by mmsegmentation's tools/dataset_converters/voc_aug.py, or take data.training=train without them"
+        "it is the folder VOCdevkit/VOC2012 of "
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar; the last "
+        "two "
+        "are SBD's, for example by mmsegmentation's tools/dataset_converters/voc_aug.py, or "
+        "take data.training=train without them"
     )
     hidden: ClassVar[dict[str, str]] = {
-        "test": "evaluate on val, or submit the predictions to http://host.robots.ox.ac.uk:8080 (the VOC evaluation server)"
+        "test": "evaluate on val, or submit the predictions to "
+        "http://host.robots.ox.ac.uk:8080 (the VOC evaluation server)"
     }
     counts: ClassVar[dict[str, int]] = {"trainaug": 10582, "train": 1464, "val": 1449}
 

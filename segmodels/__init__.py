@@ -1,4 +1,5 @@
-"""Semantic-segmentation papers, one readable file each: `papers()`, `experiment("bisenet/resnet18").build(num_classes=19)`."""
+"""Semantic-segmentation papers, one readable file each: `papers()`,
+`experiment("bisenet/resnet18").build(num_classes=19)`."""
 
 from typing import TYPE_CHECKING
 

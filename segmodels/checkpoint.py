@@ -1,4 +1,5 @@
-"""Checkpoints that this project's runs wrote: building a module out of one, and starting another from its weights."""
+"""Checkpoints that this project's runs wrote: building a module out of one, and starting another
+from its weights."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,19 +29,21 @@ REMEDY = "read it with the commit that its run was made at (config.json names it
 def from_checkpoint(
     path: str | Path, network: str | None = None, model: Mapping[str, Any] | None = None
 ) -> SegmentationModule:
-    """An eval-mode module with the weights, recipe and classes that the run stored; it computes bit for bit as it did there.
+    """An eval-mode module with the weights, recipe and classes that the run stored; it computes bit
+    for bit as it did there.
 
-    A semi-supervised run leaves several networks, such as "teacher" and "student"; without a name it is the one that the method judges.
-    `model` are options to evaluate it with in place of those it was trained with, such as
-    {"output_stride": 8}. They must leave its weights as they are; identity.evaluated_with holds
-    those that differ.
+    A semi-supervised run leaves several networks, such as "teacher" and "student"; without a name
+    it is the one that the method judges. `model` are options to evaluate it with in place of those
+    it was trained with, such as {"output_stride": 8}. They must leave its weights as they are;
+    identity.evaluated_with holds those that differ.
     """
     content = read(path)
     stored = content.get("segmodels")
     weights = content.get("state_dict")
     if not isinstance(stored, Mapping) or not isinstance(weights, Mapping):
         raise ValueError(
-            f"{path} was not written by a run of this project; for an authors' checkpoint see segmodels.from_released"
+            f"{path} was not written by a run of this project; for an authors' checkpoint see "
+            "segmodels.from_released"
         )
     try:
         module = built(stored)
@@ -105,7 +108,8 @@ def built(stored: Mapping[str, Any], model: Mapping[str, Any] | None = None) -> 
 
 
 def start_from(module: SegmentationModule, source: str | Path | State, called: str = "") -> str:
-    """Load what fits; tensors of another shape (the heads of another class count) start anew. Says in words what happened."""
+    """Load what fits; tensors of another shape (the heads of another class count) start anew. Says
+    in words what happened."""
     content, called = (
         (source, called) if isinstance(source, Mapping) else (read(source), str(source))
     )
@@ -119,7 +123,8 @@ def start_from(module: SegmentationModule, source: str | Path | State, called: s
     fitting = {name: each for name, each in shared.items() if own[name].shape == each.shape}
     if len(fitting) < len(own) / 2:
         raise ValueError(
-            f"{called} holds another network: only {len(fitting)} of {len(own)} tensors fit {type(module).__name__} "
+            f"{called} holds another network: only {len(fitting)} of {len(own)} tensors fit "
+            f"{type(module).__name__} "
             f"({_described(content)}); start from a checkpoint of the same model"
         )
     module.load_state_dict(fitting, strict=False)

@@ -1,4 +1,5 @@
-"""Networks as they are deployed: without training heads, batch norm inside its convolutions, one image size; in torch and ONNX."""
+"""Networks as they are deployed: without training heads, batch norm inside its convolutions, one
+image size; in torch and ONNX."""
 
 import copy
 import json
@@ -42,7 +43,8 @@ class Logits(nn.Module):
 
 
 class Deployed(nn.Module):
-    """An image to one output of a network. `network` may compute the same logits in another form."""
+    """An image to one output of a network. `network` may compute the same logits in another
+    form."""
 
     def __init__(
         self, module: SegmentationModule, output: Output, network: nn.Module | None = None
@@ -77,7 +79,8 @@ def deployed(
 
 
 def folded_logits(module: SegmentationModule, image: Tensor) -> GraphModule:
-    """The network's own logits of padded images of this image's size; it shares the module's other weights."""
+    """The network's own logits of padded images of this image's size; it shares the module's other
+    weights."""
     return folded_graph(Logits(module), module.padded(image))
 
 
@@ -97,7 +100,8 @@ def folded_graph(network: nn.Module, image: Tensor) -> GraphModule:
 
 
 def fold(graph: GraphModule) -> int:
-    """Every batch norm whose input is a convolution's output, and nobody else's, becomes part of it; how many did."""
+    """Every batch norm whose input is a convolution's output, and nobody else's, becomes part of
+    it; how many did."""
     pairs = [
         (node.args[0], node)
         for node in graph.graph.nodes
@@ -120,7 +124,8 @@ def fold(graph: GraphModule) -> int:
 
 
 def foldable(norm: Node) -> bool:
-    """A convolution with weights of its own, read by this norm alone, and statistics that do not come from the batch."""
+    """A convolution with weights of its own, read by this norm alone, and statistics that do not
+    come from the batch."""
     conv, *values = norm.args[:6]
     fixed = norm.args[5] is False and all(
         value is None or value.op == "get_attr" for value in values[:4]
@@ -134,7 +139,8 @@ def foldable(norm: Node) -> bool:
 
 
 def folded_weights(graph: GraphModule, conv: Node, norm: Node) -> tuple[Tensor, Tensor]:
-    """gamma / sqrt(variance + eps) * (w x + b - mean) + beta as one weight and one bias, computed in float64."""
+    """gamma / sqrt(variance + eps) * (w x + b - mean) + beta as one weight and one bias, computed
+    in float64."""
     weight, bias = (tensor(graph, node) for node in (*conv.args, None)[1:3])
     gamma, beta, mean, variance = (tensor(graph, node) for node in norm.args[1:5])
     scale = (variance.double() + norm.args[7]).rsqrt()
@@ -159,7 +165,8 @@ def tensor(graph: GraphModule, node: Node | None) -> Tensor | None:
 
 
 def write_onnx(network: GraphModule, file: Path, says: Mapping[str, Any]) -> None:
-    """One file: from "image" to "output", with `says` as its metadata; needs the packages of the extra "export"."""
+    """One file: from "image" to "output", with `says` as its metadata; needs the packages of the
+    extra "export"."""
     image = next(node for node in network.graph.nodes if node.op == "placeholder").meta["val"]
     image = torch.zeros(image.shape, dtype=image.dtype)
     program = torch.onnx.export(
@@ -265,7 +272,8 @@ def verify(
 
 
 def clear_errors(logits: Tensor, label: Tensor, limit: float) -> float:
-    """The share of pixels whose class is another than the largest logit's by more than rounding may turn."""
+    """The share of pixels whose class is another than the largest logit's by more than rounding may
+    turn."""
     chosen = logits.gather(1, label[:, None].long())[:, 0]  # (B, C, H, W) -> (B, H, W)
     return (logits.amax(1) - chosen > 2 * limit).float().mean().item()
 
@@ -299,7 +307,8 @@ def difference_to_plain(
     compiled: bool = False,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> tuple[float, float]:
-    """How far a fast form is from the plain network in float32 without TF32, and how far it may be."""
+    """How far a fast form is from the plain network in float32 without TF32, and how far it may
+    be."""
     fast = compiled_whole(network) if compiled else network
     reference = Deployed(plain, "logits" if network.output == "logits" else "full")
     with torch.no_grad(), without_tf32():
@@ -310,7 +319,8 @@ def difference_to_plain(
 
 
 def compiled_whole(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """In one graph: what cannot be compiled is an error, and never computed the slow way unnoticed."""
+    """In one graph: what cannot be compiled is an error, and never computed the slow way
+    unnoticed."""
     torch._dynamo.config.recompile_limit = 1000  # each network and precision counts as one
     return torch.compile(network, fullgraph=True, dynamic=False)
 

@@ -1,4 +1,5 @@
-"""What a checkpoint says of a network beside its weights: what it is, what it was trained on, and how."""
+"""What a checkpoint says of a network beside its weights: what it is, what it was trained on, and
+how."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -20,7 +21,8 @@ def with_names_of_now(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Identity:
-    """Name a network and its training, so that it can be built, used and compared without its run folder.
+    """Name a network and its training, so that it can be built, used and compared without its run
+    folder.
 
     The first two are known of every row's network. The next seven are written by every run and are
     None where a checkpoint does not say. The others have the value that most networks have.

@@ -1,7 +1,8 @@
-"""From a network and an image to logits: whole, resized, sliding, mirrored, at several scales. The modes nest.
+"""From a network and an image to logits: whole, resized, sliding, mirrored, at several scales. The
+modes nest.
 
-What a mode returns are `Strips`: logits at the image's size that are made a block of rows at a time, so that the memory
-for the full size is never taken.
+What a mode returns are `Strips`: logits at the image's size that are made a block of rows at a
+time, so that the memory for the full size is never taken.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from segmodels.recipe import inference_steps
 
 
 class Strips:
-    """`rows(top, bottom)` makes those rows, (B, C, bottom - top, W), of an image's logits; of probabilities, once modes were averaged."""
+    """`rows(top, bottom)` makes those rows, (B, C, bottom - top, W), of an image's logits; of
+    probabilities, once modes were averaged."""
 
     def __init__(
         self, size: tuple[int, int], rows: Callable[[int, int], Tensor], averaged: bool = False
@@ -28,7 +30,8 @@ class Strips:
         return rows if self.averaged else rows.softmax(1)
 
     def log_probabilities(self, top: int, bottom: int) -> Tensor:
-        """Exact for logits, however small; those of averaged probabilities end where their number type does."""
+        """Exact for logits, however small; those of averaged probabilities end where their number
+        type does."""
         rows = self.rows(top, bottom)
         return (
             rows.clamp_min(torch.finfo(rows.dtype).tiny).log()
@@ -89,7 +92,8 @@ def whole(network: Network, image: Tensor) -> Strips:
 
 
 def resized(scale: float, inner: Mode = whole) -> Mode:
-    """The image at `scale`, its logits brought back to full size (STDC's Seg50 and Seg75, BiSeNet's 768x1536)."""
+    """The image at `scale`, its logits brought back to full size (STDC's Seg50 and Seg75, BiSeNet's
+    768x1536)."""
 
     def judged(network: Network, image: Tensor) -> Strips:
         return rescaled(
@@ -130,7 +134,8 @@ def multiscale(scales: tuple[float, ...], inner: Mode = whole) -> Mode:
 def slide(
     window: tuple[int, int], stride: tuple[int, int] | None = None, inner: Mode = whole
 ) -> Mode:
-    """Windows over the image, two thirds of a window apart unless told; logits are averaged where windows overlap."""
+    """Windows over the image, two thirds of a window apart unless told; logits are averaged where
+    windows overlap."""
     steps = stride or tuple(-(-2 * side // 3) for side in window)
 
     def judged(network: Network, image: Tensor) -> Strips:
@@ -154,7 +159,8 @@ def slide(
 
 
 def tiles(tile: tuple[int, int]) -> Mode:
-    """U-Net's overlap tiles (figure 2): each sees its true surroundings, mirrored only beyond the image.
+    """U-Net's overlap tiles (figure 2): each sees its true surroundings, mirrored only beyond the
+    image.
 
     Tiles begin on the network's pooling grid, so they say what the network says of the whole image:
     a tile of 388 = 24 x 16 + 4 is followed by one 384 pixels further on, and both say the same of
@@ -234,7 +240,8 @@ def mean_of(many: list[Strips]) -> Strips:
 
 
 def mode(text: str) -> Mode:
-    """A mode by its name in a recipe, such as "resized:0.75" or "multiscale:0.75,1,1.25+flip+slide:769x769"."""
+    """A mode by its name in a recipe, such as "resized:0.75" or
+    "multiscale:0.75,1,1.25+flip+slide:769x769"."""
     inner: Mode = whole
     for name, argument in reversed(inference_steps(text)):
         inner = _named(name, argument, inner)

@@ -1,4 +1,5 @@
-"""The contract that every paper keeps, and all of training and evaluation that papers do not differ in."""
+"""The contract that every paper keeps, and all of training and evaluation that papers do not differ
+in."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -27,7 +28,8 @@ Features = Any  # whatever the heads read: a tensor, a list, a NamedTuple
 
 @dataclass(frozen=True)
 class Normalization:
-    """How uint8 RGB becomes what a network was trained on; travels with a row or a released layout, not in the state dict."""
+    """How uint8 RGB becomes what a network was trained on; travels with a row or a released layout,
+    not in the state dict."""
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -72,7 +74,8 @@ class SegmentationModule(LightningModule):
         counted = isinstance(recipe.class_weights, str)  # later, in the training labels
         if recipe.class_weights and not counted and len(recipe.class_weights) != self.num_classes:
             raise ValueError(
-                f"recipe.class_weights has {len(recipe.class_weights)} numbers for {self.num_classes} classes; "
+                f"recipe.class_weights has {len(recipe.class_weights)} numbers for "
+                f"{self.num_classes} classes; "
                 "give one per class, or recipe.class_weights=() for none"
             )
         self.recipe = recipe
@@ -106,7 +109,8 @@ class SegmentationModule(LightningModule):
     def pixel_loss(
         self, logits: Tensor, label: Tensor, kind: str | None = None, weights: Tensor | None = None
     ) -> Tensor:
-        """The recipe's loss, or one of another `kind`, of logits at any resolution; `weights` are per pixel."""
+        """The recipe's loss, or one of another `kind`, of logits at any resolution; `weights` are
+        per pixel."""
         kind = kind or self.recipe.loss
         if self.means is not None:
             self.means.append((kind, label, weights))
@@ -142,8 +146,8 @@ class SegmentationModule(LightningModule):
         return self.criterion(outputs, self.inside(label), **maps)
 
     def forward(self, image: Tensor, network: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Logits at the image's size, for any height and width, in plain operations: what is exported
-        and timed. `network` may stand in for `logits`."""
+        """Logits at the image's size, for any height and width, in plain operations: what is
+        exported and timed. `network` may stand in for `logits`."""
         height, width = image.shape[-2:]
         padded = self.padded(self.normalized(image))
         logits = (network or self.logits)(padded)
@@ -159,7 +163,8 @@ class SegmentationModule(LightningModule):
         return self.inner_strips(padded).cropped(tuple(image.shape[-2:]))
 
     def inner_strips(self, padded: Tensor) -> inference.Strips:
-        """Of a normalized image that has its margin already, and a size that the network can take."""
+        """Of a normalized image that has its margin already, and a size that the network can
+        take."""
         return self.at_size(self.logits(padded), self.inner_size(padded))
 
     def at_size(self, logits: Tensor, size: tuple[int, int]) -> inference.Strips:
@@ -172,7 +177,8 @@ class SegmentationModule(LightningModule):
         return inference.Strips(size, rows)
 
     def normalized(self, image: Tensor) -> Tensor:
-        """uint8 RGB to what the network expects, on the image's device; floats are taken as normalized."""
+        """uint8 RGB to what the network expects, on the image's device; floats are taken as
+        normalized."""
         if image.dtype != torch.uint8:
             return image
         settings = self.normalization
@@ -226,8 +232,10 @@ class SegmentationModule(LightningModule):
         weights = self.recipe.class_weights
         if isinstance(weights, str):
             raise ValueError(
-                f"recipe.class_weights={weights} are counted in the training labels: run.py does it; "
-                f'elsewhere give the numbers, recipe={{"class_weights": data.class_weights("{weights}")}}'
+                f"recipe.class_weights={weights} are counted in the training labels: run.py "
+                "does it; "
+                f'elsewhere give the numbers, recipe={{"class_weights": '
+                f'data.class_weights("{weights}")}}'
             )
         return torch.tensor(weights, device=self.device) if weights else None
 
@@ -254,8 +262,9 @@ class SegmentationModule(LightningModule):
         return loss if mass is None else self.weighed(loss, shares[-1], parts)
 
     def common_mass(self, terms: int) -> Tensor | None:
-        """The mass of a pass among several of its step: its valid pixels, or their weights, if every
-        term is a mean over the same ones. None where there are other terms: all passes count the same."""
+        """The mass of a pass among several of its step: its valid pixels, or their weights, if
+        every term is a mean over the same ones. None where there are other terms: all passes count
+        the same."""
         means = self.means or []
         alike = len(means) == terms and all(
             kind == "cross_entropy" and label is means[0][1] and weights is means[0][2]
@@ -291,11 +300,13 @@ class SegmentationModule(LightningModule):
         self.after_step()
 
     def encoder(self) -> nn.Module | None:
-        """The part that starts from ImageNet weights and learns at 1x; everything else is a head."""
+        """The part that starts from ImageNet weights and learns at 1x; everything else is a
+        head."""
         return None
 
     def load_pretrained(self, source: str) -> str:
-        """ImageNet weights into the backbone, from a file or by a timm name; says in words what was loaded."""
+        """ImageNet weights into the backbone, from a file or by a timm name; says in words what was
+        loaded."""
         return load_encoder(self.encoder(), source)
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
@@ -361,7 +372,8 @@ class SegmentationModule(LightningModule):
     # --- evaluation
 
     def label_map(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) to the predicted class of each pixel, uint8 (B, H, W), by the recipe's inference mode."""
+        """(B, 3, H, W) to the predicted class of each pixel, uint8 (B, H, W), by the recipe's
+        inference mode."""
         return inference.mode(self.recipe.inference)(self.evaluated, image).argmax()
 
     def begin_evaluation(self) -> None:

@@ -1,4 +1,5 @@
-"""A row of a paper's table as an object, and finding them: one file of `architectures` is one paper."""
+"""A row of a paper's table as an object, and finding them: one file of `architectures` is one
+paper."""
 
 import copy
 import importlib
@@ -53,7 +54,8 @@ def by_name(options: Options) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PublishedSpeed:
-    """Frames per second that the authors claim, at which size of the network's input, on what; it says nothing about other hardware."""
+    """Frames per second that the authors claim, at which size of the network's input, on what; it
+    says nothing about other hardware."""
 
     fps: float
     size: tuple[int, int]
@@ -64,7 +66,8 @@ class PublishedSpeed:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A network, its options and its recipe. `name` is "paper/row" once the paper has been found by its folder."""
+    """A network, its options and its recipe. `name` is "paper/row" once the paper has been found by
+    its folder."""
 
     network: type[SegmentationModule]
     recipe: Recipe
@@ -90,7 +93,8 @@ class Experiment:
         model: Mapping[str, Any] | None = None,
         **changes: Any,
     ) -> "Experiment":
-        """The same row with a small difference; an ablation keeps no published figure unless it is given one."""
+        """The same row with a small difference; an ablation keeps no published figure unless it is
+        given one."""
         changes = {"published": (), "published_speed": (), "name": ""} | changes
         return replace(
             self,
@@ -100,7 +104,8 @@ class Experiment:
         )
 
     def build(self, num_classes: int = 19, device: str | None = None) -> SegmentationModule:
-        """The module, freshly initialised; device="meta" gives its shapes without memory or time."""
+        """The module, freshly initialised; device="meta" gives its shapes without memory or
+        time."""
         with torch.device(device) if device else torch.device("cpu"):
             module = self.network(num_classes=num_classes, **self.model)
         identity = Identity(experiment=self.name, model=dict(self.model))
@@ -115,7 +120,8 @@ class Experiment:
 class Released:
     """Which network an authors' checkpoint is, and what its names are here.
 
-    The network is a row ("paper/row"); for a port or a classifier, which have none, whatever makes the module from a class count.
+    The network is a row ("paper/row"); for a port or a classifier, which have none, whatever makes
+    the module from a class count.
     """
 
     network: str | Callable[[int], nn.Module]
@@ -128,7 +134,8 @@ class Released:
     convert: Callable[[State], State] | None = (
         None  # where a tensor's meaning differs, not only its name
     )
-    row: str = ""  # "paper/row" where the network is none itself: the row that a port computes in its own way
+    # "paper/row" where the network is none itself: the row that a port computes in its own way
+    row: str = ""
     data: str = ""  # what it was trained on, where that is not the row's own data
     names: tuple[str, ...] = ()  # of the classes, where no data set of ours has them
     published: tuple[Published, ...] = ()  # of a port: what its own code line claims
@@ -179,7 +186,8 @@ class Released:
 
 
 def blueprint(experiment: Experiment, num_classes: int = 19) -> SegmentationModule:
-    """Shapes without memory or time, where the network can be made so: some libraries compute numbers while they build."""
+    """Shapes without memory or time, where the network can be made so: some libraries compute
+    numbers while they build."""
     try:
         return experiment.build(num_classes, device="meta")
     except RuntimeError:
@@ -187,7 +195,8 @@ def blueprint(experiment: Experiment, num_classes: int = 19) -> SegmentationModu
 
 
 def inference_parameters(network: Experiment | SegmentationModule, num_classes: int = 19) -> int:
-    """Parameters that the logits depend on, with a gradient or without: what a deployed network holds."""
+    """Parameters that the logits depend on, with a gradient or without: what a deployed network
+    holds."""
     module = shapes(blueprint(network, num_classes) if isinstance(network, Experiment) else network)
     image = torch.zeros(1, 3, 256, 512, device="meta")
     reached = leaves(module.logits(module.padded(image)))
@@ -199,7 +208,8 @@ def inference_parameters(network: Experiment | SegmentationModule, num_classes: 
 
 
 def leaves(output: torch.Tensor) -> set[torch.Tensor]:
-    """The tensors that a gradient of this one would reach: its graph is walked, nothing is computed."""
+    """The tensors that a gradient of this one would reach: its graph is walked, nothing is
+    computed."""
     found, seen, ahead = set(), set(), [output.grad_fn]
     while ahead:
         node = ahead.pop()
@@ -213,7 +223,8 @@ def leaves(output: torch.Tensor) -> set[torch.Tensor]:
 
 
 def macs(network: Experiment | nn.Module, size: tuple[int, int]) -> int | None:
-    """Multiply-accumulates from one image to the logits, in convolutions and matrix products alone, as torch counts them.
+    """Multiply-accumulates from one image to the logits, in convolutions and matrix products alone,
+    as torch counts them.
 
     None for a network that asks for numbers on its way: shapes have none.
     """

@@ -27,7 +27,8 @@ def predict(module: SegmentationModule, image: Picture) -> np.ndarray:
 
 @contextmanager
 def predicted_strips(module: SegmentationModule, images: Sequence[np.ndarray]) -> Iterator[Strips]:
-    """Logits of uint8 RGB images of one size, made a few rows at a time while the context is open."""
+    """Logits of uint8 RGB images of one size, made a few rows at a time while the context is
+    open."""
     pixels = torch.from_numpy(np.stack(images)).to(module.device)
     pixels = pixels.permute(0, 3, 1, 2).contiguous()  # (B, H, W, 3) -> (B, 3, H, W)
     with torch.inference_mode(), autocast(module):
@@ -73,7 +74,8 @@ def set_inference(module: SegmentationModule, inference: str | None, precision: 
 
 
 def autocast(module: SegmentationModule) -> AbstractContextManager:
-    """The recipe's precision; a CPU takes bfloat16 in place of float16, where a GPU was expected."""
+    """The recipe's precision; a CPU takes bfloat16 in place of float16, where a GPU was
+    expected."""
     device = module.device.type
     kinds = {
         "bf16-mixed": torch.bfloat16,

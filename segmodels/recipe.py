@@ -1,4 +1,5 @@
-"""What an "implementation details" paragraph says: fields that papers set differently, and a few that none here has set yet."""
+"""What an "implementation details" paragraph says: fields that papers set differently, and a few
+that none here has set yet."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +12,8 @@ ClassWeights = Literal["median_frequency"]  # rules, by which training labels ar
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained and judged; sizes are (height, width), `batch` counts images over all devices."""
+    """How a network is trained and judged; sizes are (height, width), `batch` counts images over
+    all devices."""
 
     # what it sees
     crop: tuple[int, int] = (1024, 1024)
@@ -75,14 +77,16 @@ class Recipe:
             )
         if self.warmup and self.warmup_shape == "geometric" and not self.warmup_from:
             raise ValueError(
-                "recipe.warmup_from is 0, which a geometric warm-up never leaves; it must be above 0"
+                "recipe.warmup_from is 0, which a geometric warm-up never leaves; it must be "
+                "above 0"
             )
         inference_steps(self.inference)
         loss_settings(self.loss)
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:
-    """A recipe out of a stored dict; a name it does not have is an error, a name that is missing keeps its default."""
+    """A recipe out of a stored dict; a name it does not have is an error, a name that is missing
+    keeps its default."""
     known = {field.name for field in fields(Recipe)}
     if unknown := sorted(set(values) - known):
         raise ValueError(
@@ -92,7 +96,8 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
 
 
 def in_range(value: Any, least: float = -inf) -> bool:
-    """Whether all numbers in a value are finite and none is below `least`; words and None hold none."""
+    """Whether all numbers in a value are finite and none is below `least`; words and None hold
+    none."""
     inside = value if isinstance(value, (list, tuple)) else (value,)
     numbers = [each for each in inside if isinstance(each, (int, float))]
     return all(isfinite(each) and each >= least for each in numbers)
@@ -167,13 +172,15 @@ def inference_steps(text: str) -> list[tuple[str, str]]:
         if name not in MODES or not re.fullmatch(MODES[name][0], argument):
             allowed = "; ".join(example for _, example in MODES.values())
             raise ValueError(
-                f"{':'.join(filter(None, (name, argument)))} is no inference mode; there are {allowed}, joined by +"
+                f"{':'.join(filter(None, (name, argument)))} is no inference mode; there are "
+                f"{allowed}, joined by +"
             )
         if name == "slide" and "/" in argument:
             window, stride = (size.split("x") for size in argument.split("/"))
             if any(int(step) > int(side) for step, side in zip(stride, window)):
                 raise ValueError(
-                    f"slide:{argument} would skip pixels: a stride may not be larger than its window"
+                    f"slide:{argument} would skip pixels: a stride may not be larger than its "
+                    "window"
                 )
     if "tiles" in [name for name, _ in steps[:-1]]:
         raise ValueError(f"{text} looks at each tile in another way; tiles:... comes last")
@@ -210,7 +217,8 @@ def loss_settings(text: str) -> tuple[str, tuple[str, ...]]:
     settings = tuple(argument.split(",")) if argument else ()
     if name.endswith("_ohem") and (float(settings[0]) > 1 or any(map(is_more, settings[1:]))):
         raise ValueError(
-            f"recipe.loss is {text}; a threshold is a probability, and a share of the pixels at most 1"
+            f"recipe.loss is {text}; a threshold is a probability, and a share of the pixels "
+            "at most 1"
         )
     return name, settings
 

@@ -44,7 +44,8 @@ def layouts() -> dict[str, Released]:
 def from_released(
     name: str, weights: str | Path | Mapping[str, Tensor], model: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """An eval-mode module; the class count is read from the tensors, and nothing may be missing or left over.
+    """An eval-mode module; the class count is read from the tensors, and nothing may be missing or
+    left over.
 
     `model` are options to evaluate a row's network with in place of the row's own.
     """
@@ -57,7 +58,8 @@ def from_released(
     state = best_named(without_prefixes(state), {layout.classes})
     if layout.classes not in state:
         raise ValueError(
-            f"{origin} is not a {name} checkpoint: it has no {layout.classes}{_nearest(state, known)}"
+            f"{origin} is not a {name} checkpoint: it has no "
+            f"{layout.classes}{_nearest(state, known)}"
         )
     classes = len(state[layout.classes])
     renamed = layout.renamed(state)
@@ -115,7 +117,8 @@ def built_with(
 
 
 def _nearest(state: State, known: Mapping[str, Released]) -> str:
-    """ ", it looks like X" for the layout that shares most names and shapes, if one shares nearly all."""
+    """ ", it looks like X" for the layout that shares most names and shapes, if one shares nearly
+    all."""
     shares = {}
     for name, layout in known.items():
         if layout.classes in state:

@@ -1,13 +1,14 @@
-"""Packs: a split in one file, from which any window can be read without decoding the rest. Nothing is lost: pixels and label numbers are
-those of the original files.
+"""Packs: a split in one file, from which any window can be read without decoding the rest. Nothing
+is lost: pixels and label numbers are those of the original files.
 
 Two forms. "tiles" is small and fast: each image is cut into tiles of 128 x 256, each row of a tile
 is stored as its difference from the row above, and zstd compresses what is left. "raw" is large and
 faster: plain pixels, read through a memory map; each image's checksum is compared when it is first
 read.
 
-    8 bytes b"SEGPACK1" | description (JSON) | records, one per image | index (JSON + table) | where the index begins | b"SEGPACK."
-    a record: its lengths and checksum | name | blobs: image tiles row by row, then label tiles; or image, label
+    8 bytes b"SEGPACK1" | description (JSON) | records, one per image | index (JSON + table) | where
+    the index begins | b"SEGPACK." a record: its lengths and checksum | name | blobs: image tiles
+    row by row, then label tiles; or image, label
 
 What is written is the same, byte for byte, however often writing was interrupted: an image is one
 record, and a torn record is cut off.
@@ -39,12 +40,16 @@ VERSION = 1
 BEGINNING = 1 << 16  # bytes that hold the description
 TILE = (128, 256)
 LEVEL = 9  # of zstd: writing is slower and reading is not
-MATCH = 6  # bytes; shorter repetitions in photographs are chance: without them reading is faster, and the file no larger
+# bytes; shorter repetitions in photographs are chance: without them reading is faster, and the file
+# no larger
+MATCH = 6
 Form = Literal["tiles", "raw"]
 OWN = threading.local()
 HEAD = struct.Struct(
     "<4sHIIIIQ"
-)  # magic, bytes of the name, height, width, number of blobs, checksum of all that follows, its length
+    # magic, bytes of the name, height, width, number of blobs, checksum of all that follows, its
+    # length
+)
 
 
 # --- one image as blobs, and back
@@ -229,7 +234,8 @@ class Pack:
             self.description, self.index = opened(self.reader, file)
         except OSError as error:
             raise DataError(
-                f"{file} cannot be read ({error.strerror}): make it readable, or pack this split again"
+                f"{file} cannot be read ({error.strerror}): make it readable, or pack this "
+                "split again"
             ) from None
         self.names, self.form = self.index.names, self.description["form"]
         self.whole: set[int] = set()  # raw records whose checksum was compared
@@ -380,7 +386,8 @@ def opened(reader: Reader, file: Path | str) -> tuple[dict[str, Any], Index]:
     description = unframed(start, file)
     if description["version"] != VERSION:
         raise DataError(
-            f"{file} is a pack of version {description['version']}, and this reads {VERSION}: {again}"
+            f"{file} is a pack of version {description['version']}, and this reads {VERSION}: "
+            f"{again}"
         )
     begins, end = struct.unpack("<Q8s", reader.read(reader.size - 16, 16))
     if end != END:

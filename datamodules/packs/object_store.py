@@ -1,4 +1,5 @@
-"""Packs in an object store or on a web server: an image is fetched by one request when its turn comes.
+"""Packs in an object store or on a web server: an image is fetched by one request when its turn
+comes.
 
 The first images are kept in `data.cache`, one file each, as many as `data.cache_gb` hold, and stay
 there: epochs that read every image once in a new order find most in a cache that never changes.

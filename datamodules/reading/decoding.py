@@ -1,4 +1,5 @@
-"""Decode images and labels out of files, whole or a window; refuse damaged files and wrong kinds."""
+"""Decode images and labels out of files, whole or a window; refuse damaged files and wrong
+kinds."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -30,7 +31,8 @@ KINDS = {0: "gray", 2: "an RGB picture", 3: "palette", 4: "gray with alpha", 6: 
 def png_header(data: bytes, path: str) -> Header:
     if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 26:
         raise DataError(
-            f"{path} is not a PNG, or only the beginning of one: labels must be 8-bit PNG files, save or copy it again"
+            f"{path} is not a PNG, or only the beginning of one: labels must be 8-bit PNG "
+            "files, save or copy it again"
         )
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     return Header((height, width), data[24], data[25])
@@ -75,7 +77,8 @@ def decode(data: bytes, path: str, how: Callable[[np.ndarray], np.ndarray | None
 
 def damaged(data: bytes, path: str) -> DataError:
     return DataError(
-        f"{path} is cut short or damaged ({len(data)} bytes): copy it again from where the data set came from"
+        f"{path} is cut short or damaged ({len(data)} bytes): copy it again from where the "
+        "data set came from"
     )
 
 
@@ -92,7 +95,8 @@ def image_window(data: bytes, path: str, box: Box | None = None) -> tuple[np.nda
         header = png_header(data, path)
         if header.depth > 8 or header.kind in (4, 6):
             raise DataError(
-                f"{path} is {KINDS[header.kind]} of {header.depth} bits; images must be 8-bit RGB: convert it, "
+                f"{path} is {KINDS[header.kind]} of {header.depth} bits; images must be 8-bit "
+                "RGB: convert it, "
                 "for example with PIL's Image.convert('RGB')"
             )
         if header.kind == 2 and (pixels := quickly(data, path, box)) is not None:

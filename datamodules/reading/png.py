@@ -141,7 +141,8 @@ def adler(rows: np.ndarray) -> int:
 
 
 def room(name: str, count: int) -> np.ndarray:
-    """Memory of this thread's own, used again and again: fresh memory costs as much as writing it."""
+    """Memory of this thread's own, used again and again: fresh memory costs as much as writing
+    it."""
     if len(getattr(OWN, name, ())) < count:
         setattr(OWN, name, np.empty(count, np.uint8))
     return getattr(OWN, name)[:count]

@@ -135,8 +135,10 @@ class Files:
         pixels, found = image_window(self.read(path), path, box)
         if found != size:
             raise DataError(
-                f"{path} is {found[0]}x{found[1]} and its label {label_path} is {size[0]}x{size[1]} "
-                "(height x width): save both at one size, without a rotation note (EXIF) in the image"
+                f"{path} is {found[0]}x{found[1]} and its label {label_path} is "
+                f"{size[0]}x{size[1]} "
+                "(height x width): save both at one size, without a rotation note (EXIF) in "
+                "the image"
             )
         return pixels
 

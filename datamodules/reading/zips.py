@@ -1,4 +1,5 @@
-"""Files inside zips that nobody unpacks, by paths that go through the zip: `.../gtFine_trainvaltest.zip/gtFine/train/aachen/...png`."""
+"""Files inside zips that nobody unpacks, by paths that go through the zip:
+`.../gtFine_trainvaltest.zip/gtFine/train/aachen/...png`."""
 
 import os
 import struct
@@ -96,14 +97,16 @@ def members(file: Path) -> dict[str, Member]:
         path = PurePosixPath(info.filename)
         if path.is_absolute() or ".." in path.parts or "\\" in info.filename:
             raise DataError(
-                f"{file} names a file outside itself ({info.filename}), so it is not the official archive: {AGAIN}"
+                f"{file} names a file outside itself ({info.filename}), so it is not the "
+                f"official archive: {AGAIN}"
             )
         if info.flag_bits & 1 or info.compress_type not in (
             zipfile.ZIP_STORED,
             zipfile.ZIP_DEFLATED,
         ):
             raise DataError(
-                f"{file} holds {info.filename} encrypted or compressed in an unusual way: unpack it, or {AGAIN}"
+                f"{file} holds {info.filename} encrypted or compressed in an unusual way: "
+                f"unpack it, or {AGAIN}"
             )
     return {
         info.filename: Member(

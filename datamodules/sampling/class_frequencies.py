@@ -30,8 +30,9 @@ class Frequencies:
         self.pixels_beside += present * counts.sum()
 
     def median_frequency(self, classes: int) -> list[float]:
-        """Eigen and Fergus (ICCV 2015), as SegNet: the median of the classes' frequencies over the class's own. A frequency is the share of
-        the class in the images that hold it, whose ignored pixels count; a class without a pixel gets 0.
+        """Eigen and Fergus (ICCV 2015), as SegNet: the median of the classes' frequencies over the
+        class's own. A frequency is the share of the class in the images that hold it, whose ignored
+        pixels count; a class without a pixel gets 0.
         """
         frequencies = self.pixels[:classes] / np.maximum(self.pixels_beside[:classes], 1)
         middle = np.median(frequencies[frequencies > 0]) if frequencies.any() else 0

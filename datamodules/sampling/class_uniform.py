@@ -24,7 +24,8 @@ TILE = 1024
 
 @dataclass(frozen=True)
 class Spots:
-    """Numbered behind the images: what is drawn is an image below `images`, a spot from there on."""
+    """Numbered behind the images: what is drawn is an image below `images`, a spot from there
+    on."""
 
     images: int
     share: float  # of an epoch
@@ -52,7 +53,8 @@ class Spots:
 
 
 def located(source: Source, classes: int, share: float, threads: int) -> Spots:
-    """Reads every label; about 20 ms of one core for one of 1024 x 2048, a minute for Cityscapes."""
+    """Reads every label; about 20 ms of one core for one of 1024 x 2048, a minute for
+    Cityscapes."""
     with ThreadPoolExecutor(threads) as pool:
         tables = pool.map(lambda index: centroids(source.label(index), classes), range(len(source)))
         tables = with_progress(tables, "finding every class", len(source))
@@ -60,7 +62,8 @@ def located(source: Source, classes: int, share: float, threads: int) -> Spots:
     table = np.concatenate(tables)  # (spots, 4): class, image, row, column
     if not len(table):
         raise DataError(
-            f"class_uniform={share} asks for classes, and no training label shows one: take class_uniform=0"
+            f"class_uniform={share} asks for classes, and no training label shows one: take "
+            "class_uniform=0"
         )
     occurring = np.unique(table[:, 0])
     return Spots(

@@ -1,4 +1,5 @@
-"""Random crops: which window of an image at which scale, cut without scaling the rest, and its color.
+"""Random crops: which window of an image at which scale, cut without scaling the rest, and its
+color.
 
 Randomness is a pure function of (seed, draw number): nothing depends on workers, ranks, batch sizes
 or what was drawn before, so draw k of a run is the same sample wherever and whenever it is made.
@@ -80,7 +81,8 @@ class Crop:
         rising = list(self.scales) == sorted(self.scales)
         if not (self.scales and min(self.scales) > 0 and rising):
             raise DataError(
-                f"scales={self.scales} is not factors above 0 in rising order, such as (0.5, 1.0, 2.0)"
+                f"scales={self.scales} is not factors above 0 in rising order, such as (0.5, "
+                "1.0, 2.0)"
             )
         for name, (low, high, words) in RANGES.items():
             value = getattr(self, name)
@@ -103,7 +105,8 @@ def draw(seed: int, number: int, stream: int = WINDOW) -> np.random.Generator:
 
 
 class Window(NamedTuple):
-    """A part of the scaled image, and where it stands in the crop when it is smaller than the crop."""
+    """A part of the scaled image, and where it stands in the crop when it is smaller than the
+    crop."""
 
     scaled: Size
     top: int
@@ -226,7 +229,8 @@ def nearest(start: int, length: int, factor: float, side: int) -> np.ndarray:
 
 
 def warp(image: np.ndarray, window: Window, size: Size, box: Box) -> np.ndarray:
-    """The window of the scaled image out of its box: bilinear without antialiasing, as cv2.resize."""
+    """The window of the scaled image out of its box: bilinear without antialiasing, as
+    cv2.resize."""
     import cv2
 
     fy, fx = factors(window.scaled, size)
@@ -302,7 +306,8 @@ def color_jitter(strength: float, hue: float) -> Any:
             from albumentations import ColorJitter
         except ImportError as error:
             raise DataError(
-                f"jitter={strength} needs albumentations ({error}): pip install albumentations, or set jitter=0"
+                f"jitter={strength} needs albumentations ({error}): pip install "
+                "albumentations, or set jitter=0"
             ) from None
         OWN.jitter = ColorJitter(
             brightness=strength, contrast=strength, saturation=strength, hue=hue, p=1.0
@@ -347,7 +352,8 @@ def blur_settings(words: str) -> Blur | None:
         if 0 < low <= high:
             return Blur(0, low, high)
     raise DataError(
-        f"blur={words} is none of none, kernel:5 (an odd side of pixels) and sigma:0.15,1.3 (a range of pixels)"
+        f"blur={words} is none of none, kernel:5 (an odd side of pixels) and sigma:0.15,1.3 (a "
+        "range of pixels)"
     )
 
 

@@ -1,4 +1,5 @@
-"""Rotation, shift and elastic deformation of a crop: where in the scaled image each of its pixels is read.
+"""Rotation, shift and elastic deformation of a crop: where in the scaled image each of its pixels
+is read.
 
 The image is turned about its center and shifted before the window is cut, as in hszhao/semseg; the
 window is then deformed as in U-Net.
@@ -41,7 +42,8 @@ class Motion(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Row and column (H, W) of every pixel of a crop in the scaled image, and whether it is outside."""
+    """Row and column (H, W) of every pixel of a crop in the scaled image, and whether it is
+    outside."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -113,7 +115,8 @@ def places(crop: Crop, window: Window, motion: Motion) -> Places:
 def displacements(grid: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Displacement of every pixel, bicubic in the grid: (2, 3, 3) -> (H, W) down, (H, W) right."""
     over_rows, over_columns = (cubic_weights(side) for side in size)  # (H, 3), (W, 3)
-    # Products are added in this order, whatever a library of linear algebra would do: draws must not depend on threads.
+    # Products are added in this order, whatever a library of linear algebra would do: draws must
+    # not depend on threads.
     fields = np.zeros((2, *size))
     for row in range(GRID):
         along = sum(grid[:, row, each, None] * over_columns[:, each] for each in range(GRID))

@@ -17,7 +17,8 @@ from datamodules.sampling.crops import SPLIT, draw
 
 LISTS = Path(__file__).parents[1] / "lists"
 WAYS = (
-    "a share such as 1/8 or a number of images (:2 after either draws another part), a published list such as unimatch:1/8, "
+    "a share such as 1/8 or a number of images (:2 after either draws another part), a "
+    "published list such as unimatch:1/8, "
     "or a text file of image names, one per line"
 )
 
@@ -34,7 +35,8 @@ def chosen(names: Sequence[str], words: str) -> list[int]:
         count = -(-len(names) * first // whole) if whole else first
         if not 1 <= count <= len(names):
             raise DataError(
-                f"data.labeled={words} is {count} of {len(names)} training images: take from 1 to {len(names)}"
+                f"data.labeled={words} is {count} of {len(names)} training images: take from 1 "
+                f"to {len(names)}"
             )
         return sorted(draw(number or 0, 0, SPLIT).permutation(len(names))[:count].tolist())
     if re.fullmatch(r"[a-z]\w*:\d+(/\d+)?", words):
@@ -43,7 +45,8 @@ def chosen(names: Sequence[str], words: str) -> list[int]:
 
 
 def published(names: Sequence[str], words: str) -> list[int]:
-    """The list of that name whose images these are: several data sets have one of the same words."""
+    """The list of that name whose images these are: several data sets have one of the same
+    words."""
     index, every = {name: number for number, name in enumerate(names)}, stored()
     if not (lists := {data: entries[words] for data, entries in every.items() if words in entries}):
         known = "; ".join(f"{data}: {', '.join(entries)}" for data, entries in every.items())
@@ -57,7 +60,8 @@ def published(names: Sequence[str], words: str) -> list[int]:
         if name not in index
     )
     raise DataError(
-        f"data.labeled={words} is a list for {' and '.join(lists)}, and these {len(names)} training images are not all of theirs: "
+        f"data.labeled={words} is a list for {' and '.join(lists)}, and these {len(names)} "
+        "training images are not all of theirs: "
         f"{absent} is missing; take the whole official training set, or a share such as 1/8"
     )
 
@@ -86,7 +90,8 @@ def listed(names: Sequence[str], file: Path) -> list[int]:
     index = {name: number for number, name in enumerate(names)}
     if unknown := [name for name in wanted if name not in index]:
         raise DataError(
-            f"{file} names {len(unknown)} images that the training set does not have ({unknown[0]}, ...), such as {names[0]}"
+            f"{file} names {len(unknown)} images that the training set does not have "
+            f"({unknown[0]}, ...), such as {names[0]}"
         )
     if not wanted:
         raise DataError(f"{file} names no image: write one per line, such as {names[0]}")

@@ -67,8 +67,9 @@ class Crops(Dataset[Sample | DataError]):
     """[(draw number, index)] -> a random crop; an error of the data is returned, for the main
     process to raise.
 
-    Without labels, the label says only where the crop shows no image: 255 there, 0 elsewhere. With spots, an index may be one of theirs.
-    With `label_maps`, a sample has a third member: what they make of the crop's label.
+    Without labels, the label says only where the crop shows no image: 255 there, 0 elsewhere. With
+    spots, an index may be one of theirs. With `label_maps`, a sample has a third member: what they
+    make of the crop's label.
     """
 
     def __init__(
@@ -188,7 +189,8 @@ def collate(samples: Sequence[Sample | DataError]) -> Sample | DataError:
     errors = [sample for sample in samples if isinstance(sample, DataError)]
     if errors:
         return errors[0]
-    # Pixels lie with their channels last, as decoders leave them: so a batch is copied three times as fast. Torch would start threads.
+    # Pixels lie with their channels last, as decoders leave them: so a batch is copied three times
+    # as fast. Torch would start threads.
     images = batch_of([sample[0].permute(1, 2, 0) for sample in samples])  # (B, h, w, 3)
     pair = images.permute(0, 3, 1, 2), batch_of([sample[1] for sample in samples])
     if len(samples[0]) == 2:

@@ -5,9 +5,9 @@ and the label at once. x points right, y up from the ground, z along the street.
 are drawn while placing, so a scene is the same at every size.
 
     materials, painter      textures; the camera and the brush
-    dice, street, lens      the first decisions: the street's layout, the camera's place and exposure
-    ground, placement       the ground, and where each thing stands on it
-    statics, vehicles, people       the things
+    dice, street, lens      the first decisions: the street's layout, the camera's place and
+    exposure ground, placement       the ground, and where each thing stands on it statics,
+    vehicles, people       the things
 """
 
 import numpy as np

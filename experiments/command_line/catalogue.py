@@ -189,16 +189,22 @@ def data_entry(name: str) -> dict[str, Any]:
         if each.__module__.startswith("datamodules") and "__init__" in vars(each):
             own |= options(each.__init__, skip=elsewhere)
     return {
-        "title": (inspect.getdoc(inspect.getmodule(kind)) or name).splitlines()[0],
+        "title": first_sentence(inspect.getmodule(kind)),
         "budget": plain(kind.budget),
         "options": own,
     }
 
 
+def first_sentence(module: types.ModuleType) -> str:
+    """The first paragraph of a module's docstring, in one line."""
+    paragraph = (inspect.getdoc(module) or module.__name__).partition("\n\n")[0]
+    return " ".join(paragraph.split())
+
+
 def semi_entry(name: str) -> dict[str, Any]:
     kind = semisup.method(name)
     return {
-        "title": inspect.getdoc(inspect.getmodule(kind)).splitlines()[0],
+        "title": first_sentence(inspect.getmodule(kind)),
         "options": options(kind.__init__, skip=("make",)),
     }
 

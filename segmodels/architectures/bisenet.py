@@ -1,9 +1,9 @@
 """BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation
 Yu, Wang, Peng, Gao, Yu, Sang. ECCV 2018. arXiv:1808.00897
 
-Segmentation wants detail and context, and a fast network can have both only apart: a shallow, wide Spatial Path keeps
-1/8 of the resolution, a deep, cheap Context Path sees far, and a Feature Fusion Module lets the sum of both select its
-own channels.
+Segmentation wants detail and context, and a fast network can have both only apart: a shallow, wide
+Spatial Path keeps 1/8 of the resolution, a deep, cheap Context Path sees far, and a Feature Fusion
+Module lets the sum of both select its own channels.
 
     image ─┬─ spatial path: 7x7/2, 3x3/2, 3x3/2, 1x1 ────────────────────────── 128 at 1/8 ─┐
            └─ backbone ─┬─ 1/16: ARM ──────────────────(+)─ up x2, 3x3 ─ 128 at 1/8 ────────┴─ FFM ─ head ─ logits at 1/8
@@ -11,27 +11,34 @@ own channels.
                              global pooling ┘    └ auxiliary 1 (1/16)
 
 Departures:
-- The paper does not state the crop, the number of iterations or how ResNet18 is pretrained; these are of the authors' code
-  (768x1536, 80k, ImageNet).
-- The spatial path has a fourth, 1x1 convolution and the context path a 3x3 convolution per level, as in the authors'
-  code; the paper's figure shows neither.
-- Xception39 starts from scratch, as in the authors' code; the paper pretrains it on ImageNet, and no such weights were released.
-- The paper counts 49.0M parameters for ResNet18 and 5.8M for Xception39; the authors' code has 13.2M and 1.8M, as here.
-- The "_speed" and "_accuracy" rows are the authors' later code line, which differs from the paper: OHEM, learning rate 0.01
-  with 10x outside the backbone (beside Xception39 in the fusion and the heads alone), decay 5e-4 sparing norms and biases,
-  one more scale.
-- Their sliding evaluation adds up probabilities over windows and scales, multiplies those of an image and of its mirror image, and pads
-  an image smaller than a window; here logits are averaged over windows, probabilities over scales and mirror images.
-- The code of the "_speed" rows is scored on labels of 96x192, an eighth of its input, where a thin thing is gone. No inference mode
-  does that: its figures are listed and set beside nothing, and these rows are judged on whole labels.
-- On CamVid and COCO-Stuff the paper's sizes were seen, 720x960 and 640x640, and its figures; not its number of steps there, nor
-  which release of COCO-Stuff it takes. The steps are BiSeNetV2's on both, a paper by the same authors.
-- "small_input" sees what "resnet18" sees, at 2/3 of its size; "thin_channels" has half of ResNet18's channels and starts from scratch,
-  since no such weights exist; "no_last_stage" reads both levels of the context path at 1/16. These three are ours and nobody published
-  a figure for them; of the ablations of ResNet18 none was seen. Those of Xception39 (tables 2 and 3) are here too: their full
-  network has 71.40 % there, more than table 6 says of it, under a protocol that was not seen.
-- Equation 1 is the softmax cross-entropy. Study notes on BiSeNet print it with the exponential of a sum where a sum of exponentials
-  belongs.
+- The paper does not state the crop, the number of iterations or how ResNet18 is pretrained; these
+  are of the authors' code (768x1536, 80k, ImageNet).
+- The spatial path has a fourth, 1x1 convolution and the context path a 3x3 convolution per level,
+  as in the authors' code; the paper's figure shows neither.
+- Xception39 starts from scratch, as in the authors' code; the paper pretrains it on ImageNet, and
+  no such weights were released.
+- The paper counts 49.0M parameters for ResNet18 and 5.8M for Xception39; the authors' code has
+  13.2M and 1.8M, as here.
+- The "_speed" and "_accuracy" rows are the authors' later code line, which differs from the paper:
+  OHEM, learning rate 0.01 with 10x outside the backbone (beside Xception39 in the fusion and the
+  heads alone), decay 5e-4 sparing norms and biases, one more scale.
+- Their sliding evaluation adds up probabilities over windows and scales, multiplies those of an
+  image and of its mirror image, and pads an image smaller than a window; here logits are averaged
+  over windows, probabilities over scales and mirror images.
+- The code of the "_speed" rows is scored on labels of 96x192, an eighth of its input, where a thin
+  thing is gone. No inference mode does that: its figures are listed and set beside nothing, and
+  these rows are judged on whole labels.
+- On CamVid and COCO-Stuff the paper's sizes were seen, 720x960 and 640x640, and its figures; not
+  its number of steps there, nor which release of COCO-Stuff it takes. The steps are BiSeNetV2's on
+  both, a paper by the same authors.
+- "small_input" sees what "resnet18" sees, at 2/3 of its size; "thin_channels" has half of
+  ResNet18's channels and starts from scratch, since no such weights exist; "no_last_stage" reads
+  both levels of the context path at 1/16. These three are ours and nobody published a figure for
+  them; of the ablations of ResNet18 none was seen. Those of Xception39 (tables 2 and 3) are here
+  too: their full network has 71.40 % there, more than table 6 says of it, under a protocol that was
+  not seen.
+- Equation 1 is the softmax cross-entropy. Study notes on BiSeNet print it with the exponential of a
+  sum where a sum of exponentials belongs.
 """
 
 from collections.abc import Mapping
@@ -104,7 +111,8 @@ class Xception39(nn.Module):
 
 
 class ContextPath(nn.Module):
-    """Backbone, ARMs and global pooling: context at strides 16 and 8, and at 4 if it ends there (section 3.2)."""
+    """Backbone, ARMs and global pooling: context at strides 16 and 8, and at 4 if it ends there
+    (section 3.2)."""
 
     def __init__(
         self,
@@ -161,14 +169,16 @@ def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
 
 
 class Paths(NamedTuple):
-    """What the main head reads, and the levels of context, of which the auxiliary heads read the first two."""
+    """What the main head reads, and the levels of context, of which the auxiliary heads read the
+    first two."""
 
     fused: Tensor  # (B, 256, H/8, W/8), or 128 channels without the FFM
     contexts: tuple[Tensor, ...]  # (B, 128, H/16, W/16), (B, 128, H/8, W/8), ...
 
 
 class BiSeNet(SegmentationModule):
-    """Spatial Path + Context Path -> FFM -> head at 1/8; two auxiliary heads on the context path in training."""
+    """Spatial Path + Context Path -> FFM -> head at 1/8; two auxiliary heads on the context path in
+    training."""
 
     align_corners = True
 
@@ -235,7 +245,8 @@ class BiSeNet(SegmentationModule):
         return load_encoder(self.encoder(), source, rename=rename)
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
-        """As in the authors' code: beside an Xception39, which starts from scratch, both paths learn at lr."""
+        """As in the authors' code: beside an Xception39, which starts from scratch, both paths
+        learn at lr."""
         in_paths = name.startswith(("context_path.", "spatial_path."))
         if in_paths and isinstance(self.encoder(), Xception39):
             return 1.0
@@ -299,7 +310,8 @@ def published(
 def speed(
     fps: float, size: tuple[int, int] = (768, 1536), source: str = TABLE
 ) -> tuple[PublishedSpeed, ...]:
-    """The paper's headline calls the input 2048x1024; the authors' code and PaddleSeg's table have 1536x768."""
+    """The paper's headline calls the input 2048x1024; the authors' code and PaddleSeg's table have
+    1536x768."""
     return (PublishedSpeed(fps, size, "Titan XP", source),)
 
 
@@ -326,7 +338,8 @@ XCEPTION39 = MAIN.but(
     published_speed=speed(105.8),
 )  # fmt: skip
 
-# The authors' code: "_speed" trains and tests at 3/4 of the size and supervises at 1/8, "_accuracy" crops 1024 and tests sliding.
+# The authors' code: "_speed" trains and tests at 3/4 of the size and supervises at 1/8, "_accuracy"
+# crops 1024 and tests sliding.
 EIGHTH = "768x1536, labels at 1/8"  # how its eval.py scores "_speed"
 SPEED = Experiment(
     BiSeNet, CODE, model={"backbone": "resnet18", "label_stride": 8},
@@ -338,7 +351,8 @@ ONE_SCALE, SEVERAL = "one scale (windows not stated)", "several scales and flip"
 
 
 def by_windows(code: tuple[float, float], paper: tuple[float, float]) -> tuple[Published, ...]:
-    """At one scale and at several, of the checkpoints that the code line released, and of the paper."""
+    """At one scale and at several, of the checkpoints that the code line released, and of the
+    paper."""
     lines = (
         (README, SLIDING, code[0]),
         (README, SCALES_AND_FLIP, code[1]),
@@ -395,7 +409,8 @@ EXPERIMENTS = {
     "no_global_pooling": MAIN.but(model={"global_pooling": False}),
     "no_auxiliary": MAIN.but(model={"auxiliary_weight": 0.0}),
     "half_auxiliary": MAIN.but(model={"auxiliary_weight": 0.5}),
-    # three ways of speeding a network up that the paper argues against (section 1): smaller input, thinner channels, last stage dropped
+    # three ways of speeding a network up that the paper argues against (section 1): smaller input,
+    # thinner channels, last stage dropped
     "small_input": MAIN.but(recipe={"crop": (512, 1024), "scales": (0.5, 2 / 3, 1.0, 7 / 6, 4 / 3), "inference": "resized:0.5"}),
     "thin_channels": MAIN.but(model={"backbone_width": 0.5}, starts_from=None),
     "no_last_stage": MAIN.but(model={"last_stage": False}),
@@ -422,7 +437,8 @@ EXPERIMENTS = {
     "xception39_cocostuff": on_coco_stuff(XCEPTION39, 22.8),
 }  # fmt: skip
 
-# --- released weights: the authors' TorchSeg (ycszen/TorchSeg), heads.0 and heads.1 being the auxiliary ones
+# --- released weights: the authors' TorchSeg (ycszen/TorchSeg), heads.0 and heads.1 being the
+# auxiliary ones
 
 RENAMES = (
     # Xception39's own

@@ -1,9 +1,10 @@
 """BiSeNet V2: Bilateral Network with Guided Aggregation for Real-time Semantic Segmentation
 Yu, Gao, Wang, Yu, Shen, Sang. IJCV 2021. arXiv:2004.02147
 
-Details need wide layers and few, semantics need many and can be narrow: two branches, each built for its own purpose and
-without pretraining. A Guided Aggregation lets each gate the other at its own resolution, and booster heads on the narrow
-branch, dropped after training, teach it what it could not learn alone.
+Details need wide layers and few, semantics need many and can be narrow: two branches, each built
+for its own purpose and without pretraining. A Guided Aggregation lets each gate the other at its
+own resolution, and booster heads on the narrow branch, dropped after training, teach it what it
+could not learn alone.
 
     image ─┬─ Detail Branch: 64 at 1/2, 64 at 1/4, 128 at 1/8 ────────────────────────────┐
            │                                                                              ├─ BGA ─ head ─ logits at 1/8
@@ -11,21 +12,26 @@ branch, dropped after training, teach it what it could not learn alone.
                                   └ booster 2     └ booster 3 └ booster 4  └ booster 5
 
 Departures:
-- The authors released no code. Where the figures show no ReLU (after the depthwise convolutions, the context embedding and the
-  aggregation) there is none here; both widely used re-implementations, which `ports` holds, have one: the row "activated".
-- The paper crops 1024x2048 and halves the crop: here the scales are halved and the crop is 512x1024, which sees the same. Which six
-  scales it takes between 0.75 and 2 is recalled, not seen again.
-- The width of the heads could not be read: 1024 for the main one and 128 for the boosters are those of the most used
-  re-implementation. The network then has 24.6 GMACs at 512x1024; the paper counts 21.15.
-- The Semantic Branch alone is enlarged to 1/8 before its head, so that all rows have the same head at the same size; at 1/32 its
-  logits could not tell what is smaller than 32 pixels.
-- OHEM's threshold (0.7) and its least share of pixels (1/16) are those of the authors' code for BiSeNet.
-- lambda narrows the first two stages of the Semantic Branch (their 64 and 128 become 16 and 32), as others read table 1.
-- What the large model's depth d repeats could not be read. Here it is the layers without stride, but for those at 1/2, which
-  comes nearest to the paper's cost: 121.7 GMACs against 118.51.
-- "wide" and "deep" are one half each of "large", "activated" is ours, "late_boosters" and "last_booster" name stages, and the
-  paper's tables 2 and 3a could not be looked at again, from which the other ablations are: no figure of
-  theirs was seen.
+- The authors released no code. Where the figures show no ReLU (after the depthwise convolutions,
+  the context embedding and the aggregation) there is none here; both widely used
+  re-implementations, which `ports` holds, have one: the row "activated".
+- The paper crops 1024x2048 and halves the crop: here the scales are halved and the crop is
+  512x1024, which sees the same. Which six scales it takes between 0.75 and 2 is recalled, not seen
+  again.
+- The width of the heads could not be read: 1024 for the main one and 128 for the boosters are those
+  of the most used re-implementation. The network then has 24.6 GMACs at 512x1024; the paper counts
+  21.15.
+- The Semantic Branch alone is enlarged to 1/8 before its head, so that all rows have the same head
+  at the same size; at 1/32 its logits could not tell what is smaller than 32 pixels.
+- OHEM's threshold (0.7) and its least share of pixels (1/16) are those of the authors' code for
+  BiSeNet.
+- lambda narrows the first two stages of the Semantic Branch (their 64 and 128 become 16 and 32), as
+  others read table 1.
+- What the large model's depth d repeats could not be read. Here it is the layers without stride,
+  but for those at 1/2, which comes nearest to the paper's cost: 121.7 GMACs against 118.51.
+- "wide" and "deep" are one half each of "large", "activated" is ours, "late_boosters" and
+  "last_booster" name stages, and the paper's tables 2 and 3a could not be looked at again, from
+  which the other ablations are: no figure of theirs was seen.
 """
 
 from typing import Literal, NamedTuple
@@ -43,7 +49,8 @@ from segmodels.recipe import Recipe
 
 
 class DetailBranch(nn.Sequential):
-    """Plain convolutions in three strides, without shortcuts: those would cost memory traffic at this size."""
+    """Plain convolutions in three strides, without shortcuts: those would cost memory traffic at
+    this size."""
 
     def __init__(self, alpha: float, depth: int) -> None:
         stages, inside = [], 3
@@ -86,7 +93,8 @@ class ContextEmbedding(nn.Module):
 
 
 class GatherExpansion(nn.Module):
-    """Gather by a full 3x3, expand by a depthwise one to six times the channels, project back (figure 5)."""
+    """Gather by a full 3x3, expand by a depthwise one to six times the channels, project back
+    (figure 5)."""
 
     def __init__(self, inside: int, outside: int, stride: int = 1) -> None:
         super().__init__()
@@ -106,7 +114,8 @@ class GatherExpansion(nn.Module):
 
 
 class SemanticBranch(nn.Module):
-    """image -> features at strides 4, 8, 16, 32 for the boosters, and the last with its context (table 1)."""
+    """image -> features at strides 4, 8, 16, 32 for the boosters, and the last with its context
+    (table 1)."""
 
     def __init__(self, alpha: float, depth: int, ratio: float) -> None:
         super().__init__()
@@ -136,7 +145,8 @@ def separable(width: int) -> nn.Sequential:
 
 
 class Aggregation(nn.Module):
-    """Detail (1/8) and semantics (1/32) to one map at 1/8; the last convolution is common to all kinds."""
+    """Detail (1/8) and semantics (1/32) to one map at 1/8; the last convolution is common to all
+    kinds."""
 
     def resized(self, x: Tensor, like: Tensor) -> Tensor:
         return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
@@ -195,7 +205,8 @@ class Branches(NamedTuple):
 
 
 class BiSeNetV2(SegmentationModule):
-    """Detail Branch + Semantic Branch -> aggregation -> head at 1/8; booster heads on the semantic stages in training."""
+    """Detail Branch + Semantic Branch -> aggregation -> head at 1/8; booster heads on the semantic
+    stages in training."""
 
     def __init__(
         self,
@@ -214,7 +225,8 @@ class BiSeNetV2(SegmentationModule):
         super().__init__(num_classes)
         if set(boosters) - {2, 3, 4, 5}:
             raise ValueError(
-                f"boosters={tuple(boosters)}; one stands after stage 2, 3, 4 or 5: boosters=(4, 5), or () for none"
+                f"boosters={tuple(boosters)}; one stands after stage 2, 3, 4 or 5: "
+                "boosters=(4, 5), or () for none"
             )
         if min(alpha, alpha * semantic_ratio) < 2 / 64:
             raise ValueError(
@@ -261,7 +273,8 @@ class BiSeNetV2(SegmentationModule):
 
 
 def activate(network: BiSeNetV2) -> None:
-    """The ReLUs that the figures do not show and the re-implementations have; the context embedding gets a norm with it."""
+    """The ReLUs that the figures do not show and the re-implementations have; the context embedding
+    gets a norm with it."""
     for block in network.modules():
         if isinstance(block, GatherExpansion):
             block.expand.append(nn.ReLU(inplace=True))

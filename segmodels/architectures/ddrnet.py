@@ -1,9 +1,9 @@
 """DDRNet: Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of Road Scenes
 Hong, Pan, Sun, Jia. 2021 (IEEE T-ITS 2023). arXiv:2101.06085
 
-After 1/8 the network divides in two: one branch keeps that resolution to the end, the other goes down to 1/64 for context.
-They tell each other what they see after every stage (bilateral fusion), and a pyramid of pools (DAPPM) at 1/64 is so small
-that it costs next to nothing.
+After 1/8 the network divides in two: one branch keeps that resolution to the end, the other goes
+down to 1/64 for context. They tell each other what they see after every stage (bilateral fusion),
+and a pyramid of pools (DAPPM) at 1/64 is so small that it costs next to nothing.
 
     image -> stem 1/4 -> 1/8 ─┬─ high: 1/8 ─(+)─┬─ 1/8 ─(+)─ 1/8, x2 channels ──────────(+)─ head ─ logits at 1/8
                               │            ↑ ↓  └ auxiliary    ↑ ↓                           │
@@ -11,23 +11,31 @@ that it costs next to nothing.
     ↑ 1x1, up (to_high)    ↓ 3x3 of stride 2, once or twice (to_low)    23: one fusion at 1/16; 39: two
 
 Departures:
-- The authors published networks and weights but no training code; they name HRNet's trainer. The criterion is HRNet's: mining
-  on the main output, a plain loss divided by all pixels, ignored ones too, on the auxiliary one.
-- HRNet's trainer sets the learning rate one step late; here step k runs at the value of k. It pads small images with black, as here,
-  but never above them; here they stand anywhere in the crop.
-- The authors' README asks for "class balance sample" and does not say how: here it is NVIDIA's class-uniform sampling at its default
-  (class_uniform_pct of train.py in NVIDIA/semantic-segmentation), half of an epoch. HRNet's trainer samples evenly, and its maintainers
-  call its class weights "class balance" (issue 91 of HRNet/HRNet-Semantic-Segmentation): those are here as well.
-- The ImageNet weights are the authors' alone (timm has none): their file is given as such, and renamed like the classifiers below.
-- The fixed class weights of Cityscapes come with that data set's budget, since they mean nothing on other classes.
+- The authors published networks and weights but no training code; they name HRNet's trainer. The
+  criterion is HRNet's: mining on the main output, a plain loss divided by all pixels, ignored ones
+  too, on the auxiliary one.
+- HRNet's trainer sets the learning rate one step late; here step k runs at the value of k. It pads
+  small images with black, as here, but never above them; here they stand anywhere in the crop.
+- The authors' README asks for "class balance sample" and does not say how: here it is NVIDIA's
+  class-uniform sampling at its default (class_uniform_pct of train.py in
+  NVIDIA/semantic-segmentation), half of an epoch. HRNet's trainer samples evenly, and its
+  maintainers call its class weights "class balance" (issue 91 of
+  HRNet/HRNet-Semantic-Segmentation): those are here as well.
+- The ImageNet weights are the authors' alone (timm has none): their file is given as such, and
+  renamed like the classifiers below.
+- The fixed class weights of Cityscapes come with that data set's budget, since they mean nothing on
+  other classes.
 - Mining keeps at least a share of the pixels: 1/48 is the usual 131072 of 6 crops of 1024x1024 on
   a device.
-- "ppm" pools to 1, 2, 3 and 6, a quarter of the channels each; "none" is a 1x1. These widths are ours, and of the ablations no
-  figure was seen. "three_branches" and "four_branches" leave out DAPPM's largest pools, as we read the paper's remark that their
-  number can be adjusted; nobody published a figure.
-- Of CamVid the size and the figures were seen, not the recipe: "23_slim_camvid" and "23_camvid" have PIDNet's, which comes from
-  the same trainer, on the training images alone. The second one's figure is of a network that started from Cityscapes.
-- Study notes on DDRNet call it a paper of CVPR 2021; it was on arXiv in that year, and came out in IEEE T-ITS.
+- "ppm" pools to 1, 2, 3 and 6, a quarter of the channels each; "none" is a 1x1. These widths are
+  ours, and of the ablations no figure was seen. "three_branches" and "four_branches" leave out
+  DAPPM's largest pools, as we read the paper's remark that their number can be adjusted; nobody
+  published a figure.
+- Of CamVid the size and the figures were seen, not the recipe: "23_slim_camvid" and "23_camvid"
+  have PIDNet's, which comes from the same trainer, on the training images alone. The second one's
+  figure is of a network that started from Cityscapes.
+- Study notes on DDRNet call it a paper of CVPR 2021; it was on arXiv in that year, and came out in
+  IEEE T-ITS.
 """
 
 import re
@@ -137,7 +145,8 @@ class DualResolution(nn.Module):
 
 
 class PPM(nn.Module):
-    """PSPNet's pyramid, which DAPPM is compared with: four grids, side by side, no 3x3 behind them."""
+    """PSPNet's pyramid, which DAPPM is compared with: four grids, side by side, no 3x3 behind
+    them."""
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
@@ -165,7 +174,8 @@ CONTEXTS = {
 
 
 class DDRNet(SegmentationModule):
-    """Two branches -> DAPPM on the low one -> sum -> head at 1/8; an auxiliary head on the high branch of stage 3 in training."""
+    """Two branches -> DAPPM on the low one -> sum -> head at 1/8; an auxiliary head on the high
+    branch of stage 3 in training."""
 
     multiple = 8
 
@@ -226,7 +236,8 @@ class DDRNet(SegmentationModule):
 
 
 class Classifier(nn.Module):
-    """The backbone as it is pretrained on ImageNet: the last stage keeps 1/32, the high branch comes down to it."""
+    """The backbone as it is pretrained on ImageNet: the last stage keeps 1/32, the high branch
+    comes down to it."""
 
     def __init__(self, num_classes: int = 1000, variant: str = "23_slim") -> None:
         super().__init__()
@@ -326,7 +337,8 @@ EXPERIMENTS = {
     ),
 }
 
-# --- released weights: the authors' (ydhongHIT/DDRNet); layer3 is layer3_1 and layer3_2 in 39, a name ending in _ is the high branch's
+# --- released weights: the authors' (ydhongHIT/DDRNet); layer3 is layer3_1 and layer3_2 in 39, a
+# name ending in _ is the high branch's
 
 
 def exchanged(match: re.Match[str]) -> str:
@@ -362,6 +374,7 @@ RELEASED = {
 
 
 def backbone_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The part of an ImageNet classifier that segmentation starts from, under the backbone's names."""
+    """The part of an ImageNet classifier that segmentation starts from, under the backbone's
+    names."""
     renamed = RELEASED["ddrnet23_slim_imagenet"].renamed(state)
     return {name.removeprefix("backbone."): tensor for name, tensor in renamed.items()}

@@ -58,7 +58,8 @@ Backbone = Literal["xception65", "resnet50", "resnet101"]
 # --- Modified Aligned Xception with 65 layers (section 3.2), with timm's parameter names
 
 # Chollet's Xception (arXiv:1610.02357) was made deeper by MSRA and changed once more for dense
-# prediction: strided separable convolutions stand where its max poolings were, so that stride can be
+# prediction: strided separable convolutions stand where its max poolings were, so that stride can
+# be
 # traded for dilation, and a norm follows every depthwise convolution.
 
 EPSILON = 1e-3  # of all norms, as in the authors' code

@@ -1,11 +1,13 @@
 """EMANet: Expectation-Maximization Attention Networks for Semantic Segmentation
 Li, Zhong, Wu, Yang, Lin, Liu. ICCV 2019. arXiv:1907.13426
 
-Attention between all pairs of N pixels is costly and, since an image holds few things, redundant. Here every pixel attends
-to K << N bases instead, and the bases are found per image by a few steps of expectation-maximization: pixels are shared out
-among the bases (E), each base becomes the mean of its pixels (M), and the pixels are made up again from the bases.
+Attention between all pairs of N pixels is costly and, since an image holds few things, redundant.
+Here every pixel attends to K << N bases instead, and the bases are found per image by a few steps
+of expectation-maximization: pixels are shared out among the bases (E), each base becomes the mean
+of its pixels (M), and the pixels are made up again from the bases.
 
-    image -> ResNet, dilated to 1/8 -> 3x3 -> EMA unit -> 3x3, dropout, 1x1 -> logits at 1/8 -> bilinear
+    image -> ResNet, dilated to 1/8 -> 3x3 -> EMA unit -> 3x3, dropout, 1x1 -> logits at 1/8 ->
+    bilinear
 
     EMA unit:  x ─┬─ 1x1 ─ X ─┬─────────────────┐                                                  ┌─ kept for the next images:
                   │           E: Z = softmax(λ X μ')  <─── μ, T times ───>  M: μ = normalized(Z' X) ┘  a moving average of μ
@@ -17,23 +19,29 @@ among the bases (E), each base becomes the mean of its pixels (M), and the pixel
     reconstruction   x~[n]   = sum over k of z[n, k] μ[k]
 
 Departures:
-- Equation 6 of the notes that this project comes from is misprinted: a sum is missing. The three equations above are written
-  out: a base is a mean over the pixels, so its numerator and its denominator are both summed, as in the authors' code. The notes
-  also print their equation 3, of the non-local mean, in the place of the E step's and the M step's results, and call the
+- Equation 6 of the notes that this project comes from is misprinted: a sum is missing. The three
+  equations above are written out: a base is a mean over the pixels, so its numerator and its
+  denominator are both summed, as in the authors' code. The notes also print their equation 3, of
+  the non-local mean, in the place of the E step's and the M step's results, and call the
   reconstruction an update of the bases.
-- The M step adds 1e-6 to what it divides by, and so does the l2 norm, as in the authors' code. What is kept of the bases is an
-  average of unit vectors and not of unit length itself, as there.
-- The E and M steps run outside the gradient in training, as in the authors' code. Hence the first 1x1 of the unit is never
-  trained: it stays as it was initialized.
-- The paper trains for PASCAL VOC, Context and COCO-Stuff; its recipe is taken to Cityscapes as it is. The authors' Cityscapes
-  figures name only OHEM; the threshold (0.7) and the share (1/16) are common ones, the rest of that recipe is the paper's.
+- The M step adds 1e-6 to what it divides by, and so does the l2 norm, as in the authors' code. What
+  is kept of the bases is an average of unit vectors and not of unit length itself, as there.
+- The E and M steps run outside the gradient in training, as in the authors' code. Hence the first
+  1x1 of the unit is never trained: it stays as it was initialized.
+- The paper trains for PASCAL VOC, Context and COCO-Stuff; its recipe is taken to Cityscapes as it
+  is. The authors' Cityscapes figures name only OHEM; the threshold (0.7) and the share (1/16) are
+  common ones, the rest of that recipe is the paper's.
 - Of ResNet50 with 256 channels and of the ablations no figure stands here.
-- The loss is averaged over all pixels, ignored ones too, as in the authors' code: crops with little label count for little.
-- The rate follows the poly curve at every step; the authors' code moves it every tenth step, the last time to zero.
+- The loss is averaged over all pixels, ignored ones too, as in the authors' code: crops with little
+  label count for little.
+- The rate follows the poly curve at every step; the authors' code moves it every tenth step, the
+  last time to zero.
 - ImageNet weights are timm's of the same network; the authors' own cannot be fetched by name.
 - The authors' evaluation pads images to 8 k + 1 pixels; here they stay as they are.
-- The inner-product kernel may be negative, which a share cannot be: here such products count as zero.
-- The paper's numbers of parameters (4.87M and 10.0M over its ResNet-101) are those of the 3x3 in front, the unit and its bases.
+- The inner-product kernel may be negative, which a share cannot be: here such products count as
+  zero.
+- The paper's numbers of parameters (4.87M and 10.0M over its ResNet-101) are those of the 3x3 in
+  front, the unit and its bases.
 """
 
 from contextlib import nullcontext
@@ -60,7 +68,8 @@ Maintenance = Literal["moving_average", "backpropagation", "fixed"]
 def expectation(
     x: Tensor, bases: Tensor, kernel: Kernel = "exponential", lambda_: float = 1.0
 ) -> Tensor:
-    """E step: how much of each pixel every base answers for. On bases of one length, "gaussian" and "exponential" are the same."""
+    """E step: how much of each pixel every base answers for. On bases of one length, "gaussian" and
+    "exponential" are the same."""
     products = x.transpose(1, 2) @ bases
     if kernel == "inner":
         products = products.relu()
@@ -113,7 +122,8 @@ class EMAUnit(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 1)
         self.conv2 = conv_bn(channels, channels, 1)
         initialize(self)
-        # No buffers: DistributedDataParallel would overwrite them with those of rank 0 before every pass.
+        # No buffers: DistributedDataParallel would overwrite them with those of rank 0 before every
+        # pass.
         self.seen: Tensor | None = (
             None  # the sum of the final bases of the images since the last step
         )
@@ -146,7 +156,8 @@ class EMAUnit(nn.Module):
 
     @torch.no_grad()
     def keep(self) -> None:
-        """The bases move towards the mean over all images of the step, its micro-batches and ranks."""
+        """The bases move towards the mean over all images of the step, its micro-batches and
+        ranks."""
         if self.seen is None:
             return
         totals = torch.cat([self.seen.flatten(), self.seen.new_full((1,), self.images)])
@@ -154,7 +165,8 @@ class EMAUnit(nn.Module):
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(totals)
         mean = (totals[:-1] / totals[-1]).view_as(self.bases)
-        # A step that overflowed in half precision is skipped by the optimizer; it may not spoil the bases either.
+        # A step that overflowed in half precision is skipped by the optimizer; it may not spoil the
+        # bases either.
         self.bases.copy_(torch.where(mean.isfinite().all(), self.blended(mean), self.bases))
 
     def blended(self, mean: Tensor) -> Tensor:
@@ -168,7 +180,8 @@ class EMANet(SegmentationModule):
     """Dilated ResNet -> 3x3 -> EMA unit -> head at 1/8."""
 
     align_corners = True
-    # Bases and attention maps are computed outside the gradient, and nothing else comes from this layer.
+    # Bases and attention maps are computed outside the gradient, and nothing else comes from this
+    # layer.
     without_gradient = ("unit.conv1.weight", "unit.conv1.bias")
 
     def __init__(
@@ -187,7 +200,8 @@ class EMANet(SegmentationModule):
         """`channels` and `bases` are the paper's C and K, both numbers of iterations its T."""
         if min(train_iterations, eval_iterations) < 1:
             raise ValueError(
-                f"{train_iterations} iterations in training and {eval_iterations} in evaluation; both must be at least 1"
+                f"{train_iterations} iterations in training and {eval_iterations} in "
+                "evaluation; both must be at least 1"
             )
         super().__init__(num_classes)
         self.backbone = ResNet(depth, output_stride=8, stem=(64, 64, 128), multi_grid=(1, 2, 4))
@@ -221,7 +235,8 @@ class EMANet(SegmentationModule):
         return self.classifier(self.unit(self.reduction(features[-1])))
 
     def attention_maps(self, image: Tensor) -> Tensor:
-        """Z as K pictures per image, (B, K, h, w): the share of each pixel that each base answers for; they sum to 1 over K."""
+        """Z as K pictures per image, (B, K, h, w): the share of each pixel that each base answers
+        for; they sum to 1 over K."""
         x = self.reduction(self.backbone(self.padded(self.normalized(image)))[-1])
         z, _ = self.unit.attended(x)
         return z.transpose(1, 2).unflatten(2, x.shape[2:])
@@ -295,14 +310,16 @@ EXPERIMENTS = {
         ),
     ),
     # ablations. The table of iterations is one sweep over MAIN:
-    # model.train_iterations=1 ... 8 for eight networks, model.eval_iterations=1 ... 8 for each of them.
+    # model.train_iterations=1 ... 8 for eight networks, model.eval_iterations=1 ... 8 for each of
+    # them.
     "one_iteration": MAIN.but(model={"train_iterations": 1, "eval_iterations": 1}),
     "five_iterations": MAIN.but(model={"train_iterations": 5, "eval_iterations": 5}),
     "bases_32": MAIN.but(model={"bases": 32}),
     "bases_128": MAIN.but(model={"bases": 128}),
     "lambda_half": MAIN.but(model={"lambda_": 0.5}),
     "lambda_2": MAIN.but(model={"lambda_": 2.0}),
-    "gaussian_kernel": MAIN.but(model={"kernel": "gaussian", "normalization": "none"}),  # EM of a Gaussian mixture
+    # EM of a Gaussian mixture
+    "gaussian_kernel": MAIN.but(model={"kernel": "gaussian", "normalization": "none"}),
     "inner_kernel": MAIN.but(model={"kernel": "inner"}),
     "fixed_bases": MAIN.but(model={"maintenance": "fixed"}),
     "trained_bases": MAIN.but(model={"maintenance": "backpropagation"}),

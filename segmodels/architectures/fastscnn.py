@@ -1,24 +1,29 @@
 """Fast-SCNN: Fast Semantic Segmentation Network
 Poudel, Liwicki, Cipolla. BMVC 2019. arXiv:1902.04502
 
-Two-branch networks compute edges and corners twice, once per branch, though every network's first layers find the same ones. Fast-SCNN
-computes them once: three strided layers learn to downsample, and their output is both the detail branch and the input of the deep one.
-Depthwise separable convolutions throughout leave 1.1M parameters, few enough that ImageNet pretraining brings nothing.
+Two-branch networks compute edges and corners twice, once per branch, though every network's first
+layers find the same ones. Fast-SCNN computes them once: three strided layers learn to downsample,
+and their output is both the detail branch and the input of the deep one. Depthwise separable
+convolutions throughout leave 1.1M parameters, few enough that ImageNet pretraining brings nothing.
 
     image -> learning to downsample ─┬─ 64 at 1/8: 1x1 ────────────────────────────────────────(+)─ two 3x3, 1x1 -> logits at 1/8
              (3x3/2 three times)     ├─ global features: bottlenecks to 1/32, PPM ─┬─ up x4, 3x3, 1x1 ┘
                                      └ auxiliary 1 (1/8)                            └ auxiliary 2 (1/32)
 
 Departures:
-- No code was released. Widths, strides and repetitions are those of the paper's table 1; bins of the pyramid pooling (1, 2, 3, 6, a
-  quarter of the channels each) are PSPNet's; auxiliary heads (3x3 to 32 channels, 1x1) are those of the common ports.
-- The paper's section 4.1 does not say how large a crop is, how strong the noise of its color channels and the brightness are, and how
-  much is dropped: the full image, brightness, contrast and saturation by up to a half, and 0.1 (Tramac/Fast-SCNN-pytorch's; rachthree's
-  has 0.3) here. Norms and biases are spared from decay as well.
-- The authors' score on test, 68.0, is of a network that saw the coarse labels of Cityscapes too (`data.training=fine+coarse`).
+- No code was released. Widths, strides and repetitions are those of the paper's table 1; bins of
+  the pyramid pooling (1, 2, 3, 6, a quarter of the channels each) are PSPNet's; auxiliary heads
+  (3x3 to 32 channels, 1x1) are those of the common ports.
+- The paper's section 4.1 does not say how large a crop is, how strong the noise of its color
+  channels and the brightness are, and how much is dropped: the full image, brightness, contrast and
+  saturation by up to a half, and 0.1 (Tramac/Fast-SCNN-pytorch's; rachthree's has 0.3) here. Norms
+  and biases are spared from decay as well.
+- The authors' score on test, 68.0, is of a network that saw the coarse labels of Cityscapes too
+  (`data.training=fine+coarse`).
 - The paper counts 1.11M parameters; the network as its tables describe it has 1.14M.
-- "half" and "quarter" are trained at their size; the paper only evaluates there, or does not say. No figure was published for them,
-  nor for the ablations but that of the skip, which the paper takes out of a trained network.
+- "half" and "quarter" are trained at their size; the paper only evaluates there, or does not say.
+  No figure was published for them, nor for the ablations but that of the skip, which the paper
+  takes out of a trained network.
 """
 
 from typing import NamedTuple
@@ -47,7 +52,8 @@ def separable(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
 
 
 def learning_to_downsample() -> nn.Sequential:
-    """Three strides to 1/8; the first is an ordinary convolution, since an image has only three channels (section 3.2.1)."""
+    """Three strides to 1/8; the first is an ordinary convolution, since an image has only three
+    channels (section 3.2.1)."""
     return nn.Sequential(conv_bn_relu(3, 32, 3, 2), separable(32, 48, 2), separable(48, 64, 2))
 
 
@@ -97,7 +103,8 @@ def global_feature_extractor(ppm: bool) -> nn.Sequential:
 
 
 class FeatureFusion(nn.Module):
-    """Table 3: the deep map, enlarged by 4 and smoothed by a convolution as widely dilated, plus the detail map."""
+    """Table 3: the deep map, enlarged by 4 and smoothed by a convolution as widely dilated, plus
+    the detail map."""
 
     def __init__(self, skip: bool) -> None:
         super().__init__()
@@ -127,7 +134,8 @@ class Branches(NamedTuple):
 
 
 class FastSCNN(SegmentationModule):
-    """Shared downsampling -> global features -> fusion with the shared map -> classifier at 1/8; two auxiliary heads in training."""
+    """Shared downsampling -> global features -> fusion with the shared map -> classifier at 1/8;
+    two auxiliary heads in training."""
 
     def __init__(
         self,
@@ -137,7 +145,8 @@ class FastSCNN(SegmentationModule):
         ppm: bool = True,
         auxiliary_weight: float = 0.4,
     ) -> None:
-        """skip=False classifies the deep map alone; shared=False gives the detail branch a downsampling of its own."""
+        """skip=False classifies the deep map alone; shared=False gives the detail branch a
+        downsampling of its own."""
         super().__init__(num_classes)
         self.auxiliary_weight = auxiliary_weight
         self.downsample = learning_to_downsample()
@@ -209,7 +218,8 @@ MAIN = Experiment(
 
 EXPERIMENTS = {
     "fastscnn": MAIN,
-    # ablations, each without one part of MAIN; the paper only sets the skip of a trained network to zero (section 4.3)
+    # ablations, each without one part of MAIN; the paper only sets the skip of a trained network to
+    # zero (section 4.3)
     "no_skip": MAIN.but(model={"skip": False}),
     "separate_downsampling": MAIN.but(model={"shared": False}),
     "no_ppm": MAIN.but(model={"ppm": False}),

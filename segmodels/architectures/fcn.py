@@ -1,19 +1,21 @@
 """FCN: Fully Convolutional Networks for Semantic Segmentation
 Long, Shelhamer, Darrell. CVPR 2015. arXiv:1411.4038
 
-A classifier becomes a segmenter when its fully connected layers are read as convolutions: every position of the last
-feature map votes for its own class, and upsampling brings the votes back to the image.
+A classifier becomes a segmenter when its fully connected layers are read as convolutions: every
+position of the last feature map votes for its own class, and upsampling brings the votes back to
+the image.
 
     image -> ResNet, dilated to 1/8 ─┬─ layer 4 -> 3x3, dropout, 1x1 -> logits at 1/8 -> bilinear
                                      └─ layer 3 -> the same head: auxiliary, in training
 
 Departures:
-- The paper's networks are VGG16 with skips from pool3 and pool4. These rows are what "FCN" has meant since: a dilated
-  ResNet and one head, layer by layer torchvision's.
-- The paper has no Cityscapes run; the recipe is mmsegmentation's, by which dilated networks are commonly compared there (SGD
-  0.01, 40k iterations of 8 crops of 512x1024), but colors are not disturbed and the loss is torchvision's: a mean over labeled
-  pixels. torchvision's published figures are for COCO images with the 21 PASCAL VOC classes; nobody published any for these rows
-  on Cityscapes, nor any without the auxiliary head.
+- The paper's networks are VGG16 with skips from pool3 and pool4. These rows are what "FCN" has
+  meant since: a dilated ResNet and one head, layer by layer torchvision's.
+- The paper has no Cityscapes run; the recipe is mmsegmentation's, by which dilated networks are
+  commonly compared there (SGD 0.01, 40k iterations of 8 crops of 512x1024), but colors are not
+  disturbed and the loss is torchvision's: a mean over labeled pixels. torchvision's published
+  figures are for COCO images with the 21 PASCAL VOC classes; nobody published any for these rows on
+  Cityscapes, nor any without the auxiliary head.
 - The auxiliary head and its weight 0.5 are torchvision's; the paper trains one loss.
 """
 

@@ -1,23 +1,30 @@
 """Non-local Neural Networks
 Wang, Girshick, Gupta, He. CVPR 2018. arXiv:1711.07971
 
-A convolution sees its neighborhood, and many of them in a row see far only in theory. A non-local block is one layer in
-which every position looks at every other one: it adds a mean over all positions, weighted by how alike both are.
+A convolution sees its neighborhood, and many of them in a row see far only in theory. A non-local
+block is one layer in which every position looks at every other one: it adds a mean over all
+positions, weighted by how alike both are.
 
-    image -> ResNet, dilated to 1/8 -> 3x3 -> non-local block -> 3x3, joined with its input by a 3x3, dropout, 1x1 -> logits at 1/8
+    image -> ResNet, dilated to 1/8 -> 3x3 -> non-local block -> 3x3, joined with its input by a
+    3x3, dropout, 1x1 -> logits at 1/8
 
     y[i] = sum over j of w[i, j] g(x[j]);   out[i] = x[i] + W y[i]
     embedded Gaussian   w[i, j] = softmax over j of theta(x[i]) . phi(x[j])
     dot product         w[i, j] = theta(x[i]) . phi(x[j]) / N
-    disentangled        w[i, j] = softmax over j of (theta(x[i]) - mean) . (phi(x[j]) - mean) / temperature
-                                + softmax over j of m(x[j])           (Yin et al., ECCV 2020. arXiv:2006.06668)
+    disentangled        w[i, j] = softmax over j of (theta(x[i]) - mean) . (phi(x[j]) - mean) /
+    temperature
+                                + softmax over j of m(x[j])           (Yin et al., ECCV 2020.
+                                arXiv:2006.06668)
 
 Departures:
-- The paper is about videos and detection and has no figure for segmentation. What stands around its block, the auxiliary head and the
-  recipe are mmsegmentation's, whose heads these networks are; but colors are not disturbed here. Its figures stand with its weights.
-- Products are divided by the square root of the number of channels, and the temperature is 0.05, as there.
-- The Gaussian of x itself and the concatenation are not here, nor is the pooling in front of phi and g: the weights are N x N, 4 GiB
-  for a whole image of Cityscapes. "slide:512x1024" takes a sixteenth of it.
+- The paper is about videos and detection and has no figure for segmentation. What stands around its
+  block, the auxiliary head and the recipe are mmsegmentation's, whose heads these networks are; but
+  colors are not disturbed here. Its figures stand with its weights.
+- Products are divided by the square root of the number of channels, and the temperature is 0.05, as
+  there.
+- The Gaussian of x itself and the concatenation are not here, nor is the pooling in front of phi
+  and g: the weights are N x N, 4 GiB for a whole image of Cityscapes. "slide:512x1024" takes a
+  sixteenth of it.
 """
 
 from typing import Literal
@@ -67,7 +74,8 @@ class DotProduct(NonLocal):
 
 
 class Disentangled(NonLocal):
-    """What a pair has in common beyond the means, and what every position looks at (arXiv:2006.06668)."""
+    """What a pair has in common beyond the means, and what every position looks at
+    (arXiv:2006.06668)."""
 
     temperature = 0.05
 

@@ -1,8 +1,9 @@
 """PIDNet: A Real-time Semantic Segmentation Network Inspired by PID Controllers
 Xu, Xiong, Bhattacharyya. CVPR 2023. arXiv:2206.02066
 
-A network of two branches is a PI controller: where context is added to detail it overshoots, and thin things drown in what
-surrounds them. A third branch, the derivative, finds boundaries, and decides per pixel which of the other two is to be believed.
+A network of two branches is a PI controller: where context is added to detail it overshoots, and
+thin things drown in what surrounds them. A third branch, the derivative, finds boundaries, and
+decides per pixel which of the other two is to be believed.
 
     image -> stem 1/4 -> 1/8 ─┬─ P: 1/8 ── Pag ─┬─ 1/8 ── Pag ── 1/8 ────────────────────┐
                               │             ↑   └ auxiliary  ↑                           │
@@ -11,16 +12,21 @@ surrounds them. A third branch, the derivative, finds boundaries, and decides pe
                               └─ D: 1/8 ───(+)─── 1/8 ──────(+)─┬─ 1/8 ── sigmoid ───────┘
                                                                 └ boundary
 Departures:
-- The boundary label is made out of the crop, on the device, as the authors make it out of the whole image before it is scaled (Canny on
-  label numbers, a frame of 6 pixels left out, dilated by 4x4). So the frame is the crop's, boundaries are as wide at every scale, and
-  where an image was padded to a crop, its border counts as one.
-- Where no pixel is near a boundary (or none is labeled) the authors' code fails; here that term is 0.
-- The paper counts 34.4M parameters and 197.4G operations for M; the authors' code has 28.5M and 177.3G, as here.
-- The authors set the learning rate one step late; here step k runs at the value of k. They pad small images with black, as here, but
-  never above them; here they stand anywhere in the crop.
+- The boundary label is made out of the crop, on the device, as the authors make it out of the whole
+  image before it is scaled (Canny on label numbers, a frame of 6 pixels left out, dilated by 4x4).
+  So the frame is the crop's, boundaries are as wide at every scale, and where an image was padded
+  to a crop, its border counts as one.
+- Where no pixel is near a boundary (or none is labeled) the authors' code fails; here that term is
+  0.
+- The paper counts 34.4M parameters and 197.4G operations for M; the authors' code has 28.5M and
+  177.3G, as here.
+- The authors set the learning rate one step late; here step k runs at the value of k. They pad
+  small images with black, as here, but never above them; here they stand anywhere in the crop.
 - Of the ablations no figure was seen.
-- The authors' ImageNet weights (timm has none) are given as a file; what a classifier has no use for (Pag, D branch) may be missing in it.
-- The fixed class weights of Cityscapes come with that data set's budget, since they mean nothing on other classes.
+- The authors' ImageNet weights (timm has none) are given as a file; what a classifier has no use
+  for (Pag, D branch) may be missing in it.
+- The fixed class weights of Cityscapes come with that data set's budget, since they mean nothing on
+  other classes.
 - Mining keeps at least a share of the pixels: 1/48 is the authors' 131072 of 6 crops of 1024x1024
   on a device.
 """
@@ -60,7 +66,8 @@ from segmodels.recipe import Recipe
 
 
 def canny(label: Tensor) -> Tensor:
-    """(B, H, W) bool: OpenCV's Canny on label numbers at thresholds below 1, that is every local maximum of the gradient."""
+    """(B, H, W) bool: OpenCV's Canny on label numbers at thresholds below 1, that is every local
+    maximum of the gradient."""
     x = F.pad(label[:, None].float(), (1, 1, 1, 1), mode="replicate")[:, 0].int()
     across, down = x[..., 2:] - x[..., :-2], x[:, 2:] - x[:, :-2]
     dx = across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:]
@@ -105,7 +112,8 @@ def boundaries(label: Tensor, frame: int = 6) -> Tensor:
 
 
 def balanced_bce(logits: Tensor, edges: Tensor) -> Tensor:
-    """Both kinds of pixels weigh the same in sum; 0 where there are no edges. Divided by all pixels of the batch."""
+    """Both kinds of pixels weigh the same in sum; 0 where there are no edges. Divided by all pixels
+    of the batch."""
     # 1 - edges.mean() would lose its digits where nearly all pixels are edges
     weight = torch.where(edges > 0, (1 - edges).mean(), edges.mean())
     return F.binary_cross_entropy_with_logits(logits, edges, weight)
@@ -115,7 +123,8 @@ def balanced_bce(logits: Tensor, edges: Tensor) -> Tensor:
 
 
 class Pag(nn.Module):
-    """Pixel-attention guidance: the more alike both vectors of a pixel are, the more P takes from I."""
+    """Pixel-attention guidance: the more alike both vectors of a pixel are, the more P takes from
+    I."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -137,7 +146,8 @@ class Add(nn.Identity):
 
 
 class PAPPM(Pyramid):
-    """Parallel aggregation: every scale meets the map itself, and one grouped 3x3 serves all four."""
+    """Parallel aggregation: every scale meets the map itself, and one grouped 3x3 serves all
+    four."""
 
     def __init__(self, inside: int, width: int, outside: int) -> None:
         super().__init__(inside, width, outside)
@@ -184,7 +194,8 @@ FUSIONS = {"bag": Bag, "light_bag": LightBag, "add": Sum}
 
 
 class Exchange(nn.Module):
-    """A stage of all three branches; I then tells P what a pixel is, and D (of `d` channels) where something changes."""
+    """A stage of all three branches; I then tells P what a pixel is, and D (of `d` channels) where
+    something changes."""
 
     def __init__(
         self,
@@ -264,7 +275,8 @@ class ThreeBranches(nn.Module):
 
 
 class PIDNet(SegmentationModule):
-    """Three branches -> pyramid on I -> Bag -> head at 1/8; in training an auxiliary head on P and a boundary head on D."""
+    """Three branches -> pyramid on I -> Bag -> head at 1/8; in training an auxiliary head on P and
+    a boundary head on D."""
 
     align_corners = True  # of logits and losses alone; inside the network it is False
     multiple = 8
@@ -280,11 +292,13 @@ class PIDNet(SegmentationModule):
         boundary_weight: float = 20.0,
         boundary_aware_weight: float = 1.0,
     ) -> None:
-        """lateral: "pag", "add" or "none"; context_module: "pappm" or "dappm"; fusion: "bag", "light_bag" or "add"."""
+        """lateral: "pag", "add" or "none"; context_module: "pappm" or "dappm"; fusion: "bag",
+        "light_bag" or "add"."""
         super().__init__(num_classes)
         if boundary_aware_weight and not boundary_weight:
             raise ValueError(
-                "boundary_aware_weight needs a boundary head: set it to 0 as well, or boundary_weight above 0"
+                "boundary_aware_weight needs a boundary head: set it to 0 as well, or "
+                "boundary_weight above 0"
             )
         self.auxiliary_weight = auxiliary_weight
         self.boundary_weight = boundary_weight
@@ -455,6 +469,7 @@ RELEASED = {
 
 
 def backbone_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The part of an ImageNet classifier that segmentation starts from, under the backbone's names."""
+    """The part of an ImageNet classifier that segmentation starts from, under the backbone's
+    names."""
     renamed = RELEASED["pidnet_s"].renamed(state)
     return {name.removeprefix("backbone."): tensor for name, tensor in renamed.items()}

@@ -1,23 +1,25 @@
 """PSPNet: Pyramid Scene Parsing Network
 Zhao, Shi, Qi, Wang, Jia. CVPR 2017. arXiv:1612.01105
 
-A boat beside a boathouse is taken for a car by a network that does not see the river. Pyramid pooling tells every pixel
-what is around it: means over the whole map, its quarters, ninths and thirty-sixths, each brought back to the map's size
-and put beside it.
+A boat beside a boathouse is taken for a car by a network that does not see the river. Pyramid
+pooling tells every pixel what is around it: means over the whole map, its quarters, ninths and
+thirty-sixths, each brought back to the map's size and put beside it.
 
     image -> ResNet, dilated to 1/8 ─┬─ layer 4 ─┬───────────────────────────────────┐
                                      │           └─ means of 1, 2x2, 3x3, 6x6, 1x1 ──┴─ 3x3, dropout, 1x1 -> logits at 1/8
                                      └─ layer 3 -> 3x3, dropout, 1x1: auxiliary, in training
 
 Departures:
-- The recipe is that of the authors' PyTorch code (hszhao/semseg), a retraining of their own: its figures stand here. Those
-  of the paper were reached in Caffe.
-- The crop is blurred, in the authors' code the image that it is cut from: its outermost two pixels differ.
+- The recipe is that of the authors' PyTorch code (hszhao/semseg), a retraining of their own: its
+  figures stand here. Those of the paper were reached in Caffe.
+- The crop is blurred, in the authors' code the image that it is cut from: its outermost two pixels
+  differ.
 - ImageNet weights are timm's of the same network; the authors' own cannot be fetched by name.
-- 200 epochs are counted as 37,000 steps: 185 full batches of 16 in 2975 images. Eight devices of the authors' make 186.
+- 200 epochs are counted as 37,000 steps: 185 full batches of 16 in 2975 images. Eight devices of
+  the authors' make 186.
 - No figure was seen of this recipe without the auxiliary head.
-- Images smaller than a window of 713x713, as at scale 0.5, are judged as they are, padded to 8k + 1 pixels on the right and
-  at the bottom; the authors' test pads them all around to a whole window.
+- Images smaller than a window of 713x713, as at scale 0.5, are judged as they are, padded to 8k + 1
+  pixels on the right and at the bottom; the authors' test pads them all around to a whole window.
 """
 
 import torch
@@ -63,7 +65,8 @@ def level(inside: int, width: int, parts: int) -> nn.Sequential:
 
 
 class PSPNet(Dilated):
-    """Dilated ResNet -> pyramid pooling -> classifier at 1/8; an auxiliary head on layer 3 in training."""
+    """Dilated ResNet -> pyramid pooling -> classifier at 1/8; an auxiliary head on layer 3 in
+    training."""
 
     align_corners = True
 

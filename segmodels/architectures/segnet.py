@@ -18,13 +18,14 @@ Departures:
   released files', whose batch is 4.
 - The paper's comparison drops values (0.5) behind the deeper convolutions; the released network for
   training does not, and this one neither.
-- The released network starts from VGG16 without batch norm and learns its norms anew; here it is torchvision's
-  VGG16 with them, and images are normalized as it wants. The contrast normalization of the
-  images (section 3.2) is left out.
+- The released network starts from VGG16 without batch norm and learns its norms anew; here it is
+  torchvision's VGG16 with them, and images are normalized as it wants. The contrast normalization
+  of the images (section 3.2) is left out.
 - Class weights are counted over the training set. The paper sums the weighted loss over all pixels
   (section 3.2); here it is divided by the sum of the weights.
 - The paper evaluates the best of its snapshots by validation images; here it is the last.
-- The paper's figures for the whole network are of training on 3433 images of several data sets, so none stands here.
+- The paper's figures for the whole network are of training on 3433 images of several data sets, so
+  none stands here.
 """
 
 from itertools import pairwise
@@ -121,7 +122,8 @@ class SegNet(SegmentationModule):
 
 
 def unpooled(x: Tensor, place: Tensor, size: tuple[int, int]) -> Tensor:
-    """F.max_unpool2d in operations that ONNX has: every value at its place (B, C, *size), else 0."""
+    """F.max_unpool2d in operations that ONNX has: every value at its place (B, C, *size), else
+    0."""
     holes = x.new_zeros(*x.shape[:2], size[0] * size[1])
     return holes.scatter(2, place.flatten(2), x.flatten(2)).unflatten(2, size)
 

@@ -1,9 +1,11 @@
 """SFNet: Semantic Flow for Fast and Accurate Scene Parsing
-Li, You, Zhu, Zhao, Yang, Yang, Tan, Tong. ECCV 2020. arXiv:2002.10120. SFNet-Lite: IJCV 2023, arXiv:2207.04415
+Li, You, Zhu, Zhao, Yang, Yang, Tan, Tong. ECCV 2020. arXiv:2002.10120. SFNet-Lite: IJCV 2023,
+arXiv:2207.04415
 
-A feature pyramid adds coarse maps to fine ones after bilinear upsampling, which puts a class where the coarse grid says, not
-where the object is. The Flow Alignment Module (FAM) looks at both maps, predicts for each fine position where in the coarse map
-to read, and reads there. SFNet-Lite needs one such step: it warps the coarsest and the finest map at once and gates the two.
+A feature pyramid adds coarse maps to fine ones after bilinear upsampling, which puts a class where
+the coarse grid says, not where the object is. The Flow Alignment Module (FAM) looks at both maps,
+predicts for each fine position where in the coarse map to read, and reads there. SFNet-Lite needs
+one such step: it warps the coarsest and the finest map at once and gates the two.
 
     image -> backbone ─┬─ 1/32: PPM ─────────┬────────────────────────────────────────────┐
                        ├─ 1/16: 1x1 ─(+)─ FAM ┘ ─┬─ 3x3 ───────────────────────────────────┤
@@ -12,22 +14,29 @@ to read, and reads there. SFNet-Lite needs one such step: it warps the coarsest 
                                       └ each sum has a head of its own in training (FPN supervision)
 
 Departures:
-- The ResNets have a stem of three 3x3 convolutions and dilate the second convolution of each block of stages 3 and 4 (by 2 and 4)
-  while keeping all strides, as the authors' code does. timm has ImageNet weights for such a ResNet50 and ResNet101; those that the
-  authors give for ResNet18, DF1 and DF2 go into `load_pretrained(file)`.
-- The paper mines the 10 % hardest pixels; here, as in the authors' code, those of probability up to 0.7 and at least 10k or 100k of
-  2 x 1024 x 1024, as a share, so that the number does not depend on how many images a device holds.
-- The recipe is that of the paper's first code (donnyyou/torchcv), written for ResNet18, whose scales are 0.7 to 2.1 (recalled as 0.75 to 2
-  of the paper). That code has one more head, on stage 3 of the backbone, and does not mine the loss of the finest FPN head. The "_code" rows
-  are the authors' later scripts (lxtGH/SFSegNets), with FPN supervision for DF1 and DF2 alone and class-uniform sampling of half of an
-  epoch; their rate falls once per epoch. There is none for ResNet50, and that for DF2 trains DF1: both rows follow the others. Their blur
-  is here, by a kernel that OpenCV rounds to steps of 1/256, and so is their hue, in steps of 1/180 of the circle; their padding is
-  black as here, but color and blur reach it.
-- The paper counts 9.03M and 10.53M parameters for DF1 and DF2; the authors' code has 8.42M and 17.88M, as here.
-- SFNet-Lite's released checkpoint holds a supervision head and a third lateral convolution that no code runs: left out.
-- No figure was seen of the paper's recipe with ResNet50 and ResNet101, of the scripts' with ResNet101, and of the ablations.
-- The paper trains on CamVid too; of that neither recipe nor figure was seen, and "resnet18_camvid" is the recipe of Cityscapes on whole
-  images, for the steps that others take on that data set.
+- The ResNets have a stem of three 3x3 convolutions and dilate the second convolution of each block
+  of stages 3 and 4 (by 2 and 4) while keeping all strides, as the authors' code does. timm has
+  ImageNet weights for such a ResNet50 and ResNet101; those that the authors give for ResNet18, DF1
+  and DF2 go into `load_pretrained(file)`.
+- The paper mines the 10 % hardest pixels; here, as in the authors' code, those of probability up to
+  0.7 and at least 10k or 100k of 2 x 1024 x 1024, as a share, so that the number does not depend on
+  how many images a device holds.
+- The recipe is that of the paper's first code (donnyyou/torchcv), written for ResNet18, whose
+  scales are 0.7 to 2.1 (recalled as 0.75 to 2 of the paper). That code has one more head, on stage
+  3 of the backbone, and does not mine the loss of the finest FPN head. The "_code" rows are the
+  authors' later scripts (lxtGH/SFSegNets), with FPN supervision for DF1 and DF2 alone and
+  class-uniform sampling of half of an epoch; their rate falls once per epoch. There is none for
+  ResNet50, and that for DF2 trains DF1: both rows follow the others. Their blur is here, by a
+  kernel that OpenCV rounds to steps of 1/256, and so is their hue, in steps of 1/180 of the circle;
+  their padding is black as here, but color and blur reach it.
+- The paper counts 9.03M and 10.53M parameters for DF1 and DF2; the authors' code has 8.42M and
+  17.88M, as here.
+- SFNet-Lite's released checkpoint holds a supervision head and a third lateral convolution that no
+  code runs: left out.
+- No figure was seen of the paper's recipe with ResNet50 and ResNet101, of the scripts' with
+  ResNet101, and of the ablations.
+- The paper trains on CamVid too; of that neither recipe nor figure was seen, and "resnet18_camvid"
+  is the recipe of Cityscapes on whole images, for the steps that others take on that data set.
 """
 
 from functools import partial
@@ -105,7 +114,8 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
 
 
 class PyramidPooling(nn.Module):
-    """Averages over 1, 4, 9 and 36 parts of the map beside the map itself (PSPNet's, without a ReLU in the branches)."""
+    """Averages over 1, 4, 9 and 36 parts of the map beside the map itself (PSPNet's, without a ReLU
+    in the branches)."""
 
     def __init__(self, inside: int, width: int) -> None:
         super().__init__()
@@ -124,7 +134,8 @@ class PyramidPooling(nn.Module):
 
 
 def displaced(features: Tensor, flow: Tensor) -> Tensor:
-    """Equation 2: (B, C, h, w) read at the positions that (B, 2, H, W) points to, as (B, C, H, W); zero outside."""
+    """Equation 2: (B, C, h, w) read at the positions that (B, 2, H, W) points to, as (B, C, H, W);
+    zero outside."""
     height, width = flow.shape[-2:]
     y, x = (
         torch.linspace(-1, 1, size, device=flow.device) for size in (height, width)
@@ -139,7 +150,8 @@ def displaced(features: Tensor, flow: Tensor) -> Tensor:
 
 
 class FlowAlignment(nn.Module):
-    """FAM (figure 3b): both maps, thinned, predict where in the coarse one each fine position reads."""
+    """FAM (figure 3b): both maps, thinned, predict where in the coarse one each fine position
+    reads."""
 
     def __init__(self, width: int, flows: int = 1) -> None:
         super().__init__()
@@ -155,7 +167,8 @@ class FlowAlignment(nn.Module):
 
 
 class GatedDualFlowAlignment(FlowAlignment):
-    """GD-FAM of SFNet-Lite: both maps displaced, mixed by a gate that sees mean and maximum of the fine map and the thinned coarse one."""
+    """GD-FAM of SFNet-Lite: both maps displaced, mixed by a gate that sees mean and maximum of the
+    fine map and the thinned coarse one."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, flows=2)
@@ -175,7 +188,8 @@ class GatedDualFlowAlignment(FlowAlignment):
 
 
 class Upsampling(nn.Module):
-    """What FAM replaces: bilinear upsampling, or a deconvolution (4x4; the paper does not describe its own)."""
+    """What FAM replaces: bilinear upsampling, or a deconvolution (4x4; the paper does not describe
+    its own)."""
 
     def __init__(self, width: int, learned: bool = False) -> None:
         super().__init__()
@@ -221,7 +235,8 @@ class FlowPyramid(nn.Module):
         self.outs = nn.ModuleList(conv_bn_relu(width, width) for _ in fine)
 
     def top_down(self, features: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(lateral map, the coarser map before alignment, their sum) of each level, finest first."""
+        """(lateral map, the coarser map before alignment, their sum) of each level, finest
+        first."""
         *fine, deep = features
         levels, summed = [], self.context(deep)
         for i in reversed(range(len(fine))):
@@ -273,7 +288,8 @@ WIDTHS = {"resnet18": 128, "resnet50": 256, "resnet101": 256, "df1": 64, "df2": 
 
 
 class SFNet(SegmentationModule):
-    """Backbone -> pyramid aligned by flow -> logits at the finest level; a head per level in training."""
+    """Backbone -> pyramid aligned by flow -> logits at the finest level; a head per level in
+    training."""
 
     align_corners = True
 
@@ -286,7 +302,8 @@ class SFNet(SegmentationModule):
         ppm: bool = True,
         supervision: float = 1.0,
     ) -> None:
-        """lite: one GD-FAM, without supervision; supervision: the weight of each level's loss, 0 for no such heads."""
+        """lite: one GD-FAM, without supervision; supervision: the weight of each level's loss, 0
+        for no such heads."""
         super().__init__(num_classes)
         for kind, word, known in (
             ("backbone", backbone, WIDTHS),
@@ -327,7 +344,8 @@ class SFNet(SegmentationModule):
 
     @torch.no_grad()
     def flow_fields(self, image: Tensor) -> dict[str, Tensor]:
-        """For plotting: (B, 2, h, w) per level, how many of its pixels right and down of itself each position reads."""
+        """For plotting: (B, 2, h, w) per level, how many of its pixels right and down of itself
+        each position reads."""
         if not any(isinstance(layer, FlowAlignment) for layer in self.neck.modules()):
             raise ValueError(
                 "this network aligns its maps without a flow; build it with alignment='flow'"
@@ -398,7 +416,7 @@ EXPERIMENTS = {
     "df2_code": DF2.but(recipe=CODE, published=published(75.8, "val", README)),
     "lite_resnet18": MAIN.but(
         recipe=CODE | {"iterations": 1000 * EPOCH}, model={"lite": True, "supervision": 0.0},
-        published=published(80.1, "test", "abstract of arXiv:2207.04415, which does not state the training data"),
+        published=published(80.1, "test", "abstract of arXiv:2207.04415, which does not state " "the training data"),
     ),
     # ablations (section 4.2), each without one part of MAIN
     "bilinear": MAIN.but(model={"alignment": "bilinear"}),
@@ -410,7 +428,8 @@ EXPERIMENTS = {
     "resnet18_camvid": MAIN.but(recipe={"crop": (720, 960), "iterations": 10_000}, data="camvid32"),
 }  # fmt: skip
 
-# --- released weights: the authors' (lxtGH/SFSegNets), 19 classes, without the heads of the FPN supervision
+# --- released weights: the authors' (lxtGH/SFSegNets), 19 classes, without the heads of the FPN
+# supervision
 
 RENAMES = (
     (r"^layer0\.0\.", "backbone.conv1."), (r"^layer0\.1\.", "backbone.bn1."), (r"^layer(\d)\.", r"backbone.layer\1."),
@@ -422,7 +441,8 @@ RENAMES = (
 
 
 def released(row: str, *drops: str) -> Released:
-    """A row without its training heads, of which some released checkpoints have weights and some do not."""
+    """A row without its training heads, of which some released checkpoints have weights and some do
+    not."""
     bare = EXPERIMENTS[row].but(model={"supervision": 0.0}, name=f"sfnet/{row}")
 
     def network(num_classes: int) -> nn.Module:

@@ -1,12 +1,12 @@
 """SMP: networks of segmentation-models-pytorch as baselines
 Iakubovskii and contributors, the library segmentation_models.pytorch (MIT).
 
-Not a paper: what the most used library gives, trained and judged as everything else here, so that a paper's network can
-be compared with it.
+Not a paper: what the most used library gives, trained and judged as everything else here, so that a
+paper's network can be compared with it.
 
 Departures:
-- The library has no recipe: this one is mmsegmentation's for dilated networks on Cityscapes, but colors are not disturbed and
-  the loss is a mean over labeled pixels.
+- The library has no recipe: this one is mmsegmentation's for dilated networks on Cityscapes, but
+  colors are not disturbed and the loss is a mean over labeled pixels.
 - Encoders start from scratch (nothing is downloaded). Nobody published a figure for these rows.
 """
 

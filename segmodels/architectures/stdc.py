@@ -1,9 +1,10 @@
 """STDC: Rethinking BiSeNet For Real-time Semantic Segmentation
 Fan, Lai, Huang, Wei, Chai, Luo, Wei. CVPR 2021. arXiv:2104.13188
 
-BiSeNet's Spatial Path finds again, at a price, what the backbone saw at 1/8. Here it is gone: a head that exists only in training
-makes stage 3 predict where the label has edges, and so keeps detail in it. The backbone is new too: each module concatenates four
-convolutions of growing reach, halving the channels from one to the next.
+BiSeNet's Spatial Path finds again, at a price, what the backbone saw at 1/8. Here it is gone: a
+head that exists only in training makes stage 3 predict where the label has edges, and so keeps
+detail in it. The backbone is new too: each module concatenates four convolutions of growing reach,
+halving the channels from one to the next.
 
     image ─ ConvX, ConvX ─ stage 3 (1/8) ─┬────────────────────────────────────────────── FFM ─ head ─ logits at 1/8
                                   │       └ detail head (training)                         │
@@ -14,22 +15,33 @@ convolutions of growing reach, halving the channels from one to the next.
     label ─ Laplacian at strides 1, 2, 4 ─ > 0.1 ─ up ─ sum of 0.6, 0.3, 0.1 ─ > 0.1 ─ what the detail head shall predict
 
 Departures:
-- The paper's 1x1 that fuses the pyramid is trainable. In the authors' code the threshold behind it stops its gradient, and 0.1 is not
-  above 0.1: stride 4 never decides, and "detail_1x_2x" is the same training as "stdc1". Here the three weights are constants.
-- The paper's Dice has squares in its denominator, the authors' code plain sums: the latter here, the former in "dice_of_squares".
-- The authors' optimizer overlooks the norms of the backbone, which stay as pretrained: here they learn at rate 0, but in "trained_norms".
-- Ignored pixels count as label 255 in the Laplacian, as in the authors' code; but a batch without any label has no detail loss.
-- The authors start from their own ImageNet classifiers, which no library holds: `--init FILE` takes theirs.
-- Images smaller than the crop (scales below 0.5) are padded; the authors' code enlarges them again to the crop.
-- Seg50 and Seg75 are one training judged at two sizes. The authors choose a checkpoint for each by its score on val; here there is one.
+- The paper's 1x1 that fuses the pyramid is trainable. In the authors' code the threshold behind it
+  stops its gradient, and 0.1 is not above 0.1: stride 4 never decides, and "detail_1x_2x" is the
+  same training as "stdc1". Here the three weights are constants.
+- The paper's Dice has squares in its denominator, the authors' code plain sums: the latter here,
+  the former in "dice_of_squares".
+- The authors' optimizer overlooks the norms of the backbone, which stay as pretrained: here they
+  learn at rate 0, but in "trained_norms".
+- Ignored pixels count as label 255 in the Laplacian, as in the authors' code; but a batch without
+  any label has no detail loss.
+- The authors start from their own ImageNet classifiers, which no library holds: `--init FILE` takes
+  theirs.
+- Images smaller than the crop (scales below 0.5) are padded; the authors' code enlarges them again
+  to the crop.
+- Seg50 and Seg75 are one training judged at two sizes. The authors choose a checkpoint for each by
+  its score on val; here there is one.
 - Of the ablations no figure was seen; "trained_norms" is ours.
-- "stdc1_notes" and "stdc2_notes" are how study notes on STDC trained the authors' code again: 120,000 steps on one device, whose 16
-  images a step are the code's for each device. They name the steps and the device, not the batch. The same networks were timed
-  twice there, with the released weights (the paper's rows have those frames per second) and with their own: up to 4 % apart.
-- The paper's cost of the backbones (813M and 1446M, 8.44M and 12.47M parameters) is that of the classifiers. Ours have 806M and 1437M
-  multiplications and additions in convolutions and matrix products; the same parameters.
-- Of CamVid the paper's figures were seen, not its recipe: those rows have PP-LiteSeg's size, scales, batch and steps on that data set.
-- Heads and context path have in-place ABN in the authors' code, which multiplies by |weight| + 1e-5: converted when weights are loaded.
+- "stdc1_notes" and "stdc2_notes" are how study notes on STDC trained the authors' code again:
+  120,000 steps on one device, whose 16 images a step are the code's for each device. They name the
+  steps and the device, not the batch. The same networks were timed twice there, with the released
+  weights (the paper's rows have those frames per second) and with their own: up to 4 % apart.
+- The paper's cost of the backbones (813M and 1446M, 8.44M and 12.47M parameters) is that of the
+  classifiers. Ours have 806M and 1437M multiplications and additions in convolutions and matrix
+  products; the same parameters.
+- Of CamVid the paper's figures were seen, not its recipe: those rows have PP-LiteSeg's size,
+  scales, batch and steps on that data set.
+- Heads and context path have in-place ABN in the authors' code, which multiplies by |weight| +
+  1e-5: converted when weights are loaded.
 """
 
 from collections.abc import Mapping
@@ -59,7 +71,8 @@ LAYERS = {"stdc1": (2, 2, 2), "stdc2": (4, 5, 3)}  # STDC modules in stages 3, 4
 
 
 class ShortTermDenseConcatenate(nn.Module):
-    """1x1 and three 3x3 of N/2, N/4, N/8, N/8 channels, all of them concatenated; a stride follows the first."""
+    """1x1 and three 3x3 of N/2, N/4, N/8, N/8 channels, all of them concatenated; a stride follows
+    the first."""
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
@@ -85,7 +98,8 @@ class ShortTermDenseConcatenate(nn.Module):
 
 
 class STDCNet(nn.Module):
-    """image -> stages 3, 4, 5 at strides 8, 16, 32; the paper's ConvX6 belongs to the classifier."""
+    """image -> stages 3, 4, 5 at strides 8, 16, 32; the paper's ConvX6 belongs to the
+    classifier."""
 
     channels = (256, 512, 1024)
 
@@ -110,7 +124,8 @@ class STDCNet(nn.Module):
 
 
 class Classifier(nn.Module):
-    """The backbone as ImageNet trains it, with ConvX6 and both FC: 8.44M parameters in STDC1, 12.47M in STDC2."""
+    """The backbone as ImageNet trains it, with ConvX6 and both FC: 8.44M parameters in STDC1,
+    12.47M in STDC2."""
 
     def __init__(self, depth: Depth, num_classes: int = 1000) -> None:
         super().__init__()
@@ -157,7 +172,8 @@ SHARES = (0.6, 0.3, 0.1)  # of the strides in the fused pyramid
 
 
 def detail_label(label: Tensor, strides: tuple[int, ...] = (1, 2, 4)) -> Tensor:
-    """(B, H, W) -> bool (B, 1, H, W): where a Laplacian of the label numbers is above 0, so the side of an edge with the larger one."""
+    """(B, H, W) -> bool (B, 1, H, W): where a Laplacian of the label numbers is above 0, so the
+    side of an edge with the larger one."""
     number = label[:, None].float()
     laplacian = number.new_tensor([[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]])[None, None]
     levels = (F.conv2d(number, laplacian, stride=stride, padding=1) > 0.1 for stride in strides)
@@ -166,7 +182,8 @@ def detail_label(label: Tensor, strides: tuple[int, ...] = (1, 2, 4)) -> Tensor:
 
 
 def dice_loss(p: Tensor, edge: Tensor, form: str) -> Tensor:
-    """One ratio per image; the denominator sums probabilities, as in the authors' code, or their squares, as in the paper."""
+    """One ratio per image; the denominator sums probabilities, as in the authors' code, or their
+    squares, as in the paper."""
     p, edge, power = p.flatten(1), edge.flatten(1), {"sums": 1, "squares": 2}[form]
     return (1 - (2 * (p * edge).sum(1) + 1) / ((p**power).sum(1) + edge.sum(1) + 1)).mean()
 
@@ -184,7 +201,8 @@ class Paths(NamedTuple):
 
 
 class STDC(SegmentationModule):
-    """Backbone -> context path; stage 3 + context -> FFM -> head at 1/8. In training: two auxiliary heads and the detail head."""
+    """Backbone -> context path; stage 3 + context -> FFM -> head at 1/8. In training: two auxiliary
+    heads and the detail head."""
 
     align_corners = True
     detail_channels = 1
@@ -198,11 +216,13 @@ class STDC(SegmentationModule):
         spatial_path: bool = False,
         train_norms: bool = False,
     ) -> None:
-        """detail_strides=() trains without guidance; spatial_path puts BiSeNet's in the place of stage 3 before the FFM."""
+        """detail_strides=() trains without guidance; spatial_path puts BiSeNet's in the place of
+        stage 3 before the FFM."""
         super().__init__(num_classes)
         if len(detail_strides) > len(SHARES):
             raise ValueError(
-                f"detail_strides={detail_strides}; allowed: at most three strides, such as (1, 2, 4), or () for no guidance"
+                f"detail_strides={detail_strides}; allowed: at most three strides, such as (1, "
+                "2, 4), or () for no guidance"
             )
         self.detail_strides, self.dice, self.train_norms = tuple(detail_strides), dice, train_norms
         self.backbone, self.context_path = STDCNet(depth), ContextPath()
@@ -370,7 +390,8 @@ EXPERIMENTS = {
     "stdc2_camvid": on_camvid(STDC2, 73.9, 152.2),
 }  # fmt: skip
 
-# --- released weights: MichaelFan01/STDC-Seg, segmentation networks and the classifiers that they start from
+# --- released weights: MichaelFan01/STDC-Seg, segmentation networks and the classifiers that they
+# start from
 
 
 def modules(depth: Depth) -> tuple[tuple[str, Any], ...]:
@@ -421,7 +442,8 @@ UNUSED = (
 
 
 def norms_of_abn(state: State) -> State:
-    """In-place ABN multiplies by |weight| + 1e-5, batch norm by the weight itself; the backbone has batch norms."""
+    """In-place ABN multiplies by |weight| + 1e-5, batch norm by the weight itself; the backbone has
+    batch norms."""
     scales = {
         name
         for name, tensor in state.items()
@@ -451,6 +473,7 @@ RELEASED = {
 
 
 def backbone_weights(depth: Depth, state: State) -> State:
-    """The part of an ImageNet classifier that segmentation starts from, under the backbone's names."""
+    """The part of an ImageNet classifier that segmentation starts from, under the backbone's
+    names."""
     renamed = RELEASED[CLASSIFIERS[depth]].renamed(state)
     return {name.removeprefix("backbone."): tensor for name, tensor in renamed.items()}

@@ -13,20 +13,23 @@ so an image of any size is cut into tiles whose outputs fit together without sea
 
 Departures:
 - Images are RGB, normalized by ImageNet's statistics; the paper's have one channel.
-- The paper does not say its learning rate, weight decay and number of steps, nor how much it shifts, turns and varies
-  gray values: these are ours.
+- The paper does not say its learning rate, weight decay and number of steps, nor how much it
+  shifts, turns and varies gray values: these are ours.
 - The paper's energy is a sum over pixels; here it is divided by their number.
-- w_c is the class weight by the recipe's rule, counted over the training set; the paper does not name its rule. The
-  paper's data sets have one class of cells; where there are several, a cell is a connected part of any class but the
-  first, which is the background.
-- Dropout (0.5) stands behind the last two levels of the contracting path, as in ports of the released network. By
-  these it also has a ReLU behind each up-convolution and 128 channels behind the last; figure 1 has neither.
-- "padded" and "padded_bilinear" are what most code calls U-Net: padded convolutions, batch norm, logits at the
-  image's size. They are milesial/Pytorch-UNet's, layer by layer, with its loss (cross-entropy and dice; ignored
-  pixels, which its dice does not know, count for nothing). Its data (Carvana) and its RMSprop are not here, so they
-  are trained as mmsegmentation trains its U-Net on Cityscapes; of the colors, contrast, saturation and brightness are
-  disturbed, each always, where it turns the hue too and does each to half of the crops.
-- Nobody published a figure on Cityscapes for the padded networks under this recipe, nor one of the valid network on RGB images.
+- w_c is the class weight by the recipe's rule, counted over the training set; the paper does not
+  name its rule. The paper's data sets have one class of cells; where there are several, a cell is a
+  connected part of any class but the first, which is the background.
+- Dropout (0.5) stands behind the last two levels of the contracting path, as in ports of the
+  released network. By these it also has a ReLU behind each up-convolution and 128 channels behind
+  the last; figure 1 has neither.
+- "padded" and "padded_bilinear" are what most code calls U-Net: padded convolutions, batch norm,
+  logits at the image's size. They are milesial/Pytorch-UNet's, layer by layer, with its loss
+  (cross-entropy and dice; ignored pixels, which its dice does not know, count for nothing). Its
+  data (Carvana) and its RMSprop are not here, so they are trained as mmsegmentation trains its
+  U-Net on Cityscapes; of the colors, contrast, saturation and brightness are disturbed, each
+  always, where it turns the hue too and does each to half of the crops.
+- Nobody published a figure on Cityscapes for the padded networks under this recipe, nor one of the
+  valid network on RGB images.
 """
 
 from collections.abc import Mapping
@@ -138,7 +141,8 @@ class UNet(UShaped):
     def criterion(
         self, outputs: Mapping[str, Tensor], label: Tensor, border: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Equation 1 with the weights of equation 2: w_c of the pixel's class, plus the border's."""
+        """Equation 1 with the weights of equation 2: w_c of the pixel's class, plus the
+        border's."""
         weights = torch.ones_like(label, dtype=torch.float32)
         if self.class_weights is not None:
             weights = self.class_weights[label.long().clamp(max=self.num_classes - 1)]
@@ -207,7 +211,8 @@ class PaddedUNet(UShaped):
     """Logits of every pixel of the image, for any height and width from 16 up."""
 
     def __init__(self, num_classes: int, bilinear: bool = False, width: int = 64) -> None:
-        """`bilinear` upsampling learns nothing and keeps its channels: the deepest map has half of them."""
+        """`bilinear` upsampling learns nothing and keeps its channels: the deepest map has half of
+        them."""
         widths = [width * 2**level for level in range(LEVELS)]
         widths[-1] //= 2 if bilinear else 1
         pairs = zip([3, *widths], widths)

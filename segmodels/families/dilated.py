@@ -17,7 +17,8 @@ from segmodels.parts.layers import conv_bn_relu
 
 
 class Dilated(SegmentationModule):
-    """Backbone -> context on the last stage -> classifier; an auxiliary head on the stage before."""
+    """Backbone -> context on the last stage -> classifier; an auxiliary head on the stage
+    before."""
 
     auxiliary_weight = 0.4
 
@@ -60,8 +61,8 @@ def fcn_head(inside: int, width: int, num_classes: int, dropout: float = 0.1) ->
 
 
 class Around(nn.Module):
-    """A 3x3 in front of an operator and one behind it; a third joins that with the input (CCNet, and
-    most attention heads since)."""
+    """A 3x3 in front of an operator and one behind it; a third joins that with the input (CCNet,
+    and most attention heads since)."""
 
     def __init__(self, inside: int, width: int, operator: nn.Module) -> None:
         super().__init__()

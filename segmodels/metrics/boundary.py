@@ -1,11 +1,15 @@
-"""How well the outlines are met: boundary F1, boundary IoU, and the confusion matrix in bands along the true boundaries.
+"""How well the outlines are met: boundary F1, boundary IoU, and the confusion matrix in bands along
+the true boundaries.
 
-Everything here takes the maps of one image, uint8 (H, W) on any device, and returns int64 counts that add up over images and ranks.
+Everything here takes the maps of one image, uint8 (H, W) on any device, and returns int64 counts
+that add up over images and ranks.
 
-A boundary pixel has, above, below, left or right of it, a pixel of another class. Ignored pixels (255) neither count nor make a boundary,
-and what is predicted there is left out: the edge of a hood that nobody labeled is no boundary of the street. Where a data set ignores the
-outlines themselves (VOC's are five pixels wide) little is left to count, and these scores say little. The image's border makes no boundary
-either, because it would always be met (Matlab's bfscore counts it); boundary IoU alone follows its authors, who count it.
+A boundary pixel has, above, below, left or right of it, a pixel of another class. Ignored pixels
+(255) neither count nor make a boundary, and what is predicted there is left out: the edge of a hood
+that nobody labeled is no boundary of the street. Where a data set ignores the outlines themselves
+(VOC's are five pixels wide) little is left to count, and these scores say little. The image's
+border makes no boundary either, because it would always be met (Matlab's bfscore counts it);
+boundary IoU alone follows its authors, who count it.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +20,9 @@ from torch import Tensor
 
 IGNORED = 255
 BITS = 8  # classes that are widened at once, one per bit of a uint8
-ROWS = 256  # that are widened at once: they stay in a processor's cache, which makes 8192x4096 three times as fast
+# that are widened at once: they stay in a processor's cache, which makes 8192x4096 three times as
+# fast
+ROWS = 256
 
 
 def boundary_counts(
@@ -24,9 +30,10 @@ def boundary_counts(
 ) -> Tensor:
     """(C, 4): boundary pixels predicted, of them matched, true, of them matched.
 
-    A boundary pixel is matched if the other map has a boundary pixel of the same class at most `tolerance` image diagonals away. The share
-    is that of Csurka et al. (BMVC 2013) and of Matlab's bfscore; it is rounded up to whole pixels and met by equality, as in DAVIS' and
-    GSCNN's code, so that a small image still forgives one pixel. 1024x2048 forgives 18.
+    A boundary pixel is matched if the other map has a boundary pixel of the same class at most
+    `tolerance` image diagonals away. The share is that of Csurka et al. (BMVC 2013) and of Matlab's
+    bfscore; it is rounded up to whole pixels and met by equality, as in DAVIS' and GSCNN's code, so
+    that a small image still forgives one pixel. 1024x2048 forgives 18.
     """
     pixels = ceil(tolerance * hypot(*label.shape))
     found, true = outline(predicted.masked_fill(label == IGNORED, IGNORED)), outline(label)
@@ -39,11 +46,12 @@ def boundary_counts(
 def boundary_scores(counts: Tensor) -> dict[str, float | list[float | None]]:
     """Of (N, C, 4): F1, precision and recall per class, and the mean F1 of the classes.
 
-    A score is made per image, then averaged over images, as Csurka et al. argue: F1 and recall over the images in which the class has a
-    true boundary (without a predicted one they are 0), precision over those in which it has a predicted one. As in `scores`, a class that
-    is only predicted has F1 0, and one that occurs nowhere has None and is left out. GSCNN's code counts an image without the class as 1,
-    so its figures are higher. SegNet (arXiv:1511.00561) and Matlab average the classes of an image first, then the images: rare classes
-    weigh less there.
+    A score is made per image, then averaged over images, as Csurka et al. argue: F1 and recall over
+    the images in which the class has a true boundary (without a predicted one they are 0),
+    precision over those in which it has a predicted one. As in `scores`, a class that is only
+    predicted has F1 0, and one that occurs nowhere has None and is left out. GSCNN's code counts an
+    image without the class as 1, so its figures are higher. SegNet (arXiv:1511.00561) and Matlab
+    average the classes of an image first, then the images: rare classes weigh less there.
     """
     predicted, hit, true, met = counts.to(torch.float64).unbind(-1)  # (N, C)
     precision, recall = hit / predicted.clamp(min=1), met / true.clamp(min=1)
@@ -62,10 +70,12 @@ def boundary_scores(counts: Tensor) -> dict[str, float | list[float | None]]:
 def boundary_iou_counts(
     predicted: Tensor, label: Tensor, num_classes: int, width: float = 0.02
 ) -> Tensor:
-    """(C, 2): intersection and union of the areas along the boundaries (Cheng et al., arXiv:2103.16562).
+    """(C, 2): intersection and union of the areas along the boundaries (Cheng et al.,
+    arXiv:2103.16562).
 
-    A class's area is what `width` image diagonals of erosion by a 3x3 square would take off it, border of the image included, as in the
-    authors' code (boundary-iou-api 37d2558); unlike there, an ignored pixel takes nothing off its neighbours. 1024x2048 erodes by 46.
+    A class's area is what `width` image diagonals of erosion by a 3x3 square would take off it,
+    border of the image included, as in the authors' code (boundary-iou-api 37d2558); unlike there,
+    an ignored pixel takes nothing off its neighbours. 1024x2048 erodes by 46.
     """
     pixels = max(round(width * hypot(*label.shape)), 1)
     predicted = predicted.masked_fill(label == IGNORED, IGNORED)
@@ -79,7 +89,8 @@ def boundary_iou_counts(
 
 
 def boundary_iou_scores(counts: Tensor) -> dict[str, float | list[float | None]]:
-    """Of (C, 2), summed over images as for mIoU: boundary IoU per class (None where the class occurs nowhere) and its mean."""
+    """Of (C, 2), summed over images as for mIoU: boundary IoU per class (None where the class
+    occurs nowhere) and its mean."""
     iou = [both / union if union else None for both, union in counts.tolist()]
     known = [each for each in iou if each is not None]
     return {
@@ -91,11 +102,14 @@ def boundary_iou_scores(counts: Tensor) -> dict[str, float | list[float | None]]
 def band_confusions(
     predicted: Tensor, label: Tensor, num_classes: int, radii: Sequence[int] = (1, 2, 4, 8, 16, 32)
 ) -> Tensor:
-    """(R, C, C): the confusion matrix of the pixels in a band along the true boundaries; `radii` ascend.
+    """(R, C, C): the confusion matrix of the pixels in a band along the true boundaries; `radii`
+    ascend.
 
-    A trimap, as Kohli et al. (IJCV 2009) and Krähenbühl and Koltun (NIPS 2011) score it by pixels and DeepLab (arXiv:1412.7062) by mIoU:
-    `scores` makes either of a matrix. Radius r is r pixels on each side of a straight boundary: a pixel is in it if its center is nearer
-    than r to that of a boundary pixel. DeepLab's band on VOC lies around the ignored outlines, which make no boundary here.
+    A trimap, as Kohli et al. (IJCV 2009) and Krähenbühl and Koltun (NIPS 2011) score it by pixels
+    and DeepLab (arXiv:1412.7062) by mIoU: `scores` makes either of a matrix. Radius r is r pixels
+    on each side of a straight boundary: a pixel is in it if its center is nearer than r to that of
+    a boundary pixel. DeepLab's band on VOC lies around the ignored outlines, which make no boundary
+    here.
     """
     boundary = (outline(label) != IGNORED).to(torch.uint8)
     ring = torch.full_like(label, len(radii))  # the first of `radii` that reaches the pixel
@@ -125,7 +139,8 @@ def outline(classes: Tensor) -> Tensor:
 
 
 def widened(bits: Tensor, square: int) -> Tensor:
-    """Every bit of uint8 (H, W) spread over the disc of pixels whose squared distance is at most `square`: exact, in integers."""
+    """Every bit of uint8 (H, W) spread over the disc of pixels whose squared distance is at most
+    `square`: exact, in integers."""
     reach, strips = isqrt(square), []
     for top in range(0, len(bits), ROWS):
         above = min(top, reach)
@@ -134,7 +149,8 @@ def widened(bits: Tensor, square: int) -> Tensor:
 
 
 def _discs(bits: Tensor, square: int) -> Tensor:
-    """From the top row of the disc, which is the narrowest, to its middle, so that each row's run only grows."""
+    """From the top row of the disc, which is the narrowest, to its middle, so that each row's run
+    only grows."""
     height, run, half, disc = len(bits), bits, 0, torch.zeros_like(bits)
     for rows in range(isqrt(square), -1, -1):  # above and below the middle
         while (half + 1) ** 2 + rows**2 <= square:
@@ -148,7 +164,8 @@ def _discs(bits: Tensor, square: int) -> Tensor:
 
 
 def _matched(ours: Tensor, theirs: Tensor, num_classes: int, pixels: int) -> tuple[Tensor, Tensor]:
-    """(C,) and (C,): boundary pixels of ours, and those of them that have one of theirs of the same class within so many pixels."""
+    """(C,) and (C,): boundary pixels of ours, and those of them that have one of theirs of the same
+    class within so many pixels."""
     spots = (ours != IGNORED).flatten().nonzero()[:, 0]
     classes = ours.flatten()[spots].long()
     total, matched = (

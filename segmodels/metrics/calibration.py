@@ -1,4 +1,5 @@
-"""Whether a network knows when it errs: of what it predicts at 80 % confidence, 80 % should be right (Guo et al., arXiv:1706.04599)."""
+"""Whether a network knows when it errs: of what it predicts at 80 % confidence, 80 % should be
+right (Guo et al., arXiv:1706.04599)."""
 
 import torch
 from torch import Tensor
@@ -7,9 +8,11 @@ from torch import Tensor
 def calibration_counts(
     confidence: Tensor, predicted: Tensor, label: Tensor, num_classes: int, bins: int = 15
 ) -> Tensor:
-    """float64 (C, bins, 3), by predicted class: pixels, sum of confidence, hits. Maps of any equal shape: rows may come in strips.
+    """float64 (C, bins, 3), by predicted class: pixels, sum of confidence, hits. Maps of any equal
+    shape: rows may come in strips.
 
-    `confidence` is the probability of the predicted class. Bin b of B holds what is above b / B, up to (b + 1) / B; the first one also 0.
+    `confidence` is the probability of the predicted class. Bin b of B holds what is above b / B, up
+    to (b + 1) / B; the first one also 0.
     """
     labeled = label != 255
     confidence, predicted, label = (
@@ -28,12 +31,14 @@ def calibration_counts(
 
 
 def calibration_scores(counts: Tensor) -> dict[str, float | list]:
-    """Of (C, bins, 3), summed over images: how far confidence lies from accuracy, and the curve of the two.
+    """Of (C, bins, 3), summed over images: how far confidence lies from accuracy, and the curve of
+    the two.
 
-    "ece" weighs the gaps of the bins by their pixels, "mce" is the widest. "class_ece" is the ECE of what is predicted as each class (None
-    where that is nothing), "classwise_ece" its mean, in which a rare class weighs as much as the road. That is not the static calibration
-    error of Nixon et al., which bins the probability of every class at every pixel. "reliability" has per bin (pixels, mean confidence,
-    accuracy), None for an empty one.
+    "ece" weighs the gaps of the bins by their pixels, "mce" is the widest. "class_ece" is the ECE
+    of what is predicted as each class (None where that is nothing), "classwise_ece" its mean, in
+    which a rare class weighs as much as the road. That is not the static calibration error of Nixon
+    et al., which bins the probability of every class at every pixel. "reliability" has per bin
+    (pixels, mean confidence, accuracy), None for an empty one.
     """
     curve, curves = _curve(counts.sum(0)), [_curve(each) for each in counts]
     per_class = [_expected(each) if any(each) else None for each in curves]

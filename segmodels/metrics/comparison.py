@@ -1,11 +1,14 @@
-"""How sure a score is, and a difference of two: statistics over images, out of one confusion matrix per image.
+"""How sure a score is, and a difference of two: statistics over images, out of one confusion matrix
+per image.
 
-An image is the unit that is drawn: its pixels are not independent. All of it rests on `margins`, three numbers per image and class
-instead of C * C, and goes by blocks of BLOCK draws: 2000 images of 150 classes need some 40 MB beside what is handed in.
+An image is the unit that is drawn: its pixels are not independent. All of it rests on `margins`,
+three numbers per image and class instead of C * C, and goes by blocks of BLOCK draws: 2000 images
+of 150 classes need some 40 MB beside what is handed in.
 
-The intervals are percentiles of the bootstrap (Efron and Tibshirani: An Introduction to the Bootstrap, 1993, chapter 13); the p-values
-are those of a permutation test (Good: Permutation Tests, 2000), which asks how often a difference at least this large comes about when
-it is left to a coin, image by image, which of the two models gave which prediction.
+The intervals are percentiles of the bootstrap (Efron and Tibshirani: An Introduction to the
+Bootstrap, 1993, chapter 13); the p-values are those of a permutation test (Good: Permutation Tests,
+2000), which asks how often a difference at least this large comes about when it is left to a coin,
+image by image, which of the two models gave which prediction.
 """
 
 from collections.abc import Iterator
@@ -29,7 +32,8 @@ UNKNOWN = (float("nan"), float("nan"))
 class Comparison:
     """The first model against the second one: a positive difference is in the first one's favor.
 
-    Per class: None where the truth never shows it. Per image: the mean IoU over the classes that its truth shows; None without any.
+    Per class: None where the truth never shows it. Per image: the mean IoU over the classes that
+    its truth shows; None without any.
     """
 
     difference: float  # of the mIoU
@@ -52,7 +56,8 @@ class Comparison:
 def interval(
     confusions: Any, statistic: str = "miou", level: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> Interval:
-    """Within which the data set's score lies, had other images of the kind been taken; (N, C, C) counts by image, truth and prediction."""
+    """Within which the data set's score lies, had other images of the kind been taken; (N, C, C)
+    counts by image, truth and prediction."""
     if statistic not in MEANS:
         raise ValueError(
             f"the statistic {statistic} is none of {', '.join(MEANS)}: name one of them"
@@ -66,7 +71,8 @@ def interval(
 def class_intervals(
     confusions: Any, level: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> list[Interval | None]:
-    """The same for the IoU of each class, over the draws in which it occurs; None where it never does."""
+    """The same for the IoU of each class, over the draws in which it occurs; None where it never
+    does."""
     return percentiles(
         torch.cat([rates(each)["iou"] for each in resampled(by_image(confusions), draws, seed)]),
         level,
@@ -74,7 +80,8 @@ def class_intervals(
 
 
 def image_scores(confusions: Any) -> list[float | None]:
-    """Each image's own mean IoU over the classes that its truth shows: a stray pixel of another class costs its class, not a zero more."""
+    """Each image's own mean IoU over the classes that its truth shows: a stray pixel of another
+    class costs its class, not a zero more."""
     return listed(image_means(by_image(confusions)))
 
 
@@ -83,7 +90,8 @@ def paired(a: Any, b: Any, level: float = 0.95, draws: int = 1000, seed: int = 0
     a, b = by_image(a), by_image(b)
     if a.shape != b.shape or not torch.equal(a[:, TRUE], b[:, TRUE]):
         raise ValueError(
-            "the two models were not judged on the same images: judge both on one split with the same labels"
+            "the two models were not judged on the same images: judge both on one split with "
+            "the same labels"
         )
     both = torch.cat([a, b], -1)  # (N, 3, 2C): the same images are drawn for both
     drawn = torch.cat([difference(*each.chunk(2, -1)) for each in resampled(both, draws, seed)])
@@ -120,7 +128,8 @@ def by_image(confusions: Any) -> Tensor:
     confusions = torch.as_tensor(confusions)
     if confusions.ndim != 3 or confusions.shape[1] != confusions.shape[2] or not len(confusions):
         raise ValueError(
-            f"counts of the shape {tuple(confusions.shape)} are not (images, classes, classes): give one matrix per image"
+            f"counts of the shape {tuple(confusions.shape)} are not (images, classes, "
+            "classes): give one matrix per image"
         )
     return margins(confusions).double().cpu()
 
@@ -145,7 +154,8 @@ def resampled(images: Tensor, draws: int, seed: int) -> Iterator[Tensor]:
 
 
 def exchanged(a: Tensor, b: Tensor, draws: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of both models' sums after a coin per image has swapped their predictions or not. Whole numbers: the sums are exact."""
+    """Blocks of both models' sums after a coin per image has swapped their predictions or not.
+    Whole numbers: the sums are exact."""
     together, change = (a + b).sum(0), (a - b).flatten(1)
     for size, generator in blocks(draws, seed):
         coins = torch.randint(2, (size, len(a)), generator=generator).double()
@@ -154,7 +164,8 @@ def exchanged(a: Tensor, b: Tensor, draws: int, seed: int) -> Iterator[tuple[Ten
 
 
 def difference(a: Tensor, b: Tensor) -> Tensor:
-    """(..., 3, C) twice -> (..., 1 + C): a's mIoU less b's, then class by class, nan where the truth has no pixel of it."""
+    """(..., 3, C) twice -> (..., 1 + C): a's mIoU less b's, then class by class, nan where the
+    truth has no pixel of it."""
     ours, theirs = rates(a), rates(b)
     classes = (ours["iou"] - theirs["iou"]).masked_fill(a[..., TRUE, :] == 0, float("nan"))
     return torch.cat([(ours["miou"] - theirs["miou"])[..., None], classes], -1)

@@ -1,7 +1,8 @@
 """mIoU and its companions, all out of one confusion matrix over the whole set and every rank.
 
-Mean accuracy is the mean of the classes' recalls. It is no average precision: nothing is ranked by its confidence, though the notes
-on metrics that this project comes from liken it to detection's mAP.
+Mean accuracy is the mean of the classes' recalls. It is no average precision: nothing is ranked by
+its confidence, though the notes on metrics that this project comes from liken it to detection's
+mAP.
 """
 
 import math
@@ -14,7 +15,8 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 
 class JaccardIndex(MulticlassJaccardIndex):
-    """mIoU of label maps; 255 is ignored, and a class that occurs nowhere is left out of the mean, as Cityscapes' script does."""
+    """mIoU of label maps; 255 is ignored, and a class that occurs nowhere is left out of the mean,
+    as Cityscapes' script does."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, average="macro", ignore_index=255, validate_args=False)
@@ -25,10 +27,12 @@ class JaccardIndex(MulticlassJaccardIndex):
 
 
 def confusion_of(predicted: Tensor, label: Tensor, num_classes: int) -> Tensor:
-    """(C, C) int64 pixels by truth and prediction; uint8 maps of any equal shape, 255 in a label is ignored."""
+    """(C, C) int64 pixels by truth and prediction; uint8 maps of any equal shape, 255 in a label is
+    ignored."""
     if predicted.max() >= num_classes or (label.ge(num_classes) & label.ne(255)).any():
         raise ValueError(
-            f"a prediction or a label lies outside 0..{num_classes - 1} (a label may also be 255, which is ignored)"
+            f"a prediction or a label lies outside 0..{num_classes - 1} (a label may also be "
+            "255, which is ignored)"
         )
     # Ignored pixels get a row of their own, past the last class: no boolean mask, no copy.
     rows = label.to(torch.int32).clamp(max=num_classes)
@@ -40,16 +44,19 @@ def confusion_of(predicted: Tensor, label: Tensor, num_classes: int) -> Tensor:
 
 
 def margins(confusion: Tensor) -> Tensor:
-    """(..., C, C) counts by truth and prediction -> (..., 3, C): hits, pixels of the truth, pixels predicted. The scores need no more."""
+    """(..., C, C) counts by truth and prediction -> (..., 3, C): hits, pixels of the truth, pixels
+    predicted. The scores need no more."""
     return torch.stack(
         [confusion.diagonal(dim1=-2, dim2=-1), confusion.sum(-1), confusion.sum(-2)], -2
     )
 
 
 def rates(margins: Tensor) -> dict[str, Tensor]:
-    """(..., 3, C) -> "iou" and "accuracy" (..., C), nan where a class has no pixel to be judged by, and the four means (...) over them.
+    """(..., 3, C) -> "iou" and "accuracy" (..., C), nan where a class has no pixel to be judged by,
+    and the four means (...) over them.
 
-    A class counts in the mean IoU where it is true or predicted anywhere, in the mean accuracy where it is true anywhere.
+    A class counts in the mean IoU where it is true or predicted anywhere, in the mean accuracy
+    where it is true anywhere.
     """
     hit, true, predicted = margins.to(torch.float64).unbind(-2)
     iou, accuracy = hit / (true + predicted - hit), hit / true  # 0 / 0 is nan
@@ -64,9 +71,11 @@ def rates(margins: Tensor) -> dict[str, Tensor]:
 
 
 def scores(confusion: Tensor, categories: Sequence[str] = ()) -> dict[str, Any]:
-    """From (true, predicted) counts: the means of `rates`, IoU and accuracy per class (None where it has none), pixels.
+    """From (true, predicted) counts: the means of `rates`, IoU and accuracy per class (None where
+    it has none), pixels.
 
-    `categories`, a word per class, adds Cityscapes' IoU of the categories: a class taken for another one of its category is right.
+    `categories`, a word per class, adds Cityscapes' IoU of the categories: a class taken for
+    another one of its category is right.
     """
     found = rates(margins(confusion))
     per_class = {name: listed(found.pop(name)) for name in ("iou", "accuracy")}
@@ -87,13 +96,15 @@ def listed(values: Tensor) -> list[float | None]:
 
 
 def members(categories: Sequence[str]) -> Tensor:
-    """(C, K): whether a class is in a category; the categories come in the order in which the classes name them."""
+    """(C, K): whether a class is in a category; the categories come in the order in which the
+    classes name them."""
     return torch.tensor(
         [[each == name for name in dict.fromkeys(categories)] for each in categories]
     )
 
 
 def merged(confusion: Tensor, categories: Sequence[str]) -> Tensor:
-    """(C, C) counts by class -> (K, K) by category; float64, which whole numbers below 2**53 keep exactly."""
+    """(C, C) counts by class -> (K, K) by category; float64, which whole numbers below 2**53 keep
+    exactly."""
     groups = members(categories).to(confusion.device, torch.float64)
     return groups.T @ confusion.to(torch.float64) @ groups

@@ -1,7 +1,9 @@
-"""iIoU, the IoU of Cityscapes in which a small instance weighs as much as a large one (Cordts et al., CVPR 2016, section 4.1).
+"""iIoU, the IoU of Cityscapes in which a small instance weighs as much as a large one (Cordts et
+al., CVPR 2016, section 4.1).
 
-A true pixel of an instance weighs (average size of its class's instances) / (size of its instance), hit or missed. A wrongly predicted
-pixel belongs to no instance and weighs 1. A group, whose members nobody told apart, is no instance and adds no hits and no misses.
+A true pixel of an instance weighs (average size of its class's instances) / (size of its instance),
+hit or missed. A wrongly predicted pixel belongs to no instance and weighs 1. A group, whose members
+nobody told apart, is no instance and adds no hits and no misses.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,20 +25,24 @@ def instance_counts(
     sizes: Mapping[int, float],
     categories: Sequence[str] = (),
 ) -> Tensor:
-    """One image's weighted hits, weighted misses and false alarms: (C + categories, 3) float64, which add up over images.
+    """One image's weighted hits, weighted misses and false alarms: (C + categories, 3) float64,
+    which add up over images.
 
-    `predicted` and `label` hold train ids, 255 ignored; `instances` a train id * 1000 + a number in every instance and -1 elsewhere;
-    `sizes` the average pixels of an instance, for the classes that have any; `categories` a word per class, or nothing.
-    As in the official script, hits and misses follow the instances alone, even where the label is ignored, and false alarms the labels.
+    `predicted` and `label` hold train ids, 255 ignored; `instances` a train id * 1000 + a number in
+    every instance and -1 elsewhere; `sizes` the average pixels of an instance, for the classes that
+    have any; `categories` a word per class, or nothing. As in the official script, hits and misses
+    follow the instances alone, even where the label is ignored, and false alarms the labels.
     """
     if not predicted.shape == label.shape == instances.shape:
         shapes = ", ".join(str(tuple(each.shape)) for each in (predicted, label, instances))
         raise ValueError(
-            f"prediction, label and instances have the shapes {shapes}: give the three maps of one image"
+            f"prediction, label and instances have the shapes {shapes}: give the three maps of "
+            "one image"
         )
     if instances.max() >= NUMBERS * num_classes:
         raise ValueError(
-            f"the instance {instances.max()} is of none of {num_classes} classes: give train ids * {NUMBERS} + numbers"
+            f"the instance {instances.max()} is of none of {num_classes} classes: give train "
+            f"ids * {NUMBERS} + numbers"
         )
     confusion = confusion_of(predicted, label, num_classes)
     per_class = hits_and_misses(predicted, instances, sizes, torch.arange(num_classes))
@@ -54,7 +60,8 @@ def instance_counts(
 def hits_and_misses(
     predicted: Tensor, instances: Tensor, sizes: Mapping[int, float], group: Tensor
 ) -> Tensor:
-    """(C, 2) weighted pixels of each class's instances; a hit is a pixel predicted as any class of the same group."""
+    """(C, 2) weighted pixels of each class's instances; a hit is a pixel predicted as any class of
+    the same group."""
     inside = instances >= 0
     ids, guess, group = (
         instances[inside].long(),

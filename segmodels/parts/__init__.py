@@ -1,1 +1,2 @@
-"""What at least two papers share; a part knows no paper, and imports torch, numpy, timm and other parts alone."""
+"""What at least two papers share; a part knows no paper, and imports torch, numpy, timm and other
+parts alone."""

@@ -1,7 +1,8 @@
-"""What the real-time networks of several resolutions are built from: residual blocks whose last ReLU is the reader's, context at 1/64,
-heads that normalize first.
+"""What the real-time networks of several resolutions are built from: residual blocks whose last
+ReLU is the reader's, context at 1/64, heads that normalize first.
 
-A stage ends without ReLU, because branches are summed before it: whoever reads a stage calls F.relu himself.
+A stage ends without ReLU, because branches are summed before it: whoever reads a stage calls F.relu
+himself.
 """
 
 import re
@@ -19,7 +20,8 @@ Choice = TypeVar("Choice")
 
 
 def pick(option: str, word: str, allowed: Mapping[str, Choice]) -> Choice:
-    """What an option of a network stands for; a word that is not known is answered with those that are."""
+    """What an option of a network stands for; a word that is not known is answered with those that
+    are."""
     if word not in allowed:
         raise ValueError(
             f"{option}={word!r} is not known; allowed: {', '.join(map(repr, allowed))}"
@@ -94,7 +96,8 @@ def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
 
 
 class Pyramid(nn.Module):
-    """The map and four pooled ones (kernel/stride 5/2, 9/4, 17/8, global; padding counts), brought to `width` channels and its size.
+    """The map and four pooled ones (kernel/stride 5/2, 9/4, 17/8, global; padding counts), brought
+    to `width` channels and its size.
 
     With fewer branches the largest of the pools are left out; the global one stays.
     """
@@ -122,7 +125,8 @@ class Pyramid(nn.Module):
 
 
 class DAPPM(Pyramid):
-    """Deep Aggregation Pyramid Pooling: each scale is added to the one before it and passes a 3x3 (DDRNet)."""
+    """Deep Aggregation Pyramid Pooling: each scale is added to the one before it and passes a 3x3
+    (DDRNet)."""
 
     def __init__(self, inside: int, width: int, outside: int, branches: int = 5) -> None:
         super().__init__(inside, width, outside, branches)
@@ -152,7 +156,8 @@ def _of_head(match: re.Match[str]) -> str:
     return match[1] + {"bn1": ".0", "conv1": ".2", "bn2": ".3", "conv2": ".5"}[match[2]] + "."
 
 
-# (pattern, replacement), applied in turn to every name of a checkpoint, after a paper's own: what DDRNet's and PIDNet's authors name
+# (pattern, replacement), applied in turn to every name of a checkpoint, after a paper's own: what
+# DDRNet's and PIDNet's authors name
 # alike, and the stem, blocks and pyramid of mmseg, whose layers are pairs of conv and bn
 AUTHORS = (
     (r"^conv1\.", "backbone.stem."),

@@ -12,7 +12,8 @@ def conv_bn(
     dilation: int = 1,
     groups: int = 1,
 ) -> nn.Sequential:
-    """A convolution without bias that keeps the size (times 1 / stride), and batch normalization."""
+    """A convolution without bias that keeps the size (times 1 / stride), and batch
+    normalization."""
     padding = dilation * (kernel // 2)
     conv = nn.Conv2d(inside, outside, kernel, stride, padding, dilation, groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outside))

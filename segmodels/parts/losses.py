@@ -1,12 +1,15 @@
 """Cross-entropy and hard-example mining that never hold the logits at the label's size.
 
-A loss here is sum(weight * loss) over the pixels of a batch, with weights that carry no gradient. The logits come at the network's own
-resolution and are upsampled a block of rows at a time; a block gives its loss and its gradient and is forgotten:
+A loss here is sum(weight * loss) over the pixels of a batch, with weights that carry no gradient.
+The logits come at the network's own resolution and are upsampled a block of rows at a time; a block
+gives its loss and its gradient and is forgotten:
 
-    logits (B, C, h, w) -> rows of (B, C, H, W) -> log p of the label -> sum(weight * loss), and p - onehot, brought back to (B, C, h, w)
+    logits (B, C, h, w) -> rows of (B, C, H, W) -> log p of the label -> sum(weight * loss), and p -
+    onehot, brought back to (B, C, h, w)
 
-Mining walks twice: first for the map of losses, from which a rule makes the weights, then for the gradient of the pixels that it kept.
-`block` is the number of upsampled logits that exist at a time (by default what was fast); it changes time and memory, not the result.
+Mining walks twice: first for the map of losses, from which a rule makes the weights, then for the
+gradient of the pixels that it kept. `block` is the number of upsampled logits that exist at a time
+(by default what was fast); it changes time and memory, not the result.
 """
 
 import math
@@ -22,8 +25,10 @@ IGNORED = 255
 Amount = (
     int | float
 )  # a whole number counts pixels of the batch on this device; a float is a share of them
-# A rule takes the unweighted loss (B, H, W), the label and the class weight of each pixel (None without class weights), and returns the
-# weights by which the losses are summed. Where the label is ignored, the loss is that of class 0: what such a pixel counts for differs
+# A rule takes the unweighted loss (B, H, W), the label and the class weight of each pixel (None
+# without class weights), and returns the
+# weights by which the losses are summed. Where the label is ignored, the loss is that of class 0:
+# what such a pixel counts for differs
 # between rules. Whatever weight a rule gives it, it adds neither loss nor gradient.
 Rule = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -73,11 +78,13 @@ def cross_entropy(
     average: str = "valid",
     block: int | None = None,
 ) -> Tensor:
-    """sum(w * l) over sum(w) ("valid": torch's mean) or over all pixels, ignored ones too ("all"); w: class weight times `weights`."""
+    """sum(w * l) over sum(w) ("valid": torch's mean) or over all pixels, ignored ones too ("all");
+    w: class weight times `weights`."""
     _check(logits, label, weights)
     if average not in ("valid", "all"):
         raise ValueError(
-            f"average={average!r} is not known; allowed: 'valid' (divide by the sum of weights), 'all' (by all pixels)"
+            f"average={average!r} is not known; allowed: 'valid' (divide by the sum of "
+            "weights), 'all' (by all pixels)"
         )
     table, gradient = _weight_of_label(logits, class_weights), _room(logits)
 
@@ -111,7 +118,8 @@ def ohem(
     class_weights: Tensor | None = None,
     block: int | None = None,
 ) -> Tensor:
-    """Cross-entropy over the hard pixels that `rule` keeps; 0, with a zero gradient, where it keeps none."""
+    """Cross-entropy over the hard pixels that `rule` keeps; 0, with a zero gradient, where it keeps
+    none."""
     _check(logits, label)
     loss = _pixel_losses(logits, label, align_corners, block)
     weight = (
@@ -131,7 +139,8 @@ def ohem(
 
 
 def torchseg_rule(threshold: float, min_kept: Amount) -> Rule:
-    """BiSeNet (TorchSeg), SFNet: p <= max(threshold, min_kept-th smallest p); no mining where min_kept is 0 or above the valid pixels."""
+    """BiSeNet (TorchSeg), SFNet: p <= max(threshold, min_kept-th smallest p); no mining where
+    min_kept is 0 or above the valid pixels."""
     _check_rule(threshold, min_kept)
 
     def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
@@ -147,7 +156,8 @@ def torchseg_rule(threshold: float, min_kept: Amount) -> Rule:
 
 
 def hrnet_rule(threshold: float, min_kept: Amount) -> Rule:
-    """HRNet, OCR, DDRNet, PIDNet: p strictly below max(threshold, the next p after the min_kept smallest); divided by their number."""
+    """HRNet, OCR, DDRNet, PIDNet: p strictly below max(threshold, the next p after the min_kept
+    smallest); divided by their number."""
     _check_rule(threshold, min_kept)
 
     def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
@@ -158,7 +168,8 @@ def hrnet_rule(threshold: float, min_kept: Amount) -> Rule:
 
 
 def openseg_rule(threshold: float, min_kept: Amount) -> Rule:
-    """OCNet, ISANet, OCRNet: HRNet's, but the first pixel of the batch always takes part, as class 0 without loss if it is ignored."""
+    """OCNet, ISANet, OCRNet: HRNet's, but the first pixel of the batch always takes part, as class
+    0 without loss if it is ignored."""
     _check_rule(threshold, min_kept)
 
     def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
@@ -171,7 +182,8 @@ def openseg_rule(threshold: float, min_kept: Amount) -> Rule:
 
 
 def mmseg_rule(threshold: float | None, min_kept_per_image: int) -> Rule:
-    """mmseg's OHEMPixelSampler: HRNet's choice, or without threshold the hardest; divided by ALL pixels, or by all class weights."""
+    """mmseg's OHEMPixelSampler: HRNet's choice, or without threshold the hardest; divided by ALL
+    pixels, or by all class weights."""
     _check_rule(1 if threshold is None else threshold, min_kept_per_image)
 
     def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
@@ -188,7 +200,8 @@ def mmseg_rule(threshold: float | None, min_kept_per_image: int) -> Rule:
 
 
 def stdc_rule(threshold: float, min_kept: Amount) -> Rule:
-    """STDC: every l above -log(threshold) if they are more than min_kept, else the min_kept largest, ignored pixels filling up as zeros."""
+    """STDC: every l above -log(threshold) if they are more than min_kept, else the min_kept
+    largest, ignored pixels filling up as zeros."""
     _check_rule(threshold, min_kept)
 
     def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
@@ -198,7 +211,8 @@ def stdc_rule(threshold: float, min_kept: Amount) -> Rule:
 
 
 def coincheung_rule(threshold: float, one_in: int = 16) -> Rule:
-    """CoinCheung/BiSeNet: every l above -log(threshold), or the hardest V // one_in of the V VALID pixels where those are fewer."""
+    """CoinCheung/BiSeNet: every l above -log(threshold), or the hardest V // one_in of the V VALID
+    pixels where those are fewer."""
     _check_rule(threshold)
 
     def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
@@ -229,7 +243,8 @@ def _above_or_hardest(
 
 
 def _below(loss: Tensor, present: Tensor, threshold: float, count: int) -> Tensor:
-    """p strictly below max(threshold, the p after the `count` smallest), or after all but the largest where there are no more."""
+    """p strictly below max(threshold, the p after the `count` smallest), or after all but the
+    largest where there are no more."""
     p = torch.exp(-loss).masked_fill_(~present, math.inf)
     limit = _kth_smallest(p, min(count, p.numel() - 1) + 1)
     largest = p.masked_fill(~present, 0).amax()
@@ -237,7 +252,8 @@ def _below(loss: Tensor, present: Tensor, threshold: float, count: int) -> Tenso
 
 
 def _hardest(loss: Tensor, count: int | Tensor) -> Tensor:
-    """1 for each of the `count` largest; losses that tie for the last places share them, so that no order of pixels matters."""
+    """1 for each of the `count` largest; losses that tie for the last places share them, so that no
+    order of pixels matters."""
     limit = _kth_smallest(loss, loss.numel() - count + 1)
     above, ties = loss > limit, loss == limit
     return above + ties * ((count - above.sum()).to(loss.dtype) / ties.sum().clamp(min=1))
@@ -251,7 +267,8 @@ def _kth_smallest(values: Tensor, k: int | Tensor) -> Tensor:
 
 
 def _kth_smallest_bits(values: Tensor, k: int | Tensor) -> Tensor:
-    """The same, bit by bit: numbers >= 0 sort as their bits do, and counting asks for no copy, no order and no wait for the device."""
+    """The same, bit by bit: numbers >= 0 sort as their bits do, and counting asks for no copy, no
+    order and no wait for the device."""
     kind, bits = (torch.int64, 63) if values.dtype == torch.float64 else (torch.int32, 31)
     ordered, found = (
         values.contiguous().view(kind),
@@ -274,7 +291,8 @@ def normalized(weights: Tensor) -> Tensor:
 
 
 def _some(divisor: Tensor) -> Tensor:
-    """A sum to divide by: where it is 0, so is everything that is divided by it, and 0 is meant, not nan."""
+    """A sum to divide by: where it is 0, so is everything that is divided by it, and 0 is meant,
+    not nan."""
     return divisor.clamp(min=torch.finfo(divisor.dtype).tiny)
 
 
@@ -285,7 +303,8 @@ def _pixels(min_kept: Amount, label: Tensor) -> int:
 
 # --- the walk over blocks of rows
 
-# Upsampled logits that a block holds: on the CPU it should stay in the cache, elsewhere it should outlast the launch of its kernels.
+# Upsampled logits that a block holds: on the CPU it should stay in the cache, elsewhere it should
+# outlast the launch of its kernels.
 _BLOCK = {"cpu": 1 << 19}
 _BLOCK_ELSEWHERE = 1 << 24
 _ROWS = 16  # no fewer at a time: neighboring blocks both widen the source rows at their border
@@ -336,7 +355,8 @@ def _pixel_losses(logits: Tensor, label: Tensor, align_corners: bool, block: int
 
 
 def _log_p(full: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities (B, C, rows, W), loss (B, rows, W), and the class (B, 1, rows, W) it is of: 0 where the label is ignored."""
+    """Log-probabilities (B, C, rows, W), loss (B, rows, W), and the class (B, 1, rows, W) it is of:
+    0 where the label is ignored."""
     true = label.long().masked_fill(label == IGNORED, 0)[:, None]
     log_p = F.log_softmax(full, dim=1)
     return log_p, -log_p.gather(1, true)[:, 0], true
@@ -368,7 +388,8 @@ def _blocks(
 
 
 class _Known(torch.autograd.Function):
-    """Passes a loss on; backward scales the gradient made with it, in float32, so that half precision does not lose its small entries."""
+    """Passes a loss on; backward scales the gradient made with it, in float32, so that half
+    precision does not lose its small entries."""
 
     @staticmethod
     def forward(
@@ -384,7 +405,8 @@ class _Known(torch.autograd.Function):
     ) -> tuple[Tensor, None, None]:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "create_graph=True came, but this loss can be differentiated only once; use F.interpolate and F.cross_entropy"
+                "create_graph=True came, but this loss can be differentiated only once; use "
+                "F.interpolate and F.cross_entropy"
             )
         return (ctx.saved_tensors[0] * upstream).to(ctx.dtype), None, None
 
@@ -413,7 +435,8 @@ def _weight_of_label(logits: Tensor, class_weights: Tensor | None) -> Tensor:
     if class_weights is not None:
         if class_weights.shape != (classes,):
             raise ValueError(
-                f"class_weights of shape {tuple(class_weights.shape)} for {classes} classes; allowed: ({classes},)"
+                f"class_weights of shape {tuple(class_weights.shape)} for {classes} classes; "
+                f"allowed: ({classes},)"
             )
         table[:classes] = class_weights.detach()
     table[IGNORED] = 0
@@ -427,15 +450,18 @@ def _look_up(table: Tensor, label: Tensor) -> Tensor:
 def _check(logits: Tensor, label: Tensor, weights: Tensor | None = None) -> None:
     if logits.dim() != 4 or label.dim() != 3 or len(logits) != len(label):
         raise ValueError(
-            f"logits {tuple(logits.shape)} and label {tuple(label.shape)} do not fit; allowed: (B, C, h, w) and (B, H, W)"
+            f"logits {tuple(logits.shape)} and label {tuple(label.shape)} do not fit; allowed: "
+            "(B, C, h, w) and (B, H, W)"
         )
     if label.dtype not in (torch.uint8, torch.int64):
         raise TypeError(
-            f"a label of {label.dtype}; allowed: torch.uint8 or torch.int64, {IGNORED} where ignored"
+            f"a label of {label.dtype}; allowed: torch.uint8 or torch.int64, {IGNORED} where "
+            "ignored"
         )
     if weights is not None and weights.shape != label.shape:
         raise ValueError(
-            f"weights of shape {tuple(weights.shape)} for a label of shape {tuple(label.shape)}; the two must be equal"
+            f"weights of shape {tuple(weights.shape)} for a label of shape "
+            f"{tuple(label.shape)}; the two must be equal"
         )
 
 
@@ -446,5 +472,6 @@ def _check_rule(threshold: float, min_kept: Amount = 0) -> None:
         )
     if min_kept < 0 or (isinstance(min_kept, float) and min_kept > 1):
         raise ValueError(
-            f"min_kept={min_kept}; allowed: a whole number of pixels, such as 100_000, or a float up to 1.0, such as 1 / 16"
+            f"min_kept={min_kept}; allowed: a whole number of pixels, such as 100_000, or a "
+            "float up to 1.0, such as 1 / 16"
         )

@@ -1,7 +1,8 @@
-"""Perturbations for consistency training: masks that mix two images, and strong changes of color. All of it runs on the images' device.
+"""Perturbations for consistency training: masks that mix two images, and strong changes of color.
+All of it runs on the images' device.
 
-A mask is bool (B, H, W). True shows the image itself, False its partner (or nothing). What chance decides is drawn on the CPU:
-the same seed gives the same masks on every device.
+A mask is bool (B, H, W). True shows the image itself, False its partner (or nothing). What chance
+decides is drawn on the CPU: the same seed gives the same masks on every device.
 """
 
 import torch
@@ -39,8 +40,8 @@ def random_box(
     area: tuple[float, float] = (0.02, 0.4),
     ratio: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> Tensor:
-    """True in one box (H, W), or nowhere: UniMatch's. A share of the area, then a ratio of height to
-    width and a corner, drawn again until the box lies within the image."""
+    """True in one box (H, W), or nowhere: UniMatch's. A share of the area, then a ratio of height
+    to width and a corner, drawn again until the box lies within the image."""
     height, width = size
     mask = torch.zeros(size, dtype=torch.bool)
     if torch.rand(()) >= chance:
@@ -57,7 +58,8 @@ def random_box(
 
 
 def half_of_classes(label: Tensor, grid: int = 1) -> Tensor:
-    """True on floor(n / 2) of the n classes that the label shows, chosen anew in each cell of a grid; never where it is ignored."""
+    """True on floor(n / 2) of the n classes that the label shows, chosen anew in each cell of a
+    grid; never where it is ignored."""
     batch, height, width = label.shape
     numbers = IGNORED + 1
     rows, columns = (
@@ -96,8 +98,8 @@ def recolored(
     gray: float = 0.2,
     hue: float | None = None,
 ) -> Tensor:
-    """Brightness, contrast and saturation times 1 +- strength, hue turned by up to `hue` of the circle
-    (a quarter of the strength, unless told); each image at random, some to gray."""
+    """Brightness, contrast and saturation times 1 +- strength, hue turned by up to `hue` of the
+    circle (a quarter of the strength, unless told); each image at random, some to gray."""
     hue = strength / 4 if hue is None else hue
     low, high = max(0.0, 1 - strength), 1 + strength
     brightness, contrast, saturation = (
@@ -141,7 +143,8 @@ def strong(
 
 
 def turned(image: Tensor, turn: Tensor) -> Tensor:
-    """Every color turned around the gray axis by a share (B,) of the full circle: a hue shift that is one matrix product."""
+    """Every color turned around the gray axis by a share (B,) of the full circle: a hue shift that
+    is one matrix product."""
     angle, third = (
         2 * torch.pi * turn[:, None, None],
         torch.full((3, 3), 1 / 3, device=image.device),

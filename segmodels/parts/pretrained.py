@@ -1,8 +1,11 @@
-"""ImageNet weights for a backbone: from a file, or from timm by name. Nothing here runs unless it is asked for.
+"""ImageNet weights for a backbone: from a file, or from timm by name. Nothing here runs unless it
+is asked for.
 
-Many libraries hold the same networks under names of their own. A file whose names are all unknown is matched by the order of its tensors,
-which for networks of convolutions and norms is the order they are computed in; every shape and kind must then agree, one after another.
-What no file holds remains the backbone's own: the norms' epsilon, the padding, and the statistics that images are normalized by.
+Many libraries hold the same networks under names of their own. A file whose names are all unknown
+is matched by the order of its tensors, which for networks of convolutions and norms is the order
+they are computed in; every shape and kind must then agree, one after another. What no file holds
+remains the backbone's own: the norms' epsilon, the padding, and the statistics that images are
+normalized by.
 """
 
 import re
@@ -33,8 +36,9 @@ def load_encoder(
 ) -> str:
     """Strict but for the classifier, which a backbone does not have; says in words what was loaded.
 
-    `rename` gives the weights the backbone's own names, where their authors have others; `may_lack` is a pattern of names that ImageNet
-    weights do not have, since the classifier had no such layer. `called` names weights that come without a file.
+    `rename` gives the weights the backbone's own names, where their authors have others; `may_lack`
+    is a pattern of names that ImageNet weights do not have, since the classifier had no such layer.
+    `called` names weights that come without a file.
     """
     if encoder is None:
         raise ValueError(
@@ -50,7 +54,7 @@ def load_encoder(
     missing = [name for name in absent if name not in fresh]
     reshaped = [name for name in own if name in weights and weights[name].shape != own[name].shape]
     if missing or reshaped:
-        raise ValueError(f"{called} does not fit this backbone: {len(missing)} tensors missing, {len(reshaped)} of another shape "
+        raise ValueError(f"{called} does not fit this backbone: {len(missing)} tensors " f"missing, {len(reshaped)} of another shape "
                          f"({', '.join((missing + reshaped)[:3])}, ...)")  # fmt: skip
     encoder.load_state_dict(
         {name: tensor for name, tensor in weights.items() if name in own}, strict=False
@@ -71,7 +75,8 @@ def listed(names: list[str], most: int = 4) -> str:
 
 
 def matched(own: State, given: State, rename: Rename | None, called: str) -> tuple[State, str]:
-    """The weights under our names, and in words how they were matched where that was not by name."""
+    """The weights under our names, and in words how they were matched where that was not by
+    name."""
     ours = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in own)), "")
     bare = {name.removeprefix(ours): name for name in own}
     variants = without_prefixes(given)
@@ -85,7 +90,8 @@ def matched(own: State, given: State, rename: Rename | None, called: str) -> tup
         return weights, ""
     if problem := out_of_order(own, given):
         raise ValueError(
-            f"{called} does not fit this backbone: none of its {len(given)} tensors has a name of ours, and {problem}"
+            f"{called} does not fit this backbone: none of its {len(given)} tensors has a name "
+            f"of ours, and {problem}"
         )
     return by_order(
         own, given
@@ -93,7 +99,8 @@ def matched(own: State, given: State, rename: Rename | None, called: str) -> tup
 
 
 def by_order(own: State, weights: State) -> State:
-    """The first of theirs is the first of ours; what they have behind our last one keeps its name."""
+    """The first of theirs is the first of ours; what they have behind our last one keeps its
+    name."""
     names = [*own, *list(weights)[len(own) :]]
     return dict(zip(names, weights.values()))
 
@@ -120,7 +127,10 @@ def out_of_order(own: State, weights: State) -> str:
             or mine.shape != given.shape
             or layers.setdefault(layer, their_layer) != their_layer
         ):
-            return f"in order {theirs} {tuple(given.shape)} comes where {ours} {tuple(mine.shape)} should"
+            return (
+                f"in order {theirs} {tuple(given.shape)} comes where {ours} "
+                f"{tuple(mine.shape)} should"
+            )
     behind = [name for name, tensor in list(weights.items())[len(own) :] if tensor.ndim > 1]
     return (
         f"in order {len(behind)} layers come behind the backbone's last, more than a classifier has"
@@ -144,6 +154,7 @@ def from_timm(name: str) -> State:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as problem:  # every network layer below has errors of its own
         raise ValueError(
-            f"the ImageNet weights {name} cannot be had here ({type(problem).__name__}); with a network they download by themselves, "
+            f"the ImageNet weights {name} cannot be had here ({type(problem).__name__}); with "
+            "a network they download by themselves, "
             "without one give --init FILE (the weights saved elsewhere) or --init scratch"
         ) from problem

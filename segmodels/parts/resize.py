@@ -9,7 +9,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows `top` to `bottom` of an upsampled map; they are blended from rows `first` to `last` of the small map and from no others."""
+    """Rows `top` to `bottom` of an upsampled map; they are blended from rows `first` to `last` of
+    the small map and from no others."""
 
     top: int
     bottom: int
@@ -17,14 +18,18 @@ class Strip:
     last: int
     upper: (
         Tensor | None
-    )  # (bottom - top,): the row above each position, counted from `first`; None where the height does not change
+        # (bottom - top,): the row above each position, counted from `first`; None where the height
+        # does
+        # not change
+    )
     lower: Tensor | None
     share: Tensor | None  # (bottom - top, 1): how much of the lower row
     width: int
     align_corners: bool
 
     def upsampled(self, part: Tensor) -> Tensor:
-        """(B, C, last - first, w) -> (B, C, bottom - top, W); the width comes first, because the small map has fewer rows to widen."""
+        """(B, C, last - first, w) -> (B, C, bottom - top, W); the width comes first, because the
+        small map has fewer rows to widen."""
         if part.shape[-1] != self.width:
             size = (part.shape[-2], self.width)
             part = F.interpolate(part, size, mode="bilinear", align_corners=self.align_corners)
@@ -44,7 +49,8 @@ def strip(
     align_corners: bool,
     dtype: torch.dtype = torch.float32,
 ) -> Strip:
-    """The strip of a map of that height enlarged (or shrunk) to `size`, to be computed in `dtype`."""
+    """The strip of a map of that height enlarged (or shrunk) to `size`, to be computed in
+    `dtype`."""
     if height == size[0]:
         return Strip(top, bottom, top, bottom, None, None, None, size[1], align_corners)
     upper, lower, share = _taps(height, size[0], top, bottom, align_corners, dtype)
@@ -65,10 +71,12 @@ def strip(
 def upsampled_rows(
     logits: Tensor, size: tuple[int, int], top: int, bottom: int, align_corners: bool
 ) -> Tensor:
-    """F.interpolate(logits, size, mode="bilinear")[:, :, top:bottom] without the other rows: (B, C, bottom - top, W)."""
+    """F.interpolate(logits, size, mode="bilinear")[:, :, top:bottom] without the other rows: (B, C,
+    bottom - top, W)."""
     if not 0 <= top < bottom <= size[0]:
         raise ValueError(
-            f"rows {top}:{bottom} of a map that is {size[0]} rows high; allowed: 0 <= top < bottom <= {size[0]}"
+            f"rows {top}:{bottom} of a map that is {size[0]} rows high; allowed: 0 <= top < "
+            f"bottom <= {size[0]}"
         )
     rows = strip(logits.shape[-2], size, top, bottom, align_corners, computed_in(logits))
     part = logits[:, :, rows.first : rows.last]
@@ -76,8 +84,8 @@ def upsampled_rows(
 
 
 def mirrored(image: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
-    """An image (B, C, H, W), reflected by so many rows above and below it and columns left and right
-    of it: again and again where it is smaller than that."""
+    """An image (B, C, H, W), reflected by so many rows above and below it and columns left and
+    right of it: again and again where it is smaller than that."""
     for axis, (before, behind) in ((-2, rows), (-1, columns)):
         length = image.shape[axis]
         period = max(2 * (length - 1), 1)
@@ -94,7 +102,8 @@ def computed_in(tensor: Tensor) -> torch.dtype:
 def _taps(
     source: int, size: int, top: int, bottom: int, align_corners: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The two source rows of each output row and the share of the second, rounded as in F.interpolate on maps of more than a few rows."""
+    """The two source rows of each output row and the share of the second, rounded as in
+    F.interpolate on maps of more than a few rows."""
     position = torch.arange(top, bottom, dtype=dtype)
     if align_corners:
         position *= torch.tensor(source - 1, dtype=dtype) / max(size - 1, 1)

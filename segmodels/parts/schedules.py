@@ -7,7 +7,8 @@ Schedule = Callable[[int], float]
 
 
 def poly(steps: int, power: float = 0.9, floor: float = 0.0) -> Schedule:
-    """From 1 to `floor` along (1 - k / steps) ** power; step k runs at the value of k, so no step runs at zero."""
+    """From 1 to `floor` along (1 - k / steps) ** power; step k runs at the value of k, so no step
+    runs at zero."""
     return lambda k: floor + (1 - floor) * (1 - min(k, steps) / steps) ** power
 
 
@@ -29,5 +30,6 @@ def warmed_up(schedule: Schedule, steps: int, start: float, shape: str = "linear
 
 
 def sigmoid_ramp(steps: int) -> Schedule:
-    """exp(-5 (1 - k / steps)^2), then 1: how a consistency term comes in (Laine, Aila: Temporal Ensembling)."""
+    """exp(-5 (1 - k / steps)^2), then 1: how a consistency term comes in (Laine, Aila: Temporal
+    Ensembling)."""
     return lambda k: math.exp(-5 * (1 - min(k, steps) / steps) ** 2) if steps else 1.0

@@ -11,7 +11,8 @@ def pooled(x: Tensor) -> Tensor:
 
 
 class SpatialPath(nn.Sequential):
-    """Three strides and a wide stack: 1/8 of the resolution, 128 channels (BiSeNet, section 3.1)."""
+    """Three strides and a wide stack: 1/8 of the resolution, 128 channels (BiSeNet, section
+    3.1)."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -23,7 +24,8 @@ class SpatialPath(nn.Sequential):
 
 
 class AttentionRefinement(nn.Module):
-    """ARM: a feature map, brought to 128 channels, weighs them by its global average (BiSeNet, figure 2b)."""
+    """ARM: a feature map, brought to 128 channels, weighs them by its global average (BiSeNet,
+    figure 2b)."""
 
     def __init__(self, inside: int, gated: bool = True) -> None:
         super().__init__()
@@ -36,7 +38,8 @@ class AttentionRefinement(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """FFM: concatenate, balance scales by batch norm, then select channels (BiSeNet, figure 2c); `squeezed` is the gate's inner width."""
+    """FFM: concatenate, balance scales by batch norm, then select channels (BiSeNet, figure 2c);
+    `squeezed` is the gate's inner width."""
 
     def __init__(self, inside: int = 256, squeezed: int = 256) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""Read weights out of a file, whoever wrote it: safely, out of wrappers, without the prefixes that some trainers add."""
+"""Read weights out of a file, whoever wrote it: safely, out of wrappers, without the prefixes that
+some trainers add."""
 
 import re
 from collections.abc import Collection, Mapping

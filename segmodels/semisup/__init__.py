@@ -1,5 +1,5 @@
-"""Semi-supervised methods, one file each: a method holds networks of any row; what all of them share
-is in `segmodels.method`."""
+"""Semi-supervised methods, one file each: a method holds networks of any row; what all of them
+share is in `segmodels.method`."""
 
 from pathlib import Path
 

@@ -10,15 +10,16 @@ classes on images without labels.
     label ─ one-hot ──────────────────────────────┴─ discriminator: label map or not ─── Adam
 
 Departures:
-- One step takes the gradients of all terms in one pass backward: the student's adversarial terms see
-  the discriminator's weights detached, and the discriminator sees detached predictions. The numbers
-  are those of the authors' passes one after the other.
+- One step takes the gradients of all terms in one pass backward: the student's adversarial terms
+  see the discriminator's weights detached, and the discriminator sees detached predictions. The
+  numbers are those of the authors' passes one after the other.
 - The label maps that the discriminator sees are those of the step's own labeled images; the authors
   draw another batch of them.
 - Padding of an unlabeled crop counts for nothing; in the authors' code it is a pixel like others.
-- Adam's rate falls as the recipe says the student's does; the authors give both the same poly curve.
-- The student's probabilities are enlarged as its row does it; the discriminator's answers with aligned
-  corners, as in the authors' code.
+- Adam's rate falls as the recipe says the student's does; the authors give both the same poly
+  curve.
+- The student's probabilities are enlarged as its row does it; the discriminator's answers with
+  aligned corners, as in the authors' code.
 - The paper's network is DeepLab v2 with COCO weights; any row can be trained. Its figures are for
   20k steps of 10 crops of 321x321 of PASCAL VOC, with lr 2.5e-4.
 """
@@ -98,8 +99,9 @@ class AdvSemiSeg(Method):
         start: int = 5000,
         discriminator_lr: float = 1e-4,
     ) -> None:
-        """`labeled`, `unlabeled`: weights of the adversarial terms; `semi`: weight of what the student
-        teaches itself, from step `start` on, where the discriminator believes it by `threshold`."""
+        """`labeled`, `unlabeled`: weights of the adversarial terms; `semi`: weight of what the
+        student teaches itself, from step `start` on, where the discriminator believes it by
+        `threshold`."""
         check_options(
             RANGES,
             labeled=labeled,
@@ -147,7 +149,8 @@ class AdvSemiSeg(Method):
     def discriminator_losses(
         self, own: Tensor, theirs: Tensor, label: Tensor, shown: Tensor
     ) -> dict[str, Tensor]:
-        """Half of what it gets wrong in predictions, and half of what it gets wrong in label maps."""
+        """Half of what it gets wrong in predictions, and half of what it gets wrong in label
+        maps."""
         known = label != IGNORED
         predictions = torch.cat([own, theirs])
         predicted = answers(self.discriminator, predictions)

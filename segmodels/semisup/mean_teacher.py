@@ -1,9 +1,10 @@
-"""Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep learning results
-Tarvainen, Valpola. NeurIPS 2017. arXiv:1703.01780
+"""Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised
+deep learning results Tarvainen, Valpola. NeurIPS 2017. arXiv:1703.01780
 
-The teacher is a running average of the student and sees an unlabeled image as it is; the student sees it perturbed, and has to say the
-same. In segmentation what perturbs is a mask that mixes two images (French et al. arXiv:1906.01916: CutOut, CutMix; Olsson et al.
-arXiv:2007.07936: ClassMix; Chen et al. arXiv:2101.10156: ComplexMix) and strong color: small changes alone teach nothing.
+The teacher is a running average of the student and sees an unlabeled image as it is; the student
+sees it perturbed, and has to say the same. In segmentation what perturbs is a mask that mixes two
+images (French et al. arXiv:1906.01916: CutOut, CutMix; Olsson et al. arXiv:2007.07936: ClassMix;
+Chen et al. arXiv:2101.10156: ComplexMix) and strong color: small changes alone teach nothing.
 
     labeled    ──────────────────────────────── student ── the paper's own losses
     unlabeled ─┬─ mixed by mask ─ color, blur ─ student ──── consistency, at the image's size
@@ -13,19 +14,26 @@ arXiv:2007.07936: ClassMix; Chen et al. arXiv:2101.10156: ComplexMix) and strong
     cutout       one box is erased: 0 to 1 of the area; nothing is asked there
     cutmix       a box of half the area shows the partner image
     classmix     half of the classes that the teacher sees are pasted over the partner
-    complexmix   the same in each cell of a grid: more complex masks, whose pieces still follow objects
+    complexmix   the same in each cell of a grid: more complex masks, whose pieces still follow
+    objects
 
 Departures:
-- "share" weighs the loss by the share of pixels that the teacher is sure of, one number per batch, as in the code of French et al. and
-  Olsson et al.; theirs counts all pixels, here padding is left out. The loss is averaged over all pixels, as in both.
+- "share" weighs the loss by the share of pixels that the teacher is sure of, one number per batch,
+  as in the code of French et al. and Olsson et al.; theirs counts all pixels, here padding is left
+  out. The loss is averaged over all pixels, as in both.
 - The squared difference is summed over classes, as in the code of French et al.
-- The teacher's first steps are a true average (decay 1 - 1 / (step + 1), as in ClassMix's code), since it starts as its student.
-- The teacher always normalizes with its running statistics, which are averaged as its weights are, and drops nothing; French et al.
-  freeze batch norm in both networks (batch_norm="frozen"), which makes sense for a pretrained network alone.
-- `semi.masks=classmix` keeps French et al.'s other defaults. ClassMix's code takes cross-entropy with the teacher's classes, the share
-  above 0.968, and on Cityscapes color of 0.25 (of hue too) without gray, on PASCAL VOC neither color nor blur.
-- The hue is turned in RGB around the gray axis instead of in HSV. Each image draws its own color, blur and mask.
-- ComplexMix's code was never published: its grid is the abstract's idea, its size (4 x 4) our choice.
+- The teacher's first steps are a true average (decay 1 - 1 / (step + 1), as in ClassMix's code),
+  since it starts as its student.
+- The teacher always normalizes with its running statistics, which are averaged as its weights are,
+  and drops nothing; French et al. freeze batch norm in both networks (batch_norm="frozen"), which
+  makes sense for a pretrained network alone.
+- `semi.masks=classmix` keeps French et al.'s other defaults. ClassMix's code takes cross-entropy
+  with the teacher's classes, the share above 0.968, and on Cityscapes color of 0.25 (of hue too)
+  without gray, on PASCAL VOC neither color nor blur.
+- The hue is turned in RGB around the gray axis instead of in HSV. Each image draws its own color,
+  blur and mask.
+- ComplexMix's code was never published: its grid is the abstract's idea, its size (4 x 4) our
+  choice.
 """
 
 import math
@@ -170,8 +178,8 @@ class MeanTeacher(Method):
 
     @torch.no_grad()
     def task(self, unlabeled: Batch) -> Task:
-        """What the teacher sees in the images, what the student will see, and what it will be asked.
-        In the margin of a network that has one, nothing is asked."""
+        """What the teacher sees in the images, what the student will see, and what it will be
+        asked. In the margin of a network that has one, nothing is asked."""
         image, padding = unlabeled
         seen = self.teacher.strips(image)
         best = [seen.probabilities(top, bottom).max(1) for top, bottom in self.blocks(padding)]

@@ -57,8 +57,8 @@ class UniMatch(Method):
         blur: float = 0.5,
         cutmix: float = 0.5,
     ) -> None:
-        """`streams`: strong copies of an image; `dropped`: share of the channels, 0 for none; `color`
-        and `hue`: strengths; `gray`, `blur`, `cutmix`: chances."""
+        """`streams`: strong copies of an image; `dropped`: share of the channels, 0 for none;
+        `color` and `hue`: strengths; `gray`, `blur`, `cutmix`: chances."""
         check_options(
             RANGES,
             threshold=threshold,
@@ -94,7 +94,8 @@ class UniMatch(Method):
         boxes = [self.boxes(unlabeled, self.cutmix) for _ in range(self.streams)]
         views = [self.strong_view(unlabeled, box) for box in boxes]
 
-        # The labeled and the weak images share the statistics of batch norm, the strong ones theirs.
+        # The labeled and the weak images share the statistics of batch norm, the strong ones
+        # theirs.
         both = torch.cat([student.normalized(image), student.normalized(unlabeled)])
         features = student.features(both)
         main, perturbed = self.decoded(features)
@@ -117,7 +118,8 @@ class UniMatch(Method):
         return terms
 
     def decoded(self, features: Features) -> tuple[Tensor, Tensor | None]:
-        """Logits, and those of features of which a share of the channels is dropped: decoded together."""
+        """Logits, and those of features of which a share of the channels is dropped: decoded
+        together."""
         if not self.dropped:
             return self.student.decode(features), None
         twice = tree_map(self.with_a_perturbed_copy, features)
@@ -151,7 +153,8 @@ class UniMatch(Method):
 
     @torch.no_grad()
     def sure(self, logits: Tensor, beyond: Tensor) -> Tensor:
-        """The class of each pixel, uint8 (B, H, W); 255 where it is not sure or no image is shown."""
+        """The class of each pixel, uint8 (B, H, W); 255 where it is not sure or no image is
+        shown."""
         strips = self.student.at_size(logits, tuple(beyond.shape[1:]))
         confidence, label = strips.most_likely()
         return label.masked_fill_((confidence < self.threshold) | beyond, IGNORED)

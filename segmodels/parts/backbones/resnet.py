@@ -1,7 +1,9 @@
-"""ResNet (He et al., 2015. arXiv:1512.03385) as feature maps of four stages, with torchvision's parameter names, or timm's where the
-stem is deep: three 3x3 convolutions instead of one 7x7, as PSPNet brought it in.
+"""ResNet (He et al., 2015. arXiv:1512.03385) as feature maps of four stages, with torchvision's
+parameter names, or timm's where the stem is deep: three 3x3 convolutions instead of one 7x7, as
+PSPNet brought it in.
 
-Stages 3 and 4 can trade stride for dilation (stride 16 or 8 instead of 32), as the dilated networks do.
+Stages 3 and 4 can trade stride for dilation (stride 16 or 8 instead of 32), as the dilated networks
+do.
 """
 
 from collections.abc import Sequence
@@ -70,11 +72,13 @@ def shortcut(inside: int, outside: int, stride: int) -> nn.Module:
 
 
 class ResNet(nn.Module):
-    """image -> features at strides 4, 8, 16, 32; with output_stride=8 at 4, 8, 8, 8. `width` is that of the first stage.
+    """image -> features at strides 4, 8, 16, 32; with output_stride=8 at 4, 8, 8, 8. `width` is
+    that of the first stage.
 
-    `stem` is the widths of a deep one: (64, 64, 128) makes timm's resnet50s, (32, 32, 64) its resnet50c. `multi_grid` multiplies the
-    dilation of the last stage block by block (arXiv:1706.05587). The first block of a dilated stage keeps the dilation before it,
-    unless `dilated_first` gives it that of the others.
+    `stem` is the widths of a deep one: (64, 64, 128) makes timm's resnet50s, (32, 32, 64) its
+    resnet50c. `multi_grid` multiplies the dilation of the last stage block by block
+    (arXiv:1706.05587). The first block of a dilated stage keeps the dilation before it, unless
+    `dilated_first` gives it that of the others.
     """
 
     def __init__(

@@ -1,12 +1,15 @@
-"""BiSeNet as CoinCheung/BiSeNet computes it ("bisenetv1"): the re-implementation whose weights most users have.
+"""BiSeNet as CoinCheung/BiSeNet computes it ("bisenetv1"): the re-implementation whose weights most
+users have.
 
-It differs from the authors' code in nearest-neighbor upsampling inside the context path, one gate with a norm in the Feature
-Fusion Module, a head of 256 channels and auxiliary ones of 64, logits upsampled without aligned corners, and losses mined by the
-loss of a pixel. Only the fusion and the heads learn ten times faster. Images are normalized by Cityscapes' own statistics.
+It differs from the authors' code in nearest-neighbor upsampling inside the context path, one gate
+with a norm in the Feature Fusion Module, a head of 256 channels and auxiliary ones of 64, logits
+upsampled without aligned corners, and losses mined by the loss of a pixel. Only the fusion and the
+heads learn ten times faster. Images are normalized by Cityscapes' own statistics.
 
-zllrunning/face-parsing.PyTorch took an early state of that code for the parts of a face. There the backbone's own features at 1/8 stand in
-for the spatial path, the Feature Fusion Module squeezes to a quarter, heads have no biases, logits are upsampled with aligned corners and
-images are normalized by ImageNet's statistics. Its checkpoint, 79999_iter.pth, wants faces of about 512x512.
+zllrunning/face-parsing.PyTorch took an early state of that code for the parts of a face. There the
+backbone's own features at 1/8 stand in for the spatial path, the Feature Fusion Module squeezes to
+a quarter, heads have no biases, logits are upsampled with aligned corners and images are normalized
+by ImageNet's statistics. Its checkpoint, 79999_iter.pth, wants faces of about 512x512.
 """
 
 from dataclasses import replace

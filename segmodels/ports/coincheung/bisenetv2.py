@@ -1,8 +1,9 @@
 """BiSeNetV2 as CoinCheung/BiSeNet computes it: the re-implementation whose weights most users have.
 
-It differs from the paper's figures in a ReLU after the depthwise convolutions, a norm and a ReLU after the context embedding,
-a ReLU after the aggregation and nearest-neighbor upsampling in it. Its boosters enlarge their features twofold and spend
-(stride)^2 channels on it; all five losses are mined by the loss of a pixel. Images are normalized by Cityscapes' own statistics.
+It differs from the paper's figures in a ReLU after the depthwise convolutions, a norm and a ReLU
+after the context embedding, a ReLU after the aggregation and nearest-neighbor upsampling in it. Its
+boosters enlarge their features twofold and spend (stride)^2 channels on it; all five losses are
+mined by the loss of a pixel. Images are normalized by Cityscapes' own statistics.
 """
 
 from dataclasses import replace

@@ -1,8 +1,9 @@
 """BiSeNet (ResNet18) as mmsegmentation computes it.
 
-It differs from the authors' code in nearest-neighbor upsampling inside the context path, one gate with a norm and a ReLU before
-the sigmoid in the Feature Fusion Module, a head of 256 channels and auxiliary ones of 64 with dropout, logits upsampled without
-aligned corners, and cross-entropies averaged over all pixels, ignored ones too.
+It differs from the authors' code in nearest-neighbor upsampling inside the context path, one gate
+with a norm and a ReLU before the sigmoid in the Feature Fusion Module, a head of 256 channels and
+auxiliary ones of 64 with dropout, logits upsampled without aligned corners, and cross-entropies
+averaged over all pixels, ignored ones too.
 """
 
 from torch import nn

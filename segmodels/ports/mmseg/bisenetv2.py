@@ -1,8 +1,9 @@
 """BiSeNetV2 as mmsegmentation computes it.
 
-Its activations are CoinCheung's, upsampling in the aggregation is bilinear, as in the paper; the pointwise convolutions of the
-aggregation have a bias. The boosters are plain heads of two convolutions, as wide as the square of their stride; every loss is
-a cross-entropy averaged over all pixels, ignored ones too.
+Its activations are CoinCheung's, upsampling in the aggregation is bilinear, as in the paper; the
+pointwise convolutions of the aggregation have a bias. The boosters are plain heads of two
+convolutions, as wide as the square of their stride; every loss is a cross-entropy averaged over all
+pixels, ignored ones too.
 """
 
 from torch import nn

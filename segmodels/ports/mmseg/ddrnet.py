@@ -1,6 +1,7 @@
 """DDRNet as mmsegmentation computes it (open-mmlab/mmsegmentation 1.2.2, configs/ddrnet).
 
-Differs from the authors': no biases in the stem, and the auxiliary output is mined like the main one.
+Differs from the authors': no biases in the stem, and the auxiliary output is mined like the main
+one.
 """
 
 from collections.abc import Mapping

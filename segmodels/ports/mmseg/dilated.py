@@ -1,7 +1,9 @@
-"""Dilated networks as mmsegmentation 1.2.2 computes them (configs/*/*_r50-d8_4xb2-40k_cityscapes-512x1024), one line of a table each.
+"""Dilated networks as mmsegmentation 1.2.2 computes them
+(configs/*/*_r50-d8_4xb2-40k_cityscapes-512x1024), one line of a table each.
 
-What they share: a stem of 32, 32 and 64 channels, 512 channels in the head and 256 in the auxiliary one, which has a weight of 0.4,
-logits upsampled without aligned corners, and cross-entropies averaged over all pixels, ignored ones too.
+What they share: a stem of 32, 32 and 64 channels, 512 channels in the head and 256 in the auxiliary
+one, which has a weight of 0.4, logits upsampled without aligned corners, and cross-entropies
+averaged over all pixels, ignored ones too.
 """
 
 from collections.abc import Callable

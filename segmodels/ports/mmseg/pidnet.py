@@ -1,8 +1,9 @@
 """PIDNet as mmsegmentation computes it (open-mmlab/mmsegmentation 1.2.2, configs/pidnet).
 
-Differs from the authors': no biases in the stem, dropout in front of the main classifier, heads of training that see their branch before
-its ReLU, an auxiliary loss divided by the sum of class weights, and a boundary label that knows nothing of ignored pixels: wherever two
-labeled neighbors differ, in four directions.
+Differs from the authors': no biases in the stem, dropout in front of the main classifier, heads of
+training that see their branch before its ReLU, an auxiliary loss divided by the sum of class
+weights, and a boundary label that knows nothing of ignored pixels: wherever two labeled neighbors
+differ, in four directions.
 """
 
 import torch
@@ -41,7 +42,8 @@ class PIDNetMMSeg(PIDNet):
 
 
 def steps(label: Tensor) -> Tensor:
-    """(B, H, W) bool: a pixel that differs from the one above, to the right, or across to the lower right or lower left."""
+    """(B, H, W) bool: a pixel that differs from the one above, to the right, or across to the lower
+    right or lower left."""
     padded = F.pad(label, (1, 1, 1, 1), value=IGNORED)
 
     def beside(row: int, column: int) -> Tensor:

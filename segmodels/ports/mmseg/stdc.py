@@ -1,8 +1,9 @@
 """STDC as mmsegmentation computes it (mmsegmentation 1.2, configs/stdc).
 
-Every head has dropout and a bias; the auxiliary ones do not align corners. The detail head has a channel for edges and one for the rest,
-and a Dice with squares. Mining keeps at least 10,000 pixels per image and divides by all of them. A batch without a label has no detail
-loss here; mmsegmentation's learns that the frame of an unlabeled image is an edge.
+Every head has dropout and a bias; the auxiliary ones do not align corners. The detail head has a
+channel for edges and one for the rest, and a Dice with squares. Mining keeps at least 10,000 pixels
+per image and divides by all of them. A batch without a label has no detail loss here;
+mmsegmentation's learns that the frame of an unlabeled image is an edge.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,6 @@
-"""U-Net as mmsegmentation 1.2.2 trains it on Cityscapes (unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024): padded, five levels,
-bilinear upsampling with a 1x1 behind it, FCN heads on the last map and, in training, on the one before it.
+"""U-Net as mmsegmentation 1.2.2 trains it on Cityscapes
+(unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024): padded, five levels, bilinear upsampling with a 1x1
+behind it, FCN heads on the last map and, in training, on the one before it.
 """
 
 import re

@@ -95,8 +95,8 @@ MOBILENET = ((r"^backbone\.(low|high)_level_features\.", "backbone.layers."),)
 def released(
     backbone: str, output_stride: int = 16, renames: tuple = (), **figures: float
 ) -> Released:
-    """`figures` are those of the README, by data set: its checkpoints for Cityscapes have this layout
-    too, and are told from those for VOC by their 19 classes."""
+    """`figures` are those of the README, by data set: its checkpoints for Cityscapes have this
+    layout too, and are told from those for VOC by their 19 classes."""
     return Released(
         partial(DeepLabV3PlusVainF, backbone=backbone, output_stride=output_stride),
         "classifier.classifier.3.bias",
