@@ -204,7 +204,7 @@ def first_sentence(module: types.ModuleType) -> str:
 def semi_entry(name: str) -> dict[str, Any]:
     kind = semisup.method(name)
     return {
-        "title": first_sentence(inspect.getmodule(kind)),
+        "title": inspect.getdoc(inspect.getmodule(kind)).splitlines()[0],
         "options": options(kind.__init__, skip=("make",)),
     }
 
