@@ -7,7 +7,7 @@ from experiments.command_line.errors import UserError
 
 
 def known_name(kind: str, word: str, known: Iterable[str], prefix: str = "") -> str:
-    """The word itself if it is known; else an error that names the nearest one and all there are."""
+    """The word itself if it is known; else an error with the nearest one and all there are."""
     if word in known:
         return word
     raise UserError(

@@ -1,4 +1,5 @@
-"""Reading the words: names, values and origins, refused with the nearest right one, and no torch on the way."""
+"""The command line: values and their origins, and wrong names, which are refused with the nearest
+right one. None of it imports torch."""
 
 import importlib
 import json
@@ -56,7 +57,8 @@ SCRATCH = "start ImageNet -> scratch (default)"
 @pytest.mark.parametrize(
     ("row", "data", "given", "init", "told"),
     [
-        # The class weights of HRNet's Cityscapes are these papers' own; their ImageNet weights are in no library.
+        # The class weights of HRNet's Cityscapes are these papers' own; their ImageNet weights are
+        # in no library.
         ("ddrnet", "cityscapes", [], None, [SCRATCH]),
         ("pidnet", "cityscapes", [], None, [SCRATCH]),
         ("stdc", "cityscapes", [], None, [SCRATCH]),
@@ -81,7 +83,8 @@ SCRATCH = "start ImageNet -> scratch (default)"
             ["trainer.accumulate=2"],
             None,
             [
-                "trainer.accumulate 1 -> 2 (command line): batch norm and mining see parts of a batch"
+                "trainer.accumulate 1 -> 2 (command line): "
+                "batch norm and mining see parts of a batch"
             ],
         ),
         (
@@ -236,7 +239,11 @@ def test_a_wrong_word_is_refused_with_the_right_one(
     ],
 )
 def test_questions_are_answered_without_importing_torch(words: list[str]) -> None:
-    code = "import sys; from experiments import run\ntry:\n run.main(sys.argv[1:])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = (
+        "import sys; from experiments import run\n"
+        "try:\n run.main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run(
         [sys.executable, "-W", "error", "-c", code, *words],
         cwd=ROOT,
@@ -389,9 +396,7 @@ print(run_main(main), flush=True)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ctrl_c_is_heard_where_a_shell_ignored_it_and_a_second_one_ends_at_once_without_a_traceback() -> (
-    None
-):
+def test_ctrl_c_is_heard_where_a_shell_ignored_it_and_a_second_one_ends_at_once() -> None:
     ignoring = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{WAITING}"
     child = subprocess.Popen(
         [sys.executable, "-c", ignoring],

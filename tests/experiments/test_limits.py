@@ -1,4 +1,5 @@
-"""Every number of a run has a limit: what cannot be meant is refused in one sentence, before anything is built."""
+"""Every number of a run has a limit: what cannot be meant is refused in one sentence, before
+anything is built."""
 
 import math
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def test_no_number_of_a_recipe_may_be_infinite_or_below_its_range(name: str, val
 
 
 def test_these_fields_were_looked_at() -> None:
-    """The tests above and below find fields by their types: they would hold nothing if none were found."""
+    """The tests above and below find fields by their types: of none they would hold nothing."""
     assert {"lr", "crop", "scales", "batch", "class_weights"} <= set(fields(Recipe))
     assert not {"loss", "sync_bn", "optimizer"} & set(fields(Recipe))
     assert {"accumulate", "max_minutes"} <= set(fields(Machine))

@@ -1,4 +1,5 @@
-"""Whole runs through `experiments.run.main`: what they leave, how they die and rise again, and what they refuse."""
+"""Whole runs through `experiments.run.main`: what they leave, how they are killed and resumed, and
+what they refuse."""
 
 import contextlib
 import gzip
@@ -569,7 +570,7 @@ def listing(folder: Path) -> list[Path]:
 
 @pytest.mark.slow
 def test_two_processes_judge_the_same_pixels_as_one(tmp_path: Path) -> None:
-    """Three images for two ranks, and batch statistics that each rank gathers from images of its own."""
+    """Three images for two ranks, and batch statistics of each rank's own images."""
     words = [
         *TINY,
         "--runs",
@@ -943,9 +944,8 @@ def test_auto_is_online_only_where_a_key_is_at_hand(
     assert wandb_mirror.wandb_mode() == "offline"
     (tmp_path / "netrc").write_text("machine github.com login someone password secret\n")
     assert wandb_mirror.wandb_mode() == "offline"
-    (tmp_path / "netrc").write_text(
-        f"machine {wandb.Settings().base_url.removeprefix('https://')} login user password {40 * 'a'}\n"
-    )
+    host = wandb.Settings().base_url.removeprefix("https://")
+    (tmp_path / "netrc").write_text(f"machine {host} login user password {40 * 'a'}\n")
     assert wandb_mirror.wandb_mode() == "online"
     (tmp_path / "netrc").unlink()
     monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
