@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterable
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,9 @@ def score(
         f"({', '.join(filter(None, how))})",
         flush=True,
     )
-    run_trainer(module, with_progress(data.eval_dataloader(split), "evaluating"), split, examiner)
+    # closing ends the bar where Ctrl-C or an error ends the pass
+    with closing(with_progress(data.eval_dataloader(split), "evaluating")) as batches:
+        run_trainer(module, batches, split, examiner)
     if not module.scores["pixels"]:
         raise UserError(
             f"no pixel of {name} {split} has a label: there is nothing to judge; "

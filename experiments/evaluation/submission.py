@@ -223,6 +223,7 @@ def official_scores(
 
 
 def official_script() -> ModuleType | None:
+    """The evaluation script of cityscapesScripts, where it is installed."""
     # It reads the command line when it is imported.
     with warnings.catch_warnings(action="ignore"), patch.object(sys, "argv", ["evaluate"]):
         try:
