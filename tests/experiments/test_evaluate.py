@@ -1,4 +1,7 @@
-"""evaluate.py: the score of a checkpoint is the run's own, and that of a slow loop; what cannot be scored is refused in one sentence."""
+"""evaluate.py: the score of a checkpoint is the run's own, and that of a slow loop.
+
+What cannot be scored is refused in one sentence.
+"""
 
 import json
 import os
@@ -337,8 +340,8 @@ def test_a_checkpoint_of_another_class_count_than_the_data_is_refused(
     words = [tmp_path / "streets.ckpt", "--data", "camvid", f"data.root={tmp_path / 'CamVid'}"]
     sentence = refused(capsys, tmp_path, words)
     assert (
-        f"{tmp_path / 'streets.ckpt'} tells 19 classes apart (road, sidewalk, building, ...) and camvid has 11"
-        in sentence
+        f"{tmp_path / 'streets.ckpt'} tells 19 classes apart (road, sidewalk, building, ...) "
+        "and camvid has 11" in sentence
     )
     assert "evaluate it on the data set it was trained on (streets)" in sentence
 

@@ -1,4 +1,4 @@
-"""evaluate.py beyond one score: protocols, released checkpoints, a closer look at each image, pictures, submissions."""
+"""evaluate.py beyond one score: protocols, released checkpoints, image records, submissions."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""The page that says where a network fails: its numbers by hand, and one sound HTML file whatever was measured."""
+"""The failure page: its numbers by hand, and one sound HTML file whatever was measured."""
 
 import re
 from dataclasses import replace
@@ -257,8 +257,14 @@ CASES = {
     "one class that occurs": made(3, 2),
     "nineteen classes": made(4, 19),
     "150 classes": made(3, 150),
-    "nothing labeled": made(2, confusions=np.zeros((2, 4, 4), int), losses=np.full(2, np.nan), bands=np.zeros((len(RADII), 4, 4), int)),
-    "nothing wrong": made(2, confusions=np.stack([np.diag([5, 6, 7, 0])] * 2), bands=np.stack([np.diag([1, 2, 3, 0])] * len(RADII))),
+    "nothing labeled": made(
+        2, confusions=np.zeros((2, 4, 4), int), losses=np.full(2, np.nan), bands=np.zeros((len(RADII), 4, 4), int)
+    ),
+    "nothing wrong": made(
+        2,
+        confusions=np.stack([np.diag([5, 6, 7, 0])] * 2),
+        bands=np.stack([np.diag([1, 2, 3, 0])] * len(RADII)),
+    ),
     "no pixel in a bin": made(calibration=np.zeros((4, BINS, 3))),
 }  # fmt: skip
 

@@ -1,4 +1,7 @@
-"""predict.py: what it writes is the network's label map, in every form and for every kind of picture; what exists is left alone."""
+"""predict.py writes the network's label map, in every form and for every kind of picture.
+
+What exists is left alone.
+"""
 
 import io
 import struct
@@ -335,7 +338,8 @@ def test_a_full_disk_is_one_sentence(
     monkeypatch.setattr(predictor_module, "save", full)
     assert run(network[0], tmp_path / "in", "--out", tmp_path / "out", "--kinds", "label") == 2
     assert capsys.readouterr().err == (
-        f"error: {tmp_path / 'out' / 'label' / 'a.png'} could not be written (No space left on device); make room, or give another --out\n"
+        f"error: {tmp_path / 'out' / 'label' / 'a.png'} could not be written "
+        "(No space left on device); make room, or give another --out\n"
     )
 
 
@@ -898,8 +902,8 @@ def test_numbers_that_no_data_set_tells_are_refused(
         "ids",
     )
     assert (
-        "--kinds ids: the 2 classes of this checkpoint have no other numbers (folder does not say any); take label"
-        in sentence
+        "--kinds ids: the 2 classes of this checkpoint have no other numbers "
+        "(folder does not say any); take label" in sentence
     )
 
 

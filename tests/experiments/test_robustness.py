@@ -1,4 +1,4 @@
-"""evaluate.py --shift and --across: scores of corrupted images and of other data sets, and what is refused."""
+"""evaluate.py --shift and --across: scores on corrupted images and other data sets; refusals."""
 
 import json
 import os

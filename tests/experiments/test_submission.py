@@ -1,4 +1,4 @@
-"""evaluate.py --submit where it is stopped: the folder is whole or absent, and the same command goes on."""
+"""evaluate.py --submit, stopped: the folder is whole or absent, and the same command goes on."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ IMAGES = 4
 
 @pytest.fixture
 def streets(tmp_path: Path) -> list[str]:
-    """The words of a submission into the folder "new", of a small network on official-looking images."""
+    """The words of a submission into "new", of a small network on official-looking images."""
     trees.cityscapes(tmp_path / "Cityscapes", {"train": 1, "val": 1, "test": IMAGES}, size=(64, 96))
     written(tmp_path / "last.ckpt", data="cityscapes")
     place = [f"data.root={tmp_path / 'Cityscapes'}", "data.workers=0"]

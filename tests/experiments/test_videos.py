@@ -1,4 +1,4 @@
-"""videos.py: a video's overlay has its frames, its rate and its size; what is damaged or refused is said."""
+"""videos.py: a video's overlay has its frames, its rate and its size; refusals."""
 
 import os
 import signal
