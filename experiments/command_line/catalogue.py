@@ -1,8 +1,9 @@
-"""The catalogue: every paper, row, data set and method that there is to run, readable without torch.
+"""The catalogue: every paper, row, data set and method that there is to run, readable without
+torch.
 
 results/catalogue/ holds a file for each paper, and for each data set and method in data/ and semi/.
-They are generated from the papers' and data sets' own files and hold the hash of these: what changed
-is imported again. `python -m experiments.command_line.catalogue` writes all of them anew.
+They are generated from the papers' and data sets' own files and hold the hash of these: what
+changed is imported again. `python -m experiments.command_line.catalogue` writes all of them anew.
 """
 
 import hashlib
@@ -223,7 +224,8 @@ def options(source: Callable | type, skip: Container[str] = ()) -> dict[str, dic
 
 
 def kind_of(hint: Any) -> dict[str, Any]:
-    """A type hint as data, such as {"kind": "int", "length": 2} or {"kind": "text", "choices": [...]}.
+    """A type hint as data, such as {"kind": "int", "length": 2} or {"kind": "text", "choices":
+    [...]}.
 
     With "optional" None is allowed too; "words" may stand for a number.
     """

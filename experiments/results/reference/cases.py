@@ -1,7 +1,9 @@
-"""Inputs of the reference cases, made from their names alone: one Philox generator per name, seeded by the name's CRC-32.
+"""Inputs of the reference cases, made from their names alone: one Philox generator per name, seeded
+by the name's CRC-32.
 
-`label`   a coarse map, each cell one class or, with probability ignore_share, 255; every cell blown up to cell x cell pixels.
-`logits`  scale * N(0, 1); with a label, the true class is raised by margin * u, u uniform per cell of a second map: easy and hard regions.
+`label`   a coarse map, each cell one class or, with probability ignore_share, 255; every cell blown
+up to cell x cell pixels. `logits`  scale * N(0, 1); with a label, the true class is raised by
+margin * u, u uniform per cell of a second map: easy and hard regions.
 """
 
 import zlib
@@ -53,7 +55,8 @@ def make_logits(
 
 
 def build(inputs: dict[str, dict]) -> dict[str, NDArray]:
-    """The arrays of a case, by the keys of its `inputs`; a label stands before the logits that use it."""
+    """The arrays of a case, by the keys of its `inputs`; a label stands before the logits that use
+    it."""
     made: dict[str, NDArray] = {}
     for key, recipe in inputs.items():
         settings = {k: v for k, v in recipe.items() if k != "kind"}
