@@ -1,5 +1,5 @@
-"""DDRNet: Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of Road
-Scenes Hong, Pan, Sun, Jia. 2021 (IEEE T-ITS 2023). arXiv:2101.06085
+"""DDRNet: Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of Road Scenes
+Hong, Pan, Sun, Jia. 2021 (IEEE T-ITS 2023). arXiv:2101.06085
 
 After 1/8 the network divides in two: one branch keeps that resolution to the end, the other goes
 down to 1/64 for context. They tell each other what they see after every stage (bilateral fusion),

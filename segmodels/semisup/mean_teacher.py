@@ -1,5 +1,5 @@
-"""Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised
-deep learning results Tarvainen, Valpola. NeurIPS 2017. arXiv:1703.01780
+"""Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep learning results
+Tarvainen, Valpola. NeurIPS 2017. arXiv:1703.01780
 
 The teacher is a running average of the student and sees an unlabeled image as it is; the student
 sees it perturbed, and has to say the same. In segmentation what perturbs is a mask that mixes two
