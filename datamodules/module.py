@@ -39,7 +39,7 @@ from datamodules.sampling.class_frequencies import Frequencies, frequencies
 from datamodules.sampling.class_uniform import Spots, located
 from datamodules.sampling.crops import Crop
 from datamodules.sampling.labeled_part import chosen, fingerprint
-from datamodules.sampling.loader import Loader, cores
+from datamodules.sampling.loader import Loader
 from datamodules.sampling.samples import (
     UNLABELED,
     Both,
@@ -52,6 +52,7 @@ from datamodules.sampling.samples import (
     collate,
     collate_both,
 )
+from datamodules.thread_pools import cores
 
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 LEAST = {"batch": 1, "iterations": 1, "accumulate": 1, "seed": 0, "workers": 0, "unlabeled": 0}

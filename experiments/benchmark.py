@@ -16,9 +16,9 @@ Each has its own --help.
 
 import sys
 
-from experiments.benchmarks.data import add_data
-from experiments.benchmarks.inference import add_infer
+from experiments.benchmarks.data_loading import add_data
 from experiments.benchmarks.losses import add_loss
+from experiments.benchmarks.network_speed import add_infer
 from experiments.command_line.errors import command, run_main
 from experiments.command_line.parser import Parser
 

@@ -101,7 +101,7 @@ def inspect_splits(
     args: argparse.Namespace, name: str, options: dict[str, Any]
 ) -> "tuple[SegmentationData, list[Split]]":
     import datamodules
-    from datamodules.sampling.loader import cores
+    from datamodules.thread_pools import cores
     from experiments.data_check.findings import SPLITS
     from experiments.data_check.inspection import compare_splits, inspect_split, open_splits
 

@@ -215,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
         from experiments.evaluation.robustness import evaluate_robustness
 
         return evaluate_robustness(source, args)
-    from experiments.evaluation.evaluation import evaluate
+    from experiments.evaluation.checkpoint import evaluate
 
     return evaluate(source, args)
 

@@ -29,7 +29,7 @@ from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import write_json
 from experiments.command_line.parser import Parser, by
 from experiments.records import provenance
-from experiments.reports.formats import print_markdown, print_table
+from experiments.reports.number_formats import print_markdown, print_table
 
 if TYPE_CHECKING:  # torch takes seconds, and the stored table must not wait for it
     import numpy as np
@@ -170,10 +170,10 @@ def build(name: str, layout: Layout) -> "nn.Module":
     import torch
 
     import segmodels
-    from experiments.results.reference import fill
+    from experiments.results.reference import weights_from_names
 
-    arrays = fill.fill_layout(layout)
-    if fill.weights_crc(arrays.values()) != layout["weights_crc32"]:
+    arrays = weights_from_names.fill_layout(layout)
+    if weights_from_names.weights_crc(arrays.values()) != layout["weights_crc32"]:
         raise ValueError("this numpy draws other weights than the authors' network was given")
     state = {key: torch.from_numpy(array.copy()) for key, array in arrays.items()}
     return segmodels.from_released(name, state)
@@ -182,9 +182,11 @@ def build(name: str, layout: Layout) -> "nn.Module":
 def image_of(golden: "np.lib.npyio.NpzFile") -> "Tensor":
     import torch
 
-    from experiments.results.reference import fill
+    from experiments.results.reference import weights_from_names
 
-    return torch.from_numpy(fill.make_input(str(golden["input_name"]), golden["input_shape"]))
+    return torch.from_numpy(
+        weights_from_names.make_input(str(golden["input_name"]), golden["input_shape"])
+    )
 
 
 def logits_of(module: "nn.Module", golden: "np.lib.npyio.NpzFile") -> "Tensor":

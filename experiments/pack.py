@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.progress import with_progress
-from datamodules.sampling.threads import prefetch
+from datamodules.thread_pools import prefetch
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import whole
@@ -111,7 +111,7 @@ def pack(args: argparse.Namespace) -> int:
 
 def pack_split(description: dict[str, Any], source: "Files", args: argparse.Namespace) -> None:
     from datamodules.packs import format
-    from datamodules.sampling.loader import cores
+    from datamodules.thread_pools import cores
 
     file = args.out / f"{description['data']}-{description['split']}.pack"
     if file.exists():

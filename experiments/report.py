@@ -11,14 +11,14 @@ from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import write_text
 from experiments.command_line.names import did_you_mean
 from experiments.records.results import RESULTS, kept_files, read_results, stopped_runs
-from experiments.reports.table_formats import (
+from experiments.reports.paper_table import Row, in_order, not_averaged, not_measured, table
+from experiments.reports.paper_table_formats import (
     WIDTH,
     as_csv,
     as_markdown,
     as_text,
     not_averaged_line,
 )
-from experiments.reports.table_rows import Row, in_order, not_averaged, not_measured, table
 
 EXAMPLES = """\
 examples:
@@ -189,7 +189,7 @@ def comparison(args: argparse.Namespace) -> str:
             "--compare sets two evaluations beside each other and makes no table; "
             f"leave out {', '.join(given)}"
         )
-    from experiments.reports.comparison import compare
+    from experiments.reports.evaluation_comparison import compare
 
     return compare(*args.compare)
 

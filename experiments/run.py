@@ -23,7 +23,7 @@ from experiments.command_line.parser import Parser, count
 from experiments.command_line.row_patterns import row_address, row_entry
 from experiments.command_line.values import Resolved, resolve
 from experiments.records import run_folder
-from experiments.reports.terminal import catalogue_table, resolved_table
+from experiments.reports.terminal_tables import catalogue_table, resolved_table
 from experiments.sweep import plan, sweep
 from segmodels import semisup
 

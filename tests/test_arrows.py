@@ -40,6 +40,7 @@ DATAMODULES = (
     "labels",
     "layouts",
     "progress",
+    "thread_pools",
     "reading",
     "packs",
     "sampling",

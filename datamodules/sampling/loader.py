@@ -1,20 +1,18 @@
 """A loader whose threads make batches ahead.
 
-Decoding, decompressing and warping hold no lock of Python's, and nothing has to be copied from one
-process to another: that copy costs more than the sample once reading is fast.
+In processes of their own, as torch's DataLoader has them, handing over a sample would cost more than
+making it once reading is fast.
 """
 
-import os
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from torch.utils.data import Dataset
 
 from datamodules.errors import DataError
 from datamodules.sampling.samples import collate
+from datamodules.thread_pools import prefetch
 
 
 class Loader:
@@ -42,7 +40,11 @@ class Loader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
-        made = self.made_ahead() if self.workers else map(self.make, self.batches)
+        if self.workers:
+            stop_opencv_threads()
+            made = prefetch(self.make, self.batches, self.workers)
+        else:
+            made = map(self.make, self.batches)
         while True:
             started = time.perf_counter()
             batch = next(made, None)
@@ -55,21 +57,6 @@ class Loader:
 
     def make(self, wanted: Sequence[Any]) -> Any:
         return self.together([self.dataset[item] for item in wanted])
-
-    def made_ahead(self) -> Iterator[Any]:
-        """In order; each thread makes whole batches, and two for each wait."""
-        stop_opencv_threads()
-        waiting: deque[Future] = deque()
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="samples")
-        try:
-            for wanted in self.batches:
-                waiting.append(pool.submit(self.make, wanted))
-                if len(waiting) > 2 * self.workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
     def state_dict(self) -> dict[str, int]:
         return {}
@@ -86,11 +73,3 @@ def stop_opencv_threads() -> None:
         cv2.setNumThreads(0)
     except ImportError:
         pass
-
-
-def cores() -> int:
-    """The cores this process may use, which in a container or a job are fewer than the machine
-    has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

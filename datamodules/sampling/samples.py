@@ -11,10 +11,10 @@ from datamodules.errors import DataError
 from datamodules.labels import IGNORED
 from datamodules.reading.decoding import Pair
 from datamodules.reading.sources import Source
-from datamodules.sampling import crops, geometry
+from datamodules.sampling import crops, deformation
 from datamodules.sampling.class_uniform import Spots, counted
 from datamodules.sampling.crops import PADDING, Crop, Window, draw
-from datamodules.sampling.geometry import Motion
+from datamodules.sampling.deformation import Motion
 
 # Added to the seed of the unlabeled images' draws, which have nothing to do with the labeled ones'
 UNLABELED = 1 << 32
@@ -40,11 +40,11 @@ def cut_moved(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image and label of the whole crop, and which pixels lie outside of the image."""
     size = source.size(index)
-    places = geometry.places(crop, window, motion)
-    box = geometry.touched(places, window, size)
+    places = deformation.places(crop, window, motion)
+    box = deformation.touched(places, window, size)
     image, label = source.window(index, box)
-    image = geometry.warped(image, places, window, size, box)
-    return image, geometry.numbers(label, places, window, size, box), places.outside
+    image = deformation.warped(image, places, window, size, box)
+    return image, deformation.numbers(label, places, window, size, box), places.outside
 
 
 # --- samples
@@ -104,9 +104,9 @@ class Crops(Dataset[Sample | DataError]):
         if self.spots:
             index, spot = self.spots.of(index)
         size, rng = self.source.size(index), draw(self.seed, number)
-        motion = geometry.drawn(crop, self.seed, number)
+        motion = deformation.drawn(crop, self.seed, number)
         if motion and spot:
-            spot = geometry.turned(spot, size, motion)
+            spot = deformation.turned(spot, size, motion)
         window = crops.choose(crop, size, rng, spot)
         image, label, outside = self.cut(index, window, motion)
         if crop.cat_max_ratio < 1 and crops.dominated(counted(label), crop.cat_max_ratio):
@@ -139,8 +139,8 @@ class Crops(Dataset[Sample | DataError]):
         size, box = whole.shape, (0, 0, *whole.shape)
         if motion is None:
             return crops.sampled(whole, window, size, box)
-        places = geometry.places(self.crop, window, motion)
-        return geometry.numbers(whole, places, window, size, box)
+        places = deformation.places(self.crop, window, motion)
+        return deformation.numbers(whole, places, window, size, box)
 
     def recolored(self, image: np.ndarray, number: int) -> np.ndarray:
         crop = self.crop

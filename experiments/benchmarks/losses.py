@@ -15,12 +15,12 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from experiments.benchmarks.turns import take_turns
+from experiments.benchmarks.rounds import take_turns
 from experiments.command_line.errors import UserError, silenced_stderr
 from experiments.command_line.files import check_out, write_json
 from experiments.command_line.parser import Subjects, by, height_by_width, positive
 from experiments.records import provenance
-from experiments.reports.formats import print_table
+from experiments.reports.number_formats import print_table
 
 if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
     from torch import Tensor

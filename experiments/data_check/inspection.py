@@ -23,7 +23,7 @@ from datamodules.progress import with_progress
 from datamodules.reading.decoding import read_image
 from datamodules.reading.sources import Files, Memory, Source, Unpaired
 from datamodules.sampling.class_uniform import counted
-from datamodules.sampling.threads import prefetch
+from datamodules.thread_pools import prefetch
 from experiments.command_line.parser import by
 from experiments.data_check.findings import Measurements, Split, place
 

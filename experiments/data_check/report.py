@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from experiments.command_line.parser import by
-from experiments.reports.formats import bare_table, console
+from experiments.reports.number_formats import bare_table, console
 
 if TYPE_CHECKING:
     from datamodules.module import SegmentationData

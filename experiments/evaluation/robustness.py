@@ -15,7 +15,7 @@ from experiments.command_line.names import known_name
 from experiments.command_line.networks import Checkpoint
 from experiments.drawing.label_images import save
 from experiments.evaluation import robustness_result
-from experiments.evaluation.evaluation import (
+from experiments.evaluation.checkpoint import (
     evaluation_name,
     indexes_across,
     name_in_run,
@@ -28,7 +28,7 @@ from experiments.evaluation.robustness_report import (
     robustness_table,
 )
 from experiments.evaluation.score import open_data, run_trainer
-from experiments.reports.formats import console
+from experiments.reports.number_formats import console
 from segmodels.prediction import choose_device, predict, set_inference
 
 

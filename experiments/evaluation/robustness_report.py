@@ -17,7 +17,7 @@ from experiments.evaluation.robustness_result import (
     degradation,
     mean,
 )
-from experiments.reports.formats import bare_table
+from experiments.reports.number_formats import bare_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,7 +20,7 @@ from experiments.command_line.networks import Checkpoint, ReleasedCheckpoint
 from experiments.records import provenance
 from experiments.records.results import PublishedFigure, Result
 from experiments.records.trained_networks import NUMBERED, config_of
-from experiments.reports.published import model_words
+from experiments.reports.published_figures import model_words
 from segmodels.metrics import scores
 from segmodels.module import SegmentationModule
 from segmodels.paper import experiment, inference_parameters

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.progress import with_progress
-from datamodules.sampling.threads import prefetch, write_behind
+from datamodules.thread_pools import prefetch, write_behind
 from experiments.command_line.errors import as_user_error, quiet
 from experiments.command_line.networks import Checkpoint
 from experiments.prediction.inputs import Target

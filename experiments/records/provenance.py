@@ -45,7 +45,7 @@ def versions() -> dict[str, str]:
 def hardware() -> str:
     import torch
 
-    from datamodules.sampling.loader import cores
+    from datamodules.thread_pools import cores
 
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"

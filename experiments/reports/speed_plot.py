@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.command_line.files import whole
+from experiments.reports.paper_table import grouped, validation_first
 from experiments.reports.speed_points import Point
-from experiments.reports.table_rows import grouped, validation_first
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,9 @@ from typing import Any
 from experiments.command_line.errors import UserError
 from experiments.command_line.parser import by
 from experiments.records.run_folder import read_json
-from experiments.reports.protocols import input_size, on, protocol_name, settings
-from experiments.reports.published import model_words, options_of
-from experiments.reports.table_rows import Row
+from experiments.reports.paper_table import Row
+from experiments.reports.protocol_names import input_size, on, protocol_name, settings
+from experiments.reports.published_figures import model_words, options_of
 
 Size = tuple[int, int]  # height, width
 Timing = Mapping[str, Any]  # the content of a file by benchmark.py infer

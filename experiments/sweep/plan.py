@@ -17,7 +17,7 @@ from experiments.command_line.row_patterns import is_pattern, matching_rows
 from experiments.command_line.values import PLACES, Resolved, resolve
 from experiments.records import run_folder
 from experiments.records.results import Result, finished_result
-from experiments.reports.table_rows import grouped
+from experiments.reports.paper_table import grouped
 
 BESIDE = (  # fields of config.json that decide no score, or follow from those that do
     "schema",

@@ -28,7 +28,7 @@ from typing import Any, TextIO
 from experiments.command_line.errors import UserError
 from experiments.command_line.values import Resolved
 from experiments.records import provenance, run_folder
-from experiments.reports.table_rows import grouped
+from experiments.reports.paper_table import grouped
 from experiments.sweep.plan import FINISHED, NEW, UNFINISHED, Run, digest, plan, refuse_together
 from experiments.sweep.table import conclude, show, write_table
 

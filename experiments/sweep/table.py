@@ -13,7 +13,7 @@ from rich.text import Text
 from experiments.command_line.errors import UserError
 from experiments.records.metrics import curve, read_metrics
 from experiments.records.results import read_result
-from experiments.reports.formats import (
+from experiments.reports.number_formats import (
     bare_table,
     console,
     markdown_lines,
@@ -23,7 +23,7 @@ from experiments.reports.formats import (
     print_table,
     signed,
 )
-from experiments.reports.table_rows import Row, mean, row_of, spread
+from experiments.reports.paper_table import Row, mean, row_of, spread
 from experiments.sweep.plan import FINISHED, Run, differences_to_main, is_main, runs_by_row
 
 OF_A_RUN = ("parameters", "inference_parameters", "seconds", "commit", "hardware", "precision")

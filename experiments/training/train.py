@@ -21,12 +21,13 @@ from experiments.evaluation.score import result_of
 from experiments.records import run_folder
 from experiments.records.metrics import Metrics
 from experiments.records.results import finished_result
-from experiments.reports.terminal import class_table, published_lines
+from experiments.reports.terminal_tables import class_table, published_lines
 from experiments.training.build import build, class_weights, open_data
 from experiments.training.checkpoints import AveragedWeights, Checkpoints, StoppedBySignal
 from experiments.training.intervals import intervals
+from experiments.training.metrics_writer import MetricsWriter
 from experiments.training.pictures import Pictures, Previews
-from experiments.training.progress import MetricsWriter, ProgressBar
+from experiments.training.progress_bar import ProgressBar
 from experiments.training.wandb_mirror import WandB, wandb_mode
 from segmodels.method import Method
 from segmodels.module import SegmentationModule

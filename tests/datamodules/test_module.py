@@ -18,7 +18,8 @@ from datamodules import DataError
 from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
 from datamodules.module import SegmentationData
 from datamodules.reading.sources import Files, Source
-from datamodules.sampling.loader import Loader, cores
+from datamodules.sampling.loader import Loader
+from datamodules.thread_pools import cores
 from tests.support.data import QUIET, Noise, Witness, as_rank, fingerprint, noise
 from tests.support.patience import until
 
@@ -163,7 +164,7 @@ def test_an_error_in_a_worker_arrives_as_its_one_sentence(workers: int) -> None:
 
 def making() -> int:
     """Threads that make samples."""
-    return sum(thread.name.startswith("samples") for thread in threading.enumerate())
+    return sum(thread.name.startswith("prefetch") for thread in threading.enumerate())
 
 
 def test_threads_end_when_a_loader_is_left_in_its_midst() -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from experiments import benchmark
-from experiments.benchmarks import data
-from experiments.benchmarks.turns import take_turns
+from experiments.benchmarks import data_loading
+from experiments.benchmarks.rounds import take_turns
 from tests.support import trees
 
 pytest.importorskip("zstandard")
@@ -73,8 +73,8 @@ def test_every_source_is_measured_in_every_round_and_stored_with_its_conditions(
 
 
 def test_both_hand_over_what_they_say(city: Path) -> None:
-    with data.every_form(benchmark.make_parser().parse_args(words(city))) as folders:
-        rows = data.samples_of(folders, (64, 64))
+    with data_loading.every_form(benchmark.make_parser().parse_args(words(city))) as folders:
+        rows = data_loading.samples_of(folders, (64, 64))
         image, label = rows["torchvision + albumentations"].sample(0)
         assert (
             image.shape == (3, 64, 64)
@@ -130,7 +130,7 @@ def test_work_that_is_lost_in_what_starting_costs_is_asked_for_again(
     """
     clock, started, taken = [0.0], [], []
 
-    def start_loader(samples: data.Samples, *args: object, **more: object) -> range:
+    def start_loader(samples: data_loading.Samples, *args: object, **more: object) -> range:
         started.append(len(samples) // 2)
         clock[0] += 5 if len(started) == 1 else 3
         return range(len(samples) // 2)
@@ -139,7 +139,7 @@ def test_work_that_is_lost_in_what_starting_costs_is_asked_for_again(
         return clock[0] + 0.25 * sum(started)
 
     monkeypatch.setattr("datamodules.sampling.loader.Loader", start_loader)
-    monkeypatch.setattr(data, "total_cpu_time", now)
-    samples = data.Samples(taken.append)
-    milliseconds = data.worker_time(samples, workers=1, batch=2, stock=False)
+    monkeypatch.setattr(data_loading, "total_cpu_time", now)
+    samples = data_loading.Samples(taken.append)
+    milliseconds = data_loading.worker_time(samples, workers=1, batch=2, stock=False)
     assert started == [1, 7, 14] and milliseconds == pytest.approx(1000 * 0.25 * 7 / (7 * 2))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from experiments import benchmark
-from experiments.benchmarks import timing
+from experiments.benchmarks import network_timing
 from segmodels import deploy
 from segmodels.paper import Experiment, PublishedSpeed, experiment, papers
 from segmodels.recipe import Recipe
@@ -61,8 +61,10 @@ def asked(**changes: object) -> argparse.Namespace:
     return argparse.Namespace(**words | changes)
 
 
-def subject(name: str, size: tuple[int, int] = (64, 64), **settings: object) -> timing.Subject:
-    return timing.Subject(timing.Result(name, size), **settings)
+def subject(
+    name: str, size: tuple[int, int] = (64, 64), **settings: object
+) -> network_timing.Subject:
+    return network_timing.Subject(network_timing.Result(name, size), **settings)
 
 
 # --- what is stored
@@ -113,7 +115,7 @@ def test_every_condition_and_figure_is_stored(plain: dict) -> None:
             and each["peak_mib"] is None
             and len(each["round_medians_ms"]) == 2
         )
-        assert each["passes"] >= 2 and each["warm_up"] > timing.WARM_UP
+        assert each["passes"] >= 2 and each["warm_up"] > network_timing.WARM_UP
         assert (
             each["fps"] == pytest.approx(1000 / each["median_ms"])
             and 0 < each["median_ms"] <= each["p95_ms"]
@@ -140,12 +142,12 @@ def test_published_figures_are_stored_with_hardware_and_source_beside_ours(plain
 def test_figures_of_known_laps() -> None:
     slow = subject("a", rounds=[[4.0, 8.0], [40.0, 60.0]])
     fast = subject("b", rounds=[[3.0], [5.0]])
-    figures = timing.figures_of(fast, slow, batch=2)
+    figures = network_timing.figures_of(fast, slow, batch=2)
     assert (figures.median_ms, figures.p95_ms) == (4.0, 5.0)
     assert (figures.fps, figures.passes) == (500.0, 2)
     assert figures.ratio == (6 / 3 + 50 / 5) / 2
     hundred = subject("c", rounds=[[float(each) for each in range(100, 0, -1)]])
-    assert timing.figures_of(hundred, hundred, batch=1).p95_ms == 95
+    assert network_timing.figures_of(hundred, hundred, batch=1).p95_ms == 95
 
 
 # --- in which order
@@ -157,7 +159,7 @@ def test_networks_take_turns_in_every_round() -> None:
         subject(name, work=lambda name=name: calls.append(name), passes=n)
         for name, n in (("a", 2), ("b", 1), ("c", 1))
     ]
-    timing.take_turns(subjects, range(2), "cpu")
+    network_timing.take_turns(subjects, range(2), "cpu")
     assert calls == ["a", "a", "b", "c"] * 2
     assert [[len(turn) for turn in each.rounds] for each in subjects] == [[2, 2], [1, 1], [1, 1]]
 
@@ -167,16 +169,16 @@ def test_a_network_that_fails_in_its_turn_is_named_and_the_others_go_on() -> Non
         raise RuntimeError("out of memory")
 
     bad, good = subject("a", work=fails, passes=1), subject("b", work=lambda: None, passes=1)
-    timing.take_turns([bad, good], range(3), "cpu")
+    network_timing.take_turns([bad, good], range(3), "cpu")
     assert "out of memory" in bad.result.problem and not bad.rounds
     assert good.result.problem is None and len(good.rounds) == 3
 
 
 def test_the_clock_is_read_around_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(network_timing.time, "perf_counter", lambda: now[0])
     steps = iter((0.25, 0.5, 1.0))
-    times = timing.time_passes(lambda: now.__setitem__(0, now[0] + next(steps)), 3, "cpu")
+    times = network_timing.time_passes(lambda: now.__setitem__(0, now[0] + next(steps)), 3, "cpu")
     assert times == [250, 500, 1000]
 
 
@@ -186,7 +188,7 @@ def test_the_clock_is_read_around_each_pass(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("what", ["logits", "full", "label"])
 def test_what_is_timed_is_what_the_module_computes(what: str) -> None:
     module, image = (
-        timing.fresh(experiment("emanet/resnet50" if what == "logits" else "stdc/stdc1")),
+        network_timing.fresh(experiment("emanet/resnet50" if what == "logits" else "stdc/stdc1")),
         torch.randn(1, 3, 65, 97),
     )
     with torch.no_grad():
@@ -204,7 +206,7 @@ def test_what_is_timed_is_what_the_module_computes(what: str) -> None:
 
 
 def test_a_folded_network_holds_no_batch_norm_and_takes_the_batch_that_was_asked_for() -> None:
-    module = timing.fresh(experiment("fastscnn")).requires_grad_(False)
+    module = network_timing.fresh(experiment("fastscnn")).requires_grad_(False)
     assert any("auxiliar" in name for name, _ in module.named_parameters())
     graph = deploy.folded_logits(module, image := torch.randn(2, 3, 64, 128))
     assert not any(node.target is deploy.BATCH_NORM for node in graph.graph.nodes)
@@ -254,7 +256,9 @@ def test_a_folded_network_that_differs_is_not_timed(
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return self.network(image).roll(1, dims=1)
 
-    monkeypatch.setattr(timing, "folded_logits", lambda module, image: Off(folded(module, image)))
+    monkeypatch.setattr(
+        network_timing, "folded_logits", lambda module, image: Off(folded(module, image))
+    )
     found = measured("fastscnn", "--folded", "--what", what, out=tmp_path / "x.json", code=1)[
         "networks"
     ][0]
@@ -268,7 +272,7 @@ def test_a_folded_network_that_differs_is_not_timed(
 def test_logits_that_are_not_numbers_are_named_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fresh = timing.fresh
+    fresh = network_timing.fresh
 
     def spoiled(row: Experiment) -> nn.Module:
         module = fresh(row)
@@ -277,7 +281,7 @@ def test_logits_that_are_not_numbers_are_named_and_the_others_go_on(
         return module
 
     with torch.no_grad():
-        monkeypatch.setattr(timing, "fresh", spoiled)
+        monkeypatch.setattr(network_timing, "fresh", spoiled)
         bad, good = measured(*ROWS, out=tmp_path / "x.json", code=1)["networks"]
     assert "not finite" in bad["problem"] and "fps" not in bad
     assert good["problem"] is None and good["ratio"] == 1  # the first that could be timed
@@ -288,9 +292,9 @@ def test_a_network_that_cannot_run_is_named_with_the_size(monkeypatch: pytest.Mo
     def too_deep(module: nn.Module, image: torch.Tensor) -> nn.Module:
         raise RuntimeError("output size is too small")
 
-    monkeypatch.setattr(timing, "folded_logits", too_deep)
+    monkeypatch.setattr(network_timing, "folded_logits", too_deep)
     network = subject("fastscnn/fastscnn", size=(64, 128))
-    timing.prepare(network, asked(folded=True), "cpu")
+    network_timing.prepare(network, asked(folded=True), "cpu")
     problem = "cannot run at 64x128: RuntimeError: output size is too small"
     assert network.result.problem == problem and network.work is None
 
@@ -301,10 +305,12 @@ def test_a_network_that_cannot_run_is_named_with_the_size(monkeypatch: pytest.Mo
 def test_each_is_timed_at_its_papers_size_unless_one_is_given() -> None:
     sizes = [
         each.result.size
-        for each in timing.open_networks(["stdc/stdc1", "bisenet/resnet18", "ddrnet/23_slim"], None)
+        for each in network_timing.open_networks(
+            ["stdc/stdc1", "bisenet/resnet18", "ddrnet/23_slim"], None
+        )
     ]
     assert sizes == [(512, 1024), (768, 1536), (1024, 2048)]
-    assert timing.open_networks(["stdc/stdc1"], (64, 96))[0].result.size == (64, 96)
+    assert network_timing.open_networks(["stdc/stdc1"], (64, 96))[0].result.size == (64, 96)
 
 
 def test_a_checkpoint_of_ours_is_a_network_too(tmp_path: Path) -> None:
@@ -314,7 +320,7 @@ def test_a_checkpoint_of_ours_is_a_network_too(tmp_path: Path) -> None:
 
 
 def test_a_pattern_gives_every_row_of_a_paper() -> None:
-    from experiments.benchmarks.inference import sources
+    from experiments.benchmarks.network_speed import sources
 
     assert sources("fastscnn/*") == [f"fastscnn/{row}" for row in papers()["fastscnn"].rows]
     assert sources("stdc") == ["stdc/stdc1"]

@@ -20,7 +20,7 @@ from experiments.command_line.errors import UserError
 from experiments.command_line.values import Recipe, departures, resolve
 from experiments.records.results import PublishedFigure
 from experiments.records.run_folder import read_config
-from experiments.reports import terminal
+from experiments.reports import terminal_tables
 from tests.support.paths import ROOT
 from tests.support.results import as_read, published, result
 
@@ -280,10 +280,9 @@ ODD = ("[/x]", "[bold red]sky", ":car:")  # rich would stumble, paint, or draw a
 def test_names_that_a_person_gave_are_printed_as_they_are(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    from experiments.reports import terminal
     from experiments.training import train
 
-    terminal.class_table(as_read(result(iou=dict.fromkeys(ODD, 0.5), miou=0.5)))
+    terminal_tables.class_table(as_read(result(iou=dict.fromkeys(ODD, 0.5), miou=0.5)))
     printed = capsys.readouterr().out
     assert [line.split("  ")[0] for line in printed.splitlines()[1:4]] == list(ODD)
     assert (
@@ -312,10 +311,10 @@ def test_list_names_every_row_with_what_it_costs(capsys: pytest.CaptureFixture) 
 def test_our_score_in_the_list_names_its_protocol_where_the_figure_has_another() -> None:
     figure = PublishedFigure(**published(protocol="768x1536, labels at 1/8"))
     ours = as_read(result(data="cityscapes", protocol="resized:0.75", miou=0.748))
-    assert terminal.ours_shown(None, figure) == "not measured"
-    assert terminal.ours_shown(ours, None) == "74.8"
-    assert terminal.ours_shown(ours, replace(figure, protocol="resized:0.75")) == "74.8"
-    assert terminal.ours_shown(ours, figure) == "74.8 (val, resized:0.75)"
+    assert terminal_tables.ours_shown(None, figure) == "not measured"
+    assert terminal_tables.ours_shown(ours, None) == "74.8"
+    assert terminal_tables.ours_shown(ours, replace(figure, protocol="resized:0.75")) == "74.8"
+    assert terminal_tables.ours_shown(ours, figure) == "74.8 (val, resized:0.75)"
 
 
 REGENERATE = "run `python -m experiments.command_line.catalogue`"
@@ -496,11 +495,11 @@ def test_every_command_refuses_the_same_rows_in_the_same_words(
 
 
 def test_every_command_takes_the_same_patterns_of_rows() -> None:
-    from experiments.benchmarks import inference
+    from experiments.benchmarks import network_speed
 
     for word in ("stdc", "stdc/*", "stdc/no_*, stdc, fcn"):
         rows = row_patterns.matching_rows(word)
-        assert inference.sources(word) == rows
+        assert network_speed.sources(word) == rows
 
 
 # --- options that were spelled in another way before

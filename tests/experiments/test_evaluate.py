@@ -23,7 +23,7 @@ from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
 from experiments import evaluate
 from experiments.benchmarks.losses import peak_mebibytes
 from experiments.records.results import read_results
-from experiments.reports.table_rows import table
+from experiments.reports.paper_table import table
 from segmodels.inference import mode
 from segmodels.module import SegmentationModule
 from segmodels.recipe import Recipe

@@ -22,9 +22,9 @@ from experiments.command_line.errors import UserError
 from experiments.records.metrics import curve, read_metrics, running_mean
 from experiments.records.results import RESULTS, kept_files, read_results, result_files
 from experiments.report import main
-from experiments.reports import table_rows
-from experiments.reports.table_formats import as_csv, as_markdown, as_text, letters
-from experiments.reports.table_rows import Row, by_place, not_measured
+from experiments.reports import paper_table
+from experiments.reports.paper_table import Row, by_place, not_measured
+from experiments.reports.paper_table_formats import as_csv, as_markdown, as_text, letters
 from tests.support.paths import ROOT
 from tests.support.results import LR, as_read, published, result
 
@@ -43,11 +43,11 @@ def leave_run(folder: Path, record: dict | None, metrics: str = METRICS) -> Path
 
 
 def table(results: list[dict]) -> list[Row]:
-    return table_rows.table(map(as_read, results))
+    return paper_table.table(map(as_read, results))
 
 
 def not_averaged(results: list[dict]) -> list[Row]:
-    return table_rows.not_averaged(map(as_read, results))
+    return paper_table.not_averaged(map(as_read, results))
 
 
 def only_row(*results: dict) -> Row:

@@ -27,7 +27,7 @@ from experiments import evaluate, run
 from experiments.command_line.values import resolve
 from experiments.records.metrics import read_metrics
 from experiments.records.results import read_results
-from experiments.results.reference import fill
+from experiments.results.reference import weights_from_names
 from experiments.training import build, checkpoints, train, wandb_mirror
 from experiments.training import pictures as pictures_module
 from segmodels.architectures.bisenet import BiSeNet
@@ -670,7 +670,8 @@ def test_a_released_checkpoint_is_a_start(
         gzip.decompress((REFERENCE / "released" / "bisenet_x39_torchseg.json.gz").read_bytes())
     )
     state = {
-        name: torch.from_numpy(np.array(value)) for name, value in fill.fill_layout(layout).items()
+        name: torch.from_numpy(np.array(value))
+        for name, value in weights_from_names.fill_layout(layout).items()
     }
     torch.save(state, tmp_path / "authors.pth")
     assert (

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from experiments import benchmark, report
-from experiments.benchmarks import timing as timing_module
+from experiments.benchmarks import network_timing as timing_module
 from experiments.command_line.catalogue import catalogue
 from experiments.report import main
 from experiments.reports import speed_plot
-from experiments.reports.protocols import input_size, protocol_name
+from experiments.reports.paper_table import table
+from experiments.reports.protocol_names import input_size, protocol_name
 from experiments.reports.speed_points import (
     Point,
     pair,
     published_speeds,
     read_timing,
 )
-from experiments.reports.table_rows import table
 from segmodels.paper import experiment
 from segmodels.released import Released
 from tests.support.checkpoints import changed, written

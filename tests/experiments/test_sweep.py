@@ -23,7 +23,7 @@ from experiments.command_line.errors import UserError
 from experiments.command_line.values import resolve
 from experiments.records import run_folder
 from experiments.records.results import read_results
-from experiments.reports.table_rows import table
+from experiments.reports.paper_table import table
 from experiments.sweep import plan, sweep
 from tests.support.paths import ROOT
 from tests.support.patience import until

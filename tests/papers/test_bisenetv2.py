@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import segmodels
-from experiments.results.reference import cases, fill
+from experiments.results.reference import inputs_from_names, weights_from_names
 from segmodels.architectures import bisenetv2
 from segmodels.module import SegmentationModule
 from segmodels.paper import paper
@@ -52,7 +52,10 @@ def released(name: str) -> SegmentationModule:
     layout = packed(f"released/{name}.json.gz")
     return segmodels.from_released(
         name,
-        {key: torch.from_numpy(np.array(value)) for key, value in fill.fill_layout(layout).items()},
+        {
+            key: torch.from_numpy(np.array(value))
+            for key, value in weights_from_names.fill_layout(layout).items()
+        },
     )
 
 
@@ -63,8 +66,8 @@ def trained_one_step(name: str) -> tuple[SegmentationModule, dict, dict]:
     for layer in module.modules():
         if isinstance(layer, (nn.Dropout, nn.Dropout2d)):
             layer.p = 0
-    label = cases.build({"label": case["inputs"]["label"]})["label"]
-    image = fill.make_input(
+    label = inputs_from_names.build({"label": case["inputs"]["label"]})["label"]
+    image = weights_from_names.make_input(
         case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"])
     )
     terms = module.losses((torch.from_numpy(image).double(), torch.from_numpy(label)))
@@ -110,7 +113,7 @@ def test_auxiliary_outputs_are_those_of_the_code_line(name: str) -> None:
     assert set(wanted) == set(TERMS[name]) - {"main"}
     module = released(name)
     image = torch.from_numpy(
-        fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
+        weights_from_names.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
     )
     with torch.no_grad():
         outputs = module.outputs(image)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import segmodels
-from experiments.results.reference import fill
+from experiments.results.reference import weights_from_names
 from segmodels.architectures.ddrnet import EXPERIMENTS, FUSIONS, Classifier, DDRNet
 from segmodels.paper import inference_parameters
 from segmodels.parts import schedules
@@ -64,7 +64,7 @@ def test_the_auxiliary_output_is_the_authors(name: str) -> None:
     module = segmodels.from_released(name, training_step.weights(name))
     with torch.no_grad():
         given = torch.from_numpy(
-            fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
+            weights_from_names.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
         )
         auxiliary = module.outputs(given)["auxiliary"].numpy()
     assert auxiliary.shape == tuple(golden["aux/aux1/shape"])

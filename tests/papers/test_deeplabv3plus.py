@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import segmodels
-from experiments.results.reference import fill
+from experiments.results.reference import weights_from_names
 from segmodels.architectures.deeplabv3plus import (
     AtrousPyramid,
     DeepLabV3Plus,
@@ -113,7 +113,9 @@ def test_one_released_state_gives_the_authors_numbers_at_both_strides() -> None:
     state = training_step.weights("deeplabv3plus_r101_vainf")
     for name in ("deeplabv3plus_r101_vainf", "deeplabv3plus_r101_vainf_os8"):
         golden = np.load(training_step.REFERENCE / "released" / f"{name}__b.npz")
-        image = fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
+        image = weights_from_names.make_input(
+            str(golden["input_name"]), tuple(golden["input_shape"])
+        )
         with torch.no_grad():
             logits = segmodels.from_released(name, state)(torch.from_numpy(image))
         step = int(golden["stride"])

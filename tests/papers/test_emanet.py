@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import segmodels
-from experiments.results.reference import cases, fill
+from experiments.results.reference import inputs_from_names, weights_from_names
 from segmodels.architectures.emanet import EMANet, EMAUnit, expectation, maximization, normalized
 from segmodels.module import SegmentationModule
 from segmodels.recipe import Recipe
@@ -454,7 +454,8 @@ def test_last_stages_are_dilated_as_the_authors_are() -> None:
 def state(name: str) -> dict[str, Tensor]:
     layout = json.loads(gzip.decompress((REFERENCE / "released" / f"{name}.json.gz").read_bytes()))
     return {
-        key: torch.from_numpy(np.array(value)) for key, value in fill.fill_layout(layout).items()
+        key: torch.from_numpy(np.array(value))
+        for key, value in weights_from_names.fill_layout(layout).items()
     }
 
 
@@ -468,8 +469,8 @@ def test_one_training_step_is_the_authors_in_float64(name: str) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Dropout2d):
             layer.p = 0.0
-    label = cases.build({"label": case["inputs"]["label"]})["label"]
-    image = fill.make_input(
+    label = inputs_from_names.build({"label": case["inputs"]["label"]})["label"]
+    image = weights_from_names.make_input(
         case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"])
     )
     terms = module.losses((torch.from_numpy(image).double(), torch.from_numpy(label)))

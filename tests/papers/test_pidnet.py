@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import segmodels
-from experiments.results.reference import cases, fill
+from experiments.results.reference import inputs_from_names, weights_from_names
 from segmodels.architectures.pidnet import (
     EXPERIMENTS,
     PAPPM,
@@ -56,7 +56,7 @@ def made(case: dict) -> dict[str, Tensor]:
     inputs = {key: value for key, value in case["inputs"].items() if value["kind"] != "edges"}
     return {
         key: torch.from_numpy(x).requires_grad_(key != "label")
-        for key, x in cases.build(inputs).items()
+        for key, x in inputs_from_names.build(inputs).items()
     }
 
 
@@ -267,7 +267,9 @@ def test_the_outputs_of_training_are_the_authors(name: str) -> None:
     with torch.no_grad():
         outputs = module.outputs(
             torch.from_numpy(
-                fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
+                weights_from_names.make_input(
+                    str(golden["input_name"]), tuple(golden["input_shape"])
+                )
             )
         )
     for ours, theirs in (("auxiliary", "aux1"), ("boundary", "aux2")):

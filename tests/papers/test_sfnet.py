@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import segmodels
-from experiments.results.reference import cases, fill
+from experiments.results.reference import inputs_from_names, weights_from_names
 from segmodels.architectures import sfnet
 from segmodels.checkpoint import built
 from segmodels.paper import inference_parameters
@@ -40,7 +40,7 @@ def layout(name: str) -> dict:
 def filled(name: str) -> dict[str, Tensor]:
     return {
         key: torch.from_numpy(np.array(value))
-        for key, value in fill.fill_layout(layout(name)).items()
+        for key, value in weights_from_names.fill_layout(layout(name)).items()
     }
 
 
@@ -157,9 +157,11 @@ def test_one_training_step_is_the_authors_in_float64(name: str) -> None:
         if isinstance(layer, nn.Dropout2d):
             assert layer.p == 0.1
             layer.p = 0.0
-    label = torch.from_numpy(cases.build({"label": case["inputs"]["label"]})["label"])
+    label = torch.from_numpy(inputs_from_names.build({"label": case["inputs"]["label"]})["label"])
     image = torch.from_numpy(
-        fill.make_input(case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"]))
+        weights_from_names.make_input(
+            case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"])
+        )
     ).double()
     terms = module.losses((image, label))
     assert list(terms) == ["main"]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import segmodels
-from experiments.results.reference import cases, fill
+from experiments.results.reference import inputs_from_names, weights_from_names
 from segmodels.architectures import stdc
 from segmodels.architectures.stdc import STDC, Classifier, detail_label, dice_loss
 from segmodels.checkpoint import start_from
@@ -38,7 +38,8 @@ TERMS = {
 def state(name: str) -> dict[str, Tensor]:
     layout = json.loads(gzip.decompress((REFERENCE / "released" / f"{name}.json.gz").read_bytes()))
     return {
-        key: torch.from_numpy(np.array(value)) for key, value in fill.fill_layout(layout).items()
+        key: torch.from_numpy(np.array(value))
+        for key, value in weights_from_names.fill_layout(layout).items()
     }
 
 
@@ -52,7 +53,9 @@ def random_label(*shape: int, classes: int = 19) -> Tensor:
 
 @pytest.mark.parametrize("name", DETAIL)
 def test_the_detail_label_and_each_of_its_levels_are_the_authors(name: str) -> None:
-    label = torch.from_numpy(cases.build({"label": DETAIL[name]["inputs"]["label"]})["label"])
+    label = torch.from_numpy(
+        inputs_from_names.build({"label": DETAIL[name]["inputs"]["label"]})["label"]
+    )
     levels = {"target": (1, 2, 4), "level1": (1,), "level2_up": (2,), "level4_up": (4,)}
     for level, strides in levels.items():
         theirs = np.unpackbits(STORED[f"{name}/{level}/packed"])[: label.numel()].astype(bool)
@@ -62,7 +65,7 @@ def test_the_detail_label_and_each_of_its_levels_are_the_authors(name: str) -> N
 @pytest.mark.parametrize("name", DETAIL)
 def test_the_detail_losses_and_their_gradient_are_the_authors(name: str) -> None:
     case = DETAIL[name]
-    made = cases.build(case["inputs"])
+    made = inputs_from_names.build(case["inputs"])
     logits = torch.from_numpy(made["boundary"]).requires_grad_()
     terms = STDC(2).detail_terms(logits, detail_label(torch.from_numpy(made["label"])))
     assert terms["detail_bce"].item() == pytest.approx(case["terms"]["bce"], rel=1e-6)
@@ -166,9 +169,11 @@ def test_one_training_step_is_the_released_code_lines_in_float64(
     case = json.loads((REFERENCE / "steps" / f"{name}.json").read_text())
     golden = np.load(REFERENCE / "steps" / f"{name}.npz")
     module, renamed = in_float64(name), layouts()[name].renamed
-    label = torch.from_numpy(cases.build({"label": case["inputs"]["label"]})["label"])
+    label = torch.from_numpy(inputs_from_names.build({"label": case["inputs"]["label"]})["label"])
     image = torch.from_numpy(
-        fill.make_input(case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"]))
+        weights_from_names.make_input(
+            case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"])
+        )
     ).double()
     terms = module.losses((image, label))
     assert set(terms) == set(TERMS[name])
@@ -209,7 +214,7 @@ def test_the_auxiliary_outputs_are_the_authors_too() -> None:
     golden = np.load(REFERENCE / "released" / "stdc1_seg.npz")
     module = segmodels.from_released("stdc1_seg", state("stdc1_seg"))
     image = torch.from_numpy(
-        fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
+        weights_from_names.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
     )
     with torch.no_grad():
         outputs = module.outputs(image)

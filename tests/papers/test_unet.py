@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from experiments import run
-from experiments.results.reference import cases
+from experiments.results.reference import inputs_from_names
 from segmodels import deploy, inference
 from segmodels.architectures.unet import EXPERIMENTS, PaddedUNet, UNet, border_weights, dice_loss
 from segmodels.identity import Identity
@@ -255,7 +255,9 @@ def test_what_lies_in_the_margin_trains_nothing() -> None:
 
 @pytest.mark.parametrize("case", DICE, ids=lambda case: case["id"])
 def test_cross_entropy_and_dice_have_the_value_and_gradient_of_the_code_line(case: dict) -> None:
-    inputs = {name: torch.from_numpy(x) for name, x in cases.build(case["inputs"]).items()}
+    inputs = {
+        name: torch.from_numpy(x) for name, x in inputs_from_names.build(case["inputs"]).items()
+    }
     logits = inputs["logits"].requires_grad_()
     module = PaddedUNet(case["options"]["classes"], width=2)
     terms = module.criterion({"main": logits}, inputs["label"])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from experiments.results.reference.cases import build
+from experiments.results.reference.inputs_from_names import build
 from segmodels.parts import losses
 from segmodels.parts.losses import (
     coincheung_rule,

@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor, nn
 
 from experiments.command_line.catalogue import counted_at
-from experiments.reports.terminal import macs_shown
+from experiments.reports.terminal_tables import macs_shown
 from segmodels.paper import experiment, macs
 from segmodels.released import layouts
 from tests.support.paths import REFERENCE

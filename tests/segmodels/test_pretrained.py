@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import segmodels
 from experiments import run
-from experiments.results.reference import fill
+from experiments.results.reference import weights_from_names
 from segmodels.architectures.bisenet import BiSeNet
 from segmodels.architectures.emanet import EMANet
 from segmodels.architectures.fcn import FCN
@@ -31,7 +31,7 @@ from tests.support import training_step
 def filled(module: nn.Module, gain: float = 1.0) -> dict[str, Tensor]:
     """A state dict drawn from its names, so that no two tensors are alike."""
     return {
-        name: torch.from_numpy(np.array(fill.fill(name, each.shape, "float32", gain)))
+        name: torch.from_numpy(np.array(weights_from_names.fill(name, each.shape, "float32", gain)))
         for name, each in module.state_dict().items()
     }
 

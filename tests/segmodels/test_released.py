@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import segmodels
-from experiments.results.reference import cases, fill
+from experiments.results.reference import inputs_from_names, weights_from_names
 from segmodels.released import layouts
 from tests.support.checkpoints import layout, state
 from tests.support.paths import REFERENCE
@@ -40,7 +40,7 @@ def test_a_released_network_gives_the_authors_logits(name: str) -> None:
     golden = np.load(REFERENCE / "released" / f"{name}.npz")
     module = segmodels.from_released(name, state(name))
     image = torch.from_numpy(
-        fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
+        weights_from_names.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
     )
     classes_alone = len(golden["main_shape"]) == 2  # a classifier
     whole = classes_alone or tuple(golden["main_shape"][-2:]) == tuple(image.shape[-2:])
@@ -70,7 +70,7 @@ def test_auxiliary_outputs_and_another_size_are_the_authors_too(name: str) -> No
     for which in ("", "__b"):
         golden = np.load(REFERENCE / "released" / f"{name}{which}.npz")
         image = torch.from_numpy(
-            fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
+            weights_from_names.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
         )
         with torch.no_grad():
             outputs = (
@@ -151,7 +151,7 @@ def test_a_wrong_activation_would_be_seen() -> None:
     module = segmodels.from_released(name, state(name))
     module.fusion.conv[2] = torch.nn.Identity()
     image = torch.from_numpy(
-        fill.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
+        weights_from_names.make_input(str(golden["input_name"]), tuple(golden["input_shape"]))
     )
     with torch.no_grad():
         sample = module(image).numpy()[:, :, :: int(golden["stride"]), :: int(golden["stride"])]
@@ -164,9 +164,11 @@ def test_one_training_step_of_bisenet_is_the_authors_in_float64() -> None:
     case = json.loads((REFERENCE / "steps" / "cases.json").read_text())[name]
     golden = np.load(REFERENCE / "steps" / f"{name}.npz")
     module = segmodels.from_released(name, state(name)).double().train()
-    made = cases.build({"label": case["inputs"]["label"]})
+    made = inputs_from_names.build({"label": case["inputs"]["label"]})
     image = torch.from_numpy(
-        fill.make_input(case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"]))
+        weights_from_names.make_input(
+            case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"])
+        )
     ).double()
     terms = module.losses((image, torch.from_numpy(made["label"])))
     authors = {"auxiliary1": "aux0_x16", "auxiliary2": "aux1_x8", "main": "main"}
@@ -253,7 +255,7 @@ def test_a_file_that_holds_code_or_nonsense_is_not_read(tmp_path: Path) -> None:
 
 def test_an_authors_network_is_evaluated_with_another_option_than_its_row() -> None:
     weights = state("emanet_r50")
-    image = torch.from_numpy(fill.make_input("options", (1, 3, 65, 97)))
+    image = torch.from_numpy(weights_from_names.make_input("options", (1, 3, 65, 97)))
     row = segmodels.experiment("emanet/resnet50").but(model={"eval_iterations": 5})
     wanted = row.build(num_classes=21).eval()
     own = segmodels.from_released("emanet_r50", weights)

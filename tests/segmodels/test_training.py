@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import segmodels
-from experiments.results.reference import fill
+from experiments.results.reference import weights_from_names
 from segmodels.module import SegmentationModule
 from segmodels.parts import schedules
 from segmodels.recipe import Recipe
@@ -409,4 +409,4 @@ def test_validation_counts_every_pixel_once_and_says_at_which_step() -> None:
 
 
 def test_fill_draws_the_numbers_that_the_references_were_made_with() -> None:
-    assert fill.self_check()
+    assert weights_from_names.self_check()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from datamodules.labels import CITYSCAPES, LabelSet
-from experiments.results.reference import fill
+from experiments.results.reference import weights_from_names
 from segmodels.identity import Identity
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.paper import experiment
@@ -155,6 +155,6 @@ def layout(name: str) -> dict:
 
 
 def state(name: str) -> dict[str, torch.Tensor]:
-    arrays = fill.fill_layout(layout(name))
-    assert fill.weights_crc(arrays.values()) == layout(name)["weights_crc32"]
+    arrays = weights_from_names.fill_layout(layout(name))
+    assert weights_from_names.weights_crc(arrays.values()) == layout(name)["weights_crc32"]
     return {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import segmodels
-from experiments.results.reference import cases, fill
+from experiments.results.reference import inputs_from_names, weights_from_names
 from segmodels.module import SegmentationModule
 from segmodels.released import layouts
 from tests.support.paths import REFERENCE
@@ -21,8 +21,8 @@ from tests.support.paths import REFERENCE
 def weights(name: str) -> dict[str, Tensor]:
     """The state dict of a released layout, drawn from its names."""
     layout = json.loads(gzip.decompress((REFERENCE / "released" / f"{name}.json.gz").read_bytes()))
-    arrays = fill.fill_layout(layout)
-    assert fill.weights_crc(arrays.values()) == layout["weights_crc32"]
+    arrays = weights_from_names.fill_layout(layout)
+    assert weights_from_names.weights_crc(arrays.values()) == layout["weights_crc32"]
     return {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}
 
 
@@ -37,10 +37,10 @@ def prepared(name: str) -> tuple[SegmentationModule, tuple[Tensor, Tensor]]:
     case, state = stored(name), weights(name)
     for key, amount in case.get("added_to_weights_after_fill", {}).items():
         state[key] = state[key] + amount
-    image = fill.make_input(
+    image = weights_from_names.make_input(
         case["inputs"]["image"]["name"], tuple(case["inputs"]["image"]["shape"])
     )
-    label = cases.build({"label": case["inputs"]["label"]})["label"]
+    label = inputs_from_names.build({"label": case["inputs"]["label"]})["label"]
     return segmodels.from_released(name, state).double().train(), (
         torch.from_numpy(image).double(),
         torch.from_numpy(label),

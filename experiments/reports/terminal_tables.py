@@ -16,8 +16,8 @@ from experiments.records.results import (
     kept_files,
     read_results,
 )
-from experiments.reports.formats import bare_table, console, millions, percent
-from experiments.reports.published import agree, comparable, measured_as, model_words
+from experiments.reports.number_formats import bare_table, console, millions, percent
+from experiments.reports.published_figures import agree, comparable, measured_as, model_words
 
 TOTALS = {
     "pixel_accuracy": "pixel accuracy",

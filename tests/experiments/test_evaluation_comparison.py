@@ -9,7 +9,7 @@ import pytest
 
 from experiments.records.image_records import Examined
 from experiments.report import main
-from experiments.reports.comparison import holm
+from experiments.reports.evaluation_comparison import holm
 from tests.support.results import result
 
 CLASSES = ("road", "car", "train")  # no image shows a train

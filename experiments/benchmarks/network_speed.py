@@ -18,11 +18,11 @@ from experiments.command_line.networks import (
 )
 from experiments.command_line.parser import Subjects, by, duration, height_by_width, positive
 from experiments.command_line.row_patterns import matching_rows
-from experiments.reports.formats import print_table
-from experiments.reports.protocols import on, settings
+from experiments.reports.number_formats import print_table
+from experiments.reports.protocol_names import on, settings
 
 if TYPE_CHECKING:
-    from experiments.benchmarks.timing import Result
+    from experiments.benchmarks.network_timing import Result
 
 INFER = """\
 Frames per second of networks, without their training heads, on this machine. They run in turns
@@ -144,7 +144,7 @@ def infer(args: argparse.Namespace) -> int:
         )
     if args.out:
         check_out(args.out)
-    from experiments.benchmarks.timing import measure
+    from experiments.benchmarks.network_timing import measure
 
     results, conditions = measure(args)
     print(settings(conditions))

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.benchmarks.turns import take_turns
+from experiments.benchmarks.rounds import take_turns
 from experiments.command_line.errors import UserError
 from experiments.command_line.files import check_out, write_json
 from experiments.command_line.parser import Subjects, by, count, height_by_width, positive
 from experiments.records import provenance
-from experiments.reports.formats import print_markdown, print_table
+from experiments.reports.number_formats import print_markdown, print_table
 
 if TYPE_CHECKING:  # torch takes seconds, and --help and the stored table must not wait for it
     from torch import Tensor

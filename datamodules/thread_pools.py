@@ -1,8 +1,10 @@
 """Ordered thread pools with a bounded queue: `prefetch` reads ahead, `write_behind` writes later.
 
-Decoding and compressing release Python's lock, so threads are enough.
+Decoding, decompressing and warping release Python's lock, so threads are enough, and nothing has to
+be copied from one process to another.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,18 +17,21 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 def prefetch(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int
 ) -> Iterator[Result]:
-    """Yield function(item) in order, while threads compute up to 2 * threads results in advance."""
-    pool = ThreadPoolExecutor(threads)
+    """Yield function(item) in order, while threads compute up to 2 * threads results in advance.
+
+    Whoever stops early waits for none of them.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="prefetch")
     futures: deque[Future[Result]] = deque()
     try:
         for item in items:
             futures.append(pool.submit(function, item))
-            if len(futures) >= 2 * threads:
+            if len(futures) > 2 * threads:
                 yield futures.popleft().result()
         while futures:
             yield futures.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
@@ -49,3 +54,12 @@ def write_behind(threads: int) -> Iterator[Callable[..., None]]:
             futures.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """The cores this process may use, which in a container or a job are fewer than the machine
+    has.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,10 +1,10 @@
-"""threads.py: results keep their order, little is begun at once, and no failure is lost."""
+"""Thread pools: results keep their order, little is begun at once, and no failure is lost."""
 
 import time
 
 import pytest
 
-from datamodules.sampling.threads import prefetch, write_behind
+from datamodules.thread_pools import prefetch, write_behind
 
 
 def test_prefetched_work_keeps_its_order_and_is_bounded() -> None:

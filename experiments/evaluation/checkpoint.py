@@ -33,8 +33,8 @@ from experiments.evaluation.score import (
 )
 from experiments.records.results import Result
 from experiments.records.trained_networks import options_of, trained
-from experiments.reports.published import model_words
-from experiments.reports.terminal import class_table, protocol_table, published_lines
+from experiments.reports.published_figures import model_words
+from experiments.reports.terminal_tables import class_table, protocol_table, published_lines
 from segmodels.metrics.comparison import interval
 from segmodels.module import SegmentationModule
 from segmodels.prediction import choose_device, predict, predicted_strips, set_inference

@@ -12,7 +12,7 @@ from datamodules.labels import IGNORED
 from datamodules.reading.sources import Memory
 from datamodules.sampling.class_uniform import located
 from datamodules.sampling.crops import MEAN, Crop, Window, choose, draw, pad
-from datamodules.sampling.geometry import Motion, displacements, drawn, places, turned
+from datamodules.sampling.deformation import Motion, displacements, drawn, places, turned
 from datamodules.sampling.samples import Crops, cut_moved
 from datamodules.sampling.samples import cut as cut_plain
 from tests.support import trees

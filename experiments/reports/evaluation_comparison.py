@@ -13,9 +13,9 @@ from rich.text import Text
 
 from experiments.command_line.errors import UserError
 from experiments.records.results import Result, read_result
-from experiments.reports.formats import percent
-from experiments.reports.protocols import protocol_name
-from experiments.reports.published import model_words, name_of
+from experiments.reports.number_formats import percent
+from experiments.reports.protocol_names import protocol_name
+from experiments.reports.published_figures import model_words, name_of
 
 if TYPE_CHECKING:
     from experiments.records.image_records import Examined

@@ -11,10 +11,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.reports.formats import markdown_lines, mean_and_spread, millions, plain, signed
-from experiments.reports.protocols import protocol_name
-from experiments.reports.published import model_words
-from experiments.reports.table_rows import Row, grouped, validation_first
+from experiments.reports.number_formats import (
+    markdown_lines,
+    mean_and_spread,
+    millions,
+    plain,
+    signed,
+)
+from experiments.reports.paper_table import Row, grouped, validation_first
+from experiments.reports.protocol_names import protocol_name
+from experiments.reports.published_figures import model_words
 
 WIDTH = 120
 CAPTION = (

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from experiments.records.results import PublishedFigure, Result
-from experiments.reports.published import (
+from experiments.reports.published_figures import (
     agree,
     comparable,
     name_with,
