@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 import segmodels
-from experiments.results.reference import inputs_from_names, weights_from_names
+from experiments.results.reference import weights_from_names
 from segmodels.architectures import bisenetv2
 from segmodels.module import SegmentationModule
 from segmodels.paper import paper
 from segmodels.parts.losses import torchseg_rule
 from segmodels.released import layouts
+from tests.support import inputs_from_names
 from tests.support.paths import REFERENCE
 from tests.support.structure import kinds
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import segmodels
-from experiments.results.reference import inputs_from_names, weights_from_names
+from experiments.results.reference import weights_from_names
 from segmodels.architectures.emanet import EMANet, EMAUnit, expectation, maximization, normalized
 from segmodels.module import SegmentationModule
 from segmodels.recipe import Recipe
 from segmodels.released import layouts
+from tests.support import inputs_from_names
 from tests.support.paths import REFERENCE
 
 STEPS = {

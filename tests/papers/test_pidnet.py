@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import segmodels
-from experiments.results.reference import inputs_from_names, weights_from_names
+from experiments.results.reference import weights_from_names
 from segmodels.architectures.pidnet import (
     EXPERIMENTS,
     PAPPM,
@@ -29,7 +29,7 @@ from segmodels.parts.class_weights import CITYSCAPES
 from segmodels.parts.losses import amount
 from segmodels.ports.mmseg.pidnet import PIDNetMMSeg, steps
 from segmodels.recipe import Recipe, loss_settings
-from tests.support import training_step
+from tests.support import inputs_from_names, training_step
 
 REFERENCE = training_step.REFERENCE
 LOSSES = json.loads((REFERENCE / "pidnet_losses.json").read_text())

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import segmodels
-from experiments.results.reference import inputs_from_names, weights_from_names
+from experiments.results.reference import weights_from_names
 from segmodels.architectures import stdc
 from segmodels.architectures.stdc import STDC, Classifier, detail_label, dice_loss
 from segmodels.checkpoint import start_from
 from segmodels.module import SegmentationModule
 from segmodels.paper import inference_parameters
 from segmodels.released import layouts
+from tests.support import inputs_from_names
 from tests.support.paths import REFERENCE
 
 DETAIL = {

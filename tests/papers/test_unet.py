@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from experiments import run
-from experiments.results.reference import inputs_from_names
 from segmodels import deploy, inference
 from segmodels.architectures.unet import EXPERIMENTS, PaddedUNet, UNet, border_weights, dice_loss
 from segmodels.identity import Identity
 from segmodels.ports.mmseg.unet import UNetMMSeg
-from tests.support import training_step
+from tests.support import inputs_from_names, training_step
 from tests.support.extras import onnx
 
 REFERENCE = training_step.REFERENCE

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from experiments.results.reference.inputs_from_names import build
 from segmodels.parts import losses
 from segmodels.parts.losses import (
     coincheung_rule,
@@ -24,6 +23,7 @@ from segmodels.parts.losses import (
 )
 from segmodels.parts.resize import upsampled_rows
 from segmodels.recipe import Recipe, loss_settings
+from tests.support.inputs_from_names import build
 from tests.support.paths import REFERENCE
 
 STORED = json.loads((REFERENCE / "losses.json").read_text())

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 import segmodels
-from experiments.results.reference import inputs_from_names, weights_from_names
+from experiments.results.reference import weights_from_names
 from segmodels.released import layouts
+from tests.support import inputs_from_names
 from tests.support.checkpoints import layout, state
 from tests.support.paths import REFERENCE
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -409,4 +410,18 @@ def test_validation_counts_every_pixel_once_and_says_at_which_step() -> None:
 
 
 def test_fill_draws_the_numbers_that_the_references_were_made_with() -> None:
-    assert weights_from_names.self_check()
+    weight = weights_from_names.fill("layer.conv.weight", (2, 3, 3, 3))
+    scale = weights_from_names.fill("layer.bn.weight", (4,))
+    image = weights_from_names.make_input("input/a", (1, 3, 128, 256))
+    for array, known in (
+        (
+            weight,
+            [-0.1561308056116104, 0.2587983310222626, 0.08280383795499802, 0.32913321256637573],
+        ),
+        (scale, [1.2443876266479492, 0.5454120635986328, 1.260493278503418, 1.3270585536956787]),
+        (
+            image,
+            [-0.3774159252643585, -0.49596676230430603, -0.26237645745277405, 0.5282796025276184],
+        ),
+    ):
+        np.testing.assert_allclose(array.ravel()[:4], known, rtol=1e-6, atol=0)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 import segmodels
-from experiments.results.reference import inputs_from_names, weights_from_names
+from experiments.results.reference import weights_from_names
 from segmodels.module import SegmentationModule
 from segmodels.released import layouts
+from tests.support import inputs_from_names
 from tests.support.paths import REFERENCE
 
 

@@ -6,20 +6,12 @@ up to cell x cell pixels. `logits`  scale * N(0, 1); with a label, the true clas
 margin * u, u uniform per cell of a second map: easy and hard regions.
 """
 
-import zlib
-
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.results.reference.weights_from_names import generator, make_input
+
 IGNORED = 255
-
-
-def generator(name: str) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=zlib.crc32(name.encode("utf-8"))))
-
-
-def normal(name: str, shape: list[int]) -> NDArray[np.float32]:
-    return generator(name).standard_normal(int(np.prod(shape))).reshape(shape).astype(np.float32)
 
 
 def make_label(
@@ -40,17 +32,15 @@ def make_logits(
     margin: float = 0,
     cell: int = 3,
 ) -> NDArray[np.float32]:
-    logits = scale * normal(name, shape).astype(np.float64)
+    logits = scale * make_input(name, shape).astype(np.float64)
     if label is not None:
         count, _, height, width = shape
-        small = label[:, :: label.shape[1] // height, :: label.shape[1] // height][
-            :, :height, :width
-        ]
+        step = label.shape[1] // height
+        small = label[:, ::step, ::step][:, :height, :width]
         raised = generator(name + "/margin").random((count, -(-height // cell), -(-width // cell)))
         image, row, column = np.nonzero(small != IGNORED)
-        logits[image, small[image, row, column], row, column] += (
-            margin * _blown_up(raised, cell, height, width)
-        )[image, row, column]
+        raised = margin * _blown_up(raised, cell, height, width)
+        logits[image, small[image, row, column], row, column] += raised[image, row, column]
     return logits.astype(np.float32)
 
 
@@ -59,13 +49,13 @@ def build(inputs: dict[str, dict]) -> dict[str, NDArray]:
     it."""
     made: dict[str, NDArray] = {}
     for key, recipe in inputs.items():
-        settings = {k: v for k, v in recipe.items() if k != "kind"}
+        settings = {name: value for name, value in recipe.items() if name != "kind"}
         if recipe["kind"] == "label":
             made[key] = make_label(**settings)
         else:
-            made[key] = make_logits(
-                **(settings | ({"label": made[settings["label"]]} if "label" in settings else {}))
-            )
+            if "label" in settings:
+                settings["label"] = made[settings["label"]]
+            made[key] = make_logits(**settings)
     return made
 
 
