@@ -15,16 +15,12 @@ That 106 of these are at night, and 100 in each other weather, is from memory, n
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from datamodules.errors import one_of
 from datamodules.labels import STREET_TRAIN_IDS
-from datamodules.layouts import below, one_of, tell
 from datamodules.module import SegmentationData
-from datamodules.reading.sources import Files, paired
+from datamodules.reading.sources import Files
 
-IMAGE, LABEL = "_rgb_anon.png", "_gt_labelTrainIds.png"
 WEATHER = ("fog", "night", "rain", "snow")
-PARTS = {("train", each): 400 for each in WEATHER} | {
-    ("val", each): 106 if each == "night" else 100 for each in WEATHER
-}
 
 
 class ACDC(SegmentationData):
@@ -53,24 +49,13 @@ class ACDC(SegmentationData):
     ) -> None:
         super().__init__(root, **settings)
         self.condition = one_of("condition", condition, ("all", *WEATHER))
-        self.conditions = WEATHER if condition == "all" else (condition,)
+        if condition != "all":
+            self.counts = {"train": 400, "val": 106 if condition == "night" else 100}
 
     def source(self, split: str) -> Files:
-        images, labels = {}, {}
-        for weather in self.conditions:
-            images |= below(self.root, f"rgb_anon/{weather}/{split}/*/*", IMAGE, self.remedy)
-            labels |= below(self.root, f"gt/{weather}/{split}/*/*", LABEL, self.remedy)
-        tell(
-            self.name,
-            self.root,
-            split,
-            len(images),
-            sum(PARTS[split, weather] for weather in self.conditions),
-        )
-        pairs = paired(
-            images,
-            labels,
-            f"rgb_anon/*/{split} and gt/*/{split} must hold the same recordings; unzip both "
-            "archives again",
-        )
-        return Files(pairs, self.labels, names=list(images))
+        images: dict[str, Path] = {}
+        labels: dict[str, Path] = {}
+        for weather in WEATHER if self.condition == "all" else [self.condition]:
+            images |= self.matching(f"rgb_anon/{weather}/{split}/*/*", "_rgb_anon.png")
+            labels |= self.matching(f"gt/{weather}/{split}/*/*", "_gt_labelTrainIds.png")
+        return self.files(split, images, labels)

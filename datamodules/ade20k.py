@@ -64,4 +64,5 @@ class ADE20K(SegmentationData):
 
     def source(self, split: str) -> Files:
         folder = FOLDERS[split]
-        return self.paired_folders(split, f"images/{folder}", f"annotations/{folder}")
+        images = self.images_in(f"images/{folder}")
+        return self.files(split, images, self.labels_in(f"annotations/{folder}"))

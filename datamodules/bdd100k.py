@@ -31,4 +31,5 @@ class BDD100K(SegmentationData):
     counts: ClassVar[dict[str, int]] = {"train": 7000, "val": 1000, "test": 2000}
 
     def source(self, split: str) -> Files:
-        return self.paired_folders(split, f"images/10k/{split}", f"labels/sem_seg/masks/{split}")
+        images = self.images_in(f"images/10k/{split}")
+        return self.files(split, images, self.labels_in(f"labels/sem_seg/masks/{split}"))

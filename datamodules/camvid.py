@@ -31,4 +31,4 @@ class CamVid(SegmentationData):
     counts: ClassVar[dict[str, int]] = {"train": 367, "val": 101, "test": 233}
 
     def source(self, split: str) -> Files:
-        return self.paired_folders(split, split, f"{split}annot")
+        return self.files(split, self.images_in(split), self.labels_in(f"{split}annot"))

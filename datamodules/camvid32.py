@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from datamodules.labels import CAMVID, LabelSet
-from datamodules.layouts import below, tell
 from datamodules.module import SegmentationData
-from datamodules.reading.sources import Files, paired
+from datamodules.reading.sources import Files
 
 GROUPS = {  # the first one gives the class its color
     "sky": {"Sky": (128, 128, 128)},
@@ -104,19 +103,13 @@ class CamVid32(SegmentationData):
         return GROUPED if self.grouped else ALONE
 
     def source(self, split: str) -> Files:
-        images = below(self.root, "701_StillsRaw_full/*", ".png", self.remedy)
-        labels = below(self.root, "LabeledApproved_full/*", "_L.png", self.remedy)
-        every = paired(
-            images,
-            labels,
-            "701_StillsRaw_full/ and LabeledApproved_full/ must hold the same 701 frames; "
-            "unzip both again",
-        )
-        pairs = {
-            name: pair for name, pair in zip(images, every, strict=True) if split_of(name) == split
-        }
-        tell(self.name, self.root, split, len(pairs), self.counts[split])
-        return Files([*pairs.values()], self.labels, names=list(pairs), colored=True)
+        images = self.matching("701_StillsRaw_full/*", ".png")
+        labels = self.matching("LabeledApproved_full/*", "_L.png")
+        return self.files(split, part(images, split), part(labels, split), colored=True)
+
+
+def part(files: dict[str, Path], split: str) -> dict[str, Path]:
+    return {name: file for name, file in files.items() if split_of(name) == split}
 
 
 def split_of(name: str) -> str:

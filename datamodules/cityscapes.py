@@ -20,15 +20,15 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, one_of
 from datamodules.labels import CITYSCAPES
-from datamodules.layouts import one_of, tell
 from datamodules.module import SegmentationData
 from datamodules.reading.decoding import Reader, Size, decode
-from datamodules.reading.sources import Files, Images, paired
+from datamodules.reading.sources import Files, Images
 from datamodules.reading.zips import Zips
 
-IMAGE, LABEL, INSTANCES = "_leftImg8bit.png", "_{kind}_labelIds.png", "_gtFine_instanceIds.png"
+IMAGE = "_leftImg8bit.png"
+COUNTS = {"fine": 2975, "coarse": 19997, "fine+coarse": 22972}
 EXTRA = (
     "download gtCoarse.zip and leftImg8bit_trainextra.zip too and unzip both into DIR, or "
     "take data.training=fine"
@@ -54,12 +54,7 @@ class Cityscapes(SegmentationData):
         "test": "evaluate on val, or predict the test images and submit them to "
         "https://www.cityscapes-dataset.com"
     }
-    counts: ClassVar[dict[str, int]] = {
-        "train": 2975,
-        "val": 500,
-        "test": 1525,
-        "train_extra": 19997,
-    }
+    counts: ClassVar[dict[str, int]] = {"train": 2975, "val": 500, "test": 1525}
 
     def __init__(
         self,
@@ -70,17 +65,20 @@ class Cityscapes(SegmentationData):
     ) -> None:
         super().__init__(root, **settings)
         self.training = one_of("training", training, ("fine", "fine+coarse", "coarse"))
+        self.counts = self.counts | {"train": COUNTS[training]}
         self.instance_files: dict[str, dict[str, str]] = {}  # by split and name
 
     def source(self, split: str) -> Files:
-        pairs, zips = {}, Zips()
-        for quality in self.training.split("+") if split == "train" else ["fine"]:
-            pairs |= (
-                self.pairs("gtCoarse", "train_extra", zips)
-                if quality == "coarse"
-                else self.pairs("gtFine", split, zips)
-            )
-        return Files([*pairs.values()], self.labels, names=list(pairs), read=zips)
+        zips = Zips()
+        images: dict[str, str] = {}
+        labels: dict[str, str] = {}
+        if split != "train" or "fine" in self.training:
+            images |= self.listing("leftImg8bit", split, IMAGE, zips)
+            labels |= self.listing("gtFine", split, "_gtFine_labelIds.png", zips)
+        if split == "train" and "coarse" in self.training:
+            images |= self.listing("leftImg8bit", "train_extra", IMAGE, zips)
+            labels |= self.listing("gtCoarse", "train_extra", "_gtCoarse_labelIds.png", zips)
+        return self.files(split, images, labels, read=zips)
 
     def instances(self, split: str, index: int) -> np.ndarray | None:
         """None for a pack, which keeps labels alone, and for an image without a file of instances
@@ -90,33 +88,18 @@ class Cityscapes(SegmentationData):
         if not isinstance(source, Files):
             return None
         if split not in self.instance_files:
-            self.instance_files[split] = self.listed("gtFine", split, INSTANCES, source.read)
+            files = self.listed("gtFine", split, "_gtFine_instanceIds.png", source.read)
+            self.instance_files[split] = files
         path = self.instance_files[split].get(source.names[index])
-        return (
-            None
-            if path is None
-            else self.labels.encode_instances(read_instances(path, source.size(index), source.read))
-        )
-
-    def pairs(self, kind: str, split: str, zips: Zips) -> dict[str, tuple[str, str]]:
-        images, labels = (
-            self.listing("leftImg8bit", split, IMAGE, zips),
-            self.listing(kind, split, LABEL.format(kind=kind), zips),
-        )
-        pairs = paired(
-            images,
-            labels,
-            f"leftImg8bit/{split} and {kind}/{split} must hold the same cities; get both "
-            "archives again",
-        )
-        tell(self.name, self.root, split, len(pairs), self.counts[split])
-        return dict(zip(images, pairs, strict=True))
+        if path is None:
+            return None
+        return self.labels.encode_instances(read_instances(path, source.size(index), source.read))
 
     def images(self, split: str) -> Images:
         """The split's images alone: those of test have no public labels."""
         zips = Zips()
         files = self.listing("leftImg8bit", split, IMAGE, zips)
-        tell(self.name, self.root, split, len(files), self.counts[split])
+        self.compare_size(split, len(files))
         return Images(files, read=zips)
 
     def listing(self, kind: str, split: str, ending: str, zips: Zips) -> dict[str, str]:
@@ -134,7 +117,8 @@ class Cityscapes(SegmentationData):
         return names
 
     def listed(self, kind: str, split: str, ending: str, zips: Zips) -> dict[str, str]:
-        folder, archive = self.root / kind / split, self.root / archive_of(kind, split)
+        folder = self.root / kind / split
+        archive = self.root / archive_of(kind, split)
         if not folder.is_dir() and archive.is_file():
             files = zips.matching(archive, f"{kind}/{split}/*/*{ending}")
         else:
@@ -143,12 +127,10 @@ class Cityscapes(SegmentationData):
 
     def elsewhere(self, kind: str) -> str:
         """ " (did you mean ...?)" when the tree begins one folder above or below."""
-        found = [
-            folder
-            for folder in (self.root.parent, *sorted(self.root.iterdir()))
-            if (folder / kind).is_dir()
-        ]
-        return f" (did you mean {found[0]}?)" if found else ""
+        for folder in (self.root.parent, *sorted(self.root.iterdir())):
+            if (folder / kind).is_dir():
+                return f" (did you mean {folder}?)"
+        return ""
 
 
 def read_instances(path: str, size: Size, read: Reader) -> np.ndarray:
@@ -159,9 +141,9 @@ def read_instances(path: str, size: Size, read: Reader) -> np.ndarray:
     if values.dtype != np.uint16 or values.shape != size:
         kind = "x".join(map(str, values.shape))
         raise DataError(
-            f"{path} is a {kind} picture of {8 * values.itemsize} bits; instances are one "
-            "16-bit channel of the label's "
-            f"{size[0]}x{size[1]}: get it again from gtFine_trainvaltest.zip"
+            f"{path} is a {kind} picture of {8 * values.itemsize} bits; instances are one 16-bit "
+            f"channel of the label's {size[0]}x{size[1]}: get it again from "
+            "gtFine_trainvaltest.zip"
         )
     return values
 

@@ -23,11 +23,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, one_of
+from datamodules.file_trees import picked, read_list, read_matlab
 from datamodules.labels import LabelSet, devkit_color
-from datamodules.layouts import matrix, names_in, one_of, original, picked, tell
 from datamodules.module import SegmentationData
-from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem, paired
+from datamodules.reading.sources import Files
 
 CLASSES = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,
@@ -97,53 +97,26 @@ class COCOStuff(SegmentationData):
     ) -> None:
         super().__init__(root, **settings)
         self.release = one_of("release", release, tuple(RELEASES))
+        self.counts = RELEASES[release]
 
     @property
     def labels(self) -> LabelSet:
         return OF_10K if self.release == "10k" else OF_164K
 
     def source(self, split: str) -> Files:
-        images, labels = self.listed(split) if self.release == "10k" else self.folders(split)
-        tell(
-            f"{self.name} {self.release}",
-            self.root,
-            split,
-            len(images),
-            RELEASES[self.release][split],
-        )
-        pairs = paired(
-            images,
-            labels,
-            f"images/ and annotations/ must hold the same names for {split}; unzip the "
-            "archives again",
-        )
-        return Files(pairs, self.labels, names=list(images))
-
-    def folders(self, split: str) -> tuple[dict[str, Path], dict[str, Path]]:
-        images = by_stem(self.root / "images" / f"{split}2017", IMAGES, self.remedy)
-        return images, original(
-            by_stem(self.root / "annotations" / f"{split}2017", LABELS, self.remedy)
-        )
-
-    def listed(self, split: str) -> tuple[dict[str, Path], dict[str, Path]]:
-        file, annotations = (
-            self.root / "imageLists" / f"{LISTS[split]}.txt",
-            self.root / "annotations",
-        )
-        names = names_in(file, self.remedy)
-        if (
-            annotations.is_dir()
-            and next(annotations.glob("*.mat"), None)
-            and not next(annotations.glob("*.png"), None)
-        ):
+        if self.release == "164k":
+            images = self.images_in(f"images/{split}2017")
+            return self.files(split, images, self.labels_in(f"annotations/{split}2017"))
+        file = self.root / "imageLists" / f"{LISTS[split]}.txt"
+        names = read_list(file, self.remedy)
+        annotations = self.root / "annotations"
+        if any(annotations.glob("*.mat")) and not any(annotations.glob("*.png")):
             raise DataError(
                 f"{annotations} holds Matlab files: make PNGs of them with python -m "
                 f"datamodules.cocostuff {self.root}"
             )
-        images = picked(
-            names, by_stem(self.root / "images", IMAGES, self.remedy), self.root / "images", file
-        )
-        return images, picked(names, by_stem(annotations, LABELS, self.remedy), annotations, file)
+        images = self.images_in("images")
+        return self.files(split, *picked(names, file, images, self.labels_in("annotations")))
 
 
 # --- the Matlab files of release 10k
@@ -160,7 +133,7 @@ def convert(root: Path) -> int:
         target = file.with_suffix(".png")
         if target.exists():
             continue
-        label = matrix(file, "S")
+        label = read_matlab(file, "S")
         if label.ndim != 2 or label.min() < 0 or label.max() > 182:
             raise DataError(
                 f"{file} holds labels outside 0 .. 182: take the annotations of "

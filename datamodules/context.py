@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from datamodules.file_trees import picked, read_list
 from datamodules.labels import LabelSet, devkit_color
-from datamodules.layouts import names_in, picked, tell
 from datamodules.module import SegmentationData
-from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem
+from datamodules.reading.sources import Files
 
 CLASSES = """
 aeroplane, bag, bed, bedclothes, bench, bicycle, bird, boat, book, bottle, building, bus, cabinet,
@@ -37,7 +37,6 @@ WITH_BACKGROUND = replace(
     palette=tuple(map(devkit_color, range(60))),
     ids=tuple(range(60)),
     void=(255,),
-    void_palette=(),
 )
 
 
@@ -68,14 +67,7 @@ class Context(SegmentationData):
 
     def source(self, split: str) -> Files:
         file = self.root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
-        names = names_in(file, self.remedy)
-        images, labels = (
-            picked(
-                names, by_stem(self.root / folder, suffixes, self.remedy), self.root / folder, file
-            )
-            for folder, suffixes in (("JPEGImages", IMAGES), ("SegmentationClassContext", LABELS))
-        )
-        tell(self.name, self.root, split, len(names), self.counts[split])
-        return Files(
-            [*zip(images.values(), labels.values(), strict=True)], self.labels, names=names
-        )
+        names = read_list(file, self.remedy)
+        images = self.images_in("JPEGImages")
+        labels = self.labels_in("SegmentationClassContext")
+        return self.files(split, *picked(names, file, images, labels))

@@ -13,11 +13,8 @@ the paper. Ids: train ids.
 from typing import ClassVar
 
 from datamodules.labels import STREET_TRAIN_IDS
-from datamodules.layouts import below, tell
 from datamodules.module import SegmentationData
-from datamodules.reading.sources import Files, paired
-
-IMAGE, LABEL = "_rgb_anon.png", "_gt_labelTrainIds.png"
+from datamodules.reading.sources import Files
 
 
 class DarkZurich(SegmentationData):
@@ -39,13 +36,6 @@ class DarkZurich(SegmentationData):
     counts: ClassVar[dict[str, int]] = {"val": 50, "test": 151}
 
     def source(self, split: str) -> Files:
-        images = below(self.root, f"rgb_anon/{split}/night/*/*", IMAGE, self.remedy)
-        labels = below(self.root, f"gt/{split}/night/*/*", LABEL, self.remedy)
-        tell(self.name, self.root, split, len(images), self.counts[split])
-        pairs = paired(
-            images,
-            labels,
-            f"rgb_anon/{split}/night and gt/{split}/night must hold the same recordings; unzip "
-            "the archive again",
-        )
-        return Files(pairs, self.labels, names=list(images))
+        images = self.matching(f"rgb_anon/{split}/night/*/*", "_rgb_anon.png")
+        labels = self.matching(f"gt/{split}/night/*/*", "_gt_labelTrainIds.png")
+        return self.files(split, images, labels)

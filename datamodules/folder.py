@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from datamodules.errors import DataError
+from datamodules.file_trees import IMAGES, LABELS, files_in, paired
 from datamodules.labels import IGNORED, RGB, LabelSet
 from datamodules.module import SegmentationData
-from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem, paired
+from datamodules.reading.sources import Files
 
 FIELDS = ("name", "id", "color")
 
@@ -76,10 +77,8 @@ class Folder(SegmentationData):
                 "make one as train is made, or keep a share of the training images with "
                 "data.val_share=0.1"
             )
-        images, masks = (
-            by_stem(folder / "images", IMAGES, remedy),
-            by_stem(folder / "masks", LABELS, remedy),
-        )
+        images = files_in(folder / "images", IMAGES, remedy)
+        masks = files_in(folder / "masks", LABELS, remedy)
         return paired(
             images, masks, f"{folder / 'images'} and {folder / 'masks'} must hold the same names"
         )

@@ -22,16 +22,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, one_of
+from datamodules.file_trees import picked, read_matlab
 from datamodules.labels import CITYSCAPES
-from datamodules.layouts import matrix, one_of, original, picked, tell
 from datamodules.module import SegmentationData
-from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem, paired
+from datamodules.reading.sources import Files
 
-COUNT = 24904
-UNLIKE = {
-    f"{number:05d}" for number in (15188, 17705, *range(20801, 20861))
-}  # image and label differ in size
+# image and label differ in size
+UNLIKE = {f"{number:05d}" for number in (15188, 17705, *range(20801, 20861))}
 
 
 class GTA5(SegmentationData):
@@ -61,35 +59,22 @@ class GTA5(SegmentationData):
         """
         super().__init__(root, **settings)
         self.training = one_of("training", training, ("split", "all"))
+        if training == "all":
+            self.counts = self.counts | {"train": 24904}
 
     def source(self, split: str) -> Files:
-        images = alike(by_stem(self.root / "images", IMAGES, self.remedy))
-        labels = alike(original(by_stem(self.root / "labels", LABELS, self.remedy)))
-        if split == "train" and self.training == "all":
-            tell(self.name, self.root, split, len(images), COUNT)
-        else:
-            names, file = self.listed(split), self.root / "split.mat"
-            images, labels = (
-                picked(names, found, self.root / kind, file)
-                for kind, found in (("images", images), ("labels", labels))
-            )
-            tell(self.name, self.root, split, len(images), self.counts[split])
-        return Files(
-            paired(
-                images,
-                labels,
-                "images/ and labels/ must hold the same names; unzip the pair of archives again",
-            ),
-            self.labels,
-        )
+        images = self.images_in("images")
+        labels = self.labels_in("labels")
+        for name in UNLIKE:
+            images.pop(name, None)
+            labels.pop(name, None)
+        if split != "train" or self.training == "split":
+            images, labels = picked(self.listed(split), self.root / "split.mat", images, labels)
+        return self.files(split, images, labels)
 
     def listed(self, split: str) -> list[str]:
         file = self.root / "split.mat"
         if not file.is_file():
             raise DataError(f"there is no split list {file}: {self.remedy}")
-        names = [f"{int(number):05d}" for number in matrix(file, f"{split}Ids").ravel()]
+        names = [f"{int(number):05d}" for number in read_matlab(file, f"{split}Ids").ravel()]
         return [name for name in names if name not in UNLIKE]
-
-
-def alike(files: dict[str, Path]) -> dict[str, Path]:
-    return {name: file for name, file in files.items() if name not in UNLIKE}

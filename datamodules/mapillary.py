@@ -83,4 +83,5 @@ class Mapillary(SegmentationData):
     def source(self, split: str) -> Files:
         folder = FOLDERS[split]
         version = "v1.2/" if (self.root / folder / "v1.2").is_dir() else ""
-        return self.paired_folders(split, f"{folder}/images", f"{folder}/{version}labels")
+        images = self.images_in(f"{folder}/images")
+        return self.files(split, images, self.labels_in(f"{folder}/{version}labels"))

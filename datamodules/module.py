@@ -7,6 +7,7 @@ is set, a labeled training batch has a third member: a dict of maps (B, H, W) of
 
 import inspect
 import os
+import sys
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
@@ -16,25 +17,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, one_of, whole_number
+from datamodules.file_trees import IMAGES, LABELS, Unpaired, files_in, matching, paired
 from datamodules.labels import RGB, LabelSet
-from datamodules.layouts import one_of, tell, whole_number
 from datamodules.packs.find import find_pack, packs_beside
-from datamodules.packs.format import Pack
 from datamodules.packs.object_store import RemotePack
-from datamodules.reading.sources import (
-    IMAGES,
-    LABELS,
-    Files,
-    Memory,
-    Part,
-    Source,
-    Unpaired,
-    by_stem,
-    in_memory,
-    paired,
-)
+from datamodules.reading.sources import Files, Memory, Part, Source, in_memory
 from datamodules.sampling.class_frequencies import Frequencies, frequencies
 from datamodules.sampling.class_uniform import Spots, located
 from datamodules.sampling.crops import Crop
@@ -110,11 +100,6 @@ class SegmentationData(LightningDataModule):
             blur, blur_chance, padding.
         """
         super().__init__()
-        if resident == "device":
-            raise DataError(
-                "data.resident=device is no longer there: take data.resident=memory, or pack the "
-                "data set (experiments/pack.py)"
-            )
         self.resident = one_of("resident", resident, ("no", "memory"))
         self.given_root = root
         self.crop = Crop(crop, **augmentation)
@@ -144,34 +129,14 @@ class SegmentationData(LightningDataModule):
         """Reads the split's listing; pixels are read when they are asked for."""
         raise NotImplementedError
 
-    def official(self, split: str) -> int | None:
-        """The official number of images; None if options select others or none is published."""
-        training = getattr(self, "training", None)
-        if split == "train" and training in self.counts:
-            return self.counts[training]
-        same_images = {*self.relabels, *(["training"] if split != "train" else [])}
-        defaults = inspect.signature(type(self).__init__).parameters
-        for name, value in self.own_options().items():
-            if name not in same_images and value != defaults[name].default:
-                return None
-        return self.counts.get(split)
-
-    def paired_folders(self, split: str, images: str, labels: str) -> Files:
-        """A split whose images and labels have the same names in two folders below root."""
-        pairs = paired(
-            by_stem(self.root / images, IMAGES, self.remedy),
-            by_stem(self.root / labels, LABELS, self.remedy),
-            f"{images} and {labels} must hold the same names",
-        )
-        tell(self.name, self.root, split, len(pairs), self.counts[split])
-        return Files(pairs, self.labels)
-
     def instances(self, split: str, index: int) -> np.ndarray | None:
         """An image's instances, int32 (H, W), or None where no file has them.
 
         A pixel of an instance is train id * 1000 + the instance's number, any other is -1.
         """
         return None
+
+    # --- the files below root
 
     @property
     def given(self) -> str | Path | None:
@@ -193,6 +158,45 @@ class SegmentationData(LightningDataModule):
         variable = f" or the environment variable {self.environment}" if self.environment else ""
         origin = f"; {self.origin}" if self.origin else ""
         return f"give data.root=DIR{variable}, where DIR holds {self.layout}{origin}"
+
+    def images_in(self, folder: str) -> dict[str, Path]:
+        return files_in(self.root / folder, IMAGES, self.remedy)
+
+    def labels_in(self, folder: str) -> dict[str, Path]:
+        return files_in(self.root / folder, LABELS, self.remedy)
+
+    def matching(self, pattern: str, ending: str) -> dict[str, Path]:
+        return matching(self.root, pattern, ending, self.remedy)
+
+    def files(
+        self, split: str, images: dict[str, Path], labels: dict[str, Path], **settings: Any
+    ) -> Files:
+        """A split's images and labels, which have the same names."""
+        remedy = "both must have the same names; unpack or download the archives again"
+        pairs = paired(images, labels, remedy)
+        self.compare_size(split, len(pairs))
+        return Files(pairs, self.labels, names=list(images), **settings)
+
+    @rank_zero_only
+    def compare_size(self, split: str, count: int) -> None:
+        """Say that a tree is not the official one; to train on a part of it is no mistake."""
+        if count != self.counts[split]:
+            official = f"the official {self.name} {self.counts[split]}"
+            print(f"{self.root}: {split} has {count} images, {official}", file=sys.stderr)
+
+    def official(self, split: str) -> int | None:
+        """The official number of images; None if options select others or none is published."""
+        training = getattr(self, "training", None)
+        if split == "train" and training in self.counts:
+            return self.counts[training]
+        defaults = inspect.signature(type(self).__init__).parameters
+        for name, value in self.own_options().items():
+            same_images = name in self.relabels or (name == "training" and split != "train")
+            if not same_images and value != defaults[name].default:
+                return None
+        return self.counts.get(split)
+
+    # --- classes
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -230,8 +234,15 @@ class SegmentationData(LightningDataModule):
     def stored(self, split: str) -> Source:
         """The split's pack, or else its files."""
         data = type(self).__name__.lower()
+        options = self.own_options()
         try:
-            return self.packed(data, split) or self.source(split)
+            pack = self.given and find_pack(
+                self.given, data, split, options, self.cache, self.cache_gb
+            )
+            if not pack:
+                return self.source(split)
+            pack.labels = self.labels
+            return pack
         except OSError as problem:
             raise DataError(
                 f"{problem.filename} cannot be read ({problem.strerror}): make it readable, "
@@ -247,16 +258,6 @@ class SegmentationData(LightningDataModule):
                 ) from None
             raise
 
-    def packed(self, data: str, split: str) -> Pack | None:
-        """What experiments/pack.py wrote of the split, if anything."""
-        if not self.given:
-            return None
-        options = self.own_options()
-        pack = find_pack(self.given, data, split, options, self.cache, self.cache_gb)
-        if pack is not None:
-            pack.labels = self.labels
-        return pack
-
     def own_options(self) -> dict[str, Any]:
         """The options that this data set has and others have not, such as other labels."""
         base = inspect.signature(SegmentationData.__init__).parameters
@@ -271,36 +272,31 @@ class SegmentationData(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         workers = self.worker_count(self.open("train"))
-        first = self.consumed // (self.micro_batch * self.world)  # batch to go on with
         labeled = self.crops(labeled=True)
-        sampler = self.sampler(labeled, self.micro_batch, first)
+        sampler = self.sampler(labeled, self.micro_batch)
         if not self.semi:
             self.train_loader = Loader(labeled, sampler, workers)
             return self.train_loader
         unlabeled = self.crops(labeled=False)
-        others = self.sampler(unlabeled, self.micro_unlabeled, first)
-        self.train_loader = Loader(
-            Both(labeled, unlabeled),
-            BothSampler(sampler, others),
-            workers,
-            partial(collate_both, labeled=self.micro_batch),
-        )
+        samplers = BothSampler(sampler, self.sampler(unlabeled, self.micro_unlabeled))
+        collate_pair = partial(collate_both, labeled=self.micro_batch)
+        self.train_loader = Loader(Both(labeled, unlabeled), samplers, workers, collate_pair)
         return self.train_loader
 
     def crops(self, labeled: bool) -> Crops:
         """Crops of the labeled images, or of the others, which have random numbers of their own."""
         source = self.part(labeled)
         if labeled:
-            return Crops(
-                source, self.crop, self.seed, spots=self.spots(), label_maps=self.label_maps
-            )
+            wanted = {"spots": self.spots(), "label_maps": self.label_maps}
+            return Crops(source, self.crop, self.seed, **wanted)
         # their classes are not known, and their color is the method's
         crop = replace(
             self.crop, jitter=0.0, hue=0.0, blur="none", cat_max_ratio=1.0, class_uniform=0.0
         )
         return Crops(source, crop, self.seed + UNLABELED, labeled=False)
 
-    def sampler(self, crops: Crops, batch: int, first: int) -> DrawSampler:
+    def sampler(self, crops: Crops, batch: int) -> DrawSampler:
+        first = self.consumed // (self.micro_batch * self.world)  # batch to go on with
         return DrawSampler(
             len(crops),
             crops.seed,
@@ -341,7 +337,8 @@ class SegmentationData(LightningDataModule):
         kept = chosen(source.names, self.labeled)
         if len(kept) == len(source):
             return source
-        return Part(source, kept if labeled else sorted(set(range(len(source))) - set(kept)))
+        others = sorted(set(range(len(source))) - set(kept))
+        return Part(source, kept if labeled else others)
 
     def unlabeled_crops(self, count: int) -> Sample:
         """The first of the unlabeled crops, to look at; nothing of them is used up."""
@@ -411,11 +408,11 @@ class SegmentationData(LightningDataModule):
     def shared(self, name: str, images: int) -> int:
         parts = self.world * self.accumulate
         if images % parts:
-            below, above = images // parts * parts, (images // parts + 1) * parts
+            below = images // parts * parts
+            nearest = f"{below} or {below + parts}" if below else str(parts)
             raise DataError(
                 f"{name}={images} cannot be shared by {self.world} ranks x {self.accumulate} "
-                "accumulation steps: "
-                f"take {f'{below} or ' if below else ''}{above}, or change accumulate"
+                f"accumulation steps: take {nearest}, or change accumulate"
             )
         return images // parts
 

@@ -18,9 +18,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from datamodules.errors import DataError
+from datamodules.errors import DataError, whole_number
 from datamodules.labels import CITYSCAPES
-from datamodules.layouts import whole_number
 from datamodules.module import SegmentationData
 from datamodules.progress import with_progress
 from datamodules.reading.decoding import Size

@@ -18,10 +18,11 @@ the same two).
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from datamodules.errors import one_of
+from datamodules.file_trees import picked, read_list
 from datamodules.labels import LabelSet, devkit_color
-from datamodules.layouts import names_in, one_of, picked, tell
 from datamodules.module import SegmentationData
-from datamodules.reading.sources import IMAGES, LABELS, Files, by_stem
+from datamodules.reading.sources import Files
 
 CLASSES = """
 background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog,
@@ -46,8 +47,7 @@ class VOC(SegmentationData):
     origin = (
         "it is the folder VOCdevkit/VOC2012 of "
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar; the last "
-        "two "
-        "are SBD's, for example by mmsegmentation's tools/dataset_converters/voc_aug.py, or "
+        "two are SBD's, for example by mmsegmentation's tools/dataset_converters/voc_aug.py, or "
         "take data.training=train without them"
     )
     hidden: ClassVar[dict[str, str]] = {
@@ -68,23 +68,10 @@ class VOC(SegmentationData):
 
     def source(self, split: str) -> Files:
         listed = self.training if split == "train" else split
-        file, labels = (
-            self.root / "ImageSets" / "Segmentation" / f"{listed}.txt",
-            self.root / "SegmentationClass",
-        )
-        names, found = names_in(file, self.remedy), by_stem(labels, LABELS, self.remedy)
+        file = self.root / "ImageSets" / "Segmentation" / f"{listed}.txt"
+        names = read_list(file, self.remedy)
+        images = self.images_in("JPEGImages")
+        labels = self.labels_in("SegmentationClass")
         if listed == "trainaug":
-            labels = self.root / "SegmentationClassAug"
-            found = by_stem(labels, LABELS, self.remedy) | found
-        images = picked(
-            names,
-            by_stem(self.root / "JPEGImages", IMAGES, self.remedy),
-            self.root / "JPEGImages",
-            file,
-        )
-        tell(self.name, self.root, listed, len(names), self.counts[listed])
-        return Files(
-            [*zip(images.values(), picked(names, found, labels, file).values(), strict=True)],
-            self.labels,
-            names=names,
-        )
+            labels = self.labels_in("SegmentationClassAug") | labels
+        return self.files(listed, *picked(names, file, images, labels))

@@ -38,7 +38,7 @@ PARTS_MAY_USE = {"torch", "numpy", "timm"}
 DATAMODULES = (
     "errors",
     "labels",
-    "layouts",
+    "file_trees",
     "progress",
     "thread_pools",
     "reading",

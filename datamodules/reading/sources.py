@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
@@ -21,10 +21,6 @@ from datamodules.reading.decoding import (
     read_image,
     read_label,
 )
-
-Place = TypeVar("Place", Path, str)  # of a file: on the disk, or where a reader finds it
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-LABELS = (".png",)
 
 
 class Source(Protocol):
@@ -157,50 +153,3 @@ class Images:
 
     def image(self, index: int) -> np.ndarray:
         return read_image(self.files[index], self.read)
-
-
-# --- pairs of files
-
-
-def by_stem(folder: Path, suffixes: Sequence[str], remedy: str) -> dict[str, Path]:
-    """The files of a folder by name without suffix, in sorted order; `remedy` tells what belongs
-    there.
-    """
-    if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}: {remedy}")
-    files = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    ]
-    if not files:
-        raise DataError(f"{folder} holds no {' or '.join(suffixes)} file: {remedy}")
-    found = {path.stem: path for path in files}
-    if len(found) < len(files):
-        twice = next(path for path in files if found[path.stem] != path)
-        raise DataError(
-            f"{twice} and {found[twice.stem].name} share their name: keep one of the two"
-        )
-    return found
-
-
-class Unpaired(DataError):
-    """Files that stand alone, for who wants to name all of them; the sentence names the first."""
-
-    def __init__(self, sentence: str, files: Sequence[str] = (), remedy: str = "") -> None:
-        super().__init__(sentence)
-        self.files, self.remedy = tuple(files), remedy
-
-
-def paired(
-    images: dict[str, Place], labels: dict[str, Place], remedy: str
-) -> list[tuple[Place, Place]]:
-    """Each image with its label; refuses one that stands alone."""
-    lone_images = [path for key, path in images.items() if key not in labels]
-    lone_labels = [path for key, path in labels.items() if key not in images]
-    for alone, what, other in ((lone_images, "image", "label"), (lone_labels, "label", "image")):
-        if alone:
-            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
-            sentence = f"the {what} {alone[0]}{more} has no {other} of the same name: {remedy}"
-            raise Unpaired(sentence, [str(path) for path in lone_images + lone_labels], remedy)
-    return [(images[key], labels[key]) for key in images]

@@ -15,13 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules import DataError
+from datamodules.file_trees import Unpaired
 from datamodules.labels import IGNORED, LabelSet
 from datamodules.module import SegmentationData
 from datamodules.packs.format import Pack
 from datamodules.packs.object_store import RemotePack
 from datamodules.progress import with_progress
 from datamodules.reading.decoding import read_image
-from datamodules.reading.sources import Files, Memory, Source, Unpaired
+from datamodules.reading.sources import Files, Memory, Source
 from datamodules.sampling.class_uniform import counted
 from datamodules.thread_pools import prefetch
 from experiments.command_line.parser import by

@@ -387,7 +387,7 @@ def test_a_missing_city_is_named(city: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(out / "gtFine_trainvaltest.zip", "w") as archive:
         for file in sorted((city / "gtFine").rglob("*aachen*.png")):
             archive.write(file, file.relative_to(city))
-    complaint(lambda: source(out), "bochum", "has no label", "must hold the same cities")
+    complaint(lambda: source(out), "bochum", "has no label", "must have the same names")
 
 
 def test_a_pack_of_other_images_than_asked_for_is_refused(city: Path, tmp_path: Path) -> None:
