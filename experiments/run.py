@@ -20,7 +20,6 @@ from pathlib import Path
 
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.parser import Parser, count
-from experiments.command_line.row_patterns import row_address, row_entry
 from experiments.command_line.values import Resolved, resolve
 from experiments.records import run_folder
 from experiments.reports.terminal_tables import catalogue_table, resolved_table
@@ -149,9 +148,7 @@ def resume(args: Namespace) -> int:
             f"{args.resume} has no checkpoints/last.ckpt: it stopped before its first checkpoint; "
             "start it again"
         )
-    row = row_entry(row_address(config["experiment"]))
-    resolved = run_folder.resolved_from(config, row)
-    return start(resolved, config["seed"], args.resume.parent, args.resume)
+    return start(run_folder.resolved_from(config), config["seed"], args.resume.parent, args.resume)
 
 
 def start(resolved: Resolved, seed: int, runs: Path, resumed: Path | None = None) -> int:

@@ -38,7 +38,10 @@ def as_user_error() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError) as problem:
+    except OSError as problem:
+        plain = str(problem).removeprefix(f"[Errno {problem.errno}] ")
+        raise UserError(cannot_use(problem) or plain) from problem
+    except ValueError as problem:
         raise UserError(str(problem)) from problem
 
 
@@ -55,7 +58,9 @@ def command(stopped: str) -> Callable[[Main], Main]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 0
             except (UserError, DataError, OSError) as problem:
-                sentence = cannot_write(problem) if isinstance(problem, OSError) else problem
+                sentence = cannot_use(problem) if isinstance(problem, OSError) else problem
+                if not sentence:
+                    raise
                 print(f"error: {sentence}", file=sys.stderr)
                 return 2  # as a shell expects of a usage error
             except KeyboardInterrupt:
@@ -67,8 +72,8 @@ def command(stopped: str) -> Callable[[Main], Main]:
     return decorate
 
 
-def cannot_write(problem: OSError) -> str:
-    """The sentence for a full disk or a folder without rights; others are raised again."""
+def cannot_use(problem: OSError) -> str:
+    """The sentence for a full disk or a folder without rights; empty for other problems."""
     if problem.errno in DISK_FULL:
         return (
             f"nothing more can be written ({problem.strerror}); "
@@ -79,7 +84,7 @@ def cannot_write(problem: OSError) -> str:
             f"{problem.filename} cannot be used ({problem.strerror}); "
             "change its rights, or give another folder"
         )
-    raise problem
+    return ""
 
 
 def run_main(main: Callable[[], int]) -> int:

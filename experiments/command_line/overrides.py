@@ -111,6 +111,5 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words of an evaluation: those of the data set, and those of the network."""
     words: dict[str, list[str]] = {"data": [], "model": []}
     for word in overrides:
-        group, _, _ = split_word(word, words)
-        words[group].append(word)
+        words[split_word(word, words)[0]].append(word)
     return words["data"], words["model"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from experiments.command_line.catalogue import catalogue, options
-from experiments.command_line.errors import UserError
+from experiments.command_line.errors import UserError, as_user_error
 from experiments.command_line.names import known_name
 from experiments.command_line.overrides import Groups, Option, as_text, parse_override
 from experiments.command_line.row_patterns import row_address
@@ -50,36 +50,31 @@ LEAST = {  # of the machine's numbers, and what they must be in words
     "max_minutes": (0, "a number of minutes, or 0 for no end"),
     "pictures": (0, "a number of images, or 0 for none"),
 }
-SMOKE = {  # crops and built-in images have the row's smoke_crop
-    "recipe": {"iterations": 4, "batch": 2, "warmup": 0},
-    "data": {"train": 8, "val": 4, "test": 4},
-    "trainer": {"pictures": 2, "log_every": 1, "wandb": "disabled"},
-}
+GROUPS = ("recipe", "model", "data", "semi", "trainer")
 
 
 @dataclass
 class Resolved:
     """Every value of a run, and where it came from."""
 
-    paper: str
-    row: str
+    experiment: str  # "paper/row"
     data_name: str
-    recipe: dict[str, Any]
-    model: dict[str, Any]
-    data: dict[str, Any]
-    trainer: dict[str, Any]
-    origins: dict[str, str]  # "recipe.lr" -> where its value came from
     entry: Mapping[str, Any]  # the row, as the catalogue has it
-    departures: list[str] = field(default_factory=list)
     semi_name: str = "none"  # the semi-supervised method around the network
-    semi: dict[str, Any] = field(default_factory=dict)
     init: str | None = None  # what --init says
+    recipe: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    semi: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)  # "recipe.lr" -> where its value is from
+    departures: list[str] = field(default_factory=list)
 
     @property
     def reported(self) -> bool:
         """Whether this is a data set of the paper: the row's own, or one that it has figures on."""
-        places = {each["data"] for each in self.entry["reported"]}
-        return self.data_name in places | {self.entry["data"]}
+        places = [self.entry, *self.entry["reported"]]
+        return any(place["data"] == self.data_name for place in places)
 
     @property
     def start(self) -> str:
@@ -91,31 +86,20 @@ class Resolved:
         return "imagenet" if known and self.reported and not smoke else "scratch"
 
     @property
-    def experiment(self) -> str:
-        return f"{self.paper}/{self.row}"
+    def paper(self) -> str:
+        return self.experiment.partition("/")[0]
 
     @property
     def title(self) -> str:
         method = f" with {self.semi_name}" if self.semi_name != "none" else ""
         return f"{self.experiment}{method} on {self.data_name}"
 
-    def value(self, address: str) -> Any:
-        group, _, name = address.partition(".")
-        return self.groups()[group][name]
-
     def groups(self) -> dict[str, dict[str, Any]]:
-        return {
-            "recipe": self.recipe,
-            "model": self.model,
-            "data": self.data,
-            "semi": self.semi,
-            "trainer": self.trainer,
-        }
+        return {group: getattr(self, group) for group in GROUPS}
 
     def update(self, group: str, values: Mapping[str, Any], origin: str) -> None:
-        for name, value in values.items():
-            self.groups()[group][name] = value
-            self.origins[f"{group}.{name}"] = origin
+        getattr(self, group).update(values)
+        self.origins |= {f"{group}.{name}": origin for name in values}
 
 
 def resolve(
@@ -129,7 +113,8 @@ def resolve(
     """The paper's values, then what the data set's budget and a semi-supervised method replace,
     then --smoke, then the command line."""
     known = catalogue()
-    paper, row = row_address(model).split("/")
+    experiment = row_address(model)
+    paper, row = experiment.split("/")
     entry = known["papers"][paper]["rows"][row]
     data = known_name("data set", data or default_data(), known["data"])
     semi = known_name("semi-supervised method", semi, ["none", *known["semi"]])
@@ -140,7 +125,7 @@ def resolve(
         "trainer": options(Machine),
         "semi": known["semi"][semi]["options"] if semi != "none" else {},
     }
-    resolved = Resolved(paper, row, data, {}, {}, {}, {}, {}, entry, semi_name=semi, init=init)
+    resolved = Resolved(experiment, data, entry, semi, init)
     for group, known_options in groups.items():
         resolved.update(group, defaults(known_options), "default")
     resolved.update("recipe", entry["recipe"], "paper")
@@ -150,13 +135,24 @@ def resolve(
     if semi != "none" and resolved.recipe["ema"]:  # which weights are averaged is the method's
         resolved.update("recipe", {"ema": 0.0}, f"--semi {semi}")
     if smoke:
-        make_small(resolved, groups)
+        for group, values in small_values(*entry["smoke_crop"]).items():
+            taken = {name: value for name, value in values.items() if name in groups[group]}
+            resolved.update(group, taken, "--smoke")
     for word in overrides:
         group, name, value = parse_override(word, groups)
         resolved.update(group, {name: value}, "command line")
     check_values(resolved, groups)
     resolved.departures = departures(resolved)
     return resolved
+
+
+def small_values(height: int, width: int) -> dict[str, dict[str, Any]]:
+    """The values of a few tiny steps; not every data set has images of a size to choose."""
+    return {
+        "recipe": {"iterations": 4, "batch": 2, "warmup": 0, "crop": [height, width]},
+        "data": {"train": 8, "val": 4, "test": 4, "height": height, "width": width},
+        "trainer": {"pictures": 2, "log_every": 1, "wandb": "disabled"},
+    }
 
 
 def defaults(known: Mapping[str, Option]) -> dict[str, Any]:
@@ -168,24 +164,13 @@ def default_data() -> str:
     return "cityscapes" if os.environ.get("CITYSCAPES_DATASET") else "streets"
 
 
-def make_small(resolved: Resolved, groups: Groups) -> None:
-    height, width = resolved.entry["smoke_crop"]
-    sizes = {"recipe": {"crop": [height, width]}, "data": {"height": height, "width": width}}
-    for group, values in SMOKE.items():
-        wanted = values | sizes.get(group, {})
-        taken = {name: value for name, value in wanted.items() if name in groups[group]}
-        resolved.update(group, taken, "--smoke")
-
-
 # --- limits
 
 
 def check_values(resolved: Resolved, groups: Groups) -> None:
     """Refuse numbers that cannot be meant; data sets and methods know more limits of their own."""
-    try:
+    with as_user_error():
         Recipe(**resolved.recipe)
-    except ValueError as problem:
-        raise UserError(str(problem)) from None
     devices = resolved.trainer["devices"]
     if not re.fullmatch(DEVICES, devices):
         limit = "auto, how many, such as 2, or which ones, such as 0,3"
@@ -212,10 +197,8 @@ def check_number(group: str, name: str, value: Any, least: int, limit: str = "")
 
 def checked_mode(text: str) -> str:
     """An inference mode, such as slide:769x769+flip."""
-    try:
+    with as_user_error():
         inference_steps(text)
-    except ValueError as problem:
-        raise UserError(str(problem)) from None
     return text
 
 
@@ -245,8 +228,8 @@ def departures(resolved: Resolved, start: str = "") -> list[str]:
         lines.append(f"trainer.accumulate 1 -> {parts} (command line): {see} parts of a batch")
     for group, values in papers_values(resolved).items():
         for name, value in values.items():
-            now = resolved.groups()[group][name]
-            if listed(value) != listed(now):
+            now = getattr(resolved, group)[name]
+            if as_list(value) != as_list(now):
                 origin = resolved.origins[f"{group}.{name}"]
                 lines.append(f"{group}.{name} {as_text(value)} -> {as_text(now)} ({origin})")
     return lines
@@ -275,6 +258,6 @@ def papers_images(resolved: Resolved) -> dict[str, Any]:
     return given if given in figures else (figures or [usual])[0]
 
 
-def listed(value: Any) -> Any:
+def as_list(value: Any) -> Any:
     """A tuple as a list: configs of earlier runs and defaults may differ in nothing else."""
     return list(value) if isinstance(value, tuple) else value

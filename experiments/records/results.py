@@ -2,11 +2,10 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field, TypeAdapter, ValidationError
+from types import NoneType
+from typing import Any, NewType, get_args, get_origin, get_type_hints
 
 from experiments.command_line.errors import UserError
 from experiments.records.run_folder import SCHEMA, is_run, read_config, read_json
@@ -15,8 +14,7 @@ from segmodels.identity import with_names_of_now
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 NO_RESULTS = ("fidelity.json", "data_speed.json")  # what else lies there
 
-# From 0 to 1, as all that we measure.
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Fraction = NewType("Fraction", float)  # from 0 to 1, as all that we measure
 Score = Fraction | None
 Scores = dict[str, Fraction | None]  # by class; null where the split has no such class
 Interval = list[Fraction] | None  # from, to
@@ -32,8 +30,8 @@ class PublishedFigure:
     split: str
     protocol: str
     source: str
-    model: dict[str, Any] = field(default_factory=dict)  # options that are not the row's own
-    options: dict[str, Any] = field(default_factory=dict)  # of the data set, if not its defaults
+    model: dict = field(default_factory=dict)  # options that are not the row's own
+    options: dict = field(default_factory=dict)  # of the data set, if not its defaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +56,10 @@ class Result:
     images: int
     official_images: int | None = None  # of the split, by the data set's authors
     pixels: int | None = None
-    semi: dict[str, Any] | None = None  # the method around the network, with its options
+    semi: dict | None = None  # the method around the network, with its options
     network: str | None = None  # which of a method's networks was evaluated
-    others: dict[str, dict[str, Any]] = field(default_factory=dict)  # scores of its other networks
-    labeled: dict[str, Any] | None = None  # images, of, fingerprint: what kept its labels
+    others: dict[str, dict] = field(default_factory=dict)  # scores of its other networks
+    labeled: dict | None = None  # images, of, fingerprint: what kept its labels
     seed: int
     iterations: int
     parameters: int  # while training
@@ -72,8 +70,8 @@ class Result:
     versions: dict[str, str]
     date: str  # YYYY-MM-DD
     departures: list[str]
-    overrides: dict[str, Any]  # "model.arm" -> value, as given on the command line
-    model: dict[str, Any] = field(default_factory=dict)  # options of the evaluation alone
+    overrides: dict  # "model.arm" -> value, as given on the command line
+    model: dict = field(default_factory=dict)  # options of the evaluation alone
     published: list[PublishedFigure]
     released: str | None = None  # the layout of an authors' checkpoint; our own training has none
     port: bool | None = False  # another code line than the authors' released it
@@ -83,7 +81,7 @@ class Result:
     smoke: bool = False
     finished: bool
     interval: Interval = None  # of miou
-    full: dict[str, Any] | None = None  # further measures
+    full: dict | None = None  # further measures
     records: str | None = None  # the file beside it that holds what each image gave
 
     @classmethod
@@ -102,7 +100,19 @@ class Result:
                 f"{file} has schema {content['schema']}, and this report reads schema {SCHEMA}; "
                 "read it with the checkout that wrote it, or run the experiment again"
             )
-        result = validated(with_names_of_now(content), file)
+        result = filled(cls, with_names_of_now(content), file)
+        for figure in result.published:
+            if not 1 < figure.miou <= 100:
+                raise UserError(
+                    f"{file}: a published miou is {figure.miou}, but must be in percent; "
+                    "correct it in the paper's file"
+                )
+        ends = result.interval
+        if ends is not None and (len(ends) != 2 or ends[0] > ends[1]):
+            raise UserError(
+                f"{file}: interval is {ends!r}, but must be two fractions, the lower first; "
+                "correct it or evaluate the checkpoint again"
+            )
         overrides = with_names_of_now(result.overrides)
         departures = [each.replace("data.labelled", "data.labeled") for each in result.departures]
         # Results of the first released checkpoints named the layout among the overrides alone.
@@ -135,49 +145,51 @@ class Result:
 
 # --- checks by the annotations
 
-RESULT = TypeAdapter(Result)
-OUTSIDE = ("greater_than_equal", "less_than_equal", "finite_number")
-JSON_NAMES = {"string": "str", "dataclass": "dict"}  # as pydantic calls types, and as we do
+KINDS = {Fraction: float, PublishedFigure: dict}  # how JSON has them
 
 
-def validated(content: Mapping[str, Any], file: Path) -> Result:
-    """Refuse a missing field, a wrong type, a share in percent and a published mIoU that is not."""
-    try:
-        result = RESULT.validate_json(json.dumps(content), strict=True)
-    except ValidationError as problem:
-        raise UserError(f"{file}{refusal(problem)}") from None
-    for figure in result.published:
-        if not 1 < figure.miou <= 100:
-            raise UserError(
-                f"{file}: a published miou is {figure.miou}, but must be in percent; "
-                "correct it in the paper's file"
-            )
-    ends = result.interval
-    if ends is not None and (len(ends) != 2 or ends[0] > ends[1]):
+def filled(kind: type, content: Mapping[str, Any], file: Path, place: str = "") -> Any:
+    """A dataclass of this content, each value of the type that its field has. Unlike pydantic this
+    costs no time at start: `run.py --list` reads results too."""
+    values, missing = {}, []
+    hints = get_type_hints(kind)
+    for each in fields(kind):
+        if each.name in content:
+            name = f"{place} {each.name}".strip()
+            values[each.name] = checked(content[each.name], hints[each.name], file, name)
+        elif each.default is each.default_factory is MISSING:
+            missing.append(each.name)
+    if missing:
         raise UserError(
-            f"{file}: interval is {ends!r}, but must be two fractions, the lower first; "
-            "correct it or judge the checkpoint again"
+            f"{file} lacks {', '.join(missing)}; "
+            "run the experiment again, or copy its result.json anew"
         )
-    return result
+    return kind(**values)
 
 
-def refusal(problem: ValidationError) -> str:
-    """What is missing; else the first value that is wrong, and what to do."""
-    errors = problem.errors()
-    if missing := [error["loc"][-1] for error in errors if error["type"] == "missing"]:
-        return (
-            f" lacks {', '.join(missing)}; run the experiment again, or copy its result.json anew"
+def checked(value: Any, hint: Any, file: Path, name: str) -> Any:
+    """The value, or an error where it is not of the type, or a share in percent."""
+    if NoneType in get_args(hint):
+        return None if value is None else checked(value, get_args(hint)[0], file, name)
+    kind = KINDS.get(hint) or get_origin(hint) or hint
+    if type(value) not in (kind, int if kind is float else kind):
+        raise UserError(
+            f"{file}: {name} is {value!r}, but must be {kind.__name__}; "
+            "correct it or run the experiment again"
         )
-    name, value = " ".join(map(str, errors[0]["loc"])), errors[0]["input"]
-    if errors[0]["type"] in OUTSIDE:
-        return (
-            f": {name} is {value!r}, but what we measure is a fraction from 0 to 1; write it as one"
+    if hint is Fraction and not 0 <= value <= 1:
+        raise UserError(
+            f"{file}: {name} is {value!r}, but what we measure is a fraction from 0 to 1; "
+            "write it as one"
         )
-    kind = errors[0]["type"].partition("_")[0]
-    return (
-        f": {name} is {value!r}, but must be {JSON_NAMES.get(kind, kind)}; "
-        "correct it or run the experiment again"
-    )
+    if hint is PublishedFigure:
+        return filled(hint, value, file, name)
+    *_, inside = get_args(hint) or [None]
+    if kind is list:
+        return [checked(each, inside, file, f"{name} {n}") for n, each in enumerate(value)]
+    if kind is dict and inside:
+        return {key: checked(each, inside, file, f"{name} {key}") for key, each in value.items()}
+    return value
 
 
 # --- reading

@@ -6,12 +6,14 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from experiments.command_line.errors import UserError
 from experiments.command_line.files import write_json
+from experiments.command_line.row_patterns import row_address, row_entry
 from experiments.command_line.values import Resolved
 from experiments.records.provenance import commit, versions
 from segmodels.identity import respelled, with_names_of_now
@@ -28,11 +30,13 @@ def new_folder(runs: Path, resolved: Resolved, seed: int) -> Path:
     if given := os.environ.get("SEGMODELS_RUN"):
         return Path(given)
     method = f"-{resolved.semi_name}" if resolved.semi_name != "none" else ""
-    row = f"{resolved.paper}-{resolved.row}{method}"
+    row = resolved.experiment.replace("/", "-") + method
     name = f"{row}-{resolved.data_name}-s{seed}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder, count = runs / name, 1
+    folder = runs / name
+    count = 0
     while folder.exists():
-        folder, count = runs / f"{name}-{count}", count + 1
+        count += 1
+        folder = runs / f"{name}-{count}"
     return folder
 
 
@@ -51,12 +55,10 @@ def begin(folder: Path, config: Mapping[str, Any]) -> None:
     write_json(folder / "config.json", config)
 
 
-def withdraw(folder: Path) -> bool:
-    """Remove a run that nothing can go on from; whether it was one."""
-    started = any((folder / "checkpoints").glob("*.ckpt"))
-    if not started:
+def withdraw(folder: Path) -> None:
+    """Remove a run that nothing can go on from."""
+    if not any((folder / "checkpoints").glob("*.ckpt")):
         shutil.rmtree(folder, ignore_errors=True)
-    return not started
 
 
 @contextmanager
@@ -135,17 +137,7 @@ def config(resolved: Resolved, seed: int, start: str, command: list[str]) -> dic
     }
 
 
-def resolved_from(stored: Mapping[str, Any], entry: Mapping[str, Any]) -> Resolved:
-    paper, _, row = stored["experiment"].partition("/")
-    groups = {group: stored[group] for group in ("recipe", "model", "data", "trainer")}
-    groups |= {"semi_name": stored.get("semi_name", "none"), "semi": stored.get("semi", {})}
-    return Resolved(
-        paper,
-        row,
-        stored["data_name"],
-        **groups,
-        origins=stored["origins"],
-        entry=entry,
-        departures=stored["departures"],
-        init=stored["init"],
-    )
+def resolved_from(stored: Mapping[str, Any]) -> Resolved:
+    """The values of a run out of its config.json."""
+    values = {each.name: stored[each.name] for each in fields(Resolved) if each.name in stored}
+    return Resolved(entry=row_entry(row_address(stored["experiment"])), **values)

@@ -14,7 +14,7 @@ from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
 from experiments.command_line.overrides import as_text
 from experiments.command_line.row_patterns import is_pattern, matching_rows
-from experiments.command_line.values import PLACES, Resolved, resolve
+from experiments.command_line.values import PLACES, Resolved, as_list, resolve
 from experiments.records import run_folder
 from experiments.records.results import Result, finished_result
 from experiments.reports.paper_table import grouped
@@ -211,7 +211,3 @@ def start_of(resolved: Resolved) -> str:
     if resolved.start != "imagenet":
         return resolved.start
     return resolved.entry["starts_from"] or "scratch"
-
-
-def as_list(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -138,12 +138,12 @@ def compile_parts(network: SegmentationModule) -> None:
 
 def identity(resolved: Resolved, data: SegmentationData, seed: int) -> Identity:
     """What a checkpoint says of the network beside weights and recipe."""
-    places = {f"data.{place}" for place in PLACES}  # of this machine
-    overrides = {
-        name: resolved.value(name)
-        for name, origin in resolved.origins.items()
-        if origin == "command line" and "trainer." not in name and name not in places
-    }
+    of_this_machine = [f"data.{place}" for place in PLACES]
+    overrides = {}
+    for address, origin in resolved.origins.items():
+        group, _, name = address.partition(".")
+        if origin == "command line" and group != "trainer" and address not in of_this_machine:
+            overrides[address] = getattr(resolved, group)[name]
     semi, networks = None, ()
     if resolved.semi_name != "none":
         overrides["semi"] = resolved.semi_name

@@ -163,6 +163,7 @@ def assert_refused(
     said = capsys.readouterr().err.splitlines()
     assert len([line for line in said if line.startswith("error: ")]) == 1
     assert said[-1].startswith("error: ") and str(place) in said[-1]
+    assert "Errno" not in said[-1]  # but a sentence of ours
 
 
 @pytest.mark.parametrize("command", WRITES)
