@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from datamodules import Cityscapes, DataError, Folder
 from datamodules.labels import CITYSCAPES
 from datamodules.packs import format
-from datamodules.reading.zips import Zip
+from datamodules.reading.zips import Zips
 from datamodules.sampling.samples import Whole
 from experiments import pack
 from tests.support import trees
@@ -336,29 +337,52 @@ def test_a_zip_that_says_other_lengths_than_it_has_takes_no_memory_for_them(tmp_
         archive.writestr("image.png", bytes(1 << 24))
     content = file.read_bytes()
     entry = content.index(b"PK\1\2")
-    wide = struct.pack("<HHQQ", 1, 16, 1 << 24, 1 << 60)  # the large lengths of zip64
-    name = content[entry + 46 : entry + 46 + len("image.png")]
-    head = (
-        content[entry : entry + 20]
-        + b"\xff" * 8
-        + content[entry + 28 : entry + 30]
-        + struct.pack("<H", len(wide))
-    )
-    listed = head + content[entry + 32 : entry + 46] + name + wide
-    ending = content[-22:-10] + struct.pack("<I", len(listed)) + content[-6:]
-    for harmed in (
-        replaced(content, entry + 24, struct.pack("<I", 1000)),
-        content[:entry] + listed + ending,
-    ):
+
+    def peak_of_reading(harmed: bytes) -> int:
         file.write_bytes(harmed)
+        reader = Zips([str(file)])
         tracemalloc.start()
-        complaint(
-            lambda: Zip(file).read("image.png"),
-            f"{file} is damaged at image.png: download it again",
-        )
-        most = tracemalloc.get_traced_memory()[1]
+        try:
+            assert reader(f"{file}/image.png") == bytes(1 << 24)
+        except DataError as problem:
+            assert f"{file} is damaged at image.png: download it again" in str(problem)
+        peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert most < 1 << 23
+        return peak
+
+    short = replaced(content, entry + 24, struct.pack("<I", 1000))
+    assert peak_of_reading(short) < 1 << 23
+    complaint(lambda: Zips([str(file)])(f"{file}/image.png"), f"{file} is damaged at image.png")
+    name = content[entry + 46 : entry + 46 + len("image.png")]
+    for sizes in ((1 << 24, 1 << 60), (1 << 60, 1 << 60)):
+        wide = struct.pack("<HHQQ", 1, 16, *sizes)  # the large lengths of zip64
+        listed = content[entry : entry + 20] + b"\xff" * 8 + content[entry + 28 : entry + 30]
+        listed += struct.pack("<H", len(wide)) + content[entry + 32 : entry + 46] + name + wide
+        ending = content[-22:-10] + struct.pack("<I", len(listed)) + content[-6:]
+        assert peak_of_reading(content[:entry] + listed + ending) < 1 << 27
+
+
+def test_an_encrypted_member_of_a_zip_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "some.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("image.png", b"secret")
+    content = file.read_bytes()
+    for start, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        content = replaced(content, content.index(start) + flags, b"\1")
+    file.write_bytes(content)
+    complaint(
+        lambda: Zips([str(file)])(f"{file}/image.png"), "holds image.png encrypted", "unpack it"
+    )
+
+
+def test_many_threads_read_a_zip_and_its_first_bytes(city: Path, tmp_path: Path) -> None:
+    found, plain = source(zipped(city, tmp_path / "zips")), source(city)
+    with ThreadPoolExecutor(4) as pool:
+        for number, pair in enumerate(pool.map(lambda each: found.window(each % 5), range(100))):
+            right = plain.window(number % 5)
+            assert all(np.array_equal(a, b) for a, b in zip(pair, right, strict=True))
+    path = found.pairs[0][0]
+    assert found.read(path, 32) == found.read(path)[:32]
 
 
 def test_what_this_user_may_not_read_is_named(
