@@ -10,7 +10,6 @@ import os
 import sys
 from dataclasses import replace
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -32,15 +31,12 @@ from datamodules.sampling.labeled_part import chosen, fingerprint
 from datamodules.sampling.loader import Loader
 from datamodules.sampling.samples import (
     UNLABELED,
-    Both,
-    BothSampler,
     Crops,
     DrawSampler,
     LabelMaps,
     Sample,
     Whole,
-    collate,
-    collate_both,
+    make_batch,
 )
 from datamodules.thread_pools import cores
 
@@ -272,15 +268,13 @@ class SegmentationData(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         workers = self.worker_count(self.open("train"))
-        labeled = self.crops(labeled=True)
-        sampler = self.sampler(labeled, self.micro_batch)
-        if not self.semi:
-            self.train_loader = Loader(labeled, sampler, workers)
-            return self.train_loader
-        unlabeled = self.crops(labeled=False)
-        samplers = BothSampler(sampler, self.sampler(unlabeled, self.micro_unlabeled))
-        collate_pair = partial(collate_both, labeled=self.micro_batch)
-        self.train_loader = Loader(Both(labeled, unlabeled), samplers, workers, collate_pair)
+        crops = self.crops(labeled=True)
+        sampler = self.sampler(crops, self.micro_batch)
+        unlabeled = None
+        if self.semi:
+            others = self.crops(labeled=False)
+            unlabeled = others, self.sampler(others, self.micro_unlabeled)
+        self.train_loader = Loader(crops, sampler, workers, unlabeled)
         return self.train_loader
 
     def crops(self, labeled: bool) -> Crops:
@@ -343,7 +337,7 @@ class SegmentationData(LightningDataModule):
     def unlabeled_crops(self, count: int) -> Sample:
         """The first of the unlabeled crops, to look at; nothing of them is used up."""
         crops = self.crops(labeled=False)
-        return collate([crops[number, number % len(crops)] for number in range(count)])
+        return make_batch(crops, [(number, number % len(crops)) for number in range(count)])
 
     def share_of_labels(self) -> dict[str, Any] | None:
         """The labeled part, for a result; None where every image keeps its label."""

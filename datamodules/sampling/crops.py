@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,14 +21,17 @@ from datamodules.errors import DataError
 from datamodules.labels import IGNORED
 from datamodules.reading.decoding import Box, Pair, Size
 
+if TYPE_CHECKING:
+    from albumentations import ColorJitter
+
 MEAN = (124, 116, 104)  # ImageNet's mean color: what padding shows a network is close to nothing
 PADDING = {"mean": MEAN, "black": (0, 0, 0), "mirror": None}  # None: the image, reflected
 ORDER, WINDOW, COLOR, SPLIT = 1, 2, 3, 4  # separate streams of one seed
 TURN, SHIFT, ELASTIC, BLUR = 5, 6, 7, 8
 TRIES = 10  # to avoid a window dominated by one class; the last is not checked, as in mmseg
 Spot = tuple[int, int]  # row and column of a class in the unscaled image
+Corner = tuple[int, int]
 OWN = threading.local()  # what each thread keeps
-
 
 RANGES = {  # of an option's value: from, to, in words
     "flip": (0, 1, "a probability from 0 to 1"),
@@ -106,7 +109,10 @@ def draw(seed: int, number: int, stream: int = WINDOW) -> np.random.Generator:
 
 class Window(NamedTuple):
     """A part of the scaled image, and where it stands in the crop when it is smaller than the
-    crop."""
+    crop.
+
+    `corner` is where a part that was read of the image begins: its top and left.
+    """
 
     scaled: Size
     top: int
@@ -116,6 +122,73 @@ class Window(NamedTuple):
     down: int
     right: int
     flip: bool
+    size: Size  # of the image before it is scaled
+
+    @property
+    def steps(self) -> tuple[float, float]:
+        """Pixels of the image in one of the scaled image, down and across.
+
+        Twice inverted, as OpenCV's resize does: the last bit decides labels.
+        """
+        return 1 / (self.scaled[0] / self.size[0]), 1 / (self.scaled[1] / self.size[1])
+
+    @property
+    def box(self) -> Box:
+        """The pixels of the image that the window touches, one to spare."""
+        down, across = self.steps
+        return (
+            max(int(self.top * down) - 1, 0),
+            max(int(self.left * across) - 1, 0),
+            min(int((self.top + self.height) * down) + 2, self.size[0]),
+            min(int((self.left + self.width) * across) + 2, self.size[1]),
+        )
+
+    def cut_image(self, image: np.ndarray, corner: Corner = (0, 0)) -> np.ndarray:
+        """The window of the scaled image: bilinear without antialiasing, as cv2.resize."""
+        import cv2
+
+        down, across = self.steps
+        top = down * (self.top + 0.5) - 0.5 - corner[0]
+        left = across * (self.left + 0.5) - 0.5 - corner[1]
+        if self.flip:
+            left += across * (self.width - 1)
+            across = -across
+        # OpenCV warps four channels in less than half of the time that it takes for three.
+        warped = cv2.warpAffine(
+            cv2.cvtColor(image, cv2.COLOR_RGB2RGBA),
+            np.float64([[across, 0, left], [0, down, top]]),  # pixel of the window -> of the part
+            (self.width, self.height),
+            dst=scratch_buffer((self.height, self.width, 4)),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
+
+    def cut_label(self, label: np.ndarray, corner: Corner = (0, 0)) -> np.ndarray:
+        """The window of the scaled label: by nearest index, as cv2.resize."""
+        down, across = self.steps
+        rows = np.arange(self.top, self.top + self.height)
+        columns = np.arange(self.left, self.left + self.width)
+        rows = nearest(rows, down, self.size[0]) - corner[0]
+        columns = nearest(columns, across, self.size[1]) - corner[1]
+        if self.flip:
+            columns = columns[::-1]
+        # The slow gather is the one along rows of memory: it comes where there are fewer of them.
+        if len(label) < len(rows):
+            return label.take(columns, 1).take(rows, 0)
+        return label.take(rows, 0).take(columns, 1)
+
+
+def nearest(pixels: np.ndarray, step: float, side: int) -> np.ndarray:
+    """The pixels along a side of the image that those of the scaled image are made of."""
+    return np.floor(pixels * step).astype(np.intp).clip(max=side - 1)
+
+
+def scratch_buffer(shape: tuple[int, ...]) -> np.ndarray:
+    """Memory of this thread, used again and again: fresh memory costs as much as writing it."""
+    if getattr(OWN, "buffer", np.empty(0)).shape != shape:
+        OWN.buffer = np.empty(shape, np.uint8)
+    return OWN.buffer
 
 
 def choose(crop: Crop, size: Size, rng: np.random.Generator, spot: Spot | None = None) -> Window:
@@ -138,13 +211,11 @@ def laid(
     """The window at a place given by two numbers from 0 to 1: anywhere in the scaled image, or
     about a spot of the unscaled one.
     """
-    centers = (
-        [None, None]
-        if spot is None
-        else [int(place * after / before) for place, after, before in zip(spot, scaled, size)]
-    )
+    centers = [None, None]
+    if spot is not None:
+        centers = [int(place * after / before) for place, after, before in zip(spot, scaled, size)]
     (top, height, down), (left, width, right) = map(along, at, scaled, crop.size, centers)
-    return Window(scaled, top, left, height, width, down, right, flip)
+    return Window(scaled, top, left, height, width, down, right, flip, size)
 
 
 def along(at: float, have: int, want: int, center: int | None) -> tuple[int, int, int]:
@@ -154,31 +225,29 @@ def along(at: float, have: int, want: int, center: int | None) -> tuple[int, int
     beyond the image are moved into it.
     """
     last = max(have - want, 0)
-    begin = (
-        int(at * (last + 1))
-        if center is None
-        else min(max(center - want + int(at * (want + 1)), 0), last)
-    )
+    if center is None:
+        begin = int(at * (last + 1))
+    else:
+        begin = min(max(center - want + int(at * (want + 1)), 0), last)
     return begin, min(have, want), int(at * max(want - have + 1, 1))
 
 
 def varied(
     crop: Crop,
     window: Window,
-    size: Size,
     rng: np.random.Generator,
     spot: Spot | None,
-    count: Callable,
+    count: Callable[[Window], np.ndarray],
 ) -> Window:
     """The window, or another of the same scaled image if one class dominates it; `count(window)`
     tells each number's pixels.
     """
+    if (window.height, window.width) == window.scaled:
+        return window  # there is no other
     for _ in range(TRIES):
-        if (window.height, window.width) == window.scaled or not dominated(
-            count(window), crop.cat_max_ratio
-        ):
+        if not dominated(count(window), crop.cat_max_ratio):
             break
-        window = laid(crop, size, window.scaled, rng.random(2), window.flip, spot)
+        window = laid(crop, window.size, window.scaled, rng.random(2), window.flip, spot)
     return window
 
 
@@ -188,76 +257,6 @@ def dominated(counts: np.ndarray, share: float) -> bool:
     """
     classes = counts[:IGNORED]
     return not classes.any() or classes.max() / classes.sum() >= share
-
-
-def box_of(window: Window, size: Size) -> Box:
-    """The pixels of the unscaled image that the window touches, one to spare."""
-    fy, fx = factors(window.scaled, size)
-    return (
-        max(int(window.top * fy) - 1, 0),
-        max(int(window.left * fx) - 1, 0),
-        min(int((window.top + window.height) * fy) + 2, size[0]),
-        min(int((window.left + window.width) * fx) + 2, size[1]),
-    )
-
-
-def factors(scaled: Size, size: Size) -> tuple[float, float]:
-    """Pixels of the image in one of the scaled image, down and across.
-
-    Twice inverted, as OpenCV's resize does: the last bit decides labels.
-    """
-    return 1 / (scaled[0] / size[0]), 1 / (scaled[1] / size[1])
-
-
-def sampled(label: np.ndarray, window: Window, size: Size, box: Box) -> np.ndarray:
-    """The window of the scaled label out of its box: by nearest index, as cv2.resize."""
-    fy, fx = factors(window.scaled, size)
-    rows = nearest(window.top, window.height, fy, size[0]) - box[0]
-    columns = nearest(window.left, window.width, fx, size[1]) - box[1]
-    if window.flip:
-        columns = columns[::-1]
-    # The slow gather is the one along rows of memory: it comes where there are fewer of them.
-    if len(label) < len(rows):
-        return label.take(columns, 1).take(rows, 0)
-    return label.take(rows, 0).take(columns, 1)
-
-
-def nearest(start: int, length: int, factor: float, side: int) -> np.ndarray:
-    """The pixel of the image that each pixel along a side of the window is made of."""
-    places = np.arange(start, start + length) * factor
-    return np.floor(places).astype(np.intp).clip(max=side - 1)
-
-
-def warp(image: np.ndarray, window: Window, size: Size, box: Box) -> np.ndarray:
-    """The window of the scaled image out of its box: bilinear without antialiasing, as
-    cv2.resize."""
-    import cv2
-
-    fy, fx = factors(window.scaled, size)
-    across = fx * (window.left + 0.5) - 0.5 - box[1]
-    matrix = np.float64(
-        [[fx, 0, across], [0, fy, fy * (window.top + 0.5) - 0.5 - box[0]]]
-    )  # crop pixel -> pixel of the box
-    if window.flip:
-        matrix[0, 0], matrix[0, 2] = -fx, across + fx * (window.width - 1)
-    # OpenCV warps four channels in less than half of the time that it takes for three.
-    how = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": cv2.BORDER_REPLICATE}
-    warped = cv2.warpAffine(
-        cv2.cvtColor(image, cv2.COLOR_RGB2RGBA),
-        matrix,
-        (window.width, window.height),
-        dst=scratch_buffer(window),
-        **how,
-    )
-    return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
-
-
-def scratch_buffer(window: Window) -> np.ndarray:
-    """Memory of this thread, used again and again: fresh memory costs as much as writing it."""
-    shape = (window.height, window.width, 4)
-    if getattr(OWN, "buffer", np.empty(0)).shape != shape:
-        OWN.buffer = np.empty(shape, np.uint8)
-    return OWN.buffer
 
 
 def pad(
@@ -297,23 +296,19 @@ def blank(size: Size, padding: str) -> np.ndarray:
 # --- color jitter: the one place where albumentations is called
 
 
-def color_jitter(strength: float, hue: float) -> Any:
+@lru_cache
+def color_jitter(strength: float, hue: float, thread: int) -> "ColorJitter":
     """One for each thread: it is seeded before it is used."""
-    if getattr(OWN, "strengths", None) != (strength, hue):
-        # it asks the package index for news when imported
-        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-        try:
-            from albumentations import ColorJitter
-        except ImportError as error:
-            raise DataError(
-                f"jitter={strength} needs albumentations ({error}): pip install "
-                "albumentations, or set jitter=0"
-            ) from None
-        OWN.jitter = ColorJitter(
-            brightness=strength, contrast=strength, saturation=strength, hue=hue, p=1.0
-        )
-        OWN.strengths = (strength, hue)
-    return OWN.jitter
+    # it asks the package index for news when imported
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    try:
+        from albumentations import ColorJitter
+    except ImportError as error:
+        raise DataError(
+            f"jitter={strength} needs albumentations ({error}): pip install "
+            "albumentations, or set jitter=0"
+        ) from None
+    return ColorJitter(strength, strength, strength, hue, p=1.0)
 
 
 def recolor(
@@ -322,7 +317,7 @@ def recolor(
     """Seeded per draw: left to itself, albumentations 2.0.8 repeats its draws over workers and
     epochs.
     """
-    jitter = color_jitter(strength, hue)
+    jitter = color_jitter(strength, hue, threading.get_ident())
     jitter.set_random_state(draw(seed, number, COLOR), random.Random(f"{seed}-{number}"))
     return jitter(image=image)["image"]
 
@@ -342,13 +337,12 @@ def blur_settings(words: str) -> Blur | None:
     """ "kernel:5" or "sigma:0.15,1.3"; None for "none"."""
     if words == "none":
         return None
-    name, _, argument = words.partition(":")
-    if name == "kernel" and re.fullmatch(r"[1-9]\d*", argument):
-        side = int(argument)
+    if match := re.fullmatch(r"kernel:(\d+)", words):
+        side = int(match[1])
         if side >= 3 and side % 2:
             return Blur(side, 0.0, 0.0)
-    if name == "sigma" and re.fullmatch(r"\d*\.?\d+,\d*\.?\d+", argument):
-        low, high = map(float, argument.split(","))
+    if match := re.fullmatch(r"sigma:(\d*\.?\d+),(\d*\.?\d+)", words):
+        low, high = map(float, match.groups())
         if 0 < low <= high:
             return Blur(0, low, high)
     raise DataError(

@@ -11,6 +11,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch.nn import functional
 
 from datamodules.labels import IGNORED
 from datamodules.reading.decoding import Box, Size
@@ -19,13 +21,13 @@ from datamodules.sampling.crops import (
     PADDING,
     SHIFT,
     TURN,
+    Corner,
     Crop,
     Spot,
     Window,
-    box_of,
     draw,
-    factors,
     folded,
+    nearest,
 )
 
 GRID = 3  # displacement vectors along each side of a crop, from border to border, as U-Net has them
@@ -42,12 +44,65 @@ class Motion(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Row and column (H, W) of every pixel of a crop in the scaled image, and whether it is
-    outside."""
+    """A moved window: row and column (H, W) of every pixel of a crop in the scaled image, and
+    whether it is outside. It is cut as a `Window` is, but for the whole crop.
+    """
 
+    window: Window
     rows: np.ndarray
     columns: np.ndarray
     outside: np.ndarray
+
+    @property
+    def box(self) -> Box:
+        """The pixels of the unscaled image that are read."""
+        height, width = self.window.scaled
+        top, bottom = extent(self.rows, height)
+        left, right = extent(self.columns, width)
+        part = {"top": top, "left": left, "height": bottom - top + 1, "width": right - left + 1}
+        return self.window._replace(**part).box
+
+    def cut_image(self, image: np.ndarray, corner: Corner = (0, 0)) -> np.ndarray:
+        """Bilinear, and where nothing moves what a `Window` reads."""
+        import cv2
+
+        (height, width), (down, across) = self.window.scaled, self.window.steps
+        rows = unscaled(self.rows, height, down) - corner[0]
+        columns = unscaled(self.columns, width, across) - corner[1]
+        colors = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)  # OpenCV reads four channels twice as fast
+        warped = cv2.remap(
+            colors,
+            np.float32(columns),
+            np.float32(rows),
+            interpolation=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
+
+    def cut_label(self, label: np.ndarray, corner: Corner = (0, 0)) -> np.ndarray:
+        """The label at the nearest pixel of the scaled image; ignored outside of it."""
+        (height, width), (down, across) = self.window.scaled, self.window.steps
+        rows = np.floor(self.rows + 0.5).clip(0, height - 1)
+        columns = np.floor(self.columns + 0.5).clip(0, width - 1)
+        rows = nearest(rows, down, self.window.size[0]) - corner[0]
+        columns = nearest(columns, across, self.window.size[1]) - corner[1]
+        numbers = label[rows, columns]
+        numbers[self.outside] = IGNORED
+        return numbers
+
+
+def extent(place: np.ndarray, side: int) -> tuple[int, int]:
+    """The first and last pixel along a side that are read; the nearest one where the crop lies
+    beyond it.
+    """
+    first = min(max(math.floor(place.min()), 0), side - 1)
+    last = max(min(math.ceil(place.max()), side - 1), 0)
+    return first, last
+
+
+def unscaled(place: np.ndarray, side: int, step: float) -> np.ndarray:
+    """Places along a side of the scaled image as places of the unscaled one."""
+    return (place.clip(-0.5, side - 0.5) + 0.5) * step - 0.5
 
 
 def drawn(crop: Crop, seed: int, number: int) -> Motion | None:
@@ -109,7 +164,7 @@ def places(crop: Crop, window: Window, motion: Motion) -> Places:
     outside |= (columns < -0.5) | (columns >= window.scaled[1] - 0.5)
     if PADDING[crop.padding] is None:
         rows, columns = folded(rows, window.scaled[0]), folded(columns, window.scaled[1])
-    return Places(rows, columns, outside)
+    return Places(window, rows, columns, outside)
 
 
 def displacements(grid: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
@@ -128,72 +183,7 @@ def cubic_weights(side: int) -> np.ndarray:
     """(side, 3): what each of three vectors counts at each pixel; the first and last stand on the
     border pixels and are repeated beyond.
     """
-    at = np.linspace(0, GRID - 1, side) if side > 1 else np.zeros(1)
-    first = np.minimum(np.floor(at).astype(np.intp), GRID - 2)
-    weights = np.zeros((side, GRID))
-    for step in (-1, 0, 1, 2):
-        node = (first + step).clip(0, GRID - 1)
-        weights[np.arange(side), node] += cubic(at - (first + step))
-    return weights
-
-
-def cubic(distance: np.ndarray) -> np.ndarray:
-    """The kernel of cubic convolution (Keys 1981), with the -0.75 of OpenCV and torch."""
-    x = np.abs(distance)
-    near = 1.25 * x**3 - 2.25 * x**2 + 1
-    far = -0.75 * x**3 + 3.75 * x**2 - 6 * x + 3
-    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
-
-
-# --- pixels
-
-
-def touched(at: Places, window: Window, size: Size) -> Box:
-    """The pixels of the unscaled image that are read."""
-    top, bottom = extent(at.rows, window.scaled[0])
-    left, right = extent(at.columns, window.scaled[1])
-    part = window._replace(top=top, left=left, height=bottom - top + 1, width=right - left + 1)
-    return box_of(part, size)
-
-
-def extent(place: np.ndarray, side: int) -> tuple[int, int]:
-    """The first and last pixel along a side that are read; the nearest one where the crop lies
-    beyond it.
-    """
-    first = min(max(math.floor(place.min()), 0), side - 1)
-    last = max(min(math.ceil(place.max()), side - 1), 0)
-    return first, last
-
-
-def warped(image: np.ndarray, at: Places, window: Window, size: Size, box: Box) -> np.ndarray:
-    """Bilinear, and where nothing moves what `crops.warp` reads."""
-    import cv2
-
-    row_step, column_step = factors(window.scaled, size)
-    rows = between(at.rows, window.scaled[0], row_step) - box[0]
-    columns = between(at.columns, window.scaled[1], column_step) - box[1]
-    how = {"interpolation": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
-    colors = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)  # OpenCV reads four channels twice as fast
-    found = cv2.remap(colors, np.float32(columns), np.float32(rows), **how)
-    return cv2.cvtColor(found, cv2.COLOR_RGBA2RGB)
-
-
-def between(place: np.ndarray, side: int, step: float) -> np.ndarray:
-    """Places along a side of the scaled image as places of the unscaled one."""
-    return (place.clip(-0.5, side - 0.5) + 0.5) * step - 0.5
-
-
-def numbers(label: np.ndarray, at: Places, window: Window, size: Size, box: Box) -> np.ndarray:
-    """The label at the nearest pixel of the scaled image; ignored outside of it."""
-    row_step, column_step = factors(window.scaled, size)
-    rows = nearest(at.rows, window.scaled[0], row_step, size[0]) - box[0]
-    columns = nearest(at.columns, window.scaled[1], column_step, size[1]) - box[1]
-    found = label[rows, columns]
-    found[at.outside] = IGNORED
-    return found
-
-
-def nearest(place: np.ndarray, side: int, step: float, unscaled: int) -> np.ndarray:
-    """The pixel of the unscaled image that the nearest one of the scaled image is made of."""
-    pixel = np.floor(place + 0.5).clip(0, side - 1)
-    return np.floor(pixel * step).astype(np.intp).clip(max=unscaled - 1)
+    vectors = torch.eye(GRID, dtype=torch.float64)[None, :, :, None]  # (1, 3, 3, 1)
+    how = {"mode": "bicubic", "align_corners": True}
+    weights = functional.interpolate(vectors, (side, 1), **how)  # (1, 3, side, 1)
+    return weights[0, :, :, 0].T.numpy()

@@ -5,58 +5,59 @@ making it once reading is fast.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from torch.utils.data import Dataset
-
-from datamodules.errors import DataError
-from datamodules.sampling.samples import collate
+from datamodules.sampling.samples import Samples, make_batch
 from datamodules.thread_pools import prefetch
 
 
 class Loader:
-    """Batches of a data set, in order.
+    """Batches of samples, in order.
 
-    `batches` are lists of the data set's keys; `together` makes a batch of the samples. Errors of
-    the data are raised here, as one sentence. Lightning may treat it as resumable: the sampler
-    holds the state.
+    `batches` are lists of the samples' keys. With `unlabeled`, other samples and batches of their
+    keys, it yields pairs of batches. Lightning may treat it as resumable: the sampler holds the
+    state.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        samples: Samples,
         batches: Collection[Sequence[Any]],
         workers: int,
-        together: Callable = collate,
+        unlabeled: tuple[Samples, Collection[Sequence[Any]]] | None = None,
     ) -> None:
-        self.dataset = dataset
+        self.samples = samples
         self.batches = batches
         self.workers = workers
-        self.together = together
+        self.unlabeled = unlabeled
         self.waited = 0.0  # seconds that whoever takes the batches had to wait for them
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
+        steps = self.batches
+        if self.unlabeled:
+            steps = zip(self.batches, self.unlabeled[1], strict=True)
         if self.workers:
             stop_opencv_threads()
-            made = prefetch(self.make, self.batches, self.workers)
+            made = prefetch(self.make, steps, self.workers)
         else:
-            made = map(self.make, self.batches)
+            made = map(self.make, steps)
         while True:
             started = time.perf_counter()
             batch = next(made, None)
             self.waited += time.perf_counter() - started
-            if isinstance(batch, DataError):
-                raise batch
             if batch is None:
                 return
             yield batch
 
-    def make(self, wanted: Sequence[Any]) -> Any:
-        return self.together([self.dataset[item] for item in wanted])
+    def make(self, step: Sequence[Any]) -> Any:
+        if not self.unlabeled:
+            return make_batch(self.samples, step)
+        labeled, unlabeled = step
+        return make_batch(self.samples, labeled), make_batch(self.unlabeled[0], unlabeled)
 
     def state_dict(self) -> dict[str, int]:
         return {}

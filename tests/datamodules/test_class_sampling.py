@@ -102,7 +102,6 @@ def test_tries_end_with_a_window_taken_unseen() -> None:
     last = varied(
         crop,
         first,
-        size,
         rng,
         None,
         lambda window: looked.append(window) or np.eye(1, 256, dtype=int)[0],

@@ -13,7 +13,7 @@ from datamodules import DataError
 from datamodules.labels import LabelSet
 from datamodules.module import SegmentationData
 from datamodules.reading.sources import Memory
-from datamodules.sampling.crops import Crop, blurred, box_of, choose, draw, recolor
+from datamodules.sampling.crops import Crop, blurred, choose, draw, recolor
 from datamodules.sampling.samples import Crops, Draw, DrawSampler, cut
 from tests.support import trees
 from tests.support.paths import ROOT
@@ -84,7 +84,7 @@ def test_a_window_read_before_scaling_equals_the_crop_of_the_scaled_image(
 
 def test_a_window_of_a_large_image_reads_only_what_it_shows() -> None:
     window = choose(Crop((64, 64), (2.0,)), (1024, 2048), draw(0, 0))
-    top, left, bottom, right = box_of(window, (1024, 2048))
+    top, left, bottom, right = window.box
     assert bottom - top <= 32 + 4 and right - left <= 32 + 4
 
 
@@ -369,14 +369,15 @@ def test_the_package_imports_and_crops_without_albumentations() -> None:
         "import sys; sys.modules['albumentations'] = None; from datamodules.sampling.crops import Crop\n"
         "from datamodules.sampling.samples import Crops; from tests.support import trees\n"
         "from datamodules.reading.sources import Memory; source = Memory([trees.noise((9, 9), (0, 1))])\n"
-        "print(Crops(source, Crop((4, 4)), 0)[0, 0][0].shape); print(Crops(source, Crop((4, 4), jitter=0.1), 0)[0, 0])"
+        "print(Crops(source, Crop((4, 4)), 0)[0, 0][0].shape); Crops(source, Crop((4, 4), jitter=0.1), 0)[0, 0]"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        check=True,
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert "torch.Size([3, 4, 4])" in done.stdout and "pip install albumentations" in done.stdout
+    assert "torch.Size([3, 4, 4])" in done.stdout and done.returncode == 1
+    assert "DataError: jitter=0.1 needs albumentations" in done.stderr
+    assert "pip install albumentations" in done.stderr

@@ -13,8 +13,7 @@ from datamodules.reading.sources import Memory
 from datamodules.sampling.class_uniform import located
 from datamodules.sampling.crops import MEAN, Crop, Window, choose, draw, pad
 from datamodules.sampling.deformation import Motion, displacements, drawn, places, turned
-from datamodules.sampling.samples import Crops, cut_moved
-from datamodules.sampling.samples import cut as cut_plain
+from datamodules.sampling.samples import Crops, cut
 from tests.support import trees
 from tests.support.data import as_rank
 from tests.support.data import noise as data_of_noise
@@ -39,6 +38,14 @@ def whole(label: np.ndarray) -> tuple[Crop, Window]:
     return crop, choose(crop, label.shape, draw(0, 0))
 
 
+def cut_moved(
+    source: Memory, index: int, crop: Crop, window: Window, motion: Motion
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image, label, and what is outside."""
+    moved = places(crop, window, motion)
+    return *cut(source, index, moved), moved.outside
+
+
 # --- nothing moves
 
 
@@ -50,7 +57,7 @@ def test_a_motion_by_nothing_is_the_plain_crop(size: tuple[int, int]) -> None:
         window = choose(crop, label.shape, draw(1, number))
         found, numbers, outside = cut_moved(source, 0, crop, window, STILL)
         found[outside] = MEAN
-        plain, plain_numbers = pad(*cut_plain(source, 0, window), window, size)
+        plain, plain_numbers = pad(*cut(source, 0, window), window, size)
         assert np.array_equal(numbers == IGNORED, outside)
         assert np.array_equal(numbers, plain_numbers), f"labels differ in draw {number}"
         assert np.abs(found.astype(int) - plain).max() <= 1
@@ -135,8 +142,26 @@ def test_displacements_are_bicubic_between_the_vectors_of_the_grid() -> None:
             torch.from_numpy(grid)[None], size=size, mode="bicubic", align_corners=True
         )
         assert np.allclose(found, theirs[0].numpy(), rtol=0, atol=1e-9)
+        down, across = (keys_weights(side) for side in size)
+        assert np.allclose(found, down @ grid @ across.T, rtol=0, atol=1e-9)
     rows, columns = displacements(grid, (41, 57))
     assert np.allclose(rows[::20, ::28], grid[0]) and np.allclose(columns[::20, ::28], grid[1])
+
+
+def keys_weights(side: int) -> np.ndarray:
+    """(side, 3): cubic convolution (Keys 1981) with -0.75, border vectors repeated, by the formula."""
+    weights = np.zeros((side, 3))
+    for pixel, at in enumerate(np.linspace(0, 2, side)):
+        for node in range(-2, 5):
+            x = abs(at - node)
+            if x <= 1:
+                weight = 1.25 * x**3 - 2.25 * x**2 + 1
+            elif x < 2:
+                weight = -0.75 * x**3 + 3.75 * x**2 - 6 * x + 3
+            else:
+                weight = 0
+            weights[pixel, min(max(node, 0), 2)] += weight
+    return weights
 
 
 def test_each_pixel_is_read_where_a_slow_loop_says() -> None:
