@@ -4,10 +4,10 @@ Files hold ids; training sees train ids: 0 .. classes-1 in the order of `names`,
 pixel that is ignored.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
@@ -28,89 +28,77 @@ class LabelSet:
     void: tuple[int, ...] = (255,)
     categories: tuple[str, ...] = ()
     void_palette: tuple[RGB, ...] = ((0, 0, 0),)
-    merged: tuple[tuple[int, int], ...] = ()  # further ids of a class: (id in the files, train id)
-    merged_palette: tuple[
-        tuple[RGB, int], ...
-    ] = ()  # further colors of a class: (color in the files, train id)
-    instance_sizes: Mapping[int, float] = field(
-        default_factory=dict, hash=False
-    )  # train id -> average pixels of an instance
+    # further ids, and further colors, of a class: (in the files, train id)
+    merged: tuple[tuple[int, int], ...] = ()
+    merged_palette: tuple[tuple[RGB, int], ...] = ()
+    # train id -> average pixels of an instance
+    instance_sizes: Mapping[int, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        counts = {
-            len(self.names),
-            len(self.palette),
-            len(self.ids),
-            len(self.categories or self.names),
-        }
+        lists = (self.names, self.palette, self.ids, self.categories or self.names)
+        counts = {len(each) for each in lists}
         if len(counts) != 1 or not 1 <= len(self.ids) <= UNKNOWN:
             raise DataError(
                 f"a label set needs as many names as colors and ids, 1 to {UNKNOWN} of each; "
                 f"the counts are {sorted(counts)}"
             )
-        for kind, values in (("name", self.names), ("id", [i % 256 for i in self.ids])):
-            twice = sorted({str(value) for value in values if list(values).count(value) > 1})
+        for kind, values in (("name", self.names), ("id", self.ids)):
+            twice = [str(value) for value, count in Counter(values).items() if count > 1]
             if twice:
                 raise DataError(
                     f"two classes share the {kind} {', '.join(twice)}: give each class its own"
                 )
-        further = {value for value, _ in self.merged}
-        if both := sorted(set(self.ids) & set(self.void) | further & {*self.ids, *self.void}):
+        ids = [*self.ids, *(value for value, _ in self.merged)]
+        counts = Counter(ids) + Counter({*self.void})
+        if both := sorted(value for value, count in counts.items() if count > 1):
             raise DataError(
                 f"the ids {both} are classes and void at once: drop them from one of the two lists"
             )
 
     @cached_property
-    def known(self) -> frozenset[int]:
-        """Every byte that a label file may hold."""
-        return frozenset(
-            i % 256 for i in (*self.ids, *self.void, *(value for value, _ in self.merged))
-        )
+    def strict_table(self) -> np.ndarray:
+        """256 entries: byte in the file -> train id, 255 for void, UNKNOWN for all else."""
+        table = np.full(256, UNKNOWN, np.uint8)
+        table[list(self.void)] = IGNORED
+        table[list(self.ids)] = range(len(self.ids))
+        for value, train_id in self.merged:
+            table[value] = train_id
+        return table
 
     @cached_property
     def table(self) -> np.ndarray:
         """256 entries: byte in the file -> train id, 255 for all that is no class."""
-        table = np.full(256, IGNORED, np.uint8)
-        for value, train_id in (*zip(self.ids, range(len(self.ids)), strict=True), *self.merged):
-            table[value % 256] = train_id
-        return table
+        return np.where(self.strict_table == UNKNOWN, np.uint8(IGNORED), self.strict_table)
 
     @cached_property
-    def _strict_table(self) -> np.ndarray:
-        table = self.table.copy()
-        table[[value for value in range(256) if value not in self.known]] = UNKNOWN
-        return table
+    def known(self) -> frozenset[int]:
+        """Every byte that a label file may hold."""
+        return frozenset(np.flatnonzero(self.strict_table != UNKNOWN).tolist())
 
     def encode(self, values: np.ndarray, where: object = "a label") -> np.ndarray:
-        """File ids -> train ids; refuses, naming `where`, a value that is neither a class nor
-        declared void.
-        """
-        if (
-            values.dtype == np.uint8
-        ):  # as files have it; bytes are translated twice as fast as an array is indexed
-            label = np.frombuffer(
-                bytearray(values.tobytes()).translate(self._strict_table.tobytes()), np.uint8
-            ).reshape(values.shape)
+        """File ids -> train ids; refuses a value that is neither a class nor declared void."""
+        if values.dtype == np.uint8:
+            # Bytes are translated twice as fast as an array is indexed.
+            translated = bytearray(values.tobytes()).translate(self.strict_table.tobytes())
+            label = np.frombuffer(translated, np.uint8).reshape(values.shape)  # (H * W) -> (H, W)
         else:
-            label = self._strict_table.take(values)
+            label = self.strict_table.take(values)
         if UNKNOWN in label:
-            raise DataError(self._complaint(np.unique(values[label == UNKNOWN]).tolist(), where))
+            raise self.unknown_values(np.unique(values[label == UNKNOWN]).tolist(), where)
         return label
 
-    def _complaint(self, unknown: list[int], where: object) -> str:
+    def unknown_values(self, unknown: list[int], where: object) -> DataError:
+        plural = "s" if len(unknown) > 1 else ""
         shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
         nearest = min(sorted(self.known), key=lambda value: abs(value - unknown[0]))
-        return (
-            f"{where} holds the label value{'s' * (len(unknown) > 1)} {shown}; allowed are "
-            f"{spans(self.known)} "
+        return DataError(
+            f"{where} holds the label value{plural} {shown}; allowed are {spans(self.known)} "
             f"(nearest to {unknown[0]}: {nearest}): check that the file holds this data set's "
-            "ids, not train ids or colors, "
-            "or declare the value as ignored"
+            "ids, not train ids or colors, or declare the value as ignored"
         )
 
     def encode_instances(self, values: np.ndarray) -> np.ndarray:
-        """File id * 1000 + number -> int32 train id * 1000 + number in the instances of judged
-        classes, -1 in all else.
+        """File id * 1000 + number -> int32 train id * 1000 + number, -1 where no instance is.
 
         A plain file id is no instance: it is a class that has none, or a group whose members nobody
         told apart.
@@ -121,9 +109,7 @@ class LabelSet:
         return np.where(inside, self.table[classes] * np.int32(1000) + numbers, np.int32(-1))
 
     def decode(self, label: np.ndarray) -> np.ndarray:
-        """Train ids -> file ids, as a test server wants them; ignored pixels become the first void
-        id.
-        """
+        """Train ids -> file ids, as a test server wants them; ignored becomes the first void id."""
         table = np.full(256, self.void[0] % 256 if self.void else IGNORED, np.uint8)
         table[: len(self.ids)] = [i % 256 for i in self.ids]
         return table[label]
@@ -135,33 +121,26 @@ class LabelSet:
         return table[label]
 
     @cached_property
-    def _color_table(self) -> np.ndarray:
-        table = np.full(
-            1 << 24, UNKNOWN, np.uint8
-        )  # 16 MB answer two million pixels at once, where a search would take a second
-        void = ((rgb, IGNORED) for rgb in self.void_palette)
-        for (red, green, blue), train_id in (
-            *void,
-            *self.merged_palette,
-            *zip(self.palette, range(len(self.palette)), strict=True),
-        ):
+    def color_table(self) -> np.ndarray:
+        """16 MB answer two million pixels at once, where a search would take a second."""
+        table = np.full(1 << 24, UNKNOWN, np.uint8)
+        void = [(color, IGNORED) for color in self.void_palette]
+        classes = [(color, train_id) for train_id, color in enumerate(self.palette)]
+        for (red, green, blue), train_id in [*void, *self.merged_palette, *classes]:
             table[red << 16 | green << 8 | blue] = train_id
         return table
 
     def encode_colors(self, picture: np.ndarray, where: object = "a label") -> np.ndarray:
         """RGB (H, W, 3) -> train ids, for masks that were painted in the palette's colors."""
         codes = picture.astype(np.int32) @ np.int32([1 << 16, 1 << 8, 1])  # (H, W, 3) -> (H, W)
-        label = self._color_table[codes]
+        label = self.color_table[codes]
         if UNKNOWN in label:
-            colors = [
-                (code >> 16, code >> 8 & 255, code & 255)
-                for code in np.unique(codes[label == UNKNOWN])[:3].tolist()
-            ]
+            codes = np.unique(codes[label == UNKNOWN])[:3].tolist()
+            colors = [(code >> 16, code >> 8 & 255, code & 255) for code in codes]
             raise DataError(
-                f"{where} holds the color{'s' * (len(colors) > 1)} "
-                f"{', '.join(map(str, colors))}, which no class has: "
-                "add it to a class or to the ignored colors, and save masks without smoothing "
-                "or JPEG"
+                f"{where} holds the color{'s' if len(colors) > 1 else ''} "
+                f"{', '.join(map(str, colors))}, which no class has: add it to a class or to the "
+                "ignored colors, and save masks without smoothing or JPEG"
             )
         return label
 
@@ -179,66 +158,41 @@ def spans(values: Sequence[int] | frozenset[int]) -> str:
 
 def devkit_color(number: int) -> RGB:
     """The VOC development kit's color of a label (VOClabelcolormap.m): its bits, dealt to red,
-    green and blue, fill them from above.
-    """
-    return tuple(
-        sum((number >> (3 * place + channel) & 1) << (7 - place) for place in range(8))
-        for channel in range(3)
-    )
+    green and blue, fill them from above."""
+    color = [0, 0, 0]
+    for place in range(24):
+        bit = number >> place & 1
+        color[place % 3] |= bit << (7 - place // 3)
+    return tuple(color)
 
 
-# --- Cityscapes: every id of the annotation, as published with the data set (Cordts et al., CVPR
-# 2016, table in the supplement)
+# --- Cityscapes, as published with the data set (Cordts et al., CVPR 2016, table in the supplement)
 
-
-class Entry(NamedTuple):
-    id: int
-    name: str
-    category: str
-    color: RGB
-    judged: bool
-
-
-CITYSCAPES_IDS = (
-    Entry(0, "unlabeled", "void", (0, 0, 0), False),
-    Entry(1, "ego vehicle", "void", (0, 0, 0), False),
-    Entry(2, "rectification border", "void", (0, 0, 0), False),
-    Entry(3, "out of roi", "void", (0, 0, 0), False),
-    Entry(4, "static", "void", (0, 0, 0), False),
-    Entry(5, "dynamic", "void", (111, 74, 0), False),
-    Entry(6, "ground", "void", (81, 0, 81), False),
-    Entry(7, "road", "flat", (128, 64, 128), True),
-    Entry(8, "sidewalk", "flat", (244, 35, 232), True),
-    Entry(9, "parking", "flat", (250, 170, 160), False),
-    Entry(10, "rail track", "flat", (230, 150, 140), False),
-    Entry(11, "building", "construction", (70, 70, 70), True),
-    Entry(12, "wall", "construction", (102, 102, 156), True),
-    Entry(13, "fence", "construction", (190, 153, 153), True),
-    Entry(14, "guard rail", "construction", (180, 165, 180), False),
-    Entry(15, "bridge", "construction", (150, 100, 100), False),
-    Entry(16, "tunnel", "construction", (150, 120, 90), False),
-    Entry(17, "pole", "object", (153, 153, 153), True),
-    Entry(18, "polegroup", "object", (153, 153, 153), False),
-    Entry(19, "traffic light", "object", (250, 170, 30), True),
-    Entry(20, "traffic sign", "object", (220, 220, 0), True),
-    Entry(21, "vegetation", "nature", (107, 142, 35), True),
-    Entry(22, "terrain", "nature", (152, 251, 152), True),
-    Entry(23, "sky", "sky", (70, 130, 180), True),
-    Entry(24, "person", "human", (220, 20, 60), True),
-    Entry(25, "rider", "human", (255, 0, 0), True),
-    Entry(26, "car", "vehicle", (0, 0, 142), True),
-    Entry(27, "truck", "vehicle", (0, 0, 70), True),
-    Entry(28, "bus", "vehicle", (0, 60, 100), True),
-    Entry(29, "caravan", "vehicle", (0, 0, 90), False),
-    Entry(30, "trailer", "vehicle", (0, 0, 110), False),
-    Entry(31, "train", "vehicle", (0, 80, 100), True),
-    Entry(32, "motorcycle", "vehicle", (0, 0, 230), True),
-    Entry(33, "bicycle", "vehicle", (119, 11, 32), True),
-    Entry(-1, "license plate", "vehicle", (0, 0, 142), False),
+CITYSCAPES_CLASSES = (
+    (7, "road", "flat", (128, 64, 128)),
+    (8, "sidewalk", "flat", (244, 35, 232)),
+    (11, "building", "construction", (70, 70, 70)),
+    (12, "wall", "construction", (102, 102, 156)),
+    (13, "fence", "construction", (190, 153, 153)),
+    (17, "pole", "object", (153, 153, 153)),
+    (19, "traffic light", "object", (250, 170, 30)),
+    (20, "traffic sign", "object", (220, 220, 0)),
+    (21, "vegetation", "nature", (107, 142, 35)),
+    (22, "terrain", "nature", (152, 251, 152)),
+    (23, "sky", "sky", (70, 130, 180)),
+    (24, "person", "human", (220, 20, 60)),
+    (25, "rider", "human", (255, 0, 0)),
+    (26, "car", "vehicle", (0, 0, 142)),
+    (27, "truck", "vehicle", (0, 0, 70)),
+    (28, "bus", "vehicle", (0, 60, 100)),
+    (31, "train", "vehicle", (0, 80, 100)),
+    (32, "motorcycle", "vehicle", (0, 0, 230)),
+    (33, "bicycle", "vehicle", (119, 11, 32)),
 )
+IDS, NAMES, CATEGORIES, PALETTE = zip(*CITYSCAPES_CLASSES, strict=True)
 # Average pixels of a class's instances: constants of the benchmark's evaluation script
 # (cityscapesScripts, avgClassSize).
-CITYSCAPES_INSTANCES = {
+INSTANCE_SIZES = {
     "person": 3462.4756337644,
     "rider": 3930.4788056518,
     "car": 12794.0202738185,
@@ -248,21 +202,18 @@ CITYSCAPES_INSTANCES = {
     "motorcycle": 6298.7200839748,
     "bicycle": 4672.3249222261,
 }
-JUDGED = [entry for entry in CITYSCAPES_IDS if entry.judged]
 CITYSCAPES = LabelSet(
-    names=tuple(entry.name for entry in JUDGED),
-    palette=tuple(entry.color for entry in JUDGED),
-    ids=tuple(entry.id for entry in JUDGED),
-    void=tuple(entry.id for entry in CITYSCAPES_IDS if not entry.judged),
-    categories=tuple(entry.category for entry in JUDGED),
-    instance_sizes={
-        [entry.name for entry in JUDGED].index(name): pixels
-        for name, pixels in CITYSCAPES_INSTANCES.items()
-    },
+    NAMES,
+    PALETTE,
+    IDS,
+    # unlabeled, ego vehicle, rectification border, out of roi, static, dynamic, ground; parking,
+    # rail track; guard rail, bridge, tunnel; polegroup; caravan, trailer; license plate
+    void=(*range(7), 9, 10, 14, 15, 16, 18, 29, 30, -1),
+    categories=CATEGORIES,
+    instance_sizes={NAMES.index(name): pixels for name, pixels in INSTANCE_SIZES.items()},
 )
-STREET_TRAIN_IDS = replace(
-    CITYSCAPES, ids=tuple(range(19)), void=(255,)
-)  # files that hold train ids: BDD100K, ACDC, Dark Zurich
+# files that hold train ids: BDD100K, ACDC, Dark Zurich
+STREET_TRAIN_IDS = replace(CITYSCAPES, ids=tuple(range(19)), void=(255,))
 
 # --- CamVid: the 11 classes of SegNet's split (Badrinarayanan et al., TPAMI 2017), in its order and
 # colors

@@ -9,11 +9,10 @@ writes scenes in Cityscapes' own folder layout, to try on files whatever reads C
 """
 
 import argparse
-import os
-import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
@@ -93,88 +92,71 @@ class Streets(SegmentationData):
                 f"streets are made, not read: drop data.root={root}, "
                 "or take --data cityscapes for a folder of them"
             )
-        counts = {"train": train, "val": val, "test": test}
-        for field, value, least in [
-            ("height", height, 32),
-            ("width", width, 64),
-            ("scene_seed", scene_seed, 0),
-            *((split, count, 1) for split, count in counts.items()),
-        ]:
-            whole_number(f"data.{field}", value, least)
-        self.size, self.counts, self.scene_seed = (height, width), counts, scene_seed
+        self.size = (height, width)
+        self.counts = {"train": train, "val": val, "test": test}
+        self.scene_seed = scene_seed
+        whole_number("height", height, 32)
+        whole_number("width", width, 64)
+        whole_number("scene_seed", scene_seed, 0)
+        for split, count in self.counts.items():
+            whole_number(split, count, 1)
 
     def source(self, split: str) -> Memory:
+        pairs = ((image, self.labels.encode(ids)) for image, ids in self.scenes(split))
+        return Memory(pairs, [scene_name(index) for index in range(self.counts[split])])
+
+    def scenes(self, split: str) -> Iterator[Pair]:
+        """RGB and label ids, under a progress bar; each split of each scene seed has its own seed."""
+        from datamodules.scenes import scene
+
         count = self.counts[split]
-        made = scenes(split, count, self.size, self.scene_seed)
-        pairs = ((image, self.labels.encode(ids)) for image, ids in made)
-        return Memory(pairs, [scene_name(index) for index in range(count)])
+        seed = len(SPLITS) * self.scene_seed + SPLITS.index(split)
+        for index in with_progress(range(count), f"making {count} {split} scenes"):
+            yield scene(seed, index, *self.size)
 
 
 def scene_name(index: int) -> str:
     return f"streets_{index:06d}_000019"
 
 
-def scenes(split: str, count: int, size: Size, scene_seed: int = 0) -> Iterator[Pair]:
-    """RGB and label ids, under a progress bar; each split of each scene seed has its own seed."""
-    from datamodules.scenes import scene
-
-    seed = len(SPLITS) * scene_seed + SPLITS.index(split)
-    for index in with_progress(range(count), f"making {count} {split} scenes"):
-        yield scene(seed, index, *size)
-
-
 # --- as files
 
 
-def write(out: Path, counts: dict[str, int], size: Size, scene_seed: int = 0) -> None:
+def write(out: Path, data: Streets) -> None:
     """Write Cityscapes' layout beside `out`, and move it there when it is complete."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(
             f"{out} exists and is not an empty folder: nothing was written; give another --out"
         )
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
-    try:
-        for split, count in counts.items():
-            for index, pair in enumerate(scenes(split, count, size, scene_seed)):
-                write_scene(partial, split, scene_name(index), pair)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as partial:
+        root = Path(partial) / out.name
+        for split in ("train", "val"):
+            for index, pair in enumerate(data.scenes(split)):
+                write_scene(root, split, scene_name(index), pair)
         if out.exists():
             out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        root.rename(out)
 
 
 def write_scene(root: Path, split: str, name: str, pair: Pair) -> None:
     image, ids = pair
-    for kind, ending, pixels in (
-        ("leftImg8bit", "leftImg8bit", image[..., ::-1]),
-        ("gtFine", "gtFine_labelIds", ids),
-    ):
-        file = root / kind / split / name.split("_")[0] / f"{name}_{ending}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(png(pixels))
+    write_png(root / f"leftImg8bit/{split}/streets/{name}_leftImg8bit.png", image[..., ::-1])
+    write_png(root / f"gtFine/{split}/streets/{name}_gtFine_labelIds.png", ids)
 
 
-def png(pixels: np.ndarray) -> bytes:
+def write_png(file: Path, pixels: np.ndarray) -> None:
     import cv2
 
-    return cv2.imencode(".png", pixels)[1].tobytes()
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number from {least} up")
-        return int(text)
-
-    return number
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
 
 
 def parsed_size(text: str) -> Size:
     height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) >= 32 and int(width) >= 64):
+    if not (height.isdecimal() and width.isdecimal()):
         raise argparse.ArgumentTypeError(
-            f"{text} is not a size of at least 32x64: write height x width, such as 256x512"
+            f"{text} is not a size: write height x width, such as 256x512"
         )
     return int(height), int(width)
 
@@ -185,24 +167,23 @@ def main(arguments: list[str] | None = None) -> int:
         allow_abbrev=False,
         description="Write built-in street scenes in Cityscapes' folder layout.",
     )
-    parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
-    parser.add_argument(
-        "--train", type=at_least(1), default=20, help="training scenes (default 20)"
-    )
-    parser.add_argument("--val", type=at_least(1), default=5, help="validation scenes (default 5)")
-    parser.add_argument(
-        "--size", type=parsed_size, default=(256, 512), help="HEIGHTxWIDTH (default 256x512)"
-    )
-    parser.add_argument("--seed", type=at_least(0), default=0, help="scene seed (default 0)")
-    options = parser.parse_args(arguments)
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="a new or empty folder")
+    add("--train", type=int, default=20, help="training scenes (default 20)")
+    add("--val", type=int, default=5, help="validation scenes (default 5)")
+    add("--size", type=parsed_size, default=(256, 512), help="HEIGHTxWIDTH (default 256x512)")
+    add("--seed", type=int, default=0, help="scene seed (default 0)")
+    args = parser.parse_args(arguments)
+    height, width = args.size
+    counts = {"train": args.train, "val": args.val}
     try:
-        write(options.out, {"train": options.train, "val": options.val}, options.size, options.seed)
+        write(args.out, Streets(height=height, width=width, scene_seed=args.seed, **counts))
     except DataError as error:
         print(error, file=sys.stderr)
         return 2
     print(
-        f"{options.train} train and {options.val} val scenes are in {options.out}: "
-        f"use them as Cityscapes with data.root={options.out}"
+        f"{args.train} train and {args.val} val scenes are in {args.out}: "
+        f"use them as Cityscapes with data.root={args.out}"
     )
     return 0
 

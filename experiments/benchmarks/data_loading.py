@@ -229,10 +229,10 @@ def every_form(args: argparse.Namespace) -> Iterator[dict[str, Path]]:
 
 def copy_images(args: argparse.Namespace, folder: Path) -> None:
     import datamodules
-    from datamodules.streets import write
+    from datamodules.streets import Streets, write
 
     if not args.root:
-        return write(folder, {"train": args.images, "val": 1}, (1024, 2048))
+        return write(folder, Streets(height=1024, width=2048, train=args.images, val=1))
     source = datamodules.Cityscapes(args.root).open("train")
     targets = ("leftImg8bit/train/{}/{}_leftImg8bit.png", "gtFine/train/{}/{}_gtFine_labelIds.png")
     for pair, name in list(zip(source.pairs, source.names))[: args.images]:

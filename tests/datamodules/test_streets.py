@@ -40,7 +40,7 @@ def test_splits_and_scene_seeds_never_share_a_scene() -> None:
 
 
 def test_streets_on_disk_are_read_back_as_cityscapes(tmp_path: Path) -> None:
-    writer.write(tmp_path / "out", {"train": 2, "val": 1}, (40, 80), scene_seed=4)
+    writer.write(tmp_path / "out", Streets(height=40, width=80, train=2, val=1, scene_seed=4))
     assert (
         tmp_path / "out/leftImg8bit/train/streets/streets_000001_000019_leftImg8bit.png"
     ).is_file()
@@ -58,16 +58,16 @@ def test_streets_on_disk_are_read_back_as_cityscapes(tmp_path: Path) -> None:
 def test_a_folder_that_holds_something_is_never_written_to(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("keep")
     with pytest.raises(DataError, match="not an empty folder: nothing was written"):
-        writer.write(tmp_path, {"train": 1}, (32, 64))
+        writer.write(tmp_path, Streets(**SMALL))
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
 def test_a_writing_that_breaks_off_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "png", lambda pixels: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr(writer, "write_png", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        writer.write(tmp_path / "out", {"train": 1}, (32, 64))
+        writer.write(tmp_path / "out", Streets(**SMALL))
     assert not list(tmp_path.iterdir())
 
 
@@ -94,16 +94,31 @@ def test_the_command_writes_scenes_and_answers_mistakes_with_a_sentence(
     "words, sentence",
     [
         (["--size", "512"], "256x512"),
-        (["--size", "8x8"], "at least 32x64"),
-        (["--train", "none"], "whole number from 1 up"),
+        (["--train", "none"], "invalid int value: 'none'"),
     ],
 )
-def test_a_wrong_option_is_refused(
+def test_a_word_that_is_no_number_is_refused(
     words: list[str], sentence: str, capsys: pytest.CaptureFixture
 ) -> None:
     with pytest.raises(SystemExit) as stop:
         writer.main(["--out", "unused", *words])
     assert stop.value.code == 2 and sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--size", "8x128"], "height=8 is not a whole number from 32 up"),
+        (["--size", "64x8"], "width=8 is not a whole number from 64 up"),
+        (["--train", "0"], "train=0 is not a whole number from 1 up"),
+        (["--seed", "-1"], "scene_seed=-1 is not a whole number from 0 up"),
+    ],
+)
+def test_a_number_that_is_too_small_is_refused(
+    words: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert writer.main(["--out", str(tmp_path / "out"), *words]) == 2
+    assert sentence in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 
 from datamodules.camvid import CamVid
 from datamodules.cityscapes import Cityscapes
-from datamodules.labels import CITYSCAPES, CITYSCAPES_IDS, LabelSet
+from datamodules.labels import CITYSCAPES, LabelSet
 from experiments.evaluation.submission import official_script
 from segmodels.metrics import confusion_of, scores
 from segmodels.metrics.instances import instance_counts, instance_scores
@@ -19,7 +19,7 @@ from tests.support.data import complaint
 from tests.support.official import Maps, official_scores
 
 SIZES, CATEGORIES = CITYSCAPES.instance_sizes, CITYSCAPES.categories
-FILE_IDS = [entry.id for entry in CITYSCAPES_IDS if entry.id >= 0]
+FILE_IDS = sorted(value for value in CITYSCAPES.ids + CITYSCAPES.void if value >= 0)
 SIZE = (60, 100)
 CAR, BUS, PERSON, ROAD = (CITYSCAPES.names.index(name) for name in ("car", "bus", "person", "road"))
 
