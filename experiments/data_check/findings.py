@@ -41,7 +41,7 @@ class Measurements:
     size: tuple[int, int] | None = None
     values: np.ndarray = field(default_factory=none_yet)  # pixels of every byte in the label file
     classes: np.ndarray = field(default_factory=none_yet)  # pixels of every train id
-    colors: np.ndarray | int = 0  # per channel (3, 3): pixels, their sum, the sum of their squares
+    colors: np.ndarray | int = 0  # (3, 256): pixels of every level of red, green and blue
     digest: bytes | None = None  # of the image's pixels, however they were compressed
 
 
@@ -67,7 +67,7 @@ class Split:
     values: np.ndarray = field(default_factory=none_yet)
     frequencies: Frequencies = field(default_factory=Frequencies)  # of train ids
     sizes: Counter = field(default_factory=Counter)
-    colors: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))  # as in Measurements
+    colors: np.ndarray | int = 0  # as in Measurements
     ignored: dict[int, float] = field(default_factory=dict)  # index -> its share of ignored pixels
     digests: dict[bytes, list[int]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -106,11 +106,13 @@ class Split:
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of the channels, 0 to 1."""
-        pixels, sums, squares = self.colors
-        count = np.maximum(pixels, 1)
-        mean = sums / count
-        std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-        return (mean / 255).tolist(), (std / 255).tolist()
+        if not self.digests:  # no image could be read
+            return [0.0] * 3, [0.0] * 3
+        levels = np.arange(256) / 255
+        shares = self.colors / self.colors.sum(1, keepdims=True)
+        mean = shares @ levels
+        std = np.sqrt(np.maximum(shares @ levels**2 - mean**2, 0))
+        return mean.tolist(), std.tolist()
 
     def pixels_of(self, values: Iterable[int]) -> dict[int, int]:
         """The numbers among these that the label files hold, and their pixels."""
@@ -141,9 +143,12 @@ class Split:
 
     def summary(self) -> dict[str, Any]:
         """The numbers of a split, for other programs."""
-        pixels = self.class_pixels.tolist()
-        images = self.frequencies.images.tolist()
-        numbers = zip(self.labels.names, pixels, self.shares(), images)
+        rows = zip(
+            self.labels.names,
+            self.class_pixels.tolist(),
+            self.shares(),
+            self.frequencies.images.tolist(),
+        )
         mean, std = self.mean_and_std()
         return {
             "images": None if self.source is None else len(self.source),
@@ -153,7 +158,7 @@ class Split:
             "ids": self.pixels_of(range(256)),
             "unknown_ids": self.unknown,
             "ignored": self.ignored_share,
-            "classes": [dict(zip(("name", "pixels", "share", "images"), row)) for row in numbers],
+            "classes": [dict(zip(("name", "pixels", "share", "images"), row)) for row in rows],
             "mean": mean,
             "std": std,
         }
@@ -200,21 +205,21 @@ class Split:
 
     def check_ignored(self) -> None:
         """Note images of which all, or unusually much or little, is ignored."""
+        images = {index: place(self.source, index) for index in self.ignored}
         for index, share in self.ignored.items():
             if share == 1:
                 sentence = "every pixel of its label is ignored; look whether that is meant"
-                file = place(self.source, index)
-                self.note("ignored", f"{file}: {sentence}, or take it out", index)
+                self.note("ignored", f"{images[index]}: {sentence}, or take it out", index)
         if len(self.ignored) < ENOUGH:
             return
         middle = float(np.median([*self.ignored.values()]))
-        distances = [(abs(share - middle), index) for index, share in self.ignored.items()]
-        limit = max(FAR, 8 * 1.4826 * float(np.median([distance for distance, _ in distances])))
-        for distance, index in sorted(distances, reverse=True):
+        distances = {index: abs(share - middle) for index, share in self.ignored.items()}
+        limit = max(FAR, 8 * 1.4826 * float(np.median([*distances.values()])))
+        for index in sorted(distances, key=distances.get, reverse=True):
             share = self.ignored[index]
-            if distance > limit and share < 1:
+            if distances[index] > limit and share < 1:
                 sentence = f"{share:.0%} of it is ignored, and of the median image {middle:.0%}"
-                self.note("ignored", f"{place(self.source, index)}: {sentence}", index)
+                self.note("ignored", f"{images[index]}: {sentence}", index)
 
 
 def content(splits: Sequence[Split]) -> dict[str, Any]:

@@ -47,14 +47,14 @@ def read_sample(source: Source, labels: LabelSet, index: int) -> Sample:
     """Read the image and the label one by one, so that a damaged one does not hide the other."""
     wrong: Wrong = []
     image = numbers = None
+    where = label_where = place(source, index)
     if isinstance(source, Files):
-        where, label_where = source.pairs[index]
+        label_where = source.pairs[index][1]
         with naming_unreadable(wrong, where):
             image = read_picture(source, where, wrong)
         with naming_unreadable(wrong, label_where):
             numbers = source.numbers(index)
     else:
-        where = label_where = place(source, index)
         with naming_unreadable(wrong, where):
             image, numbers = source.window(index)
     if isinstance(source, Memory):
@@ -120,14 +120,16 @@ def check_palette(source: Files, path: str, numbers: np.ndarray, wrong: Wrong) -
     from PIL import Image
 
     labels = source.labels
-    if source.read(path, 32)[25] != 3:
+    picture = Image.open(BytesIO(source.read(path)))
+    if picture.mode != "P":
         return
-    flat = Image.open(BytesIO(source.read(path))).getpalette() or []
-    colors = [*zip(flat[::3], flat[1::3], flat[2::3])]
+    flat = picture.getpalette()
+    colors = dict(enumerate(zip(flat[::3], flat[1::3], flat[2::3])))
     looks = {}  # number -> the class whose color it has, where that is one class's alone
     for value in np.unique(numbers).tolist():
-        if value < len(colors) and labels.palette.count(colors[value]) == 1:
-            looks[value] = labels.palette.index(colors[value])
+        color = colors.get(value)
+        if labels.palette.count(color) == 1:
+            looks[value] = labels.palette.index(color)
     others = [value for value, train_id in looks.items() if labels.table[value] != train_id]
     if len(looks) >= 2 and 2 * len(others) > len(looks):
         value = others[0]
@@ -153,9 +155,7 @@ def measure(source: Source, labels: LabelSet, index: int) -> Measurements:
         measured.classes = counted(label)
     if image is not None:
         measured.size = image.shape[:2]
-        mean, std = (each.ravel() for each in cv2.meanStdDev(image))  # (3, 1) -> (3,)
-        moments = [np.ones(3), mean, std**2 + mean**2]
-        measured.colors = image.shape[0] * image.shape[1] * np.stack(moments)
+        measured.colors = np.stack([counted(channel) for channel in cv2.split(image)])
         pixels = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16)
         pixels.update(repr(image.shape).encode())
         measured.digest = pixels.digest()

@@ -2,10 +2,12 @@
 
 import html
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from experiments.data_check.report import percent, summary_line
-from experiments.drawing.html_page import document, embedded, swatch
+from experiments.data_check.report import class_table, summary_line
+from experiments.drawing.html_page import colored_name, document, embedded, row, swatch, table
+from experiments.reports.paper_table import grouped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,18 +48,12 @@ def sentence(tag: str, finding: "Finding") -> str:
 
 def classes(labels: "LabelSet", splits: "Sequence[Split]") -> Iterator[str]:
     """Legend and frequencies in one table."""
-    heads = "".join(f"<th>{split.name} %</th><th></th><th>images</th>" for split in splits)
-    yield f'<h2>Classes</h2><div class="scroll"><table><tr><th>class</th><th>id</th>{heads}</tr>'
-    for train_id, name in enumerate(labels.names):
-        cells = ""
-        for split in splits:
-            share = split.shares()[train_id]
-            bar = f'<span class="bar" style="width:{150 * share:.1f}px"></span>'
-            cells += f'<td>{percent(share)}</td><td style="text-align:left">{bar}</td>'
-            cells += f"<td>{split.frequencies.images[train_id]}</td>"
-        head = f"{swatch(labels.palette[train_id])}{html.escape(name)}"
-        yield f"<tr><td>{head}</td><td>{labels.ids[train_id]}</td>{cells}</tr>"
-    yield "</table></div>"
+    heads, classes = class_table(labels, splits)
+    rows = []
+    for color, (name, *cells) in zip(labels.palette, classes):
+        rows.append(row(colored_name(name, color), (f"<td>{cell}</td>" for cell in cells)))
+    yield "<h2>Classes</h2>"
+    yield table(heads, rows, "how often every class occurs")
     ignored = f"{swatch((0, 0, 0))}ignored (the overlay shows the image there)"
     yield f"<p>{ignored} &nbsp; {swatch(UNKNOWN)}an unknown id</p>"
 
@@ -67,10 +63,8 @@ def pictures(
 ) -> Iterator[str]:
     """Findings that have a picture; then samples of every split."""
     by_name = {split.name: split for split in splits}
-    marked: dict[tuple[str, int], list[Finding]] = {}
-    for finding in findings:
-        if finding.index is not None:
-            marked.setdefault((finding.split, finding.index), []).append(finding)
+    with_picture = [finding for finding in findings if finding.index is not None]
+    marked = grouped(with_picture, attrgetter("split", "index"))
     if marked:
         yield f"<h2>Suspicious ({min(len(marked), MARKED)} of {len(marked)})</h2>"
     for name, index in [*marked][:MARKED]:

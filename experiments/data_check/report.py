@@ -1,12 +1,16 @@
 """The tables and sentences that a data check prints."""
 
+import math
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from experiments.command_line.parser import by
 from experiments.reports.number_formats import bare_table, console
+from experiments.reports.paper_table import grouped
 
 if TYPE_CHECKING:
+    from datamodules.labels import LabelSet
     from datamodules.module import SegmentationData
     from experiments.data_check.findings import Finding, Split
 
@@ -35,15 +39,25 @@ def print_report(data: "SegmentationData", splits: "Sequence[Split]", limit: int
 def print_classes(data: "SegmentationData", splits: "Sequence[Split]") -> None:
     from rich.text import Text
 
-    table = bare_table("class", "id")
-    columns = [map(Text, data.labels.names), map(str, data.labels.ids)]
-    for split in splits:
-        table.add_column(f"{split.name} %", justify="right")
-        table.add_column("images", justify="right")
-        columns += [map(percent, split.shares()), map(str, split.frequencies.images)]
-    for cells in zip(*columns):
-        table.add_row(*cells)
+    heads, rows = class_table(data.labels, splits)
+    table = bare_table(*heads[:2])
+    for head in heads[2:]:
+        table.add_column(head, justify="right")
+    for cells in rows:
+        table.add_row(*map(Text, cells))
     console().print(table)
+
+
+def class_table(
+    labels: "LabelSet", splits: "Sequence[Split]"
+) -> tuple[list[str], list[Sequence[str]]]:
+    """Heads, and a row of cells for each class."""
+    heads = ["class", "id"]
+    columns = [labels.names, map(str, labels.ids)]
+    for split in splits:
+        heads += [f"{split.name} %", "images"]
+        columns += [map(percent, split.shares()), map(str, split.frequencies.images)]
+    return heads, [*zip(*columns)]
 
 
 def print_ids(splits: "Sequence[Split]") -> None:
@@ -81,25 +95,21 @@ def sizes(split: "Split") -> str:
         return by(*split.sizes)
     counts = [f"{by(size)} ({count})" for size, count in split.sizes.most_common(3)]
     if len(split.sizes) > 3:
-        by_area = sorted(split.sizes, key=lambda size: size[0] * size[1])
-        more = len(split.sizes) - 3
-        counts.append(f"{more} more from {by(by_area[0])} to {by(by_area[-1])}")
+        smallest, *_, largest = sorted(split.sizes, key=math.prod)
+        counts.append(f"{len(split.sizes) - 3} more from {by(smallest)} to {by(largest)}")
     return ", ".join(counts)
 
 
 def print_findings(findings: "Sequence[Finding]") -> None:
     """Every sentence; of one kind only the first ones, but for files that cannot be read."""
-    groups: dict[tuple[bool, str, str], list[str]] = {}
-    for finding in sorted(findings, key=lambda finding: finding.problem):
-        group = (finding.problem, finding.split, finding.kind)
-        groups.setdefault(group, []).append(finding.sentence)
-    for (problem, split, kind), sentences in groups.items():
+    by_kind = grouped(findings, attrgetter("problem", "split", "kind"))
+    for (problem, split, kind), same in sorted(by_kind.items(), key=lambda group: group[0][0]):
         head = "problem" if problem else "look"
-        shown = len(sentences) if kind == "file" else SHOWN
-        for sentence in sentences[:shown]:
-            print(f"{head}: {sentence}")
-        if len(sentences) > shown:
-            more = len(sentences) - shown
+        shown = len(same) if kind == "file" else SHOWN
+        for finding in same[:shown]:
+            print(f"{head}: {finding.sentence}")
+        if len(same) > shown:
+            more = len(same) - shown
             print(f"{head}: {more} more of this kind in {split}; --out FILE names them all")
 
 

@@ -16,10 +16,12 @@ from experiments.command_line.overrides import as_text
 from experiments.command_line.row_patterns import is_pattern, matching_rows
 from experiments.command_line.values import PLACES, Resolved, as_list, resolve
 from experiments.records import run_folder
+from experiments.records.metrics import curve, read_metrics
 from experiments.records.results import Result, finished_result
 from experiments.reports.paper_table import grouped
 
-BESIDE = (  # fields of config.json that decide no score, or follow from those that do
+# fields of config.json that decide no score, or follow from those that do
+BESIDE = (
     "schema",
     "id",
     "starts_from",
@@ -54,10 +56,25 @@ class Run:
     def look_for(self, folder: Path) -> None:
         """Find it in a folder of runs: finished before unfinished, and the newest of several."""
         same = [run for run, config in configs(folder) if same_run(self.wanted, config)]
-        done = [run for run in same if is_finished(run)]
+        results = {run: result for run in same if (result := result_of(run))}
         begun = [run for run in same if (run / "checkpoints" / "last.ckpt").is_file()]
-        self.state = FINISHED if done else UNFINISHED if begun else NEW
-        self.folder = max(done or begun, key=begun_at, default=None)
+        self.state = NEW
+        if results or begun:
+            self.state = FINISHED if results else UNFINISHED
+        self.folder = max(results or begun, key=begun_at, default=None)
+        self.result = results.get(self.folder)
+        self.best = highest_validation(self.folder) if self.result else None
+
+
+def result_of(run: Path) -> Result | None:
+    with suppress(UserError):  # a damaged result is none
+        return finished_result(run)
+
+
+def highest_validation(run: Path) -> float | None:
+    with suppress(UserError):
+        _, validations = curve(read_metrics(run), "val/mIoU")
+        return max((100 * share for share in validations), default=None)
 
 
 def begun_at(run: Path) -> float:
@@ -158,12 +175,6 @@ def configs(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for file in sorted(folder.glob("*/config.json")):
         with suppress(UserError):
             yield file.parent, run_folder.read_config(file.parent)
-
-
-def is_finished(folder: Path) -> bool:
-    with suppress(UserError):  # a damaged result is none
-        return finished_result(folder) is not None
-    return False
 
 
 def digest(content: Any) -> str:

@@ -19,11 +19,11 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing import get_context
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from experiments.command_line.errors import UserError
 from experiments.command_line.values import Resolved
@@ -31,6 +31,9 @@ from experiments.records import provenance, run_folder
 from experiments.reports.paper_table import grouped
 from experiments.sweep.plan import FINISHED, NEW, UNFINISHED, Run, digest, plan, refuse_together
 from experiments.sweep.table import conclude, show, write_table
+
+if TYPE_CHECKING:
+    from datamodules.module import SegmentationData
 
 PROGRAM = Path(__file__).parents[1] / "run.py"
 NOT_HANDED_ON = ("model", "seed", "seeds", "runs", "overrides", "resume", "list", "show")
@@ -48,24 +51,28 @@ def rehearse(new: Sequence[Run]) -> None:
     print(f"checking {len(rows)} {rows_word} before the first training begins", flush=True)
     ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is this process's to tell of
     # a process of its own: this one stays small and never touches the GPU
-    with (
-        ProcessPoolExecutor(1, get_context("spawn"), signal.signal, ignore) as process,
-        suppress(BrokenProcessPool),
-    ):
+    with ProcessPoolExecutor(1, get_context("spawn"), signal.signal, ignore) as process:
         first = [(runs[0].resolved, runs[0].seed) for runs in rows.values()]
-        reasons = zip(rows, process.submit(refusals, first).result(), strict=True)
-        refuse_together({address: reason for address, reason in reasons if reason})
+        try:
+            refused = process.submit(refusals, first).result()
+        except BrokenProcessPool:
+            print("the check was ended, perhaps for want of memory; the training goes on")
+            return
+    refuse_together(refused)
 
 
-def refusals(rows: Sequence[tuple[Resolved, int]]) -> list[str]:
-    """Why a training would be refused, for each row; empty where it would begin."""
+def refusals(rows: Sequence[tuple[Resolved, int]]) -> dict[str, str]:
+    """The rows whose training would be refused, and why.
+
+    What is no refusal but a fault of the program is told at once, by its traceback.
+    """
     from datamodules import DataError
     from experiments.command_line.errors import as_user_error, quiet
     from experiments.training import build, train
 
     quiet()
-    opened: dict[str, Any] = {}
-    found = []
+    opened: dict[str, SegmentationData] = {}
+    refused = {}
     for resolved, seed in rows:
         place = json.dumps([resolved.data_name, resolved.data, build.recipe_of_data(resolved)])
         try:
@@ -74,12 +81,12 @@ def refusals(rows: Sequence[tuple[Resolved, int]]) -> list[str]:
                 module, _ = build.build(resolved, data, seed, new=True)
                 trainer = train.make_trainer(resolved, Path(), callbacks=[])
                 train.check_run(resolved, module, data, trainer.world_size)
-            found.append("")
         except (UserError, DataError) as problem:
-            found.append(str(problem))
-        except Exception:  # no refusal but a fault, which ends its own run alone and is told there
-            found.append("")
-    return found
+            refused[resolved.experiment] = str(problem)
+        except Exception as fault:
+            fault.add_note(f"this happened while {resolved.experiment} was being checked")
+            raise
+    return refused
 
 
 # --- one after another

@@ -167,8 +167,26 @@ def test_what_only_networks_and_data_refuse_is_found_without_leaving_a_folder(
         )
     )
     found = sweep.refusals([(each.resolved, 0) for each in rows])
-    assert "needs at least 2 images" in found[0] and found[1] == ""
+    assert list(found) == ["bisenet/xception39"]
+    assert "needs at least 2 images" in found["bisenet/xception39"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_of_the_program_is_told_at_once_and_with_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.training import build
+
+    def faulty(*given: Any, **more: Any) -> None:
+        raise KeyError("no such layer")
+
+    monkeypatch.setattr(build, "build", faulty)
+    (row,) = plan.plan(asked("--model", "fcn", "--seeds", "0", "--smoke", folder=tmp_path))
+    with pytest.raises(KeyError, match="no such layer") as raised:
+        sweep.refusals([(row.resolved, 0)])
+    assert raised.value.__notes__ == [
+        f"this happened while {row.resolved.experiment} was being checked"
+    ]
 
 
 def test_show_says_what_would_run_and_what_differs_without_torch(tmp_path: Path) -> None:
