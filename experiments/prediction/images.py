@@ -45,7 +45,7 @@ def predict_images(
         readable = check_images(targets, args.batch, damaged)
         if damaged and not (args.skip_unreadable and readable):
             raise refusal(damaged)
-        prepare_out(args.out, predictor)
+    prepare_out(args.out, predictor)
 
     def write(name: Path, image: np.ndarray, maps: Pictures) -> None:
         for kind, picture in predictor.pictures(image, maps).items():
@@ -84,13 +84,9 @@ def read_batches(
 ) -> Iterator[tuple[list[np.ndarray], list[Target]]]:
     """At most so many successive images of one size, with their targets."""
     images = read_all(read_image, targets, "predicting", damaged)
-    for _, same_size in groupby(images, key=shape_of):
+    for _, same_size in groupby(images, key=lambda read: read[1].shape):
         while batch := list(islice(same_size, most)):
             yield [image for _, image in batch], [target for target, _ in batch]
-
-
-def shape_of(image: tuple[Target, np.ndarray]) -> tuple[int, ...]:
-    return image[1].shape
 
 
 def read_all(

@@ -26,14 +26,16 @@ class Inputs:
 
 def read_inputs(words: list[str]) -> Inputs:
     """Images and folders of them, or videos, or one camera: a call takes one kind."""
-    if live := [word for word in words if is_live(word)]:
-        first = live[0]
-        if others := [word for word in words if word != first] or live[1:]:
-            raise UserError(
-                f"{without_password(first)} is filmed alone; leave out "
-                f"{', '.join(map(without_password, others))}, or start another predict.py for it"
-            )
-        return Inputs("camera", [(first, camera_name(first))])
+    live = [word for word in words if is_live(word)]
+    if live and len(words) > 1:
+        others = [*words]
+        others.remove(live[0])
+        raise UserError(
+            f"{without_password(live[0])} is filmed alone; leave out "
+            f"{', '.join(map(without_password, others))}, or start another predict.py for it"
+        )
+    if live:
+        return Inputs("camera", [(live[0], camera_name(live[0]))])
     targets = [target for word in words for target in files_of(word)]
     videos = [file for file, _ in targets if file.suffix.lower() in VIDEOS]
     images = [file for file, _ in targets if file.suffix.lower() not in VIDEOS]
@@ -110,18 +112,16 @@ def images_in(folder: Path) -> list[Target]:
 def matches_of(pattern: str) -> list[Target]:
     """Names are relative to the pattern's fixed part: files of one name in two folders differ."""
     paths = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
-    files = [path for path in paths if path.is_file()]
-    if paths and not files:
+    known = [path for path in paths if path.is_file() and path.suffix.lower() in IMAGES + VIDEOS]
+    if paths and all(path.is_dir() for path in paths):
         raise UserError(
             f"{pattern} matches only folders, such as {paths[0]}; "
             f"give {Path(pattern) / '*'} for the files in them"
         )
-    known = [file for file in files if file.suffix.lower() in IMAGES + VIDEOS]
     if not known:
-        why = f"of the {len(files)} files that match {pattern} none is an image or video"
-        if not files:
-            why = f"no file matches {pattern}"
-        raise UserError(f"{why}; images and videos end in {', '.join(IMAGES + VIDEOS)}")
+        raise UserError(
+            f"no image or video matches {pattern}; they end in {', '.join(IMAGES + VIDEOS)}"
+        )
     fixed = Path(pattern)
     while glob.has_magic(str(fixed)):
         fixed = fixed.parent

@@ -4,7 +4,8 @@ import argparse
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from segmodels.prediction import choose_device, predicted_strips, set_inference
 BLOCK = 128  # rows whose probabilities exist at one time
 COMPRESSION = 2  # of PNGs: an overlay takes a fifth of the usual 6's time, and a tenth more room
 Pictures = dict[str, np.ndarray]  # by kind
+Share = Callable[[Tensor], Tensor]
 
 
 class Predictor:
@@ -38,16 +40,12 @@ class Predictor:
         self.kinds: Sequence[str] = args.kinds
         self.strength = args.strength
         set_inference(self.module, args.inference, args.precision)
-        self.classes = self.module.identity.classes
+        classes = self.module.identity.classes
         self.palette = self.module.identity.palette
-        self.single = {}  # kind -> number of the class whose probability it shows
-        for kind in self.kinds:
-            if kind.startswith(ONE_CLASS):
-                name = kind.removeprefix(ONE_CLASS)
-                known_name("class", name, self.classes, ONE_CLASS)
-                self.single[kind] = self.classes.index(name)
+        shares = {kind: share_of(kind, classes) for kind in self.kinds}
+        self.shares = {kind: share for kind, share in shares.items() if share}
         self.labels = own_labels(self.module) if "ids" in self.kinds else None
-        self.legend = legend(self.classes, self.palette)
+        self.legend = legend(classes, self.palette)
         self.passes: list[tuple[int, float]] = []  # (images, seconds)
         self.module.to(device)
 
@@ -55,7 +53,7 @@ class Predictor:
         """Of each image "label", and those other kinds that need the network's probabilities."""
         begun = time.perf_counter()
         with predicted_strips(self.module, images) as strips:
-            maps = maps_of(strips, self.kinds, self.single)
+            maps = maps_of(strips, self.shares)
         arrays = {kind: tensor.cpu().numpy() for kind, tensor in maps.items()}
         self.passes.append((len(images), time.perf_counter() - begun))
         return [dict(zip(arrays, image_maps)) for image_maps in zip(*arrays.values())]
@@ -111,29 +109,44 @@ def own_labels(module: SegmentationModule) -> LabelSet:
     )
 
 
-def maps_of(strips: Strips, kinds: Sequence[str], single: dict[str, int]) -> dict[str, Tensor]:
+# --- shares that are shown as gray: of probabilities (B, C, H, W), from 0 to 1 (B, H, W)
+
+
+def share_of(kind: str, classes: Sequence[str]) -> Share | None:
+    """What the kind shows of the probabilities, if it shows any."""
+    if kind == "probability":
+        return likeliest
+    if kind == "entropy":
+        return entropy
+    if not kind.startswith(ONE_CLASS):
+        return None
+    name = kind.removeprefix(ONE_CLASS)
+    known_name("class", name, classes, ONE_CLASS)
+    return partial(torch.select, dim=1, index=classes.index(name))
+
+
+def likeliest(probability: Tensor) -> Tensor:
+    return probability.amax(1)
+
+
+def entropy(probability: Tensor) -> Tensor:
+    return torch.special.entr(probability).sum(1) / math.log(max(2, probability.shape[1]))
+
+
+def maps_of(strips: Strips, shares: Mapping[str, Share]) -> dict[str, Tensor]:
     """uint8 (B, H, W) each, made in blocks of rows: probabilities never exist at full size."""
-    if not {"probability", "entropy", *single} & set(kinds):
+    if not shares:
         return {"label": strips.argmax(BLOCK)}
+    height, _ = strips.size
     blocks: dict[str, list[Tensor]] = defaultdict(list)
-    for top in range(0, strips.size[0], BLOCK):
-        rows = strips.rows(top, min(top + BLOCK, strips.size[0]))  # (B, C, rows, W)
-        probability = rows if strips.averaged else rows.softmax(1)
+    for top in range(0, height, BLOCK):
+        rows = strips.rows(top, min(top + BLOCK, height))  # (B, C, rows, W)
         blocks["label"].append(rows.argmax(1).to(torch.uint8))
-        if "probability" in kinds:
-            blocks["probability"].append(as_bytes(probability.amax(1)))
-        if "entropy" in kinds:
-            entropy = torch.special.entr(probability).sum(1)
-            most = math.log(max(2, probability.shape[1]))
-            blocks["entropy"].append(as_bytes(entropy / most))
-        for kind, number in single.items():
-            blocks[kind].append(as_bytes(probability[:, number]))
+        probability = rows if strips.averaged else rows.softmax(1)
+        for kind, share in shares.items():
+            levels = 255 * share(probability).float()
+            blocks[kind].append(levels.round().clamp(0, 255).to(torch.uint8))
     return {kind: torch.cat(parts, 1) for kind, parts in blocks.items()}
-
-
-def as_bytes(share: Tensor) -> Tensor:
-    """0 to 1 as 0 to 255."""
-    return (255 * share.float()).round().clamp(0, 255).to(torch.uint8)
 
 
 # --- files
@@ -141,12 +154,7 @@ def as_bytes(share: Tensor) -> Tensor:
 
 def prepare_out(out: Path, predictor: Predictor) -> None:
     """Make the folder, and the legend that all pictures below it share."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise UserError(
-            f"{problem.filename} cannot be made ({problem.strerror}); give another --out"
-        ) from None
+    out.mkdir(parents=True, exist_ok=True)
     file = out / LEGEND
     if not IN_COLOR & set(predictor.kinds):
         return
@@ -160,11 +168,5 @@ def prepare_out(out: Path, predictor: Predictor) -> None:
 
 
 def write_picture(picture: Image.Image | np.ndarray, file: Path) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save(picture, file, COMPRESSION)
-    except OSError as problem:
-        raise UserError(
-            f"{file} could not be written ({problem.strerror or problem}); "
-            "make room, or give another --out"
-        ) from problem
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save(picture, file, COMPRESSION)

@@ -1,5 +1,6 @@
 """Read images as 8-bit RGB, upright; one sentence says what cannot be read. Imports no torch."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,21 +40,22 @@ def refusal(damaged: Sequence[Unreadable]) -> UserError:
     """The error for unreadable images before anything is predicted."""
     if len(damaged) == 1:
         return damaged[0]
-    files = ", ".join(each.short for each in damaged[:LISTED])
-    more = f", and {len(damaged) - LISTED} more" if len(damaged) > LISTED else ""
+    files = [each.short for each in damaged[:LISTED]]
+    if len(damaged) > LISTED:
+        files.append(f"and {len(damaged) - LISTED} more")
     return UserError(
-        f"{len(damaged)} images cannot be read: {files}{more}; "
+        f"{len(damaged)} images cannot be read: {', '.join(files)}; "
         "convert them to PNG or JPEG, leave them out, or give --skip-unreadable"
     )
 
 
 def left_out(damaged: Sequence[Unreadable], total: int) -> UserError:
     """The error at the end. It names all: hours may lie between the first and the last."""
-    was, them = ("was", "it") if len(damaged) == 1 else ("were", "them")
+    one = len(damaged) == 1
     files = ", ".join(each.short for each in damaged)
     return UserError(
-        f"{len(damaged)} of {total} images {was} left out: {files}; "
-        f"replace {them} and predict {them} alone, into the same --out"
+        f"{len(damaged)} of {total} images {'was' if one else 'were'} left out: {files}; "
+        "replace what was left out and predict it alone, into the same --out"
     )
 
 
@@ -103,8 +105,7 @@ def opened(file: Path) -> Iterator[Image.Image]:
 
 
 def check_supported(image: Image.Image) -> None:
-    deep = has_16_bits(image)
-    if (deep and image.mode == "CMYK") or not (deep or image.mode in MODES):
+    if image.mode not in MODES and not has_16_bits(image):
         raise ValueError(
             f"its pixels are of another kind than 8 or 16 bits of gray or color, mode {image.mode}"
         )
@@ -117,17 +118,10 @@ def check_supported(image: Image.Image) -> None:
 
 
 def has_end(image: Image.Image, file: Path) -> bool:
-    """Whether the file surely holds its last byte; of some formats that is not known."""
-    size = file.stat().st_size
+    """Whether the last bytes end the image; of most formats they do not tell."""
     with file.open("rb") as stream:
-        head = stream.read(8)
-        stream.seek(-8, 2)
-        tail = stream.read()
-    if image.format == "WEBP":  # "RIFF", and the number of bytes after these 8
-        return 8 + int.from_bytes(head[4:], "little") <= size
-    if image.format == "BMP":  # "BM", and the file's size
-        return int.from_bytes(head[2:6], "little") == size
-    return image.format in ENDS and tail.endswith(ENDS[image.format])
+        stream.seek(-8, os.SEEK_END)
+        return image.format in ENDS and stream.read().endswith(ENDS[image.format])
 
 
 # --- 16 bits

@@ -107,9 +107,8 @@ class VideoFile:
         if not self.says_rate:
             yield f"{self.name} does not say its rate: {USUAL_RATE} frames per second were taken"
         if self.damaged:
-            yield (
-                f"{self.name}: {self.damaged} damaged frames could not be decoded and were left out"
-            )
+            left_out = f"{self.damaged} damaged frames could not be decoded and were left out"
+            yield f"{self.name}: {left_out}"
         if self.missing:
             yield (
                 f"{self.name} ended {self.missing} frames before the number that its header says"
@@ -142,8 +141,7 @@ class Camera(VideoFile):
                     begun = begun or now
                     if now - begun >= self.end:
                         return
-                    due = round((now - begun) * self.rate) + 1
-                    yield Frame(number, self.rgb(frame), due)
+                    yield Frame(number, self.rgb(frame), round((now - begun) * self.rate) + 1)
                 elif ended:
                     return
                 else:
@@ -155,8 +153,8 @@ class Camera(VideoFile):
 
 def open_video(source: Path | str, args: argparse.Namespace) -> VideoFile:
     """A file; an address, which may lead to a file too; or a camera."""
-    name = without_password(str(source))
     path = str(source)
+    name = without_password(path)
     settings = {}
     remedy = (
         f"nothing answered there within {TIMEOUT:.0f} s, or it is no video; "
@@ -168,13 +166,13 @@ def open_video(source: Path | str, args: argparse.Namespace) -> VideoFile:
             "it is damaged, cut off, or of a kind that FFmpeg cannot decode; "
             "convert it, for example to MP4, or leave it out"
         )
-    elif source.startswith(CAMERA):
-        path = camera_device(source)
+    elif path.startswith(CAMERA):
+        path = camera_device(path)
         settings["format"] = "avfoundation" if sys.platform == "darwin" else "v4l2"
         remedy = (
             "no camera of that number is free; is it plugged in, and does another program use it?"
         )
-    elif source.startswith("rtsp"):
+    elif path.startswith("rtsp"):
         settings["options"] = {"rtsp_flags": "prefer_tcp"}  # UDP loses packets
     refusal = UserError(f"{name} cannot be opened: {remedy}")
     try:
@@ -200,7 +198,7 @@ def predict_videos(
     with as_user_error():
         videos = [open_video(file, args) for file, _ in targets]
         predictor = Predictor(source, args)
-        prepare_out(args.out, predictor)
+    prepare_out(args.out, predictor)
     with stop_on_ctrl_c() as stop:
         for video, (_, name) in zip(videos, targets):
             if not stop.is_set():
@@ -218,9 +216,9 @@ def predict_video(
     """Predict a video or camera from its first frame to its last, or to Ctrl-C."""
     predictor.passes.clear()
     begun = time.perf_counter()
-    key = predictor.legend if args.legend else None
     writing = nullcontext()
     if "overlay" in predictor.kinds:
+        key = predictor.legend if args.legend else None
         writing = video_writer(args.out / name, video.rate, key)
     frames = islice(video.frames(stop), args.frames)
     batches = ([frame] for frame in frames) if video.live else read_batches(frames, args.batch)
@@ -236,9 +234,9 @@ def predict_video(
 
         with write_behind(1) as submit:
             for batch in with_progress(batches, video.name, video.expected(args)):
-                images = [frame.image for frame in batch]
-                for frame, maps in zip(batch, predictor(images)):
-                    submit(write, frame, maps)
+                maps = predictor([frame.image for frame in batch])
+                for each in zip(batch, maps):
+                    submit(write, *each)
                 if stop.is_set():
                     break
         done = predictor.count()
@@ -253,9 +251,7 @@ def predict_video(
         f"{video.name}: {done} frame{'s' * (done > 1)}"
         f"{', stopped by Ctrl-C' * stop.is_set()}: {places}{f' ({writer})' if writer else ''}"
     )
-    for remark in video.remarks():
-        print(remark)
-    print(predictor.speed("frames", seconds), flush=True)
+    print(*video.remarks(), predictor.speed("frames", seconds), sep="\n", flush=True)
 
 
 def read_batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:

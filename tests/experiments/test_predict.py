@@ -15,12 +15,11 @@ import torch
 from PIL import Image, ImageFile
 
 from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
-from experiments.command_line.errors import UserError
 from experiments.drawing.label_images import legend, overlay
 from experiments.prediction import outputs
 from experiments.prediction import predictor as predictor_module
 from experiments.prediction.images import check_images, read_batches
-from experiments.prediction.predictor import Predictor, maps_of, prepare_out, write_picture
+from experiments.prediction.predictor import Predictor, entropy, maps_of, prepare_out, write_picture
 from segmodels.checkpoint import from_checkpoint
 from segmodels.inference import Strips
 from segmodels.module import SegmentationModule
@@ -218,7 +217,7 @@ def test_certain_is_black_and_all_alike_is_white_in_the_entropy() -> None:
                 1, 3, bottom - top, 2
             ),
         )
-        assert (maps_of(strips, ["entropy"], {})["entropy"] == expected).all()
+        assert (maps_of(strips, {"entropy": entropy})["entropy"] == expected).all()
 
 
 def test_only_the_kinds_that_were_asked_for_are_written(
@@ -338,8 +337,8 @@ def test_a_full_disk_is_one_sentence(
     monkeypatch.setattr(predictor_module, "save", full)
     assert run(network[0], tmp_path / "in", "--out", tmp_path / "out", "--kinds", "label") == 2
     assert capsys.readouterr().err == (
-        f"error: {tmp_path / 'out' / 'label' / 'a.png'} could not be written "
-        "(No space left on device); make room, or give another --out\n"
+        "error: nothing more can be written (No space left on device); "
+        "make room, and give the command again\n"
     )
 
 
@@ -351,11 +350,9 @@ def test_a_picture_that_the_disk_did_not_take_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(
-        UserError, match=r"a\.png could not be written \(No space left on device\); make room"
-    ):
+    with pytest.raises(OSError, match="No space left on device"):
         write_picture(noise(5, 7), tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"legend\.png could not be written"):
+    with pytest.raises(OSError, match="No space left on device"):
         key = legend(CITYSCAPES.names, CITYSCAPES.palette)
         prepare_out(tmp_path, SimpleNamespace(kinds=("color",), legend=key))
     assert not list(tmp_path.iterdir())
@@ -681,7 +678,7 @@ def test_each_image_is_decoded_once(
             decoded.append(image.format)
         return real(image)
 
-    for name in ("a.png", "b.jpg", "c.bmp", "d.png"):
+    for name in ("a.png", "b.jpg", "d.png"):
         picture(tmp_path / "in" / name)
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
     assert (
@@ -690,7 +687,7 @@ def test_each_image_is_decoded_once(
         )
         == 0
     )
-    assert sorted(decoded) == ["BMP", "JPEG", "PNG", "PNG"]
+    assert sorted(decoded) == ["JPEG", "PNG", "PNG"]
 
 
 def test_a_picture_turned_behind_its_pixels_goes_through_by_itself(
@@ -863,18 +860,16 @@ def test_wrong_words_are_refused(
         ("--device", "cuda"): "--device cuda: this torch sees no CUDA device; give --device cpu",
         ("--legend",): "--legend is for videos and cameras; leave it out for images",
         ("--end", "3"): "--end is for videos and cameras",
-        (
-            tmp_path / "*.jpg",
-        ): f"no file matches {tmp_path / '*.jpg'}; images and videos end in .png",
+        (tmp_path / "*.jpg",): f"no image or video matches {tmp_path / '*.jpg'}; they end in .png",
         (
             tmp_path / "fo*",
         ): f"{tmp_path / 'fo*'} matches only folders, such as {tmp_path / 'folder'}; give {tmp_path / 'fo*' / '*'} for",
-        (tmp_path / "fi*",): "of the 1 files that match",
+        (tmp_path / "fi*",): "no image or video matches",
         ("--out", tmp_path / "file"): "is a file; --out takes a folder",
         (
             "--out",
             tmp_path / "file" / "below",
-        ): "cannot be made (Not a directory); give another --out",
+        ): "cannot be used (Not a directory); change its rights, or give another folder",
     }
     for words, answer in answers.items():
         assert answer in refused(
