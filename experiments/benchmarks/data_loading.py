@@ -8,11 +8,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import timeit
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -21,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.benchmarks.rounds import take_turns
+from experiments.benchmarks.turns import take_turns
 from experiments.command_line.errors import UserError
 from experiments.command_line.files import check_out, write_json
-from experiments.command_line.parser import Subjects, by, count, height_by_width, positive
+from experiments.command_line.parser import Number, Subjects, by, count, height_by_width, positive
 from experiments.records import provenance
 from experiments.reports.number_formats import print_markdown, print_table
 
@@ -68,31 +67,23 @@ def add_data(subjects: Subjects) -> None:
         "data", help="what a training sample costs, by source", description=DATA
     )
     add = parser.add_argument
+
+    def add_number(flag: str, default: int, meaning: str, kind: Number = positive) -> None:
+        add(flag, type=kind, default=default, metavar="N", help=f"{meaning} (default: {default})")
+
     add("--root", type=Path, metavar="DIR", help="Cityscapes (default: drawn scenes)")
-    add(
-        "--images",
-        type=positive,
-        default=8,
-        metavar="N",
-        help="training images to take (default: 8)",
-    )
+    add_number("--images", 8, "training images to take")
     add(
         "--crop",
         type=height_by_width,
-        default=(1024, 1024),
+        default="1024x1024",
         metavar="HxW",
         help="default: 1024x1024",
     )
-    add("--samples", type=positive, default=8, metavar="N", help="in each turn (default: 8)")
-    add("--rounds", type=positive, default=5, metavar="N", help="turns of each source (default: 5)")
-    add(
-        "--workers",
-        type=count,
-        default=2,
-        metavar="N",
-        help="also through so many worker processes; 0: not (default: 2)",
-    )
-    add("--batch", type=positive, default=4, metavar="N", help="through workers (default: 4)")
+    add_number("--samples", 8, "in each turn")
+    add_number("--rounds", 5, "turns of each source")
+    add_number("--workers", 2, "also through so many worker processes; 0: not", count)
+    add_number("--batch", 4, "through workers")
     add(
         "--cold",
         action="store_true",
@@ -112,37 +103,31 @@ def add_data(subjects: Subjects) -> None:
 
 @dataclass(frozen=True)
 class Samples:
-    """A data set of `count` samples; `files` is what they are read from."""
+    """A data set without an end; `files` is what its samples are read from."""
 
     sample: "Sample"
     files: tuple[Path, ...] = ()
-    count: int = 0
-
-    def __len__(self) -> int:
-        return self.count
 
     def __getitem__(self, number: int) -> "tuple[Tensor, Tensor]":
         return self.sample(number)
 
 
-def samples_of(
-    folders: Mapping[str, Path], crop: tuple[int, int], count: int = 0
-) -> dict[str, Samples]:
+def samples_of(folders: Mapping[str, Path], crop: tuple[int, int]) -> dict[str, Samples]:
     """The peer, ours from every form, and ours from packs as floats."""
     import datamodules
 
-    files = {
-        form: tuple(file for file in folder.rglob("*") if file.is_file())
-        for form, folder in folders.items()
-    }
-    made = {PEER: Samples(peer(folders["folder"], crop), files["folder"], count)}
+    made = {PEER: Samples(peer(folders["folder"], crop), files_in(folders["folder"]))}
     for form, folder in folders.items():
         source = datamodules.Cityscapes(folder).open("train")
-        made[FORMS[form]] = Samples(ours(source, crop), files[form], count)
+        made[FORMS[form]] = Samples(ours(source, crop), files_in(folder))
     for form in PACKS:
         pack = made[FORMS[form]]
-        made[f"{FORMS[form]}, as floats"] = replace(pack, sample=as_floats(pack.sample))
+        made[f"{FORMS[form]}, as floats"] = Samples(as_floats(pack.sample), pack.files)
     return made
+
+
+def files_in(folder: Path) -> tuple[Path, ...]:
+    return tuple(file for file in folder.rglob("*") if file.is_file())
 
 
 def peer(root: Path, crop: tuple[int, int]) -> "Sample":
@@ -221,8 +206,8 @@ def every_form(args: argparse.Namespace) -> Iterator[dict[str, Path]]:
                     archive.write(file, file.relative_to(folder))
         for form in PACKS:
             pack = f"-m experiments.pack --data cityscapes --splits train --form {form} --out"
-            words = [*pack.split(), str(folders[form]), f"data.root={folder}"]
-            if subprocess.run([sys.executable, *words]).returncode:
+            arguments = [*pack.split(), str(folders[form]), f"data.root={folder}"]
+            if subprocess.run([sys.executable, *arguments]).returncode:
                 raise UserError(f"the images could not be packed as {form}")
         yield folders
 
@@ -275,19 +260,21 @@ def max_difference(source: "Source", crop: tuple[int, int], count: int) -> tuple
 # --- the clock: milliseconds per sample
 
 
-def time_samples(samples: Samples, turn: int, cold: bool = False) -> float:
-    """CPU time of other samples in every turn. `cold`: wall time, and before each sample the system
-    is told to forget the files, which is not timed.
+def time_samples(count: int, cold: bool, samples: Samples, turn: int) -> float:
+    """CPU time of other samples in every turn.
+
+    `cold`: wall time, and before each sample the system is told to forget the files, which is not
+    timed.
     """
-    numbers = iter(range(turn * samples.count, (turn + 1) * samples.count))
-    times = timeit.repeat(
-        lambda: samples[next(numbers)],
-        setup=partial(forget, samples.files if cold else ()),
-        timer=time.perf_counter if cold else time.process_time,
-        repeat=samples.count,
-        number=1,
-    )
-    return 1000 * sum(times) / samples.count
+    clock = time.perf_counter if cold else time.process_time
+    seconds = 0.0
+    for number in range(turn * count, (turn + 1) * count):
+        if cold:
+            forget(samples.files)
+        begun = clock()
+        samples.sample(number)
+        seconds += clock() - begun
+    return 1000 * seconds / count
 
 
 def forget(files: tuple[Path, ...]) -> None:
@@ -312,26 +299,25 @@ def worker_time(samples: Samples, workers: int, batch: int, stock: bool) -> floa
 
     def spent(batches: int) -> float:
         before = total_cpu_time()
-        many = replace(samples, count=batches * batch)
+        order = [range(number * batch, (number + 1) * batch) for number in range(batches)]
+        loader = Loader(samples, order, workers)
         if stock:
             loader = DataLoader(
-                many,
-                batch_size=batch,
+                samples,
+                batch_sampler=order,
                 num_workers=workers,
                 worker_init_fn=lambda _: torch.set_num_threads(1),
             )
-        else:
-            order = [range(first, first + batch) for first in range(0, len(many), batch)]
-            loader = Loader(many, order, workers)
         for _ in loader:
             pass
-        del loader
         return total_cpu_time() - before
 
-    few, many = workers, 7 * workers
+    few = workers
+    many = 7 * workers
     start = spent(few)
     while (work := spent(many) - start) <= 0:  # lost in what starting costs: ask for more of it
-        few, many, start = many, 2 * many, work + start
+        few, many = many, 2 * many
+        start += work
     return 1000 * work / ((many - few) * batch)
 
 
@@ -345,18 +331,20 @@ def measure(sources: dict[str, Samples], args: argparse.Namespace) -> Times:
     for each in sources.values():  # what is done only at first does not belong to a sample
         for number in range(args.images):
             each.sample(number)
+    rounds = range(args.rounds)
     uint8 = {name: each for name, each in sources.items() if "floats" not in name}
-    times = {"one process": take_turns(sources, args.rounds, time_samples)}
+    warm = partial(time_samples, args.samples, False)
+    times = {"one process": take_turns(sources, rounds, warm)}
     if args.workers:
 
         def through_workers(samples: Samples, turn: int) -> float:
             return worker_time(samples, args.workers, args.batch, stock=samples is sources[PEER])
 
         chosen = {name: each for name, each in uint8.items() if name != FORMS["zips"]}
-        times[f"{args.workers} workers"] = take_turns(chosen, args.rounds, through_workers)
+        times[f"{args.workers} workers"] = take_turns(chosen, rounds, through_workers)
     if args.cold:
-        few = {name: replace(each, count=min(args.samples, 4)) for name, each in uint8.items()}
-        times["cold, wall time"] = take_turns(few, args.rounds, partial(time_samples, cold=True))
+        cold = partial(time_samples, min(args.samples, 4), True)
+        times["cold, wall time"] = take_turns(uint8, rounds, cold)
     return times
 
 
@@ -398,14 +386,14 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         )
         if levels > 1 or labels:
             raise UserError("these are not the same samples, so nothing was timed")
-        sources = samples_of(folders, args.crop, args.samples)
+        sources = samples_of(folders, args.crop)
         times = measure(sources, args)
         sizes = {
             form: sum(file.stat().st_size for file in sources[name].files)
             for form, name in FORMS.items()
         }
     conditions = {
-        "images": f"{args.images} of Cityscapes" if args.root else f"{args.images} drawn scenes",
+        "images": f"{args.images} {'of Cityscapes' if args.root else 'drawn scenes'}",
         "crop": args.crop,
         "scales": SCALES,
         "samples": args.samples,

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from experiments.benchmarks.rounds import take_turns
+from experiments.benchmarks.turns import take_turns
 from experiments.command_line.errors import UserError, silenced_stderr
 from experiments.command_line.files import check_out, write_json
 from experiments.command_line.parser import Subjects, by, height_by_width, positive
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
 MIB = 2**20
 LOSS_LIMIT = 1e-6  # relative; what we call equal
 GRADIENT_LIMIT = 2e-6
+NO_SETTING = ("json", "run", "parser")
 LOSS = """\
 Losses of upsampled logits in our form and in the usual one. Both run in turns (A B, B A, ...). Time
 is the CPU time of the process, the median of the rounds, so that neighbors on the machine count
@@ -56,6 +57,10 @@ class Pair:
         loss = form(*self.batch)
         return loss.detach(), grad(loss, self.batch[0])[0]
 
+    def cpu_milliseconds(self, form: "Form", turn: int) -> float:
+        work = partial(self.run, form)
+        return 1000 * timeit.timeit(work, timer=time.process_time, number=1)
+
 
 # --- measuring
 
@@ -70,15 +75,10 @@ def differences(pair: Pair) -> dict[str, float]:
 
 def cost(pair: Pair, rounds: int) -> dict[str, Any]:
     """Time and memory of theirs and of ours, and their ratios."""
-
-    def cpu_milliseconds(form: "Form", turn: int) -> float:
-        work = partial(pair.run, form)
-        return 1000 * timeit.timeit(work, timer=time.process_time, number=1)
-
-    times = take_turns({"theirs": pair.theirs, "ours": pair.ours}, rounds, cpu_milliseconds)
+    forms = {"theirs": pair.theirs, "ours": pair.ours}
+    times = take_turns(forms, range(rounds), pair.cpu_milliseconds)
     theirs, ours = times.values()
-    peak = peak_mebibytes(partial(pair.run, pair.theirs))
-    our_peak = peak_mebibytes(partial(pair.run, pair.ours))
+    peak, our_peak = (peak_mebibytes(partial(pair.run, form)) for form in forms.values())
     return {
         "milliseconds": (median(theirs), median(ours)),
         "mebibytes": (peak, our_peak),
@@ -119,59 +119,48 @@ def loss_pairs(args: argparse.Namespace) -> list[Pair]:
         full = F.interpolate(logits, label.shape[-2:], mode="bilinear", align_corners=align_corners)
         return F.cross_entropy(full, label, ignore_index=255, reduction=reduction)
 
-    def mining(name: str, batch: "Batch", above: float, kept: int) -> Pair:
-        """STDC's mining, whose users sort every pixel and take those above the limit, or else the
-        first `kept`.
-        """
-
-        def by_sorting(logits: "Tensor", label: "Tensor") -> "Tensor":
-            loss = usual(logits, label, "none").flatten().sort(descending=True).values
-            return (loss[loss > above] if loss[kept] > above else loss[:kept]).mean()
-
-        rule = stdc_rule(exp(-above), kept)
-        ours = partial(ohem, align_corners=align_corners, rule=rule)
-        return Pair(name, by_sorting, ours, batch)
-
-    unsure = random_batch(args, margin=1.0)
-    many, above, kept = mining_limits(usual(*unsure, "none"))
-    for margin in (5.5, 6.5, 8.0, 10.0, 13.0):
-        easy = random_batch(args, margin)
-        few, easy_above, easy_kept = mining_limits(usual(*easy, "none"))
-        if few < easy_kept:
-            break
-    if few >= easy_kept or many <= kept:
+    batch = random_batch(args)
+    losses = usual(*batch, "none").detach().flatten().sort(descending=True).values
+    counts = [len(losses) // 32, len(losses) // 16, int((losses > -log(0.7)).sum())]
+    few, kept, hard = (gap_near(losses, count) for count in counts) if counts[0] else (0, 0, 0)
+    if not few < kept < hard:
         raise UserError(
             f"with {kept} pixels to keep, these sizes do not reach both branches of mining; "
             "try --size 512x512 --stride 8"
         )
+
+    def mining(name: str, above: int) -> Pair:
+        """STDC's mining, whose users sort every pixel and take those above the limit, or else the
+        first `kept`. The limit is one that so many pixels are above.
+        """
+        limit = float(losses[above - 1] + losses[above]) / 2
+
+        def by_sorting(logits: "Tensor", label: "Tensor") -> "Tensor":
+            loss = usual(logits, label, "none").flatten().sort(descending=True).values
+            return (loss[loss > limit] if loss[kept] > limit else loss[:kept]).mean()
+
+        rule = stdc_rule(exp(-limit), kept)
+        return Pair(name, by_sorting, partial(ohem, align_corners=align_corners, rule=rule), batch)
+
     return [
-        Pair("cross-entropy", usual, partial(cross_entropy, align_corners=align_corners), unsure),
-        mining("mining, threshold", unsure, above, kept),
-        mining("mining, top-k", easy, easy_above, easy_kept),
+        Pair("cross-entropy", usual, partial(cross_entropy, align_corners=align_corners), batch),
+        mining("mining, threshold", hard),
+        mining("mining, top-k", few),
     ]
 
 
-def mining_limits(loss: "Tensor") -> tuple[int, float, int]:
-    """How many pixels have a probability below 0.7, above which loss, and how many a sixteenth of
-    all is.
+def gap_near(losses: "Tensor", place: int) -> int:
+    """The place of the widest gap between two sorted losses near this one.
 
-    Both counts are moved to the widest gap between two losses nearby: whether a pixel right at a
-    limit is kept is a matter of rounding, and so would be the equality of any two forms.
+    Whether a pixel right at a limit is kept is a matter of rounding, and so would be the equality
+    of any two forms.
     """
-    loss = loss.detach().flatten().sort(descending=True).values
-    if len(loss) < 2:
-        return 0, 0.0, 0
-
-    def gap(place: int) -> int:
-        start = max(place - 50, 0)
-        return start + 1 + int(loss[start : place + 50].diff().argmin())
-
-    hard = gap(int((loss > -log(0.7)).sum()))
-    return hard, float(loss[hard - 1] + loss[hard]) / 2, gap(len(loss) // 16)
+    start = max(place - 50, 0)
+    return start + 1 + int(losses[start : place + 50].diff().argmin())
 
 
-def random_batch(args: argparse.Namespace, margin: float) -> "Batch":
-    """Noise, raised by `margin` at the true class.
+def random_batch(args: argparse.Namespace) -> "Batch":
+    """Noise, raised by 1 at the true class.
 
     The label is a map of squares, a tenth of them ignored.
     """
@@ -191,7 +180,7 @@ def random_batch(args: argparse.Namespace, margin: float) -> "Batch":
     # (B, H, W) -> (B, 1, H/stride, W/stride)
     coarse = label[:, None, :: args.stride, :: args.stride]
     logits = torch.randn(args.batch, args.classes, *coarse.shape[2:], generator=random)
-    logits.scatter_add_(1, coarse, torch.full(coarse.shape, margin))
+    logits.scatter_add_(1, coarse, torch.ones(coarse.shape))
     label[squares(torch.rand(grid, generator=random) < 0.1)] = 255
     return logits.requires_grad_(), label
 
@@ -208,15 +197,12 @@ def loss(args: argparse.Namespace) -> int:
     threads = f"{args.threads} thread{'s' * (args.threads > 1)}"
     machine = f"torch {torch.__version__}, {provenance.processor()}, {threads}"
     pairs = loss_pairs(args)
-    print(f"{args.batch} x {args.classes} classes, {by(args.size)}, ", end="")
-    print(f"logits at 1/{args.stride}; {machine}\n")
+    print(
+        f"{args.batch} x {args.classes} classes, {by(args.size)}, "
+        f"logits at 1/{args.stride}; {machine}\n"
+    )
     equality = {pair.name: differences(pair) for pair in pairs}
-    # not written with >, so that NaN is unequal too
-    unequal = [
-        name
-        for name, each in equality.items()
-        if not (each["loss"] <= LOSS_LIMIT and each["gradient"] <= GRADIENT_LIMIT)
-    ]
+    unequal = [name for name, each in equality.items() if not is_equal(**each)]
     rows = [[name, *map("{:.1e}".format, each.values())] for name, each in equality.items()]
     heads = {"relative difference": "left", "loss": "right", "gradient": "right"}
     print_table(heads, rows, failed=unequal)
@@ -231,11 +217,15 @@ def loss(args: argparse.Namespace) -> int:
     print()
     print_table(COLUMNS, [[name, *cells(each)] for name, each in costs.items()])
     if args.json:
-        skipped = ("json", "run", "parser")
-        settings = {name: value for name, value in vars(args).items() if name not in skipped}
+        settings = {name: value for name, value in vars(args).items() if name not in NO_SETTING}
         table = {name: {"equality": equality[name], "cost": costs[name]} for name in costs}
         write_json(args.json, {"settings": settings, "machine": machine, "rows": table})
     return 0
+
+
+def is_equal(loss: float, gradient: float) -> bool:
+    """NaN is not equal."""
+    return loss <= LOSS_LIMIT and gradient <= GRADIENT_LIMIT
 
 
 COLUMNS = {
@@ -263,32 +253,17 @@ def add_loss(subjects: Subjects) -> None:
         description=LOSS,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--size", type=height_by_width, default="1024x1024", metavar="HxW", help="of the label"
-    )
-    parser.add_argument(
-        "--classes", type=positive, default=19, metavar="N", help="channels of the logits"
-    )
-    parser.add_argument("--batch", type=positive, default=2, metavar="N", help="images")
-    parser.add_argument(
-        "--stride",
-        type=positive,
-        default=8,
-        metavar="N",
-        help="size of the label over size of the logits",
-    )
-    parser.add_argument(
-        "--align-corners", action="store_true", help="upsample with align_corners=True"
-    )
-    parser.add_argument(
-        "--rounds", type=positive, default=3, metavar="N", help="how often each form runs"
-    )
-    parser.add_argument(
-        "--threads",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="torch's threads; CPU time adds them up",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
+    add = parser.add_argument
+
+    def add_number(flag: str, default: int, meaning: str) -> None:
+        add(flag, type=positive, default=default, metavar="N", help=meaning)
+
+    add("--size", type=height_by_width, default="1024x1024", metavar="HxW", help="of the label")
+    add_number("--classes", 19, "channels of the logits")
+    add_number("--batch", 2, "images")
+    add_number("--stride", 8, "size of the label over size of the logits")
+    add("--align-corners", action="store_true", help="upsample with align_corners=True")
+    add_number("--rounds", 3, "how often each form runs")
+    add_number("--threads", 1, "torch's threads; CPU time adds them up")
+    add("--json", type=Path, metavar="FILE", help="also write everything there")
     parser.set_defaults(run=loss, parser=parser)

@@ -1,5 +1,6 @@
-"""Measure frames per second of networks: the options and the table. Imports no torch before there
-is work.
+"""Measure frames per second of networks: the options and the table.
+
+Nothing here imports torch before there is work.
 """
 
 import argparse
@@ -22,11 +23,11 @@ from experiments.reports.number_formats import print_table
 from experiments.reports.protocol_names import on, settings
 
 if TYPE_CHECKING:
-    from experiments.benchmarks.network_timing import Result
+    from experiments.benchmarks.network_timing import Network
 
 INFER = """\
 Frames per second of networks, without their training heads, on this machine. They run in turns
-(A B C, A B C, ...), so that a machine that slows down slows all alike; the input lies on the device
+(A B C, C B A, ...), so that a machine that slows down slows all alike; the input lies on the device
 already. fps is the batch over the median time of a pass.
 
   python experiments/benchmark.py infer bisenet stdc/stdc1 ddrnet/23_slim
@@ -183,35 +184,32 @@ COLUMNS = {
 }
 
 
-def cells(result: "Result") -> list[str]:
+def cells(network: "Network") -> list[str]:
     """A network's cells, in the order of COLUMNS."""
-    size = by(result.size)
-    difference = "" if result.difference is None else f"{result.difference:.0e}"
-    figures = result.figures
+    size = by(network.size)
+    difference = "" if network.difference is None else f"{network.difference:.0e}"
+    figures = network.figures
     if not figures:
-        return [result.name, size, *["-"] * 5, difference, "not timed"]
-    peak = f"{sum(figures.peak_mib.values()):.0f}" if figures.peak_mib else "not measured"
-    published = [
-        f"{each['fps']:g} fps, {on(each)}"
-        for each in result.published
-        if tuple(each["size"]) == tuple(result.size)
-    ]
-    if result.published and not published:
-        published = ["none at this size"]
+        return [network.name, size, *["-"] * 5, difference, "not timed"]
+    peak = figures["peak_mib"]
+    same_size = [each for each in network.published if tuple(each["size"]) == tuple(network.size)]
+    published = "none at this size" if network.published else ""
+    if same_size:
+        published = f"{same_size[0]['fps']:g} fps, {on(same_size[0])}"
     return [
-        result.name,
+        network.name,
         size,
-        f"{figures.fps:.1f}",
-        f"{figures.median_ms:.2f}",
-        f"{figures.p95_ms:.2f}",
-        f"{figures.ratio:.2f}",
-        peak,
+        f"{figures['fps']:.1f}",
+        f"{figures['median_ms']:.2f}",
+        f"{figures['p95_ms']:.2f}",
+        f"{figures['ratio']:.2f}",
+        f"{sum(peak.values()):.0f}" if peak else "not measured",
         difference,
-        published[0] if published else "",
+        published,
     ]
 
 
-def notes(results: Sequence["Result"]) -> list[str]:
+def notes(results: Sequence["Network"]) -> list[str]:
     """Lines below the table: problems, sizes that differ, published figures with their sources."""
     lines = [f"{each.name}: {each.problem}" for each in results if each.problem]
     if len({each.size for each in results}) > 1:

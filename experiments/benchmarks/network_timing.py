@@ -7,8 +7,7 @@ import math
 import statistics
 import time
 import timeit
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from functools import partial
@@ -19,6 +18,7 @@ import torch
 from torch import nn
 
 from datamodules.progress import with_progress
+from experiments.benchmarks.turns import take_turns
 from experiments.command_line.catalogue import counted_at
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.networks import ReleasedCheckpoint
@@ -47,28 +47,40 @@ TIMED = {
     "in float32 unless the weights are float64",
     "label": "the class of each pixel: logits at the image's size and their argmax",
 }
+OPTIONS = (
+    "what",
+    "batch",
+    "precision",
+    "folded",
+    "channels_last",
+    "compile",
+    "rounds",
+    "seconds",
+)
 CLOCKS = {
     "cuda": "CUDA events around each pass; the device is waited for at the end of a turn",
     "cpu": "wall clock around each pass",
 }
 
 
-@dataclass(frozen=True)
-class Figures:
-    """The measured speed and memory of a network."""
-
-    fps: float
-    median_ms: float
-    p95_ms: float
-    ratio: float  # how many times as fast as the first network
-    passes: int
-    round_medians_ms: list[float]
-    peak_mib: dict[str, float] | None
+STORED = (
+    "name",
+    "size",
+    "problem",
+    "experiment",
+    "model",
+    "released",
+    "port",
+    "difference",
+    "limit",
+    "warm_up",
+    "published",
+)
 
 
 @dataclass
-class Result:
-    """The stored result of a network."""
+class Network:
+    """A network while it is measured; the names in STORED are its stored result."""
 
     name: str
     size: tuple[int, int]
@@ -81,20 +93,8 @@ class Result:
     limit: float | None = None
     warm_up: int = 0  # passes
     published: list[dict[str, Any]] = field(default_factory=list)
-    figures: Figures | None = None  # None where there is a problem
+    figures: dict[str, Any] = field(default_factory=dict)  # none where there is a problem
 
-    def as_dict(self) -> dict[str, Any]:
-        """Its fields and figures side by side, for JSON."""
-        content = asdict(self)
-        figures = content.pop("figures")
-        return content | (figures or {})
-
-
-@dataclass
-class Subject:
-    """A network while it is measured."""
-
-    result: Result
     module: SegmentationModule | None = None  # None: a row, built with fresh weights in its turn
     work: Callable[[], object] | None = None  # one pass
     passes: int = 0  # in each round
@@ -103,7 +103,11 @@ class Subject:
 
     def fail(self, problem: Exception) -> None:
         reason = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
-        self.result.problem = f"cannot run at {by(self.result.size)}: {reason}"
+        self.problem = f"cannot run at {by(self.size)}: {reason}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The stored result and its figures side by side, for JSON."""
+        return {name: getattr(self, name) for name in STORED} | self.figures
 
 
 # --- the networks
@@ -111,7 +115,7 @@ class Subject:
 
 def open_networks(
     sources: Sequence[str | Path | ReleasedCheckpoint], size: tuple[int, int] | None
-) -> list[Subject]:
+) -> list[Network]:
     """Read every checkpoint before anything is timed; rows are not built yet."""
     with as_user_error():
         return [
@@ -120,48 +124,49 @@ def open_networks(
         ]
 
 
-def of_row(address: str, size: tuple[int, int] | None) -> Subject:
+def of_row(address: str, size: tuple[int, int] | None) -> Network:
     row = experiment(address)
-    published = [asdict(each) for each in row.published_speed]
-    result = Result(row.name, size or counted_at(row), experiment=row.name, published=published)
-    return Subject(result)
+    return Network(
+        row.name, size or counted_at(row), experiment=row.name, published=published_speed(row)
+    )
 
 
-def of_checkpoint(source: Path | ReleasedCheckpoint, size: tuple[int, int] | None) -> Subject:
+def published_speed(row: Experiment) -> list[dict[str, Any]]:
+    return [asdict(each) for each in row.published_speed]
+
+
+def of_checkpoint(source: Path | ReleasedCheckpoint, size: tuple[int, int] | None) -> Network:
     """A checkpoint, by default at the size that its recipe is evaluated at.
 
     A network changed on the command line, and that of another code line, have no published speed.
     """
     module = trained(source)
     identity = module.identity
-    row = experiment(identity.experiment)
     released = identity.released
+    row = evaluated = experiment(identity.experiment)
+    is_rows_own = not identity.port
     if identity.port and not size:
         raise UserError(
             f"{source}: {released} is no row of a paper, which would say at what size it is "
             "evaluated; give --size HEIGHTxWIDTH"
         )
-    if released:
-        is_rows_own = not identity.port
-        evaluated = row
-    else:
-        is_rows_own = dict(identity.model) == dict(row.model)
+    if not released:
         evaluated = replace(row, data=identity.data, recipe=module.recipe)
-    changed = {
-        name.removeprefix("model."): value
-        for name, value in identity.overrides.items()
-        if name.startswith("model.")
-    }
-    result = Result(
+        is_rows_own = dict(identity.model) == dict(row.model)
+    return Network(
         f"released:{released}" if released else f"{row.name} ({source})",
         size or counted_at(evaluated),
         experiment=row.name,
-        model=changed,
+        model={
+            name.removeprefix("model."): value
+            for name, value in identity.overrides.items()
+            if name.startswith("model.")
+        },
         released=released,
         port=identity.port,
-        published=[asdict(each) for each in row.published_speed] if is_rows_own else [],
+        published=published_speed(row) if is_rows_own else [],
+        module=module,
     )
-    return Subject(result, module)
 
 
 def fresh(row: Experiment) -> SegmentationModule:
@@ -172,59 +177,58 @@ def fresh(row: Experiment) -> SegmentationModule:
     return module
 
 
-def prepare(subject: Subject, args: argparse.Namespace, device: str) -> None:
+def prepare(network: Network, args: argparse.Namespace, device: str) -> None:
     """Build a network, show that its fast form is equal, warm it up.
 
     One that fails must not hide the others.
     """
     try:
-        subject.result.problem = make_ready(subject, args, device)
+        network.problem = make_ready(network, args, device)
     except Exception as problem:
-        subject.fail(problem)
-    subject.module = None
+        network.fail(problem)
+    network.module = None
 
 
-def make_ready(subject: Subject, args: argparse.Namespace, device: str) -> str | None:
+def make_ready(network: Network, args: argparse.Namespace, device: str) -> str | None:
     """Returns why the network may not be timed."""
-    result = subject.result
-    module = subject.module or fresh(experiment(result.name))
+    module = network.module or fresh(experiment(network.name))
     module = module.eval().requires_grad_(False).to(device)
     module.to(memory_format=torch.contiguous_format)  # a run's checkpoint may be otherwise
     noise = torch.Generator().manual_seed(0)
-    image = torch.randn(args.batch, 3, *result.size, generator=noise).to(device)
+    image = torch.randn(args.batch, 3, *network.size, generator=noise).to(device)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     logits = folded_logits(module, image) if args.folded else None
-    network = Deployed(module, args.what, logits)
+    form = Deployed(module, args.what, logits)
     if args.folded or args.channels_last or args.compile:
-        network = copy.deepcopy(network)
-        network.to(memory_format=layout)
-        result.difference, result.limit = difference_to_plain(
-            network, module, image, args.compile, layout
+        form = copy.deepcopy(form).to(memory_format=layout)
+        network.difference, network.limit = difference_to_plain(
+            form, module, image, args.compile, layout
         )
-        if not result.difference <= result.limit:  # so that NaN does not pass
+        if not network.difference <= network.limit:  # so that NaN does not pass
             return (
-                f"not timed, it differs from the plain network by {result.difference:.1e} "
-                f"(allowed: {result.limit:.1e})"
+                f"not timed, it differs from the plain network by {network.difference:.1e} "
+                f"(allowed: {network.limit:.1e})"
             )
     number, _, kind = args.precision.partition("-")
     if kind == "true":
-        network, image = network.to(DTYPES[number]), image.to(DTYPES[number])
-    mixed = partial(torch.autocast, device, DTYPES[number])
-    context = mixed if kind == "mixed" else nullcontext
+        form = form.to(DTYPES[number])
+        image = image.to(DTYPES[number])
     image = image.contiguous(memory_format=layout)
-    with torch.inference_mode(), context():
-        if not network.network(module.padded(image)).isfinite().all():
-            return f"not timed, its logits are not finite numbers in {args.precision}"
-    run = compiled_whole(network) if args.compile else network
 
-    def work() -> torch.Tensor:
-        with torch.inference_mode(), context():
-            return run(image)
+    @torch.inference_mode()
+    @torch.autocast(device, DTYPES[number], enabled=kind == "mixed")
+    def run(forward: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        return forward(image)
 
-    subject.work = work
-    warm_up(subject, args, device)
+    def own_logits(image: torch.Tensor) -> torch.Tensor:
+        return form.network(module.padded(image))
+
+    if not run(own_logits).isfinite().all():
+        return f"not timed, its logits are not finite numbers in {args.precision}"
+    network.work = partial(run, compiled_whole(form) if args.compile else form)
+    warm_up(network, args, device)
     if device == "cuda":
-        subject.peak_mib = peak_memory(network.network, subject.work)
+        network.peak_mib = peak_memory(form.network, network.work)
     return None
 
 
@@ -250,27 +254,24 @@ def time_passes(work: Callable[[], object], passes: int, device: str) -> list[fl
     return [before.elapsed_time(after) for before, after in itertools.pairwise(events)]
 
 
-def warm_up(subject: Subject, args: argparse.Namespace, device: str) -> None:
+def warm_up(network: Network, args: argparse.Namespace, device: str) -> None:
     """Find how many passes make a turn, so that all turns together take about --seconds."""
     # The first passes may compile, or look for the fastest kernels.
-    first = time_passes(subject.work, WARM_UP, device)
+    first = time_passes(network.work, WARM_UP, device)
     tenth = round(100 * args.seconds / max(first[-1], 0.01))
-    rest = time_passes(subject.work, max(1, min(100, tenth)), device)
+    rest = time_passes(network.work, max(1, min(100, tenth)), device)
     turn = 1000 * args.seconds / args.rounds
-    subject.passes = max(1, round(turn / max(statistics.median(rest), 0.01)))
-    subject.result.warm_up = len(first) + len(rest)
+    network.passes = max(1, round(turn / max(statistics.median(rest), 0.01)))
+    network.warm_up = len(first) + len(rest)
 
 
-def take_turns(subjects: Sequence[Subject], rounds: Iterable[int], device: str) -> None:
-    """Time every network once in each round, so that a machine that slows down slows all alike."""
-    for _ in rounds:
-        for subject in subjects:
-            if subject.result.problem:
-                continue
-            try:
-                subject.rounds.append(time_passes(subject.work, subject.passes, device))
-            except Exception as problem:  # out of memory beside the others
-                subject.fail(problem)
+def time_turn(device: str, network: Network, turn: int) -> None:
+    if network.problem:
+        return
+    try:
+        network.rounds.append(time_passes(network.work, network.passes, device))
+    except Exception as problem:  # out of memory beside the others
+        network.fail(problem)
 
 
 def peak_memory(network: nn.Module, work: Callable[[], object]) -> dict[str, float]:
@@ -290,21 +291,25 @@ def peak_memory(network: nn.Module, work: Callable[[], object]) -> dict[str, flo
 # --- the stored result
 
 
-def figures_of(subject: Subject, first: Subject, batch: int) -> Figures:
-    """`first` is the network that the ratio is to: the median of the rounds' own ratios."""
-    times = sorted(each for turn in subject.rounds for each in turn)
-    medians = [statistics.median(turn) for turn in subject.rounds]
+def figures_of(network: Network, first: Network, batch: int) -> dict[str, Any]:
+    """Speed and memory as they are stored.
+
+    The ratio says how many times as fast as the first network this one is: the median of the
+    rounds' own ratios.
+    """
+    times = sorted(itertools.chain(*network.rounds))
+    medians = [statistics.median(turn) for turn in network.rounds]
     ratios = [statistics.median(turn) / own for turn, own in zip(first.rounds, medians)]
     median = statistics.median(times)
-    return Figures(
-        fps=1000 * batch / median,
-        median_ms=median,
-        p95_ms=times[math.ceil(0.95 * len(times)) - 1],
-        ratio=statistics.median(ratios),
-        passes=len(times),
-        round_medians_ms=medians,
-        peak_mib=subject.peak_mib,
-    )
+    return {
+        "fps": 1000 * batch / median,
+        "median_ms": median,
+        "p95_ms": times[math.ceil(0.95 * len(times)) - 1],
+        "ratio": statistics.median(ratios),
+        "passes": len(times),
+        "round_medians_ms": medians,
+        "peak_mib": network.peak_mib,
+    }
 
 
 def conditions(args: argparse.Namespace, device: str) -> dict[str, Any]:
@@ -316,14 +321,7 @@ def conditions(args: argparse.Namespace, device: str) -> dict[str, Any]:
         "auxiliary heads": "not computed",
         "order": "in turns: every network once in each round; "
         "the ratio is the median of the rounds' own ratios",
-        "what": args.what,
-        "batch": args.batch,
-        "precision": args.precision,
-        "folded": args.folded,
-        "channels_last": args.channels_last,
-        "compile": args.compile,
-        "rounds": args.rounds,
-        "seconds": args.seconds,
+        **{name: getattr(args, name) for name in OPTIONS},
         "size": args.size or "each network's own",
         "timed": TIMED[args.what],
         "argmax": args.what == "label",
@@ -351,7 +349,7 @@ def conditions(args: argparse.Namespace, device: str) -> dict[str, Any]:
 # --- the measurement
 
 
-def measure(args: argparse.Namespace) -> tuple[list[Result], dict[str, Any]]:
+def measure(args: argparse.Namespace) -> tuple[list[Network], dict[str, Any]]:
     """Measure every network; say the conditions that all of them were measured under."""
     quiet()
     with as_user_error():
@@ -364,11 +362,12 @@ def measure(args: argparse.Namespace) -> tuple[list[Result], dict[str, Any]]:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
-    subjects = open_networks(args.sources, args.size)
-    for subject in with_progress(subjects, "preparing"):
-        prepare(subject, args, device)
-    take_turns(subjects, with_progress(range(args.rounds), "timing, round"), device)
-    measured = [subject for subject in subjects if not subject.result.problem]
-    for subject in measured:
-        subject.result.figures = figures_of(subject, measured[0], args.batch)
-    return [subject.result for subject in subjects], conditions(args, device)
+    networks = open_networks(args.sources, args.size)
+    for network in with_progress(networks, "preparing"):
+        prepare(network, args, device)
+    rounds = with_progress(range(args.rounds), "timing, round")
+    take_turns(dict(enumerate(networks)), rounds, partial(time_turn, device))
+    measured = [network for network in networks if not network.problem]
+    for network in measured:
+        network.figures = figures_of(network, measured[0], args.batch)
+    return networks, conditions(args, device)

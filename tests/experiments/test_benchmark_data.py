@@ -11,7 +11,7 @@ import torch
 
 from experiments import benchmark
 from experiments.benchmarks import data_loading
-from experiments.benchmarks.rounds import take_turns
+from experiments.benchmarks.turns import take_turns
 from tests.support import trees
 
 pytest.importorskip("zstandard")
@@ -103,7 +103,9 @@ def test_both_hand_over_what_they_say(city: Path) -> None:
 
 def test_turns_go_forth_and_back() -> None:
     order: list[tuple[str, int]] = []
-    times = take_turns(dict(zip("abc", "ABC")), 3, lambda *of: order.append(of) or len(order))
+    times = take_turns(
+        dict(zip("abc", "ABC")), range(3), lambda *of: order.append(of) or len(order)
+    )
     assert order == [*zip("ABC", [0] * 3), *zip("CBA", [1] * 3), *zip("ABC", [2] * 3)]
     assert times == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
 
@@ -130,10 +132,10 @@ def test_work_that_is_lost_in_what_starting_costs_is_asked_for_again(
     """
     clock, started, taken = [0.0], [], []
 
-    def start_loader(samples: data_loading.Samples, *args: object, **more: object) -> range:
-        started.append(len(samples) // 2)
+    def start_loader(samples: data_loading.Samples, order: list[range], workers: int) -> range:
+        started.append(len(order))
         clock[0] += 5 if len(started) == 1 else 3
-        return range(len(samples) // 2)
+        return range(len(order))
 
     def now() -> float:
         return clock[0] + 0.25 * sum(started)

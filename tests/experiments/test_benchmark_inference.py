@@ -4,6 +4,7 @@ stored. No time is asserted.
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 from experiments import benchmark
 from experiments.benchmarks import network_timing
+from experiments.benchmarks.turns import take_turns
 from segmodels import deploy
 from segmodels.paper import Experiment, PublishedSpeed, experiment, papers
 from segmodels.recipe import Recipe
@@ -61,10 +63,14 @@ def asked(**changes: object) -> argparse.Namespace:
     return argparse.Namespace(**words | changes)
 
 
-def subject(
+def network(
     name: str, size: tuple[int, int] = (64, 64), **settings: object
-) -> network_timing.Subject:
-    return network_timing.Subject(network_timing.Result(name, size), **settings)
+) -> network_timing.Network:
+    return network_timing.Network(name, size, **settings)
+
+
+def time_in_turns(networks: list[network_timing.Network], rounds: int) -> None:
+    take_turns(dict(enumerate(networks)), range(rounds), partial(network_timing.time_turn, "cpu"))
 
 
 # --- what is stored
@@ -140,14 +146,14 @@ def test_published_figures_are_stored_with_hardware_and_source_beside_ours(plain
 
 
 def test_figures_of_known_laps() -> None:
-    slow = subject("a", rounds=[[4.0, 8.0], [40.0, 60.0]])
-    fast = subject("b", rounds=[[3.0], [5.0]])
+    slow = network("a", rounds=[[4.0, 8.0], [40.0, 60.0]])
+    fast = network("b", rounds=[[3.0], [5.0]])
     figures = network_timing.figures_of(fast, slow, batch=2)
-    assert (figures.median_ms, figures.p95_ms) == (4.0, 5.0)
-    assert (figures.fps, figures.passes) == (500.0, 2)
-    assert figures.ratio == (6 / 3 + 50 / 5) / 2
-    hundred = subject("c", rounds=[[float(each) for each in range(100, 0, -1)]])
-    assert network_timing.figures_of(hundred, hundred, batch=1).p95_ms == 95
+    assert (figures["median_ms"], figures["p95_ms"]) == (4.0, 5.0)
+    assert (figures["fps"], figures["passes"]) == (500.0, 2)
+    assert figures["ratio"] == (6 / 3 + 50 / 5) / 2
+    hundred = network("c", rounds=[[float(each) for each in range(100, 0, -1)]])
+    assert network_timing.figures_of(hundred, hundred, batch=1)["p95_ms"] == 95
 
 
 # --- in which order
@@ -155,23 +161,23 @@ def test_figures_of_known_laps() -> None:
 
 def test_networks_take_turns_in_every_round() -> None:
     calls = []
-    subjects = [
-        subject(name, work=lambda name=name: calls.append(name), passes=n)
+    networks = [
+        network(name, work=lambda name=name: calls.append(name), passes=n)
         for name, n in (("a", 2), ("b", 1), ("c", 1))
     ]
-    network_timing.take_turns(subjects, range(2), "cpu")
-    assert calls == ["a", "a", "b", "c"] * 2
-    assert [[len(turn) for turn in each.rounds] for each in subjects] == [[2, 2], [1, 1], [1, 1]]
+    time_in_turns(networks, 2)
+    assert calls == ["a", "a", "b", "c", "c", "b", "a", "a"]
+    assert [[len(turn) for turn in each.rounds] for each in networks] == [[2, 2], [1, 1], [1, 1]]
 
 
 def test_a_network_that_fails_in_its_turn_is_named_and_the_others_go_on() -> None:
     def fails() -> None:
         raise RuntimeError("out of memory")
 
-    bad, good = subject("a", work=fails, passes=1), subject("b", work=lambda: None, passes=1)
-    network_timing.take_turns([bad, good], range(3), "cpu")
-    assert "out of memory" in bad.result.problem and not bad.rounds
-    assert good.result.problem is None and len(good.rounds) == 3
+    bad, good = network("a", work=fails, passes=1), network("b", work=lambda: None, passes=1)
+    time_in_turns([bad, good], 3)
+    assert "out of memory" in bad.problem and not bad.rounds
+    assert good.problem is None and len(good.rounds) == 3
 
 
 def test_the_clock_is_read_around_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,10 +299,10 @@ def test_a_network_that_cannot_run_is_named_with_the_size(monkeypatch: pytest.Mo
         raise RuntimeError("output size is too small")
 
     monkeypatch.setattr(network_timing, "folded_logits", too_deep)
-    network = subject("fastscnn/fastscnn", size=(64, 128))
-    network_timing.prepare(network, asked(folded=True), "cpu")
+    failed = network("fastscnn/fastscnn", size=(64, 128))
+    network_timing.prepare(failed, asked(folded=True), "cpu")
     problem = "cannot run at 64x128: RuntimeError: output size is too small"
-    assert network.result.problem == problem and network.work is None
+    assert failed.problem == problem and failed.work is None
 
 
 # --- which networks
@@ -304,13 +310,13 @@ def test_a_network_that_cannot_run_is_named_with_the_size(monkeypatch: pytest.Mo
 
 def test_each_is_timed_at_its_papers_size_unless_one_is_given() -> None:
     sizes = [
-        each.result.size
+        each.size
         for each in network_timing.open_networks(
             ["stdc/stdc1", "bisenet/resnet18", "ddrnet/23_slim"], None
         )
     ]
     assert sizes == [(512, 1024), (768, 1536), (1024, 2048)]
-    assert network_timing.open_networks(["stdc/stdc1"], (64, 96))[0].result.size == (64, 96)
+    assert network_timing.open_networks(["stdc/stdc1"], (64, 96))[0].size == (64, 96)
 
 
 def test_a_checkpoint_of_ours_is_a_network_too(tmp_path: Path) -> None:

@@ -290,8 +290,8 @@ def test_what_the_benchmark_stores_says_which_network_it_timed(
 
 def test_a_run_that_changed_its_network_is_timed_as_another(tmp_path: Path) -> None:
     changed(file := tmp_path / "x.ckpt", {"overrides": {"model.arm": False, "recipe.lr": 0.1}})
-    (subject,) = timing_module.open_networks([file], (64, 128))
-    assert subject.result.model == {"arm": False}
+    (network,) = timing_module.open_networks([file], (64, 128))
+    assert network.model == {"arm": False}
 
 
 # --- the picture
