@@ -48,12 +48,7 @@ class Unequal(Exception):
 
 def make_parser() -> Parser:
     parser = Parser(prog="export.py", description=__doc__)
-    parser.add_argument(
-        "checkpoint",
-        nargs="?",
-        metavar="network",
-        help=NETWORK_HELP,
-    )
+    parser.add_argument("checkpoint", nargs="?", metavar="network", help=NETWORK_HELP)
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -118,14 +113,14 @@ def check_args(args: argparse.Namespace) -> None:
             )
         check_out(args.out)
     args.size = args.size or CHECKED_AT
-    args.rows = []
     if args.checkpoint:
         args.checkpoint = parse_network(args.checkpoint)
         trained_networks.check_words(args.checkpoint, None, (), args.overrides)
+        args.names = [str(args.checkpoint)]
     else:
-        args.rows = matching_rows(args.model or "*") if args.check else [row_address(args.model)]
-    for row in args.rows:
-        model_options(row, args.overrides)
+        args.names = matching_rows(args.model or "*") if args.check else [row_address(args.model)]
+        for row in args.names:
+            model_options(row, args.overrides)
     if lacking := [name for name in PACKAGES if find_spec(name) is None]:
         raise UserError(
             f"exporting needs {', '.join(lacking)}; "
@@ -137,7 +132,7 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> int:
-    module = open_network(args, args.rows)
+    module = open_network(args, args.names[0])
     name = name_of(module, args)
     try:
         with whole(args.out) as partial:
@@ -160,15 +155,14 @@ def export(args: argparse.Namespace) -> int:
     return 0
 
 
-def open_network(args: argparse.Namespace, rows: list[str]) -> "SegmentationModule":
-    """The checkpoint's network, or the only one of the rows with fresh weights."""
+def open_network(args: argparse.Namespace, row: str) -> "SegmentationModule":
+    """The checkpoint's network, or the row's with fresh weights."""
     from segmodels.paper import experiment
 
     with as_user_error():
         if args.checkpoint:
             options = trained_networks.options_of(args.checkpoint, args.overrides)
             return trained_networks.trained(args.checkpoint, model=options)
-        (row,) = rows
         options = model_options(row, args.overrides)
         return experiment(row).but(model=options, name=row).build().eval()
 
@@ -197,28 +191,30 @@ def write(module: "SegmentationModule", args: argparse.Namespace, file: Path) ->
 def check(args: argparse.Namespace) -> int:
     """Print a line for each network; return 1 if any fails."""
     failed = 0
-    for name in args.rows or [str(args.checkpoint)]:
+    for name in args.names:
+        verdict = "FAIL"
         try:
-            verified = check_network(args, [name])
-            ok = verified.ok
+            verified = check_network(args, name)
             line = (
                 f"difference {verified.difference:.1e}, limit {verified.limit:.1e}, "
                 f"{verified.parameters:,} parameters"
             )
+            if verified.ok:
+                verdict = "ok  "
         except UserError:
             raise
         except Exception as problem:  # one row that fails must not hide the others
-            ok, line = False, f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
-        failed += not ok
-        print(f"{'ok  ' if ok else 'FAIL'} {name}: {line}", flush=True)
+            line = f"{type(problem).__name__}: {' '.join(str(problem).split())[:200]}"
+        failed += verdict == "FAIL"
+        print(f"{verdict} {name}: {line}", flush=True)
     print(f"{failed} failed" if failed else "all are equal to their modules")
     return int(failed > 0)
 
 
-def check_network(args: argparse.Namespace, rows: list[str]) -> "Verified":
+def check_network(args: argparse.Namespace, name: str) -> "Verified":
     from segmodels.deploy import settle_batch_norm
 
-    module = open_network(args, rows)
+    module = open_network(args, name)
     if not args.checkpoint:
         settle_batch_norm(module, args.size)
     with tempfile.TemporaryDirectory() as folder:

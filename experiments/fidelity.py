@@ -78,16 +78,6 @@ class Fidelity:
     ok: bool
     note: str = ""
 
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> "Fidelity":
-        values = dict(row)
-        for name, value in row.items():
-            if isinstance(value, list):
-                values[name] = tuple(value)
-            elif isinstance(value, dict):
-                values[name] = Difference(**value)
-        return cls(**values)
-
 
 # --- one layout
 
@@ -96,7 +86,7 @@ def compare(name: str) -> Fidelity:
     """Compare a layout. One that cannot be built or loaded fails, with the problem as its note."""
     layout = json.loads(gzip.decompress((RELEASED / f"{name}.json.gz").read_bytes()))
     unused = sum(count for count, _ in layout["unused"].values())
-    theirs = Fidelity(
+    row = Fidelity(
         name,
         layout["source_repo"],
         layout["commit"],
@@ -110,10 +100,10 @@ def compare(name: str) -> Fidelity:
         ok=False,
     )
     try:
-        return with_ours(theirs, layout)
+        return with_ours(row, layout)
     except Exception as problem:
         text = " ".join(str(problem).split())[:200]
-        return replace(theirs, note=f"{type(problem).__name__}: {text}")
+        return replace(row, note=f"{type(problem).__name__}: {text}")
 
 
 def with_ours(row: Fidelity, layout: Layout) -> Fidelity:
@@ -124,7 +114,8 @@ def with_ours(row: Fidelity, layout: Layout) -> Fidelity:
     from segmodels.paper import macs
 
     module = build(row.name, layout)
-    first, other = (np.load(RELEASED / f"{row.name}{size}.npz") for size in ("", "__b"))
+    first = np.load(RELEASED / f"{row.name}.npz")
+    other = np.load(RELEASED / f"{row.name}__b.npz")
     logits = logits_of(module, first)
     reached, without_gradient = count_reached(module, logits)
     with torch.no_grad():
@@ -134,24 +125,23 @@ def with_ours(row: Fidelity, layout: Layout) -> Fidelity:
             *compare_auxiliary(module, first, layout["aux_names"]),
             *compare_auxiliary(module, other, layout["aux_names"]),
         ]
-    counted = replace(
+    parameters = (reached, row.parameters[1])
+    total = (sum(each.numel() for each in module.parameters()), row.total[1])
+    ours, theirs = macs(module, row.macs_size), row.macs[1]
+    return replace(
         row,
         logits=main,
         other_size=other_size,
         auxiliary=max(auxiliary, key=lambda each: each.error / each.limit, default=None),
-        parameters=(reached, row.parameters[1]),
-        total=(sum(each.numel() for each in module.parameters()), row.total[1]),
-        macs=(macs(module, row.macs_size), row.macs[1]),
+        parameters=parameters,
+        total=total,
+        macs=(ours, theirs),
         note=note_of(layout, without_gradient),
-    )
-    ours, theirs = counted.macs
-    ok = (
-        all(each.ok for each in (main, other_size, *auxiliary))
-        and all(mine == authors for mine, authors in (counted.parameters, counted.total))
+        ok=all(each.ok for each in (main, other_size, *auxiliary))
+        and len({*parameters}) == len({*total}) == 1
         and ours is not None
-        and abs(ours - theirs) <= MACS_LIMIT * theirs
+        and abs(ours - theirs) <= MACS_LIMIT * theirs,
     )
-    return replace(counted, ok=ok)
 
 
 def note_of(layout: Layout, without_gradient: list[str]) -> str:
@@ -334,9 +324,11 @@ def write(rows: list[Fidelity], file: Path) -> None:
 
 
 def read(file: Path) -> list[Fidelity]:
+    from pydantic import TypeAdapter
+
     if not file.is_file():
         raise UserError(f"there is no {file}; make it with: python experiments/fidelity.py")
-    return [Fidelity.from_json(row) for row in json.loads(file.read_text())["layouts"]]
+    return TypeAdapter(list[Fidelity]).validate_python(json.loads(file.read_text())["layouts"])
 
 
 # --- command line

@@ -39,7 +39,6 @@ forms
 packs are read out of a bucket too, if you copy them there: data.root=s3://BUCKET/PREFIX, with
 data.cache=DIR data.cache_gb=50 to keep what was read; needs the package obstore
 """
-COPY = "copy PACKS to a bucket and train with data.root=s3://BUCKET/PREFIX"
 
 
 def make_parser() -> Parser:
@@ -62,7 +61,6 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--verify", metavar="DIR|FILE", type=Path, help="check packs that are there; writes nothing"
     )
-    parser.add_argument("--stream", metavar="DIR", help=f"no longer needed: {COPY}")
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -77,8 +75,6 @@ def main(arguments: list[str] | None = None) -> int:
     args = make_parser().parse_intermixed_args(arguments)
     if args.verify:
         return verify(args.verify)
-    if args.stream:
-        raise UserError(f"--stream is no longer needed: {COPY}; nothing was written")
     if not args.data or not args.out:
         raise UserError(
             "what, and where to? for example: --data cityscapes data.root=DIR --out PACKS"
@@ -99,7 +95,8 @@ def pack(args: argparse.Namespace) -> int:
         source = data.open(split)
         if not isinstance(source, Files):
             raise UserError(f"{name} {split} is not read from files, so there is nothing to pack")
-        description = {"data": name, "split": split, "options": data.own_options()}
+        options = data.own_options()
+        description = {"data": name, "split": split, "options": options, "form": args.form}
         pack_split(description, source, args)
     classes = data.root / "classes.yaml"
     if classes.is_file():
@@ -117,7 +114,7 @@ def pack_split(description: dict[str, Any], source: "Files", args: argparse.Name
     if file.exists():
         there = format.Pack(file, source.labels)
         same = all(there.description[key] == value for key, value in description.items())
-        if there.names != tuple(source.names) or there.form != args.form or not same:
+        if there.names != tuple(source.names) or not same:
             raise UserError(
                 f"{file} holds other images, labels or another form; "
                 "remove it, or give another --out"
@@ -130,7 +127,7 @@ def pack_split(description: dict[str, Any], source: "Files", args: argparse.Name
         made = prefetch(partial(record, source, args.form), indices, args.workers or cores())
         return with_progress(made, f"packing {description['split']}", len(source), first)
 
-    format.write(file, description | {"form": args.form}, source.names, records)
+    format.write(file, description, source.names, records)
     size = file.stat().st_size
     try:
         before = sum(Path(path).stat().st_size for pair in source.pairs for path in pair)

@@ -11,7 +11,7 @@ import inspect
 import json
 import types
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -76,21 +76,21 @@ def made_entry(kind: str, name: str, files: Sequence[Path]) -> dict[str, Any]:
 
 # --- rows as differences, which keeps a paper's file short
 
-USUAL = {"model": {}, "budgets": {}, "starts_from": None, "published": [], "published_speed": []}
-
 
 def usual_row() -> dict[str, Any]:
     """What the main row of a paper is stored as a difference from."""
-    return USUAL | {"recipe": plain(asdict(Recipe()))}
+    recipe = plain(asdict(Recipe()))
+    usual = {"model": {}, "budgets": {}, "starts_from": None}
+    return usual | {"published": [], "published_speed": [], "recipe": recipe}
 
 
 def difference(row: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the row is not as in the other one; of its recipe, the fields that are not."""
-    recipe = {
-        name: value for name, value in row["recipe"].items() if value != other["recipe"][name]
+    """What of the row, or of its recipe, is not as in the other one."""
+    return {
+        name: difference(value, other[name]) if name == "recipe" else value
+        for name, value in row.items()
+        if name not in other or value != other[name]
     }
-    different = {name for name, value in row.items() if name not in other or value != other[name]}
-    return {name: recipe if name == "recipe" else row[name] for name in row if name in different}
 
 
 def changed(other: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,8 +101,7 @@ def changed(other: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
 def in_full(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A stored paper with all values of every row."""
     main = changed(usual_row(), stored["rows"][stored["main"]])
-    rows = {name: changed(main, row) for name, row in stored["rows"].items()}
-    return {**stored, "rows": rows}
+    return {**stored, "rows": {name: changed(main, row) for name, row in stored["rows"].items()}}
 
 
 # --- entries
@@ -112,49 +111,52 @@ def paper_entry(name: str) -> dict[str, Any]:
     from segmodels.paper import paper
 
     known = paper(name)
-    shared = {"reported": plain(reported_on(known))}
-    full = {row: row_entry(experiment) | shared for row, experiment in known.rows.items()}
-    rows = {row: difference(entry, full[known.main]) for row, entry in full.items()}
-    rows[known.main] = difference(full[known.main], usual_row())
+    reported = reported_on(known)
+    full = {row: row_entry(each) | {"reported": reported} for row, each in known.rows.items()}
+    main = full[known.main]
+    others = {row: usual_row() if row == known.main else main for row in full}
     return {
         "title": known.title,
         "arxiv": known.arxiv,
         "departures": known.departures,
         "main": known.main,
-        "rows": rows,
+        "rows": {row: difference(entry, others[row]) for row, entry in full.items()},
     }
 
 
 def reported_on(paper: "Paper") -> list[dict[str, Any]]:
     """The data sets, with their options, that any row of the paper has a figure on."""
     places = []
-    for figure in [figure for row in paper.rows.values() for figure in row.published]:
-        place = {"data": figure.data, "options": figure.as_dict()["options"]}
-        if place not in places:
-            places.append(place)
+    for row in paper.rows.values():
+        for figure in row.published:
+            place = plain({"data": figure.data, "options": figure.as_dict()["options"]})
+            if place not in places:
+                places.append(place)
     return places
 
 
 def row_entry(experiment: "Experiment") -> dict[str, Any]:
     from segmodels.paper import blueprint, inference_parameters, macs
 
-    module, size = blueprint(experiment), counted_at(experiment)
-    return {
+    module = blueprint(experiment)
+    size = counted_at(experiment)
+    entry = {
         "data": experiment.data,
-        "model": plain(experiment.model),
-        "recipe": plain(asdict(experiment.recipe)),
-        "budgets": plain(experiment.budgets),
+        "model": experiment.model,
+        "recipe": asdict(experiment.recipe),
+        "budgets": experiment.budgets,
         "starts_from": experiment.starts_from,
         "pretrained": pretrained(experiment, module),
-        "published": plain([figure.as_dict() for figure in experiment.published]),
-        "published_speed": plain([asdict(figure) for figure in experiment.published_speed]),
+        "published": [figure.as_dict() for figure in experiment.published],
+        "published_speed": [asdict(figure) for figure in experiment.published_speed],
         "options": options(experiment.network.__init__, skip=("num_classes",)),
         "smoke_crop": smoke_crop(module),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "inference_parameters": inference_parameters(experiment),
         "macs": macs(module, size),
-        "macs_size": list(size),
+        "macs_size": size,
     }
+    return plain(entry)
 
 
 def pretrained(experiment: "Experiment", module: "SegmentationModule") -> bool:
@@ -212,10 +214,9 @@ def semi_entry(name: str) -> dict[str, Any]:
 
 def options(source: Callable | type, skip: Container[str] = ()) -> dict[str, dict[str, Any]]:
     """Name -> kind of value and default, of a dataclass or of a function's arguments."""
-    function = source.__init__ if is_dataclass(source) else source
-    hints = get_type_hints(function)
+    hints = get_type_hints(source)
     known = {}
-    for name, argument in inspect.signature(function).parameters.items():
+    for name, argument in inspect.signature(source).parameters.items():
         if name in skip or name not in hints or argument.kind is argument.VAR_KEYWORD:
             continue
         default = None if argument.default is argument.empty else argument.default

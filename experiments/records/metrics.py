@@ -65,9 +65,11 @@ def read_metrics(run: str | Path) -> dict[str, list]:
             f"{file} has rows that do not fit its header of {len(names)} columns; "
             "copy it anew from the run"
         )
-    return {
-        name: [number(row[column], name, file) for row in rows] for column, name in enumerate(names)
-    }
+    columns: dict[str, list] = {name: [] for name in names}
+    for row in rows:
+        for name, cell in zip(names, row):
+            columns[name].append(number(cell, name, file))
+    return columns
 
 
 def number(cell: str, name: str, file: Path) -> float | int | None:
@@ -83,12 +85,12 @@ def number(cell: str, name: str, file: Path) -> float | int | None:
 
 def curve(metrics: Mapping[str, list], name: str) -> tuple[list[int], list[float]]:
     """Steps and values of one metric where it was logged; both empty where it never was."""
-    points = [
-        (step, value)
-        for step, value in zip(metrics["step"], metrics.get(name, ()), strict=False)
-        if None not in (step, value)
-    ]
-    return [step for step, _ in points], [value for _, value in points]
+    steps, values = [], []
+    for step, value in zip(metrics["step"], metrics.get(name, ())):
+        if None not in (step, value):
+            steps.append(step)
+            values.append(value)
+    return steps, values
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:

@@ -26,7 +26,7 @@ class MetricsWriter(PerStep):
     Beside the speed stands the share of time in which training waited for its data.
     """
 
-    def __init__(self, metrics: Metrics, intervals: Intervals, mirror: WandB | None) -> None:
+    def __init__(self, metrics: Metrics, intervals: Intervals, mirror: WandB) -> None:
         self.metrics = metrics
         self.intervals = intervals
         self.mirror = mirror
@@ -43,7 +43,7 @@ class MetricsWriter(PerStep):
 
     def on_train_start(self, trainer: Trainer, module: SegmentationModule) -> None:
         super().on_train_start(trainer, module)
-        if self.mirror and trainer.is_global_zero:
+        if trainer.is_global_zero:
             self.mirror.start()
         self.start_clock(trainer, time.perf_counter())
 
@@ -74,15 +74,13 @@ class MetricsWriter(PerStep):
     def on_validated(self, trainer: Trainer, module: SegmentationModule) -> None:
         self.start_clock(trainer, None)
         self.add(trainer, logged(trainer, "val/"))
-        if self.mirror and trainer.is_global_zero:
-            names, iou = trainer.datamodule.class_names, module.scores["iou"]
-            self.mirror.log_classes(names, iou, trainer.global_step)
+        names = trainer.datamodule.class_names
+        self.mirror.log_classes(names, module.scores["iou"], trainer.global_step)
 
     @rank_zero_only
     def add(self, trainer: Trainer, values: Mapping[str, float]) -> None:
         self.metrics.add(trainer.global_step, values)
-        if self.mirror:
-            self.mirror.log(values, trainer.global_step)
+        self.mirror.log(values, trainer.global_step)
 
     @contextlib.contextmanager
     def closing_mirror(self) -> Iterator[None]:
@@ -92,8 +90,7 @@ class MetricsWriter(PerStep):
             yield
             code = 0
         finally:
-            if self.mirror:
-                self.mirror.finish(code)
+            self.mirror.finish(code)
 
 
 def logged(trainer: Trainer, *beginnings: str) -> dict[str, float]:

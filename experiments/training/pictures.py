@@ -17,7 +17,7 @@ from segmodels.module import SegmentationModule
 class Pictures(PerStep):
     """Draw the same few validation images at each validation: overlays and a contact sheet."""
 
-    def __init__(self, folder: Path, count: int, title: str, mirror: WandB | None) -> None:
+    def __init__(self, folder: Path, count: int, title: str, mirror: WandB) -> None:
         self.folder = folder
         self.count = count
         self.title = title
@@ -43,8 +43,7 @@ class Pictures(PerStep):
         title = f"{self.title}, step {step}: mIoU {100 * module.scores['miou']:.1f} %"
         sheet = contact_sheet([row[1:] for row in rows], labels.palette, title)
         save(sheet, self.folder / "contact_sheet.png")
-        if self.mirror:
-            self.mirror.log_overlays(rows, labels.names, step)
+        self.mirror.log_overlays(rows, labels.names, step)
 
 
 def predict(trainer: Trainer, module: SegmentationModule, image: np.ndarray) -> np.ndarray:
@@ -71,8 +70,7 @@ class Previews(Pictures):
         title = f"{self.title}, step {trainer.global_step}"
         sheet = preview_sheet(columns, data.palette, title)
         save(sheet, self.folder / "semi.png")
-        if self.mirror:
-            self.mirror.log_sheet("train/semi", sheet, trainer.global_step)
+        self.mirror.log_sheet("train/semi", sheet, trainer.global_step)
 
 
 def as_array(column: torch.Tensor) -> np.ndarray:

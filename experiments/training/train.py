@@ -113,14 +113,13 @@ def check_crop(resolved: Resolved, network: SegmentationModule) -> None:
     crop, margin = resolved.recipe["crop"], network.margin
     if not margin:
         return
-    smaller, larger = [], []
-    for side in crop:
-        above = network.valid_side(side)
-        possible = range(2 * margin + 1, side + 1)
-        valid = [each for each in possible if network.valid_side(each) == each]
-        smaller.append(max(valid, default=above))
-        larger.append(above)
+    larger = [network.valid_side(side) for side in crop]
     if larger != list(crop):
+        smaller = []
+        for side, above in zip(crop, larger):
+            possible = range(2 * margin + 1, side + 1)
+            valid = [each for each in possible if network.valid_side(each) == each]
+            smaller.append(max(valid, default=above))
         sizes = " or ".join(dict.fromkeys([by(smaller), by(larger)]))
         raise UserError(
             f"{resolved.experiment} cannot take crops of {by(crop)}: it loses {margin} pixels on "
@@ -198,18 +197,15 @@ def callbacks(resolved: Resolved, folder: Path, config: Mapping[str, Any]) -> li
     machine = resolved.trainer
     every = intervals(resolved.recipe["iterations"], machine)
     mode = wandb_mode() if machine["wandb"] == "auto" else machine["wandb"]
-    mirror = None if mode == "disabled" else WandB(mode, folder, config)
+    mirror = WandB(mode, folder, config)
     writer = MetricsWriter(Metrics(folder / "metrics.csv"), every, mirror)
-    decay = resolved.recipe.get("ema")
     drawn = (folder / "pictures", machine["pictures"], resolved.title, mirror)
-    return [
-        writer,
-        Pictures(*drawn),
-        *([Previews(*drawn)] if resolved.semi_name != "none" else []),
-        *([AveragedWeights(decay=decay)] if decay else []),
-        Checkpoints(folder / "checkpoints", every),
-        ProgressBar(every, writer),
-    ]
+    result = [writer, Pictures(*drawn)]
+    if resolved.semi_name != "none":
+        result.append(Previews(*drawn))
+    if decay := resolved.recipe.get("ema"):
+        result.append(AveragedWeights(decay=decay))
+    return [*result, Checkpoints(folder / "checkpoints", every), ProgressBar(every, writer)]
 
 
 def callback(trainer: Trainer, kind: type[Kind]) -> Kind:

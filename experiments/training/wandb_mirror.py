@@ -19,15 +19,19 @@ Row = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # name, image, prediction,
 
 
 class WandB:
-    """A mirror of the run folder, once it was started; `run` is None where W&B is not to be had."""
+    """A mirror of the run folder, once it was started. Until then, and where W&B is disabled or not
+    to be had, `run` is None and nothing is logged."""
+
+    run: "wandb.Run | None" = None
 
     def __init__(self, mode: str, folder: Path, config: Mapping[str, Any]) -> None:
         self.mode = mode
         self.folder = folder
         self.config = config
-        self.run: wandb.Run | None = None
 
     def start(self) -> None:
+        if self.mode == "disabled":
+            return
         self.run = start_wandb(self.mode, self.folder, self.config)
         if self.run:
             self.run.define_metric(STEP)
@@ -38,6 +42,8 @@ class WandB:
             self.run.log({**values, STEP: step})
 
     def log_overlays(self, rows: list[Row], names: tuple[str, ...], step: int) -> None:
+        if not self.run:
+            return
         import wandb
 
         classes = dict(enumerate(names)) | {255: "ignored"}
@@ -51,15 +57,17 @@ class WandB:
         self.log({"val/pictures": pictures}, step)
 
     def log_sheet(self, name: str, sheet: "Image.Image", step: int) -> None:
-        import wandb
+        if self.run:
+            import wandb
 
-        self.log({name: wandb.Image(sheet)}, step)
+            self.log({name: wandb.Image(sheet)}, step)
 
     def log_classes(self, names: tuple[str, ...], iou: list[float | None], step: int) -> None:
-        import wandb
+        if self.run:
+            import wandb
 
-        rows = [list(pair) for pair in zip(names, iou)]
-        self.log({"val/IoU": wandb.Table(columns=["class", "IoU"], data=rows)}, step)
+            rows = [list(pair) for pair in zip(names, iou)]
+            self.log({"val/IoU": wandb.Table(columns=["class", "IoU"], data=rows)}, step)
 
     def finish(self, exit_code: int) -> None:
         if self.run:

@@ -22,7 +22,6 @@ from datamodules import Cityscapes, DataError
 from datamodules.packs import object_store
 from datamodules.packs.format import Pack
 from datamodules.packs.object_store import RemotePack
-from experiments import pack
 from tests.support import trees
 from tests.support.data import QUIET, Witness, as_rank, complaint
 from tests.support.packs import SIZE, assert_same, packed, source
@@ -460,15 +459,6 @@ def test_the_files_of_the_aws_command_line_are_read(
     file.write_text("[default]\naws_access_key_id = somebody\naws_secret_access_key = something\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     assert len(source(DEEP)) == 5
-
-
-def test_packs_are_copied_and_not_streamed(
-    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    out = tmp_path / "out"
-    assert pack.main(["--stream", str(folders[1]), "--out", str(out)]) == 2
-    assert "copy PACKS to a bucket and train with data.root=s3://" in capsys.readouterr().err
-    assert not out.exists()
 
 
 def test_a_data_error_is_not_asked_for_twice(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -320,10 +320,10 @@ def test_every_row_goes_to_onnx(address: str, once: Callable[[Hashable], bool]) 
         uint8=False,
         argmax=False,
     )
-    assert export.check_network(asked, [address]).ok
+    assert export.check_network(asked, address).ok
 
 
-# --- the as_user_error
+# --- errors
 
 
 def test_classes_that_rounding_may_turn_are_no_errors_and_others_are() -> None:
