@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from datamodules.corruptions import kinds_of
+from datamodules.module import SegmentationData
 from datamodules.reading.sources import Part, Source
 from datamodules.sampling.loader import Loader
 from datamodules.sampling.samples import Whole
@@ -14,7 +15,6 @@ from experiments.command_line.files import whole, write_json
 from experiments.command_line.names import known_name
 from experiments.command_line.networks import Checkpoint
 from experiments.drawing.label_images import save
-from experiments.evaluation import robustness_result
 from experiments.evaluation.checkpoint import (
     evaluation_name,
     indexes_across,
@@ -27,8 +27,10 @@ from experiments.evaluation.robustness_report import (
     robustness_sheet,
     robustness_table,
 )
+from experiments.evaluation.robustness_result import Robustness, check_comparable, measure, read
 from experiments.evaluation.score import open_data, run_trainer
 from experiments.reports.number_formats import console
+from segmodels.module import SegmentationModule
 from segmodels.prediction import choose_device, predict, set_inference
 
 
@@ -37,28 +39,26 @@ def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
     with as_user_error():
         kinds = kinds_of(args.shift) if args.shift else ()
         roots = folders(args.across) if args.across else {}
-        reference = robustness_result.read(args.reference) if args.reference else None
+        reference = read(args.reference) if args.reference else None
         module, name, data = open_network(source, args)
         set_inference(module, args.inference, args.precision)
-        images = spread(data.open(args.split), args.shift_images)
-        others = {}
-        for other, root in roots.items():
-            opened = open_data(other, {"root": root}, args.split, source, module)
-            others[other] = spread(opened.open(args.split), args.shift_images)
-        setting = {
-            "data": name,
-            "split": args.split,
-            "protocol": module.recipe.inference,
-            "precision": module.recipe.precision,
-            "images": len(images),
+        images = chosen_images(data, args)
+        others = {
+            other: chosen_images(open_data(other, {"root": root}, args.split, source, module), args)
+            for other, root in roots.items()
         }
-        if reference:
-            wanted = dict.fromkeys(kinds, args.severities)
-            robustness_result.check_comparable(reference, setting, wanted)
-    identity = module.identity
+    setting = {
+        "data": name,
+        "split": args.split,
+        "protocol": module.recipe.inference,
+        "precision": module.recipe.precision,
+        "images": len(images),
+    }
+    if reference:
+        check_comparable(reference, setting, dict.fromkeys(kinds, args.severities))
+    experiment = module.identity.experiment
     what = f"{len(images)} images of {name} {args.split}"
-    passes = 1 + len(kinds) * len(args.severities)
-    print(f"{identity.experiment}: {passes} times {what}", flush=True)
+    print(f"{experiment}: {1 + len(kinds) * len(args.severities)} times {what}", flush=True)
 
     def miou_of(images: Source) -> float:
         """By the code that validates during training."""
@@ -66,24 +66,11 @@ def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
         run_trainer(module, Loader(Whole(images), batches, data.worker_count(images)))
         return module.scores["miou"]
 
-    result = robustness_result.measure(images, miou_of, kinds, args.severities, others, setting)
+    result = measure(images, miou_of, kinds, args.severities, others, setting)
     console().print(robustness_table(result, reference))
     about = evaluation_name(module, name, args.split)
     file = result_file(source, args, about, "shift", "shift.json")
-    content = {
-        "experiment": identity.experiment,
-        "model": identity.evaluated_with,
-        "released": identity.released,
-        "checkpoint": name_in_run(source),
-        "shift": result.content(),
-    }
-    write_json(file, content)
-    print(f"result       {file}")
-    plot = file.with_suffix(".png")
-    with whole(plot) as unfinished:
-        figure = robustness_plot(result, f"{identity.experiment} on {what}")
-        figure.savefig(unfinished, format="png")
-    print(f"plot         {plot}")
+    write(result, file, module, name_in_run(source), f"{experiment} on {what}")
     if kinds:
         pictures = file.with_name(f"{file.stem}-images.png")
         predict_label = partial(predict, module.to(choose_device()))
@@ -93,11 +80,30 @@ def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
     return 0
 
 
-def spread(source: Source, count: int | None) -> Source:
-    """Some images from first to last, or all of them."""
-    if count is None or count >= len(source):
-        return source
-    return Part(source, indexes_across(source, count))
+def chosen_images(data: SegmentationData, args: argparse.Namespace) -> Source:
+    """All images of the split, or so many from first to last."""
+    source = data.open(args.split)
+    return Part(source, indexes_across(source, args.shift_images)) if args.shift_images else source
+
+
+def write(
+    result: Robustness, file: Path, module: SegmentationModule, checkpoint: str, title: str
+) -> None:
+    """Write the result's file and its plot."""
+    identity = module.identity
+    content = {
+        "experiment": identity.experiment,
+        "model": identity.evaluated_with,
+        "released": identity.released,
+        "checkpoint": checkpoint,
+        "shift": result.content(),
+    }
+    write_json(file, content)
+    print(f"result       {file}")
+    plot = file.with_suffix(".png")
+    with whole(plot) as unfinished:
+        robustness_plot(result, title).savefig(unfinished, format="png")
+    print(f"plot         {plot}")
 
 
 def shown_severities(severities: list[int]) -> list[int]:

@@ -1,6 +1,5 @@
 """Table, plot and sheet of pictures of an evaluation on corrupted images."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from experiments.evaluation.robustness_result import (
     degradation,
     mean,
 )
-from experiments.reports.number_formats import bare_table
+from experiments.reports.number_formats import bare_table, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,37 +28,37 @@ COLORS = ("#2a78d6", "#d9622b", "#1f9e77", "#8e5bb5")
 def robustness_table(result: Robustness, reference: Robustness | None = None) -> Table:
     """mIoU in percent, a row per kind, and the share of the clean mIoU that is left."""
     severities = result.severities
-    heads = ["", "", *map(str, severities), "mean", "left %"]
+    heads = [*map(str, severities), "mean", "left %"]
     compared = {}
     if reference:
         heads += ["CD %", "rCD %"]
         compared = degradation(result, reference)
-    table = bare_table(*heads)
+    table = bare_table("", "")
     table.title = "mIoU % by severity"
     table.title_justify = "left"
-    for column in table.columns[2:]:
-        column.justify = "right"
+    for head in heads:
+        table.add_column(head, justify="right")
     blank = [""] * len(severities)
-    clean = f"[bold]{percent(result.clean)}[/]"
-    table.add_row("[bold]clean[/]", "", *blank, clean, percent(1.0), end_section=True)
+    table.add_row("clean", "", *blank, *shown(result.clean, 1), style="bold", end_section=True)
     rows = []
     for group, kinds in present(result).items():
         for kind in kinds:
             scores = result.kinds[kind]
-            values = [*map(scores.get, severities), mean(scores.values()), result.relative(kind)]
+            row = [*map(scores.get, severities), mean(scores.values()), result.relative(kind)]
             if reference:
-                values += compared.get(kind, Degradation())
-            rows.append(values)
-            table.add_row(kind.replace("_", " "), f"[dim]{group}[/]", *map(percent, values))
+                row += compared.get(kind, Degradation())
+            rows.append(row)
+            table.add_row(kind.replace("_", " "), f"[dim]{group}[/]", *shown(*row))
     if rows:
-        cells = [percent(mean(column)) for column in zip(*rows)]
-        left = len(severities) + 1
-        cells[left] = f"[bold]{cells[left]}[/]"
         table.add_section()
-        table.add_row("[bold]mean[/]", "", *cells, end_section=True)
+        table.add_row("mean", "", *shown(*map(mean, zip(*rows))), style="bold", end_section=True)
     for name, miou in result.others.items():
-        table.add_row(name, "", *blank, percent(miou), percent(result.share(miou)))
+        table.add_row(name, "", *blank, *shown(miou, result.share(miou)))
     return table
+
+
+def shown(*shares: float | None) -> list[str]:
+    return [percent(share, 1, none="") for share in shares]
 
 
 def present(result: Robustness) -> dict[str, list[str]]:
@@ -69,10 +68,6 @@ def present(result: Robustness) -> dict[str, list[str]]:
         if known := [kind for kind in kinds if kind in result.kinds]:
             groups[group] = known
     return groups
-
-
-def percent(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
 # --- pictures
@@ -146,19 +141,20 @@ def robustness_sheet(
     """The middle image under every kind and some severities, each beside its prediction."""
     index = len(source) // 2
     image, label = source.window(index)
-    rows = [
-        [image, colored(label, palette)],
-        [image, colored_prediction(predict(image), label, palette)],
-    ]
+
+    def beside_prediction(image: np.ndarray) -> list[np.ndarray]:
+        return [image, colored_prediction(predict(image), label, palette)]
+
+    rows = [[image, colored(label, palette)], beside_prediction(image)]
+    captions = ["clean, and the truth", "clean"]
     for kind in kinds:
         row = []
         for severity in severities:
-            image, _ = Corrupted(source, kind, severity).window(index)
-            row += [image, colored_prediction(predict(image), label, palette)]
+            row += beside_prediction(Corrupted(source, kind, severity).window(index)[0])
         rows.append(row)
+        captions.append(kind.replace("_", " "))
     heads = []
     for severity in severities:
-        heads += [f"severity {severity}", "prediction"]
-    captions = ["clean, and the truth", "clean", *(kind.replace("_", " ") for kind in kinds)]
+        heads += [f"severity {severity}", "classes"]
     images = range(0, len(heads), 2)
     return sheet(rows, heads, source.names[index], width, images, captions)

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter
+
 from datamodules.corruptions import GROUPS, SEVERITIES, SUITE, Corrupted
 from datamodules.progress import with_progress
 from datamodules.reading.sources import Source
@@ -38,21 +40,17 @@ class Robustness:
         """The share of the clean mIoU that is left, as the mean over the severities."""
         return self.share(mean(self.kinds[kind].values()))
 
-    @property
-    def mean_relative(self) -> float:
-        return mean(self.relative(kind) for kind in self.kinds)
-
     def share(self, miou: float) -> float:
         return miou / self.clean if self.clean else math.nan
 
     def content(self) -> dict[str, Any]:
-        """Everything for a JSON file; `read` computes the shares again from the scores."""
+        """Everything for a JSON file, with the shares of a clean mIoU, which `read` passes over."""
         content = asdict(self)
         if not self.clean:  # nothing is a share of it
             return content
         if self.kinds:
-            content["relative"] = {kind: self.relative(kind) for kind in self.kinds}
-            content["mean_relative"] = self.mean_relative
+            relative = {kind: self.relative(kind) for kind in self.kinds}
+            content |= {"relative": relative, "mean_relative": mean(relative.values())}
         others = {name: self.share(miou) for name, miou in self.others.items()}
         return content | {"others_relative": others}
 
@@ -108,21 +106,22 @@ def degradation(result: Robustness, reference: Robustness) -> dict[str, Degradat
     for kind, scores in result.kinds.items():
         counted = NOISE_SEVERITIES if kind in GROUPS["noise"] else SEVERITIES
         severities = [severity for severity in scores if severity in counted]
-        if not severities:
-            continue
-        ours = [scores[severity] for severity in severities]
-        theirs = [reference.kinds[kind][severity] for severity in severities]
-        errors = lost(theirs, 1)
-        losses = lost(theirs, reference.clean)
-        compared[kind] = Degradation(
-            lost(ours, 1) / errors if errors else None,
-            lost(ours, result.clean) / losses if losses > 0 else None,
-        )
+        if severities:
+            ours = [scores[severity] for severity in severities]
+            theirs = [reference.kinds[kind][severity] for severity in severities]
+            compared[kind] = Degradation(
+                loss_ratio(ours, theirs, 1, 1),
+                loss_ratio(ours, theirs, result.clean, reference.clean),
+            )
     return compared
 
 
-def lost(mious: Iterable[float], best: float) -> float:
-    return sum(best - miou for miou in mious)
+def loss_ratio(
+    ours: Sequence[float], theirs: Sequence[float], best: float, their_best: float
+) -> float | None:
+    """What ours lack to their best, as a share of what theirs do."""
+    lost = sum(their_best - miou for miou in theirs)
+    return sum(best - miou for miou in ours) / lost if lost > 0 else None
 
 
 def check_comparable(
@@ -137,8 +136,7 @@ def check_comparable(
                 "evaluate both networks in the same way"
             )
     measured = reference.kinds
-    lacking = [kind for kind in kinds if set(kinds[kind]) - set(measured.get(kind, ()))]
-    if lacking:
+    if lacking := [kind for kind in kinds if set(kinds[kind]) - set(measured.get(kind, ()))]:
         raise UserError(
             f"the reference lacks {', '.join(lacking)} in some severity: "
             "evaluate it with the same kinds and severities"
@@ -150,13 +148,10 @@ def read(file: Path) -> Robustness:
     remedy = "give a file that --shift wrote"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))["shift"]
-        kinds = {}
-        for kind, scores in content["kinds"].items():
-            kinds[kind] = {int(severity): miou for severity, miou in scores.items()}
-        result = Robustness(content["clean"], kinds, content["others"], content["setting"])
+        result = TypeAdapter(Robustness).validate_python(content)
     except OSError as problem:
         raise UserError(f"{file} cannot be read ({problem.strerror}); {remedy}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"{file} holds no --shift result; {remedy}") from None
     if content.get("suite") != SUITE:
         raise UserError(

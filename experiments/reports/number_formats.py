@@ -1,5 +1,6 @@
 """How numbers and tables look, wherever a report shows them."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rich.console import Console
@@ -46,9 +47,10 @@ def plain(words: str) -> str:
 # --- numbers
 
 
-def percent(share: float | None, digits: int = 2, sign: str = "") -> str:
-    """A fraction in percent: "74.80", or "+0.31" with sign="+"."""
-    return "-" if share is None else f"{100 * share:{sign}.{digits}f}"
+def percent(share: float | None, digits: int = 2, sign: str = "", none: str = "-") -> str:
+    """A fraction in percent: "74.80", or "+0.31" with sign="+"; `none` for None and nan."""
+    known = share is not None and math.isfinite(share)
+    return f"{100 * share:{sign}.{digits}f}" if known else none
 
 
 def millions(count: int | None, space: str = "") -> str:

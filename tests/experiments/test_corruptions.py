@@ -368,9 +368,13 @@ def test_what_is_left_is_the_mean_over_severities_then_over_kinds() -> None:
     assert OURS.relative("fog") == pytest.approx(0.5 / 0.8) and OURS.relative(
         "contrast"
     ) == pytest.approx(0.7 / 0.8)
-    assert OURS.mean_relative == pytest.approx(0.6 / 0.8) and OURS.severities == [1, 2]
+    assert OURS.content()["mean_relative"] == pytest.approx(0.6 / 0.8) and OURS.severities == [1, 2]
     uneven = Robustness(0.8, {"fog": {1: 0.4}, "contrast": {1: 0.8, 2: 0.8, 3: 0.8}})
-    assert uneven.mean_relative == pytest.approx(0.75) and uneven.severities == [1, 2, 3]
+    assert uneven.content()["mean_relative"] == pytest.approx(0.75) and uneven.severities == [
+        1,
+        2,
+        3,
+    ]
 
 
 def test_degradation_is_the_papers() -> None:
