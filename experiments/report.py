@@ -10,6 +10,7 @@ from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import write_text
 from experiments.command_line.names import did_you_mean
+from experiments.command_line.parser import Parser
 from experiments.records.results import RESULTS, kept_files, read_results, stopped_runs
 from experiments.reports.paper_table import Row, in_order, not_averaged, not_measured, table
 from experiments.reports.paper_table_formats import (
@@ -52,57 +53,53 @@ NOTHING_MEASURED = (
 )
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> Parser:
+    parser = Parser(
         prog="report.py",
         description="Print the table paper / ours from the results of runs.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "runs",
         nargs="*",
         type=Path,
         metavar="RUN_OR_FOLDER",
         help="runs, folders of runs or files (none: --results)",
     )
-    parser.add_argument(
+    add(
         "--results",
         type=Path,
         metavar="DIR",
         help="where kept results are (experiments/results)",
     )
-    parser.add_argument(
+    add(
         "--format",
         choices=("text", "markdown", "csv"),
         default="text",
         help="text for a terminal (default), or for a file",
     )
-    parser.add_argument(
-        "--data", metavar="NAME", help="only this data set, as cityscapes or streets"
-    )
-    parser.add_argument("--split", metavar="NAME", help="only this split, as val or test")
-    parser.add_argument("--paper", metavar="NAME", help="only this paper, as bisenet")
-    parser.add_argument(
+    add("--data", metavar="NAME", help="only this data set, as cityscapes or streets")
+    add("--split", metavar="NAME", help="only this split, as val or test")
+    add("--paper", metavar="NAME", help="only this paper, as bisenet")
+    add(
         "--all", action="store_true", help="also the rows of the catalogue that nobody has measured"
     )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="write to this file instead of the screen"
-    )
-    parser.add_argument(
+    add("--out", type=Path, metavar="FILE", help="write to this file instead of the screen")
+    add(
         "--compare",
         type=Path,
         nargs=2,
         metavar="EVALUATION",
         help="two evaluations of the same images, by evaluate.py",
     )
-    parser.add_argument(
+    add(
         "--plot",
         type=Path,
         metavar="FILE",
         help="also draw mIoU against frames per second: a .png, .svg or .pdf",
     )
-    parser.add_argument(
+    add(
         "--speed",
         type=Path,
         nargs="+",
@@ -118,24 +115,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 2 after one sentence about what was wrong."""
     args = make_parser().parse_args(arguments)
     for file in (args.out, args.plot):
-        check_writable(file)
+        if file and (file.is_dir() or not file.parent.is_dir()):
+            problem = "it is a folder" if file.is_dir() else f"there is no folder {file.parent}"
+            raise UserError(
+                f"{file} cannot be written ({problem}); name a file in a folder that exists"
+            )
+    unplotted = []
     if args.compare:
-        print_or_write(comparison(args), args)
-        return 0
-    rows, others, stopped = report(args)
-    unplotted = plot(rows, args) if args.plot or args.speed else []
-    print_or_write(in_format(rows, others, stopped, unplotted, args), args)
+        text = comparison(args)
+    else:
+        rows, others, stopped = report(args)
+        if args.plot or args.speed:
+            unplotted = plot(rows, args)
+        text = in_format(rows, others, stopped, unplotted, args)
+    if args.out:
+        write_text(args.out, text)
+    else:
+        sys.stdout.reconfigure(errors="replace")
+        sys.stdout.write(text)
     if args.format == "csv" and unplotted:
         print(*unplotted, sep="\n", file=sys.stderr)
     return 0
-
-
-def check_writable(file: Path | None) -> None:
-    if file and (file.is_dir() or not file.parent.is_dir()):
-        problem = "it is a folder" if file.is_dir() else f"there is no folder {file.parent}"
-        raise UserError(
-            f"{file} cannot be written ({problem}); name a file in a folder that exists"
-        )
 
 
 def report(args: argparse.Namespace) -> tuple[list[Row], list[Row], list[Path]]:
@@ -151,13 +151,15 @@ def report(args: argparse.Namespace) -> tuple[list[Row], list[Row], list[Path]]:
     rows, others = table(results), not_averaged(results)
     if args.all:
         rows = in_order(rows + not_measured(catalogue()["papers"], rows))
-    wanted = {"paper": args.paper, "data": args.data, "split": args.split}
-    wanted = {name: word for name, word in wanted.items() if word is not None}
-    for name, word in wanted.items():
-        check_known(name, word, rows + others)
-        rows = [row for row in rows if getattr(row, name) == word]
-        others = [row for row in others if getattr(row, name) == word]
-    return rows, others, [] if wanted else stopped_runs(paths)
+    stopped = stopped_runs(paths)
+    for name in ("paper", "data", "split"):
+        word = getattr(args, name)
+        if word is not None:
+            check_known(name, word, rows + others)
+            rows = [row for row in rows if getattr(row, name) == word]
+            others = [row for row in others if getattr(row, name) == word]
+            stopped = []
+    return rows, others, stopped
 
 
 def check_known(name: str, word: str, rows: Sequence[Row]) -> None:
@@ -174,17 +176,13 @@ def check_known(name: str, word: str, rows: Sequence[Row]) -> None:
 
 def comparison(args: argparse.Namespace) -> str:
     """Two evaluations beside each other; no option of a table goes with that."""
-    of_tables = {
-        "RUN_OR_FOLDER": args.runs,
-        "--plot": args.plot,
-        "--speed": args.speed,
-        "--all": args.all,
-        "--data": args.data,
-        "--paper": args.paper,
-        "--split": args.split,
-        f"--format {args.format}": args.format != "text",
-    }
-    if given := [name for name, value in of_tables.items() if value]:
+    of_tables = ("all", "data", "paper", "plot", "speed", "split")
+    given = [f"--{name}" for name in of_tables if getattr(args, name)]
+    if args.runs:
+        given.append("RUN_OR_FOLDER")
+    if args.format != "text":
+        given.append(f"--format {args.format}")
+    if given:
         raise UserError(
             "--compare sets two evaluations beside each other and makes no table; "
             f"leave out {', '.join(given)}"
@@ -211,24 +209,16 @@ def plot(rows: Sequence[Row], args: argparse.Namespace) -> list[str]:
         )
     timings = [read_timing(file) for file in args.speed]
     pairs = pair(rows, timings, published_speeds(catalogue()["papers"]))
-    count, missing = len(pairs.points), pairs.missing_lines()
-    if not count:
-        reasons = "; ".join(missing) or "the table is empty"
+    missing = [f"{reason}: {', '.join(names)}" for reason, names in pairs.missing.items()]
+    if not pairs.points:
         raise UserError(
-            f"there is nothing to plot ({reasons}); "
+            f"there is nothing to plot ({'; '.join(missing) or 'the table is empty'}); "
             "give --all for published points, or --speed for ours"
         )
     draw(pairs.points, args.plot, how_measured(pairs.points, timings))
+    count = len(pairs.points)
     drawn = f"plot: {count} point{'s' * (count > 1)} in {args.plot}"
     return [drawn, *(f"not in it, {line}" for line in missing)]
-
-
-def print_or_write(text: str, args: argparse.Namespace) -> None:
-    if args.out is None:
-        sys.stdout.reconfigure(errors="replace")
-        sys.stdout.write(text)
-    else:
-        write_text(args.out, text)
 
 
 def in_format(

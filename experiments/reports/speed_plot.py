@@ -1,7 +1,8 @@
 """Draw accuracy against speed: a panel a data set, a color a paper, a marker shape a machine."""
 
+import itertools
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,18 +64,26 @@ def draw(points: Sequence[Point], file: Path, notes: Sequence[str] = ()) -> None
 
     in_order = sorted(points, key=lambda point: validation_first(*point.place.split()))
     panels = grouped(in_order, attrgetter("place"))
+    papers = sorted({point.paper for point in points})
+    colors = dict(zip(papers, itertools.cycle(COLORS)))
+    machines = sorted({(not point.ours, point.machine) for point in points})  # ours first
+    shapes = dict(zip(machines, itertools.cycle(SHAPES)))
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     width = ALONE if columns == 1 else columns * BESIDE
     below = textwrap.wrap(caption(points, notes), int(width * LETTERS))
-    height = rows * TALL + LINE * (len(below) + len(shapes(points)))
+    height = rows * TALL + LINE * (len(below) + len(shapes))
     figure = Figure(figsize=(width, height), layout="constrained")
     for number, (title, here) in enumerate(panels.items(), 1):
-        panel(figure.add_subplot(rows, columns, number), title, here, points)
-    legend(figure, points, "\n".join(below))
+        axes = figure.add_subplot(rows, columns, number)
+        axes.set_title(title, fontsize=10, loc="left")
+        for point in here:
+            draw_point(axes, point, colors[point.paper], shapes[not point.ours, point.machine])
+        scale(axes, [point.fps for point in here])
+    legend(figure, shapes, "\n".join(below))
     figure.draw_without_rendering()  # labels are placed where the layout has put the markers
     for axes, here in zip(figure.axes, panels.values()):
-        write_labels(axes, here, colors(points))
+        write_labels(axes, here, colors)
     save(figure, file)
 
 
@@ -87,16 +96,16 @@ def caption(points: Sequence[Point], notes: Sequence[str]) -> str:
     return " ".join(sentences)
 
 
-def legend(figure: "Figure", points: Sequence[Point], below: str) -> None:
+def legend(figure: "Figure", shapes: dict[tuple[bool, str], str], below: str) -> None:
     """A mark a machine, under the caption; colors need none, for labels begin with the paper."""
     from matplotlib.lines import Line2D
 
     marks = []
-    for (ours, machine), shape in shapes(points).items():
-        face, whose = ("black", "ours") if ours else ("white", "published")
-        mark = Line2D([], [], color="black", marker=shape, markerfacecolor=face, linestyle="none")
-        mark.set_label(f"{whose}: {machine}")
-        marks.append(mark)
+    for (published, machine), shape in shapes.items():
+        label = f"{'published' if published else 'ours'}: {machine}"
+        face = "white" if published else "black"
+        look = {"color": "black", "markerfacecolor": face, "linestyle": "none"}
+        marks.append(Line2D([], [], marker=shape, label=label, **look))
     longest = max(len(mark.get_label()) for mark in marks)
     figure.legend(
         handles=marks,
@@ -110,44 +119,19 @@ def legend(figure: "Figure", points: Sequence[Point], below: str) -> None:
     )
 
 
-def colors(points: Iterable[Point]) -> dict[str, str]:
-    papers = sorted({point.paper for point in points})
-    return {paper: COLORS[index % len(COLORS)] for index, paper in enumerate(papers)}
-
-
-def shapes(points: Iterable[Point]) -> dict[tuple[bool, str], str]:
-    """By (ours, machine), ours first."""
-    machines = sorted({(not point.ours, point.machine) for point in points})
-    return {
-        (not theirs, machine): SHAPES[index % len(SHAPES)]
-        for index, (theirs, machine) in enumerate(machines)
-    }
-
-
-def panel(axes: "Axes", title: str, here: Sequence[Point], everything: Sequence[Point]) -> None:
-    by_paper, by_machine = colors(everything), shapes(everything)
-    for point in here:
-        color = by_paper[point.paper]
-        if point.whisker:
-            axes.vlines(point.fps, *point.whisker, color=color, linewidth=1, zorder=2)
-        axes.plot(
-            point.fps,
-            point.miou,
-            marker=by_machine[point.ours, point.machine],
-            color=color,
-            markerfacecolor=color if point.ours else "white",
-            markeredgewidth=1.3,
-            linestyle="none",
-            zorder=3 + point.ours,
-        )
-    scale(axes, [point.fps for point in here])
-    axes.tick_params(labelsize=SMALL, which="both")
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.set_xlabel("frames per second (logarithmic)", fontsize=9)
-    axes.set_ylabel("mIoU in percent", fontsize=9)
+def draw_point(axes: "Axes", point: Point, color: str, shape: str) -> None:
+    if point.whisker:
+        axes.vlines(point.fps, *point.whisker, color=color, linewidth=1, zorder=2)
+    axes.plot(
+        point.fps,
+        point.miou,
+        marker=shape,
+        color=color,
+        markerfacecolor=color if point.ours else "white",
+        markeredgewidth=1.3,
+        linestyle="none",
+        zorder=3 + point.ours,
+    )
 
 
 def scale(axes: "Axes", speeds: Sequence[float]) -> None:
@@ -161,12 +145,19 @@ def scale(axes: "Axes", speeds: Sequence[float]) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(labelsize=SMALL, which="both")
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("frames per second (logarithmic)", fontsize=9)
+    axes.set_ylabel("mIoU in percent", fontsize=9)
 
 
-def write_labels(axes: "Axes", here: Sequence[Point], by_paper: dict[str, str]) -> None:
+def write_labels(axes: "Axes", here: Sequence[Point], colors: dict[str, str]) -> None:
     """Each label takes the place around its marker at which it covers least."""
     from matplotlib.transforms import Bbox
 
+    inside = axes.get_window_extent()
     spots = axes.transData.transform([(point.fps, point.miou) for point in here])
     taken = [Bbox.from_extents(x - 8, y - 8, x + 8, y + 8) for x, y in spots]
     for point in here:
@@ -177,26 +168,23 @@ def write_labels(axes: "Axes", here: Sequence[Point], by_paper: dict[str, str]) 
             textcoords="offset points",
             fontsize=SMALL,
             fontweight="bold" if point.ours else "normal",
-            color=by_paper[point.paper],
+            color=colors[point.paper],
             in_layout=False,
             zorder=5,
         )
-        taken.append(place(label, taken, axes.get_window_extent()))
+        boxes = [box_at(label, *place) for place in LABEL_PLACES]
+        covered = []
+        for box in boxes:
+            outside = not (inside.contains(*box.min) and inside.contains(*box.max))
+            covered.append(box.count_overlaps(taken) + len(taken) * outside)
+        best = covered.index(min(covered))
+        taken.append(box_at(label, *LABEL_PLACES[best]))
 
 
-def place(label: "Annotation", taken: Sequence["Bbox"], inside: "Bbox") -> "Bbox":
-    """Move the label to the first of the places that cover fewest of the boxes `taken`."""
-
-    def move(x: float, y: float, side: str, height: str) -> "Bbox":
-        label.set(position=(x, y), ha=side, va=height)
-        return label.get_window_extent()
-
-    def cost(where: tuple[float, float, str, str]) -> int:
-        box = move(*where)
-        outside = not (inside.contains(*box.min) and inside.contains(*box.max))
-        return box.count_overlaps(taken) + len(taken) * outside
-
-    return move(*min(LABEL_PLACES, key=cost))
+def box_at(label: "Annotation", x: float, y: float, side: str, height: str) -> "Bbox":
+    """Move the label; return what it covers there."""
+    label.set(position=(x, y), ha=side, va=height)
+    return label.get_window_extent()
 
 
 def save(figure: "Figure", file: Path) -> None:

@@ -1,9 +1,9 @@
 """Points of the plot of accuracy against speed: one network's mIoU and speed at one input size."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments.command_line.errors import UserError
 from experiments.command_line.parser import by
@@ -50,8 +50,7 @@ class Point:
     whisker: tuple[float, float] | None = None  # mIoU from, to
 
 
-@dataclass(frozen=True)
-class Speed:
+class Speed(NamedTuple):
     """Frames per second of one network at one size, on one machine."""
 
     size: Size
@@ -71,9 +70,6 @@ class Points:
         if name not in names:
             names.append(name)
 
-    def missing_lines(self) -> list[str]:
-        return [f"{reason}: {', '.join(names)}" for reason, names in self.missing.items()]
-
 
 def pair(
     rows: Sequence[Row],
@@ -82,18 +78,17 @@ def pair(
 ) -> Points:
     """Pair published figures with published `speeds`, by "paper/row", and ours with ours."""
     pairs = Points()
-    timed = [
-        (network, Speed(tuple(network["size"]), network["fps"], machine_of(timing["conditions"])))
-        for timing in timings
-        for network in timing["networks"]
-    ]
-    measured = [row for row in rows if row.status == "measured"]
     for row in rows:
         if row.figures:
             # published speeds are of the row's own network
-            own = [] if row.model else map(published_speed, speeds.get(row.experiment, ()))
-            name = " ".join(filter(None, (row.experiment, model_words(row.model))))
-            add(pairs, row, name, list(own), ours=False)
+            claims = () if row.model else speeds.get(row.experiment, ())
+            name = f"{row.experiment} {model_words(row.model)}".rstrip()
+            add(pairs, row, name, [speed_of(claim, on(claim)) for claim in claims], ours=False)
+    timed = []
+    for timing in timings:
+        machine = machine_of(timing["conditions"])
+        timed += [(network, speed_of(network, machine)) for network in timing["networks"]]
+    measured = [row for row in rows if row.status == "measured"]
     for row in measured:
         own = [
             speed
@@ -110,8 +105,8 @@ def pair(
     return pairs
 
 
-def published_speed(claim: Mapping[str, Any]) -> Speed:
-    machine = on(claim).replace("Titan XP", "Titan Xp")  # papers write both
+def speed_of(claim: Mapping[str, Any], machine: str) -> Speed:
+    machine = machine.replace("Titan XP", "Titan Xp")  # papers write both
     return Speed(tuple(claim["size"]), claim["fps"], machine)
 
 
@@ -120,34 +115,24 @@ def add(pairs: Points, row: Row, name: str, speeds: Sequence[Speed], *, ours: bo
     size = size_of(row)
     protocol = protocol_name(row.protocol, row.data, row.paper)
     place = f"{row.data} {row.split}"
-    same = [speed for speed in speeds if speed.size == size]
-    if not same:
-        whose, how = ("our", "measured") if ours else ("published", "published")
-        reason = f"{whose} mIoU, {why_no_speed(size, speeds, how)}"
-        pairs.leave_out(reason, f"{name} on {place} ({protocol})")
-    hardware = f"{' and '.join(row.each('hardware'))} in {' and '.join(row.each('precision'))}"
-    for speed in same:
-        point = Point(
-            paper=row.paper,
-            label=label_of(row, name) + ("" if protocol == "whole" else f" {protocol}"),
-            place=place,
-            fps=speed.fps,
-            miou=row.our_miou if ours else row.published_miou,
-            machine=speed.machine,
-            ours=ours,
-            hardware=hardware if ours else "",
-            whisker=whisker(row) if ours else None,
-        )
+    whose, how = ("our", "measured") if ours else ("published", "published")
+    lacking = f"without a {how} speed"
+    if speeds:
+        sizes = ", ".join(sorted({by(speed.size) for speed in speeds}))
+        lacking = f"its speed is {how} at {sizes}" if size else PASSES
+    speeds = [speed for speed in speeds if speed.size == size]
+    if not speeds:
+        pairs.leave_out(f"{whose} mIoU, {lacking}", f"{name} on {place} ({protocol})")
+    label = label_of(row, name) + ("" if protocol == "whole" else f" {protocol}")
+    for speed in speeds:
+        point = Point(row.paper, label, place, speed.fps, row.published_miou, speed.machine, ours)
+        if ours:
+            hardware = [" and ".join(row.each(name)) for name in ("hardware", "precision")]
+            point = replace(
+                point, miou=row.our_miou, hardware=" in ".join(hardware), whisker=whisker(row)
+            )
         if point not in pairs.points:  # a row trained twice has its published figure once
             pairs.points.append(point)
-
-
-def why_no_speed(size: Size | None, speeds: Sequence[Speed], how: str) -> str:
-    if not speeds:
-        return f"without a {how} speed"
-    if not size:
-        return PASSES
-    return f"its speed is {how} at {', '.join(sorted({by(speed.size) for speed in speeds}))}"
 
 
 def size_of(row: Row) -> Size | None:
@@ -213,10 +198,10 @@ def how_measured(points: Sequence[Point], timings: Sequence[Timing]) -> list[str
     if not ours:
         return []
     machines = {each.machine for each in ours}
-    conditions = [timing["conditions"] for timing in timings]
-    timed = dict.fromkeys(
-        f"{each['what']} ({each['timed']})" for each in conditions if machine_of(each) in machines
-    )
+    timed = {}  # each once, in order
+    for conditions in (timing["conditions"] for timing in timings):
+        if machine_of(conditions) in machines:
+            timed[f"{conditions['what']} ({conditions['timed']})"] = None
     hardware = ", ".join(dict.fromkeys(each.hardware for each in ours))
     sentence = f"Filled: ours, timed up to {'; '.join(timed)}; mIoU computed on {hardware}."
     if any(each.whisker for each in ours):
