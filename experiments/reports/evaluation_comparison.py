@@ -13,7 +13,7 @@ from rich.text import Text
 
 from experiments.command_line.errors import UserError
 from experiments.records.results import Result, read_result
-from experiments.reports.number_formats import percent
+from experiments.reports.number_formats import percent, printed_text
 from experiments.reports.protocol_names import protocol_name
 from experiments.reports.published_figures import model_words, name_of
 
@@ -122,11 +122,11 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
 
     None stays None and is not counted.
     """
-    known = [index for index, p in enumerate(ps) if p is not None]
+    known = sorted((p, index) for index, p in enumerate(ps) if p is not None)
     corrected: list[float | None] = [None] * len(ps)
     least = 0.0
-    for rank, index in enumerate(sorted(known, key=lambda index: ps[index])):
-        least = max(least, min(1.0, (len(known) - rank) * ps[index]))
+    for rank, (p, index) in enumerate(known):
+        least = max(least, min(1.0, (len(known) - rank) * p))
         corrected[index] = least
     return corrected
 
@@ -135,8 +135,7 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
 
 
 def as_text(a: Evaluation, b: Evaluation, comparison: "Comparison") -> str:
-    file = io.StringIO()
-    out = Console(file=file, width=160, highlight=False)
+    out = Console(file=io.StringIO(), width=160, highlight=False)
     ours, theirs = scores_of(a), scores_of(b)
     heading = [
         f"A        {described(a)}",
@@ -165,7 +164,7 @@ def as_text(a: Evaluation, b: Evaluation, comparison: "Comparison") -> str:
     counted = sum(p is not None for p in comparison.class_ps)
     words = READING.format(draws=comparison.draws, seed=comparison.seed, classes=counted)
     out.print(words, markup=False, soft_wrap=True)
-    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+    return printed_text(out)
 
 
 def worst_images(a: Evaluation, b: Evaluation, comparison: "Comparison") -> list[Sequence[str]]:
@@ -173,12 +172,12 @@ def worst_images(a: Evaluation, b: Evaluation, comparison: "Comparison") -> list
     from segmodels.metrics.comparison import image_scores
 
     ours, theirs = image_scores(a.records.confusions), image_scores(b.records.confusions)
-    images = zip(a.records.names, ours, theirs, comparison.image_differences)
-    known = [image for image in images if image[-1] is not None]
-    known.sort(key=lambda image: -abs(image[-1]))
+    images = zip(comparison.image_differences, a.records.names, ours, theirs)
+    known = [image for image in images if image[0] is not None]
+    known.sort(key=lambda image: -abs(image[0]))
     return [
         (name, percent(one), percent(other), points(difference))
-        for name, one, other, difference in known[:WORST]
+        for difference, name, one, other in known[:WORST]
     ]
 
 

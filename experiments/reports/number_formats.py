@@ -29,6 +29,12 @@ def print_table(
     console().print(table)
 
 
+def printed_text(out: Console) -> str:
+    """What was printed into the console's file, without spaces at the ends of lines."""
+    lines = out.file.getvalue().strip("\n").splitlines()
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
 def print_markdown(columns: Mapping[str, str], rows: Iterable[Sequence[str]]) -> None:
     print(*markdown_lines(columns, rows), sep="\n")
 

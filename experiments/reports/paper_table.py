@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
 from statistics import fmean, stdev
 from typing import Any
@@ -15,7 +15,8 @@ from experiments.reports.published_figures import (
     overrides_of,
 )
 
-Place = tuple[str, str, str]  # data, split, protocol
+# The fields of a row that its runs share.
+OF_EVERY_RUN = ("experiment", "data", "split", "protocol", "overrides", "model")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Row:
 
     @property
     def newest(self) -> Result | None:
-        return max(self.runs, key=lambda run: run.date, default=None)
+        return max(self.runs, key=attrgetter("date"), default=None)
 
     @property
     def status(self) -> str:
@@ -96,8 +97,8 @@ class Row:
     @property
     def published_source(self) -> str:
         """Where the first figure stands, and the further ones with where they stand."""
-        others = [f"also {each.miou:g} in {each.source}" for each in self.figures[1:]]
-        return "; ".join([*(each.source for each in self.figures[:1]), *others])
+        sources = [f"also {each.miou:g} in {each.source}" for each in self.figures]
+        return "; ".join([*(each.source for each in self.figures[:1]), *sources[1:]])
 
     @property
     def our_miou(self) -> float | None:
@@ -143,7 +144,7 @@ class Row:
                 score = score.get(class_name)
             if score is not None:
                 seeds.setdefault(run.seed, []).append(100 * score)
-        return [fmean(scores) for _, scores in sorted(seeds.items())]
+        return [fmean(seeds[seed]) for seed in sorted(seeds)]
 
     def _newest(self, name: str) -> Any:
         return getattr(self.newest, name, None)
@@ -173,36 +174,15 @@ def not_averaged(results: Iterable[Result]) -> list[Row]:
 
 def shared_by_seeds(result: Result) -> str:
     """What runs must share before their figures may be averaged."""
-    return json.dumps(
-        [
-            result.experiment,
-            result.overrides,
-            result.data,
-            result.split,
-            result.protocol,
-            result.iterations,
-            result.model,
-            sorted(result.departures),
-            result.released,
-        ],
-        sort_keys=True,
-    )
+    names = (*OF_EVERY_RUN, "iterations", "released")
+    values = [getattr(result, name) for name in names]
+    return json.dumps([*values, sorted(result.departures)], sort_keys=True)
 
 
 def row_of(runs: Sequence[Result]) -> Row:
-    newest = max(runs, key=lambda run: run.date)
-    return Row(
-        experiment=newest.experiment,
-        title=newest.title,
-        parameters=newest.parameters,
-        data=newest.data,
-        split=newest.split,
-        protocol=newest.protocol,
-        overrides=newest.overrides,
-        model=newest.model,
-        figures=comparable(newest),
-        runs=runs,
-    )
+    newest = max(runs, key=attrgetter("date"))
+    shared = {name: getattr(newest, name) for name in (*OF_EVERY_RUN, "title", "parameters")}
+    return Row(**shared, figures=comparable(newest), runs=runs)
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
@@ -216,7 +196,7 @@ def sort_key(row: Row) -> list[Any]:
     return [row.paper, own_name, *place, row.released or "", row.seeds]
 
 
-def by_place(rows: Iterable[Row | Result]) -> dict[Place, list[Row | Result]]:
+def by_place(rows: Iterable[Row | Result]) -> dict[tuple[str, str, str], list[Row | Result]]:
     """Only within one data set, split and protocol may figures be compared."""
     return grouped(rows, attrgetter("data", "split", "protocol"))
 
@@ -241,34 +221,32 @@ def not_measured(papers: Mapping[str, Any], rows: Iterable[Row]) -> list[Row]:
 
     An experiment that has neither a figure nor a run is a row too.
     """
-    own = [row for row in rows if not row.port]
+    own = grouped((row for row in rows if not row.port), attrgetter("experiment"))
     missing = []
     for paper, entry in papers.items():
         for name, claims in entry["rows"].items():
             experiment = f"{paper}/{name}"
-            ours = [row for row in own if row.experiment == experiment]
             blank = Row(experiment, entry.get("title", ""), claims.get("parameters"))
-            missing += missing_of(blank, claims.get("published", ()), ours)
+            ours = own.get(experiment, [])
+            figures = [PublishedFigure(**claim) for claim in claims.get("published", ())]
+            if not figures and not ours:
+                missing.append(blank)
+            missing += missing_of(blank, figures, ours)
     return in_order(missing)
 
 
-def missing_of(blank: Row, claims: Iterable[Mapping[str, Any]], ours: Sequence[Row]) -> list[Row]:
+def missing_of(blank: Row, figures: Iterable[PublishedFigure], ours: Sequence[Row]) -> list[Row]:
     """Of one experiment: a row for the figures that differ in value and source alone."""
-    figures_of_row = [PublishedFigure(**claim) for claim in claims]
-    if not figures_of_row:
-        return [] if ours else [blank]
     held = [row.newest for row in ours if row.figures]
     missing = []
-    for figures in grouped(figures_of_row, way_of_measuring).values():
-        first = figures[0]
-        if any(agree(first, run) for run in held):
-            continue
-        row = replace(blank, data=first.data, split=first.split, protocol=first.protocol)
-        overrides = overrides_of(first.model, first.options)
-        missing.append(replace(row, overrides=overrides, model=first.model, figures=figures))
+    for same in grouped(figures, way_of_measuring).values():
+        first = same[0]
+        if not any(agree(first, run) for run in held):
+            place = {name: getattr(first, name) for name in ("data", "split", "protocol", "model")}
+            overrides = overrides_of(first.model, first.options)
+            missing.append(replace(blank, **place, overrides=overrides, figures=same))
     return missing
 
 
 def way_of_measuring(figure: PublishedFigure) -> str:
-    way = [figure.data, figure.split, figure.protocol, figure.model, figure.options]
-    return json.dumps(way, sort_keys=True)
+    return json.dumps(asdict(figure) | {"miou": None, "source": None}, sort_keys=True)

@@ -16,6 +16,7 @@ from experiments.reports.number_formats import (
     mean_and_spread,
     millions,
     plain,
+    printed_text,
     signed,
 )
 from experiments.reports.paper_table import Row, grouped, validation_first
@@ -144,10 +145,9 @@ def as_text(
     color: bool = False,
 ) -> str:
     """Tables of at most `width` columns with a legend of the departures."""
-    file = io.StringIO()
     colors = "standard" if color else None
     out = Console(
-        file=file, width=width, force_terminal=color, color_system=colors, highlight=False
+        file=io.StringIO(), width=width, force_terminal=color, color_system=colors, highlight=False
     )
     legend: dict[str, str] = {}
     for title, part in sections(rows).items():
@@ -160,7 +160,7 @@ def as_text(
     for line in unplotted:
         below += ["", line]
     out.print(*below, sep="\n", markup=False)
-    return "\n".join(line.rstrip() for line in file.getvalue().strip("\n").splitlines()) + "\n"
+    return printed_text(out)
 
 
 def text_table(title: str, rows: Sequence[Row], legend: dict[str, str]) -> Table:
@@ -203,19 +203,17 @@ def letters(index: int) -> str:
 def as_markdown(rows: Sequence[Row], others: Sequence[str], unplotted: Sequence[str] = ()) -> str:
     """Tables with a footnote for each measured row: seeds, commit, hardware, every departure."""
     notes: list[str] = []
-    lines: list[str] = []
+    blocks = []
     for title, part in sections(rows).items():
-        lines_of_cells = [cells(row, footnote_mark(row, notes)) for row in part]
-        lines += [f"### {plain(title)}", "", *markdown_lines(COLUMNS, lines_of_cells), ""]
+        texts = [cells(row, footnote_mark(row, notes)) for row in part]
+        blocks.append([f"### {plain(title)}", "", *markdown_lines(COLUMNS, texts)])
     if rows:
-        lines += [caption(rows), ""]
-    if notes:
-        lines += [*notes, ""]
+        blocks.append([caption(rows)])
+    blocks.append(notes)
     if others:
-        lines += [NOT_AVERAGED, "", *(f"- {plain(line)}" for line in others), ""]
-    if unplotted:
-        lines += [*(f"- {plain(line)}" for line in unplotted), ""]
-    return "\n".join(lines)
+        blocks.append([NOT_AVERAGED, "", *(f"- {plain(line)}" for line in others)])
+    blocks.append([f"- {plain(line)}" for line in unplotted])
+    return "\n".join("\n".join([*block, ""]) for block in blocks if block)
 
 
 def footnote_mark(row: Row, notes: list[str]) -> str:
@@ -223,13 +221,11 @@ def footnote_mark(row: Row, notes: list[str]) -> str:
     if row.status != "measured":
         return ""
     mark = f"[^{len(notes) + 1}]"
-    commits = f"commit {', '.join(row.each('commit'))}"
-    made = [made_by(row), commits, *row.each("hardware"), *row.each("precision")]
+    made = [made_by(row), f"commit {', '.join(row.each('commit'))}", *row.each("hardware")]
+    made += [*row.each("precision"), f"{row.newest.images} images"]
     options = f"evaluated with {model_words(row.model)}; " if row.model else ""
     departures = f"departures: {'; '.join(row.departures)}" if row.departures else "no departures"
-    images = f"{row.newest.images} images"
-    note = f"{', '.join([*made, images])}; {options}{departures}."
-    notes.append(f"{mark}: {plain(note)}")
+    notes.append(plain(f"{mark}: {', '.join(made)}; {options}{departures}."))
     return mark
 
 
