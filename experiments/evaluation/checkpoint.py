@@ -4,7 +4,6 @@ from argparse import Namespace
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +25,10 @@ from experiments.evaluation.per_image import Examiner, loss_and_confidence, meas
 from experiments.evaluation.score import (
     check_classes,
     fresh,
+    name_of,
     open_data,
     published_of,
+    scope,
     score,
     stored_options,
 )
@@ -46,36 +47,36 @@ Named = tuple[str, SegmentationModule]
 def evaluate(source: Checkpoint, args: Namespace) -> int:
     quiet()
     with as_user_error():
-        module, name, data = open_network(source, args)
+        module, data = open_network(source, args)
         others = [open_other(each, data) for each in args.beside]
         networks = [(args.inference or module.recipe.inference, module)]
         if args.protocols:
-            networks = protocols(source, module, args)
-    for network in dict.fromkeys(network for _, network in networks):
-        add_overrides(network, name, args)
+            networks = protocols(source, module, data, args)
     results = []
     for mode, network in networks:
         set_inference(network, mode, args.precision)
-        results.append(evaluate_protocol(source, network, name, data, others, args))
+        results.append(evaluate_protocol(source, network, data, others, args))
     if args.protocols:
         protocol_table(results)
     return 0
 
 
 def open_network(
-    source: Checkpoint, args: Namespace
-) -> tuple[SegmentationModule, str, SegmentationData]:
-    """The network, and the data set to evaluate it on with its name."""
+    source: Checkpoint, args: Namespace, labeled: bool = True
+) -> tuple[SegmentationModule, SegmentationData]:
+    """The network, and the data set to evaluate it on, whose labels may not be needed."""
     module = trained(source, args.which, options_of(source, args.model))
     name = known_name("data set", args.data or module.identity.data, list(catalogue()["data"]))
     options = stored_options(source, module, name) | data_options(name, args.overrides)
-    return module, name, open_data(name, options, args.split, source, module)
+    data = open_data(name, options, args.split, source, module, labeled)
+    add_overrides(module, data, args)
+    return module, data
 
 
-def add_overrides(module: SegmentationModule, name: str, args: Namespace) -> None:
+def add_overrides(module: SegmentationModule, data: SegmentationData, args: Namespace) -> None:
     """Note what the evaluation was given beyond the run's own words."""
     overrides = dict(module.identity.overrides)
-    for option, value in data_options(name, args.overrides).items():
+    for option, value in data_options(name_of(data), args.overrides).items():
         if option not in PLACES:
             overrides[f"data.{option}"] = value
     if args.which and args.which != module.identity.networks[0]:
@@ -86,16 +87,15 @@ def add_overrides(module: SegmentationModule, name: str, args: Namespace) -> Non
 def evaluate_protocol(
     source: Checkpoint,
     module: SegmentationModule,
-    name: str,
     data: SegmentationData,
     others: list[Named],
     args: Namespace,
 ) -> Result:
     """Score one network in its recipe's mode; print and write all that belongs to the result."""
     examiner = Examiner(data, args.split, args.full)
-    result = score(module, data, name, args.split, examiner)
-    heading = title_of(result.experiment, result.released)
-    examined = examiner.examined(description(heading, result))
+    result = score(module, data, args.split, examiner)
+    heading = title_of(module)
+    examined = examiner.examined(f"{heading} {scope(module, data, args.split)}")
     several = len(examined.names) > 1  # a single image says nothing about another draw of images
     result = replace(
         result,
@@ -108,13 +108,13 @@ def evaluate_protocol(
         print(line)
     if data.caution:
         print(data.caution)
-    file = args.out or result_file(source, args, evaluation_name(module, name, args.split))
+    file = args.out or result_file(source, args, evaluation_name(module, data, args.split))
     records = file.with_suffix(".npz")
     examined.save(records)  # first: a result that names its records has them
     files.write_json(file, replace(result, records=records.name).as_dict())
     print(f"result       {file}")
     images = data.open(args.split)
-    if args.pictures and (others or isinstance(source, ReleasedCheckpoint)):
+    if args.pictures and (others or result.released):
         pictures = file.with_suffix(".png")
         networks = [(heading, module), *others]
         save(comparison_sheet(networks, images, data.palette, args.pictures), pictures)
@@ -129,7 +129,9 @@ def evaluate_protocol(
 # --- protocols
 
 
-def protocols(source: Checkpoint, module: SegmentationModule, args: Namespace) -> list[Named]:
+def protocols(
+    source: Checkpoint, module: SegmentationModule, data: SegmentationData, args: Namespace
+) -> list[Named]:
     """The recipe's inference mode and those of the paper, each with the network for it.
 
     A mode that the paper reports comes with the options that it reports, unless options are given:
@@ -143,7 +145,15 @@ def protocols(source: Checkpoint, module: SegmentationModule, args: Namespace) -
     computed = {}  # in order, each once
     for (protocol, words), options in settings.items():
         if words not in networks:
-            networks[words] = network_with(source, args.which, options, words) or module
+            networks[words] = module
+            try:
+                network = trained(source, args.which, options)
+            except ValueError as problem:
+                print(f"the paper also reports {words}, which is left out: {problem}")
+            else:
+                add_overrides(network, data, args)
+                if network.identity.evaluated_with:  # else it was trained with these options
+                    networks[words] = network
         try:
             inference_steps(protocol)
         except ValueError:
@@ -156,28 +166,13 @@ def protocols(source: Checkpoint, module: SegmentationModule, args: Namespace) -
     return list(computed)
 
 
-def network_with(
-    source: Checkpoint, which: str | None, options: dict[str, Any], words: str
-) -> SegmentationModule | None:
-    """The network with the options of a published figure.
-
-    None where it was trained with them, or where its weights cannot be evaluated with them.
-    """
-    try:
-        network = trained(source, which, options)
-    except ValueError as problem:
-        print(f"the paper also reports {words}, which is left out: {problem}")
-        return None
-    return network if network.identity.evaluated_with else None
-
-
 # --- names
 
 
-def evaluation_name(module: SegmentationModule, data: str, split: str) -> str:
+def evaluation_name(module: SegmentationModule, data: SegmentationData, split: str) -> str:
     """The part of a file's name that says what was evaluated, and how."""
     options = [f"{name}={value}" for name, value in module.identity.evaluated_with.items()]
-    return "-".join([data, split, module.recipe.inference, *options])
+    return "-".join([name_of(data), split, module.recipe.inference, *options])
 
 
 def result_file(
@@ -189,8 +184,8 @@ def result_file(
 ) -> Path:
     """A new file beside a run's checkpoint; in a new folder of its own for a released one."""
     if isinstance(source, Path):
-        parts = [kind, source.stem, *([args.which] if args.which else []), about]
-        return fresh(source.parent, "-".join(parts), ".json")
+        parts = [kind, source.stem, args.which, about]
+        return fresh(source.parent, "-".join(filter(None, parts)), ".json")
     folder = fresh(args.runs, f"released-{source.layout}-{about}")
     folder.mkdir(parents=True)
     return folder / released_name
@@ -203,15 +198,10 @@ def name_in_run(source: Checkpoint) -> str:
     return str(source.relative_to(folder_of(source)))
 
 
-def title_of(experiment: str, released: str | None, otherwise: str = "") -> str:
-    note = f"released {released}" if released else otherwise
-    return f"{experiment} ({note})" if note else experiment
-
-
-def description(heading: str, result: Result) -> str:
-    how = [result.protocol, model_words(result.model), result.precision]
-    images = f"{result.images} images of {result.data} {result.split}"
-    return f"{heading} on {images} ({', '.join(filter(None, how))})"
+def title_of(module: SegmentationModule, otherwise: str = "") -> str:
+    identity = module.identity
+    note = f"released {identity.released}" if identity.released else otherwise
+    return f"{identity.experiment} ({note})" if note else identity.experiment
 
 
 # --- pictures
@@ -222,7 +212,7 @@ def open_other(source: Checkpoint, data: SegmentationData) -> Named:
     module = trained(source)
     check_classes(source, module, data)
     set_inference(module, None, None)
-    return title_of(module.identity.experiment, module.identity.released, "trained here"), module
+    return title_of(module, "trained here"), module
 
 
 def comparison_sheet(
@@ -244,8 +234,8 @@ def comparison_sheet(
 
 def indexes_across(source: Source, count: int) -> list[int]:
     """So many of its images from first to last, at most all."""
-    count = min(count, len(source))
-    return np.linspace(0, len(source) - 1, count).round().astype(int).tolist()
+    last = len(source) - 1
+    return np.linspace(0, last, min(count, len(source))).round().astype(int).tolist()
 
 
 def predict_again(module: SegmentationModule, source: Source, index: int) -> Shown:

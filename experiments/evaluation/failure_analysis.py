@@ -3,21 +3,22 @@
 All of it is computed from the records that an evaluation keeps of each image.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from experiments.records.image_records import RADII, Examined, sizes_of
+from experiments.records.image_records import Examined, sizes_of
 from segmodels.metrics.boundary import boundary_iou_scores, boundary_scores
 from segmodels.metrics.calibration import calibration_scores
 from segmodels.metrics.comparison import image_scores
 from segmodels.metrics.confusion import margins, rates
 from segmodels.metrics.instances import instance_scores
 
-ENDINGS = {1: "st", 2: "nd", 3: "rd"}  # of ordinal numbers
+ORDINALS = {1: "", 2: "2nd ", 3: "3rd "}
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,6 @@ class Confused:
     share: float  # of the truth's pixels
     cost: float  # of mIoU, as a fraction
     image: int  # the one that holds most of these pixels
-
-
-@dataclass(frozen=True)
-class Band:
-    """The pixels within `radius` of a boundary, or everywhere."""
-
-    radius: int | None
-    pixels: float  # share of all
-    errors: float  # share of all
-    accuracy: float
-    miou: float
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -90,48 +80,34 @@ def costs(confusion: np.ndarray) -> np.ndarray:
 
 
 def off_diagonal(counts: np.ndarray) -> np.ndarray:
-    return counts * (1 - np.eye(len(counts)))
+    """(..., C, C), with zeros on the diagonal."""
+    return counts * (1 - np.eye(counts.shape[-1]))
 
 
-def heaviest(weight: np.ndarray) -> Iterator[tuple[int, int]]:
-    """The pairs (true, predicted) by their (C, C) weight."""
-    for place in np.argsort(-weight, axis=None, kind="stable").tolist():
-        yield divmod(place, len(weight))
+def heaviest(weight: np.ndarray) -> list[tuple[int, int]]:
+    """All pairs (true, predicted) by their (C, C) weight."""
+    order = np.argsort(-weight, axis=None, kind="stable")
+    return [divmod(place, len(weight)) for place in order.tolist()]
 
 
-def most_confused(confusions: np.ndarray, most: int) -> list[Confused]:
-    """The pairs that cost most, of (N, C, C) counts."""
-    return confused(confusions, costs(confusions.sum(0)), most)
+def most_confused(
+    confusions: np.ndarray, most: int, weigh: Callable[[np.ndarray], np.ndarray] = costs
+) -> list[Confused]:
+    """The pairs that weigh most, of (N, C, C) counts: those that cost most, or have most pixels.
 
-
-def largest_confused(confusion: np.ndarray, most: int) -> list[Confused]:
-    """The pairs with most pixels, of (C, C) counts.
-
-    In one image a stray pixel of a class that it lacks would cost most.
+    In one image a stray pixel of a class that it lacks would cost most: weigh by `off_diagonal`.
     """
-    return confused(confusion[None], off_diagonal(confusion), most)
-
-
-def confused(confusions: np.ndarray, weight: np.ndarray, most: int) -> list[Confused]:
     confusion = confusions.sum(0)
+    weight = weigh(confusion)
     cost = costs(confusion)
     pairs = []
-    for pair in heaviest(weight):
-        if len(pairs) == most or not weight[pair]:
-            break
-        pixels = int(confusion[pair])
-        share = pixels / int(confusion[pair[0]].sum())
-        image = int(confusions[:, *pair].argmax())
-        pairs.append(Confused(*pair, pixels, share, float(cost[pair]), image))
+    for pair in heaviest(weight)[:most]:
+        if weight[pair]:
+            pixels = int(confusion[pair])
+            share = pixels / int(confusion[pair[0]].sum())
+            image = int(confusions[:, *pair].argmax())
+            pairs.append(Confused(*pair, pixels, share, float(cost[pair]), image))
     return pairs
-
-
-def taken_for(confusion: np.ndarray, truth: int) -> tuple[int, float] | None:
-    """The class that the pixels of `truth` are most often taken for, with their share."""
-    missed = off_diagonal(confusion)[truth]
-    if not missed.any():
-        return None
-    return int(missed.argmax()), float(missed.max() / confusion[truth].sum())
 
 
 def matrix_part(confusion: np.ndarray, most: int) -> list[int]:
@@ -143,9 +119,9 @@ def matrix_part(confusion: np.ndarray, most: int) -> list[int]:
         return list(range(len(confusion)))
     chosen: set[int] = set()
     for pair in heaviest(costs(confusion)):
-        if len(chosen | {*pair}) > most:
+        if len(chosen.union(pair)) > most:
             break
-        chosen |= {*pair}
+        chosen.update(pair)
     return sorted(chosen)
 
 
@@ -161,14 +137,13 @@ def worst_images(examined: Examined, pairs: Sequence[Confused], worst: int) -> d
     orders = {"lowest IoU": ranked(iou)}
     if examined.losses is not None:
         orders["highest loss"] = ranked(-examined.losses)
-    reasons: dict[int, list[str]] = {}
+    reasons: dict[int, list[str]] = defaultdict(list)
     for reason, indexes in orders.items():
         for place, index in enumerate(indexes[:worst], start=1):
-            nth = f"{ordinal(place)} " if place > 1 else ""
-            reasons.setdefault(index, []).append(f"{nth}{reason}")
+            reasons[index].append(f"{ORDINALS.get(place, f'{place}th ')}{reason}")
     for pair in pairs:
-        reason = f"most {examined.classes[pair.truth]} taken for {examined.classes[pair.predicted]}"
-        reasons.setdefault(pair.image, []).append(reason)
+        names = f"{examined.classes[pair.truth]} taken for {examined.classes[pair.predicted]}"
+        reasons[pair.image].append(f"most {names}")
     return {index: reasons[index] for index in ranked(iou) if index in reasons}
 
 
@@ -176,12 +151,6 @@ def ranked(values: np.ndarray) -> list[int]:
     """Indexes from the smallest value up; what has none is left out."""
     order = np.argsort(values, kind="stable")
     return order[np.isfinite(values[order])].tolist()
-
-
-def ordinal(number: int) -> str:
-    if number % 100 in (11, 12, 13):
-        return f"{number}th"
-    return f"{number}{ENDINGS.get(number % 10, 'th')}"
 
 
 # --- confidence and boundaries
@@ -193,14 +162,15 @@ def excess(bins: np.ndarray) -> np.ndarray:
     return ratio(confidence - hits, pixels)
 
 
-def bands(examined: Examined) -> list[Band]:
-    """Every radius, then the whole."""
-    everything = examined.confusion
-    areas = []
-    for radius, counts in zip((*RADII, None), (*examined.bands, everything)):
-        pixels = float(ratio(counts.sum(), everything.sum()))
-        errors = float(ratio(off_diagonal(counts).sum(), off_diagonal(everything).sum()))
-        scores = rated(counts)
-        accuracy = float(scores["pixel_accuracy"])
-        areas.append(Band(radius, pixels, errors, accuracy, float(scores["miou"])))
-    return areas
+def bands(examined: Examined) -> dict[str, np.ndarray]:
+    """Four measures (R + 1): within every radius of a boundary, then everywhere."""
+    counts = np.stack([*examined.bands, examined.confusion])  # (R + 1, C, C)
+    scores = rated(counts)
+    pixels = counts.sum((1, 2))
+    errors = off_diagonal(counts).sum((1, 2))
+    return {
+        "pixel accuracy": scores["pixel_accuracy"],
+        "mIoU": scores["miou"],
+        "of the wrong pixels": ratio(errors, errors[-1]),
+        "of all pixels": ratio(pixels, pixels[-1]),
+    }

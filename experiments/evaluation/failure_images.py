@@ -9,7 +9,13 @@ import numpy as np
 from experiments.drawing import svg_charts
 from experiments.drawing.html_page import colored_name, embedded, percent, section
 from experiments.drawing.label_images import IGNORED, colored, overlay
-from experiments.evaluation.failure_analysis import image_iou, largest_confused, ranked, rated
+from experiments.evaluation.failure_analysis import (
+    image_iou,
+    most_confused,
+    off_diagonal,
+    ranked,
+    rated,
+)
 from experiments.records.image_records import Examined
 
 SURE = 0.8  # a wrong pixel of at least this confidence is wrong and sure
@@ -157,7 +163,7 @@ def numbers(examined: Examined, index: int, shown: Shown) -> Iterator[str]:
     for each in lowest:
         yield f"<li>{class_name(examined, each)} {percent(scores['iou'][each])}</li>"
     yield "</ul>"
-    if pairs := largest_confused(counts, 3):
+    if pairs := most_confused(counts[None], 3, off_diagonal):
         yield "<p>largest confusions</p><ul>"
         for pair in pairs:
             names = confusion_name(examined, pair.truth, pair.predicted)

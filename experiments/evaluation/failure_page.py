@@ -25,12 +25,13 @@ from experiments.drawing.svg_charts import Series
 from experiments.evaluation import failure_analysis, failure_images
 from experiments.evaluation.failure_analysis import Confused, ratio
 from experiments.evaluation.failure_images import Shown, class_name, confusion_name
-from experiments.records.image_records import Examined
+from experiments.records.image_records import RADII, Examined
 from segmodels.metrics.comparison import class_intervals, interval
 from segmodels.metrics.confusion import scores
 
 PAIRS = 10  # of classes, each with an image
 MATRIX = 24  # classes of a matrix that can be read
+NEAR = 2  # of RADII: the distance of the summary
 CHARTS = 24  # classes whose confidence is drawn
 # The name in the scores, the title and the meaning of every number that there could be.
 NUMBERS = (
@@ -139,11 +140,13 @@ def summary(examined: Examined, pairs: Sequence[Confused]) -> Iterator[str]:
         names = confusion_name(examined, pairs[0].truth, pairs[0].predicted)
         cost = f"{100 * pairs[0].cost:.2f} points of mIoU"
         yield f"<li>the costliest confusion: {names}, {cost}</li>"
-    if examined.bands is not None and (close := failure_analysis.bands(examined)[2]).errors > 0:
-        yield (
-            f"<li>{percent(close.errors, 0)} of the wrong pixels are within {close.radius} pixels "
-            f"of a boundary, where {percent(close.pixels, 0)} of the pixels lie</li>"
-        )
+    if examined.bands is not None:
+        errors, pixels = list(failure_analysis.bands(examined).values())[2:]
+        if errors[NEAR] > 0:
+            yield (
+                f"<li>{percent(errors[NEAR], 0)} of the wrong pixels are within {RADII[NEAR]} "
+                f"pixels of a boundary, where {percent(pixels[NEAR], 0)} of the pixels lie</li>"
+            )
     if examined.calibration is not None:
         over = failure_analysis.excess(examined.calibration.sum(0))
         if np.isfinite(over):
@@ -168,15 +171,15 @@ def numbers(examined: Examined, further: dict[str, Any]) -> Iterator[str]:
         "and brackets hold a 95 % interval over images.",
     )
     known = scores(torch.from_numpy(examined.confusion), examined.categories) | further
-    around = {}
+    around = ""
     if images > 1 and examined.confusion.any():
-        around["miou"] = f" <small>{bracketed(interval(examined.confusions))}</small>"
+        around = f" <small>{bracketed(interval(examined.confusions))}</small>"
     yield '<dl class="numbers">'
     for name, title, meaning in NUMBERS:
-        value = known.get(name)
-        kind, text = ("soft", "not measured") if value is None else ("", percent(value))
+        kind, text = ("", percent(known[name])) if name in known else ("soft", "not measured")
+        text += around if name == "miou" else ""
         yield (
-            f'<div><dt>{title}</dt><dd class="{kind}">{text}{around.get(name, "")}</dd>'
+            f'<div><dt>{title}</dt><dd class="{kind}">{text}</dd>'
             f'<dd class="means">{meaning}</dd></div>'
         )
     yield "</dl>"
@@ -191,13 +194,13 @@ def classes(examined: Examined, further: dict[str, Any]) -> Iterator[str]:
     )
     confusion = examined.confusion
     true = confusion.sum(1)
+    missed = failure_analysis.off_diagonal(confusion)
     rates = failure_analysis.rated(confusion)
     precision = ratio(np.diagonal(confusion), confusion.sum(0))
     images = (examined.confusions.sum(2) > 0).sum(0)  # that hold a class
     around = class_intervals(examined.confusions)
     records = []
     for index in [*failure_analysis.ranked(rates["iou"]), *np.flatnonzero(np.isnan(rates["iou"]))]:
-        other = failure_analysis.taken_for(confusion, index)
         record = {
             "class": class_name(examined, index),
             "IoU": bar(rates["iou"][index]),
@@ -210,7 +213,10 @@ def classes(examined: Examined, further: dict[str, Any]) -> Iterator[str]:
         for name, title in OPTIONAL.items():
             if name in further:
                 record[title] = percent(further[name][index])
-        most = f"{class_name(examined, other[0])} {percent(other[1])}" if other else "–"
+        other = class_name(examined, missed[index].argmax())
+        most = (
+            f"{other} {percent(missed[index].max() / true[index])}" if missed[index].any() else "–"
+        )
         records.append(record | {"most taken for": most})
     yield table_of(records, "scores of every class", "classes")
     if missing := [title for name, title in OPTIONAL.items() if name not in further]:
@@ -263,8 +269,10 @@ def confused_pairs(examined: Examined, pairs: Sequence[Confused]) -> Iterator[st
 def matrix(examined: Examined) -> Iterator[str]:
     confusion = examined.confusion
     part = failure_analysis.matrix_part(confusion, MATRIX)
+    names = [class_name(examined, index) for index in part]
     few = ""
     if len(part) < len(confusion):
+        names.append("all others")
         few = (
             f" Of {len(confusion)} classes these are the {len(part)} that are confused at the "
             "highest cost."
@@ -277,7 +285,7 @@ def matrix(examined: Examined) -> Iterator[str]:
     )
     shares = ratio(confusion, confusion.sum(1, keepdims=True))
     rows = []
-    for true in part:
+    for name, true in zip(names, part):
         cells = []
         for predicted in part:
             title = (
@@ -289,8 +297,7 @@ def matrix(examined: Examined) -> Iterator[str]:
         if few:
             rest = 1 - shares[true, part].sum()
             cells.append(matrix_cell(rest, "", "any class that is not shown"))
-        rows.append(row(class_name(examined, true), cells))
-    names = [class_name(examined, index) for index in part] + ["all others"] * bool(few)
+        rows.append(row(name, cells))
     heads = ["true ↓ taken for →", *(f'<span class="down">{name}</span>' for name in names)]
     yield table(heads, rows, "confusion matrix, rows are true classes", "matrix")
 
@@ -317,28 +324,20 @@ def boundaries(examined: Examined) -> Iterator[str]:
         "what fails, flat ones that whole regions do.",
     )
     bands = failure_analysis.bands(examined)
-    accuracy = Series("pixel accuracy", [band.accuracy for band in bands])
-    miou = Series("mIoU", [band.miou for band in bands])
-    errors = Series("of the wrong pixels", [band.errors for band in bands])
-    pixels = Series("of all pixels", [band.pixels for band in bands])
+    accuracy, miou, errors, pixels = (Series(*band) for band in bands.items())
+    ticks = [*map(str, RADII), "all"]
     charts = ""
     for series, spoken in (
         ((accuracy, miou), "accuracy and mIoU against the distance from a boundary"),
         ((errors, pixels), "share of the errors and of the pixels near a boundary"),
     ):
-        charts += svg_charts.lines(
-            series,
-            [str(band.radius or "all") for band in bands],
-            "pixels from a boundary, at most",
-            f"{spoken}; the table has the numbers",
-        )
+        below = "pixels from a boundary, at most"
+        charts += svg_charts.lines(series, ticks, below, f"{spoken}; the table has the numbers")
     yield f'<div class="side">{charts}</div>'
     records = []
-    for index, band in enumerate(bands):
-        record = {"distance": f"within {band.radius} px" if band.radius else "everywhere"}
-        for series in (accuracy, miou, errors, pixels):
-            record[series.name] = percent(series.values[index])
-        records.append(record)
+    for tick, *shares in zip(ticks, *bands.values()):
+        record = {"distance": "everywhere" if tick == "all" else f"within {tick} px"}
+        records.append(record | dict(zip(bands, map(percent, shares))))
     yield table_of(records, "scores near boundaries")
 
 

@@ -28,7 +28,7 @@ from experiments.evaluation.robustness_report import (
     robustness_table,
 )
 from experiments.evaluation.robustness_result import Robustness, check_comparable, measure, read
-from experiments.evaluation.score import open_data, run_trainer
+from experiments.evaluation.score import name_of, open_data, run_trainer
 from experiments.reports.number_formats import console
 from segmodels.module import SegmentationModule
 from segmodels.prediction import choose_device, predict, set_inference
@@ -40,7 +40,7 @@ def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
         kinds = kinds_of(args.shift) if args.shift else ()
         roots = folders(args.across) if args.across else {}
         reference = read(args.reference) if args.reference else None
-        module, name, data = open_network(source, args)
+        module, data = open_network(source, args)
         set_inference(module, args.inference, args.precision)
         images = chosen_images(data, args)
         others = {
@@ -48,7 +48,7 @@ def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
             for other, root in roots.items()
         }
     setting = {
-        "data": name,
+        "data": name_of(data),
         "split": args.split,
         "protocol": module.recipe.inference,
         "precision": module.recipe.precision,
@@ -57,7 +57,7 @@ def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
     if reference:
         check_comparable(reference, setting, dict.fromkeys(kinds, args.severities))
     experiment = module.identity.experiment
-    what = f"{len(images)} images of {name} {args.split}"
+    what = f"{len(images)} images of {name_of(data)} {args.split}"
     print(f"{experiment}: {1 + len(kinds) * len(args.severities)} times {what}", flush=True)
 
     def miou_of(images: Source) -> float:
@@ -68,7 +68,7 @@ def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
 
     result = measure(images, miou_of, kinds, args.severities, others, setting)
     console().print(robustness_table(result, reference))
-    about = evaluation_name(module, name, args.split)
+    about = evaluation_name(module, data, args.split)
     file = result_file(source, args, about, "shift", "shift.json")
     write(result, file, module, name_in_run(source), f"{experiment} on {what}")
     if kinds:

@@ -29,11 +29,8 @@ from datamodules.reading.sources import Images
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.files import whole, write_json
 from experiments.command_line.networks import Checkpoint, ReleasedCheckpoint
-from experiments.command_line.overrides import data_options
-from experiments.command_line.values import PLACES
 from experiments.drawing.label_images import save
-from experiments.evaluation.score import open_data, stored_options
-from experiments.records.trained_networks import options_of, trained
+from experiments.evaluation.checkpoint import open_network
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.module import SegmentationModule
 from segmodels.prediction import choose_device, predict, set_inference
@@ -50,14 +47,13 @@ def submit(source: Checkpoint, args: Namespace) -> int:
     quiet()
     partial = args.submit.with_name(f".{args.submit.name}.partial")
     tested = args.split == "test"
+    args.data = NAME
     try:
         with as_user_error():
-            module = trained(source, args.which, options_of(source, args.model))
-            options = stored_options(source, module, NAME) | data_options(NAME, args.overrides)
-            data = open_data(NAME, options, args.split, source, module, labeled=not tested)
+            module, data = open_network(source, args, labeled=not tested)
             set_inference(module, args.inference, args.precision)
             images = data.images(args.split)
-            begin(partial, conditions(source, args, module, options, images.names))
+            begin(partial, conditions(source, args, module, images.names))
         archive = predict_files(module.to(choose_device()), images, data, partial / FILES)
         if not tested:
             check_scores(partial, data, args.split, module)
@@ -85,11 +81,7 @@ def submit(source: Checkpoint, args: Namespace) -> int:
 
 
 def conditions(
-    source: Checkpoint,
-    args: Namespace,
-    module: SegmentationModule,
-    options: dict[str, Any],
-    names: Sequence[str],
+    source: Checkpoint, args: Namespace, module: SegmentationModule, names: Sequence[str]
 ) -> dict[str, Any]:
     """All that the files depend on, as JSON gives it back."""
     file, layout = source, None
@@ -105,7 +97,7 @@ def conditions(
         "inference": module.recipe.inference,
         "precision": module.recipe.precision,
         "split": args.split,
-        "options": {name: value for name, value in options.items() if name not in PLACES},
+        "overrides": module.identity.overrides,
         "images": hashlib.sha256("\n".join(names).encode()).hexdigest(),
     }
     return json.loads(json.dumps(settings))
@@ -132,20 +124,15 @@ def begin(folder: Path, wanted: dict[str, Any]) -> None:
 def predict_files(
     module: SegmentationModule, images: Images, data: Cityscapes, folder: Path
 ) -> Path:
-    """Write what an earlier try has not written yet, and pack all; each file is read again."""
+    """Write what an earlier try has not written whole, and pack all."""
     ids = {number % 256 for number in data.labels.ids}
     if there := len(list(folder.glob(f"*{ENDING}"))):
         print(f"{there} of {len(images)} label files are there already", flush=True)
     files = [folder / f"{name}{ENDING}" for name in images.names]
     for index, file in with_progress(list(enumerate(files)), "predicting"):
         image = images.image(index)
-        if is_complete(file, image.shape[:2], ids):
-            continue
-        save(data.labels.decode(predict(module, image)), file)
         if not is_complete(file, image.shape[:2], ids):
-            raise UserError(
-                f"{file} was written wrongly; the disk may be failing: predict into another folder"
-            )
+            save(data.labels.decode(predict(module, image)), file)
     archive = folder / "submission.zip"
     with whole(archive) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as out:
         for file in files:

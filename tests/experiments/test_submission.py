@@ -185,7 +185,9 @@ def test_what_can_be_refused_is_refused_before_the_network_is_read(
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(submission, "trained", lambda *given: pytest.fail("the network was read"))
+    monkeypatch.setattr(
+        submission, "open_network", lambda *given: pytest.fail("the network was read")
+    )
     assert evaluate.main([*streets, "--data", "camvid"]) == 2
     assert "camvid has another; leave out --data" in capsys.readouterr().err
     monkeypatch.setattr(
