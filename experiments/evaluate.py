@@ -91,99 +91,98 @@ def make_parser() -> Parser:
         metavar=("LAYOUT", "FILE"),
         help="the authors' checkpoint; short for released:NAME=FILE",
     )
-    what = parser.add_argument_group("on what")
-    what.add_argument(
+    add = parser.add_argument_group("on what").add_argument
+    add(
         "--data",
         metavar="NAME",
         help="default: what the network was trained on, with the run's options",
     )
-    what.add_argument("--split", choices=("val", "test"), default="val", help="default: val")
+    add("--split", choices=("val", "test"), default="val", help="default: val")
     how = parser.add_argument_group("how")
-    modes = how.add_mutually_exclusive_group()
-    modes.add_argument(
-        "--inference", metavar="MODE", type=checked_mode, help="default: the recipe's"
-    )
-    modes.add_argument(
+    add = how.add_argument
+    mode = how.add_mutually_exclusive_group().add_argument
+    mode("--inference", metavar="MODE", type=checked_mode, help="default: the recipe's")
+    mode(
         "--protocols", action="store_true", help="every protocol of the paper, one after the other"
     )
-    how.add_argument(
+    add(
         "--network",
         dest="which",
         metavar="NAME",
         help="of a semi-supervised run, which has several, such as student (default: the method's)",
     )
-    how.add_argument(
+    add(
         "--precision",
         choices=("32-true", "16-mixed", "bf16-mixed"),
         help="default: what the run was trained in",
     )
-    more = parser.add_argument_group("what else to find out")
-    more.add_argument(
+    add = parser.add_argument_group("what else to find out").add_argument
+    add(
         "--full",
         action="store_true",
         help="also boundary F1 and IoU, accuracy near boundaries, calibration, loss, iIoU",
     )
-    more.add_argument(
+    add(
         "--page",
         metavar="FILE",
         type=Path,
         help="a new HTML page of where it fails (takes --full with it)",
     )
-    more.add_argument(
+    add(
         "--beside",
         metavar="NETWORK",
         action="append",
         default=[],
         help="draw its predictions too; may be given again",
     )
-    more.add_argument(
+    add(
         "--pictures",
         metavar="N",
         type=count,
         default=4,
         help="images on the sheet of --released and --beside (default: 4)",
     )
-    more.add_argument(
+    add(
         "--submit",
         metavar="DIR",
         type=Path,
         help="write label files for Cityscapes' test server into a new folder",
     )
-    shift = parser.add_argument_group("generalization")
-    shift.add_argument(
+    add = parser.add_argument_group("generalization").add_argument
+    add(
         "--shift",
         metavar="KINDS",
         nargs="?",
         const="all",
         help="corrupted images: all (default), groups or kinds, see below",
     )
-    shift.add_argument(
+    add(
         "--severities",
         metavar="LIST",
         type=severities,
         default="1,2,3,4,5",
         help="of --shift (default: 1,2,3,4,5)",
     )
-    shift.add_argument(
+    add(
         "--shift-images",
         metavar="N",
         type=positive,
         help="take N images spread over the split (default: all)",
     )
-    shift.add_argument(
+    add(
         "--across",
         metavar="NAME=DIR,...",
         help="other data sets of the same classes, such as acdc=DIR,darkzurich=DIR",
     )
-    shift.add_argument(
+    add(
         "--reference",
         metavar="FILE",
         type=Path,
         help="another network's --shift file: CD and rCD against it",
     )
-    out = parser.add_argument_group("where to")
-    out.add_argument("--out", metavar="FILE", type=Path, help="a new file (default: see below)")
-    out.add_argument(
+    add = parser.add_argument_group("where to").add_argument
+    add("--out", metavar="FILE", type=Path, help="a new file (default: see below)")
+    add(
         "--runs",
         metavar="DIR",
         type=Path,
@@ -250,8 +249,7 @@ def check(args: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:
         args.shift = "all"
     args.overrides, args.model = split_overrides(args.overrides)
     check_words(source, args.data, args.overrides, args.model)
-    check_shift(args)
-    check_submit(args)
+    check_flags(args)
     for flag, file in (("--out", args.out), ("--page", args.page)):
         if file and args.protocols:
             raise UserError(
@@ -261,6 +259,36 @@ def check(args: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:
         if file:
             check_out(file, flag)
     check_place(args, source)
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Refuse flags of a plain evaluation beside --shift, --across and --submit."""
+    flags = ("--protocols", "--page", "--full", "--beside", "--out")
+    plain = [flag for flag in flags if getattr(args, flag.removeprefix("--"))]
+    shift = args.shift or args.across
+    if shift and (plain or args.submit):
+        raise UserError(
+            "--shift and --across write files of their own: "
+            f"leave out {[*plain, '--submit'][0]}, or run twice"
+        )
+    if args.reference and not args.shift:
+        raise UserError(
+            "--reference is what a --shift is compared with; add --shift, or leave it out"
+        )
+    if not args.submit:
+        return
+    if plain:
+        raise UserError(
+            "--submit writes files for the test server and nothing else: "
+            f"leave out {plain[0]}, or run twice"
+        )
+    if args.data not in (None, "cityscapes"):
+        raise UserError(
+            f"--submit writes files for Cityscapes' test server, and {args.data} has another; "
+            "leave out --data"
+        )
+    if args.submit.exists():
+        raise UserError(f"{args.submit} exists and is not overwritten; give another --submit")
 
 
 def check_place(args: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:
@@ -276,42 +304,6 @@ def check_place(args: argparse.Namespace, source: Path | ReleasedCheckpoint) -> 
         check_writable(source.parent, remedy)
     else:
         check_makeable(args.runs, "--runs")
-
-
-def check_shift(args: argparse.Namespace) -> None:
-    if (args.shift or args.across) and (clash := conflicting_flag(args, "--submit")):
-        raise UserError(
-            f"--shift and --across write files of their own: leave out {clash}, or run twice"
-        )
-    if args.reference and not args.shift:
-        raise UserError(
-            "--reference is what a --shift is compared with; add --shift, or leave it out"
-        )
-
-
-def check_submit(args: argparse.Namespace) -> None:
-    if not args.submit:
-        return
-    if clash := conflicting_flag(args):
-        raise UserError(
-            "--submit writes files for the test server and nothing else: "
-            f"leave out {clash}, or run twice"
-        )
-    if args.data not in (None, "cityscapes"):
-        raise UserError(
-            f"--submit writes files for Cityscapes' test server, and {args.data} has another; "
-            "leave out --data"
-        )
-    if args.submit.exists():
-        raise UserError(f"{args.submit} exists and is not overwritten; give another --submit")
-
-
-def conflicting_flag(args: argparse.Namespace, *others: str) -> str | None:
-    """The first given flag of those that belong to a plain evaluation alone, and of `others`."""
-    for flag in ("--protocols", "--page", "--full", "--beside", "--out", *others):
-        if getattr(args, flag.removeprefix("--")):
-            return flag
-    return None
 
 
 def check_beside(out: Path) -> None:

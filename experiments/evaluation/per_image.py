@@ -109,23 +109,22 @@ def loss_and_confidence(strips: Strips, label: Tensor) -> tuple[Tensor, Tensor]:
 def measures(examined: Examined) -> dict[str, Any]:
     """The measures that --full adds to a result, as fractions; per class by name."""
     losses = examined.losses[~np.isnan(examined.losses)]
-    measured = {"loss": float(losses.mean()) if len(losses) else None} | further_scores(examined)
+    measured = {"loss": losses.mean() if len(losses) else None} | further_scores(examined)
     for name in ("f1", "precision", "recall"):
         measured[f"boundary_{name}_by_class"] = measured.pop(name)
     for name, values in measured.items():
         if isinstance(values, list) and name != "reliability":
             measured[name] = dict(zip(examined.classes, values))
+        else:
+            measured[name] = without_nan(values)
     measured["trimap"] = {}
     for radius, band in zip(RADII, examined.bands):
         near = scores(torch.from_numpy(band))
-        measured["trimap"][str(radius)] = {name: near[name] for name in ("miou", "pixel_accuracy")}
-    return without_nan(measured)
+        names = ("miou", "pixel_accuracy")
+        measured["trimap"][str(radius)] = {name: without_nan(near[name]) for name in names}
+    return measured
 
 
 def without_nan(value: Any) -> Any:
     """JSON knows no nan: None says that there was nothing to measure."""
-    if isinstance(value, dict):
-        return {name: without_nan(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(each) for each in value]
     return None if isinstance(value, float) and math.isnan(value) else value
