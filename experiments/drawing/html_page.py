@@ -2,7 +2,6 @@
 
 import base64
 import html
-import math
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -63,12 +62,6 @@ def swatch(color: Sequence[int]) -> str:
 
 def colored_name(name: str, color: Sequence[int]) -> str:
     return f'<span class="class">{swatch(color)}{html.escape(name)}</span>'
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def short_count(pixels: float) -> str:

@@ -2,12 +2,13 @@
 
 import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from experiments.drawing import svg_charts
-from experiments.drawing.html_page import colored_name, embedded, percent, section
+from experiments.drawing.html_page import colored_name, embedded, section
 from experiments.drawing.label_images import IGNORED, colored, overlay
 from experiments.evaluation.failure_analysis import (
     image_iou,
@@ -17,7 +18,9 @@ from experiments.evaluation.failure_analysis import (
     rated,
 )
 from experiments.records.image_records import Examined
+from experiments.reports import number_formats
 
+percent = partial(number_formats.percent, digits=1, none="–", unit="\N{NO-BREAK SPACE}%")
 SURE = 0.8  # a wrong pixel of at least this confidence is wrong and sure
 # They differ in lightness too.
 WRONG = (176, 0, 40)
@@ -80,7 +83,7 @@ def worst_images(
         "Images",
         f"Lowest IoU first: the {worst} worst by {by}, and for every confused pair above the image "
         "that shows most of it; wrong pixels are dark red where the network was sure "
-        f"({percent(SURE, 0)} or more) and orange where it was not, right ones are faded.",
+        f"({percent(SURE, digits=0)} or more) and orange where it was not, right ones are faded.",
     )
     yield iou_histogram(image_iou(examined.confusions))
     yield legend(examined, chosen)

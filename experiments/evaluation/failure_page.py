@@ -14,7 +14,6 @@ import torch
 from experiments.drawing import svg_charts
 from experiments.drawing.html_page import (
     document,
-    percent,
     row,
     section,
     short_count,
@@ -24,8 +23,9 @@ from experiments.drawing.html_page import (
 from experiments.drawing.svg_charts import Series
 from experiments.evaluation import failure_analysis, failure_images
 from experiments.evaluation.failure_analysis import Confused, ratio
-from experiments.evaluation.failure_images import Shown, class_name, confusion_name
+from experiments.evaluation.failure_images import Shown, class_name, confusion_name, percent
 from experiments.records.image_records import RADII, Examined
+from experiments.reports.number_formats import between
 from segmodels.metrics.comparison import class_intervals, interval
 from segmodels.metrics.confusion import scores
 
@@ -144,8 +144,8 @@ def summary(examined: Examined, pairs: Sequence[Confused]) -> Iterator[str]:
         errors, pixels = list(failure_analysis.bands(examined).values())[2:]
         if errors[NEAR] > 0:
             yield (
-                f"<li>{percent(errors[NEAR], 0)} of the wrong pixels are within {RADII[NEAR]} "
-                f"pixels of a boundary, where {percent(pixels[NEAR], 0)} of the pixels lie</li>"
+                f"<li>{percent(errors[NEAR], digits=0)} of the wrong pixels are within {RADII[NEAR]} "
+                f"pixels of a boundary, where {percent(pixels[NEAR], digits=0)} of the pixels lie</li>"
             )
     if examined.calibration is not None:
         over = failure_analysis.excess(examined.calibration.sum(0))
@@ -173,7 +173,7 @@ def numbers(examined: Examined, further: dict[str, Any]) -> Iterator[str]:
     known = scores(torch.from_numpy(examined.confusion), examined.categories) | further
     around = ""
     if images > 1 and examined.confusion.any():
-        around = f" <small>{bracketed(interval(examined.confusions))}</small>"
+        around = f" <small>{between(interval(examined.confusions), 1)}</small>"
     yield '<dl class="numbers">'
     for name, title, meaning in NUMBERS:
         kind, text = ("", percent(known[name])) if name in known else ("soft", "not measured")
@@ -204,10 +204,10 @@ def classes(examined: Examined, further: dict[str, Any]) -> Iterator[str]:
         record = {
             "class": class_name(examined, index),
             "IoU": bar(rates["iou"][index]),
-            "95 % interval": bracketed(around[index]),
+            "95 % interval": between(around[index], 1, none="–"),
             "accuracy": percent(rates["accuracy"][index]),
             "precision": percent(precision[index]),
-            "of the pixels": percent(true[index] / max(true.sum(), 1), 2),
+            "of the pixels": percent(true[index] / max(true.sum(), 1), digits=2),
             "images": str(images[index]),
         }
         for name, title in OPTIONAL.items():
@@ -221,10 +221,6 @@ def classes(examined: Examined, further: dict[str, Any]) -> Iterator[str]:
     yield table_of(records, "scores of every class", "classes")
     if missing := [title for name, title in OPTIONAL.items() if name not in further]:
         yield f'<p class="soft">not measured: {", ".join(missing)}</p>'
-
-
-def bracketed(interval: tuple[float, float] | None) -> str:
-    return f"[{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else "–"
 
 
 def bar(value: float) -> str:

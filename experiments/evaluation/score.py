@@ -26,6 +26,9 @@ from segmodels.module import SegmentationModule
 from segmodels.paper import experiment, inference_parameters
 from segmodels.paper import paper as find_paper
 
+# What a result says in the words of its network's identity.
+AS_TRAINED = ("semi", "labeled", "seed", "departures", "overrides", "released", "port", "smoke")
+
 # --- the data
 
 
@@ -154,11 +157,8 @@ def result_of(
         images=len(data.open(split)),
         official_images=data.official(split),
         pixels=module.scores["pixels"],
-        semi=identity.semi,
         network=identity.network or next(iter(identity.networks), None),
         others={each: named_scores(data, scored) for each, scored in others.items()},
-        labeled=identity.labeled,
-        seed=identity.seed,
         iterations=iterations,
         parameters=sum(each.numel() for each in module.evaluated.parameters()),
         inference_parameters=inference_parameters(network, module.num_classes),
@@ -167,16 +167,12 @@ def result_of(
         commit=provenance.commit(),
         versions=provenance.versions(),
         date=date.today().isoformat(),
-        departures=identity.departures,
-        overrides=identity.overrides,
         model=identity.evaluated_with,
+        **{name: getattr(identity, name) for name in AS_TRAINED},
         published=[PublishedFigure(**figure) for figure in published_of(module)],
-        released=identity.released,
-        port=identity.port,
         checkpoint=None,
         seconds=None,
         cpu_seconds=None,
-        smoke=identity.smoke,
         finished=bool(identity.released)
         or (not identity.smoke and iterations >= module.recipe.iterations),
     )

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -13,7 +14,7 @@ from rich.text import Text
 
 from experiments.command_line.errors import UserError
 from experiments.records.results import Result, read_result
-from experiments.reports.number_formats import percent, printed_text
+from experiments.reports.number_formats import between, percent, printed_text
 from experiments.reports.protocol_names import protocol_name
 from experiments.reports.published_figures import model_words, name_of
 
@@ -31,6 +32,9 @@ READING = (
     "its truth shows. All this is the chance of\nimages: that of training shows only in several "
     "seeds."
 )
+
+
+points = partial(percent, sign="+")  # a difference of fractions
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def as_text(a: Evaluation, b: Evaluation, comparison: "Comparison") -> str:
         f"B        {described(b)}",
         f"on       {len(a.records.names)} images of {a.result.data} {a.result.split}",
         f"mIoU     A {percent(ours['miou'])}, B {percent(theirs['miou'])}, "
-        f"A - B {points(comparison.difference)} {between(comparison.interval)}, "
+        f"A - B {points(comparison.difference)} {between(comparison.interval, sign='+')}, "
         f"p {comparison.p:.4f}",
         f"images   A is better on {comparison.wins}, B on {comparison.losses}, "
         f"alike on {comparison.ties}",
@@ -154,7 +158,7 @@ def as_text(a: Evaluation, b: Evaluation, comparison: "Comparison") -> str:
         map(percent, ours["iou"]),
         map(percent, theirs["iou"]),
         map(points, comparison.class_differences),
-        map(between, comparison.class_intervals),
+        (between(each, sign="+") for each in comparison.class_intervals),
         ("-" if p is None else f"{p:.4f}" for p in holm(comparison.class_ps)),
     )
     heads = ("class", "IoU of A", "IoU of B", "A - B", "95 % interval", "p (Holm)")
@@ -205,12 +209,3 @@ def score_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     for row in rows:
         table.add_row(*map(Text, row))
     return table
-
-
-def points(share: float | None) -> str:
-    """A difference of fractions in percentage points."""
-    return percent(share, sign="+")
-
-
-def between(interval: tuple[float, float] | None) -> str:
-    return f"[{points(interval[0])}, {points(interval[1])}]" if interval else "-"

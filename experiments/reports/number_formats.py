@@ -53,10 +53,22 @@ def plain(words: str) -> str:
 # --- numbers
 
 
-def percent(share: float | None, digits: int = 2, sign: str = "", none: str = "-") -> str:
+def percent(
+    share: float | None, digits: int = 2, sign: str = "", none: str = "-", unit: str = ""
+) -> str:
     """A fraction in percent: "74.80", or "+0.31" with sign="+"; `none` for None and nan."""
     known = share is not None and math.isfinite(share)
-    return f"{100 * share:{sign}.{digits}f}" if known else none
+    return f"{100 * share:{sign}.{digits}f}{unit}" if known else none
+
+
+def between(
+    interval: Sequence[float] | None, digits: int = 2, sign: str = "", none: str = "-"
+) -> str:
+    """An interval of fractions in percent: "[73.90, 75.60]"."""
+    if not interval:
+        return none
+    low, high = (percent(end, digits, sign) for end in interval)
+    return f"[{low}, {high}]"
 
 
 def millions(count: int | None, space: str = "") -> str:

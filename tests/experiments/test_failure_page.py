@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 
 from experiments.drawing import svg_charts
-from experiments.drawing.html_page import percent, short_count
+from experiments.drawing.html_page import short_count
 from experiments.evaluation import failure_analysis
-from experiments.evaluation.failure_images import HESITANT, UNJUDGED, WRONG, Shown, error_map
+from experiments.evaluation.failure_images import (
+    HESITANT,
+    UNJUDGED,
+    WRONG,
+    Shown,
+    error_map,
+    percent,
+)
 from experiments.evaluation.failure_page import failure_page
 from experiments.records.image_records import BINS, RADII, Examined
 
