@@ -1,5 +1,4 @@
-"""Data sets, one file each, found by being in this folder; a class is imported only when it is
-used."""
+"""Data sets, one file each, found by being in this folder; a class is imported when it is used."""
 
 import importlib
 import re
@@ -16,18 +15,13 @@ HERE = Path(__file__).parent
 
 def names() -> dict[str, str]:
     """{"cityscapes": "Cityscapes", ...}: a data set's file is named as its class, in lower case."""
-    bases = {}
-    stems = {file.stem for file in HERE.glob("*.py")}
-    for stem in sorted(stems):
-        text = (HERE / f"{stem}.py").read_text(encoding="utf-8")
-        bases.update(re.findall(r"^class (\w+)\((\w+)", text, flags=re.MULTILINE))
-    return {name.lower(): name for name in bases if name.lower() in stems and descends(name, bases)}
-
-
-def descends(name: str, bases: dict[str, str]) -> bool:
-    """Whether the class is a data set, perhaps by way of another one."""
-    base = bases.get(name, "")
-    return base == "SegmentationData" or (base in bases and descends(base, bases))
+    found = {}
+    for file in sorted(HERE.glob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        for name in re.findall(r"^class (\w+)\(SegmentationData\)", text, flags=re.MULTILINE):
+            if name.lower() == file.stem:
+                found[file.stem] = name
+    return found
 
 
 def dataset(name: str) -> "type[SegmentationData]":

@@ -11,7 +11,7 @@ its visualizationCode/color150.mat.
 
 from typing import ClassVar
 
-from datamodules.labels import LabelSet
+from datamodules.labels import LabelSet, split_names
 from datamodules.module import SegmentationData
 from datamodules.reading.sources import Files
 
@@ -42,13 +42,13 @@ vase 00ffcc, traffic light 2900ff, tray 29ff00, ashcan ad00ff, fan 00f5ff, pier 
 crt screen 7a00ff, plate 00ffb8, monitor 005cff, bulletin board b8ff00, shower 0085ff,
 radiator ffd600, glass 19c2c2, clock 66ff00, flag 5c00ff
 """
-NAMED = [entry.rsplit(maxsplit=1) for entry in CLASSES.split(",")]
+NAMED = [entry.rsplit(maxsplit=1) for entry in split_names(CLASSES)]
 FOLDERS = {"train": "training", "val": "validation"}
 
 
 class ADE20K(SegmentationData):
     labels = LabelSet(
-        names=tuple(name.strip() for name, _ in NAMED),
+        names=tuple(name for name, _ in NAMED),
         palette=tuple(tuple(bytes.fromhex(color)) for _, color in NAMED),
         ids=tuple(range(1, 151)),
         void=(0,),

@@ -13,6 +13,7 @@ example and the table in README.md of tanmaysingha/SDBNet agree on them); false 
 alone and ignores all others, as datasets/camvid.py of XuJiacong/PIDNet does.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -62,22 +63,11 @@ GROUPS = {  # the first one gives the class its color
     },
     "bicyclist": {"Bicyclist": (0, 128, 192), "MotorcycleScooter": (192, 0, 192)},
 }
-FIRST = tuple(next(iter(GROUPS[name].values())) for name in CAMVID.names)
-OTHERS = tuple(
-    (color, place)
-    for place, name in enumerate(CAMVID.names)
-    for color in [*GROUPS[name].values()][1:]
-)
-VOID = (0, 0, 0)
-GROUPED = LabelSet(
-    CAMVID.names, FIRST, CAMVID.ids, CAMVID.void, void_palette=(VOID,), merged_palette=OTHERS
-)
-ALONE = LabelSet(
-    CAMVID.names,
-    FIRST,
-    CAMVID.ids,
-    CAMVID.void,
-    void_palette=(VOID, *(color for color, _ in OTHERS)),
+COLORS = [tuple(GROUPS[name].values()) for name in CAMVID.names]
+OTHERS = tuple((color, place) for place, colors in enumerate(COLORS) for color in colors[1:])
+GROUPED = replace(CAMVID, palette=tuple(colors[0] for colors in COLORS), merged_palette=OTHERS)
+ALONE = replace(
+    GROUPED, merged_palette=(), void_palette=((0, 0, 0), *(color for color, _ in OTHERS))
 )
 
 
@@ -90,7 +80,6 @@ class CamVid32(SegmentationData):
         "and unzip each into a folder of its name"
     )
     counts: ClassVar[dict[str, int]] = {"train": 367, "val": 101, "test": 233}
-    relabels: ClassVar[tuple[str, ...]] = ("grouped",)
 
     def __init__(
         self, root: str | Path | None = None, *, grouped: bool = True, **settings: Any

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Literal
 
 from datamodules.errors import DataError, one_of
 from datamodules.file_trees import picked, read_list, read_matlab
-from datamodules.labels import LabelSet, devkit_color
+from datamodules.labels import LabelSet, devkit_color, split_names
 from datamodules.module import SegmentationData
 from datamodules.reading.sources import Files
 
@@ -48,24 +48,14 @@ shelf, sky-other, skyscraper, snow, solid-other, stairs, stone, straw, structura
 tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete, wall-other, wall-panel,
 wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other, wood
 """
-EMPTY = (
-    "street sign",
-    "hat",
-    "shoe",
-    "eye glasses",
-    "plate",
-    "mirror",
-    "window",
-    "desk",
-    "door",
-    "blender",
-    "hair brush",
+EMPTY = split_names(
+    "street sign, hat, shoe, eye glasses, plate, mirror, window, desk, door, blender, hair brush"
 )
-IDS = {name.strip(): number for number, name in enumerate(CLASSES.split(","), 1)}
+IDS = {name: number for number, name in enumerate(split_names(CLASSES), 1) if name not in EMPTY}
 OF_10K = LabelSet(
-    names=tuple(name for name in IDS if name not in EMPTY),
-    palette=tuple(devkit_color(number) for name, number in IDS.items() if name not in EMPTY),
-    ids=tuple(number for name, number in IDS.items() if name not in EMPTY),
+    names=tuple(IDS),
+    palette=tuple(map(devkit_color, IDS.values())),
+    ids=tuple(IDS.values()),
     void=(0,),
 )
 OF_164K = replace(OF_10K, ids=tuple(number - 1 for number in OF_10K.ids), void=(255,))
@@ -97,7 +87,7 @@ class COCOStuff(SegmentationData):
     ) -> None:
         super().__init__(root, **settings)
         self.release = one_of("release", release, tuple(RELEASES))
-        self.counts = RELEASES[release]
+        self.counts = RELEASES[self.release]
 
     @property
     def labels(self) -> LabelSet:
@@ -154,15 +144,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "root", type=Path, metavar="DIR", help="the folder with images, annotations and imageLists"
     )
-    options = parser.parse_args(arguments)
+    root = parser.parse_args(arguments).root
     try:
-        count = convert(options.root)
+        count = convert(root)
     except DataError as error:
         print(error, file=sys.stderr)
         return 2
     print(
-        f"{count} labels are PNGs in {options.root / 'annotations'}: --data cocostuff "
-        f"data.release=10k data.root={options.root}"
+        f"{count} labels are PNGs in {root / 'annotations'}: --data cocostuff "
+        f"data.release=10k data.root={root}"
     )
     return 0
 

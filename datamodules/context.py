@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from datamodules.file_trees import picked, read_list
-from datamodules.labels import LabelSet, devkit_color
+from datamodules.labels import LabelSet, devkit_color, split_names
 from datamodules.module import SegmentationData
 from datamodules.reading.sources import Files
 
@@ -27,7 +27,7 @@ grass, ground, horse, keyboard, light, motorbike, mountain, mouse, person, plate
 pottedplant, road, rock, sheep, shelves, sidewalk, sign, sky, snow, sofa, table, track, train, tree,
 truck, tvmonitor, wall, water, window, wood
 """
-NAMES = tuple(name.strip() for name in CLASSES.split(","))
+NAMES = split_names(CLASSES)
 WITHOUT_BACKGROUND = LabelSet(
     NAMES, palette=tuple(map(devkit_color, range(1, 60))), ids=tuple(range(1, 60)), void=(0, 255)
 )
@@ -52,7 +52,6 @@ class Context(SegmentationData):
         "mmsegmentation's tools/dataset_converters/pascal_context.py makes the labels and lists"
     )
     counts: ClassVar[dict[str, int]] = {"train": 4998, "val": 5105}
-    relabels: ClassVar[tuple[str, ...]] = ("background",)
 
     def __init__(
         self, root: str | Path | None = None, *, background: bool = False, **settings: Any

@@ -12,6 +12,7 @@ up to 26 enlarged copies, and an elastic transform moves the objects away from t
 """
 
 import io
+import math
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from zlib import crc32
@@ -33,7 +34,6 @@ GROUPS = {
     "weather": ("snow", "fog", "brightness"),
     "digital": ("contrast", "pixelate", "jpeg_compression"),
 }
-FORMER = {"rain": "snow", "night": "brightness"}  # kinds that were here before, and the nearest now
 
 # By severity, from 1 to 5; several numbers are those that the kind's function takes, in its order.
 STRENGTHS = {
@@ -80,7 +80,6 @@ def corrupt(image: np.ndarray, kind: str, severity: int, index: int = 0) -> np.n
     Random numbers depend on the kind and the image's index alone: results repeat, and a curve over
     severities shows strength and not luck.
     """
-    check(kind, severity)
     strength = STRENGTHS[kind][severity - 1]
     numbers = strength if isinstance(strength, tuple) else (strength,)
     rng = np.random.default_rng([crc32(kind.encode()), index])
@@ -111,7 +110,7 @@ def check(kind: str, severity: int) -> None:
 
 
 def unknown_kind(word: str, known: Iterable[str]) -> DataError:
-    near = get_close_matches(FORMER.get(word, word.lower()), known, n=1, cutoff=0.4)
+    near = get_close_matches(word.lower(), known, n=1, cutoff=0.4)
     guess = f"did you mean {near[0]}? " if near else ""
     name = word or "without a name"
     return DataError(f"there is no corruption {name}; {guess}there are {', '.join(known)}")
@@ -180,7 +179,8 @@ def snow(
 ) -> np.ndarray:
     """Enlarged noise above a threshold falls along a line, twice, over a whitened image."""
     height, width = image.shape[:2]
-    flakes = rng.normal(mean, deviation, (int(np.ceil(height / zoom)), int(np.ceil(width / zoom))))
+    size = (math.ceil(height / zoom), math.ceil(width / zoom))
+    flakes = rng.normal(mean, deviation, size)
     flakes = enlarged(flakes, zoom)
     flakes = np.where(flakes < threshold, 0, flakes.clip(0, 1))
     flakes = motion(flakes, radius, sigma, rng.uniform(-135, -45))[:height, :width]
@@ -192,7 +192,9 @@ def snow(
 
 def enlarged(values: np.ndarray, zoom: float) -> np.ndarray:
     """Linear interpolation between corners that stay corners."""
-    rows, columns = (linear_weights(side, round(side * zoom)) for side in values.shape)
+    height, width = values.shape
+    rows = linear_weights(height, round(height * zoom))
+    columns = linear_weights(width, round(width * zoom))
     return rows @ values @ columns.T  # (h, w) -> (H, W)
 
 

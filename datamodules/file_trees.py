@@ -73,10 +73,9 @@ def picked(names: Sequence[str], file: Path, *trees: dict[str, Path]) -> list[di
     for files in trees:
         absent = [name for name in names if name not in files]
         if absent:
-            more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
             folder = next(iter(files.values())).parent
             raise DataError(
-                f"{file} names {absent[0]}{more}, of which {folder} holds no file: unpack the "
+                f"{file} names {first_of(absent)}, of which {folder} holds no file: unpack the "
                 "data set again"
             )
     return [{name: files[name] for name in names} for files in trees]
@@ -120,9 +119,14 @@ def paired(
     """Each image with its label; refuses one that stands alone."""
     lone_images = [path for key, path in images.items() if key not in labels]
     lone_labels = [path for key, path in labels.items() if key not in images]
-    for alone, what, other in ((lone_images, "image", "label"), (lone_labels, "label", "image")):
-        if alone:
-            more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
-            sentence = f"the {what} {alone[0]}{more} has no {other} of the same name: {remedy}"
-            raise Unpaired(sentence, [str(path) for path in lone_images + lone_labels], remedy)
-    return [(images[key], labels[key]) for key in images]
+    if lone_images:
+        sentence = f"the image {first_of(lone_images)} has no label of the same name: {remedy}"
+    elif lone_labels:
+        sentence = f"the label {first_of(lone_labels)} has no image of the same name: {remedy}"
+    else:
+        return [(images[key], labels[key]) for key in images]
+    raise Unpaired(sentence, [str(path) for path in lone_images + lone_labels], remedy)
+
+
+def first_of(names: Sequence[Path | str]) -> str:
+    return f"{names[0]} (and {len(names) - 1} more)" if len(names) > 1 else str(names[0])

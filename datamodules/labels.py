@@ -114,12 +114,6 @@ class LabelSet:
         table[: len(self.ids)] = [i % 256 for i in self.ids]
         return table[label]
 
-    def color(self, label: np.ndarray) -> np.ndarray:
-        """Train ids (H, W) -> RGB (H, W, 3); ignored pixels are black."""
-        table = np.zeros((256, 3), np.uint8)
-        table[: len(self.palette)] = self.palette
-        return table[label]
-
     @cached_property
     def color_table(self) -> np.ndarray:
         """16 MB answer two million pixels at once, where a search would take a second."""
@@ -154,6 +148,11 @@ def spans(values: Sequence[int] | frozenset[int]) -> str:
         str(start) if start == end else f"{start}-{end}"
         for start, end in zip(starts, ends, strict=True)
     )
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Names with commas between them, over several lines."""
+    return tuple(name.strip() for name in text.split(","))
 
 
 def devkit_color(number: int) -> RGB:

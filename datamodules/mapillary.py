@@ -15,7 +15,7 @@ road): a score belongs to its mapping.
 
 from typing import ClassVar
 
-from datamodules.labels import CITYSCAPES, LabelSet
+from datamodules.labels import CITYSCAPES, LabelSet, split_names
 from datamodules.module import SegmentationData
 from datamodules.reading.sources import Files
 
@@ -29,7 +29,7 @@ Street Light, Pole, Traffic Sign Frame, Utility Pole, Traffic Light, Traffic Sig
 Traffic Sign (Front), Trash Can, Bicycle, Boat, Bus, Car, Caravan, Motorcycle, On Rails,
 Other Vehicle, Trailer, Truck, Wheeled Slow, Car Mount, Ego Vehicle, Unlabeled
 """
-IDS = {name.strip(): number for number, name in enumerate(CLASSES.split(","))}
+IDS = {name: number for number, name in enumerate(split_names(CLASSES))}
 OF_CITYSCAPES = {  # the first one stands for the class
     "road": ("Road", "Lane Marking - General", "Manhole"),
     "sidewalk": ("Sidewalk", "Curb"),

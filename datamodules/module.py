@@ -61,9 +61,8 @@ class SegmentationData(LightningDataModule):
     environment: ClassVar[str | None] = None  # variable that names root
     budget: ClassVar[dict[str, Any]] = {}  # recipe fields that replace the paper's
     caution: ClassVar[str] = ""  # what a result on it does not say
-    counts: dict[str, int] = {}  # the official number of images of each split
+    counts: dict[str, int] = {}  # the official number of images of each split, where there is one
     hidden: ClassVar[dict[str, str]] = {}  # splits without public labels, and what to do instead
-    relabels: ClassVar[tuple[str, ...]] = ()  # options that choose other labels of the same images
 
     def __init__(
         self,
@@ -136,7 +135,7 @@ class SegmentationData(LightningDataModule):
 
     @property
     def given(self) -> str | Path | None:
-        return self.given_root or (os.environ.get(self.environment) if self.environment else None)
+        return self.given_root or os.environ.get(self.environment or "")
 
     @property
     def root(self) -> Path:
@@ -180,18 +179,6 @@ class SegmentationData(LightningDataModule):
             official = f"the official {self.name} {self.counts[split]}"
             print(f"{self.root}: {split} has {count} images, {official}", file=sys.stderr)
 
-    def official(self, split: str) -> int | None:
-        """The official number of images; None if options select others or none is published."""
-        training = getattr(self, "training", None)
-        if split == "train" and training in self.counts:
-            return self.counts[training]
-        defaults = inspect.signature(type(self).__init__).parameters
-        for name, value in self.own_options().items():
-            same_images = name in self.relabels or (name == "training" and split != "train")
-            if not same_images and value != defaults[name].default:
-                return None
-        return self.counts.get(split)
-
     # --- classes
 
     @property
@@ -222,7 +209,7 @@ class SegmentationData(LightningDataModule):
             # Wrong ids, sizes and formats are mostly wrong everywhere.
             for index in sorted({0, len(source) // 2, len(source) - 1}):
                 source.window(index)
-            if split == "train" and self.resident == "memory" and not isinstance(source, Memory):
+            if split == "train" and self.resident == "memory":
                 source = in_memory(source)
             self.sources[split] = source
         return self.sources[split]
@@ -244,25 +231,20 @@ class SegmentationData(LightningDataModule):
                 f"{problem.filename} cannot be read ({problem.strerror}): make it readable, "
                 "or give another folder"
             ) from None
-        except Unpaired:
-            raise
-        except DataError:
-            if self.given and (others := packs_beside(self.given, data, split)):
-                raise DataError(
-                    f"{self.root} holds {', '.join(others)} and no pack of {split}: "
-                    f"pack {split} there too, as the others were packed"
-                ) from None
-            raise
+        except DataError as problem:
+            others = packs_beside(self.given, data, split) if self.given else []
+            if not others or isinstance(problem, Unpaired):
+                raise
+            raise DataError(
+                f"{self.root} holds {', '.join(others)} and no pack of {split}: "
+                f"pack {split} there too, as the others were packed"
+            ) from None
 
     def own_options(self) -> dict[str, Any]:
         """The options that this data set has and others have not, such as other labels."""
-        base = inspect.signature(SegmentationData.__init__).parameters
-        own = inspect.signature(type(self).__init__).parameters
-        return {
-            name: getattr(self, name, None)
-            for name, parameter in own.items()
-            if name not in base and parameter.kind != parameter.VAR_KEYWORD
-        }
+        every = inspect.getfullargspec(SegmentationData.__init__).kwonlyargs
+        own = inspect.getfullargspec(type(self).__init__).kwonlyargs
+        return {name: getattr(self, name, None) for name in own if name not in every}
 
     # --- training
 
@@ -307,14 +289,14 @@ class SegmentationData(LightningDataModule):
         share = self.crop.class_uniform
         if share and not self.class_spots:
             classes = len(self.class_names)
-            self.class_spots = located(self.part(True), classes, share, self.threads)
+            self.class_spots = located(self.part(labeled=True), classes, share, self.threads)
         return self.class_spots
 
     def class_weights(self, rule: str) -> tuple[float, ...]:
         """Weights by the rule "median_frequency"; all labels are read for it, once."""
         one_of("class_weights", rule, ("median_frequency",))
         if not self.class_counts:
-            self.class_counts = frequencies(self.part(True), self.threads)
+            self.class_counts = frequencies(self.part(labeled=True), self.threads)
         weights = self.class_counts.median_frequency(len(self.class_names))
         if not any(weights):
             raise DataError(
@@ -343,7 +325,7 @@ class SegmentationData(LightningDataModule):
         """The labeled part, for a result; None where every image keeps its label."""
         if self.labeled is None:
             return None
-        names = self.part(True).names
+        names = self.part(labeled=True).names
         return {
             "images": len(names),
             "of": len(self.open("train")),

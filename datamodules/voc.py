@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 
 from datamodules.errors import one_of
 from datamodules.file_trees import picked, read_list
-from datamodules.labels import LabelSet, devkit_color
+from datamodules.labels import LabelSet, devkit_color, split_names
 from datamodules.module import SegmentationData
 from datamodules.reading.sources import Files
 
@@ -28,7 +28,7 @@ CLASSES = """
 background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog,
 horse, motorbike, person, pottedplant, sheep, sofa, train, tvmonitor
 """
-NAMES = tuple(name.strip() for name in CLASSES.split(","))
+NAMES = split_names(CLASSES)
 
 
 class VOC(SegmentationData):
@@ -54,7 +54,7 @@ class VOC(SegmentationData):
         "test": "evaluate on val, or submit the predictions to "
         "http://host.robots.ox.ac.uk:8080 (the VOC evaluation server)"
     }
-    counts: ClassVar[dict[str, int]] = {"trainaug": 10582, "train": 1464, "val": 1449}
+    counts: ClassVar[dict[str, int]] = {"train": 10582, "val": 1449}
 
     def __init__(
         self,
@@ -65,6 +65,8 @@ class VOC(SegmentationData):
     ) -> None:
         super().__init__(root, **settings)
         self.training = one_of("training", training, ("trainaug", "train"))
+        if training == "train":
+            self.counts = self.counts | {"train": 1464}
 
     def source(self, split: str) -> Files:
         listed = self.training if split == "train" else split
@@ -74,4 +76,4 @@ class VOC(SegmentationData):
         labels = self.labels_in("SegmentationClass")
         if listed == "trainaug":
             labels = self.labels_in("SegmentationClassAug") | labels
-        return self.files(listed, *picked(names, file, images, labels))
+        return self.files(split, *picked(names, file, images, labels))

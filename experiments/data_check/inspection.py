@@ -198,7 +198,7 @@ def open_split(split: Split, data: SegmentationData) -> None:
             split.note("pairs", sentence, file=file)
     if isinstance(split.source, Pack):
         split.source.labels = None  # so that its labels are the files' numbers
-    split.official = data.official(split.name)
+    split.official = data.counts.get(split.name)
 
 
 def inspect_split(split: Split, limit: int | None, workers: int) -> None:

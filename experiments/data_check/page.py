@@ -107,9 +107,11 @@ def label_colors(labels: "LabelSet", sample: "Sample") -> "np.ndarray | None":
     """The label in the classes' colors; what a file of unknown colors holds is shown as it is."""
     import numpy as np
 
+    from experiments.drawing.label_images import colored
+
     if sample.label is None:
         return sample.numbers
-    colors = labels.color(sample.label)
+    colors = colored(sample.label, labels.palette)
     if sample.numbers is not None and sample.numbers.ndim == 2:
         colors[~np.isin(sample.numbers, [*labels.known])] = UNKNOWN
     return colors

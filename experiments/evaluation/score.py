@@ -155,7 +155,7 @@ def result_of(
         protocol=module.recipe.inference,
         **named_scores(data, module.scores),
         images=len(data.open(split)),
-        official_images=data.official(split),
+        official_images=data.counts.get(split),
         pixels=module.scores["pixels"],
         network=identity.network or next(iter(identity.networks), None),
         others={each: named_scores(data, scored) for each, scored in others.items()},

@@ -21,7 +21,9 @@ from datamodules import (
     COCOStuff,
     Context,
     DarkZurich,
+    Folder,
     Mapillary,
+    Streets,
     cocostuff,
 )
 from datamodules.camvid32 import GROUPS
@@ -637,17 +639,25 @@ def test_every_data_set_has_a_tree_here() -> None:
     ("data", "options", "counts"),
     [
         (Cityscapes, {}, (2975, 500)),
-        (Cityscapes, {"training": "coarse"}, (None, 500)),  # what is judged stays as it is
+        (Cityscapes, {"training": "coarse"}, (19997, 500)),
+        (Cityscapes, {"training": "fine+coarse"}, (22972, 500)),
         (VOC, {}, (10582, 1449)),
         (VOC, {"training": "train"}, (1464, 1449)),
         (Context, {"background": True}, (4998, 5105)),
         (CamVid32, {"grouped": False}, (367, 101)),
-        (ACDC, {"condition": "night"}, (None, None)),
-        (COCOStuff, {"release": "10k"}, (None, None)),
+        (GTA5, {}, (12402, 6347)),
+        (GTA5, {"training": "all"}, (24904, 6347)),
+        (ACDC, {}, (1600, 406)),
+        (ACDC, {"condition": "night"}, (400, 106)),
+        (ACDC, {"condition": "fog"}, (400, 100)),
+        (COCOStuff, {}, (118287, 5000)),
+        (COCOStuff, {"release": "10k"}, (9000, 1000)),
+        (Folder, {"root": "anywhere"}, (None, None)),
+        (Streets, {}, (None, None)),
     ],
 )
-def test_official_counts_are_known_unless_an_option_chooses_other_images(
+def test_official_counts_follow_the_options_that_choose_other_images(
     data: type, options: dict, counts: tuple
 ) -> None:
-    made = data("anywhere", **options)
-    assert (made.official("train"), made.official("val")) == counts
+    made = data(**options)
+    assert (made.counts.get("train"), made.counts.get("val")) == counts

@@ -20,6 +20,7 @@ from datamodules.module import SegmentationData
 from datamodules.reading.sources import Files, Source
 from datamodules.sampling.loader import Loader
 from datamodules.thread_pools import cores
+from experiments.drawing.label_images import colored
 from tests.support.data import QUIET, Noise, Witness, as_rank, fingerprint, noise
 from tests.support.patience import until
 
@@ -279,10 +280,9 @@ def test_decoding_undoes_encoding(labels: LabelSet) -> None:
 
 def test_colors_and_train_ids_turn_into_each_other() -> None:
     label = np.append(np.arange(19), 255).astype(np.uint8)[None]
-    assert tuple(CITYSCAPES.color(label)[0, 13]) == (0, 0, 142) and tuple(
-        CITYSCAPES.color(label)[0, 19]
-    ) == (0, 0, 0)
-    assert np.array_equal(CITYSCAPES.encode_colors(CITYSCAPES.color(label)), label)
+    picture = colored(label, CITYSCAPES.palette)
+    assert tuple(picture[0, 13]) == (0, 0, 142) and tuple(picture[0, 19]) == (0, 0, 0)
+    assert np.array_equal(CITYSCAPES.encode_colors(picture), label)
 
 
 def test_a_value_that_is_neither_class_nor_void_is_refused_with_the_nearest() -> None:
