@@ -6,34 +6,31 @@ is stored as its difference from the row above, and zstd compresses what is left
 faster: plain pixels, read through a memory map; each image's checksum is compared when it is first
 read.
 
-    8 bytes b"SEGPACK1" | description (JSON) | records, one per image | index (JSON + table) | where
-    the index begins | b"SEGPACK." a record: its lengths and checksum | name | blobs: image tiles
-    row by row, then label tiles; or image, label
+    a pack    8 bytes b"SEGPACK1" | description (JSON) | records, one per image
+              | index (JSON + table) | where the index begins | b"SEGPACK."
+    a record  HEAD | name | lengths of its blobs | blobs: image tiles row by row, then label tiles;
+              or image, label
 
 What is written is the same, byte for byte, however often writing was interrupted: an image is one
 record, and a torn record is cut off.
 """
 
 import json
-import math
 import mmap
 import os
 import struct
-import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from io import BytesIO
+from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from datamodules.errors import DataError
 from datamodules.labels import LabelSet
-from datamodules.reading.decoding import Box, Size, inside
-from datamodules.reading.sources import Pair
+from datamodules.reading.decoding import Box, Pair, Size, inside
 
 START, END, RECORD = b"SEGPACK1", b"SEGPACK.", b"RECO"
 VERSION = 1
@@ -43,13 +40,9 @@ LEVEL = 9  # of zstd: writing is slower and reading is not
 # bytes; shorter repetitions in photographs are chance: without them reading is faster, and the file
 # no larger
 MATCH = 6
+# magic, bytes of the name, height, width, number of blobs, checksum and length of what follows
+HEAD = struct.Struct("<4sHIIIIQ")
 Form = Literal["tiles", "raw"]
-OWN = threading.local()
-HEAD = struct.Struct(
-    "<4sHIIIIQ"
-    # magic, bytes of the name, height, width, number of blobs, checksum of all that follows, its
-    # length
-)
 
 
 # --- one image as blobs, and back
@@ -89,27 +82,82 @@ def encoded(image: np.ndarray, label: np.ndarray, form: Form) -> list[bytes]:
 
 
 def restore(changes: np.ndarray) -> None:
-    """In place: rows of (bands, rows, bytes) that are differences from the row above become pixels,
+    """In place: rows of (bands, rows, w, 3) that are differences from the row above become pixels,
     all bands at once.
     """
     for row in range(1, changes.shape[1]):
-        np.add(changes[:, row], changes[:, row - 1], out=changes[:, row])
+        changes[:, row] += changes[:, row - 1]
+
+
+def decoded(blobs: Sequence[memoryview], shape: tuple[int, int, int], box: Box) -> np.ndarray:
+    """The pixels (h, w, channels) in the box, out of the tiles that it touches."""
+    height, width, channels = shape
+    top, left, bottom, right = box
+    rows = range(top // TILE[0], -(-bottom // TILE[0]))
+    columns = range(left // TILE[1], -(-right // TILE[1]))
+    tiles_across = -(-width // TILE[1])
+    out = np.empty((len(rows) * TILE[0], len(columns) * TILE[1], channels), np.uint8)
+    decompressor = zstd().ZstdDecompressor()
+    for (down, row), (across, column) in product(enumerate(rows), enumerate(columns)):
+        tall = min(TILE[0], height - row * TILE[0])
+        wide = min(TILE[1], width - column * TILE[1])
+        blob = blobs[row * tiles_across + column]
+        # It must announce so many bytes: a damaged number might ask for any memory.
+        if zstd().frame_content_size(blob) != tall * wide * channels:
+            raise zstd().ZstdError
+        tile = np.frombuffer(decompressor.decompress(blob), np.uint8)
+        place = out[down * TILE[0] :, across * TILE[1] :]
+        place[:tall, :wide] = tile.reshape(tall, wide, channels)
+    left -= columns.start * TILE[1]
+    right -= columns.start * TILE[1]
+    out = out[:, left:right]
+    if channels == 3:
+        restore(out.reshape(len(rows), TILE[0], right - left, channels))
+    above = rows.start * TILE[0]
+    return out[top - above : bottom - above]
 
 
 # --- writing
+
+
+class Place(NamedTuple):
+    """Where an image's record is in the file: its blobs begin and end at `bounds`, the last of
+    which ends the record."""
+
+    name: str
+    size: Size
+    bounds: np.ndarray
+
+    @property
+    def end(self) -> int:
+        return int(self.bounds[-1])
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The start and the length of the record."""
+        lengths = 4 * (len(self.bounds) - 1)
+        start = int(self.bounds[0]) - lengths - len(self.name.encode()) - HEAD.size
+        return start, self.end - start
+
+
+def head_of(name: str, size: Size, blobs: int, body: bytes | memoryview) -> bytes:
+    return HEAD.pack(RECORD, len(name.encode()), *size, blobs, zlib.crc32(body), len(body))
 
 
 def record(name: str, image: np.ndarray, label: np.ndarray, form: Form) -> bytes:
     blobs = encoded(image, label, form)
     lengths = np.array([len(blob) for blob in blobs], "<u4").tobytes()
     body = b"".join([name.encode(), lengths, *blobs])
-    height, width = label.shape
-    return (
-        HEAD.pack(
-            RECORD, len(name.encode()), height, width, len(blobs), zlib.crc32(body), len(body)
-        )
-        + body
-    )
+    return head_of(name, label.shape, len(blobs), body) + body
+
+
+def place_of(name: str, record: bytes | memoryview, start: int) -> Place:
+    """The place of a record that begins at `start`."""
+    _, named, height, width, count, _, _ = HEAD.unpack_from(record)
+    lengths = np.frombuffer(record, "<u4", count, HEAD.size + named).astype(np.uint64)
+    first = start + HEAD.size + named + 4 * count
+    bounds = first + np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)
+    return Place(name, (height, width), bounds)
 
 
 def write(
@@ -123,23 +171,54 @@ def write(
     `records(first)` makes the records from that image on.
     """
     partial = file.with_name(f".{file.name}.partial")
-    head = START + framed(
-        description | {"version": VERSION, "tile": list(TILE), "images": len(names)}
-    )
+    about = {"version": VERSION, "tile": list(TILE), "images": len(names)}
+    head = START + framed(description | about)
     places = written_places(partial, head, names) if partial.exists() else []
-    with partial.open("r+b" if places else "wb") as out:
-        if not places:
-            out.write(head)
-        out.truncate(int(places[-1].bounds[-1]) if places else len(head))
-        out.seek(0, os.SEEK_END)
+    if places:
+        os.truncate(partial, places[-1].end)
+    else:
+        partial.write_bytes(head)
+    with partial.open("ab") as out:
         for each in records(len(places)):
-            places.append(place_of(each, out.tell()))
+            places.append(place_of(names[len(places)], each, out.tell()))
             out.write(each)
         begins = out.tell()
-        out.write(framed_index(names, places) + struct.pack("<Q", begins) + END)
+        out.write(framed_index(places) + struct.pack("<Q", begins) + END)
         out.flush()
         os.fsync(out.fileno())
     partial.replace(file)
+
+
+def written_places(partial: Path, head: bytes, names: Sequence[str]) -> list[Place]:
+    """The whole records of an interrupted writing, if it was of the same images and form."""
+    file = LocalFile(partial)
+    places: list[Place] = []
+    if file.read(0, len(head)) != head:
+        return places
+    start = len(head)
+    for name in names:
+        rest = file.read(start, file.size)
+        if len(rest) < HEAD.size:
+            break
+        _, named, height, width, count, _, length = HEAD.unpack_from(rest)
+        body = rest[HEAD.size : HEAD.size + length]
+        written = head_of(name, (height, width), count, body)
+        if rest[: HEAD.size] != written or body[:named] != name.encode():
+            break
+        places.append(place_of(name, rest, start))
+        start = places[-1].end
+    return places
+
+
+def framed_index(places: Sequence[Place]) -> bytes:
+    table = b"".join(place.bounds.astype("<u8").tobytes() for place in places)
+    index = {
+        "names": [place.name for place in places],
+        "sizes": [place.size for place in places],
+        "bounds": [len(place.bounds) for place in places],
+        "checksum": zlib.crc32(table),
+    }
+    return framed(index) + table
 
 
 def framed(content: dict[str, Any]) -> bytes:
@@ -148,49 +227,14 @@ def framed(content: dict[str, Any]) -> bytes:
     return struct.pack("<II", len(text), zlib.crc32(text)) + text
 
 
-class Place(NamedTuple):
-    """An image's size, and where its blobs begin and end in the file; the last ends the record."""
-
-    size: Size
-    bounds: np.ndarray
-
-
-def place_of(record: bytes, begins: int) -> Place:
-    _, named, height, width, count, *_ = HEAD.unpack_from(record)
-    lengths = np.frombuffer(record, "<u4", count, HEAD.size + named).astype(np.uint64)
-    first = begins + HEAD.size + named + 4 * count
-    bounds = first + np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)
-    return Place((height, width), bounds)
-
-
-def written_places(partial: Path, head: bytes, names: Sequence[str]) -> list[Place]:
-    """The whole records of an interrupted writing, if it was of the same images and form."""
-    places: list[Place] = []
-    with partial.open("rb") as file:
-        if file.read(len(head)) != head:
-            return []
-        for name in names:
-            begins, fixed = file.tell(), file.read(HEAD.size)
-            if len(fixed) < HEAD.size:
-                break
-            magic, named, _, _, _, checksum, length = HEAD.unpack(fixed)
-            body = file.read(min(length, partial.stat().st_size))
-            whole = magic == RECORD and len(body) == length and zlib.crc32(body) == checksum
-            if not whole or body[:named] != name.encode():
-                break
-            places.append(place_of(fixed + body, begins))
-    return places
-
-
-def framed_index(names: Sequence[str], places: Sequence[Place]) -> bytes:
-    table = b"".join(place.bounds.astype("<u8").tobytes() for place in places)
-    index = {
-        "names": list(names),
-        "sizes": [place.size for place in places],
-        "bounds": [len(place.bounds) for place in places],
-        "checksum": zlib.crc32(table),
-    }
-    return framed(index) + table
+def unframed(data: memoryview, file: Path | str) -> tuple[dict[str, Any], memoryview]:
+    """The content that `framed` wrote, and what follows it."""
+    begin = bytes(data[:8]).ljust(8, b"\xff")  # of too few bytes, no checksum is right
+    length, checksum = struct.unpack("<II", begin)
+    text = data[8 : 8 + length]
+    if zlib.crc32(text) != checksum:
+        raise DataError(f"{file} is damaged: copy it again, or pack this split again")
+    return json.loads(bytes(text)), data[8 + length :]
 
 
 # --- reading
@@ -210,8 +254,8 @@ class LocalFile:
     def __init__(self, path: Path) -> None:
         self.path, self.size = path, path.stat().st_size
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "mapped"}
+    def __reduce__(self) -> tuple[type["LocalFile"], tuple[Path]]:
+        return LocalFile, (self.path,)
 
     @cached_property
     def mapped(self) -> memoryview:
@@ -222,37 +266,62 @@ class LocalFile:
         return self.mapped[start : start + length] if self.size else memoryview(b"")
 
 
+def opened(reader: Reader, file: Path | str) -> tuple[dict[str, Any], list[Place]]:
+    """The description and the places of all images, both checked."""
+    again = "pack this split again"
+    start = reader.read(0, min(BEGINNING, reader.size))
+    magic = bytes(start[: len(START)])
+    if magic[:-1] != START[:-1]:
+        raise DataError(f"{file} is not a pack: {again} with experiments/pack.py")
+    if magic != START:
+        raise DataError(
+            f"{file} is a pack of another version than {VERSION}: {again}, "
+            "or read it with the version that wrote it"
+        )
+    description, _ = unframed(start[len(START) :], file)
+    begins, end = struct.unpack("<Q8s", reader.read(reader.size - 16, 16))
+    if end != END:
+        raise DataError(f"{file} is cut short: copy it again, or {again}")
+    begins = min(begins, reader.size - 16)  # a damaged place may lie beyond the end
+    index, rest = unframed(reader.read(begins, reader.size - 16 - begins), file)
+    table = rest[: 8 * sum(index["bounds"])]
+    if zlib.crc32(table) != index["checksum"]:
+        raise DataError(f"{file} is damaged in its index: {again}")
+    bounds = np.split(np.frombuffer(bytes(table), "<u8"), np.cumsum(index["bounds"])[:-1])
+    return description, list(map(Place, index["names"], map(tuple, index["sizes"]), bounds))
+
+
 class Pack:
     """A pack as a source of pixels."""
 
     def __init__(
         self, file: Path | str, labels: LabelSet | None = None, reader: Reader | None = None
     ) -> None:
-        self.file, self.labels = file, labels
+        self.file = file
+        self.labels = labels
         try:
             self.reader = reader or LocalFile(Path(file))
-            self.description, self.index = opened(self.reader, file)
+            self.description, self.places = opened(self.reader, file)
         except OSError as error:
             raise DataError(
                 f"{file} cannot be read ({error.strerror}): make it readable, or pack this "
                 "split again"
             ) from None
-        self.names, self.form = self.index.names, self.description["form"]
-        self.whole: set[int] = set()  # raw records whose checksum was compared
+        self.form = self.description["form"]
+        self.names = tuple(place.name for place in self.places)
+        self.whole: set[int] = set()  # records whose checksum was compared
 
     def __len__(self) -> int:
         return len(self.names)
 
     def size(self, index: int) -> Size:
-        return self.index.sizes[index]
+        return self.places[index].size
 
     def label(self, index: int, box: Box | None = None) -> np.ndarray:
         return self.train_ids(index, self.record(index), box)
 
     def window(self, index: int, box: Box | None = None) -> Pair:
-        return self.pair(index, self.record(index), box)
-
-    def pair(self, index: int, record: memoryview, box: Box | None) -> Pair:
+        record = self.record(index)
         return self.pixels(index, record, box, 3), self.train_ids(index, record, box)
 
     def train_ids(self, index: int, record: memoryview, box: Box | None) -> np.ndarray:
@@ -263,151 +332,48 @@ class Pack:
 
     # --- an image's part of the file
 
-    def blobs(self, index: int) -> np.ndarray:
-        """The places in the file where the image's blobs begin and end."""
-        return self.index.bounds[self.index.starts[index] : self.index.starts[index + 1]]
-
-    def place(self, index: int) -> tuple[int, int]:
-        """The start and the length of the image's record in the file."""
-        blobs = self.blobs(index)
-        lengths = 4 * (len(blobs) - 1)
-        start = int(blobs[0]) - lengths - len(self.names[index].encode()) - HEAD.size
-        return start, int(blobs[-1]) - start
-
     def record(self, index: int) -> memoryview:
         """The image's record. Each tile has a checksum; a raw record has one, compared once."""
-        record = self.reader.read(*self.place(index))
-        if self.form == "raw" and index not in self.whole:
-            self.check(index, record)
-            self.whole.add(index)
+        record = self.read(index)
+        if self.form == "raw" and not self.intact_once(index, record):
+            raise self.damaged(index)
         return record
 
-    def check(self, index: int, record: memoryview) -> None:
-        name = self.names[index].encode()
-        expected = [RECORD, len(name), *self.size(index), len(self.blobs(index)) - 1]
-        if len(record) >= HEAD.size:
-            *fixed, checksum, length = HEAD.unpack_from(record)
-            content = record[HEAD.size :]
-            if fixed == expected and length == len(content) and zlib.crc32(content) == checksum:
-                return
-        raise self.damaged(index)
+    def read(self, index: int) -> memoryview:
+        return self.reader.read(*self.places[index].span)
+
+    def intact(self, index: int, record: memoryview) -> bool:
+        """Whether the record's bytes are those that were written."""
+        name, size, bounds = self.places[index]
+        return record[: HEAD.size] == head_of(name, size, len(bounds) - 1, record[HEAD.size :])
+
+    def intact_once(self, index: int, record: memoryview) -> bool:
+        if index not in self.whole and self.intact(index, record):
+            self.whole.add(index)
+        return index in self.whole
 
     def damaged(self, index: int) -> DataError:
         return DataError(f"{self.file} is damaged in {self.names[index]}: pack this split again")
 
     def verify(self, indices: Iterable[int]) -> list[str]:
         """The names of those images whose bytes are not the ones that were written."""
-        damaged = []
-        for index in indices:
-            try:
-                self.check(index, self.reader.read(*self.place(index)))
-            except DataError:
-                damaged.append(self.names[index])
-        return damaged
+        return [self.names[index] for index in indices if not self.intact(index, self.read(index))]
 
     # --- pixels of a record
 
     def pixels(self, index: int, record: memoryview, box: Box | None, channels: int) -> np.ndarray:
         """The image (h, w, 3) or the label's numbers (h, w) in the box."""
-        bounds = self.blobs(index).astype(np.int64) - self.place(index)[0]
-        if self.form == "tiles":
-            return self.tiled(index, record, bounds, box, channels)
-        shape = (*self.size(index), 3) if channels == 3 else self.size(index)
-        start = bounds[0 if channels == 3 else 1]
-        array = np.frombuffer(record, np.uint8, math.prod(shape), start)
-        return inside(array.reshape(shape), box)  # (h * w * channels) -> (h, w, 3) or (h, w)
-
-    def tiled(
-        self, index: int, record: memoryview, bounds: np.ndarray, box: Box | None, channels: int
-    ) -> np.ndarray:
-        """Only the tiles that the box touches are decompressed."""
-        height, width = self.size(index)
-        top, left, bottom, right = box or (0, 0, height, width)
-        rows = range(top // TILE[0], -(-bottom // TILE[0]))
-        columns = range(left // TILE[1], -(-right // TILE[1]))
-        first_blob = 0 if channels == 3 else len(bounds) // 2
-        tiles_across = -(-width // TILE[1])
-        out = np.empty((len(rows) * TILE[0], right - left, channels), np.uint8)
-        for band, row in enumerate(rows):
-            tall = min(TILE[0], height - row * TILE[0])
-            for column in columns:
-                blob = first_blob + row * tiles_across + column
-                begin, end = column * TILE[1], min((column + 1) * TILE[1], width)
-                pixels = self.decompressed(
-                    index, record[bounds[blob] : bounds[blob + 1]], tall * (end - begin) * channels
-                )
-                tile = np.frombuffer(pixels, np.uint8).reshape(tall, end - begin, channels)
-                first, last = max(begin, left), min(end, right)
-                place = slice(band * TILE[0], band * TILE[0] + tall)
-                out[place, first - left : last - left] = tile[:, first - begin : last - begin]
-        if channels == 3:
-            # (bands * rows, w, 3) -> (bands, rows, w * 3)
-            restore(out.reshape(len(rows), TILE[0], (right - left) * channels))
-        above = rows.start * TILE[0]
-        part = out[top - above : bottom - above]
-        return part if channels == 3 else part[..., 0]
-
-    def decompressed(self, index: int, tile: memoryview, count: int) -> bytes:
-        """A tile's bytes. It must announce so many: a damaged number might ask for any memory."""
-        try:
-            if zstd().frame_content_size(tile) == count:
-                return decompressor().decompress(tile)
-        except zstd().ZstdError:
-            pass
-        raise self.damaged(index)
-
-
-def decompressor() -> Any:
-    """One for each thread: zstandard's are not safe to share."""
-    if not hasattr(OWN, "decompressor"):
-        OWN.decompressor = zstd().ZstdDecompressor()
-    return OWN.decompressor
-
-
-@dataclass(frozen=True)
-class Index:
-    names: tuple[str, ...]
-    sizes: list[Size]
-    starts: np.ndarray  # of each image's bounds in `bounds`
-    bounds: np.ndarray  # where blobs begin and end in the file
-
-
-def opened(reader: Reader, file: Path | str) -> tuple[dict[str, Any], Index]:
-    """The description and the index, both checked."""
-    again = "pack this split again"
-    start = BytesIO(reader.read(0, min(BEGINNING, reader.size)))
-    if start.read(len(START) - 1) != START[:-1]:
-        raise DataError(f"{file} is not a pack: {again} with experiments/pack.py")
-    if start.read(1) != START[-1:]:
-        raise DataError(
-            f"{file} is a pack of another version than {VERSION}: {again}, "
-            "or read it with the version that wrote it"
-        )
-    description = unframed(start, file)
-    if description["version"] != VERSION:
-        raise DataError(
-            f"{file} is a pack of version {description['version']}, and this reads {VERSION}: "
-            f"{again}"
-        )
-    begins, end = struct.unpack("<Q8s", reader.read(reader.size - 16, 16))
-    if end != END:
-        raise DataError(f"{file} is cut short: copy it again, or {again}")
-    begins = min(begins, reader.size - 16)  # a damaged place may lie beyond the end
-    rest = BytesIO(reader.read(begins, reader.size - 16 - begins))
-    index = unframed(rest, file)
-    table = rest.read(8 * sum(index["bounds"]))
-    if zlib.crc32(table) != index["checksum"]:
-        raise DataError(f"{file} is damaged in its index: {again}")
-    starts = np.concatenate([[0], np.cumsum(index["bounds"])]).astype(np.int64)
-    sizes = [tuple(size) for size in index["sizes"]]
-    return description, Index(tuple(index["names"]), sizes, starts, np.frombuffer(table, "<u8"))
-
-
-def unframed(file: BinaryIO, name: Path | str) -> dict[str, Any]:
-    """The content that `framed` wrote."""
-    fixed = file.read(8)
-    length, checksum = struct.unpack("<II", fixed) if len(fixed) == 8 else (0, None)
-    text = file.read(length)
-    if zlib.crc32(text) != checksum:
-        raise DataError(f"{name} is damaged: copy it again, or pack this split again")
-    return json.loads(text)
+        place = self.places[index]
+        bounds = place.bounds.astype(np.int64) - place.span[0]
+        blobs = [record[begin:end] for begin, end in pairwise(bounds)]
+        half = len(blobs) // 2
+        blobs = blobs[:half] if channels == 3 else blobs[half:]
+        shape = (*place.size, channels)
+        if self.form == "raw":
+            pixels = inside(np.frombuffer(blobs[0], np.uint8).reshape(shape), box)
+        else:
+            try:
+                pixels = decoded(blobs, shape, box or (0, 0, *place.size))
+            except zstd().ZstdError:
+                raise self.damaged(index) from None
+        return pixels if channels == 3 else pixels[..., 0]  # (h, w, 1) -> (h, w)

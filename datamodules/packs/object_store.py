@@ -6,22 +6,18 @@ there: epochs that read every image once in a new order find most in a cache tha
 """
 
 import hashlib
-import mmap
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
-
-import numpy as np
+from uuid import uuid4
 
 from datamodules.errors import DataError
 from datamodules.labels import LabelSet
-from datamodules.packs.format import Pack
-from datamodules.reading.decoding import Box
-from datamodules.reading.sources import Pair
+from datamodules.packs.format import LocalFile, Pack
 
 STORES = ("s3://", "gs://", "https://", "http://")
 SPLITS = ("train", "val", "test")
@@ -50,7 +46,8 @@ class RemoteFile:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        described = self.attempt(lambda: obstore().head(self.store, ""), pauses=())
+        head = obstore().head
+        described = self.attempt(lambda: head(self.store, ""), pauses=())
         self.size = described["size"]
         self.version = str(described["e_tag"] or described["last_modified"])
 
@@ -67,17 +64,15 @@ class RemoteFile:
         return from_url(self.address, client_options=options, retry_config=retries, **provider)
 
     def read(self, start: int, length: int) -> memoryview:
-        def fetch() -> memoryview:
-            return memoryview(obstore().get_range(self.store, "", start=start, length=length))
-
-        return self.attempt(fetch, PAUSES)
+        get_range = obstore().get_range
+        return memoryview(
+            self.attempt(lambda: get_range(self.store, "", start=start, length=length), PAUSES)
+        )
 
     def attempt(self, request: Callable[[], Answer], pauses: Iterable[float]) -> Answer:
         for pause in (*pauses, None):
             try:
                 return request()
-            except DataError:
-                raise
             except FileNotFoundError:
                 raise DataError(
                     f"there is no {self.address}: copy the .pack files themselves there "
@@ -134,33 +129,20 @@ class RemotePack(Pack):
         self.kept, self.folder = 0, Path(cache or "").expanduser()
         if cache:
             # Smaller packs come first: validation images are read most often.
-            ends = smaller_packs(file) + self.index.bounds[self.index.starts[1:] - 1]
-            self.kept = int(np.searchsorted(ends, gigabytes * 1e9, side="right"))
+            room = gigabytes * 1e9 - smaller_packs(file)
+            self.kept = sum(place.end <= room for place in self.places)
             content = repr((self.description, self.names, file.size, file.version))
             self.folder /= hashlib.sha256(content.encode()).hexdigest()[:16]
 
-    def label(self, index: int, box: Box | None = None) -> np.ndarray:
-        return self.read(index, lambda record: self.train_ids(index, record, box))
-
-    def window(self, index: int, box: Box | None = None) -> Pair:
-        return self.read(index, lambda record: self.pair(index, record, box))
-
-    def read(self, index: int, decode: Callable[[memoryview], Answer]) -> Answer:
-        if record := self.cached(index):
-            try:
-                if self.form == "raw":
-                    self.check(index, record)
-                return decode(record)
-            except DataError:  # damaged in the cache, perhaps: the store decides
-                self.cache_file(index).unlink(missing_ok=True)
-        return decode(self.record(index))
-
     def record(self, index: int) -> memoryview:
-        """The image's record out of the store."""
-        record = self.reader.read(*self.place(index))
-        self.check(index, record)
-        if index < self.kept:
-            self.keep(index, record)
+        """The image's record out of the cache or the store."""
+        record = self.cached(index)
+        if record is None:
+            record = self.read(index)
+            if not self.intact(index, record):
+                raise self.damaged(index)
+            if index < self.kept:
+                self.keep(index, record)
         return record
 
     def damaged(self, index: int) -> DataError:
@@ -175,30 +157,27 @@ class RemotePack(Pack):
         return self.folder / f"{index:06d}.record"
 
     def cached(self, index: int) -> memoryview | None:
-        """The image's record, if the cache has it."""
+        """The image's record, if the cache has it as it was written; that is compared once."""
         if index >= self.kept:
             return None
         try:
-            with self.cache_file(index).open("rb") as file:
-                if os.fstat(file.fileno()).st_size == self.place(index)[1]:
-                    return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            file = LocalFile(self.cache_file(index))
+            record = file.read(0, file.size)
         except OSError:  # not there yet; if it cannot be, `keep` says so
-            pass
-        return None
+            return None
+        same_size = file.size == self.places[index].span[1]
+        return record if same_size and self.intact_once(index, record) else None
 
     def keep(self, index: int, record: memoryview) -> None:
         """In one move, so that no other process sees a part of it."""
+        partial = self.folder / f".{uuid4().hex}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".", delete=False) as file:
-                try:
-                    file.write(record)
-                    file.flush()
-                    os.replace(file.name, self.cache_file(index))
-                except OSError:
-                    os.unlink(file.name)
-                    raise
+            partial.write_bytes(record)
+            partial.replace(self.cache_file(index))
         except OSError as error:
+            with suppress(OSError):
+                partial.unlink()
             raise DataError(
                 f"the cache {self.folder} cannot be written ({error.strerror}): "
                 "give data.cache another folder, or data.cache_gb what the disk has room for"

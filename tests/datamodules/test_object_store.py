@@ -267,7 +267,7 @@ def test_a_small_cache_keeps_validation_first_and_stays_as_it_is(
     folders: tuple[Path, Path], store: Store, tmp_path: Path
 ) -> None:
     val, train = (folders[1] / f"cityscapes-{split}.pack" for split in ("val", "train"))
-    third = Pack(train).place(2)[0]  # the first two end where it begins
+    third = Pack(train).places[2].span[0]  # the first two end where it begins
     room = (val.stat().st_size + third + 1) / 1e9
     data = city(DEEP, cache=str(tmp_path / "cache"), cache_gb=room)
     assert_same(data.open("val"), source(folders[0], "val"))
@@ -366,7 +366,7 @@ def test_damage_in_the_store_is_named(store: Store) -> None:
     found = city(DEEP).open("train")
     file = store.root / "bucket" / "deep" / "cityscapes-train.pack"
     content = bytearray(file.read_bytes())
-    content[int(found.blobs(4)[-1]) - 100] ^= 4
+    content[int(found.places[4].bounds[-1]) - 100] ^= 4
     file.write_bytes(content)
     again = pickle.loads(pickle.dumps(found))
     again.window(3)

@@ -152,7 +152,7 @@ def test_a_flipped_byte_is_found_and_named(
     )
     assert pack.main(["--verify", str(tmp_path / "packs")]) == 0
     found = format.Pack(file, CITYSCAPES)
-    place = int(found.blobs(2)[0]) + 40
+    place = int(found.places[2].bounds[0]) + 40
     content = bytearray(file.read_bytes())
     content[place] ^= 4
     file.write_bytes(content)
@@ -173,7 +173,7 @@ def test_no_bit_of_a_tile_goes_unnoticed_in_training(city: Path, tmp_path: Path)
     file = packed(city, tmp_path / "packs", "--splits", "val") / "cityscapes-val.pack"
     whole, found = file.read_bytes(), format.Pack(file)
     image = found.window(0, (0, 0, 9, 9))[0].copy()
-    begins, ends = map(int, found.blobs(0)[:2])
+    begins, ends = map(int, found.places[0].bounds[:2])
     for place in (*range(begins, begins + 12), *range(ends - 4, ends)):
         for bit in range(8):
             file.write_bytes(replaced(whole, place, bytes([whole[place] ^ 1 << bit])))
@@ -220,13 +220,7 @@ def test_any_byte_of_a_pack_is_watched_over(city: Path, tmp_path: Path) -> None:
     """Also those of a record's head, which a cache keeps."""
     file = packed(city, tmp_path / "packs", "--splits", "val") / "cityscapes-val.pack"
     whole, found = file.read_bytes(), format.Pack(file)
-    heads = [
-        int(found.blobs(each)[0])
-        - 4 * (len(found.blobs(each)) - 1)
-        - len(found.names[each])
-        - format.HEAD.size
-        for each in range(3)
-    ]
+    heads = [place.span[0] for place in found.places]
     rng = np.random.default_rng(0)
     places = [head + byte for head in heads for byte in range(format.HEAD.size)]
     for place in (

@@ -352,7 +352,7 @@ def test_a_damaged_pack_names_its_images(tmp_path: Path) -> None:
     assert pack.main([*words, "--out", str(tmp_path / "packs"), "--workers", "1"]) == 0
     file = tmp_path / "packs" / "cityscapes-train.pack"
     data = bytearray(file.read_bytes())
-    data[int(Pack(file).blobs(1)[0]) + 5] ^= 1
+    data[int(Pack(file).places[1].bounds[0]) + 5] ^= 1
     file.write_bytes(data)
     found = checked(
         tmp_path, 1, "--data", "cityscapes", f"data.root={tmp_path / 'packs'}", "--splits", "train"
