@@ -78,14 +78,14 @@ def made_entry(kind: str, name: str, files: Sequence[Path]) -> dict[str, Any]:
 
 
 def usual_row() -> dict[str, Any]:
-    """What the main row of a paper is stored as a difference from."""
+    """The values that the main row of a paper is stored as a difference from."""
     recipe = plain(asdict(Recipe()))
     usual = {"model": {}, "budgets": {}, "starts_from": None}
     return usual | {"published": [], "published_speed": [], "recipe": recipe}
 
 
 def difference(row: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the row, or of its recipe, is not as in the other one."""
+    """The values of the row, and of its recipe, that are not as in the other one."""
     return {
         name: difference(value, other[name]) if name == "recipe" else value
         for name, value in row.items()
@@ -160,7 +160,7 @@ def row_entry(experiment: "Experiment") -> dict[str, Any]:
 
 
 def pretrained(experiment: "Experiment", module: "SegmentationModule") -> bool:
-    """Whether the paper starts from ImageNet, also where no library has the weights for it."""
+    """True where the paper starts from ImageNet, also if no library has the weights for it."""
     from segmodels.paper import paper
 
     if experiment.starts_from:

@@ -3,6 +3,7 @@
 Nothing here imports torch.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def checkpoint_of(path: Path) -> Path:
     remedy = "give a .ckpt file or the folder of a run"
     if not path.exists():
         raise UserError(f"there is no {path}{nearest(path)}; {remedy}")
-    runs = sorted(path.glob("*/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
+    runs = sorted(path.glob("*/checkpoints/last.ckpt"), key=os.path.getmtime)
     guess = f" (did you mean {runs[-1].parents[1]}?)" if runs else ""
     raise UserError(f"{path} holds no checkpoints/last.ckpt{guess}; {remedy}")
 

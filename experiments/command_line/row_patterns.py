@@ -25,7 +25,7 @@ def matching_rows(pattern: str) -> list[str]:
 
 
 def is_pattern(text: str) -> bool:
-    """Whether the text may name several rows."""
+    """True for a text that may name several rows."""
     return any(sign in text for sign in f"{WILDCARDS},")
 
 

@@ -21,7 +21,7 @@ STARTS = {"imagenet": "ImageNet", "scratch": "scratch"}  # words of --init that 
 
 @dataclass(frozen=True)
 class Machine:
-    """How the run uses the machine; nothing here is a paper's."""
+    """The run's use of the machine; nothing here is a paper's."""
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: str = "auto"
@@ -61,7 +61,7 @@ class Resolved:
     data_name: str
     entry: Mapping[str, Any]  # the row, as the catalogue has it
     semi_name: str = "none"  # the semi-supervised method around the network
-    init: str | None = None  # what --init says
+    init: str | None = None  # the word of --init
     recipe: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
@@ -72,13 +72,13 @@ class Resolved:
 
     @property
     def reported(self) -> bool:
-        """Whether this is a data set of the paper: the row's own, or one that it has figures on."""
+        """True on a data set of the paper: the row's own, or one that it has figures on."""
         places = [self.entry, *self.entry["reported"]]
         return any(place["data"] == self.data_name for place in places)
 
     @property
     def start(self) -> str:
-        """What --init says; else ImageNet on the paper's data and nothing elsewhere."""
+        """The word of --init; else ImageNet on the paper's data, and scratch elsewhere."""
         if self.init is not None:
             return self.init
         smoke = "--smoke" in self.origins.values()
@@ -229,7 +229,7 @@ def departures(resolved: Resolved, start: str = "") -> list[str]:
     for group, values in papers_values(resolved).items():
         for name, value in values.items():
             now = getattr(resolved, group)[name]
-            if as_list(value) != as_list(now):
+            if value != now:
                 origin = resolved.origins[f"{group}.{name}"]
                 lines.append(f"{group}.{name} {as_text(value)} -> {as_text(now)} ({origin})")
     return lines
@@ -247,8 +247,8 @@ def papers_values(resolved: Resolved) -> dict[str, dict[str, Any]]:
 
 
 def papers_images(resolved: Resolved) -> dict[str, Any]:
-    """The options that choose the images and labels to train on: those of a figure on this data
-    set, of the figure that was asked for if there is one; defaults where there is no figure."""
+    """The options that choose the images and labels to train on, as in the paper's figures on this
+    data set: the run's own if a figure has them, else the first one's; defaults without a figure."""
     usual = defaults(catalogue()["data"][resolved.data_name]["options"])
     for name in (*PLACES, *NOT_TRAINED_ON):
         usual.pop(name, None)
@@ -256,8 +256,3 @@ def papers_images(resolved: Resolved) -> dict[str, Any]:
     figures = [usual | each["options"] for each in reported if each["data"] == resolved.data_name]
     given = {name: resolved.data[name] for name in usual}
     return given if given in figures else (figures or [usual])[0]
-
-
-def as_list(value: Any) -> Any:
-    """A tuple as a list: configs of earlier runs and defaults may differ in nothing else."""
-    return list(value) if isinstance(value, tuple) else value

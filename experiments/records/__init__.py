@@ -1,1 +1,1 @@
-"""What is on disk: run folders, results, records of each image."""
+"""Read and write what is on disk: run folders, results, records of each image."""

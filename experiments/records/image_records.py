@@ -15,7 +15,8 @@ BINS = 15  # of confidence
 
 @dataclass
 class Examined:
-    """N images, C classes. What was not asked for, or cannot be known, is None."""
+    """Counts of N images and C classes. A measure that nobody wanted, or that cannot be known, is
+    None."""
 
     title: str  # "bisenet/resnet18 on 233 images of camvid test (whole, 32-true)"
     classes: Sequence[str]

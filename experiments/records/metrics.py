@@ -52,22 +52,23 @@ def read_metrics(run: str | Path) -> dict[str, list]:
     An empty cell is None, and a last line that is still being written is left out.
     """
     file = Path(run) / "metrics.csv"
-    lines = [line for line in csv.reader(io.StringIO(read_text(file))) if line]
-    if not lines or "step" not in lines[0]:
+    reader = csv.DictReader(io.StringIO(read_text(file)))
+    rows = list(reader)
+    names = reader.fieldnames or []
+    if "step" not in names:
         raise UserError(
             f"{file} has no column step; it must be the metrics.csv that experiments/run.py wrote"
         )
-    names, *rows = lines
-    if rows and len(rows[-1]) < len(names):
+    if rows and None in rows[-1].values():
         rows.pop()
-    if any(len(row) != len(names) for row in rows):
+    if any(None in (*row, *row.values()) for row in rows):
         raise UserError(
             f"{file} has rows that do not fit its header of {len(names)} columns; "
             "copy it anew from the run"
         )
     columns: dict[str, list] = {name: [] for name in names}
     for row in rows:
-        for name, cell in zip(names, row):
+        for name, cell in row.items():
             columns[name].append(number(cell, name, file))
     return columns
 
@@ -85,7 +86,8 @@ def number(cell: str, name: str, file: Path) -> float | int | None:
 
 def curve(metrics: Mapping[str, list], name: str) -> tuple[list[int], list[float]]:
     """Steps and values of one metric where it was logged; both empty where it never was."""
-    steps, values = [], []
+    steps = []
+    values = []
     for step, value in zip(metrics["step"], metrics.get(name, ())):
         if None not in (step, value):
             steps.append(step)

@@ -1,4 +1,4 @@
-"""What a result was made with: commit, versions of the libraries, hardware."""
+"""Name what a result was made with: commit, versions of the libraries, hardware."""
 
 import platform
 import subprocess

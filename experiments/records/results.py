@@ -151,7 +151,8 @@ KINDS = {Fraction: float, PublishedFigure: dict}  # how JSON has them
 def filled(kind: type, content: Mapping[str, Any], file: Path, place: str = "") -> Any:
     """A dataclass of this content, each value of the type that its field has. Unlike pydantic this
     costs no time at start: `run.py --list` reads results too."""
-    values, missing = {}, []
+    values = {}
+    missing = []
     hints = get_type_hints(kind)
     for each in fields(kind):
         if each.name in content:

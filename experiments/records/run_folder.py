@@ -41,7 +41,7 @@ def new_folder(runs: Path, resolved: Resolved, seed: int) -> Path:
 
 
 def leads() -> bool:
-    """Whether this process is the first of its run.
+    """True in the first process of a run.
 
     torchrun, SLURM, Lightning, or a person who starts one on each node number the processes.
     """

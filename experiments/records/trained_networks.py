@@ -36,7 +36,8 @@ def check_words(
     """Refuse wrong words before torch is imported, where a run's config.json explains them."""
     if not (on_data or on_model):
         return
-    known, config = catalogue(), config_of(source)
+    known = catalogue()
+    config = config_of(source)
     data = known_name("data set", data, known["data"]) if data else config.get("data_name")
     if data in known["data"]:
         data_options(data, on_data)
@@ -129,7 +130,7 @@ def released(
 
 def appearance(data: str, count: int, names: tuple[str, ...] = ()) -> dict[str, list[Any]]:
     """Names and colors of the data set's classes if it has so many; else the names given, or
-    numbers, and colors that are easily told from each other."""
+    numbers, and colors that are easily distinguished."""
     from datamodules.labels import devkit_color
 
     labels = labels_of(data)

@@ -14,7 +14,7 @@ from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
 from experiments.command_line.overrides import as_text
 from experiments.command_line.row_patterns import is_pattern, matching_rows
-from experiments.command_line.values import PLACES, Resolved, as_list, resolve
+from experiments.command_line.values import PLACES, Resolved, resolve
 from experiments.records import run_folder
 from experiments.records.metrics import curve, read_metrics
 from experiments.records.results import Result, finished_result
@@ -210,7 +210,7 @@ def differences(resolved: Resolved, main: Resolved) -> list[str]:
         ours, theirs = resolved.groups()[group], main.groups()[group]
         for name in dict.fromkeys([*theirs, *ours]):
             was, now = theirs.get(name), ours.get(name)
-            if as_list(was) != as_list(now):
+            if was != now:
                 lines.append(f"{group}.{name} {as_text(was)} -> {as_text(now)}")
     if start_of(resolved) != start_of(main):
         lines.append(f"starts from {start_of(main)} -> {start_of(resolved)}")

@@ -43,7 +43,7 @@ def open_data(resolved: Resolved, seed: int) -> SegmentationData:
         semi=resolved.semi_name != "none",
     )
     data.setup("fit")
-    data.part(labeled=True)  # refuses a part that cannot be had
+    data.part(labeled=True)  # refuses a part that does not exist
     return data
 
 
@@ -137,14 +137,15 @@ def compile_parts(network: SegmentationModule) -> None:
 
 
 def identity(resolved: Resolved, data: SegmentationData, seed: int) -> Identity:
-    """What a checkpoint says of the network beside weights and recipe."""
+    """The identity that a checkpoint stores beside weights and recipe."""
     of_this_machine = [f"data.{place}" for place in PLACES]
     overrides = {}
     for address, origin in resolved.origins.items():
         group, _, name = address.partition(".")
         if origin == "command line" and group != "trainer" and address not in of_this_machine:
             overrides[address] = getattr(resolved, group)[name]
-    semi, networks = None, ()
+    semi = None
+    networks = ()
     if resolved.semi_name != "none":
         overrides["semi"] = resolved.semi_name
         semi = {"method": resolved.semi_name, **resolved.semi}
@@ -177,7 +178,8 @@ def start_name(init: str) -> str:
 
 def initialize(module: SegmentationModule, resolved: Resolved) -> tuple[str, str]:
     """Load what the weights start from; a sentence on it, and its name in departures."""
-    starts_from, init = resolved.entry["starts_from"], resolved.start
+    starts_from = resolved.entry["starts_from"]
+    init = resolved.start
     if init == "scratch":
         return "scratch" + scratch_hint(resolved.entry), init
     if init == "imagenet":
@@ -193,7 +195,7 @@ def initialize(module: SegmentationModule, resolved: Resolved) -> tuple[str, str
 
 
 def scratch_hint(entry: Mapping[str, Any]) -> str:
-    """How to start as the paper does, where scratch is not its way."""
+    """A hint at the paper's own start, where that is not scratch."""
     if not entry["pretrained"]:
         return ""
     if entry["starts_from"]:
@@ -206,7 +208,8 @@ def scratch_hint(entry: Mapping[str, Any]) -> str:
 def from_file(module: SegmentationModule, file: Path) -> tuple[str, bool]:
     """Load a checkpoint of this network, or ImageNet weights of its backbone, none of whose names
     is the network's. A sentence on it, and whether it held the backbone alone."""
-    content, own = read(file), module.state_dict()
+    content = read(file)
+    own = module.state_dict()
     given = best_named(without_prefixes(unwrapped(content)), own)
     if "segmodels" in content or own.keys() & given.keys() or module.encoder() is None:
         return start_from(module, file), False

@@ -20,8 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StoppedBySignal(Exception):
-    """The user asked the run to stop by a signal, whose number this holds; its checkpoint is
-    written."""
+    """A signal asked the run to stop; its checkpoint is written. Holds the signal's number."""
 
 
 class AveragedWeights(EMAWeightAveraging):
@@ -140,7 +139,7 @@ def clocks() -> dict[str, float]:
 
 
 def on_any_device(trainer: Trainer, here: bool) -> bool:
-    """Whether it holds on any of the devices; all of them get the same answer."""
+    """True if it holds on any of the devices; all of them get the same answer."""
     if trainer.world_size == 1:
         return here
     return trainer.strategy.reduce_boolean_decision(here, all=False)

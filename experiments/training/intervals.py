@@ -1,4 +1,4 @@
-"""How often a training logs, validates and saves, counted in optimizer steps."""
+"""The steps at which a training logs, validates and saves; steps are the optimizer's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from segmodels.module import SegmentationModule
 
 @dataclass(frozen=True)
 class Intervals:
-    """How many optimizer steps a run has, and after how many it validates, saves and logs."""
+    """The optimizer steps of a run, and after how many of them it validates, saves and logs."""
 
     steps: int
     validate: int

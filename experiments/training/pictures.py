@@ -29,8 +29,10 @@ class Pictures(PerStep):
             self.draw(trainer, module)
 
     def draw(self, trainer: Trainer, module: SegmentationModule) -> None:
-        source, labels = trainer.datamodule.sources["val"], trainer.datamodule.labels
-        step, last = trainer.global_step, len(source) - 1
+        source = trainer.datamodule.sources["val"]
+        palette = trainer.datamodule.palette
+        step = trainer.global_step
+        last = len(source) - 1
         rows = []
         for place in np.linspace(0, last, min(self.count, last + 1)):
             index = round(place)
@@ -39,11 +41,11 @@ class Pictures(PerStep):
             prediction = predict(trainer, module, image)
             rows.append((name, image, prediction, label))
             file = self.folder / f"val_{Path(name).stem}_{step:06d}.png"
-            save(overlay(image, prediction, labels.palette), file)
+            save(overlay(image, prediction, palette), file)
         title = f"{self.title}, step {step}: mIoU {100 * module.scores['miou']:.1f} %"
-        sheet = contact_sheet([row[1:] for row in rows], labels.palette, title)
+        sheet = contact_sheet([row[1:] for row in rows], palette, title)
         save(sheet, self.folder / "contact_sheet.png")
-        self.mirror.log_overlays(rows, labels.names, step)
+        self.mirror.log_overlays(rows, trainer.datamodule.class_names, step)
 
 
 def predict(trainer: Trainer, module: SegmentationModule, image: np.ndarray) -> np.ndarray:

@@ -110,7 +110,8 @@ def check_run(
 
 def check_crop(resolved: Resolved, network: SegmentationModule) -> None:
     """Images are mirrored to a size that a network with a margin takes; a crop has to have one."""
-    crop, margin = resolved.recipe["crop"], network.margin
+    crop = resolved.recipe["crop"]
+    margin = network.margin
     if not margin:
         return
     larger = [network.valid_side(side) for side in crop]
@@ -156,8 +157,10 @@ def check_single(resolved: Resolved, option: str, count: int) -> None:
 
 
 def make_trainer(resolved: Resolved, folder: Path, callbacks: list[Callback]) -> Trainer:
-    recipe, machine = Recipe(**resolved.recipe), resolved.trainer
-    devices, accumulate = machine["devices"], machine["accumulate"]
+    recipe = Recipe(**resolved.recipe)
+    machine = resolved.trainer
+    devices = machine["devices"]
+    accumulate = machine["accumulate"]
     one_process = devices in ("1", "auto") and machine["nodes"] == 1
     on_gpu = torch.cuda.is_available() and machine["accelerator"] in ("auto", "gpu")
     validate = min(intervals(recipe.iterations, machine).validate, recipe.iterations)
@@ -225,7 +228,8 @@ def fit(
     resume: bool,
 ) -> int:
     last = folder / "checkpoints" / "last.ckpt" if resume else None
-    writer, checkpoints = callback(trainer, MetricsWriter), callback(trainer, Checkpoints)
+    writer = callback(trainer, MetricsWriter)
+    checkpoints = callback(trainer, Checkpoints)
     try:
         with writer.closing_mirror(), checkpoints.listening():
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
@@ -252,7 +256,8 @@ def how_to_resume(folder: Path) -> str:
 
 def conclude(trainer: Trainer, resolved: Resolved, folder: Path) -> None:
     """Write the last weights' score and print it."""
-    step, data = trainer.global_step, trainer.datamodule
+    step = trainer.global_step
+    data = trainer.datamodule
     result = result_of(trainer.lightning_module, data, resolved.data_name, "val", step)
     spent = callback(trainer, Checkpoints).spent()
     seconds = {name: round(value, 1) for name, value in spent.items()}

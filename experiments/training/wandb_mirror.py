@@ -19,8 +19,8 @@ Row = tuple[str, np.ndarray, np.ndarray, np.ndarray]  # name, image, prediction,
 
 
 class WandB:
-    """A mirror of the run folder, once it was started. Until then, and where W&B is disabled or not
-    to be had, `run` is None and nothing is logged."""
+    """A mirror of the run folder, once it was started. Until then, and where W&B is disabled or
+    cannot be reached, `run` is None and nothing is logged."""
 
     run: "wandb.Run | None" = None
 
