@@ -81,9 +81,7 @@ class Cityscapes(SegmentationData):
         return self.files(split, images, labels, read=zips)
 
     def instances(self, split: str, index: int) -> np.ndarray | None:
-        """None for a pack, which keeps labels alone, and for an image without a file of instances
-        beside its label.
-        """
+        """None for a pack, which keeps labels alone, and for an image without such a file."""
         source = self.open(split)
         if not isinstance(source, Files):
             return None
@@ -103,20 +101,18 @@ class Cityscapes(SegmentationData):
         return Images(files, read=zips)
 
     def listing(self, kind: str, split: str, ending: str, zips: Zips) -> dict[str, str]:
-        """Files by their official name, such as aachen_000000_000019: from the folder, or from the
-        zip where there is none.
-        """
-        names = self.listed(kind, split, ending, zips)
-        names.pop(BLACK, None)
-        if not names:
+        """The files of `listed`; refuses a split that has none."""
+        files = self.listed(kind, split, ending, zips)
+        files.pop(BLACK, None)
+        if not files:
+            absent = f"{kind}/{split}/<city>/*{ending}{self.elsewhere(kind)}"
             remedy = EXTRA if split == "train_extra" else self.remedy
-            raise DataError(
-                f"{self.root} holds no {kind}/{split}/<city>/*{ending}{self.elsewhere(kind)}: "
-                f"{remedy}"
-            )
-        return names
+            raise DataError(f"{self.root} holds no {absent}: {remedy}")
+        return files
 
     def listed(self, kind: str, split: str, ending: str, zips: Zips) -> dict[str, str]:
+        """Files by their official name, such as aachen_000000_000019: from the folder, or from the
+        zip where there is none."""
         folder = self.root / kind / split
         archive = self.root / archive_of(kind, split)
         if not folder.is_dir() and archive.is_file():

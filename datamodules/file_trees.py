@@ -42,8 +42,7 @@ def by_name(paths: Iterable[Path], ending: str = "") -> dict[str, Path]:
             continue
         name = path.name.removesuffix(ending) if ending else path.stem
         if name in files:
-            other = files[name].name if files[name].parent == path.parent else files[name]
-            raise DataError(f"{path} and {other} share their name: keep one of the two")
+            raise DataError(f"{files[name]} and {path} share their name: keep one of the two")
         files[name] = path
     return files
 
@@ -52,8 +51,7 @@ def by_name(paths: Iterable[Path], ending: str = "") -> dict[str, Path]:
 
 
 def read_list(file: Path, remedy: str) -> list[str]:
-    """A split's list, one image a line; of a line of paths, as some packages have them, the first
-    one's stem."""
+    """The names in a split's list, an image a line; some lists hold paths of image and label."""
     if not file.is_file():
         raise DataError(f"there is no split list {file}: {remedy}")
     lines = file.read_text(encoding="utf-8").splitlines()

@@ -19,7 +19,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.errors import DataError, one_of, whole_number
-from datamodules.file_trees import IMAGES, LABELS, Unpaired, files_in, matching, paired
+from datamodules.file_trees import IMAGES, LABELS, Place, Unpaired, files_in, matching, paired
 from datamodules.labels import RGB, LabelSet
 from datamodules.packs.find import find_pack, packs_beside
 from datamodules.packs.object_store import RemotePack
@@ -164,7 +164,7 @@ class SegmentationData(LightningDataModule):
         return matching(self.root, pattern, ending, self.remedy)
 
     def files(
-        self, split: str, images: dict[str, Path], labels: dict[str, Path], **settings: Any
+        self, split: str, images: dict[str, Place], labels: dict[str, Place], **settings: Any
     ) -> Files:
         """A split's images and labels, which have the same names."""
         remedy = "both must have the same names; unpack or download the archives again"

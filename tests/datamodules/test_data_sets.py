@@ -134,10 +134,8 @@ def test_an_official_tree_is_read_split_by_split(tmp_path: Path, case: Case) -> 
 def test_every_class_and_no_other_value_is_a_train_id(case: Case) -> None:
     labels = case.open(Path(".")).labels
     table = labels.table
-    assert (
-        set(table[list(labels.ids)]) == set(range(len(labels.names)))
-        and (table[list(labels.void)] == 255).all()
-    )
+    assert set(table[list(labels.ids)]) == set(range(len(labels.names)))
+    assert (table[list(labels.void)] == 255).all()
     assert len(labels.names) == len(labels.palette) == len(set(labels.names))
     assert not {value for value, _ in labels.merged} & {*labels.ids, *labels.void}
 
@@ -304,9 +302,8 @@ def test_the_development_kits_colors() -> None:
         15: (192, 128, 128),
         20: (0, 64, 128),
     }
-    assert {number: devkit_color(number) for number in printed} == printed and devkit_color(
-        255
-    ) == (224, 224, 192)
+    assert {number: devkit_color(number) for number in printed} == printed
+    assert devkit_color(255) == (224, 224, 192)
 
 
 # --- classes
@@ -315,7 +312,8 @@ def test_the_development_kits_colors() -> None:
 def test_context_counts_background_only_where_it_is_asked_for(tmp_path: Path) -> None:
     ids = trees.context(tmp_path)[0][1]
     without, with_it = Context(tmp_path), Context(tmp_path, background=True)
-    assert len(without.class_names) == 59 and with_it.class_names == (
+    assert len(without.class_names) == 59
+    assert with_it.class_names == (
         "background",
         *without.class_names,
     )
@@ -395,10 +393,8 @@ def test_mapillary_is_mapped_by_its_classes_names(tmp_path: Path) -> None:
     }
     table = Mapillary.labels.table
     assert {number: STREETS[table[number]] for number in official} == official
-    assert (
-        all(table[number] == 255 for number in (0, 8, 14, 23, 49, 60, 65))
-        and 66 not in Mapillary.labels.known
-    )
+    assert all(table[number] == 255 for number in (0, 8, 14, 23, 49, 60, 65))
+    assert 66 not in Mapillary.labels.known
     written = trees.mapillary(tmp_path, "v1.2/labels")
     assert np.array_equal(Mapillary(tmp_path).open("train").label(0), table[written[0][1]])
     predicted = np.uint8([[0, 12]])
@@ -478,19 +474,16 @@ def test_a_wrong_camvid_is_named(tmp_path: Path) -> None:
 
 
 def test_coarse_labels_are_read_beside_or_instead_of_fine_ones(tmp_path: Path) -> None:
-    fine, coarse = (
-        trees.cityscapes(tmp_path, {"train": 2, "val": 1}),
-        trees.cityscapes_coarse(tmp_path),
-    )
+    fine = trees.cityscapes(tmp_path, {"train": 2, "val": 1})
+    coarse = trees.cityscapes_coarse(tmp_path)
     fine_names = tuple(name.removeprefix("train/") for name in fine if name.startswith("train/"))
     alone = Cityscapes(tmp_path, training="coarse").open("train")
     assert alone.names == ("augsburg_000000_000042", "bayreuth_000001_000019"), (
         "the black image is still there"
     )
     for index in range(2):
-        assert np.array_equal(
-            alone.label(index), CITYSCAPES.table[coarse[index][1]]
-        ) and np.array_equal(alone.window(index)[0], coarse[index][0])
+        assert np.array_equal(alone.label(index), CITYSCAPES.table[coarse[index][1]])
+        assert np.array_equal(alone.window(index)[0], coarse[index][0])
     assert Cityscapes(tmp_path).open("train").names == fine_names
     assert (
         Cityscapes(tmp_path, training="fine+coarse").open("train").names == fine_names + alone.names
@@ -538,21 +531,16 @@ def test_coco_stuff_10k_is_read_once_its_matlab_files_are_pngs(
 def test_coco_stuff_10k_refuses_what_is_not_its_label(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert (
-        cocostuff.main([str(tmp_path)]) == 2
-        and "holds no annotations/*.mat" in capsys.readouterr().err
-    )
+    assert cocostuff.main([str(tmp_path)]) == 2
+    assert "holds no annotations/*.mat" in capsys.readouterr().err
     file = trees.matlab(tmp_path / "annotations/one.mat", S=np.full((4, 4), 183))
-    assert (
-        cocostuff.main([str(tmp_path)]) == 2
-        and f"{file} holds labels outside 0 .. 182" in capsys.readouterr().err
-    )
+    assert cocostuff.main([str(tmp_path)]) == 2
+    assert f"{file} holds labels outside 0 .. 182" in capsys.readouterr().err
     trees.matlab(file, T=np.zeros((4, 4)))
     assert cocostuff.main([str(tmp_path)]) == 2 and f"{file} holds no S" in capsys.readouterr().err
     file.write_bytes(b"not a Matlab file" * 20)
-    assert (
-        cocostuff.main([str(tmp_path)]) == 2 and f"{file} cannot be read" in capsys.readouterr().err
-    )
+    assert cocostuff.main([str(tmp_path)]) == 2
+    assert f"{file} cannot be read" in capsys.readouterr().err
     assert not list((tmp_path / "annotations").glob("*.png"))
 
 
@@ -570,9 +558,8 @@ def test_an_empty_label_of_coco_is_refused(tmp_path: Path) -> None:
 def test_a_condition_of_acdc_is_taken_alone(tmp_path: Path) -> None:
     written = trees.acdc(tmp_path)
     night = ACDC(tmp_path, condition="night")
-    assert len(night.open("val")) == 1 and np.array_equal(
-        night.open("val").window(0)[0], written[5][0]
-    )
+    assert len(night.open("val")) == 1
+    assert np.array_equal(night.open("val").window(0)[0], written[5][0])
     assert (
         sum(len(ACDC(tmp_path, condition=each).open("val")) for each in ("fog", "rain", "snow"))
         == 3

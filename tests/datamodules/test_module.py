@@ -54,10 +54,8 @@ def test_a_resumed_run_is_given_exactly_the_batches_that_are_left(
     lightning.Trainer(**trainer, max_steps=10, callbacks=second).fit(
         after, datamodule=resumed, ckpt_path=tmp_path / "step=4.ckpt", weights_only=True
     )
-    assert (
-        len(straight.seen) == 10 * accumulate
-        and len({tuple(batch) for batch in straight.seen}) == 10 * accumulate
-    )
+    assert len(straight.seen) == 10 * accumulate
+    assert len({tuple(batch) for batch in straight.seen}) == 10 * accumulate
     assert before.seen == straight.seen[: 5 * accumulate]
     assert after.seen == straight.seen[4 * accumulate :]
     assert resumed.consumed == 40
@@ -93,9 +91,8 @@ def test_ranks_together_are_given_the_images_of_one_process() -> None:
             fingerprint(image)
             for image, _ in zip(torch.cat([first[0], second[0]]), range(4), strict=True)
         ]
-        assert first[0].shape[0] == 2 and sorted(halves) == sorted(
-            fingerprint(image) for image in one[0]
-        )
+        assert first[0].shape[0] == 2
+        assert sorted(halves) == sorted(fingerprint(image) for image in one[0])
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
@@ -109,9 +106,8 @@ def test_an_odd_validation_set_is_judged_once_and_unpadded_on_any_number_of_rank
         fingerprint(torch.from_numpy(data.source("val").window(index)[0]).permute(2, 0, 1))
         for index in range(5)
     ]
-    assert sorted(given) == sorted(whole) and all(
-        batch.shape[0] == 1 for share in shares for batch, _ in share
-    )
+    assert sorted(given) == sorted(whole)
+    assert all(batch.shape[0] == 1 for share in shares for batch, _ in share)
 
 
 def test_a_batch_that_ranks_and_accumulation_cannot_share_is_refused() -> None:
@@ -133,12 +129,10 @@ class Gap:
     """Image 5 cannot be read, and the first look does not notice."""
 
     def __init__(self, source: Source) -> None:
-        self.source, self.names, self.size, self.label = (
-            source,
-            source.names,
-            source.size,
-            source.label,
-        )
+        self.source = source
+        self.names = source.names
+        self.size = source.size
+        self.label = source.label
 
     def __len__(self) -> int:
         return len(self.source)
@@ -157,10 +151,8 @@ def test_an_error_in_a_worker_arrives_as_its_one_sentence(workers: int) -> None:
     data.setup("fit")
     with pytest.raises(DataError) as caught:
         list(data.train_dataloader())
-    assert (
-        str(caught.value) == "image 5 is damaged: copy it again"
-        and not multiprocessing.active_children()
-    )
+    assert str(caught.value) == "image 5 is damaged: copy it again"
+    assert not multiprocessing.active_children()
 
 
 def making() -> int:
@@ -214,11 +206,9 @@ def test_workers_follow_the_cores_a_process_may_use(
 ) -> None:
     files = Files([(tmp_path / "a.png", tmp_path / "b.png")], CITYSCAPES)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(3)), raising=False)
-    assert (
-        cores() == 3
-        and noise().worker_count(files) == 3
-        and noise(workers=1).worker_count(files) == 1
-    )
+    assert cores() == 3
+    assert noise().worker_count(files) == 3
+    assert noise(workers=1).worker_count(files) == 1
     assert noise().worker_count(noise().source("val")) == 0
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert noise().worker_count(files) == 8
@@ -263,18 +253,16 @@ def test_every_official_id_of_cityscapes_is_a_class_or_ignored() -> None:
     judged = sorted(
         (label for label in oracle if 0 <= label.trainId < 19), key=lambda label: label.trainId
     )
-    assert CITYSCAPES.names == tuple(
-        label.name for label in judged
-    ) and CITYSCAPES.palette == tuple(label.color for label in judged)
+    assert CITYSCAPES.names == tuple(label.name for label in judged)
+    assert CITYSCAPES.palette == tuple(label.color for label in judged)
     assert CITYSCAPES.categories == tuple(label.category for label in judged)
 
 
 @pytest.mark.parametrize("labels", [CITYSCAPES, CAMVID])
 def test_decoding_undoes_encoding(labels: LabelSet) -> None:
     ids = np.array(labels.ids, np.uint8).reshape(1, -1)
-    assert np.array_equal(labels.encode(ids), np.arange(len(ids[0]))[None]) and np.array_equal(
-        labels.decode(labels.encode(ids)), ids
-    )
+    assert np.array_equal(labels.encode(ids), np.arange(len(ids[0]))[None])
+    assert np.array_equal(labels.decode(labels.encode(ids)), ids)
     assert labels.decode(np.uint8([[255]])) == labels.void[0]
 
 

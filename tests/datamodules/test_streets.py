@@ -22,11 +22,9 @@ def test_streets_are_the_scenes_of_the_generator_with_train_ids() -> None:
         image, ids = scene(0, index, 32, 64)
         window, label = data.sources["train"].window(index)
         assert np.array_equal(window, image) and np.array_equal(label, CITYSCAPES.table[ids])
-    assert (
-        data.sources.keys() == {"train", "val"}
-        and data.class_names[0] == "road"
-        and len(data.palette) == 19
-    )
+    assert data.sources.keys() == {"train", "val"}
+    assert data.class_names[0] == "road"
+    assert len(data.palette) == 19
 
 
 def test_splits_and_scene_seeds_never_share_a_scene() -> None:

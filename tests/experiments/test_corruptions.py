@@ -362,12 +362,12 @@ def test_every_cell_is_evaluated_once_on_its_own_source(source: Memory) -> None:
 
 
 def test_what_is_left_is_the_mean_over_severities_then_over_kinds() -> None:
-    assert OURS.relative("fog") == pytest.approx(0.5 / 0.8) and OURS.relative(
-        "contrast"
-    ) == pytest.approx(0.7 / 0.8)
+    assert OURS.relative("fog") == pytest.approx(0.5 / 0.8)
+    assert OURS.relative("contrast") == pytest.approx(0.7 / 0.8)
     assert OURS.content()["mean_relative"] == pytest.approx(0.6 / 0.8) and OURS.severities == [1, 2]
     uneven = Robustness(0.8, {"fog": {1: 0.4}, "contrast": {1: 0.8, 2: 0.8, 3: 0.8}})
-    assert uneven.content()["mean_relative"] == pytest.approx(0.75) and uneven.severities == [
+    assert uneven.content()["mean_relative"] == pytest.approx(0.75)
+    assert uneven.severities == [
         1,
         2,
         3,
@@ -376,9 +376,8 @@ def test_what_is_left_is_the_mean_over_severities_then_over_kinds() -> None:
 
 def test_degradation_is_the_papers() -> None:
     found = degradation(OURS, THEIRS)
-    assert found["fog"].cd == pytest.approx((0.4 + 0.6) / (0.5 + 0.5)) and found[
-        "fog"
-    ].rcd == pytest.approx((0.2 + 0.4) / (0.2 + 0.2))
+    assert found["fog"].cd == pytest.approx((0.4 + 0.6) / (0.5 + 0.5))
+    assert found["fog"].rcd == pytest.approx((0.2 + 0.4) / (0.2 + 0.2))
     assert (
         found["contrast"].cd == pytest.approx((0.2 + 0.4) / (0.3 + 0.3))
         and found["contrast"].rcd is None
@@ -387,10 +386,8 @@ def test_degradation_is_the_papers() -> None:
 
 
 def test_of_noise_only_the_first_three_severities_count_against_a_reference() -> None:
-    ours, theirs = (
-        made_up(0.9, shot_noise=(0.8, 0.7, 0.6, 0.1, 0.0)),
-        made_up(0.9, shot_noise=(0.7, 0.6, 0.5, 0.5, 0.5)),
-    )
+    ours = made_up(0.9, shot_noise=(0.8, 0.7, 0.6, 0.1, 0.0))
+    theirs = made_up(0.9, shot_noise=(0.7, 0.6, 0.5, 0.5, 0.5))
     assert degradation(ours, theirs)["shot_noise"].cd == pytest.approx(0.9 / 1.2)
     assert degradation(ours, theirs)["shot_noise"].rcd == pytest.approx(0.6 / 0.9)
     assert (
@@ -479,10 +476,8 @@ def test_the_plot_draws_the_scores() -> None:
         "digital",
         "other data",
     ]
-    assert (
-        weather.lines[0].get_xydata().tolist() == [[0, 80], [1, 60], [2, 40]]
-        and len(digital.lines) == 2
-    )
+    assert weather.lines[0].get_xydata().tolist() == [[0, 80], [1, 60], [2, 40]]
+    assert len(digital.lines) == 2
     assert [bar.get_height() for bar in other.patches] == [20]
     figure.canvas.draw()
 

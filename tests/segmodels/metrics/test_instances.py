@@ -107,21 +107,17 @@ def test_classes_that_occur_nowhere_are_left_out_as_officially(tmp_path: Path) -
     )  # no human, and of the vehicles cars and caravans
     predicted = [np.where(each == 26, CAR, ROAD).astype(np.uint8) for each in ids]
     found = assert_official(predicted, ids, instances, tmp_path)
-    assert (
-        found["iiou"][PERSON] is None
-        and found["iiou_categories"]["human"] is None
-        and found["iiou"][CAR] == 1
-    )
+    assert found["iiou"][PERSON] is None
+    assert found["iiou_categories"]["human"] is None
+    assert found["iiou"][CAR] == 1
 
 
 def test_a_label_that_is_all_ignored_gives_no_score(tmp_path: Path) -> None:
     ids = np.zeros(SIZE, int)
     found = assert_official([np.full(SIZE, CAR, np.uint8)], [ids], [ids], tmp_path)
-    assert (
-        found["iiou"] == [None] * 19
-        and np.isnan(found["miiou"])
-        and np.isnan(found["category_miiou"])
-    )
+    assert found["iiou"] == [None] * 19
+    assert np.isnan(found["miiou"])
+    assert np.isnan(found["category_miiou"])
 
 
 def test_a_group_is_no_instance_but_a_car_predicted_on_it_is_right(tmp_path: Path) -> None:
@@ -159,13 +155,13 @@ def test_a_small_instance_weighs_as_much_as_a_large_one() -> None:
     counts = instance_counts(predicted, label, instances, 3, sizes, categories)
     assert counts.tolist() == [[0, 0, 2], [4, 4, 4], [0, 10, 0], [0, 0, 2], [14, 4, 2]]
     found = instance_scores(counts, sizes, categories)
-    assert found["iiou"] == [None, pytest.approx(4 / 12), 0] and found["iiou_categories"] == {
+    assert found["iiou"] == [None, pytest.approx(4 / 12), 0]
+    assert found["iiou_categories"] == {
         "ground": None,
         "thing": pytest.approx(14 / 20),
     }
-    assert found["miiou"] == pytest.approx(1 / 6) and found["category_miiou"] == pytest.approx(
-        14 / 20
-    )
+    assert found["miiou"] == pytest.approx(1 / 6)
+    assert found["category_miiou"] == pytest.approx(14 / 20)
     assert instance_scores(instance_counts(predicted, label, instances, 3, sizes), sizes) == {
         "miiou": found["miiou"],
         "iiou": found["iiou"],
@@ -220,19 +216,16 @@ def test_instances_are_read_in_train_ids_from_folders_and_zips(tmp_path: Path) -
     for data in (Cityscapes(tmp_path / "folder"), Cityscapes(tmp_path / "zips")):
         for index, name in enumerate(data.open("val").names):
             ids = written[f"val/{name}"][1]
-            found, label, expected = (
-                data.instances("val", index),
-                CITYSCAPES.encode(ids),
-                trees.instance_ids(ids),
-            )
+            found = data.instances("val", index)
+            label = CITYSCAPES.encode(ids)
+            expected = trees.instance_ids(ids)
             assert found.dtype == np.int32 and found.shape == label.shape
             told = np.isin(label, list(SIZES)) & (
                 expected >= 1000
             )  # a caravan is an instance, of no judged class
             assert np.array_equal(found >= 0, told) and 0 < told.mean() < (expected >= 1000).mean()
-            assert np.array_equal(found[told] // 1000, label[told]) and np.array_equal(
-                found[told] % 1000, expected[told] % 1000
-            )
+            assert np.array_equal(found[told] // 1000, label[told])
+            assert np.array_equal(found[told] % 1000, expected[told] % 1000)
 
 
 def test_who_has_no_file_of_instances_has_none(tmp_path: Path) -> None:
