@@ -31,6 +31,7 @@ import numpy as np
 from datamodules.errors import DataError
 from datamodules.labels import LabelSet
 from datamodules.reading.decoding import Box, Pair, Size, inside
+from datamodules.reading.sources import Source
 
 START, END, RECORD = b"SEGPACK1", b"SEGPACK.", b"RECO"
 VERSION = 1
@@ -291,7 +292,7 @@ def opened(reader: Reader, file: Path | str) -> tuple[dict[str, Any], list[Place
     return description, list(map(Place, index["names"], map(tuple, index["sizes"]), bounds))
 
 
-class Pack:
+class Pack(Source):
     """A pack as a source of pixels."""
 
     def __init__(
@@ -310,9 +311,6 @@ class Pack:
         self.form = self.description["form"]
         self.names = tuple(place.name for place in self.places)
         self.whole: set[int] = set()  # records whose checksum was compared
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def size(self, index: int) -> Size:
         return self.places[index].size

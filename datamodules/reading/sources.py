@@ -24,9 +24,12 @@ from datamodules.reading.decoding import (
 
 
 class Source(Protocol):
+    """Images and labels by index, whole or the part in a box."""
+
     names: Sequence[str]
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.names)
 
     def size(self, index: int) -> Size: ...
 
@@ -36,15 +39,13 @@ class Source(Protocol):
     def window(self, index: int, box: Box | None = None) -> Pair: ...
 
 
-class Part:
+class Part(Source):
     """Some images of a source, in the order given."""
 
     def __init__(self, source: Source, indices: Sequence[int]) -> None:
-        self.source, self.indices = source, tuple(indices)
+        self.source = source
+        self.indices = tuple(indices)
         self.names = tuple(source.names[index] for index in indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
 
     def size(self, index: int) -> Size:
         return self.source.size(self.indices[index])
@@ -59,15 +60,12 @@ class Part:
 # --- arrays in memory
 
 
-class Memory:
+class Memory(Source):
     """Images and labels as arrays."""
 
     def __init__(self, pairs: Iterable[Pair], names: Sequence[str] | None = None) -> None:
         self.pairs = [(np.array(image), np.array(label)) for image, label in pairs]
         self.names = tuple(names or (f"{index:06d}" for index in range(len(self.pairs))))
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def size(self, index: int) -> Size:
         return self.pairs[index][1].shape
@@ -76,7 +74,8 @@ class Memory:
         return inside(self.pairs[index][1], box)
 
     def window(self, index: int, box: Box | None = None) -> Pair:
-        return inside(self.pairs[index][0], box), self.label(index, box)
+        image, label = self.pairs[index]
+        return inside(image, box), inside(label, box)
 
 
 def in_memory(source: Source) -> Memory:
@@ -88,7 +87,7 @@ def in_memory(source: Source) -> Memory:
 # --- files
 
 
-class Files:
+class Files(Source):
     """Image files beside label PNGs; the label's size stands for both, and they must agree.
 
     `read` gives the bytes of a path.
@@ -101,15 +100,14 @@ class Files:
         *,
         names: Sequence[str] | None = None,
         colored: bool = False,
-        read: Reader | None = None,
+        read: Reader = from_disk,
     ) -> None:
         self.pairs = [(str(image), str(label)) for image, label in pairs]
         self.names = tuple(names or (Path(image).stem for image, _ in self.pairs))
-        self.labels, self.colored, self.read = labels, colored, read or from_disk
+        self.labels = labels
+        self.colored = colored
+        self.read = read
         self.sizes: dict[int, Size] = {}
-
-    def __len__(self) -> int:
-        return len(self.pairs)
 
     def size(self, index: int) -> Size:
         if index not in self.sizes:
@@ -127,12 +125,12 @@ class Files:
         return read_label(self.pairs[index][1], self.colored, self.read, box)
 
     def image(self, index: int, box: Box | None = None) -> np.ndarray:
-        (path, label_path), size = self.pairs[index], self.size(index)
-        pixels, found = image_window(self.read(path), path, box)
-        if found != size:
+        path, label_path = self.pairs[index]
+        height, width = self.size(index)
+        pixels, size = image_window(self.read(path), path, box)
+        if size != (height, width):
             raise DataError(
-                f"{path} is {found[0]}x{found[1]} and its label {label_path} is "
-                f"{size[0]}x{size[1]} "
+                f"{path} is {size[0]}x{size[1]} and its label {label_path} is {height}x{width} "
                 "(height x width): save both at one size, without a rotation note (EXIF) in "
                 "the image"
             )
@@ -145,8 +143,10 @@ class Files:
 class Images:
     """Image files by name, without labels."""
 
-    def __init__(self, files: dict[str, str], read: Reader | None = None) -> None:
-        self.names, self.files, self.read = list(files), list(files.values()), read or from_disk
+    def __init__(self, files: dict[str, str], read: Reader = from_disk) -> None:
+        self.names = list(files)
+        self.files = list(files.values())
+        self.read = read
 
     def __len__(self) -> int:
         return len(self.files)

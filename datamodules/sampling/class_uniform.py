@@ -11,6 +11,7 @@ keeps its share.
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -65,41 +66,27 @@ def located(source: Source, classes: int, share: float, threads: int) -> Spots:
             f"class_uniform={share} asks for classes, and no training label shows one: take "
             "class_uniform=0"
         )
-    occurring = np.unique(table[:, 0])
-    return Spots(
-        len(source),
-        share,
-        table[:, 1:].copy(),
-        [np.flatnonzero(table[:, 0] == each) for each in occurring],
-    )
+    by_class = [np.flatnonzero(table[:, 0] == each) for each in np.unique(table[:, 0])]
+    return Spots(len(source), share, table[:, 1:].copy(), by_class)
 
 
 def centroids(label: np.ndarray, classes: int) -> np.ndarray:
     """(spots, 3): class, row, column of each class in each tile."""
-    height, width = label.shape
-    corners = [(top, left) for top in range(0, height, TILE) for left in range(0, width, TILE)]
-    return np.int32(
-        [
-            spot
-            for top, left in corners
-            for spot in of_tile(label[top : top + TILE, left : left + TILE], top, left, classes)
-        ]
-    ).reshape(-1, 3)
+    spots = []
+    for top, left in product(*(range(0, side, TILE) for side in label.shape)):
+        tile = label[top : top + TILE, left : left + TILE]
+        for number in np.flatnonzero(counted(tile)[:classes]).tolist():
+            here = (tile == number).view(np.uint8)
+            spots.append((number, top + mean_place(here, 1), left + mean_place(here, 0)))
+    return np.int32(spots).reshape(-1, 3)
 
 
-def of_tile(tile: np.ndarray, top: int, left: int, classes: int) -> list[tuple[int, int, int]]:
+def mean_place(here: np.ndarray, axis: int) -> int:
+    """The mean place along the other axis of the pixels that are 1, rounded down."""
     import cv2
 
-    found = []
-    for number in np.flatnonzero(counted(tile)[:classes]).tolist():
-        here = (tile == number).view(np.uint8)
-        across, down = (
-            cv2.reduce(here, side, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel().astype(np.int64)
-            for side in (0, 1)
-        )
-        row, column = (int(sums @ np.arange(len(sums)) / sums.sum()) for sums in (down, across))
-        found.append((number, top + row, left + column))
-    return found
+    sums = cv2.reduce(here, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
+    return int(sums @ np.arange(len(sums)) / sums.sum())
 
 
 def counted(label: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ shows the padding in the end, or the image mirrored.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from datamodules.sampling.crops import (
 )
 
 GRID = 3  # displacement vectors along each side of a crop, from border to border, as U-Net has them
+Where = TypeVar("Where", int, np.ndarray)
 
 
 class Motion(NamedTuple):
@@ -123,16 +124,19 @@ def drawn(crop: Crop, seed: int, number: int) -> Motion | None:
 
 def turned(spot: Spot, size: Size, motion: Motion) -> Spot:
     """The place of a spot once the image is turned."""
-    cosine, sine = cosine_and_sine(motion.angle)
-    center_row, center_column = (size[0] - 1) / 2, (size[1] - 1) / 2
-    down, right = spot[0] - center_row, spot[1] - center_column
-    row = center_row + cosine * down - sine * right
-    column = center_column + sine * down + cosine * right
+    row, column = rotated(*spot, size, motion.angle)
     return round(row), round(column)
 
 
-def cosine_and_sine(degrees: float) -> tuple[float, float]:
-    return math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+def rotated(rows: Where, columns: Where, size: Size, degrees: float) -> tuple[Where, Where]:
+    """Places of an image, turned counterclockwise about its center."""
+    center_row, center_column = (size[0] - 1) / 2, (size[1] - 1) / 2
+    down, right = rows - center_row, columns - center_column
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return (
+        center_row + cosine * down - sine * right,
+        center_column + sine * down + cosine * right,
+    )
 
 
 # --- places
@@ -154,12 +158,8 @@ def places(crop: Crop, window: Window, motion: Motion) -> Places:
         columns = window.width - 1 - columns
     columns = columns + window.left
 
-    center_row, center_column = (window.scaled[0] - 1) / 2, (window.scaled[1] - 1) / 2
-    below = rows - motion.shift[0] - center_row
-    beside = columns - motion.shift[1] - center_column
-    cosine, sine = cosine_and_sine(motion.angle)
-    rows = center_row + cosine * below + sine * beside  # (H, W)
-    columns = center_column - sine * below + cosine * beside  # (H, W)
+    rows, columns = rows - motion.shift[0], columns - motion.shift[1]
+    rows, columns = rotated(rows, columns, window.scaled, -motion.angle)  # (H, W) each
     outside = (rows < -0.5) | (rows >= window.scaled[0] - 0.5)
     outside |= (columns < -0.5) | (columns >= window.scaled[1] - 0.5)
     if PADDING[crop.padding] is None:

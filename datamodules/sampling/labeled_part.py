@@ -47,40 +47,36 @@ def chosen(names: Sequence[str], words: str) -> list[int]:
 def published(names: Sequence[str], words: str) -> list[int]:
     """The list of that name whose images these are: several data sets have one of the same
     words."""
-    index, every = {name: number for number, name in enumerate(names)}, stored()
-    if not (lists := {data: entries[words] for data, entries in every.items() if words in entries}):
+    index = {name: number for number, name in enumerate(names)}
+    every = stored()
+    lists = {data: entries[words] for data, entries in every.items() if words in entries}
+    if not lists:
         known = "; ".join(f"{data}: {', '.join(entries)}" for data, entries in every.items())
         raise DataError(f"there is no published list {words}; there are {known}")
-    for wanted in lists.values():
-        if all(name in index for name in wanted):
-            return sorted(index[name] for name in wanted)
-    absent = next(
-        name
-        for name in max(lists.values(), key=lambda wanted: sum(name in index for name in wanted))
-        if name not in index
-    )
-    raise DataError(
-        f"data.labeled={words} is a list for {' and '.join(lists)}, and these {len(names)} "
-        "training images are not all of theirs: "
-        f"{absent} is missing; take the whole official training set, or a share such as 1/8"
-    )
+    closest = max(lists.values(), key=lambda wanted: len(index.keys() & wanted) / len(wanted))
+    absent = [name for name in closest if name not in index]
+    if absent:
+        raise DataError(
+            f"data.labeled={words} is a list for {' and '.join(lists)}, and these {len(names)} "
+            f"training images are not all of theirs: {absent[0]} is missing; take the whole "
+            "official training set, or a share such as 1/8"
+        )
+    return sorted(index[name] for name in closest)
 
 
 def stored() -> dict[str, dict[str, list[str]]]:
     """{data set: {words: image names}}, each list checked against its checksum."""
-    found = {}
+    every = {}
     for file in sorted(LISTS.glob("*.json.gz")):
-        data, entries = (
-            file.name.removesuffix(".json.gz"),
-            json.loads(gzip.decompress(file.read_bytes()))["lists"],
-        )
-        for words, entry in entries.items():
+        lists = json.loads(gzip.decompress(file.read_bytes()))["lists"]
+        for words, entry in lists.items():
             if hashlib.sha256("\n".join(entry["names"]).encode()).hexdigest() != entry["sha256"]:
                 raise DataError(
                     f"{file} is not as it was published ({words}): install the project again"
                 )
-        found[data] = {words: entry["names"] for words, entry in entries.items()}
-    return found
+        data = file.name.removesuffix(".json.gz")
+        every[data] = {words: entry["names"] for words, entry in lists.items()}
+    return every
 
 
 def listed(names: Sequence[str], file: Path) -> list[int]:

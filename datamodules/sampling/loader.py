@@ -6,12 +6,14 @@ making it once reading is fast.
 
 import time
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from datamodules.sampling.samples import Samples, make_batch
 from datamodules.thread_pools import prefetch
 
 
+@dataclass
 class Loader:
     """Batches of samples, in order.
 
@@ -20,18 +22,11 @@ class Loader:
     state.
     """
 
-    def __init__(
-        self,
-        samples: Samples,
-        batches: Collection[Sequence[Any]],
-        workers: int,
-        unlabeled: tuple[Samples, Collection[Sequence[Any]]] | None = None,
-    ) -> None:
-        self.samples = samples
-        self.batches = batches
-        self.workers = workers
-        self.unlabeled = unlabeled
-        self.waited = 0.0  # seconds that whoever takes the batches had to wait for them
+    samples: Samples
+    batches: Collection[Sequence[Any]]
+    workers: int
+    unlabeled: tuple[Samples, Collection[Sequence[Any]]] | None = None
+    waited: float = 0.0  # seconds that whoever takes the batches had to wait for them
 
     def __len__(self) -> int:
         return len(self.batches)
