@@ -228,7 +228,8 @@ def network_of(args: argparse.Namespace) -> Path | ReleasedCheckpoint:
                 f"two networks are named, {word} and --released; give one "
                 "(--beside draws a second one)"
             )
-        args.overrides = [word, *args.overrides] if word else args.overrides
+        if word:
+            args.overrides.insert(0, word)
         layout, file = args.released
         return released_checkpoint(layout, Path(file))
     if not word and args.shift and Path(args.shift).exists():

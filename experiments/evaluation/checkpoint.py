@@ -139,8 +139,8 @@ def protocols(
     """
     settings = {(module.recipe.inference, ""): {}}
     for figure in published_of(module):
-        options = {} if args.model else figure["model"]
-        settings.setdefault((figure["protocol"], model_words(options)), options)
+        options = {} if args.model else figure.model
+        settings.setdefault((figure.protocol, model_words(options)), options)
     networks = {"": module}
     computed = {}  # in order, each once
     for (protocol, words), options in settings.items():

@@ -128,19 +128,20 @@ def legend(examined: Examined, chosen: Mapping[int, Sequence[str]]) -> str:
 def article(examined: Examined, index: int, reasons: Sequence[str], shown: Shown) -> str:
     """The part of the page about one image."""
     name = html.escape(examined.names[index])
-    prediction = overlay(shown.image, shown.predicted, examined.palette)
     views = {
-        "image": embedded(shown.image, smooth=True),
-        "prediction": embedded(prediction, smooth=True),
-        "truth": embedded(colored(shown.label, examined.palette), smooth=False),
-        "errors": embedded(error_map(shown), smooth=True),
-        "confidence": embedded(confidence_map(shown.confidence), smooth=True),
+        "image": shown.image,
+        "prediction": overlay(shown.image, shown.predicted, examined.palette),
+        "truth": colored(shown.label, examined.palette),
+        "errors": error_map(shown),
+        "confidence": confidence_map(shown.confidence),
     }
-    figures = "".join(
-        f'<figure><img src="{source}" alt="{view} of {name}">'
-        f"<figcaption>{view}</figcaption></figure>"
-        for view, source in views.items()
-    )
+    figures = ""
+    for view, picture in views.items():
+        source = embedded(picture, smooth=view != "truth")
+        figures += (
+            f'<figure><img src="{source}" alt="{view} of {name}">'
+            f"<figcaption>{view}</figcaption></figure>"
+        )
     why = "".join(f"<span>{html.escape(reason)}</span>" for reason in reasons)
     return (
         f'<article class="case" id="image-{index}"><h3>{name}</h3><p class="why">{why}</p>'

@@ -16,11 +16,11 @@ from datamodules.module import SegmentationData
 from datamodules.progress import with_progress
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
-from experiments.command_line.networks import Checkpoint, ReleasedCheckpoint
+from experiments.command_line.networks import Checkpoint
 from experiments.records import provenance
 from experiments.records.results import PublishedFigure, Result
 from experiments.records.trained_networks import NUMBERED, config_of
-from experiments.reports.published_figures import model_words
+from experiments.reports.published_figures import model_words, options_of
 from segmodels.metrics import scores
 from segmodels.module import SegmentationModule
 from segmodels.paper import experiment, inference_parameters
@@ -38,15 +38,12 @@ def stored_options(source: Checkpoint, module: SegmentationModule, name: str) ->
     They are those of its config.json where that is still beside the checkpoint.
     """
     identity = module.identity
-    if name != identity.data or isinstance(source, ReleasedCheckpoint):
+    if name != identity.data:
         return {}
     config = config_of(source)
+    stored = options_of(identity.overrides, "data")
     if config.get("experiment") == identity.experiment:
         stored = config["data"]
-    else:
-        # words of other groups keep their prefix, and are unknown below
-        words = identity.overrides
-        stored = {name.removeprefix("data."): value for name, value in words.items()}
     known = catalogue()["data"][name]["options"]
     return {key: value for key, value in stored.items() if key in known}
 
@@ -77,7 +74,7 @@ def check_classes(source: Checkpoint, module: SegmentationModule, data: Segmenta
     theirs = list(data.class_names)
     if ours not in (theirs, NUMBERED[: len(theirs)]):
         raise UserError(
-            f"{source} tells {len(ours)} classes apart ({', '.join(ours[:3])}, ...) and "
+            f"{source} has {len(ours)} classes ({', '.join(ours[:3])}, ...) and "
             f"{name_of(data)} has {len(theirs)} ({', '.join(theirs[:3])}, ...); "
             f"evaluate it on the data set it was trained on ({module.identity.data})"
         )
@@ -107,7 +104,7 @@ def score(
         run_trainer(module, batches, split, examiner)
     if not module.scores["pixels"]:
         raise UserError(
-            f"no pixel of {name_of(data)} {split} has a label: there is nothing to judge; "
+            f"no pixel of {name_of(data)} {split} has a label: there is nothing to evaluate; "
             "see the labels with experiments/check_data.py"
         )
     return result_of(module, data, name_of(data), split, identity.iterations)
@@ -169,7 +166,7 @@ def result_of(
         date=date.today().isoformat(),
         model=identity.evaluated_with,
         **{name: getattr(identity, name) for name in AS_TRAINED},
-        published=[PublishedFigure(**figure) for figure in published_of(module)],
+        published=published_of(module),
         checkpoint=None,
         seconds=None,
         cpu_seconds=None,
@@ -178,12 +175,13 @@ def result_of(
     )
 
 
-def published_of(module: SegmentationModule) -> list[dict[str, Any]]:
+def published_of(module: SegmentationModule) -> list[PublishedFigure]:
     """The row's figures; a released checkpoint brings those of whoever trained it."""
-    if module.identity.published is not None:
-        return list(module.identity.published)
-    row = experiment(module.identity.experiment)
-    return [figure.as_dict() for figure in row.published]
+    published = module.identity.published
+    if published is None:
+        row = experiment(module.identity.experiment)
+        published = [figure.as_dict() for figure in row.published]
+    return [PublishedFigure(**figure) for figure in published]
 
 
 def named_scores(data: SegmentationData, scored: dict[str, Any]) -> dict[str, Any]:

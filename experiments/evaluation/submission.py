@@ -27,7 +27,7 @@ from datamodules.cityscapes import Cityscapes
 from datamodules.progress import with_progress
 from datamodules.reading.sources import Images
 from experiments.command_line.errors import UserError, as_user_error, quiet
-from experiments.command_line.files import whole, write_json
+from experiments.command_line.files import whole
 from experiments.command_line.networks import Checkpoint, ReleasedCheckpoint
 from experiments.drawing.label_images import save
 from experiments.evaluation.checkpoint import open_network
@@ -45,20 +45,23 @@ SCRIPT = "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling"
 
 def submit(source: Checkpoint, args: Namespace) -> int:
     quiet()
-    partial = args.submit.with_name(f".{args.submit.name}.partial")
     tested = args.split == "test"
     args.data = NAME
+    partial = args.submit
     try:
         with as_user_error():
             module, data = open_network(source, args, labeled=not tested)
             set_inference(module, args.inference, args.precision)
             images = data.images(args.split)
-            begin(partial, conditions(source, args, module, images.names))
+            condition = fingerprint(source, args, module, images.names)
+        partial = args.submit.with_name(f".{args.submit.name}.{condition}.partial")
+        (partial / FILES).mkdir(parents=True, exist_ok=True)
         archive = predict_files(module.to(choose_device()), images, data, partial / FILES)
         if not tested:
             check_scores(partial, data, args.split, module)
         (partial / FILES).rename(args.submit)
-        shutil.rmtree(partial)
+        for begun in args.submit.parent.glob(f".{args.submit.name}.*.partial"):
+            shutil.rmtree(begun)
     except OSError as problem:  # such as a full disk
         what = f"{problem.filename or partial}: {problem.strerror or problem}"
         raise UserError(f"{what}; mend that, and the same command goes on from there") from None
@@ -71,7 +74,7 @@ def submit(source: Checkpoint, args: Namespace) -> int:
     )
     if tested:
         print(
-            f"{NAME}'s test labels are not public, so no mIoU is told: "
+            f"{NAME}'s test labels are not public, so there is no mIoU: "
             f"upload {archive.name} to https://www.cityscapes-dataset.com"
         )
     return 0
@@ -80,42 +83,26 @@ def submit(source: Checkpoint, args: Namespace) -> int:
 # --- going on where it stopped
 
 
-def conditions(
+def fingerprint(
     source: Checkpoint, args: Namespace, module: SegmentationModule, names: Sequence[str]
-) -> dict[str, Any]:
-    """All that the files depend on, as JSON gives it back."""
+) -> str:
+    """Another one where anything differs that the files depend on."""
     file, layout = source, None
     if isinstance(source, ReleasedCheckpoint):
         file, layout = source.file, source.layout
-    with file.open("rb") as content:
-        checkpoint = hashlib.file_digest(content, "sha256").hexdigest()
-    settings = {
-        "checkpoint": checkpoint,
-        "layout": layout,
-        "network": args.which,
-        "model": module.identity.evaluated_with or None,
-        "inference": module.recipe.inference,
-        "precision": module.recipe.precision,
-        "split": args.split,
-        "overrides": module.identity.overrides,
-        "images": hashlib.sha256("\n".join(names).encode()).hexdigest(),
-    }
-    return json.loads(json.dumps(settings))
-
-
-def begin(folder: Path, wanted: dict[str, Any]) -> None:
-    """Make a new folder, or take one that the same command has begun to fill."""
-    (folder / FILES).mkdir(parents=True, exist_ok=True)
-    file = folder / "asked.json"
-    if not file.is_file():
-        write_json(file, wanted)
-        return
-    before = json.loads(file.read_text())
-    if changed := [name for name, value in wanted.items() if before.get(name) != value]:
-        raise UserError(
-            f"{folder} holds an unfinished submission with another {', '.join(changed)}; "
-            "give what was given then, remove that folder, or give another --submit"
-        )
+    identity, recipe = module.identity, module.recipe
+    conditions = (
+        hashlib.sha256(file.read_bytes()).hexdigest(),
+        layout,
+        args.which,
+        identity.evaluated_with,
+        identity.overrides,
+        recipe.inference,
+        recipe.precision,
+        args.split,
+        list(names),
+    )
+    return hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:12]
 
 
 # --- the files

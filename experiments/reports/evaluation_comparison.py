@@ -72,14 +72,14 @@ def read_evaluation(file: Path) -> Evaluation:
     if not records.is_file():
         raise UserError(
             f"{file} has no {records.name} beside it, which says what each image gave; "
-            "judge it again with evaluate.py"
+            "evaluate it again"
         )
     try:
         with records.open("rb") as stored:
             return Evaluation(file, result, load(stored))
     except (BadZipFile, ValueError, OSError, KeyError, TypeError) as problem:
         raise UserError(
-            f"{records} cannot be read ({problem}); judge the checkpoint again with evaluate.py"
+            f"{records} cannot be read ({problem}); evaluate the checkpoint again"
         ) from None
 
 
@@ -87,22 +87,22 @@ def check_same_images(a: Evaluation, b: Evaluation) -> None:
     """Only the same images with the same classes can be paired."""
     both = f"{a.file} and {b.file}"
     for name in ("data", "split"):
-        ours, theirs = getattr(a.result, name), getattr(b.result, name)
-        if ours != theirs:
+        values = [getattr(each.result, name) for each in (a, b)]
+        if values[0] != values[1]:
             raise UserError(
-                f"{both} are of different {name} {ours} and {theirs}; "
-                "judge both on the same one with evaluate.py"
+                f"{both} are of different {name} {' and '.join(values)}; "
+                "evaluate both on the same one"
             )
-    if list(a.records.classes) != list(b.records.classes):
+    ours, theirs = a.records, b.records
+    if list(ours.classes) != list(theirs.classes):
         raise UserError(
-            f"{both} tell different classes apart; "
-            "compare networks that were trained on the same ones"
+            f"{both} have different classes; compare networks that were trained on the same ones"
         )
-    if list(a.records.names) != list(b.records.names):
-        common = len(set(a.records.names) & set(b.records.names))
-        counts = f"{len(a.records.names)} and {len(b.records.names)}, {common} in common"
+    if list(ours.names) != list(theirs.names):
+        common = len(set(ours.names) & set(theirs.names))
+        counts = f"{len(ours.names)} and {len(theirs.names)}, {common} in common"
         raise UserError(
-            f"{both} saw different images ({counts}); judge both on the same copy of the data"
+            f"{both} saw different images ({counts}); evaluate both on the same copy of the data"
         )
 
 

@@ -31,7 +31,7 @@ CAPTION = (
 BRACKETS = (
     "In brackets: the 95 % interval of a bootstrap over images; it says nothing about other seeds."
 )
-RELEASED = "(released): weights that we did not train, judged here."
+RELEASED = "(released): weights that we did not train, evaluated here."
 NOT_AVERAGED = "Not averaged:"
 
 # --- columns

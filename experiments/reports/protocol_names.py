@@ -53,14 +53,14 @@ def image_size(data: str, overrides: Mapping[str, Any]) -> tuple[int, int] | Non
     return tuple(sides) if all(sides) else None
 
 
-def settings(said: dict[str, Any]) -> str:
-    """The conditions that a figure may never be told without."""
-    forms = [name for name in ("folded", "channels_last", "compile") if said[name]]
-    how = f"{said['precision']}, batch {said['batch']}, {' '.join(forms) or 'plain'}"
-    where = said["device"]
-    if said["device_kind"] != "cuda":
-        where += f", {said['threads']} thread{'s' * (said['threads'] > 1)}"
-    return f"{where}; torch {said['versions']['torch']}; {how}"
+def settings(conditions: dict[str, Any]) -> str:
+    """The conditions that must stand beside every speed."""
+    forms = [name for name in ("folded", "channels_last", "compile") if conditions[name]]
+    how = f"{conditions['precision']}, batch {conditions['batch']}, {' '.join(forms) or 'plain'}"
+    where = conditions["device"]
+    if conditions["device_kind"] != "cuda":
+        where += f", {conditions['threads']} thread{'s' * (conditions['threads'] > 1)}"
+    return f"{where}; torch {conditions['versions']['torch']}; {how}"
 
 
 def on(figure: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ CONDITIONS = (
     "timed",
 )
 PASSES = (
-    "judged in several passes, on images of many sizes or in a way that no inference mode "
+    "evaluated in several passes, on images of many sizes or in a way that no inference mode "
     "computes, so that no one speed belongs to it"
 )
 

@@ -48,8 +48,8 @@ def catalogue_table() -> int:
         title = f"[bold]{entry['title'].split(':')[0]}[/]"
         table.add_row(title + (f" (arXiv:{entry['arxiv']})" if entry["arxiv"] else ""))
         for row, each in entry["rows"].items():
-            figures = [PublishedFigure(**figure) for figure in each["published"]]
-            first = next((figure for figure in figures if figure.data == each["data"]), None)
+            figures = [figure for figure in each["published"] if figure["data"] == each["data"]]
+            first = PublishedFigure(**figures[0]) if figures else None
             ours = best_of_ours(results, f"{paper}/{row}", each["data"])
             table.add_row(
                 f"  {paper}/{row}" + (" (main)" if row == entry["main"] else ""),
@@ -184,13 +184,13 @@ def protocol_table(results: Sequence[Result]) -> None:
 def published_lines(result: Result) -> list[str]:
     """The paper's figures on the same data and split; else why none is set beside ours.
 
-    A figure that was measured in another way than ours is told with that way.
+    A figure that was measured in another way than ours is printed with that way.
     """
     if not result.published:
         return []
     if result.partial:
         return [
-            f"{result.images} of {result.official_images} images were judged: "
+            f"{result.images} of {result.official_images} images were evaluated: "
             "no published figure can be set against that"
         ]
     place = f"{result.data} {result.split}"

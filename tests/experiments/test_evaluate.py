@@ -340,7 +340,7 @@ def test_a_checkpoint_of_another_class_count_than_the_data_is_refused(
     words = [tmp_path / "streets.ckpt", "--data", "camvid", f"data.root={tmp_path / 'CamVid'}"]
     sentence = refused(capsys, tmp_path, words)
     assert (
-        f"{tmp_path / 'streets.ckpt'} tells 19 classes apart (road, sidewalk, building, ...) "
+        f"{tmp_path / 'streets.ckpt'} has 19 classes (road, sidewalk, building, ...) "
         "and camvid has 11" in sentence
     )
     assert "evaluate it on the data set it was trained on (streets)" in sentence

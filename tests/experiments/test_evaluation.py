@@ -93,7 +93,7 @@ def test_a_part_of_the_images_is_set_against_no_published_figure(
         )
         == 0
     )
-    assert "3 of 500 images were judged" in capsys.readouterr().out
+    assert "3 of 500 images were evaluated" in capsys.readouterr().out
     assert report.main([str(tmp_path / "found.json"), "--format", "csv"]) == 0
     assert "72.2" not in capsys.readouterr().out
 
@@ -367,7 +367,7 @@ def test_a_network_of_other_things_is_refused_by_the_names_of_its_classes(
         )
         == 2
     )
-    assert "19 classes apart (background, skin, left brow, ...)" in capsys.readouterr().err
+    assert "has 19 classes (background, skin, left brow, ...)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -543,7 +543,7 @@ def test_a_submission_of_test_has_the_official_names_and_tells_no_score(
         == 0
     )
     said = capsys.readouterr().out
-    assert "no mIoU is told" in said and "mIoU of" not in said
+    assert "there is no mIoU" in said and "mIoU of" not in said
     images = sorted((streets / "leftImg8bit" / "test").glob("*/*.png"))
     assert sorted(file.name for file in out.glob("*.png")) == sorted(
         each.name.replace("_leftImg8bit.png", "_pred_labelIds.png") for each in images

@@ -213,7 +213,9 @@ def test_several_passes_and_other_sizes_are_told_and_never_guessed() -> None:
         "stdc/stdc1 on cityscapes val (whole)"
     ]
     several = next(
-        what for why, what in left.items() if why.startswith("our mIoU, judged in several passes")
+        what
+        for why, what in left.items()
+        if why.startswith("our mIoU, evaluated in several passes")
     )
     assert several == ["stdc/stdc1 on cityscapes val (flip)", "stdc/stdc1 on voc val (whole)"]
     claimed = stdc(protocol="whole", published=[published(77.0)])
