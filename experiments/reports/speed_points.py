@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments.command_line.errors import UserError
 from experiments.command_line.parser import by
@@ -13,6 +13,7 @@ from experiments.reports.protocol_names import input_size, on, protocol_name, se
 from experiments.reports.published_figures import model_words, options_of
 
 Size = tuple[int, int]  # height, width
+Claim = Mapping[str, Any]  # "fps" at a "size", and where or of which network
 Timing = Mapping[str, Any]  # the content of a file by benchmark.py infer
 
 NETWORK = ("name", "size", "problem", "experiment", "model", "released", "port")
@@ -50,14 +51,6 @@ class Point:
     whisker: tuple[float, float] | None = None  # mIoU from, to
 
 
-class Speed(NamedTuple):
-    """Frames per second of one network at one size, on one machine."""
-
-    size: Size
-    fps: float
-    machine: str
-
-
 @dataclass
 class Points:
     """The points of the plot, and what is not in it by the reason for that."""
@@ -72,60 +65,61 @@ class Points:
 
 
 def pair(
-    rows: Sequence[Row],
-    timings: Sequence[Timing],
-    speeds: Mapping[str, Sequence[Mapping[str, Any]]],
+    rows: Sequence[Row], timings: Sequence[Timing], published: Mapping[str, Sequence[Claim]]
 ) -> Points:
-    """Pair published figures with published `speeds`, by "paper/row", and ours with ours."""
+    """Pair published figures with published speeds, by "paper/row", and ours with ours."""
     pairs = Points()
     for row in rows:
         if row.figures:
             # published speeds are of the row's own network
-            claims = () if row.model else speeds.get(row.experiment, ())
+            claims = () if row.model else published.get(row.experiment, ())
+            speeds = [(on(claim).replace("Titan XP", "Titan Xp"), claim) for claim in claims]
             name = f"{row.experiment} {model_words(row.model)}".rstrip()
-            add(pairs, row, name, [speed_of(claim, on(claim)) for claim in claims], ours=False)
-    timed = []
-    for timing in timings:
-        machine = machine_of(timing["conditions"])
-        timed += [(network, speed_of(network, machine)) for network in timing["networks"]]
+            add(pairs, row, name, speeds, ours=False)
+    timed = [
+        (machine_of(timing["conditions"]), network)
+        for timing in timings
+        for network in timing["networks"]
+    ]
     measured = [row for row in rows if row.status == "measured"]
     for row in measured:
-        own = [
-            speed
-            for network, speed in timed
+        speeds = [
+            (machine, network)
+            for machine, network in timed
             if not network["problem"] and same_network(row, network)
         ]
-        add(pairs, row, row.name, own, ours=True)
-    for network, speed in timed:
+        add(pairs, row, row.name, speeds, ours=True)
+    for _, network in timed:
+        size = tuple(network["size"])
         if network["problem"]:
             pairs.leave_out("not timed", f"{network['name']} ({network['problem']})")
-        elif not any(same_network(row, network) and size_of(row) == speed.size for row in measured):
+        elif not any(same_network(row, network) and size_of(row) == size for row in measured):
             reason = "timed, and in no row of this table at that size"
-            pairs.leave_out(reason, f"{network['name']} at {by(speed.size)}")
+            pairs.leave_out(reason, f"{network['name']} at {by(size)}")
     return pairs
 
 
-def speed_of(claim: Mapping[str, Any], machine: str) -> Speed:
-    machine = machine.replace("Titan XP", "Titan Xp")  # papers write both
-    return Speed(tuple(claim["size"]), claim["fps"], machine)
+def add(
+    pairs: Points, row: Row, name: str, speeds: Sequence[tuple[str, Claim]], *, ours: bool
+) -> None:
+    """Add the row's mIoU beside every speed of its network at its protocol's size.
 
-
-def add(pairs: Points, row: Row, name: str, speeds: Sequence[Speed], *, ours: bool) -> None:
-    """Add the row's mIoU beside every speed of its network at its protocol's size."""
+    A speed comes with the machine that it was measured on.
+    """
     size = size_of(row)
     protocol = protocol_name(row.protocol, row.data, row.paper)
     place = f"{row.data} {row.split}"
-    whose, how = ("our", "measured") if ours else ("published", "published")
-    lacking = f"without a {how} speed"
-    if speeds:
-        sizes = ", ".join(sorted({by(speed.size) for speed in speeds}))
-        lacking = f"its speed is {how} at {sizes}" if size else PASSES
-    speeds = [speed for speed in speeds if speed.size == size]
-    if not speeds:
+    same = [(machine, speed) for machine, speed in speeds if tuple(speed["size"]) == size]
+    if not same:
+        whose, how = ("our", "measured") if ours else ("published", "published")
+        lacking = f"without a {how} speed"
+        if speeds:
+            sizes = ", ".join(sorted({by(speed["size"]) for _, speed in speeds}))
+            lacking = f"its speed is {how} at {sizes}" if size else PASSES
         pairs.leave_out(f"{whose} mIoU, {lacking}", f"{name} on {place} ({protocol})")
     label = label_of(row, name) + ("" if protocol == "whole" else f" {protocol}")
-    for speed in speeds:
-        point = Point(row.paper, label, place, speed.fps, row.published_miou, speed.machine, ours)
+    for machine, speed in same:
+        point = Point(row.paper, label, place, speed["fps"], row.published_miou, machine, ours)
         if ours:
             hardware = [" and ".join(row.each(name)) for name in ("hardware", "precision")]
             point = replace(
