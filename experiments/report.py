@@ -148,7 +148,8 @@ def report(args: argparse.Namespace) -> tuple[list[Row], list[Row], list[Path]]:
         )
     paths = args.runs or ([folder] if kept_files(folder) else [])
     results = read_results(paths)
-    rows, others = table(results), not_averaged(results)
+    rows = table(results)
+    others = not_averaged(results)
     if args.all:
         rows = in_order(rows + not_measured(catalogue()["papers"], rows))
     stopped = stopped_runs(paths)

@@ -1,9 +1,8 @@
 """Draw small charts as SVG inside a page: no script, no library, the page's own colors."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -22,13 +21,6 @@ svg polyline { stroke-width: 2.2; fill: none !important } svg .two.line { stroke
 """
 STEPS = (0, 0.25, 0.5, 0.75, 1)  # of an axis
 Point = tuple[float, float]
-
-
-class Series(NamedTuple):
-    """A line of a chart. The first is full with dots, the second dashed with rings."""
-
-    name: str
-    values: Sequence[float]  # 0 to 1; nan leaves a gap
 
 
 @dataclass
@@ -102,23 +94,29 @@ class Frame:
         )
 
 
-def lines(series: Sequence[Series], ticks: Sequence[str], below: str, spoken: str) -> str:
-    """A chart of one point a tick, ticks evenly apart."""
+def lines(
+    series: Mapping[str, Sequence[float]], ticks: Sequence[str], below: str, spoken: str
+) -> str:
+    """A chart of two lines by their names: the first is full with dots, the second dashed with
+    rings.
+
+    Their values, from 0 to 1, stand above ticks evenly apart; nan leaves a gap.
+    """
     frame = Frame(440, 290, top=40)
     frame.percents()
     places = [(index + 0.5) / len(ticks) for index in range(len(ticks))]
     for place, tick in zip(places, ticks):
         frame.tick(place, tick)
     left = frame.left  # of the names above the plane
-    for kind, dots, each in zip(("one", "two"), ("one", "two hollow"), series):
+    for kind, dots, (name, values) in zip(("one", "two"), ("one", "two hollow"), series.items()):
         points = [
             (frame.x(place), frame.y(value))
-            for place, value in zip(places, each.values)
+            for place, value in zip(places, values)
             if np.isfinite(value)
         ]
         frame.polyline(points, f'class="{kind} line"')
         frame.polyline([(left, 14), (left + 30, 14)], f'class="{kind} line"')
-        frame.text(left + 37, 18, each.name, "start", "")
+        frame.text(left + 37, 18, name, "start", "")
         for point in [*points, (left + 15, 14)]:
             frame.dot(point, "4", dots)
         left += 190

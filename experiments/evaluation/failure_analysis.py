@@ -162,15 +162,16 @@ def excess(bins: np.ndarray) -> np.ndarray:
     return ratio(confidence - hits, pixels)
 
 
-def bands(examined: Examined) -> dict[str, np.ndarray]:
-    """Four measures (R + 1): within every radius of a boundary, then everywhere."""
+def bands(examined: Examined) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Scores, and shares of the pixels (R + 1): within every radius of a boundary, then everywhere."""
     counts = np.stack([*examined.bands, examined.confusion])  # (R + 1, C, C)
     scores = rated(counts)
     pixels = counts.sum((1, 2))
     errors = off_diagonal(counts).sum((1, 2))
-    return {
-        "pixel accuracy": scores["pixel_accuracy"],
-        "mIoU": scores["miou"],
-        "of the wrong pixels": ratio(errors, errors[-1]),
-        "of all pixels": ratio(pixels, pixels[-1]),
-    }
+    return (
+        {"pixel accuracy": scores["pixel_accuracy"], "mIoU": scores["miou"]},
+        {
+            "of the wrong pixels": ratio(errors, errors[-1]),
+            "of all pixels": ratio(pixels, pixels[-1]),
+        },
+    )

@@ -20,7 +20,6 @@ from experiments.drawing.html_page import (
     table,
     table_of,
 )
-from experiments.drawing.svg_charts import Series
 from experiments.evaluation import failure_analysis, failure_images
 from experiments.evaluation.failure_analysis import Confused, ratio
 from experiments.evaluation.failure_images import Shown, class_name, confusion_name, percent
@@ -141,7 +140,8 @@ def summary(examined: Examined, pairs: Sequence[Confused]) -> Iterator[str]:
         cost = f"{100 * pairs[0].cost:.2f} points of mIoU"
         yield f"<li>the costliest confusion: {names}, {cost}</li>"
     if examined.bands is not None:
-        errors, pixels = list(failure_analysis.bands(examined).values())[2:]
+        _, shares = failure_analysis.bands(examined)
+        errors, pixels = shares.values()
         if errors[NEAR] > 0:
             yield (
                 f"<li>{percent(errors[NEAR], digits=0)} of the wrong pixels are within {RADII[NEAR]} "
@@ -319,21 +319,21 @@ def boundaries(examined: Examined) -> Iterator[str]:
         "many of all wrong pixels lie there. Curves that rise steeply mean that the outlines are "
         "what fails, flat ones that whole regions do.",
     )
-    bands = failure_analysis.bands(examined)
-    accuracy, miou, errors, pixels = (Series(*band) for band in bands.items())
+    scores, shares = failure_analysis.bands(examined)
     ticks = [*map(str, RADII), "all"]
     charts = ""
     for series, spoken in (
-        ((accuracy, miou), "accuracy and mIoU against the distance from a boundary"),
-        ((errors, pixels), "share of the errors and of the pixels near a boundary"),
+        (scores, "accuracy and mIoU against the distance from a boundary"),
+        (shares, "share of the errors and of the pixels near a boundary"),
     ):
         below = "pixels from a boundary, at most"
         charts += svg_charts.lines(series, ticks, below, f"{spoken}; the table has the numbers")
     yield f'<div class="side">{charts}</div>'
+    columns = scores | shares
     records = []
-    for tick, *shares in zip(ticks, *bands.values()):
+    for tick, *values in zip(ticks, *columns.values()):
         record = {"distance": "everywhere" if tick == "all" else f"within {tick} px"}
-        records.append(record | dict(zip(bands, map(percent, shares))))
+        records.append(record | dict(zip(columns, map(percent, values))))
     yield table_of(records, "scores near boundaries")
 
 

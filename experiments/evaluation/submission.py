@@ -87,10 +87,13 @@ def fingerprint(
     source: Checkpoint, args: Namespace, module: SegmentationModule, names: Sequence[str]
 ) -> str:
     """Another one where anything differs that the files depend on."""
-    file, layout = source, None
+    file = source
+    layout = None
     if isinstance(source, ReleasedCheckpoint):
-        file, layout = source.file, source.layout
-    identity, recipe = module.identity, module.recipe
+        file = source.file
+        layout = source.layout
+    identity = module.identity
+    recipe = module.recipe
     conditions = (
         hashlib.sha256(file.read_bytes()).hexdigest(),
         layout,

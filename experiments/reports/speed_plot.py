@@ -33,7 +33,10 @@ COLORS = (
     "#c2a5cf",
 )
 SHAPES = "osD^vPXph<>*8"
-ALONE, BESIDE, TALL = 7.2, 5.6, 4.4  # inches: a panel's width, alone or beside another; its height
+# A panel in inches: its width, alone or beside another, and its height.
+ALONE = 7.2
+BESIDE = 5.6
+TALL = 4.4
 LINE = 0.16  # inches of a line below the panels
 LETTERS = 16  # of the caption in an inch
 SMALL = 7.5  # points, of what is written beside markers and below panels

@@ -194,7 +194,8 @@ def published_lines(result: Result) -> list[str]:
             "no published figure can be set against that"
         ]
     place = f"{result.data} {result.split}"
-    lines, others = [], set()
+    lines = []
+    others = set()
     for figure in result.published:
         theirs = f"{figure.data} {figure.split}"
         others.add(theirs)

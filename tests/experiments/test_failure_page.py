@@ -203,12 +203,12 @@ def test_the_worst_images_stand_in_order_without_repeats_and_with_their_reasons(
 def test_bands_are_shares_of_all_errors_and_end_with_everything() -> None:
     confusion = np.array([[[60, 20], [20, 100]]])
     bands = np.stack([np.array([[2, 4], [4, 0]]) * (place + 1) for place in range(len(RADII))])
-    found = failure_analysis.bands(made(1, 2, confusions=confusion, bands=bands))
-    assert all(len(values) == len(RADII) + 1 for values in found.values())
-    assert found["of the wrong pixels"][1] == 16 / 40 and found["of all pixels"][1] == 20 / 200
-    assert found["of the wrong pixels"][-1] == found["of all pixels"][-1] == 1
-    assert found["pixel accuracy"][1] == 0.2 and found["pixel accuracy"][-1] == 0.8
-    assert found["mIoU"][-1] == pytest.approx((60 / 100 + 100 / 140) / 2)
+    scores, shares = failure_analysis.bands(made(1, 2, confusions=confusion, bands=bands))
+    assert all(len(values) == len(RADII) + 1 for values in (scores | shares).values())
+    assert shares["of the wrong pixels"][1] == 16 / 40 and shares["of all pixels"][1] == 20 / 200
+    assert shares["of the wrong pixels"][-1] == shares["of all pixels"][-1] == 1
+    assert scores["pixel accuracy"][1] == 0.2 and scores["pixel accuracy"][-1] == 0.8
+    assert scores["mIoU"][-1] == pytest.approx((60 / 100 + 100 / 140) / 2)
 
 
 def test_a_readable_matrix_holds_the_costliest_pairs() -> None:
@@ -404,7 +404,7 @@ def test_many_classes_are_shown_in_part_and_the_page_says_so() -> None:
 
 def test_a_chart_leaves_a_gap_where_there_is_no_value() -> None:
     drawn = svg_charts.lines(
-        [svg_charts.Series("a & b", [0.0, float("nan"), 1.0])],
+        {"a & b": [0.0, float("nan"), 1.0]},
         ["1", "2", "all"],
         "below",
         'told "so"',
