@@ -13,7 +13,7 @@ That 106 of these are at night, and 100 in each other weather, is from memory, n
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from datamodules.errors import one_of
 from datamodules.labels import STREET_TRAIN_IDS
@@ -34,11 +34,11 @@ class ACDC(SegmentationData):
         "register at https://acdc.vision.ee.ethz.ch, download rgb_anon_trainvaltest.zip "
         "and gt_trainval.zip and unzip both into DIR"
     )
-    hidden: ClassVar[dict[str, str]] = {
+    hidden = {
         "test": "evaluate on val, or predict the test images and submit them to "
         "https://acdc.vision.ee.ethz.ch"
     }
-    counts: ClassVar[dict[str, int]] = {"train": 1600, "val": 406, "test": 2000}
+    counts = {"train": 1600, "val": 406, "test": 2000}
 
     def __init__(
         self,

@@ -9,8 +9,6 @@ and is not judged (the same README). Names: the first of each line of its object
 its visualizationCode/color150.mat.
 """
 
-from typing import ClassVar
-
 from datamodules.labels import LabelSet, split_names
 from datamodules.module import SegmentationData
 from datamodules.reading.sources import Files
@@ -59,8 +57,8 @@ class ADE20K(SegmentationData):
         "it is the folder ADEChallengeData2016 of "
         "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
     )
-    hidden: ClassVar[dict[str, str]] = {"test": "evaluate on val, as the papers do"}
-    counts: ClassVar[dict[str, int]] = {"train": 20210, "val": 2000}
+    hidden = {"test": "evaluate on val, as the papers do"}
+    counts = {"train": 20210, "val": 2000}
 
     def source(self, split: str) -> Files:
         folder = FOLDERS[split]

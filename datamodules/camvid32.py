@@ -15,7 +15,7 @@ alone and ignores all others, as datasets/camvid.py of XuJiacong/PIDNet does.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from datamodules.labels import CAMVID, LabelSet
 from datamodules.module import SegmentationData
@@ -79,7 +79,7 @@ class CamVid32(SegmentationData):
         "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid "
         "and unzip each into a folder of its name"
     )
-    counts: ClassVar[dict[str, int]] = {"train": 367, "val": 101, "test": 233}
+    counts = {"train": 367, "val": 101, "test": 233}
 
     def __init__(
         self, root: str | Path | None = None, *, grouped: bool = True, **settings: Any

@@ -16,7 +16,7 @@ Counts: README.md of mcordts/cityscapesScripts; its 19998 of train_extra include
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -50,11 +50,11 @@ class Cityscapes(SegmentationData):
         "DIR; they need not be unpacked"
     )
     environment = "CITYSCAPES_DATASET"
-    hidden: ClassVar[dict[str, str]] = {
+    hidden = {
         "test": "evaluate on val, or predict the test images and submit them to "
         "https://www.cityscapes-dataset.com"
     }
-    counts: ClassVar[dict[str, int]] = {"train": 2975, "val": 500, "test": 1525}
+    counts = {"train": 2975, "val": 500, "test": 1525}
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from datamodules.errors import DataError, one_of
 from datamodules.file_trees import picked, read_list, read_matlab
@@ -75,8 +75,8 @@ class COCOStuff(SegmentationData):
         "stuffthingmaps_trainval2017.zip into DIR/annotations as "
         "https://github.com/nightrome/cocostuff says"
     )
-    hidden: ClassVar[dict[str, str]] = {"test": "evaluate on val, as the papers do"}
-    counts: ClassVar[dict[str, int]] = RELEASES["164k"]
+    hidden = {"test": "evaluate on val, as the papers do"}
+    counts = RELEASES["164k"]
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ Counts: e-com-net.com/article/1188431481903620096.htm, a description that uses t
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from datamodules.file_trees import picked, read_list
 from datamodules.labels import LabelSet, devkit_color, split_names
@@ -51,7 +51,7 @@ class Context(SegmentationData):
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar, and "
         "mmsegmentation's tools/dataset_converters/pascal_context.py makes the labels and lists"
     )
-    counts: ClassVar[dict[str, int]] = {"train": 4998, "val": 5105}
+    counts = {"train": 4998, "val": 5105}
 
     def __init__(
         self, root: str | Path | None = None, *, background: bool = False, **settings: Any

@@ -63,7 +63,10 @@ class Corrupted(Part):
 
     def __init__(self, source: Source, kind: str, severity: int) -> None:
         super().__init__(source, range(len(source)))
-        check(kind, severity)
+        if kind not in KINDS:
+            raise unknown_kind(kind, KINDS)
+        if severity not in SEVERITIES:
+            raise DataError(f"there is no severity {severity}: give a whole number from 1 to 5")
         self.kind = kind
         self.severity = severity
 
@@ -100,13 +103,6 @@ def kinds_of(text: str) -> tuple[str, ...]:
             raise unknown_kind(word, known)
         kinds += known[word]
     return tuple(dict.fromkeys(kinds))
-
-
-def check(kind: str, severity: int) -> None:
-    if kind not in KINDS:
-        raise unknown_kind(kind, KINDS)
-    if severity not in SEVERITIES:
-        raise DataError(f"there is no severity {severity}: give a whole number from 1 to 5")
 
 
 def unknown_kind(word: str, known: Iterable[str]) -> DataError:

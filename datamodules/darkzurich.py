@@ -10,8 +10,6 @@ test, 2416 night, 2920 twilight, 3041 day): ABSTRACT.md of dataset-ninja/dark-zu
 the paper. Ids: train ids.
 """
 
-from typing import ClassVar
-
 from datamodules.labels import STREET_TRAIN_IDS
 from datamodules.module import SegmentationData
 from datamodules.reading.sources import Files
@@ -28,12 +26,12 @@ class DarkZurich(SegmentationData):
         "unzip Dark_Zurich_val_anon.zip of "
         "https://www.trace.ethz.ch/publications/2019/GCMA_UIoU into DIR"
     )
-    hidden: ClassVar[dict[str, str]] = {
+    hidden = {
         "train": "nobody made any; train on cityscapes and judge with evaluate.py RUN --data "
         "darkzurich data.root=DIR",
         "test": "evaluate on val, or submit the predictions to the data set's server",
     }
-    counts: ClassVar[dict[str, int]] = {"val": 50, "test": 151}
+    counts = {"val": 50, "test": 151}
 
     def source(self, split: str) -> Files:
         images = self.matching(f"rgb_anon/{split}/night/*/*", "_rgb_anon.png")

@@ -26,14 +26,6 @@ def files_in(folder: Path, suffixes: Sequence[str], remedy: str) -> dict[str, Pa
     return files
 
 
-def matching(root: Path, pattern: str, ending: str, remedy: str) -> dict[str, Path]:
-    """The files of a pattern such as rgb_anon/fog/train/*/*, by name without `ending`."""
-    files = by_name(root.glob(pattern + ending), ending)
-    if not files:
-        raise DataError(f"{root} holds no {pattern}{ending}: {remedy}")
-    return files
-
-
 def by_name(paths: Iterable[Path], ending: str = "") -> dict[str, Path]:
     """Files sorted by path, by name without `ending` or else without suffix."""
     files: dict[str, Path] = {}

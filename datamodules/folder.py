@@ -14,7 +14,7 @@ import colorsys
 import zlib
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -30,7 +30,7 @@ class Folder(SegmentationData):
     layout = "classes.yaml, train/images/*, train/masks/*.png and the same below val/"
     origin = "classes.yaml lists the classes, for example '- {name: road}' line by line"
     # a fine-tuning of moderate length; crops that most photographs can give
-    budget: ClassVar[dict[str, Any]] = {
+    budget = {
         "crop": (512, 512),
         "scales": (0.5, 2.0),
         "continuous": True,
@@ -144,7 +144,7 @@ def read_classes(file: Path, remedy: str) -> Classes:
         content = {"classes": content} if isinstance(content, list) else content
         return classes_of(Description.model_validate(content))
     except ValidationError as error:
-        wrong = sentence(error.errors()[0]["loc"], content)
+        wrong = mistake(error.errors()[0]["loc"], content)
     except (DataError, yaml.YAMLError, UnicodeDecodeError) as error:
         wrong = " ".join(str(error).split())
     raise DataError(
@@ -153,8 +153,8 @@ def read_classes(file: Path, remedy: str) -> Classes:
     )
 
 
-def sentence(place: tuple[str | int, ...], content: Any) -> str:
-    """The mistake at a place in the file, such as ("classes", 3, "id")."""
+def mistake(place: tuple[str | int, ...], content: Any) -> str:
+    """A sentence on what is wrong at a place in the file, such as ("classes", 3, "id")."""
     if place[:1] == ("ignore",):
         return f"ignore: {content['ignore']} is not a list of ids from 0 to 255 or colors"
     if len(place) < 2:

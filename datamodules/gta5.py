@@ -20,7 +20,7 @@ evaluate.py RUN --data cityscapes.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from datamodules.errors import DataError, one_of
 from datamodules.file_trees import picked, read_matlab
@@ -45,7 +45,7 @@ class GTA5(SegmentationData):
         "GTA5 is rendered: judge what learned from it on Cityscapes (evaluate.py RUN "
         "--data cityscapes)"
     )
-    counts: ClassVar[dict[str, int]] = {"train": 12402, "val": 6347, "test": 6155}
+    counts = {"train": 12402, "val": 6347, "test": 6155}
 
     def __init__(
         self,

@@ -13,8 +13,6 @@ generalization compare with. Other mappings exist (some take crosswalks, bike la
 road): a score belongs to its mapping.
 """
 
-from typing import ClassVar
-
 from datamodules.labels import CITYSCAPES, LabelSet, split_names
 from datamodules.module import SegmentationData
 from datamodules.reading.sources import Files
@@ -77,8 +75,8 @@ class Mapillary(SegmentationData):
         "register at https://www.mapillary.com/dataset/vistas and unzip the research "
         "edition into DIR"
     )
-    hidden: ClassVar[dict[str, str]] = {"test": "evaluate on val, which papers judge on"}
-    counts: ClassVar[dict[str, int]] = {"train": 18000, "val": 2000, "test": 5000}
+    hidden = {"test": "evaluate on val, which papers judge on"}
+    counts = {"train": 18000, "val": 2000, "test": 5000}
 
     def source(self, split: str) -> Files:
         folder = FOLDERS[split]

@@ -19,7 +19,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.errors import DataError, one_of, whole_number
-from datamodules.file_trees import IMAGES, LABELS, Place, Unpaired, files_in, matching, paired
+from datamodules.file_trees import IMAGES, LABELS, Place, Unpaired, by_name, files_in, paired
 from datamodules.labels import RGB, LabelSet
 from datamodules.packs.find import find_pack, packs_beside
 from datamodules.packs.object_store import RemotePack
@@ -161,7 +161,11 @@ class SegmentationData(LightningDataModule):
         return files_in(self.root / folder, LABELS, self.remedy)
 
     def matching(self, pattern: str, ending: str) -> dict[str, Path]:
-        return matching(self.root, pattern, ending, self.remedy)
+        """The files of a pattern such as rgb_anon/fog/train/*/*, by name without `ending`."""
+        files = by_name(self.root.glob(pattern + ending), ending)
+        if not files:
+            raise DataError(f"{self.root} holds no {pattern}{ending}: {self.remedy}")
+        return files
 
     def files(
         self, split: str, images: dict[str, Place], labels: dict[str, Place], **settings: Any

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Streets(SegmentationData):
         "streets check that the pipeline learns and judges; "
         "a score on them ranks nothing and compares with no paper"
     )
-    budget: ClassVar[dict[str, Any]] = {
+    budget = {
         "iterations": 300,
         "batch": 8,
         "crop": (192, 384),
@@ -93,23 +93,23 @@ class Streets(SegmentationData):
                 "or take --data cityscapes for a folder of them"
             )
         self.size = (height, width)
-        self.numbers = {"train": train, "val": val, "test": test}
+        self.scene_counts = {"train": train, "val": val, "test": test}
         self.scene_seed = scene_seed
         whole_number("height", height, 32)
         whole_number("width", width, 64)
         whole_number("scene_seed", scene_seed, 0)
-        for split, count in self.numbers.items():
+        for split, count in self.scene_counts.items():
             whole_number(split, count, 1)
 
     def source(self, split: str) -> Memory:
         pairs = ((image, self.labels.encode(ids)) for image, ids in self.scenes(split))
-        return Memory(pairs, [scene_name(index) for index in range(self.numbers[split])])
+        return Memory(pairs, [scene_name(index) for index in range(self.scene_counts[split])])
 
     def scenes(self, split: str) -> Iterator[Pair]:
         """RGB and label ids, under a progress bar; each split of each scene seed has its own seed."""
         from datamodules.scenes import scene
 
-        count = self.numbers[split]
+        count = self.scene_counts[split]
         seed = len(SPLITS) * self.scene_seed + SPLITS.index(split)
         for index in with_progress(range(count), f"making {count} {split} scenes"):
             yield scene(seed, index, *self.size)

@@ -16,7 +16,7 @@ the same two).
 """
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from datamodules.errors import one_of
 from datamodules.file_trees import picked, read_list
@@ -50,11 +50,11 @@ class VOC(SegmentationData):
         "two are SBD's, for example by mmsegmentation's tools/dataset_converters/voc_aug.py, or "
         "take data.training=train without them"
     )
-    hidden: ClassVar[dict[str, str]] = {
+    hidden = {
         "test": "evaluate on val, or submit the predictions to "
         "http://host.robots.ox.ac.uk:8080 (the VOC evaluation server)"
     }
-    counts: ClassVar[dict[str, int]] = {"train": 10582, "val": 1449}
+    counts = {"train": 10582, "val": 1449}
 
     def __init__(
         self,
