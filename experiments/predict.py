@@ -171,20 +171,20 @@ def main(arguments: list[str] | None = None) -> int:
             f"{args.model[0]} is an option of the network; name an image or a video too"
         )
     check_words(source, None, (), args.model)
-    inputs = read_inputs(words)
-    check_no_predictions(inputs, args.out)
-    check(args, inputs.kind)
-    if inputs.kind != "images":
+    kind, inputs = read_inputs(words)
+    if kind == "images":
+        check_no_predictions(inputs, args.out)
+    check(args, kind)
+    if kind != "images":
         args.kinds = parse_kinds(args.kinds or "overlay")
-        targets = name_outputs(inputs, args, f".{args.format or 'mp4'}")
+        targets = name_outputs(kind, inputs, args, f".{args.format or 'mp4'}")
         from experiments.prediction.videos import predict_videos
 
         return predict_videos(source, targets, args)
     args.kinds = parse_kinds(args.kinds or "label,color,overlay")
-    targets = name_outputs(inputs, args, ".png")
-    total = len(inputs.targets)
-    if done := total - len(targets):
-        print(f"{done} of {total} images are predicted already", flush=True)
+    targets = name_outputs(kind, inputs, args, ".png")
+    if done := len(inputs) - len(targets):
+        print(f"{done} of {len(inputs)} images are predicted already", flush=True)
     if not targets:
         return 0
     from experiments.prediction.images import predict_images

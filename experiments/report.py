@@ -12,6 +12,7 @@ from experiments.command_line.files import write_text
 from experiments.command_line.names import did_you_mean
 from experiments.command_line.parser import Parser
 from experiments.records.results import RESULTS, kept_files, read_results, stopped_runs
+from experiments.reports.number_formats import plural
 from experiments.reports.paper_table import Row, in_order, not_averaged, not_measured, table
 from experiments.reports.paper_table_formats import (
     WIDTH,
@@ -217,8 +218,7 @@ def plot(rows: Sequence[Row], args: argparse.Namespace) -> list[str]:
             "give --all for published points, or --speed for ours"
         )
     draw(pairs.points, args.plot, how_measured(pairs.points, timings))
-    count = len(pairs.points)
-    drawn = f"plot: {count} point{'s' * (count > 1)} in {args.plot}"
+    drawn = f"plot: {plural(len(pairs.points), 'point')} in {args.plot}"
     return [drawn, *(f"not in it, {line}" for line in missing)]
 
 

@@ -25,7 +25,7 @@ from experiments.command_line.errors import UserError
 from experiments.command_line.files import check_out, write_json
 from experiments.command_line.parser import Number, Subjects, by, count, height_by_width, positive
 from experiments.records import provenance
-from experiments.reports.number_formats import print_markdown, print_table
+from experiments.reports.number_formats import plural, print_markdown, print_table
 
 if TYPE_CHECKING:  # torch takes seconds, and --help and the stored table must not wait for it
     from torch import Tensor
@@ -382,7 +382,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         levels, labels = max_difference(tiles, args.crop, 24)
         print(
             "24 windows against scaling whole images: at most "
-            f"{levels} gray level{'s' * (levels != 1)} and {labels} labels apart"
+            f"{plural(levels, 'gray level')} and {labels} labels apart"
         )
         if levels > 1 or labels:
             raise UserError("these are not the same samples, so nothing was timed")

@@ -20,7 +20,7 @@ from experiments.command_line.errors import UserError, silenced_stderr
 from experiments.command_line.files import check_out, write_json
 from experiments.command_line.parser import Subjects, by, height_by_width, positive
 from experiments.records import provenance
-from experiments.reports.number_formats import print_table
+from experiments.reports.number_formats import plural, print_table
 
 if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
     from torch import Tensor
@@ -194,7 +194,7 @@ def loss(args: argparse.Namespace) -> int:
     import torch
 
     torch.set_num_threads(args.threads)
-    threads = f"{args.threads} thread{'s' * (args.threads > 1)}"
+    threads = plural(args.threads, "thread")
     machine = f"torch {torch.__version__}, {provenance.processor()}, {threads}"
     pairs = loss_pairs(args)
     print(

@@ -180,7 +180,6 @@ COLUMNS = {
     "times as fast": "right",
     "peak MiB": "right",
     "difference": "right",
-    "published": "left",
 }
 
 
@@ -192,10 +191,6 @@ def cells(network: "Network") -> list[str]:
     if not figures:
         return [network.name, size, *["-"] * 5, difference, "not timed"]
     peak = figures["peak_mib"]
-    same_size = [each for each in network.published if tuple(each["size"]) == tuple(network.size)]
-    published = "none at this size" if network.published else ""
-    if same_size:
-        published = f"{same_size[0]['fps']:g} fps, {on(same_size[0])}"
     return [
         network.name,
         size,
@@ -205,7 +200,6 @@ def cells(network: "Network") -> list[str]:
         f"{figures['ratio']:.2f}",
         f"{sum(peak.values()):.0f}" if peak else "not measured",
         difference,
-        published,
     ]
 
 

@@ -1,5 +1,6 @@
 """The findings of a data check, certain problems or worth a look, and the numbers of a split."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -45,6 +46,12 @@ class Measurements:
     digest: bytes | None = None  # of the image's pixels, however they were compressed
 
 
+def spread(count: int, most: int) -> list[int]:
+    """At most so many of the numbers below `count`, evenly spread."""
+    part = min(most, count)
+    return [number * count // part for number in range(part)]
+
+
 def place(source: Source, index: int) -> str:
     """Where the image is, for a person."""
     name = source.names[index]
@@ -67,7 +74,7 @@ class Split:
     values: np.ndarray = field(default_factory=none_yet)
     frequencies: Frequencies = field(default_factory=Frequencies)  # of train ids
     sizes: Counter = field(default_factory=Counter)
-    colors: np.ndarray | int = 0  # as in Measurements
+    colors: np.ndarray = field(default_factory=lambda: np.zeros((3, 256)))  # as in Measurements
     ignored: dict[int, float] = field(default_factory=dict)  # index -> its share of ignored pixels
     digests: dict[bytes, list[int]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -106,10 +113,8 @@ class Split:
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of the channels, 0 to 1."""
-        if not self.digests:  # no image could be read
-            return [0.0] * 3, [0.0] * 3
         levels = np.arange(256) / 255
-        shares = self.colors / self.colors.sum(1, keepdims=True)
+        shares = self.colors / np.maximum(self.colors.sum(1, keepdims=True), 1)
         mean = shares @ levels
         std = np.sqrt(np.maximum(shares @ levels**2 - mean**2, 0))
         return mean.tolist(), std.tolist()
@@ -204,22 +209,22 @@ class Split:
             )
 
     def check_ignored(self) -> None:
-        """Note images of which all, or unusually much or little, is ignored."""
-        images = {index: place(self.source, index) for index in self.ignored}
-        for index, share in self.ignored.items():
-            if share == 1:
-                sentence = "every pixel of its label is ignored; look whether that is meant"
-                self.note("ignored", f"{images[index]}: {sentence}, or take it out", index)
-        if len(self.ignored) < ENOUGH:
-            return
-        middle = float(np.median([*self.ignored.values()]))
+        """Note images of which all, or unusually much or little, is ignored; the farthest first."""
+        middle = float(np.median([*self.ignored.values()])) if self.ignored else 0.0
         distances = {index: abs(share - middle) for index, share in self.ignored.items()}
-        limit = max(FAR, 8 * 1.4826 * float(np.median([*distances.values()])))
+        limit = math.inf
+        if len(distances) >= ENOUGH:
+            limit = max(FAR, 8 * 1.4826 * float(np.median([*distances.values()])))
         for index in sorted(distances, key=distances.get, reverse=True):
             share = self.ignored[index]
-            if distances[index] > limit and share < 1:
-                sentence = f"{share:.0%} of it is ignored, and of the median image {middle:.0%}"
-                self.note("ignored", f"{images[index]}: {sentence}", index)
+            sentence = f"{share:.0%} of it is ignored, and of the median image {middle:.0%}"
+            if share == 1:
+                sentence = (
+                    "every pixel of its label is ignored; look whether that is meant, "
+                    "or take it out"
+                )
+            if share == 1 or distances[index] > limit:
+                self.note("ignored", f"{place(self.source, index)}: {sentence}", index)
 
 
 def content(splits: Sequence[Split]) -> dict[str, Any]:

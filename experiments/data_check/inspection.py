@@ -26,7 +26,7 @@ from datamodules.reading.sources import Files, Memory, Source
 from datamodules.sampling.class_uniform import counted
 from datamodules.thread_pools import prefetch
 from experiments.command_line.parser import by
-from experiments.data_check.findings import Measurements, Split, place
+from experiments.data_check.findings import Measurements, Split, place, spread
 
 Wrong = list[tuple[str, str]]  # (kind, sentence)
 MAY_LOSE_BITS = (".tif", ".tiff", ".webp", ".bmp")
@@ -178,27 +178,23 @@ def open_splits(
     for name in dict.fromkeys(names):
         split = Split(name, data.labels)
         try:
-            open_split(split, data)
-            opened.append(split)
+            split.source = data.stored(name)
+        except Unpaired as problem:
+            for file in problem.files:
+                sentence = f"{file} stands alone, so nothing of {name} was read: {problem.remedy}"
+                split.note("pairs", sentence, file=file)
         except (DataError, OSError) as problem:
             if name not in optional:
                 split.note("listing", str(problem))
                 failed.append(split)
+            continue
+        split.official = data.counts.get(name)
+        if isinstance(split.source, Pack):
+            split.source.labels = None  # so that its labels are the files' numbers
+        opened.append(split)
     if failed and not opened:
         raise DataError(failed[0].findings[0].sentence)
     return opened + failed
-
-
-def open_split(split: Split, data: SegmentationData) -> None:
-    try:
-        split.source = data.stored(split.name)
-    except Unpaired as problem:
-        for file in problem.files:
-            sentence = f"{file} stands alone, so nothing of {split.name} was read: {problem.remedy}"
-            split.note("pairs", sentence, file=file)
-    if isinstance(split.source, Pack):
-        split.source.labels = None  # so that its labels are the files' numbers
-    split.official = data.counts.get(split.name)
 
 
 def inspect_split(split: Split, limit: int | None, workers: int) -> None:
@@ -206,9 +202,7 @@ def inspect_split(split: Split, limit: int | None, workers: int) -> None:
     source = split.source
     if source is None:
         return
-    count = len(source)
-    part = min(limit or count, count)
-    indices = [number * count // part for number in range(part)]
+    indices = spread(len(source), limit or len(source))
     if isinstance(source, Pack) and not isinstance(source, RemotePack):
         damaged = source.verify(with_progress(indices, f"checksums of {split.name}"))
         for name in damaged:

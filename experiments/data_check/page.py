@@ -62,6 +62,8 @@ def pictures(
     labels: "LabelSet", splits: "Sequence[Split]", findings: "Sequence[Finding]"
 ) -> Iterator[str]:
     """Findings that have a picture; then samples of every split."""
+    from experiments.data_check.findings import spread
+
     by_name = {split.name: split for split in splits}
     with_picture = [finding for finding in findings if finding.index is not None]
     marked = grouped(with_picture, attrgetter("split", "index"))
@@ -73,9 +75,8 @@ def pictures(
         others = [index for index in split.ignored if (split.name, index) not in marked]
         if others:
             yield f"<h2>{split.name}</h2>"
-        count = min(SAMPLES, len(others))
-        for number in range(count):
-            yield figure(labels, split, others[number * len(others) // count], [])
+        for place in spread(len(others), SAMPLES):
+            yield figure(labels, split, others[place], [])
 
 
 def figure(labels: "LabelSet", split: "Split", index: int, findings: "Sequence[Finding]") -> str:

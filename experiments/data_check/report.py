@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from experiments.command_line.parser import by
-from experiments.reports.number_formats import bare_table, console
+from experiments.reports.number_formats import bare_table, console, plural
 from experiments.reports.paper_table import grouped
 
 if TYPE_CHECKING:
@@ -120,7 +120,3 @@ def summary_line(splits: "Sequence[Split]") -> str:
     others = problems.count(False)
     sentence = f"{read} images read: {plural(certain, 'problem') if certain else 'no problem'}"
     return f"{sentence}, {plural(others, 'thing')} to look at" if others else sentence
-
-
-def plural(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

@@ -27,6 +27,7 @@ from experiments.prediction.read_image import (
     refusal,
     without_warnings,
 )
+from experiments.reports.number_formats import plural
 
 THREADS = 4  # that read, and as many that write
 
@@ -61,7 +62,7 @@ def predict_images(
         places = [str(args.out / folder_name(kind)) for kind in args.kinds]
         if IN_COLOR & set(args.kinds):
             places.append(str(args.out / LEGEND))
-        print(f"{done} image{'s' * (done > 1)}: {', '.join(places)}")
+        print(f"{plural(done, 'image')}: {', '.join(places)}")
         print(predictor.speed("images", seconds), flush=True)
     if damaged:
         raise left_out(damaged, len(targets))

@@ -3,7 +3,6 @@
 import glob
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.command_line.errors import UserError
@@ -16,16 +15,12 @@ STREAMS = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
 Target = tuple[Path | str, Path]  # a file or address, and its name below --out
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Inputs of one kind, with their names below --out (still with the input's suffix)."""
+def read_inputs(words: list[str]) -> tuple[str, list[Target]]:
+    """The kind of the inputs, which is one in a call, and their names below --out, still with the
+    input's suffix.
 
-    kind: str  # "images", "videos" or "camera"
-    targets: list[Target]
-
-
-def read_inputs(words: list[str]) -> Inputs:
-    """Images and folders of them, or videos, or one camera: a call takes one kind."""
+    The kind is "images" (or folders of them), "videos" or "camera".
+    """
     live = [word for word in words if is_live(word)]
     if live and len(words) > 1:
         others = [*words]
@@ -35,7 +30,7 @@ def read_inputs(words: list[str]) -> Inputs:
             f"{', '.join(map(without_password, others))}, or start another predict.py for it"
         )
     if live:
-        return Inputs("camera", [(live[0], camera_name(live[0]))])
+        return "camera", [(live[0], camera_name(live[0]))]
     targets = [target for word in words for target in files_of(word)]
     videos = [file for file, _ in targets if file.suffix.lower() in VIDEOS]
     images = [file for file, _ in targets if file.suffix.lower() not in VIDEOS]
@@ -44,7 +39,7 @@ def read_inputs(words: list[str]) -> Inputs:
             f"{videos[0]} is a video and {images[0]} an image; "
             "predict videos and images in two calls"
         )
-    return Inputs("videos" if videos else "images", targets)
+    return "videos" if videos else "images", targets
 
 
 # --- cameras and streams
@@ -62,12 +57,8 @@ def without_password(word: str) -> str:
 
 def camera_name(word: str) -> Path:
     """The name of its video: camera0, or the address's host and path."""
-    if word.startswith(CAMERA):
-        device = Path(camera_device(word)).name
-        place = word.removeprefix(CAMERA)
-        return Path(f"camera{place}" if place.isdigit() else device)
-    address = without_password(word).partition("://")[2]
-    return Path(re.sub(r"\W+", "_", address).strip("_") or "stream")
+    name = without_password(word).rpartition("://")[2].replace(CAMERA, "camera")
+    return Path(re.sub(r"\W+", "_", name).strip("_") or "stream")
 
 
 def camera_device(word: str) -> str:

@@ -2,11 +2,12 @@
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.command_line.errors import UserError
 from experiments.command_line.names import known_name
-from experiments.prediction.inputs import Inputs, Target
+from experiments.prediction.inputs import Target
 
 KINDS = ("label", "ids", "color", "overlay", "probability", "entropy")
 ONE_CLASS = "probability:"
@@ -34,12 +35,10 @@ def output_path(out: Path, kind: str, name: Path) -> Path:
     return out / name if kind == "overlay" else out / folder_name(kind) / name.with_suffix("")
 
 
-def check_no_predictions(inputs: Inputs, out: Path) -> None:
+def check_no_predictions(images: Sequence[Target], out: Path) -> None:
     """Refuse to predict an earlier call's pictures, where --out lies in the folder searched."""
-    if inputs.kind != "images":
-        return
     folder = out.resolve()
-    for file, _ in inputs.targets:
+    for file, _ in images:
         path = file.resolve()
         if folder not in path.parents:
             continue
@@ -51,7 +50,9 @@ def check_no_predictions(inputs: Inputs, out: Path) -> None:
             )
 
 
-def name_outputs(inputs: Inputs, args: argparse.Namespace, suffix: str) -> list[Target]:
+def name_outputs(
+    kind: str, targets: Sequence[Target], args: argparse.Namespace, suffix: str
+) -> list[Target]:
     """The targets to predict, under their output names.
 
     Two inputs of one name are refused, and so is an output that exists. With --skip-existing
@@ -61,9 +62,9 @@ def name_outputs(inputs: Inputs, args: argparse.Namespace, suffix: str) -> list[
         raise UserError(f"{args.out} is a file; --out takes a folder, which need not exist yet")
     remedy = ", or --skip-existing to go on with the other images"
     seen: dict[Path, Path | str] = {}
-    targets = []
-    for source, name in inputs.targets:
-        stem = name.name if inputs.kind == "camera" else name.stem
+    named = []
+    for source, name in targets:
+        stem = name.name if kind == "camera" else name.stem
         name = name.with_name(f"{stem}{suffix}")
         if name in seen:
             raise UserError(
@@ -71,13 +72,13 @@ def name_outputs(inputs: Inputs, args: argparse.Namespace, suffix: str) -> list[
                 "rename one, or predict them into different folders"
             )
         seen[name] = source
-        paths = [output_path(args.out, kind, name) for kind in args.kinds]
+        paths = [output_path(args.out, each, name) for each in args.kinds]
         existing = [path for path in paths if path.exists()]
         if existing and not args.skip_existing:
             raise UserError(
                 f"{existing[0]} exists and is not overwritten; give another --out"
-                f"{remedy * (inputs.kind == 'images')}"
+                f"{remedy * (kind == 'images')}"
             )
         if len(existing) < len(paths):
-            targets.append((source, name))
-    return targets
+            named.append((source, name))
+    return named

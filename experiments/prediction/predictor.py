@@ -21,6 +21,7 @@ from experiments.drawing.label_images import colored, legend, overlay, save
 from experiments.prediction.outputs import IN_COLOR, LEGEND, ONE_CLASS
 from experiments.prediction.read_image import or_unreadable, read_image
 from experiments.records.trained_networks import labels_of, options_of, trained
+from experiments.reports.number_formats import plural
 from segmodels.inference import Strips
 from segmodels.module import SegmentationModule
 from segmodels.prediction import choose_device, predicted_strips, set_inference
@@ -78,8 +79,7 @@ class Predictor:
         """The first pass warms up: it is left out where it was slower than the others."""
         alone = max(images_per_second(self.passes), images_per_second(self.passes[1:]))
         device = self.module.device
-        threads = torch.get_num_threads()
-        hardware = f"CPU, {threads} thread{'s' * (threads > 1)}"
+        hardware = f"CPU, {plural(torch.get_num_threads(), 'thread')}"
         if device.type == "cuda":
             hardware = torch.cuda.get_device_name(device)
         return (

@@ -12,6 +12,7 @@ from PIL import Image
 from experiments.command_line.errors import UserError
 from experiments.command_line.files import whole
 from experiments.drawing.label_images import strip_beside
+from experiments.reports.number_formats import plural
 
 # suffix -> FFmpeg's encoder, the codec's usual name, options of the encoder and of the file
 ENCODERS = {
@@ -74,7 +75,7 @@ class VideoWriter:
     def __str__(self) -> str:
         width, height = self.size
         return (
-            f"{width}x{height}, {self.frames} frame{'s' * (self.frames > 1)}, "
+            f"{width}x{height}, {plural(self.frames, 'frame')}, "
             f"{self.rate:.4g} per second, {self.codec}"
         )
 

@@ -27,6 +27,7 @@ from experiments.prediction.inputs import CAMERA, Target, camera_device, without
 from experiments.prediction.outputs import output_path
 from experiments.prediction.predictor import Pictures, Predictor, prepare_out, write_picture
 from experiments.prediction.video_writer import video_writer
+from experiments.reports.number_formats import plural
 
 USUAL_RATE = Fraction(25)
 TIMEOUT = 10.0  # seconds that a stream may stay silent
@@ -248,7 +249,7 @@ def predict_video(
     seconds = time.perf_counter() - begun
     places = ", ".join(str(output_path(args.out, kind, name)) for kind in predictor.kinds)
     print(
-        f"{video.name}: {done} frame{'s' * (done > 1)}"
+        f"{video.name}: {plural(done, 'frame')}"
         f"{', stopped by Ctrl-C' * stop.is_set()}: {places}{f' ({writer})' if writer else ''}"
     )
     print(*video.remarks(), predictor.speed("frames", seconds), sep="\n", flush=True)

@@ -85,3 +85,8 @@ def mean_and_spread(mean: float | None, spread: float | None, digits: int = 2) -
     if mean is None:
         return "-"
     return f"{mean:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+
+
+def plural(number: int, noun: str) -> str:
+    """ "1 image", "2 images"."""
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -5,6 +5,7 @@ from typing import Any
 
 from experiments.command_line.catalogue import IMAGES, catalogue
 from experiments.command_line.parser import by
+from experiments.reports.number_formats import plural
 
 SEG = {"resized:0.5": "Seg50", "resized:0.75": "Seg75"}  # on Cityscapes, since STDC
 
@@ -59,7 +60,7 @@ def settings(conditions: dict[str, Any]) -> str:
     how = f"{conditions['precision']}, batch {conditions['batch']}, {' '.join(forms) or 'plain'}"
     where = conditions["device"]
     if conditions["device_kind"] != "cuda":
-        where += f", {conditions['threads']} thread{'s' * (conditions['threads'] > 1)}"
+        where += f", {plural(conditions['threads'], 'thread')}"
     return f"{where}; torch {conditions['versions']['torch']}; {how}"
 
 

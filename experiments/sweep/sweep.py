@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from experiments.command_line.errors import UserError
 from experiments.command_line.values import Resolved
-from experiments.records import provenance, run_folder
 from experiments.reports.paper_table import grouped
 from experiments.sweep.plan import FINISHED, NEW, UNFINISHED, Run, digest, plan, refuse_together
 from experiments.sweep.table import conclude, show, write_table
@@ -141,7 +140,7 @@ def sweep(args: Namespace) -> int:
     )
     for run in planned:
         if run.state == FINISHED:
-            print(f"  finished before: {run.name} ({run.folder}{other_commit(run)})")
+            print(f"  finished before: {run.name} ({run.folder})")
     rehearse([run for run in waiting if run.state == NEW])
     folder.mkdir(parents=True, exist_ok=True)
     codes = []
@@ -261,11 +260,6 @@ def alone(folder: Path, run: Run) -> Iterator[int | None]:
             yield -1
         else:
             yield file.fileno()
-
-
-def other_commit(run: Run) -> str:
-    made, now = run_folder.read_config(run.folder)["commit"], provenance.commit()
-    return "" if made == now else f", made at commit {made}, now it is {now}"
 
 
 def folder_name(pattern: str, planned: Sequence[Run]) -> str:
