@@ -42,30 +42,29 @@ problems                                    worth a look (they do not change the
 
 def make_parser() -> Parser:
     parser = Parser(prog="check_data.py", description=__doc__, epilog=EPILOG)
-    parser.add_argument("--data", metavar="NAME", required=True, help="the data set, as in run.py")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--data", metavar="NAME", required=True, help="the data set, as in run.py")
+    add(
         "--splits",
         metavar="NAME,...",
         help="default: train, val and test, where their labels are public",
     )
-    parser.add_argument(
-        "--limit", metavar="N", type=positive, help="only N images of each split, spread over it"
-    )
-    parser.add_argument(
+    add("--limit", metavar="N", type=positive, help="only N images of each split, spread over it")
+    add(
         "--workers",
         metavar="N",
         type=count,
         default=0,
         help="threads that read (default: one per core)",
     )
-    parser.add_argument("--out", metavar="FILE", type=Path, help="also write everything as JSON")
-    parser.add_argument(
+    add("--out", metavar="FILE", type=Path, help="also write everything as JSON")
+    add(
         "--page",
         metavar="FILE",
         type=Path,
         help="also write a page of pictures (HTML, one file), suspicious ones first",
     )
-    parser.add_argument(
+    add(
         "overrides",
         nargs="*",
         metavar="data.name=value",

@@ -72,91 +72,84 @@ that proves damaged later is passed over and named at the end: exit code 2.
 
 def make_parser() -> Parser:
     parser = Parser(prog="predict.py", description=__doc__, epilog=EPILOG)
-    parser.add_argument("network", help=NETWORK_HELP)
-    parser.add_argument(
+    add = parser.add_argument
+    add("network", help=NETWORK_HELP)
+    add(
         "inputs",
         nargs="+",
         help="images, folders of them, quoted patterns, videos; "
         "or one camera:0, camera:/dev/video0, rtsp://...; and model.name=value",
     )
-    parser.add_argument(
+    add(
         "--out",
         metavar="DIR",
         type=Path,
         required=True,
         help="a folder; files that are there already are not overwritten",
     )
-    parser.add_argument(
+    add(
         "--kinds",
         metavar="KIND,...",
         help="default: label,color,overlay of images, overlay of a video or camera",
     )
-    parser.add_argument(
+    add(
         "--inference",
         metavar="MODE",
         type=checked_mode,
         help="default: the recipe's (see evaluate.py --help)",
     )
-    parser.add_argument(
+    add(
         "--batch",
         metavar="N",
         type=positive,
         default=1,
         help="images of one size that go through together (default 1)",
     )
-    parser.add_argument(
+    add(
         "--precision",
         choices=("32-true", "16-mixed", "bf16-mixed"),
         help="default: what the run was trained in",
     )
-    parser.add_argument(
+    add(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
         help="default: cuda where there is one",
     )
-    parser.add_argument(
+    add(
         "--strength",
         metavar="SHARE",
         type=share,
         default=0.55,
         help="of the colors in the overlay, 0 to 1 (default 0.55)",
     )
-    parser.add_argument(
+    add(
         "--skip-unreadable",
         action="store_true",
         help="predict the other images, and name these at the end",
     )
-    parser.add_argument(
+    add(
         "--skip-existing",
         action="store_true",
         help="leave out images that are predicted already: to go on after Ctrl-C",
     )
-    videos = parser.add_argument_group("videos and cameras")
-    videos.add_argument(
+    add = parser.add_argument_group("videos and cameras").add_argument
+    add(
         "--every",
         metavar="N",
         type=positive,
         help="only every Nth frame of a video, which plays as long as before",
     )
-    videos.add_argument(
-        "--start", metavar="SECONDS", type=seconds, help="where to begin in a video"
-    )
-    videos.add_argument(
+    add("--start", metavar="SECONDS", type=seconds, help="where to begin in a video")
+    add(
         "--end",
         metavar="SECONDS",
         type=seconds,
         help="where to end in a video, or how long to film",
     )
-    videos.add_argument(
-        "--frames", metavar="N", type=positive, help="predict so many frames at most"
-    )
-    videos.add_argument(
-        "--format", choices=("mp4", "webm"), help="of the video (default mp4; see below)"
-    )
-    videos.add_argument(
-        "--legend", action="store_true", help="the classes' names and colors beside the picture"
-    )
+    add("--frames", metavar="N", type=positive, help="predict so many frames at most")
+    add("--format", choices=("mp4", "webm"), help="of the video (default mp4; see below)")
+    add("--legend", action="store_true", help="the classes' names and colors beside the picture")
     return parser
 
 

@@ -47,6 +47,19 @@ TIMED = {
     "in float32 unless the weights are float64",
     "label": "the class of each pixel: logits at the image's size and their argmax",
 }
+STORED = (
+    "name",
+    "size",
+    "problem",
+    "experiment",
+    "model",
+    "released",
+    "port",
+    "difference",
+    "limit",
+    "warm_up",
+    "published",
+)
 OPTIONS = (
     "what",
     "batch",
@@ -61,21 +74,6 @@ CLOCKS = {
     "cuda": "CUDA events around each pass; the device is waited for at the end of a turn",
     "cpu": "wall clock around each pass",
 }
-
-
-STORED = (
-    "name",
-    "size",
-    "problem",
-    "experiment",
-    "model",
-    "released",
-    "port",
-    "difference",
-    "limit",
-    "warm_up",
-    "published",
-)
 
 
 @dataclass

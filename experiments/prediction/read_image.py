@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from experiments.command_line.errors import UserError
+from experiments.reports.number_formats import plural
 
 Size = tuple[int, int]  # width, height
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # of 8 bits or less
@@ -26,35 +27,27 @@ def without_warnings() -> None:
 
 
 class Unreadable(UserError):
-    """A file that is no image, or one that would be seen otherwise than a person means it."""
+    """A file that is no image, or one that would be seen otherwise than a person means it.
 
-    def __init__(self, file: Path, why: object) -> None:
-        super().__init__(
-            f"{file} is not an image that can be read ({why}); "
-            "convert it to PNG or JPEG, leave it out, or give --skip-unreadable"
-        )
-        self.short = f"{file} ({why})"
+    Its text is the file and, in brackets, the reason.
+    """
 
 
 def refusal(damaged: Sequence[Unreadable]) -> UserError:
     """The error for unreadable images before anything is predicted."""
-    if len(damaged) == 1:
-        return damaged[0]
-    files = [each.short for each in damaged[:LISTED]]
+    files = [str(each) for each in damaged[:LISTED]]
     if len(damaged) > LISTED:
         files.append(f"and {len(damaged) - LISTED} more")
     return UserError(
-        f"{len(damaged)} images cannot be read: {', '.join(files)}; "
-        "convert them to PNG or JPEG, leave them out, or give --skip-unreadable"
+        f"{plural(len(damaged), 'image')} cannot be read: {', '.join(files)}; "
+        "convert to PNG or JPEG, leave out what cannot be read, or give --skip-unreadable"
     )
 
 
 def left_out(damaged: Sequence[Unreadable], total: int) -> UserError:
     """The error at the end. It names all: hours may lie between the first and the last."""
-    one = len(damaged) == 1
-    files = ", ".join(each.short for each in damaged)
     return UserError(
-        f"{len(damaged)} of {total} images {'was' if one else 'were'} left out: {files}; "
+        f"{len(damaged)} of {plural(total, 'image')} left out: {', '.join(map(str, damaged))}; "
         "replace what was left out and predict it alone, into the same --out"
     )
 
@@ -98,10 +91,10 @@ def opened(file: Path) -> Iterator[Image.Image]:
             check_supported(image)
             yield image
     except UnidentifiedImageError:
-        raise Unreadable(file, "its format is not known") from None
+        raise Unreadable(f"{file} (its format is not known)") from None
     except Exception as problem:  # PIL raises almost anything on damaged files
         reason = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
-        raise Unreadable(file, reason) from None
+        raise Unreadable(f"{file} ({reason})") from None
 
 
 def check_supported(image: Image.Image) -> None:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from experiments.command_line.errors import UserError
 from experiments.command_line.values import Resolved
+from experiments.reports.number_formats import plural
 from experiments.reports.paper_table import grouped
 from experiments.sweep.plan import FINISHED, NEW, UNFINISHED, Run, digest, plan, refuse_together
 from experiments.sweep.table import conclude, show, write_table
@@ -46,8 +47,7 @@ def rehearse(new: Sequence[Run]) -> None:
     rows = grouped(new, attrgetter("resolved.experiment"))
     if not rows:
         return
-    rows_word = "rows" if len(rows) > 1 else "row"
-    print(f"checking {len(rows)} {rows_word} before the first training begins", flush=True)
+    print(f"checking {plural(len(rows), 'row')} before the first training begins", flush=True)
     ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is this process's to tell of
     # a process of its own: this one stays small and never touches the GPU
     with ProcessPoolExecutor(1, get_context("spawn"), signal.signal, ignore) as process:

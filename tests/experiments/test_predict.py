@@ -545,8 +545,8 @@ def test_one_unreadable_image_is_named_before_any_is_predicted(
     UNREADABLE[name](tmp_path / "in" / name)
     sentence = refused(capsys, tmp_path, network[0], tmp_path / "in", "--out", tmp_path / "out")
     assert (
-        f"{tmp_path / 'in' / name} is not an image that can be read" in sentence
-        and "leave it out" in sentence
+        f"1 image cannot be read: {tmp_path / 'in' / name} (" in sentence
+        and "leave out" in sentence
     )
 
 
@@ -584,9 +584,7 @@ def test_an_image_that_is_damaged_inside_stops_no_other(
         == 2
     )
     printed = capsys.readouterr()
-    assert printed.err.startswith(
-        f"error: 1 of 4 images was left out: {tmp_path / 'in' / 'c.png'} ("
-    )
+    assert printed.err.startswith(f"error: 1 of 4 images left out: {tmp_path / 'in' / 'c.png'} (")
     assert printed.err.count("\n") == 1 and printed.out.startswith("3 images: ")
     assert {file.name for file in (tmp_path / "out" / "label").iterdir()} == {
         "a.png",
@@ -610,7 +608,7 @@ def test_when_every_image_is_damaged_there_is_only_the_sentence(
     spoiled(tmp_path / "in" / "a.png")
     assert run(network[0], tmp_path / "in", "--out", tmp_path / "out", "--kinds", "label") == 2
     printed = capsys.readouterr()
-    assert printed.err.startswith("error: 1 of 1 images was left out") and printed.out == ""
+    assert printed.err.startswith("error: 1 of 1 image left out") and printed.out == ""
 
 
 def test_unreadable_images_are_all_named_and_left_out_if_asked(
@@ -629,7 +627,7 @@ def test_unreadable_images_are_all_named_and_left_out_if_asked(
     assert all(f"{file} (" in sentence for file in bad) and "give --skip-unreadable" in sentence
     assert run(*words, "--skip-unreadable") == 2
     said = capsys.readouterr().err
-    assert f"{len(bad)} of {len(bad) + 1} images were left out" in said and all(
+    assert f"{len(bad)} of {len(bad) + 1} images left out" in said and all(
         f"{file} (" in said for file in bad
     )
     assert [file.name for file in (tmp_path / "out").rglob("*.png")] == ["good.png"]
