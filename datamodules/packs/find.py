@@ -25,7 +25,6 @@ def find_pack(
     else:
         file = Path(root).expanduser() / name
         if not file.is_file():
-            refuse_stream(file.with_suffix(".stream"))
             return None
         pack = Pack(file)
     said = {"data": data, "split": split, "options": {}} | pack.description
@@ -43,22 +42,11 @@ def find_pack(
     return pack
 
 
-def refuse_stream(folder: Path) -> None:
-    """Earlier versions wrote packs anew for object stores."""
-    if folder.is_dir():
-        raise DataError(
-            f"{folder} is a stream of an earlier version: copy the packs themselves, "
-            "here or to a bucket (data.root=s3://BUCKET/PREFIX)"
-        )
-
-
 def packs_beside(root: str | Path, data: str, split: str) -> list[str]:
     """Packs of other splits, complete or not, where this split has none."""
     folder = Path(root).expanduser()
     if not folder.is_dir():
         return []
-    packs = sorted(
-        file.name for file in folder.iterdir() if re.match(rf"\.?{data}-\w+\.pack", file.name)
-    )
-    own = any(name.startswith(f"{data}-{split}.") for name in packs)
-    return [] if own else packs
+    names = sorted(file.name for file in folder.iterdir())
+    packs = [name for name in names if re.match(rf"\.?{data}-\w+\.pack", name)]
+    return [] if f"{data}-{split}.pack" in packs else packs

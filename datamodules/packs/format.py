@@ -152,10 +152,16 @@ def record(name: str, image: np.ndarray, label: np.ndarray, form: Form) -> bytes
     return head_of(name, label.shape, len(blobs), body) + body
 
 
-def place_of(name: str, record: bytes | memoryview, start: int) -> Place:
-    """The place of a record that begins at `start`."""
-    _, named, height, width, count, _, _ = HEAD.unpack_from(record)
-    lengths = np.frombuffer(record, "<u4", count, HEAD.size + named).astype(np.uint64)
+def place_of(name: str, data: bytes | memoryview, start: int) -> Place | None:
+    """The place of the record that `data` begins with; None unless it is this image's, and whole."""
+    if len(data) < HEAD.size:
+        return None
+    _, named, height, width, count, _, length = HEAD.unpack_from(data)
+    body = data[HEAD.size : HEAD.size + length]
+    head = head_of(name, (height, width), count, body)
+    if data[: HEAD.size] != head or body[:named] != name.encode():
+        return None
+    lengths = np.frombuffer(body, "<u4", count, named).astype(np.uint64)
     first = start + HEAD.size + named + 4 * count
     bounds = first + np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)
     return Place(name, (height, width), bounds)
@@ -198,16 +204,11 @@ def written_places(partial: Path, head: bytes, names: Sequence[str]) -> list[Pla
         return places
     start = len(head)
     for name in names:
-        rest = file.read(start, file.size)
-        if len(rest) < HEAD.size:
+        place = place_of(name, file.read(start, file.size), start)
+        if place is None:
             break
-        _, named, height, width, count, _, length = HEAD.unpack_from(rest)
-        body = rest[HEAD.size : HEAD.size + length]
-        written = head_of(name, (height, width), count, body)
-        if rest[: HEAD.size] != written or body[:named] != name.encode():
-            break
-        places.append(place_of(name, rest, start))
-        start = places[-1].end
+        places.append(place)
+        start = place.end
     return places
 
 

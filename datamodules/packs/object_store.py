@@ -126,7 +126,8 @@ class RemotePack(Pack):
     ) -> None:
         file = RemoteFile(address)
         super().__init__(address, labels, file)
-        self.kept, self.folder = 0, Path(cache or "").expanduser()
+        self.kept = 0  # the first images, which the cache keeps
+        self.folder = Path(cache or "").expanduser()
         if cache:
             # Smaller packs come first: validation images are read most often.
             room = gigabytes * 1e9 - smaller_packs(file)

@@ -1,5 +1,4 @@
-"""Decode images and labels out of files, whole or a window; refuse damaged files and wrong
-kinds."""
+"""Decode images and labels out of files, whole or a window; damaged files are refused."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -149,10 +148,6 @@ def indices(buffer: np.ndarray) -> np.ndarray | None:
 
     try:
         return np.asarray(Image.open(BytesIO(buffer.tobytes()))).astype(np.uint8)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ):  # the last where a header says that it is enormous
+    # the last where a header says that it is enormous
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None

@@ -42,12 +42,8 @@ def window(data: bytes, box: tuple[int, int, int, int] | None = None) -> np.ndar
 
     Raises Damaged.
     """
-    if (
-        codecs() is None
-        or data[24:25] != b"\x08"
-        or data[25] not in CHANNELS
-        or data[28:29] != b"\x00"
-    ):  # bits, kind, not interlaced
+    eight_bits, not_interlaced = data[24:25] == b"\x08", data[28:29] == b"\x00"
+    if codecs() is None or not eight_bits or data[25] not in CHANNELS or not not_interlaced:
         return None
     width, height = struct.unpack_from(">2I", data, 16)
     channels = CHANNELS[data[25]]
@@ -65,12 +61,8 @@ def window(data: bytes, box: tuple[int, int, int, int] | None = None) -> np.ndar
         top, left, bottom, right = box or (0, 0, height, width)
         smaller = stored(rows.reshape(height, row)[:bottom, : 1 + channels * right], channels)
         return codecs().spng_decode(smaller)[top:, left:]
-    except (
-        ValueError,
-        RuntimeError,
-        struct.error,
-        IndexError,
-    ) as problem:  # imagecodecs' errors are RuntimeErrors
+    # imagecodecs' errors are RuntimeErrors
+    except (ValueError, RuntimeError, struct.error, IndexError) as problem:
         raise Damaged from problem
 
 
@@ -79,11 +71,9 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
     Needs no imagecodecs: other decoders overlook wrong checksums, so it stands before them too.
     """
-    place, view, checksum = (
-        len(SIGNATURE),
-        memoryview(data),
-        codecs().deflate_crc32 if codecs() else zlib.crc32,
-    )
+    place = len(SIGNATURE)
+    view = memoryview(data)
+    checksum = codecs().deflate_crc32 if codecs() else zlib.crc32
     while place < len(data):
         end = place + 8 + int.from_bytes(view[place : place + 4], "big")
         if checksum(view[place + 4 : end]).to_bytes(4, "big") != view[end : end + 4]:
@@ -109,9 +99,8 @@ def stored(rows: np.ndarray, channels: int) -> np.ndarray:
     made = room("made", len(before) + size + len(after) + 4 + 12)
     made[: len(before)] = np.frombuffer(before, np.uint8)
     blocks = made[len(before) :][:size].reshape(height, 5 + rows.shape[1])
-    blocks[:, :5] = np.frombuffer(
-        struct.pack("<BHH", 0, rows.shape[1], rows.shape[1] ^ 0xFFFF), np.uint8
-    )
+    length = rows.shape[1]
+    blocks[:, :5] = np.frombuffer(struct.pack("<BHH", 0, length, length ^ 0xFFFF), np.uint8)
     blocks[-1, 0] = 1  # the last one
     blocks[:, 5:] = rows
     end = len(before) + size + len(after)
@@ -122,12 +111,8 @@ def stored(rows: np.ndarray, channels: int) -> np.ndarray:
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    return (
-        struct.pack(">I", len(content))
-        + kind
-        + content
-        + struct.pack(">I", codecs().deflate_crc32(kind + content))
-    )
+    checksum = codecs().deflate_crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
 
 def adler(rows: np.ndarray) -> int:

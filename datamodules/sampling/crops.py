@@ -264,33 +264,18 @@ def pad(
 ) -> Pair:
     """An image smaller than the crop stands at a random place of it, on one color or its own mirror
     images, and on ignored label."""
-    if label.shape == size:
+    import cv2
+
+    height, width = label.shape
+    if (height, width) == size:
         return image, label
-    ignored = np.full(size, IGNORED, np.uint8)
-    place = (
-        slice(window.down, window.down + window.height),
-        slice(window.right, window.right + window.width),
-    )
-    ignored[place] = label
-    if PADDING[padding] is None:
-        rows = folded(np.arange(size[0]) - window.down, window.height)
-        columns = folded(np.arange(size[1]) - window.right, window.width)
-        return image[rows][:, columns], ignored
-    canvas = blank(size, padding).copy()
-    canvas[place] = image
-    return canvas, ignored
-
-
-def folded(place: np.ndarray, side: int) -> np.ndarray:
-    """Places beyond a side, mirrored into it at its first and last pixel, as often as need be."""
-    period = max(2 * (side - 1), 1)
-    place = place % period
-    return np.minimum(place, period - place)
-
-
-@lru_cache(4)
-def blank(size: Size, padding: str) -> np.ndarray:
-    return np.full((*size, 3), PADDING[padding], np.uint8)
+    below = size[0] - height - window.down
+    beside = size[1] - width - window.right
+    around = (window.down, below, window.right, beside)
+    color = PADDING[padding]
+    border = cv2.BORDER_CONSTANT if color else cv2.BORDER_REFLECT_101
+    image = cv2.copyMakeBorder(image, *around, border, value=color or MEAN)
+    return image, cv2.copyMakeBorder(label, *around, cv2.BORDER_CONSTANT, value=IGNORED)
 
 
 # --- color jitter: the one place where albumentations is called

@@ -26,7 +26,6 @@ from datamodules.sampling.crops import (
     Spot,
     Window,
     draw,
-    folded,
     nearest,
 )
 
@@ -96,9 +95,8 @@ def extent(place: np.ndarray, side: int) -> tuple[int, int]:
     """The first and last pixel along a side that are read; the nearest one where the crop lies
     beyond it.
     """
-    first = min(max(math.floor(place.min()), 0), side - 1)
-    last = max(min(math.ceil(place.max()), side - 1), 0)
-    return first, last
+    first, last = np.clip([math.floor(place.min()), math.ceil(place.max())], 0, side - 1)
+    return int(first), int(last)
 
 
 def unscaled(place: np.ndarray, side: int, step: float) -> np.ndarray:
@@ -165,6 +163,13 @@ def places(crop: Crop, window: Window, motion: Motion) -> Places:
     if PADDING[crop.padding] is None:
         rows, columns = folded(rows, window.scaled[0]), folded(columns, window.scaled[1])
     return Places(window, rows, columns, outside)
+
+
+def folded(place: np.ndarray, side: int) -> np.ndarray:
+    """Places beyond a side, mirrored into it at its first and last pixel, as often as need be."""
+    period = max(2 * (side - 1), 1)
+    place = place % period
+    return np.minimum(place, period - place)
 
 
 def displacements(grid: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:

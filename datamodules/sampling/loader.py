@@ -63,9 +63,6 @@ class Loader:
 
 def stop_opencv_threads() -> None:
     """Each thread makes its own sample: OpenCV's threads within it would fight for the cores."""
-    try:
-        import cv2
+    import cv2
 
-        cv2.setNumThreads(0)
-    except ImportError:
-        pass
+    cv2.setNumThreads(0)
