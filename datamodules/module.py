@@ -10,6 +10,7 @@ import os
 import sys
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -114,14 +115,12 @@ class SegmentationData(LightningDataModule):
         self.consumed = 0  # labeled draws of all ranks that training was given
         self.sources: dict[str, Source] = {}
         self.train_loader: Loader | None = None
-        self.class_spots: Spots | None = None  # in the labeled images
-        self.class_counts: Frequencies | None = None  # in the labeled images
         self.label_maps: LabelMaps | None = None  # what a network wants made of each label
 
     # --- what a data set brings
 
     def source(self, split: str) -> Source:
-        """Reads the split's listing; pixels are read when they are asked for."""
+        """Lists the split's files; pixels are read later, when a crop needs them."""
         raise NotImplementedError
 
     def instances(self, split: str, index: int) -> np.ndarray | None:
@@ -171,7 +170,7 @@ class SegmentationData(LightningDataModule):
         self, split: str, images: dict[str, Place], labels: dict[str, Place], **settings: Any
     ) -> Files:
         """A split's images and labels, which have the same names."""
-        remedy = "both must have the same names; unpack or download the archives again"
+        remedy = "images and labels must have the same names; unpack or download the archives again"
         pairs = paired(images, labels, remedy)
         self.compare_size(split, len(pairs))
         return Files(pairs, self.labels, names=list(images), **settings)
@@ -267,7 +266,7 @@ class SegmentationData(LightningDataModule):
         """Crops of the labeled images, or of the others, which have random numbers of their own."""
         source = self.part(labeled)
         if labeled:
-            wanted = {"spots": self.spots(), "label_maps": self.label_maps}
+            wanted = {"spots": self.class_spots, "label_maps": self.label_maps}
             return Crops(source, self.crop, self.seed, **wanted)
         # their classes are not known, and their color is the method's
         crop = replace(
@@ -288,20 +287,23 @@ class SegmentationData(LightningDataModule):
             spots=crops.spots,
         )
 
-    def spots(self) -> Spots | None:
+    @cached_property
+    def class_spots(self) -> Spots | None:
         """Where the classes stand, if draws want to know it; all labels are read for it, once."""
         share = self.crop.class_uniform
-        if share and not self.class_spots:
-            classes = len(self.class_names)
-            self.class_spots = located(self.part(labeled=True), classes, share, self.threads)
-        return self.class_spots
+        if not share:
+            return None
+        return located(self.part(labeled=True), len(self.class_names), share, self.threads)
+
+    @cached_property
+    def class_frequencies(self) -> Frequencies:
+        """All labels are read for it, once."""
+        return frequencies(self.part(labeled=True), self.threads)
 
     def class_weights(self, rule: str) -> tuple[float, ...]:
-        """Weights by the rule "median_frequency"; all labels are read for it, once."""
+        """Weights by the rule "median_frequency", of the labeled images."""
         one_of("class_weights", rule, ("median_frequency",))
-        if not self.class_counts:
-            self.class_counts = frequencies(self.part(labeled=True), self.threads)
-        weights = self.class_counts.median_frequency(len(self.class_names))
+        weights = self.class_frequencies.median_frequency(len(self.class_names))
         if not any(weights):
             raise DataError(
                 f"class_weights={rule} counts classes, and no training label shows one: "
