@@ -32,7 +32,6 @@ class Examiner(Callback):
         self.full = full
         self.records: dict[str, list[np.ndarray]] = defaultdict(list)  # by image
         self.sums: dict[str, Tensor | int] = defaultdict(int)  # over the images
-        # An iIoU of some of the images would be none.
         self.all_instances = bool(data.labels.instance_sizes)
 
     def on_validation_batch_end(
@@ -62,8 +61,10 @@ class Examiner(Callback):
         self.sums["bands"] += band_confusions(predicted, label, classes, RADII)
         self.sums["calibration"] += calibration_counts(confidence, predicted, label, classes, BINS)
         instances = self.data.instances(self.split, index) if self.all_instances else None
-        self.all_instances = instances is not None
-        if self.all_instances:
+        if instances is None:  # an iIoU of some of the images would be none
+            self.all_instances = False
+            self.sums.pop("instances", None)
+        else:
             numbers = torch.from_numpy(instances).to(label.device)
             labels = self.data.labels
             self.sums["instances"] += instance_counts(
@@ -77,13 +78,10 @@ class Examiner(Callback):
         data = self.data
         arrays = {name: np.stack(values) for name, values in self.records.items()}
         arrays |= {name: value.cpu().numpy() for name, value in self.sums.items()}
-        if not self.all_instances:
-            arrays.pop("instances", None)
         if "instances" in arrays:
             sizes = data.labels.instance_sizes
-            arrays["instance_sizes"] = np.array(
-                [sizes.get(number, 0.0) for number in range(len(data.class_names))]
-            )
+            numbers = range(len(data.class_names))
+            arrays["instance_sizes"] = np.array([sizes.get(number, 0.0) for number in numbers])
         names = list(data.open(self.split).names)
         categories = data.labels.categories
         return Examined(title, data.class_names, data.palette, categories, names, **arrays)

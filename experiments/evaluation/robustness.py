@@ -113,20 +113,13 @@ def shown_severities(severities: list[int]) -> list[int]:
 
 def folders(text: str) -> dict[str, Path]:
     """Folders by data set, out of "acdc=DIR,bdd100k=DIR"."""
-    roots: dict[str, Path] = {}
+    roots = {}
     for word in text.split(","):
-        name, _, folder = (part.strip() for part in word.partition("="))
+        name, _, folder = word.strip().partition("=")
         if not (name and folder):
             raise UserError(
                 f"--across {text}: {word.strip() or 'nothing'} is not understood; "
                 "write NAME=DIR,NAME=DIR, such as acdc=DIR"
             )
-        name = known_name("data set", name, list(catalogue()["data"]))
-        if name in roots:
-            raise UserError(f"--across {text}: {name} is named twice; give it one folder")
-        roots[name] = Path(folder).expanduser()
-        if not roots[name].is_dir():
-            raise UserError(
-                f"--across {text}: there is no folder {folder}; give the folder that holds {name}"
-            )
+        roots[known_name("data set", name, list(catalogue()["data"]))] = Path(folder).expanduser()
     return roots

@@ -1,6 +1,7 @@
 """Tables that `--list`, `--show`, a training and an evaluation print."""
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from rich.text import Text
@@ -82,12 +83,10 @@ def best_of_ours(results: Sequence[Result], experiment: str, data: str) -> Resul
     ours = [
         result
         for result in results
-        if (result.experiment, result.data) == (experiment, data)
-        and result.finished
-        and not result.released
-        and not result.model
+        if (result.experiment, result.data, result.status) == (experiment, data, "measured")
+        and not (result.released or result.model)
     ]
-    return max(ours, key=lambda result: result.miou, default=None)
+    return max(ours, key=attrgetter("miou"), default=None)
 
 
 def ours_shown(result: Result | None, figure: PublishedFigure | None) -> str:
@@ -118,7 +117,7 @@ def class_table(result: Result) -> None:
     """IoU per class; a class in neither truth nor prediction is "n/a", never 0."""
     table = bare_table("class", "IoU %")
     for name, iou in result.iou.items():
-        table.add_row(Text(name), "n/a" if iou is None else percent(iou, 1))
+        table.add_row(Text(name), percent(iou, 1, none="n/a"))
     table.add_section()
     table.add_row("mIoU", f"[bold]{percent(result.miou, 1)}[/]")
     for name, words in TOTALS.items():
@@ -148,8 +147,8 @@ def further_lines(full: Mapping[str, Any]) -> list[str]:
     ]
     if full.get("loss") is not None:
         lines.append(f"{'cross-entropy per image':32} {full['loss']:.3f} nats")
-    for radius, band in (full.get("trimap") or {}).items():
-        if band.get("miou") is not None:
+    for radius, band in full.get("trimap", {}).items():
+        if band["miou"] is not None:
             words = f"mIoU within {radius} px of a boundary"
             lines.append(f"{words:32} {percent(band['miou'], 1)} %")
     return lines
