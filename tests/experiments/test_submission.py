@@ -146,15 +146,6 @@ def test_another_network_or_option_does_not_go_on_with_it(
     assert not list(tmp_path.glob(".*")) and len(files(tmp_path / "new")) == IMAGES
 
 
-def test_a_file_that_broke_off_is_made_again(streets: list[str], tmp_path: Path) -> None:
-    assert stopped(streets, KeyboardInterrupt()) == 130
-    first, second = sorted(tmp_path.glob(".new.*.partial/files/*"))
-    first.write_bytes(first.read_bytes()[:60])
-    second.write_bytes(b"")
-    assert counted(streets) == (0, IMAGES)
-    assert files(tmp_path / "new") == elsewhere(streets)
-
-
 def test_a_stopped_check_against_the_labels_goes_on_without_the_network(
     streets: list[str],
     tmp_path: Path,
