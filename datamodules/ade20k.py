@@ -5,8 +5,8 @@ Zhou, Zhao, Puig, Fidler, Barriuso, Torralba: Scene Parsing through ADE20K Datas
 Folders, names and counts: README.md of https://github.com/CSAILVision/sceneparsing (the benchmark's
 development kit), and the tree of ADEChallengeData2016 in mmsegmentation's
 docs/en/user_guides/2_dataset_prepare.md. Ids: the masks hold 0 .. 150, where 0 is "other objects"
-and is not judged (the same README). Names: the first of each line of its objectInfo150.txt; colors:
-its visualizationCode/color150.mat.
+and is not judged (the same README). Names: the first of each line of its objectInfo150.txt.
+Colors: its visualizationCode/color150.mat.
 """
 
 from datamodules.labels import LabelSet, split_names

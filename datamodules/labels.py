@@ -100,8 +100,7 @@ class LabelSet:
     def encode_instances(self, values: np.ndarray) -> np.ndarray:
         """File id * 1000 + number -> int32 train id * 1000 + number, -1 where no instance is.
 
-        A plain file id is no instance: it is a class that has none, or a group whose members nobody
-        told apart.
+        A plain file id is no instance: its class has none, or it is a group annotated as one.
         """
         classes, numbers = np.divmod(values.astype(np.int32), 1000)
         countable = np.isin(self.table, [*self.instance_sizes])  # by file id

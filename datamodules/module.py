@@ -170,7 +170,7 @@ class SegmentationData(LightningDataModule):
         self, split: str, images: dict[str, Place], labels: dict[str, Place], **settings: Any
     ) -> Files:
         """A split's images and labels, which have the same names."""
-        remedy = "images and labels must have the same names; unpack or download the archives again"
+        remedy = "images and labels must have the same names; unpack the archives again"
         pairs = paired(images, labels, remedy)
         self.compare_size(split, len(pairs))
         return Files(pairs, self.labels, names=list(images), **settings)

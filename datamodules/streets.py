@@ -106,7 +106,7 @@ class Streets(SegmentationData):
         return Memory(pairs, [scene_name(index) for index in range(self.scene_counts[split])])
 
     def scenes(self, split: str) -> Iterator[Pair]:
-        """RGB and label ids, under a progress bar; each split of each scene seed has its own seed."""
+        """RGB and label ids; each split of each scene seed has a seed of its own."""
         from datamodules.scenes import scene
 
         count = self.scene_counts[split]

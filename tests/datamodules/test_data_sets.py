@@ -37,7 +37,8 @@ STREETS = CITYSCAPES.names
 
 
 class Case(NamedTuple):
-    """`splits`: which of what `write` wrote are in a split, in order; `labels`: where a label file of the train (or val) split lies."""
+    """`splits`: which of what `write` wrote are in a split, in order; `labels`: where a label file
+    of the train (or val) split lies."""
 
     data: Callable[..., SegmentationData]
     write: Callable[[Path], list[trees.Arrays]]
@@ -545,7 +546,7 @@ def test_coco_stuff_10k_refuses_what_is_not_its_label(
 
 
 def test_an_empty_label_of_coco_is_refused(tmp_path: Path) -> None:
-    """91 things are numbered, and 11 of them have no pixel: one of these means that the files are not what they seem."""
+    """91 things are numbered, and 11 have no pixel: one of these means that the files are wrong."""
     trees.cocostuff_164k(tmp_path)
     file = tmp_path / "annotations/train2017/000000000000.png"
     trees.save(file, np.full((40, 60), 11, np.uint8))

@@ -175,7 +175,7 @@ def test_threads_end_when_a_loader_is_left_in_its_midst() -> None:
 def test_a_loader_knows_how_long_it_was_waited_for(
     workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sample takes 2 s and what is done with a batch 100 s, by a clock that nothing else moves."""
+    """A sample takes 2 s and a step with a batch 100 s, by a clock that nothing else moves."""
     clock, made, turn = [0.0], [], threading.Lock()
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 

@@ -1,12 +1,12 @@
-"""Corruptions: the published suite's constants and formulas, and the arithmetic of what a network loses.
+"""Corruptions: the published suite's constants and formulas, and what a network loses by them.
 
 How the corruptions were compared: once, beside imagecorruptions 1.1.2 (Michaelis et al.; four names
 of libraries brought up to date, nothing else), on streets of 1024x2048 and 360x480 and noise of
-181x357, in all severities, the package drawing its random numbers from our generator. Every pixel is
-equal in Gaussian, shot and impulse noise, defocus, fog, contrast, pixelate and JPEG. In motion blur,
-snow and brightness at most 4 of 1000 values differ, by one gray level: the suite rounds down, and
-sums of real numbers end on either side of a whole number. The tests here need no such package: they
-hold the constants against the published table, and the pixels against slow loops.
+181x357, in all severities, the package drawing its random numbers from our generator. Every pixel
+is equal in Gaussian, shot and impulse noise, defocus, fog, contrast, pixelate and JPEG. In motion
+blur, snow and brightness at most 4 of 1000 values differ, by one gray level: the suite rounds down,
+and sums of real numbers end on either side of a whole number. The tests here need no such package:
+they hold the constants against the published table, and the pixels against slow loops.
 """
 
 import colorsys
@@ -399,10 +399,8 @@ def test_of_noise_only_the_first_three_severities_count_against_a_reference() ->
 
 
 def test_a_reference_of_other_images_or_kinds_is_refused() -> None:
-    with pytest.raises(
-        UserError,
-        match=r"^the reference's data is cityscapes and not camvid: evaluate both networks in the same way$",
-    ):
+    sentence = "the reference's data is cityscapes and not camvid"
+    with pytest.raises(UserError, match=rf"^{sentence}: evaluate both networks in the same way$"):
         degradation(OURS, Robustness(0.7, THEIRS.kinds, setting={"data": "cityscapes"}))
     with pytest.raises(UserError, match=r"^the reference lacks contrast in some severity"):
         degradation(OURS, made_up(0.7, fog=(0.5, 0.5), contrast=(0.7,)))
