@@ -127,12 +127,13 @@ def with_ours(row: Fidelity, layout: Layout) -> Fidelity:
         ]
     parameters = (reached, row.parameters[1])
     total = (sum(each.numel() for each in module.parameters()), row.total[1])
-    ours, theirs = macs(module, row.macs_size), row.macs[1]
+    ours = macs(module, row.macs_size)
+    theirs = row.macs[1]
     return replace(
         row,
         logits=main,
         other_size=other_size,
-        auxiliary=max(auxiliary, key=lambda each: each.error / each.limit, default=None),
+        auxiliary=max(auxiliary, key=share_of_limit, default=None),
         parameters=parameters,
         total=total,
         macs=(ours, theirs),
@@ -183,11 +184,11 @@ def logits_of(module: "nn.Module", golden: "np.lib.npyio.NpzFile") -> "Tensor":
     image = image_of(golden)
     shape = tuple(golden["main_shape"])
     is_classifier = len(shape) == 2
-    if is_classifier or shape[-2:] == tuple(image.shape[-2:]):
+    if is_classifier or shape[-2:] == image.shape[-2:]:
         logits = module(image)
     else:
         logits = enlarged(module.logits(image), shape, module.align_corners)
-    if tuple(logits.shape) != shape:
+    if logits.shape != shape:
         raise ValueError(f"logits are {tuple(logits.shape)}, the authors' {shape}")
     return logits
 
@@ -241,9 +242,11 @@ def enlarged(logits: "Tensor", shape: tuple[int, ...], align_corners: bool) -> "
     """
     import torch.nn.functional as F
 
-    if tuple(logits.shape[-2:]) == shape[-2:]:
-        return logits
     return F.interpolate(logits, shape[-2:], mode="bilinear", align_corners=align_corners)
+
+
+def share_of_limit(difference: Difference) -> float:
+    return difference.error / difference.limit
 
 
 def difference(

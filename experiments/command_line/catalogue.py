@@ -178,10 +178,10 @@ def smoke_crop(module: "SegmentationModule") -> list[int]:
 def counted_at(experiment: "Experiment") -> tuple[int, int]:
     """The size of an image at which the network is timed and its operations are counted: the crop
     where images differ in size, else all of it, resized where the row's protocol says so."""
-    height, width = IMAGES.get(experiment.data, experiment.recipe.crop)
+    size = IMAGES.get(experiment.data, experiment.recipe.crop)
     steps = dict(inference_steps(experiment.recipe.inference))
     scale = float(steps.get("resized", 1))
-    return round(height * scale), round(width * scale)
+    return tuple(round(side * scale) for side in size)
 
 
 def data_entry(name: str) -> dict[str, Any]:
@@ -230,17 +230,20 @@ def kind_of(hint: Any) -> dict[str, Any]:
 
     With "optional" None is allowed too; "words" may stand for a number.
     """
+    origin = get_origin(hint)
     inside = get_args(hint)
-    if get_origin(hint) in (Union, types.UnionType):
-        first, *others = (kind_of(each) for each in inside if each is not type(None))
-        words = [word for each in others for word in each.get("choices", ())]
-        optional = {"optional": True} if type(None) in inside else {}
-        return first | optional | ({"words": words} if words else {})
-    if get_origin(hint) is Literal:
+    if origin in (Union, types.UnionType):
+        kind, *others = (kind_of(each) for each in inside if each is not types.NoneType)
+        if types.NoneType in inside:
+            kind["optional"] = True
+        if words := [word for each in others for word in each.get("choices", ())]:
+            kind["words"] = words
+        return kind
+    if origin is Literal:
         return {"kind": "text", "choices": list(inside)}
-    if get_origin(hint) is tuple:
+    if origin is tuple:
         return kind_of(inside[0]) | {"length": 0 if Ellipsis in inside else len(inside)}
-    return {"kind": {int: "int", float: "float", bool: "bool"}.get(hint, "text")}
+    return {"kind": hint.__name__ if hint in (int, float, bool) else "text"}
 
 
 def plain(value: Any) -> Any:

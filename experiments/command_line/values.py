@@ -247,8 +247,9 @@ def papers_values(resolved: Resolved) -> dict[str, dict[str, Any]]:
 
 
 def papers_images(resolved: Resolved) -> dict[str, Any]:
-    """The options that choose the images and labels to train on, as in the paper's figures on this
-    data set: the run's own if a figure has them, else the first one's; defaults without a figure."""
+    """The options that choose the images and labels to train on, as a figure of the paper on this
+    data set has them: the run's own if one does, else the first one's; defaults without a figure.
+    """
     usual = defaults(catalogue()["data"][resolved.data_name]["options"])
     for name in (*PLACES, *NOT_TRAINED_ON):
         usual.pop(name, None)
