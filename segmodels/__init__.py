@@ -1,5 +1,7 @@
-"""Semantic-segmentation papers, one readable file each: `papers()`,
-`experiment("bisenet/resnet18").build(num_classes=19)`."""
+"""Semantic-segmentation papers, one readable file each.
+
+`papers()` lists them; `experiment("bisenet/resnet18").build(num_classes=19)` makes a network.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -16,14 +18,14 @@ if TYPE_CHECKING:
 
 # The imports are inside because torch takes seconds, and the command line's --help must not.
 def papers() -> "dict[str, Paper]":
-    """Every paper by name, each with its rows."""
+    """Return every paper by name, each with its rows."""
     from segmodels import paper
 
     return paper.papers()
 
 
 def experiment(address: str) -> "Experiment":
-    """The row "paper/row", or the main row of "paper"."""
+    """Return the row "paper/row", or the main row of "paper"."""
     from segmodels import paper
 
     return paper.experiment(address)
@@ -32,9 +34,9 @@ def experiment(address: str) -> "Experiment":
 def from_released(
     layout: str, weights: "str | dict[str, Tensor]", model: "dict[str, Any] | None" = None
 ) -> "SegmentationModule":
-    """An eval-mode module out of an authors' checkpoint, given as a path or a state dict.
+    """Load an authors' checkpoint, a path or a state dict, as a module in eval mode.
 
-    `model` are options to evaluate it with in place of the row's own, such as {"output_stride": 8}.
+    `model` holds options that replace the row's own, such as {"output_stride": 8}.
     """
     from segmodels.released import from_released
 
@@ -44,10 +46,10 @@ def from_released(
 def from_checkpoint(
     path: str, network: str | None = None, model: "dict[str, Any] | None" = None
 ) -> "SegmentationModule":
-    """An eval-mode module out of a checkpoint that a run of this project wrote.
+    """Load a checkpoint that a run of this project wrote, as a module in eval mode.
 
-    `network` names one where it holds several. `model` are options to evaluate it with in place of
-    those it was trained with, such as {"output_stride": 8}.
+    `network` names one of several. `model` holds options that replace those of the training, such
+    as {"output_stride": 8}.
     """
     from segmodels.checkpoint import from_checkpoint
 
@@ -55,7 +57,7 @@ def from_checkpoint(
 
 
 def predict(module: "SegmentationModule", image: "Picture") -> "np.ndarray":
-    """The class of each pixel, uint8 (H, W), in the network's own inference mode and precision.
+    """Predict the class of each pixel, uint8 (H, W), by the network's inference mode and precision.
 
     The image is a file, a PIL image, a uint8 RGB array (H, W, 3) or a uint8 RGB tensor (3, H, W).
     """

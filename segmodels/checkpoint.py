@@ -1,5 +1,4 @@
-"""Checkpoints that this project's runs wrote: building a module out of one, and starting another
-from its weights."""
+"""Checkpoints of this project's runs: load one as a module, or start another module from it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,13 +28,12 @@ REMEDY = "read it with the commit that its run was made at (config.json names it
 def from_checkpoint(
     path: str | Path, network: str | None = None, model: Mapping[str, Any] | None = None
 ) -> SegmentationModule:
-    """An eval-mode module with the weights, recipe and classes that the run stored; it computes bit
-    for bit as it did there.
+    """Load a checkpoint as a module in eval mode, with the recipe and classes that the run stored.
 
-    A semi-supervised run leaves several networks, such as "teacher" and "student"; without a name
-    it is the one that the method judges. `model` are options to evaluate it with in place of those
-    it was trained with, such as {"output_stride": 8}. They must leave its weights as they are;
-    identity.evaluated_with holds those that differ.
+    It computes bit for bit as it did in the run. A semi-supervised run leaves several networks,
+    such as "teacher" and "student"; without a name it is the one that the method evaluates. `model`
+    holds options that replace those of the training, such as {"output_stride": 8}. They must leave
+    the weights as they are; identity.evaluated_with holds those that differ.
     """
     content = read(path)
     stored = content.get("segmodels")
@@ -47,11 +45,8 @@ def from_checkpoint(
         )
     try:
         module = built(stored)
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as problem:  # a paper, row, option or field that was renamed or removed since
+    # A paper, row, option or field may have been renamed or removed since.
+    except (KeyError, TypeError, ValueError) as problem:
         address = stored.get("experiment", "nothing")
         raise ValueError(
             f"{path} was trained as {address}, which cannot be built now: {problem}; {REMEDY}"
@@ -67,18 +62,17 @@ def from_checkpoint(
         module = built_with(with_options, str(path), row.network, stored["model"], model, weights)
     iterations = content.get("global_step", 0)
     module.identity = replace(module.identity, iterations=iterations, network=name or None)
-    module.load_state_dict(weights, strict=False)  # strict but for the counters, as misfit has seen
+    module.load_state_dict(weights, strict=False)  # misfit has checked all but the counters
     if any(tensor.ndim == 4 and not tensor.is_contiguous() for tensor in weights.values()):
-        module.to(
-            memory_format=torch.channels_last
-        )  # as it was trained: another order of summation rounds otherwise
+        # As in the training: sums in another order would be rounded differently.
+        module.to(memory_format=torch.channels_last)
     return module.eval()
 
 
 def one_network(
     path: str | Path, stored: Mapping[str, Any], weights: State, network: str | None
 ) -> tuple[str, State]:
-    """Its name and its weights, out of a checkpoint that may hold several."""
+    """Return the name and the weights of one network of a checkpoint."""
     names = stored.get("networks", [])
     if network and network not in names:
         raise ValueError(
@@ -96,7 +90,7 @@ def one_network(
 
 
 def built(stored: Mapping[str, Any], model: Mapping[str, Any] | None = None) -> SegmentationModule:
-    """The network that a checkpoint describes, or it with other options; without its weights."""
+    """Build the network that a checkpoint describes, or one with other options; without weights."""
     options = stored["model"] if model is None else dict(model)
     with ConstantInitialization():
         network = experiment(stored["experiment"]).network
@@ -108,15 +102,19 @@ def built(stored: Mapping[str, Any], model: Mapping[str, Any] | None = None) -> 
 
 
 def start_from(module: SegmentationModule, source: str | Path | State, called: str = "") -> str:
-    """Load what fits; tensors of another shape (the heads of another class count) start anew. Says
-    in words what happened."""
-    content, called = (
-        (source, called) if isinstance(source, Mapping) else (read(source), str(source))
-    )
+    """Load the tensors that fit into a module; others keep their new weights.
+
+    Tensors of another shape are the heads of another class count. The returned text says what was
+    loaded.
+    """
+    if isinstance(source, Mapping):
+        content = source
+    else:
+        content = read(source)
+        called = str(source)
     if isinstance(stored := content.get("segmodels"), Mapping):
-        content = dict(content) | {
-            "state_dict": one_network(called, stored, content["state_dict"], None)[1]
-        }
+        _, weights = one_network(called, stored, content["state_dict"], None)
+        content = dict(content) | {"state_dict": weights}
     own = unwrapped(module.state_dict())
     given = best_named(without_prefixes(unwrapped(content)), own)
     shared = {name: tensor for name, tensor in given.items() if name in own}
@@ -124,26 +122,23 @@ def start_from(module: SegmentationModule, source: str | Path | State, called: s
     if len(fitting) < len(own) / 2:
         raise ValueError(
             f"{called} holds another network: only {len(fitting)} of {len(own)} tensors fit "
-            f"{type(module).__name__} "
-            f"({_described(content)}); start from a checkpoint of the same model"
+            f"{type(module).__name__} ({_described(content)}); "
+            "start from a checkpoint of the same model"
         )
     module.load_state_dict(fitting, strict=False)
     rest = {
         "start anew": [name for name in own if name not in fitting],
         "left out": [name for name in given if name not in own],
     }
-    said = [
-        f"{len(fitting)} of {len(own)} tensors from {called}",
-        *(f"{what}: {_layers(names)}" for what, names in rest.items() if names),
-    ]
-    return "; ".join(said)
+    sentences = [f"{len(fitting)} of {len(own)} tensors from {called}"]
+    sentences += [f"{what}: {_layers(names)}" for what, names in rest.items() if names]
+    return "; ".join(sentences)
 
 
 def _layers(names: list[str], most: int = 6) -> str:
     layers = sorted({name.rsplit(".", 1)[0] for name in names})
-    return ", ".join(layers[:most]) + (
-        f" and {len(layers) - most} more" if len(layers) > most else ""
-    )
+    more = f" and {len(layers) - most} more" if len(layers) > most else ""
+    return ", ".join(layers[:most]) + more
 
 
 def _described(content: Mapping[str, Any]) -> str:

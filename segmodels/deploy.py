@@ -1,5 +1,7 @@
-"""Networks as they are deployed: without training heads, batch norm inside its convolutions, one
-image size; in torch and ONNX."""
+"""Networks for deployment, in torch and ONNX.
+
+They have one image size and no training heads, and batch norm is folded into the convolutions.
+"""
 
 import copy
 import json
@@ -21,18 +23,18 @@ CONVOLUTIONS = {
     torch.ops.aten.conv3d.default,
 }
 BATCH_NORM = torch.ops.aten.batch_norm.default
-# How far a deployed network may be from its module: a share of the largest logit, or of 1 where all
-# are smaller; but at least 20 times the rounding of the module itself.
+# The allowed difference of a deployed network from its module, as a share of the largest logit (or
+# of 1, if all are smaller); it is at least 20 times the rounding error of the module itself.
 LIMIT = 1e-4
-# The network's own logits, logits at the image's size, or the class of each pixel
+# the network's own logits, logits at the image's size, or the class of each pixel
 Output = Literal["logits", "full", "label"]
 
 
-# --- from an image to what is deployed, in plain operations
+# --- modules from an image to an output
 
 
 class Logits(nn.Module):
-    """The way to a network's own logits, as a module: of a padded, normalized image."""
+    """A network up to its own logits, for padded, normalized images."""
 
     def __init__(self, module: SegmentationModule) -> None:
         super().__init__()
@@ -43,8 +45,7 @@ class Logits(nn.Module):
 
 
 class Deployed(nn.Module):
-    """An image to one output of a network. `network` may compute the same logits in another
-    form."""
+    """A network with one of its outputs; `network` may compute the same logits in another form."""
 
     def __init__(
         self, module: SegmentationModule, output: Output, network: nn.Module | None = None
@@ -61,16 +62,16 @@ class Deployed(nn.Module):
         return logits.argmax(1).to(torch.uint8) if self.output == "label" else logits
 
 
-# --- as a graph of one image size
+# --- graphs of one image size
 
 
 def deployed(
     module: SegmentationModule, size: tuple[int, int], *, uint8: bool = False, argmax: bool = False
 ) -> GraphModule:
-    """For images (1, 3, *size): normalized floats, or uint8 RGB that is normalized inside.
+    """Return a graph for images (1, 3, *size), normalized floats or uint8 RGB.
 
-    Any other size is refused. The graph shares no weights with the module, and holds those alone
-    that its output is computed from.
+    Any other size is refused. The graph shares no weights with the module, and holds only those
+    that its output depends on.
     """
     dtype = torch.uint8 if uint8 else next(module.parameters()).dtype
     image = torch.zeros(1, 3, *size, dtype=dtype)
@@ -79,17 +80,19 @@ def deployed(
 
 
 def folded_logits(module: SegmentationModule, image: Tensor) -> GraphModule:
-    """The network's own logits of padded images of this image's size; it shares the module's other
-    weights."""
+    """Return a graph of the network's own logits, for padded images of this image's size.
+
+    It shares all weights with the module but those of folded convolutions.
+    """
     return folded_graph(Logits(module), module.padded(image))
 
 
 def folded_graph(network: nn.Module, image: Tensor) -> GraphModule:
-    """Plain operations for images of this shape, batch norm inside the convolutions."""
+    """Return a network as a graph for images of this shape, with batch norm folded."""
     with torch.no_grad():
         graph = torch.export.export(network, (image,)).module()
         fold(graph)
-    graph.training = False  # it has no other mode; torch.onnx asks
+    graph.training = False  # torch.onnx reads it; the graph has no other mode
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
     graph.recompile()
@@ -100,8 +103,7 @@ def folded_graph(network: nn.Module, image: Tensor) -> GraphModule:
 
 
 def fold(graph: GraphModule) -> int:
-    """Every batch norm whose input is a convolution's output, and nobody else's, becomes part of
-    it; how many did."""
+    """Fold every batch norm into its convolution, if nothing else reads that; return the number."""
     pairs = [
         (node.args[0], node)
         for node in graph.graph.nodes
@@ -114,9 +116,8 @@ def fold(graph: GraphModule) -> int:
                 f"folded_{index}_{kind}", nn.Parameter(value, requires_grad=False)
             )
         with graph.graph.inserting_before(conv):
-            weight, bias = (
-                graph.graph.get_attr(f"folded_{index}_{kind}") for kind in ("weight", "bias")
-            )
+            weight = graph.graph.get_attr(f"folded_{index}_weight")
+            bias = graph.graph.get_attr(f"folded_{index}_bias")
         conv.args = (conv.args[0], weight, bias, *conv.args[3:])
         norm.replace_all_uses_with(conv)
         graph.graph.erase_node(norm)
@@ -124,8 +125,7 @@ def fold(graph: GraphModule) -> int:
 
 
 def foldable(norm: Node) -> bool:
-    """A convolution with weights of its own, read by this norm alone, and statistics that do not
-    come from the batch."""
+    """Return whether a norm has fixed statistics and is the only reader of a convolution."""
     conv, *values = norm.args[:6]
     fixed = norm.args[5] is False and all(
         value is None or value.op == "get_attr" for value in values[:4]
@@ -139,9 +139,12 @@ def foldable(norm: Node) -> bool:
 
 
 def folded_weights(graph: GraphModule, conv: Node, norm: Node) -> tuple[Tensor, Tensor]:
-    """gamma / sqrt(variance + eps) * (w x + b - mean) + beta as one weight and one bias, computed
-    in float64."""
-    weight, bias = (tensor(graph, node) for node in (*conv.args, None)[1:3])
+    """Return gamma / sqrt(variance + eps) * (w x + b - mean) + beta as one weight and one bias.
+
+    They are computed in float64.
+    """
+    weight = tensor(graph, conv.args[1])
+    bias = tensor(graph, conv.args[2]) if len(conv.args) > 2 else None
     gamma, beta, mean, variance = (tensor(graph, node) for node in norm.args[1:5])
     scale = (variance.double() + norm.args[7]).rsqrt()
     if gamma is not None:
@@ -154,7 +157,7 @@ def folded_weights(graph: GraphModule, conv: Node, norm: Node) -> tuple[Tensor, 
 
 
 def tensor(graph: GraphModule, node: Node | None) -> Tensor | None:
-    """What a get_attr node stands for."""
+    """Return the tensor that a get_attr node stands for."""
     if node is None:
         return None
     place, _, name = node.target.rpartition(".")
@@ -165,8 +168,10 @@ def tensor(graph: GraphModule, node: Node | None) -> Tensor | None:
 
 
 def write_onnx(network: GraphModule, file: Path, says: Mapping[str, Any]) -> None:
-    """One file: from "image" to "output", with `says` as its metadata; needs the packages of the
-    extra "export"."""
+    """Write one file from "image" to "output", with `says` as its metadata.
+
+    It needs the packages of the extra "export".
+    """
     image = next(node for node in network.graph.nodes if node.op == "placeholder").meta["val"]
     image = torch.zeros(image.shape, dtype=image.dtype)
     program = torch.onnx.export(
@@ -182,7 +187,7 @@ def write_onnx(network: GraphModule, file: Path, says: Mapping[str, Any]) -> Non
 
 
 class Runtime:
-    """The file as a program without torch sees it, on the CPU."""
+    """An ONNX file in onnxruntime on the CPU, as a program without torch would use it."""
 
     def __init__(self, file: Path) -> None:
         import onnxruntime
@@ -199,7 +204,7 @@ class Runtime:
         }
 
     def __call__(self, image: Tensor) -> Tensor:
-        """A size that is not the file's is a ValueError."""
+        """Compute the output; an image of another size than the file's is a ValueError."""
         try:
             return torch.from_numpy(self.session.run(None, {"image": image.numpy()})[0])
         except Exception as problem:
@@ -213,12 +218,12 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Verified:
-    """How far a file is from its module, on an image of noise."""
+    """The comparison of a file with its module, on an image of noise."""
 
     difference: float  # of a logit; with argmax: the share of pixels of another class
     limit: float
     parameters: int
-    refusal: str  # what the file says to another size; empty where it takes it
+    refusal: str  # the file's error for another size; empty if it accepts it
 
     @property
     def ok(self) -> bool:
@@ -234,7 +239,7 @@ def export_onnx(
     uint8: bool = False,
     argmax: bool = False,
 ) -> Verified:
-    """Write the network alone to a file, and compare the file with the module."""
+    """Write the network without its training heads, and compare the file with the module."""
     network = deployed(module, size, uint8=uint8, argmax=argmax)
     write_onnx(network, file, says)
     parameters = sum(each.numel() for each in network.parameters())
@@ -248,16 +253,19 @@ def verify(
     uint8: bool,
     parameters: int,
 ) -> Verified:
+    """Compare a file with its module on an image of noise."""
     noise = torch.Generator().manual_seed(0)
     image = torch.randint(256, (1, 3, *size), dtype=torch.uint8, generator=noise)
     floats = module.normalized(image)
     image = image if uint8 else floats
     with torch.no_grad():
         logits = module(image)
-    output, limit = runtime(image), limit_of(logits)
+    output = runtime(image)
+    limit = limit_of(logits)
     of_classes = not output.is_floating_point()
     difference = difference_of(logits, output, limit)
-    if difference > (0.0 if of_classes else limit):  # float64 takes seconds
+    # The rounding is measured only if it matters: float64 takes seconds.
+    if difference > (0.0 if of_classes else limit):
         limit = max(limit, 20 * rounding(module, floats, logits))
         difference = difference_of(logits, output, limit)
     try:
@@ -268,30 +276,29 @@ def verify(
     return Verified(difference, 0.0 if of_classes else limit, parameters, refusal)
 
 
-# --- whether a deployed network computes the same
+# --- comparison of a deployed network with its module
 
 
 def clear_errors(logits: Tensor, label: Tensor, limit: float) -> float:
-    """The share of pixels whose class is another than the largest logit's by more than rounding may
-    turn."""
+    """Return the share of pixels whose class differs by more than rounding can explain."""
     chosen = logits.gather(1, label[:, None].long())[:, 0]  # (B, C, H, W) -> (B, H, W)
     return (logits.amax(1) - chosen > 2 * limit).float().mean().item()
 
 
 def limit_of(logits: Tensor) -> float:
-    """How far an output may be from these logits."""
+    """Return the allowed difference of an output from these logits."""
     return LIMIT * max(1.0, logits.abs().max().item())
 
 
 def difference_of(logits: Tensor, output: Tensor, limit: float) -> float:
-    """The largest difference of a logit; where classes come out, the share of clear errors."""
+    """Return the largest difference of a logit, or the share of clear errors of classes."""
     if output.is_floating_point():
         return (output - logits).abs().max().item()
     return clear_errors(logits, output, limit)
 
 
 def rounding(network: nn.Module, image: Tensor, logits: Tensor) -> float:
-    """How far the float32 logits are from the same network's in float64.
+    """Return the largest difference of the float32 logits from the same network's in float64.
 
     Iterations such as EMANet's amplify it, in every runtime.
     """
@@ -307,8 +314,10 @@ def difference_to_plain(
     compiled: bool = False,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> tuple[float, float]:
-    """How far a fast form is from the plain network in float32 without TF32, and how far it may
-    be."""
+    """Compare a fast form with the plain network in float32 without TF32.
+
+    The result is the difference and the allowed difference.
+    """
     fast = compiled_whole(network) if compiled else network
     reference = Deployed(plain, "logits" if network.output == "logits" else "full")
     with torch.no_grad(), without_tf32():
@@ -319,8 +328,7 @@ def difference_to_plain(
 
 
 def compiled_whole(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """In one graph: what cannot be compiled is an error, and never computed the slow way
-    unnoticed."""
+    """Compile a network as one graph; whatever cannot be compiled is an error."""
     torch._dynamo.config.recompile_limit = 1000  # each network and precision counts as one
     return torch.compile(network, fullgraph=True, dynamic=False)
 
@@ -340,7 +348,7 @@ def without_tf32() -> Iterator[None]:
 
 
 def settle_batch_norm(module: SegmentationModule, size: tuple[int, int]) -> None:
-    """Running statistics of noise: with those of a fresh network, folding would change nothing."""
+    """Set the running statistics to those of noise, so that folding a fresh network matters."""
     for each in module.modules():
         if isinstance(each, torch.nn.modules.batchnorm._BatchNorm):
             each.momentum = 1.0  # one batch settles them

@@ -1,8 +1,7 @@
-"""From a network and an image to logits: whole, resized, sliding, mirrored, at several scales. The
-modes nest.
+"""Inference modes: whole, resized, sliding windows, tiles, flip, several scales. They nest.
 
-What a mode returns are `Strips`: logits at the image's size that are made a block of rows at a
-time, so that the memory for the full size is never taken.
+A mode returns `Strips`: logits at the image's size that are made a block of rows at a time, so that
+no memory is needed for the full size.
 """
 
 from collections.abc import Callable
@@ -17,58 +16,59 @@ from segmodels.recipe import inference_steps
 
 
 class Strips:
-    """`rows(top, bottom)` makes those rows, (B, C, bottom - top, W), of an image's logits; of
-    probabilities, once modes were averaged."""
+    """Logits of an image, made a block of rows at a time; probabilities if modes were averaged.
+
+    `rows(top, bottom)` makes (B, C, bottom - top, W).
+    """
 
     def __init__(
         self, size: tuple[int, int], rows: Callable[[int, int], Tensor], averaged: bool = False
     ) -> None:
-        self.size, self.rows, self.averaged = size, rows, averaged
+        self.size = size
+        self.rows = rows
+        self.averaged = averaged
 
     def probabilities(self, top: int, bottom: int) -> Tensor:
         rows = self.rows(top, bottom)
         return rows if self.averaged else rows.softmax(1)
 
     def log_probabilities(self, top: int, bottom: int) -> Tensor:
-        """Exact for logits, however small; those of averaged probabilities end where their number
-        type does."""
+        """Return log-probabilities; those of averaged probabilities are bounded below."""
         rows = self.rows(top, bottom)
-        return (
-            rows.clamp_min(torch.finfo(rows.dtype).tiny).log()
-            if self.averaged
-            else rows.log_softmax(1)
-        )
+        if self.averaged:
+            return rows.clamp_min(torch.finfo(rows.dtype).tiny).log()
+        return rows.log_softmax(1)
 
     def full(self) -> Tensor:
         return self.rows(0, self.size[0])
 
     def most_likely(self, block: int = 128) -> tuple[Tensor, Tensor]:
-        """The probability of each pixel's likeliest class (B, H, W), and that class, uint8."""
-        shares, classes = [], []
+        """Return each pixel's largest probability (B, H, W), and its class, uint8 (B, H, W)."""
+        probabilities = []
+        classes = []
         for top in range(0, self.size[0], block):
-            share, label = self.probabilities(top, min(top + block, self.size[0])).max(1)
-            shares.append(share)
+            values, label = self.probabilities(top, min(top + block, self.size[0])).max(1)
+            probabilities.append(values)
             classes.append(label.to(torch.uint8))
-        return torch.cat(shares, 1), torch.cat(classes, 1)
+        return torch.cat(probabilities, 1), torch.cat(classes, 1)
 
     def cropped(self, size: tuple[int, int]) -> "Strips":
-        """The upper left part."""
+        """Return the upper left part."""
         if size == self.size:
             return self
-        return Strips(
-            size, lambda top, bottom: self.rows(top, bottom)[..., : size[1]], self.averaged
-        )
+
+        def rows(top: int, bottom: int) -> Tensor:
+            return self.rows(top, bottom)[..., : size[1]]
+
+        return Strips(size, rows, self.averaged)
 
     def argmax(self, block: int = 128) -> Tensor:
-        """The class of each pixel, uint8 (B, H, W)."""
-        height = self.size[0]
-        return torch.cat(
-            [
-                self.rows(top, min(top + block, height)).argmax(1).to(torch.uint8)
-                for top in range(0, height, block)
-            ],
-            1,
-        )
+        """Return the class of each pixel, uint8 (B, H, W)."""
+        classes = []
+        for top in range(0, self.size[0], block):
+            logits = self.rows(top, min(top + block, self.size[0]))
+            classes.append(logits.argmax(1).to(torch.uint8))
+        return torch.cat(classes, 1)
 
 
 class Network(Protocol):
@@ -92,107 +92,109 @@ def whole(network: Network, image: Tensor) -> Strips:
 
 
 def resized(scale: float, inner: Mode = whole) -> Mode:
-    """The image at `scale`, its logits brought back to full size (STDC's Seg50 and Seg75, BiSeNet's
-    768x1536)."""
+    """Scale the image, and bring its logits back to full size.
 
-    def judged(network: Network, image: Tensor) -> Strips:
-        return rescaled(
-            inner(network, at_scale(network.normalized(image), scale)), tuple(image.shape[-2:])
-        )
+    STDC's Seg50 and Seg75 and BiSeNet's 768x1536 are evaluated so.
+    """
 
-    return judged
+    def predict(network: Network, image: Tensor) -> Strips:
+        strips = inner(network, at_scale(network.normalized(image), scale))
+        return rescaled(strips, tuple(image.shape[-2:]))
+
+    return predict
 
 
 def flip(inner: Mode = whole) -> Mode:
-    """The mean of the probabilities of an image and of its mirror image."""
+    """Average the probabilities of an image and of its mirror image."""
 
-    def judged(network: Network, image: Tensor) -> Strips:
-        straight, mirrored = inner(network, image), inner(network, image.flip(-1))
-        return mean_of(
-            [
-                straight,
-                Strips(
-                    mirrored.size,
-                    lambda top, bottom: mirrored.rows(top, bottom).flip(-1),
-                    mirrored.averaged,
-                ),
-            ]
-        )
+    def predict(network: Network, image: Tensor) -> Strips:
+        straight = inner(network, image)
+        flipped = inner(network, image.flip(-1))
 
-    return judged
+        def rows(top: int, bottom: int) -> Tensor:
+            return flipped.rows(top, bottom).flip(-1)
+
+        return mean_of([straight, Strips(flipped.size, rows, flipped.averaged)])
+
+    return predict
 
 
 def multiscale(scales: tuple[float, ...], inner: Mode = whole) -> Mode:
-    """The mean of the probabilities over scales."""
+    """Average the probabilities over scales."""
 
-    def judged(network: Network, image: Tensor) -> Strips:
+    def predict(network: Network, image: Tensor) -> Strips:
         return mean_of([resized(scale, inner)(network, image) for scale in scales])
 
-    return judged
+    return predict
 
 
 def slide(
     window: tuple[int, int], stride: tuple[int, int] | None = None, inner: Mode = whole
 ) -> Mode:
-    """Windows over the image, two thirds of a window apart unless told; logits are averaged where
-    windows overlap."""
+    """Slide a window over the image, and average the logits where windows overlap.
+
+    Without a stride it is two thirds of the window.
+    """
     steps = stride or tuple(-(-2 * side // 3) for side in window)
 
-    def judged(network: Network, image: Tensor) -> Strips:
-        height, width = image.shape[
-            -2:
-        ]  # windows are normalized one by one: no float copy of a large image
-        tall, wide = min(window[0], height), min(window[1], width)
-        tiles = {
+    def predict(network: Network, image: Tensor) -> Strips:
+        height, width = image.shape[-2:]
+        tall = min(window[0], height)
+        wide = min(window[1], width)
+        # Windows are normalized one by one: a large image needs no float copy.
+        windows = {
             (top, left): inner(network, image[..., top : top + tall, left : left + wide])
             for top in starts(height, tall, steps[0])
             for left in starts(width, wide, steps[1])
         }
-        averaged = next(iter(tiles.values())).averaged
-        return Strips(
-            (height, width),
-            lambda top, bottom: _overlapped(tiles, (tall, wide), width, top, bottom),
-            averaged,
-        )
+        averaged = next(iter(windows.values())).averaged
 
-    return judged
+        def rows(top: int, bottom: int) -> Tensor:
+            return _overlapped(windows, (tall, wide), width, top, bottom)
+
+        return Strips((height, width), rows, averaged)
+
+    return predict
 
 
 def tiles(tile: tuple[int, int]) -> Mode:
-    """U-Net's overlap tiles (figure 2): each sees its true surroundings, mirrored only beyond the
-    image.
+    """Cut the image into U-Net's overlap tiles (figure 2), mirrored only beyond the image's border.
 
-    Tiles begin on the network's pooling grid, so they say what the network says of the whole image:
-    a tile of 388 = 24 x 16 + 4 is followed by one 384 pixels further on, and both say the same of
+    Tiles begin on the network's pooling grid, so their logits are those of the whole image: a tile
+    of 388 = 24 x 16 + 4 is followed by one 384 pixels further on, and both have the same logits at
     the 4 pixels that they share.
     """
 
-    def judged(network: Network, image: Tensor) -> Strips:
+    def predict(network: Network, image: Tensor) -> Strips:
         height, width = image.shape[-2:]
-        margin, grid = network.margin, network.multiple
+        margin = network.margin
+        grid = network.multiple
         tall, wide = (network.valid_side(side + 2 * margin) - 2 * margin for side in tile)
         tops = range(0, height, max(tall // grid * grid, grid))
         lefts = range(0, width, max(wide // grid * grid, grid))
-        full = max(tops[-1] + tall, height), max(lefts[-1] + wide, width)
-        rows = (margin, margin + full[0] - height)
-        columns = (margin, margin + full[1] - width)
-        framed = mirrored(network.normalized(image), rows, columns)
+        full_height = max(tops[-1] + tall, height)
+        full_width = max(lefts[-1] + wide, width)
+        framed = mirrored(
+            network.normalized(image),
+            rows=(margin, margin + full_height - height),
+            columns=(margin, margin + full_width - width),
+        )
         made = {}
         for top in tops:
             for left in lefts:
                 seen = framed[..., top : top + tall + 2 * margin, left : left + wide + 2 * margin]
                 made[top, left] = network.inner_strips(seen)
 
-        def overlapped(top: int, bottom: int) -> Tensor:
-            return _overlapped(made, (tall, wide), full[1], top, bottom)
+        def rows(top: int, bottom: int) -> Tensor:
+            return _overlapped(made, (tall, wide), full_width, top, bottom)
 
-        return Strips(full, overlapped).cropped((height, width))
+        return Strips((full_height, full_width), rows).cropped((height, width))
 
-    return judged
+    return predict
 
 
 def starts(side: int, window: int, step: int) -> list[int]:
-    """Where windows begin; the last one ends at the border."""
+    """Return the positions at which windows begin; the last window ends at the border."""
     return [
         min(start, side - window)
         for start in range(0, max(side - window, 0) + step, step)
@@ -203,9 +205,12 @@ def starts(side: int, window: int, step: int) -> list[int]:
 def _overlapped(
     tiles: dict[tuple[int, int], Strips], window: tuple[int, int], width: int, top: int, bottom: int
 ) -> Tensor:
-    total, count = None, None
+    """Return rows of the mean of tiles, which are given by their top left corner."""
+    total = None
+    count = None
     for (y, x), tile in tiles.items():
-        low, high = max(top, y), min(bottom, y + window[0])
+        low = max(top, y)
+        high = min(bottom, y + window[0])
         if low >= high:
             continue
         part = tile.rows(low - y, high - y)
@@ -223,7 +228,7 @@ def at_scale(image: Tensor, scale: float) -> Tensor:
 
 
 def rescaled(strips: Strips, size: tuple[int, int]) -> Strips:
-    """Strips at another size; of the strips given only the rows that are needed are made."""
+    """Resize strips; only those of their rows that are needed are made."""
 
     def rows(top: int, bottom: int) -> Tensor:
         wanted = strip(strips.size[0], size, top, bottom, align_corners=False)
@@ -240,8 +245,7 @@ def mean_of(many: list[Strips]) -> Strips:
 
 
 def mode(text: str) -> Mode:
-    """A mode by its name in a recipe, such as "resized:0.75" or
-    "multiscale:0.75,1,1.25+flip+slide:769x769"."""
+    """Make the mode that a recipe names, such as "multiscale:0.75,1,1.25+flip+slide:769x769"."""
     inner: Mode = whole
     for name, argument in reversed(inference_steps(text)):
         inner = _named(name, argument, inner)
@@ -256,4 +260,6 @@ def _named(name: str, argument: str, inner: Mode) -> Mode:
     if name in ("slide", "tiles"):
         sizes = [tuple(map(int, size.split("x"))) for size in argument.split("/")]
         return slide(*sizes, inner=inner) if name == "slide" else tiles(*sizes)
-    return flip(inner) if name == "flip" else inner
+    if name == "flip":
+        return flip(inner)
+    return inner

@@ -1,5 +1,7 @@
-"""What semi-supervised methods share: networks of one row that learn together, as one module to a
-trainer."""
+"""`Method`: the base of semi-supervised methods, networks of one row that learn together.
+
+To a trainer they are one module.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +15,7 @@ from segmodels.inference import Strips
 from segmodels.module import Batch, Features, SegmentationModule
 from segmodels.parts.losses import IGNORED
 
-# Draws another network of the row: initialized, with its starting weights, as the trainer wants it
+# builds another network of the row, with its starting weights
 Make = Callable[[], SegmentationModule]
 
 
@@ -21,10 +23,10 @@ class Method(SegmentationModule):
     """Networks of one row and the losses that teach them; one of them is evaluated and used.
 
     A method's constructor takes `make` and its own options, and hands networks to this one. It
-    writes `losses` of a batch (labeled, unlabeled), and whichever of `preview`, `after_step`,
-    `parameter_groups`, `optimizer` and `schedule` differ from those below. A method with a second
-    optimizer returns a `Joint` of both. Of an unlabeled image's label only 255 is read: there the
-    crop shows no image.
+    writes `losses` of a batch (labeled, unlabeled), and those of `preview`, `after_step`,
+    `parameter_groups`, `optimizer` and `schedule` that differ from the ones below. A method with a
+    second optimizer returns a `Joint` of both. An unlabeled image's label is 255 where the crop
+    shows no image; its other values must not be read.
     """
 
     networks: tuple[str, ...] = ("student",)  # their names, here and in a checkpoint
@@ -33,14 +35,14 @@ class Method(SegmentationModule):
     why_unlabeled = ""  # such as "cutmix mixes images in pairs", where it is more than one
 
     def __init__(self, *networks: SegmentationModule) -> None:
-        """In the order of their names."""
+        """`networks` come in the order of their names."""
         super().__init__(networks[0].num_classes)
         for name, network in zip(self.networks, networks, strict=True):
             self.add_module(name, network)
         first = networks[0]
         self.adopt(first.recipe, first.normalization, first.identity)
 
-    # --- the network that is evaluated: whoever uses the method, uses this one
+    # --- the network that is evaluated: used as a network, the method is this one
 
     @property
     def evaluated(self) -> SegmentationModule:
@@ -86,20 +88,22 @@ class Method(SegmentationModule):
     # --- training
 
     def losses(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
-        """The weighted terms of (labeled, unlabeled) images."""
+        """Return the weighted loss terms of (labeled, unlabeled) images."""
         raise TypeError(f"{type(self).__name__} does not say how its losses are computed")
 
     def own_losses(
         self, network: SegmentationModule, outputs: Mapping[str, Tensor], labeled: Batch
     ) -> dict[str, Tensor]:
-        """The row's own terms of outputs that a method has made of the labeled images."""
+        """Return the row's own loss terms of a network's outputs for the labeled images."""
         _, label, *rest = labeled
         maps = {name: self.inside(each) for name, each in rest[0].items()} if rest else {}
         return network.criterion(outputs, self.inside(label), **maps)
 
     def inner_logits(self, network: SegmentationModule, image: Tensor) -> Strips:
-        """A network's logits of a training crop, as `losses` makes them: at the crop's size without
-        the margin. No surroundings are made up for a network that has one."""
+        """Return a network's logits of a training crop, at the crop's size without the margin.
+
+        Like `losses`, and unlike `strips`, it does not mirror the image around a margin.
+        """
         if not self.margin:
             return network.strips(image)
         return network.inner_strips(network.normalized(image))
@@ -109,7 +113,7 @@ class Method(SegmentationModule):
             self.get_submodule(name).after_step()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Those of every network; frozen parameters are in none."""
+        """Return the groups of every network; frozen parameters are in none."""
         groups = []
         for name in self.networks:
             groups += self.get_submodule(name).parameter_groups()
@@ -133,40 +137,42 @@ class Method(SegmentationModule):
 
     def keep_scores(self, split: str) -> None:
         super().keep_scores(split)
-        found = {name: network.collected_scores() for name, network in self.others()}
+        others = {name: network.collected_scores() for name, network in self.others()}
         if self.trainer.sanity_checking:
             return
-        self.scores["others"] = found
-        for name, scores in found.items():
+        self.scores["others"] = others
+        for name, scores in others.items():
             self.log(f"{split}/{name}_mIoU", scores["miou"])
             self.log(f"{split}/{name}_pixel_accuracy", scores["pixel_accuracy"])
 
     # --- pictures
 
     def preview(self, unlabeled: Batch) -> dict[str, Tensor]:
-        """What is asked of an unlabeled batch, by the heads of a sheet's columns. A uint8
-        (B, 3, H, W) is drawn as images, a bool (B, H, W) as masks, a uint8 (B, H, W) as classes and
-        a float (B, H, W) from 0 to 1 in gray; all have the batch's height and width."""
+        """Return what the method demands of an unlabeled batch, as columns of a sheet by heading.
+
+        A uint8 (B, 3, H, W) is drawn as images, a bool (B, H, W) as masks, a uint8 (B, H, W) as
+        classes and a float (B, H, W) from 0 to 1 in gray; all have the batch's height and width.
+        """
         image, *_ = unlabeled
         return {"unlabeled image": self.as_pixels(image)}
 
     def as_pixels(self, image: Tensor) -> Tensor:
-        """Normalized (B, 3, H, W) back to uint8 RGB."""
+        """Turn normalized (B, 3, H, W) back into uint8 RGB."""
         if image.dtype == torch.uint8:
             return image
         settings = self.normalization
-        mean = torch.tensor(settings.mean, device=image.device).view(3, 1, 1)
-        std = torch.tensor(settings.std, device=image.device).view(3, 1, 1)
+        mean = torch.tensor(settings.mean, device=image.device).view(3, 1, 1)  # per channel
+        std = torch.tensor(settings.std, device=image.device).view(3, 1, 1)  # per channel
         pixels = ((image * std + mean) * settings.scale).round().clamp(0, 255).to(torch.uint8)
         return pixels.flip(1) if settings.order == "BGR" else pixels
 
     def framed(self, pixels: Tensor, value: float = IGNORED) -> Tensor:
-        """(B, H, W) inside the margin, with the margin around it again."""
+        """Put the margin around (B, H, W) again, filled with one value."""
         return F.pad(pixels, (self.margin,) * 4, value=value)
 
 
 def check_options(ranges: Mapping[str, tuple[float, float]], **options: float) -> None:
-    """Refuse a number that is outside its range, by the name that the command line has for it."""
+    """Refuse a number outside its range, by its name on the command line."""
     for name, value in options.items():
         least, most = ranges[name]
         if not (least <= value <= most and math.isfinite(value)):

@@ -1,5 +1,4 @@
-"""The contract that every paper keeps, and all of training and evaluation that papers do not differ
-in."""
+"""`SegmentationModule`: the interface of every paper's network, and its training and evaluation."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -20,16 +19,18 @@ from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.resize import computed_in, mirrored, upsampled_rows
 from segmodels.recipe import Recipe
 
-# image (B, 3, H, W) uint8, or float when already normalized; label (B, H, W), 255 ignored; where a
-# paper asks for them, maps (B, H, W) by name
+# image (B, 3, H, W) uint8, or float when already normalized; label (B, H, W), 255 ignored; if a
+# paper has label_maps, maps (B, H, W) by name
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Mapping[str, Tensor]]
 Features = Any  # whatever the heads read: a tensor, a list, a NamedTuple
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """How uint8 RGB becomes what a network was trained on; travels with a row or a released layout,
-    not in the state dict."""
+    """The normalization of uint8 RGB images that a network expects.
+
+    It belongs to a row or a released layout, not to the state dict.
+    """
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -38,21 +39,20 @@ class Normalization:
 
 
 class SegmentationModule(LightningModule):
-    """An image becomes features, features become logits; in training auxiliary outputs stand beside
-    them, and a criterion is taken of all.
+    """A segmentation network with its training and evaluation: image -> features -> logits.
 
-    A paper writes `features`, and whichever of `decode`, `auxiliary_outputs`, `criterion`,
-    `lr_scale`, `decays` and `valid_side` differ from those below; everything else follows. A batch
-    and `module(image)` may hold uint8 RGB or normalized floats; `features`, `logits` and `outputs`
-    take normalized floats.
+    In training a network has auxiliary outputs too, and its criterion makes losses of all outputs.
+    A paper writes `features`, and those of `decode`, `auxiliary_outputs`, `criterion`, `lr_scale`,
+    `decays` and `valid_side` that differ from the ones below. A batch and `module(image)` may hold
+    uint8 RGB or normalized floats; `features`, `logits` and `outputs` take normalized floats.
     """
 
     align_corners = False  # of the upsampling from logits to the image's size
     multiple = 1  # heights and widths are padded to a multiple of this
     margin = 0  # pixels that a network without padding loses on every side
     auxiliary_weight = 1.0  # of every output but "main"
-    without_gradient: tuple[str, ...] = ()  # parameters that no loss reaches, with the reason
-    recipe = Recipe()  # until a row says what to adopt
+    without_gradient: tuple[str, ...] = ()  # parameters that no loss reaches
+    recipe = Recipe()  # until `adopt` sets a row's
     normalization = Normalization()
     # label (H, W) -> {name: map (H, W)}, as numpy: made by the threads that make crops
     label_maps: Callable[[Any], dict[str, Any]] | None = None
@@ -64,42 +64,46 @@ class SegmentationModule(LightningModule):
         self.seed = 0
         self.confusion = JaccardIndex(num_classes)
         self.scores: dict[str, Any] = {}  # of the last validation or test
-        self.watched: dict[str, Tensor] = {}  # numbers to see beside the losses of a step
+        self.watched: dict[str, Tensor] = {}  # numbers to log beside the losses of a step
         self.micro_batches: list[dict[str, Tensor]] = []  # the numbers of a step's passes so far
-        self.masses: list[Tensor] = []  # and what each counts for
-        self.means: list[tuple[str, Tensor, Tensor | None]] | None = None  # of pixels, in a pass
+        self.masses: list[Tensor] = []  # the weight of each of these passes
+        # (kind, label, weights) of every pixel_loss in a pass
+        self.means: list[tuple[str, Tensor, Tensor | None]] | None = None
 
     def adopt(self, recipe: Recipe, normalization: Normalization, identity: Identity) -> None:
-        """Take over what the row says; the constructor has only the network's own options."""
+        """Take over a row's recipe; the constructor has only the network's own options."""
         counted = isinstance(recipe.class_weights, str)  # later, in the training labels
         if recipe.class_weights and not counted and len(recipe.class_weights) != self.num_classes:
             raise ValueError(
                 f"recipe.class_weights has {len(recipe.class_weights)} numbers for "
-                f"{self.num_classes} classes; "
-                "give one per class, or recipe.class_weights=() for none"
+                f"{self.num_classes} classes; give one per class, or recipe.class_weights=() for "
+                "none"
             )
         self.recipe = recipe
         self.normalization = normalization
         self.identity = identity
 
-    # --- the network: what a paper writes
+    # --- the network: methods that a paper writes
 
     def features(self, image: Tensor) -> Features:
-        """All that the heads read, computed once; methods perturb it, so cut it early."""
+        """Compute everything that the heads read.
+
+        Semi-supervised methods perturb it, so it should end early in the network.
+        """
         raise TypeError(f"{type(self).__name__} does not say how its features are computed")
 
     def decode(self, features: Features) -> Tensor:
-        """Logits at the network's own resolution, as the authors' code returns them."""
+        """Return logits at the network's own resolution, as the authors' code does."""
         return self.classifier(features)
 
     def auxiliary_outputs(self, features: Features) -> dict[str, Tensor]:
-        """What exists for training alone, by the paper's names."""
+        """Return the outputs that exist for training alone, by the paper's names."""
         return {}
 
     def criterion(
         self, outputs: Mapping[str, Tensor], label: Tensor, **maps: Tensor
     ) -> dict[str, Tensor]:
-        """The terms of the loss, already weighted."""
+        """Return the terms of the loss, already weighted."""
         terms = {}
         for name, logits in outputs.items():
             weight = 1.0 if name == "main" else self.auxiliary_weight
@@ -109,8 +113,10 @@ class SegmentationModule(LightningModule):
     def pixel_loss(
         self, logits: Tensor, label: Tensor, kind: str | None = None, weights: Tensor | None = None
     ) -> Tensor:
-        """The recipe's loss, or one of another `kind`, of logits at any resolution; `weights` are
-        per pixel."""
+        """Return the recipe's loss, or one of another `kind`, of logits at any resolution.
+
+        `weights` holds one number per pixel.
+        """
         kind = kind or self.recipe.loss
         if self.means is not None:
             self.means.append((kind, label, weights))
@@ -124,30 +130,32 @@ class SegmentationModule(LightningModule):
         )
 
     def valid_side(self, side: int) -> int:
-        """The smallest height or width, no less than `side`, that the network can take."""
+        """Return the smallest height or width, no less than `side`, that the network takes."""
         return side + -side % self.multiple
 
-    # --- the network: what follows, and no paper overrides
+    # --- the network: methods that no paper overrides
 
     def logits(self, image: Tensor) -> Tensor:
-        """At the network's own resolution, as the authors' code returns them."""
+        """Return logits at the network's own resolution, as the authors' code does."""
         return self.decode(self.features(image))
 
     def outputs(self, image: Tensor) -> dict[str, Tensor]:
-        """One pass: "main" and every auxiliary output."""
+        """Return "main" and every auxiliary output of one pass."""
         features = self.features(image)
         return {"main": self.decode(features), **self.auxiliary_outputs(features)}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of a batch, by the names of the outputs."""
+        """Return the weighted loss terms of a batch by name."""
         image, label, *rest = batch
         maps = {name: self.inside(each) for name, each in rest[0].items()} if rest else {}
         outputs = self.outputs(self.normalized(image))
         return self.criterion(outputs, self.inside(label), **maps)
 
     def forward(self, image: Tensor, network: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Logits at the image's size, for any height and width, in plain operations: what is
-        exported and timed. `network` may stand in for `logits`."""
+        """Return logits at the image's size, for any height and width.
+
+        It uses plain operations only, so that it can be exported. `network` may replace `logits`.
+        """
         height, width = image.shape[-2:]
         padded = self.padded(self.normalized(image))
         logits = (network or self.logits)(padded)
@@ -158,17 +166,16 @@ class SegmentationModule(LightningModule):
         return logits[..., :height, :width]
 
     def strips(self, image: Tensor) -> inference.Strips:
-        """The same logits, made a block of rows at a time, when asked for."""
+        """Return the logits of `forward` as strips, made a block of rows at a time on demand."""
         padded = self.padded(self.normalized(image))
         return self.inner_strips(padded).cropped(tuple(image.shape[-2:]))
 
     def inner_strips(self, padded: Tensor) -> inference.Strips:
-        """Of a normalized image that has its margin already, and a size that the network can
-        take."""
+        """Return the logits of a normalized image that is padded already, as strips."""
         return self.at_size(self.logits(padded), self.inner_size(padded))
 
     def at_size(self, logits: Tensor, size: tuple[int, int]) -> inference.Strips:
-        """Logits at another size, made a block of rows at a time."""
+        """Return logits at another size, made a block of rows at a time."""
         logits = logits.to(computed_in(logits))  # half precision would tie neighboring classes
 
         def rows(top: int, bottom: int) -> Tensor:
@@ -177,20 +184,22 @@ class SegmentationModule(LightningModule):
         return inference.Strips(size, rows)
 
     def normalized(self, image: Tensor) -> Tensor:
-        """uint8 RGB to what the network expects, on the image's device; floats are taken as
-        normalized."""
+        """Normalize uint8 RGB on the image's device; floats count as normalized already."""
         if image.dtype != torch.uint8:
             return image
         settings = self.normalization
         mean = torch.tensor(settings.mean, device=image.device).view(3, 1, 1)  # per channel
-        std = torch.tensor(settings.std, device=image.device).view(3, 1, 1)
+        std = torch.tensor(settings.std, device=image.device).view(3, 1, 1)  # per channel
         image = image.flip(1) if settings.order == "BGR" else image
         # In place: a large image is held once, not three times.
         return image.to(mean.dtype).div_(settings.scale).sub_(mean).div_(std)
 
     def padded(self, image: Tensor) -> Tensor:
-        """A normalized image at a size that the network can take: longer on the right and at the
-        bottom, by the mean (zero). A network with a margin sees the image mirrored all around."""
+        """Pad a normalized image to a size that the network takes.
+
+        It grows on the right and at the bottom by zeros, the mean. For a network with a margin the
+        image is mirrored on all sides instead.
+        """
         height, width = (side + 2 * self.margin for side in image.shape[-2:])
         down = self.valid_side(height) - height
         right = self.valid_side(width) - width
@@ -200,26 +209,28 @@ class SegmentationModule(LightningModule):
         return F.pad(image, (0, right, 0, down)) if down or right else image
 
     def inner_size(self, padded: Tensor) -> tuple[int, int]:
-        """An image's size without the margin."""
+        """Return a padded image's size without the margin."""
         height, width = padded.shape[-2:]
         return height - 2 * self.margin, width - 2 * self.margin
 
     def inside(self, pixels: Tensor) -> Tensor:
-        """(B, H, W) without the margin, of which there are no logits."""
+        """Cut the margin, for which there are no logits, off (B, H, W)."""
         if not self.margin:
             return pixels
         return pixels[:, self.margin : -self.margin, self.margin : -self.margin]
 
     @property
     def evaluated(self) -> "SegmentationModule":
-        """The network that is evaluated and used: itself, or the first one that a method trains."""
+        """The network that is evaluated and used: this one, or the first that a method trains."""
         return self
 
     # --- training
 
     def setup(self, stage: str) -> None:
-        """Freeze the parameters in `without_gradient`, nested networks included: with several
-        devices, all others are waited for."""
+        """Freeze the parameters in `without_gradient`, nested networks included.
+
+        With several devices, DDP waits for the gradient of every parameter that is not frozen.
+        """
         if stage != "fit":
             return
         for network in self.modules():
@@ -232,15 +243,14 @@ class SegmentationModule(LightningModule):
         weights = self.recipe.class_weights
         if isinstance(weights, str):
             raise ValueError(
-                f"recipe.class_weights={weights} are counted in the training labels: run.py "
-                "does it; "
-                f'elsewhere give the numbers, recipe={{"class_weights": '
-                f'data.class_weights("{weights}")}}'
+                f"recipe.class_weights={weights} are counted in the training labels: run.py does "
+                "it; elsewhere give the numbers, "
+                f'recipe={{"class_weights": data.class_weights("{weights}")}}'
             )
         return torch.tensor(weights, device=self.device) if weights else None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        # Dropout must not depend on what ran before: a resumed run draws the same.
+        # Dropout must not depend on what ran before, so that a resumed run draws the same.
         torch.manual_seed((self.seed * 1_000_003 + batch_idx) * 4_099 + self.global_rank)
         parts = self.trainer.accumulate_grad_batches
         if batch_idx % parts == 0:
@@ -262,22 +272,24 @@ class SegmentationModule(LightningModule):
         return loss if mass is None else self.weighed(loss, shares[-1], parts)
 
     def common_mass(self, terms: int) -> Tensor | None:
-        """The mass of a pass among several of its step: its valid pixels, or their weights, if
-        every term is a mean over the same ones. None where there are other terms: all passes count
-        the same."""
-        means = self.means or []
-        alike = len(means) == terms and all(
-            kind == "cross_entropy" and label is means[0][1] and weights is means[0][2]
-            for kind, label, weights in means
-        )
-        if not (means and alike):
+        """Return the weight of one pass among the passes of a step, or None for equal weights.
+
+        If every term is a mean over the same pixels, it is the number of valid pixels, or the sum
+        of their weights.
+        """
+        if not self.means or len(self.means) != terms:
             return None
-        _, label, weights = means[0]
+        _, label, weights = self.means[0]
+        for kind, other_label, other_weights in self.means:
+            if kind != "cross_entropy" or other_label is not label or other_weights is not weights:
+                return None
         return losses.mass(label, self.class_weights, weights)
 
     def weighed(self, loss: Tensor, share: Tensor, parts: int) -> Tensor:
-        """The loss of a pass that has this share of its step so far; gradients of the passes before
-        shrink to the rest. Lightning divides by the number of parts."""
+        """Return the loss of a pass that has this share of its step so far.
+
+        Gradients of earlier passes shrink to the rest. Lightning divides by the number of parts.
+        """
         if len(self.masses) > 1:
             for parameter in self.parameters():
                 if parameter.grad is not None:
@@ -285,7 +297,7 @@ class SegmentationModule(LightningModule):
         return loss * (parts * share)
 
     def learning_rate(self) -> float:
-        """The current value of recipe.lr, whatever share of it a group of parameters has."""
+        """Return the current value of recipe.lr, from whatever share of it a group has."""
         for group in self.optimizers().param_groups:
             if group["initial_lr"] == self.recipe.lr:
                 return group["lr"]
@@ -293,24 +305,22 @@ class SegmentationModule(LightningModule):
         return self.recipe.lr * group["lr"] / group["initial_lr"]
 
     def after_step(self) -> None:
-        """State outside the gradient (bases, teachers), once per optimizer step."""
+        """Update state that has no gradient (bases, teachers), once per optimizer step."""
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self.after_step()
 
     def encoder(self) -> nn.Module | None:
-        """The part that starts from ImageNet weights and learns at 1x; everything else is a
-        head."""
+        """Return the part that starts from ImageNet weights and learns at recipe.lr, if any."""
         return None
 
     def load_pretrained(self, source: str) -> str:
-        """ImageNet weights into the backbone, from a file or by a timm name; says in words what was
-        loaded."""
+        """Load ImageNet weights, a file or a timm name, into the encoder; return a summary."""
         return load_encoder(self.encoder(), source)
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
-        """The share of recipe.lr: 1 in the encoder, head_lr elsewhere."""
+        """Return a parameter's share of recipe.lr: 1 in the encoder, head_lr elsewhere."""
         encoder = self.encoder()
         if encoder is None:
             return self.recipe.head_lr
@@ -318,16 +328,19 @@ class SegmentationModule(LightningModule):
         return 1.0 if inside else self.recipe.head_lr
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        """Apply weight decay or not. Where the recipe spares norms and biases, so are position
-        tables, tokens and scales: only layers' weights decay."""
+        """Return whether a parameter has weight decay.
+
+        If the recipe spares norms and biases, position tables, tokens and scales are spared too:
+        only the weights of layers decay.
+        """
         return self.recipe.decay_norms or (parameter.ndim > 1 and name.endswith("weight"))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """One group for each learning rate and decay."""
+        """Return one group of parameters for each learning rate and decay."""
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                key = self.lr_scale(name, parameter), self.decays(name, parameter)
+                key = (self.lr_scale(name, parameter), self.decays(name, parameter))
                 groups.setdefault(key, []).append(parameter)
         return [
             {
@@ -347,7 +360,7 @@ class SegmentationModule(LightningModule):
         }
 
     def optimizer(self) -> Optimizer:
-        """One; a method that trains a network by another optimizer returns a Joint of both."""
+        """Build the optimizer; a method with a second optimizer returns a `Joint` of both."""
         groups = self.parameter_groups()
         if self.recipe.optimizer == "sgd":
             return SGD(groups, lr=self.recipe.lr, momentum=self.recipe.momentum)
@@ -355,8 +368,10 @@ class SegmentationModule(LightningModule):
         return kind(groups, lr=self.recipe.lr)
 
     def schedule(self) -> schedules.Schedule | list[schedules.Schedule]:
-        """The learning rate as a share of a group's own, by optimizer step: one function for all
-        groups, or one for each in their order."""
+        """Return the learning rate, as a share of a group's own, by optimizer step.
+
+        It is one function for all groups, or one for each in their order.
+        """
         settings = self.recipe
         steps = max(1, settings.iterations - settings.warmup)
         floor = settings.min_lr / settings.lr
@@ -372,8 +387,7 @@ class SegmentationModule(LightningModule):
     # --- evaluation
 
     def label_map(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) to the predicted class of each pixel, uint8 (B, H, W), by the recipe's
-        inference mode."""
+        """Predict the class of each pixel by the recipe's mode: (B, 3, H, W) -> uint8 (B, H, W)."""
         return inference.mode(self.recipe.inference)(self.evaluated, image).argmax()
 
     def begin_evaluation(self) -> None:
@@ -383,7 +397,7 @@ class SegmentationModule(LightningModule):
         self.begin_evaluation()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Return the predictions, for callbacks that look at them more closely."""
+        """Return the predictions, for callbacks that analyze them."""
         image, label = batch
         strips = inference.mode(self.recipe.inference)(self.evaluated, image)
         predicted = strips.argmax()
@@ -403,7 +417,7 @@ class SegmentationModule(LightningModule):
         self.keep_scores("test")
 
     def keep_scores(self, split: str) -> None:
-        """The same keys on every rank; nothing is logged or kept from a sanity check."""
+        """Log and keep the scores, with the same keys on every rank; skip a sanity check."""
         scores = self.collected_scores()
         if self.trainer.sanity_checking:
             return
@@ -412,7 +426,7 @@ class SegmentationModule(LightningModule):
         self.log_dict({f"{split}/{name}": value for name, value in logged.items()})
 
     def collected_scores(self) -> dict[str, Any]:
-        """Every score of the images since the evaluation began, over all ranks."""
+        """Return every score of the images since the evaluation began, over all ranks."""
         miou = self.confusion.compute().item()
         with self.confusion.sync_context():
             confusion = self.confusion.confmat.clone()

@@ -1,5 +1,7 @@
-"""A row of a paper's table as an object, and finding them: one file of `architectures` is one
-paper."""
+"""Rows of papers' tables as objects, and the functions that find them.
+
+One file of `architectures` is one paper.
+"""
 
 import copy
 import importlib
@@ -26,12 +28,12 @@ Options = tuple[tuple[str, Any], ...]  # (name, value) pairs, which can be hashe
 
 @dataclass(frozen=True)
 class Published:
-    """What the authors claim: mIoU in percent, of what, under which protocol, and where it says so.
+    """A published mIoU in percent, with its data, its protocol and its source.
 
-    `protocol` is an inference mode; where none computes it, words such as "scales not stated".
-    `model` are the network's options at evaluation where they are not the row's own, such as
-    (("output_stride", 8),); `options` are the data set's where they are not its defaults, such as
-    (("grouped", False),).
+    `protocol` is an inference mode, or words such as "scales not stated" if no mode computes it.
+    `model` holds options of the network at evaluation that differ from the row's own, such as
+    (("output_stride", 8),), and `options` those of the data set that differ from its defaults, such
+    as (("grouped", False),).
     """
 
     miou: float
@@ -43,47 +45,49 @@ class Published:
     options: Options = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """What results and the catalogue store: plain values, options by name."""
+        """Return plain values for results and the catalogue, options by name."""
         return asdict(self) | {"model": by_name(self.model), "options": by_name(self.options)}
 
 
 def by_name(options: Options) -> dict[str, Any]:
-    """As JSON gives them back: tuples are lists."""
+    """Return options as JSON gives them back: tuples become lists."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in options}
 
 
 @dataclass(frozen=True)
 class PublishedSpeed:
-    """Frames per second that the authors claim, at which size of the network's input, on what; it
-    says nothing about other hardware."""
+    """Published frames per second at one input size on one device.
+
+    It says nothing about other hardware.
+    """
 
     fps: float
     size: tuple[int, int]
     device: str
     source: str
-    runtime: str = ""  # empty where the authors do not say
+    runtime: str = ""  # empty if the authors do not state it
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A network, its options and its recipe. `name` is "paper/row" once the paper has been found by
-    its folder."""
+    """A row of a paper: a network, its options and its recipe.
+
+    `name` is "paper/row" once the paper has been found by its folder.
+    """
 
     network: type[SegmentationModule]
     recipe: Recipe
     model: Mapping[str, Any] = field(default_factory=dict)
     data: str = "cityscapes"
     published: tuple[Published, ...] = ()
-    published_speed: tuple[
-        PublishedSpeed, ...
-    ] = ()  # the same for every split, so it is no part of `published`
-    # the timm name of the ImageNet weights that the encoder starts from; None where no library has
-    # them, and "scratch" where the row's source starts an encoder without any
+    # Speed is the same for every split, so it is no part of `published`.
+    published_speed: tuple[PublishedSpeed, ...] = ()
+    # The timm name of the ImageNet weights that the encoder starts from; None if no library has
+    # them, and "scratch" if the row's source starts an encoder without any.
     starts_from: str | None = None
     normalization: Normalization = Normalization()
-    budgets: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=dict
-    )  # data set -> recipe fields, over the data set's own
+    # data set -> recipe fields, which replace the data set's own budget
+    budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     name: str = ""
 
     def but(
@@ -93,8 +97,10 @@ class Experiment:
         model: Mapping[str, Any] | None = None,
         **changes: Any,
     ) -> "Experiment":
-        """The same row with a small difference; an ablation keeps no published figure unless it is
-        given one."""
+        """Return this row with a small difference.
+
+        An ablation keeps no published figure unless it is given one.
+        """
         changes = {"published": (), "published_speed": (), "name": ""} | changes
         return replace(
             self,
@@ -104,8 +110,7 @@ class Experiment:
         )
 
     def build(self, num_classes: int = 19, device: str | None = None) -> SegmentationModule:
-        """The module, freshly initialised; device="meta" gives its shapes without memory or
-        time."""
+        """Build a freshly initialized module; device="meta" costs neither memory nor time."""
         with torch.device(device) if device else torch.device("cpu"):
             module = self.network(num_classes=num_classes, **self.model)
         identity = Identity(experiment=self.name, model=dict(self.model))
@@ -118,27 +123,25 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Released:
-    """Which network an authors' checkpoint is, and what its names are here.
+    """The layout of an authors' checkpoint: its network, and how its tensors are named here.
 
-    The network is a row ("paper/row"); for a port or a classifier, which have none, whatever makes
-    the module from a class count.
+    The network is a row ("paper/row"). A port or a classifier has no row: for these it is a
+    function that makes the module from a class count.
     """
 
     network: str | Callable[[int], nn.Module]
     classes: str  # the tensor, by the authors' name, whose first dimension counts the classes
-    renames: tuple[
-        tuple[str, str | Callable[[re.Match], str]], ...
-    ]  # (pattern, replacement), applied in turn to every name
+    # (pattern, replacement), applied in turn to every name
+    renames: tuple[tuple[str, str | Callable[[re.Match], str]], ...]
     drops: tuple[str, ...] = ()  # patterns of tensors that the network has no use for
     normalization: Normalization = Normalization()
-    convert: Callable[[State], State] | None = (
-        None  # where a tensor's meaning differs, not only its name
-    )
-    # "paper/row" where the network is none itself: the row that a port computes in its own way
+    # for tensors whose meaning differs, not only their name
+    convert: Callable[[State], State] | None = None
+    # "paper/row" of the row that a port computes in its own way
     row: str = ""
-    data: str = ""  # what it was trained on, where that is not the row's own data
-    names: tuple[str, ...] = ()  # of the classes, where no data set of ours has them
-    published: tuple[Published, ...] = ()  # of a port: what its own code line claims
+    data: str = ""  # the training data, if it is not the row's own
+    names: tuple[str, ...] = ()  # of the classes, if no data set here has them
+    published: tuple[Published, ...] = ()  # figures of a port's own code line
 
     @property
     def address(self) -> str:
@@ -147,21 +150,22 @@ class Released:
 
     @property
     def port(self) -> bool:
-        """Another code line than the authors': the row's published figures are not its own."""
-        return ".ports." in getattr(getattr(self.network, "func", self.network), "__module__", "")
+        """True if it is another code line's network, for which the row's figures do not hold."""
+        function = getattr(self.network, "func", self.network)  # of a partial
+        return ".ports." in getattr(function, "__module__", "")
 
     def renamed(self, state: State) -> State:
-        kept = {
-            name: tensor
-            for name, tensor in state.items()
-            if not any(re.search(drop, name) for drop in self.drops)
-        }
+        """Return the state under our names, without the tensors of `drops`."""
+        kept = {}
+        for name, tensor in state.items():
+            if not any(re.search(drop, name) for drop in self.drops):
+                kept[name] = tensor
         for pattern, replacement in self.renames:
             kept = {re.sub(pattern, replacement, name): tensor for name, tensor in kept.items()}
         return self.convert(kept) if self.convert else kept
 
     def row_of(self, name: str, options: Iterable[str]) -> Experiment:
-        """The row that the layout `name` is; what is none takes no options."""
+        """Return the layout's row; a port or a classifier has none and takes no options."""
         if not isinstance(self.network, str):
             words = ", ".join(f"model.{option}" for option in options)
             raise ValueError(f"{name} is no row of a paper and takes no options; leave out {words}")
@@ -170,7 +174,7 @@ class Released:
     def build(
         self, num_classes: int, device: str = "cpu", model: Mapping[str, Any] | None = None
     ) -> nn.Module:
-        """`model` are a row's options in place of its own."""
+        """Build the network; `model` holds options that replace the row's own."""
         if isinstance(self.network, str):
             row = experiment(self.network)
             row = row if model is None else replace(row, model=model)
@@ -186,8 +190,10 @@ class Released:
 
 
 def blueprint(experiment: Experiment, num_classes: int = 19) -> SegmentationModule:
-    """Shapes without memory or time, where the network can be made so: some libraries compute
-    numbers while they build."""
+    """Build a network on the meta device, which costs neither memory nor time, if it can be.
+
+    Some libraries compute numbers while they build; their networks are made on the CPU.
+    """
     try:
         return experiment.build(num_classes, device="meta")
     except RuntimeError:
@@ -195,8 +201,7 @@ def blueprint(experiment: Experiment, num_classes: int = 19) -> SegmentationModu
 
 
 def inference_parameters(network: Experiment | SegmentationModule, num_classes: int = 19) -> int:
-    """Parameters that the logits depend on, with a gradient or without: what a deployed network
-    holds."""
+    """Count the parameters that the logits depend on: those that a deployed network holds."""
     module = shapes(blueprint(network, num_classes) if isinstance(network, Experiment) else network)
     image = torch.zeros(1, 3, 256, 512, device="meta")
     reached = leaves(module.logits(module.padded(image)))
@@ -208,46 +213,49 @@ def inference_parameters(network: Experiment | SegmentationModule, num_classes: 
 
 
 def leaves(output: torch.Tensor) -> set[torch.Tensor]:
-    """The tensors that a gradient of this one would reach: its graph is walked, nothing is
-    computed."""
-    found, seen, ahead = set(), set(), [output.grad_fn]
-    while ahead:
-        node = ahead.pop()
-        if node is None or node in seen:
+    """Return the tensors that a gradient of `output` would reach, without computing any."""
+    tensors = set()
+    visited = set()
+    nodes = [output.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         if hasattr(node, "variable"):
-            found.add(node.variable)
-        ahead += [each for each, _ in node.next_functions]
-    return found
+            tensors.add(node.variable)
+        nodes += [each for each, _ in node.next_functions]
+    return tensors
 
 
 def macs(network: Experiment | nn.Module, size: tuple[int, int]) -> int | None:
-    """Multiply-accumulates from one image to the logits, in convolutions and matrix products alone,
-    as torch counts them.
+    """Count multiply-accumulates from one image to the logits, as torch's counter does.
 
-    None for a network that asks for numbers on its way: shapes have none.
+    Only convolutions and matrix products count. The result is None for a network that reads numbers
+    on its way, since tensors on the meta device have none.
     """
     module = shapes(blueprint(network) if isinstance(network, Experiment) else network)
-    counter, image = FlopCounterMode(display=False), torch.zeros(1, 3, *size, device="meta")
+    counter = FlopCounterMode(display=False)
+    image = torch.zeros(1, 3, *size, device="meta")
     try:
         with torch.no_grad(), counter:
-            module.logits(module.padded(image)) if isinstance(
-                module, SegmentationModule
-            ) else module(image)
+            if isinstance(module, SegmentationModule):
+                module.logits(module.padded(image))
+            else:
+                module(image)
     except RuntimeError:
         return None
     return counter.get_total_flops() // 2
 
 
 def shapes(module: nn.Module) -> nn.Module:
-    """A copy for inference without numbers: it computes shapes at no cost."""
+    """Return a copy on the meta device, which computes shapes at no cost."""
     return copy.deepcopy(module).to("meta").eval()
 
 
 @dataclass(frozen=True)
 class Paper:
-    """What one file of `architectures` says."""
+    """The content of one file of `architectures`."""
 
     name: str
     title: str
@@ -258,7 +266,7 @@ class Paper:
 
 
 def papers() -> dict[str, Paper]:
-    """Every paper by name, in alphabetical order."""
+    """Return every paper by name, in alphabetical order."""
     return {name: paper(name) for name in paper_names()}
 
 
@@ -271,7 +279,7 @@ def paper_names() -> list[str]:
 
 
 def paper(name: str) -> Paper:
-    """One paper; only its file is imported."""
+    """Return one paper; only its file is imported."""
     if name not in paper_names():
         raise ValueError(unknown("paper", name, paper_names()))
     file = importlib.import_module(f"segmodels.architectures.{name}")
@@ -288,18 +296,18 @@ def paper(name: str) -> Paper:
 
 
 def experiment(address: str) -> Experiment:
-    """ "paper/row", or "paper" for its main row."""
+    """Return the row "paper/row", or the main row of "paper"."""
     name, _, row = address.partition("/")
-    found = paper(name)
-    row = row or found.main
-    if row not in found.rows:
-        raise ValueError(unknown(f"row of {name}", row, list(found.rows)))
-    return found.rows[row]
+    content = paper(name)
+    row = row or content.main
+    if row not in content.rows:
+        raise ValueError(unknown(f"row of {name}", row, list(content.rows)))
+    return content.rows[row]
 
 
 # --- options of a network
 
-CLASSES = "num_classes"  # a fact of the data, and so no option
+CLASSES = "num_classes"  # given by the data, so it is no option
 KINDS = {
     int: "a whole number from 1 up",
     float: "a number from 0 up",
@@ -309,7 +317,7 @@ KINDS = {
 
 
 def check_options(network: type[nn.Module], given: Mapping[str, Any]) -> None:
-    """Refuses an option that the network's constructor lacks, and a value of another type."""
+    """Refuse an option that the network's constructor lacks, and a value of another type."""
     hints = get_type_hints(network.__init__)
     arguments = inspect.signature(network).parameters
     known = [name for name in arguments if name in hints and name != CLASSES]
@@ -321,15 +329,18 @@ def check_options(network: type[nn.Module], given: Mapping[str, Any]) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the type that an argument asks for, and one that a network can have:
-    whole numbers count something, others weigh or scale it. A list passes for a tuple."""
-    kind, inside = get_origin(hint), get_args(hint)
+    """Return whether a value has the type of an argument; a list passes for a tuple.
+
+    Whole numbers are counts, so they start at 1. Others are weights or scales, so they start at 0.
+    """
+    kind = get_origin(hint)
+    inner = get_args(hint)
     if kind is Literal:
-        return value in inside
+        return value in inner
     if kind in (Union, types.UnionType):
-        return any(fits(value, each) for each in inside)
+        return any(fits(value, each) for each in inner)
     if kind is tuple:
-        return isinstance(value, (list, tuple)) and all(fits(each, inside[0]) for each in value)
+        return isinstance(value, (list, tuple)) and all(fits(each, inner[0]) for each in value)
     if isinstance(value, bool):
         return hint is bool
     if hint is float:
@@ -346,7 +357,7 @@ def in_words(hint: Any) -> str:
 def changed(
     network: type[nn.Module], own: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The given options that differ from the network's own; what `own` lacks has its default."""
+    """Return the given options that differ from `own`, or from the default if `own` lacks them."""
     arguments = inspect.signature(network).parameters
     before = {name: own.get(name, arguments[name].default) for name in given}
     return {name: value for name, value in given.items() if value != before[name]}
@@ -356,7 +367,7 @@ def changed(
 
 
 def unknown(kind: str, word: str, known: list[str]) -> str:
-    """One sentence: what came, the nearest right one, all that is allowed."""
+    """Return an error message: the unknown word, the nearest known one, and all known ones."""
     near = get_close_matches(word, known, n=1, cutoff=0.5)
     guess = f"did you mean {near[0]}? " if near else ""
     return f"no {kind} is called {word}; {guess}there are {', '.join(known)}"

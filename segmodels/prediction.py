@@ -17,7 +17,7 @@ Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
 def predict(module: SegmentationModule, image: Picture) -> np.ndarray:
-    """The class of each pixel, uint8 (H, W).
+    """Predict the class of each pixel, uint8 (H, W).
 
     The image is a file, a PIL image, a uint8 RGB array (H, W, 3) or a uint8 RGB tensor (3, H, W).
     """
@@ -27,8 +27,10 @@ def predict(module: SegmentationModule, image: Picture) -> np.ndarray:
 
 @contextmanager
 def predicted_strips(module: SegmentationModule, images: Sequence[np.ndarray]) -> Iterator[Strips]:
-    """Logits of uint8 RGB images of one size, made a few rows at a time while the context is
-    open."""
+    """Give the logits of uint8 RGB images of one size, made a few rows at a time.
+
+    They can be read while the context is open.
+    """
     pixels = torch.from_numpy(np.stack(images)).to(module.device)
     pixels = pixels.permute(0, 3, 1, 2).contiguous()  # (B, H, W, 3) -> (B, 3, H, W)
     with torch.inference_mode(), autocast(module):
@@ -36,7 +38,7 @@ def predicted_strips(module: SegmentationModule, images: Sequence[np.ndarray]) -
 
 
 def rgb_array(image: Picture) -> np.ndarray:
-    """uint8 (H, W, 3), whatever holds the pixels."""
+    """Return the pixels of an image of any kind as uint8 (H, W, 3)."""
     if isinstance(image, (str, Path)):
         with Image.open(image) as opened:
             return rgb_array(opened)
@@ -61,7 +63,7 @@ def rgb_array(image: Picture) -> np.ndarray:
 
 
 def set_inference(module: SegmentationModule, inference: str | None, precision: str | None) -> None:
-    """Change the inference mode and the precision where they are given.
+    """Change the inference mode and the precision, if they are given.
 
     float16 needs a GPU; a CPU takes bfloat16 instead.
     """
@@ -74,8 +76,7 @@ def set_inference(module: SegmentationModule, inference: str | None, precision: 
 
 
 def autocast(module: SegmentationModule) -> AbstractContextManager:
-    """The recipe's precision; a CPU takes bfloat16 in place of float16, where a GPU was
-    expected."""
+    """Return a context of the recipe's precision; a CPU takes bfloat16 instead of float16."""
     device = module.device.type
     kinds = {
         "bf16-mixed": torch.bfloat16,
@@ -86,7 +87,7 @@ def autocast(module: SegmentationModule) -> AbstractContextManager:
 
 
 def choose_device(wanted: str = "auto") -> str:
-    """ "cuda" or "cpu" for a --device: by default the GPU where there is one."""
+    """Return "cuda" or "cpu" for a --device; "auto" takes a GPU if there is one."""
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise ValueError(

@@ -1,5 +1,4 @@
-"""What an "implementation details" paragraph says: fields that papers set differently, and a few
-that none here has set yet."""
+"""The recipe of a training: the settings of a paper's "implementation details" paragraph."""
 
 import re
 from collections.abc import Mapping
@@ -7,26 +6,26 @@ from dataclasses import dataclass, fields
 from math import inf, isfinite
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-ClassWeights = Literal["median_frequency"]  # rules, by which training labels are counted
+ClassWeights = Literal["median_frequency"]  # rules that count the training labels
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained and judged; sizes are (height, width), `batch` counts images over
-    all devices."""
+    """The settings that a network is trained and evaluated with.
 
-    # what it sees
+    Sizes are (height, width); `batch` counts images over all devices.
+    """
+
+    # the crops
     crop: tuple[int, int] = (1024, 1024)
     scales: tuple[float, ...] = (1.0,)
-    continuous: bool = (
-        False  # draw anywhere between the first and the last scale instead of one of the set
-    )
+    # any scale between the first and the last one instead of one of the set
+    continuous: bool = False
     flip: float = 0.5
     jitter: float = 0.0
-    hue: float = 0.0  # share of the color circle: turned by up to this, either way, with the jitter
-    cat_max_ratio: float = (
-        1.0  # a crop of which one class has this share or more is drawn again; 1 takes any
-    )
+    hue: float = 0.0  # share of the color circle: with the jitter, turned by up to this either way
+    # a crop in which one class has this share or more is drawn again; 1 takes any crop
+    cat_max_ratio: float = 1.0
     class_uniform: float = 0.0  # share of an epoch's crops that show each class equally often
     rotation: float = 0.0  # degrees: turned about the image's center by an angle within +- this
     rotation_chance: float = 1.0
@@ -37,7 +36,7 @@ class Recipe:
     padding: Literal["mean", "black", "mirror"] = "mean"  # what a crop shows beyond its image
     batch: int = 16
     iterations: int = 80_000
-    # how it learns
+    # the training
     loss: str = "cross_entropy"  # of every pixel, or of the hard ones by a code line's rule
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.01
@@ -56,7 +55,7 @@ class Recipe:
     ema: float = 0.0  # decay of the running average of weights; 0 switches it off
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "auto"] = "32-true"
     sync_bn: bool = True
-    # how it is judged
+    # the evaluation
     inference: str = "whole"
 
     def __post_init__(self) -> None:
@@ -85,8 +84,7 @@ class Recipe:
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:
-    """A recipe out of a stored dict; a name it does not have is an error, a name that is missing
-    keeps its default."""
+    """Make a recipe of a stored dict; unknown names are errors, missing ones have defaults."""
     known = {field.name for field in fields(Recipe)}
     if unknown := sorted(set(values) - known):
         raise ValueError(
@@ -96,15 +94,17 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
 
 
 def in_range(value: Any, least: float = -inf) -> bool:
-    """Whether all numbers in a value are finite and none is below `least`; words and None hold
-    none."""
-    inside = value if isinstance(value, (list, tuple)) else (value,)
-    numbers = [each for each in inside if isinstance(each, (int, float))]
+    """Return whether all numbers in a value are finite and none is below `least`.
+
+    Words and None hold no numbers.
+    """
+    values = value if isinstance(value, (list, tuple)) else (value,)
+    numbers = [each for each in values if isinstance(each, (int, float))]
     return all(isfinite(each) and each >= least for each in numbers)
 
 
 def is_blur(text: str) -> bool:
-    """ "kernel:5" and "sigma:0.15,1.3" are blurs, and so is "none"."""
+    """Return whether a text names a blur: "kernel:5", "sigma:0.15,1.3" or "none"."""
     name, _, argument = text.partition(":")
     if name == "kernel" and re.fullmatch(SIDE, argument):
         return int(argument) >= 3 and int(argument) % 2 == 1
@@ -120,7 +120,8 @@ def are_class_weights(value: tuple[float, ...] | str) -> bool:
     return not value or min(value) >= 0
 
 
-NUMBER, SIDE = r"(?=[\d.]*[1-9])\d*\.?\d+", r"[1-9]\d*"
+NUMBER = r"(?=[\d.]*[1-9])\d*\.?\d+"  # above 0
+SIDE = r"[1-9]\d*"
 
 LIMITS = {
     "crop": (lambda v: len(v) == 2 and min(v) >= 1, "height x width in pixels, such as 512x1024"),
@@ -166,7 +167,7 @@ MODES = {
 
 
 def inference_steps(text: str) -> list[tuple[str, str]]:
-    """ "multiscale:0.75,1+flip+slide:769x769" as (mode, argument) pairs, outermost first."""
+    """Split "multiscale:0.75,1+flip+slide:769x769" into (mode, argument) pairs, outermost first."""
     steps = [tuple(step.partition(":")[::2]) for step in text.split("+")]
     for name, argument in steps:
         if name not in MODES or not re.fullmatch(MODES[name][0], argument):
@@ -205,13 +206,10 @@ LOSSES = {
 
 
 def loss_settings(text: str) -> tuple[str, tuple[str, ...]]:
-    """ "hrnet_ohem:0.9,1/48" as its name and its arguments."""
+    """Split "hrnet_ohem:0.9,1/48" into its name and its arguments."""
     name, colon, argument = text.partition(":")
-    if (
-        name not in LOSSES
-        or not re.fullmatch(LOSSES[name][0], argument)
-        or bool(colon) != bool(argument)
-    ):
+    known = name in LOSSES and re.fullmatch(LOSSES[name][0], argument)
+    if not known or bool(colon) != bool(argument):
         examples = [each for _, *some in LOSSES.values() for each in some]
         raise ValueError(f"recipe.loss is {text}; there are {'; '.join(examples)}")
     settings = tuple(argument.split(",")) if argument else ()
@@ -224,6 +222,6 @@ def loss_settings(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def is_more(kept: str) -> bool:
-    """Whether "3/2" is more than all pixels."""
+    """Return whether a share such as "3/2" is more than all pixels."""
     part, _, whole = kept.partition("/")
     return bool(whole) and int(part) > int(whole)

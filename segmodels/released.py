@@ -1,4 +1,4 @@
-"""The authors' checkpoints: read safely, renamed by the paper's file, loaded strictly."""
+"""Loading of the authors' checkpoints: read safely, renamed as the paper's file says, strict."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from segmodels.parts.weights import (
 
 
 def layouts() -> dict[str, Released]:
-    """Every released layout that a paper's file or a port names."""
+    """Return every released layout that a paper's file or a port names."""
     here = Path(__file__).parent
     paths = [
         *sorted((here / "architectures").glob("*.py")),
@@ -44,10 +44,10 @@ def layouts() -> dict[str, Released]:
 def from_released(
     name: str, weights: str | Path | Mapping[str, Tensor], model: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """An eval-mode module; the class count is read from the tensors, and nothing may be missing or
-    left over.
+    """Load an authors' checkpoint as a module in eval mode.
 
-    `model` are options to evaluate a row's network with in place of the row's own.
+    The class count is read from the tensors, and no tensor may be missing or left over. `model`
+    holds options of a row's network that replace the row's own.
     """
     known = layouts()
     if name not in known:
@@ -68,20 +68,23 @@ def from_released(
     if problem := misfit(module.state_dict(), renamed):
         raise ValueError(f"{origin} is not a {name} checkpoint: {problem}{_nearest(state, known)}")
     if model:
-        row, with_options = layout.row_of(name, model), partial(layout.build, classes, "cpu")
+        row = layout.row_of(name, model)
+        with_options = partial(layout.build, classes, "cpu")
         module = built_with(with_options, origin, row.network, row.model, model, renamed)
-    module.load_state_dict(renamed, strict=False)  # strict but for the counters, as misfit has seen
+    module.load_state_dict(renamed, strict=False)  # misfit has checked all but the counters
     return module.eval()
 
 
 class ConstantInitialization(TorchDispatchMode):
-    """New weights are filled with one number instead of random ones: drawing those of a ResNet-101
-    takes a second, and a checkpoint's replace them."""
+    """Fill new weights with one number instead of random ones.
+
+    Drawing those of a ResNet-101 takes a second, and a checkpoint's weights replace them anyway.
+    """
 
     DRAWS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        """A distribution's mean, or its lower end: trunc_normal_ repeats a draw out of bounds."""
+        """Fill with the mean or lower end: trunc_normal_ repeats draws that are out of bounds."""
         if function in self.DRAWS:
             return args[0].fill_(args[1] if len(args) > 1 else 0.0)
         return function(*args, **kwargs or {})
@@ -95,9 +98,9 @@ def built_with(
     given: Mapping[str, Any],
     weights: State,
 ) -> nn.Module:
-    """The network that `build` makes of its own options and the given ones.
+    """Build a network from its own options and the given ones, and check that `weights` fit it.
 
-    It is refused where `weights` do not fit that network.
+    The options that differ are kept as `identity.evaluated_with`.
     """
     words = ", ".join(f"model.{name}={value}" for name, value in given.items())
     try:
@@ -117,22 +120,15 @@ def built_with(
 
 
 def _nearest(state: State, known: Mapping[str, Released]) -> str:
-    """ ", it looks like X" for the layout that shares most names and shapes, if one shares nearly
-    all."""
+    """Return "; it looks like X" if a layout X shares nearly all names and shapes."""
     shares = {}
     for name, layout in known.items():
-        if layout.classes in state:
-            expected, found = (
-                layout.build(len(state[layout.classes]), "meta").state_dict(),
-                layout.renamed(state),
-            )
-            expected = {
-                key: tensor for key, tensor in expected.items() if not key.endswith(COUNTER)
-            }
-            same = sum(
-                key in expected and expected[key].shape == tensor.shape
-                for key, tensor in found.items()
-            )
-            shares[name] = same / max(len(expected), len(found))
+        if layout.classes not in state:
+            continue
+        own = layout.build(len(state[layout.classes]), "meta").state_dict()
+        shapes = {key: each.shape for key, each in own.items() if not key.endswith(COUNTER)}
+        given = layout.renamed(state)
+        same = sum(shapes.get(key) == tensor.shape for key, tensor in given.items())
+        shares[name] = same / max(len(shapes), len(given))
     best = max(shares, key=shares.get, default=None)
     return f"; it looks like {best}" if best and shares[best] > 0.9 else "; no known layout fits it"

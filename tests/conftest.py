@@ -1,5 +1,7 @@
-"""What all tests share: options, quiet libraries, one kind of processor, and an environment without
-anybody's data sets, W&B key, W&B patience or terminal.
+"""Options and fixtures of all tests.
+
+Libraries are quiet, there is one kind of processor, and the environment has no data sets, W&B key
+or terminal of the machine's user.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Which package may import which: the tables of ARCHITECTURE.md."""
+"""Tests of the import rules between packages: the tables of ARCHITECTURE.md."""
 
 import ast
 import graphlib

@@ -1,4 +1,4 @@
-"""The README and the pages of docs/ say nothing that is not true now."""
+"""Tests of README and docs/: nothing in them is outdated."""
 
 import importlib
 import re

@@ -1,4 +1,4 @@
-"""The developers' tools, on what they compare and count."""
+"""Tests of the developers' tools."""
 
 from pathlib import Path
 

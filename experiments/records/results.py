@@ -9,7 +9,7 @@ from typing import Any, NewType, get_args, get_origin, get_type_hints
 
 from experiments.command_line.errors import UserError
 from experiments.records.run_folder import SCHEMA, is_run, read_config, read_json
-from segmodels.identity import with_names_of_now
+from segmodels.identity import with_current_names
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 NO_RESULTS = ("fidelity.json", "data_speed.json")  # what else lies there
@@ -100,7 +100,7 @@ class Result:
                 f"{file} has schema {content['schema']}, and this report reads schema {SCHEMA}; "
                 "read it with the checkout that wrote it, or run the experiment again"
             )
-        result = filled(cls, with_names_of_now(content), file)
+        result = filled(cls, with_current_names(content), file)
         for figure in result.published:
             if not 1 < figure.miou <= 100:
                 raise UserError(
@@ -113,7 +113,7 @@ class Result:
                 f"{file}: interval is {ends!r}, but must be two fractions, the lower first; "
                 "correct it or evaluate the checkpoint again"
             )
-        overrides = with_names_of_now(result.overrides)
+        overrides = with_current_names(result.overrides)
         departures = [each.replace("data.labelled", "data.labeled") for each in result.departures]
         # Results of the first released checkpoints named the layout among the overrides alone.
         released = result.released or overrides.get("released")

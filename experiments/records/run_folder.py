@@ -16,7 +16,7 @@ from experiments.command_line.files import write_json
 from experiments.command_line.row_patterns import row_address, row_entry
 from experiments.command_line.values import Resolved
 from experiments.records.provenance import commit, versions
-from segmodels.identity import respelled, with_names_of_now
+from segmodels.identity import respelled, with_current_names
 
 SCHEMA = 1
 
@@ -89,7 +89,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             "go on with the checkout that began the run, or start it again"
         )
     for group in ("data", "semi", "origins"):
-        stored[group] = with_names_of_now(stored.get(group, {}))
+        stored[group] = with_current_names(stored.get(group, {}))
     if "batch_norm" in stored["semi"]:
         stored["semi"]["batch_norm"] = respelled(stored["semi"]["batch_norm"])
     return stored

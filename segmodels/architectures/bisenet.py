@@ -1,9 +1,9 @@
 """BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation
 Yu, Wang, Peng, Gao, Yu, Sang. ECCV 2018. arXiv:1808.00897
 
-Segmentation wants detail and context, and a fast network can have both only apart: a shallow, wide
-Spatial Path keeps 1/8 of the resolution, a deep, cheap Context Path sees far, and a Feature Fusion
-Module lets the sum of both select its own channels.
+Segmentation needs detail and context, and a fast network can afford both only in separate paths: a
+shallow, wide Spatial Path keeps 1/8 of the resolution, a deep, cheap Context Path sees far, and a
+Feature Fusion Module lets the sum of both select its own channels.
 
     image ─┬─ spatial path: 7x7/2, 3x3/2, 3x3/2, 1x1 ────────────────────────── 128 at 1/8 ─┐
            └─ backbone ─┬─ 1/16: ARM ──────────────────(+)─ up x2, 3x3 ─ 128 at 1/8 ────────┴─ FFM ─ head ─ logits at 1/8
@@ -27,7 +27,7 @@ Departures:
   over windows, probabilities over scales and mirror images.
 - The code of the "_speed" rows is scored on labels of 96x192, an eighth of its input, where a thin
   thing is gone. No inference mode does that: its figures are listed and set beside nothing, and
-  these rows are judged on whole labels.
+  these rows are evaluated on whole labels.
 - On CamVid and COCO-Stuff the paper's sizes were seen, 720x960 and 640x640, and its figures; not
   its number of steps there, nor which release of COCO-Stuff it takes. The steps are BiSeNetV2's on
   both, a paper by the same authors.
@@ -59,13 +59,12 @@ from segmodels.recipe import Recipe
 
 
 class Separable(nn.Sequential):
-    """Depthwise 3x3 without norm, then 1x1 with."""
+    """Depthwise 3x3 without norm, then 1x1 with a norm."""
 
     def __init__(self, inside: int, outside: int, stride: int = 1, relu: bool = True) -> None:
         depthwise = nn.Conv2d(inside, inside, 3, stride, 1, groups=inside, bias=False)
-        super().__init__(
-            depthwise, conv_bn_relu(inside, outside, 1) if relu else conv_bn(inside, outside, 1)
-        )
+        pointwise = conv_bn_relu(inside, outside, 1) if relu else conv_bn(inside, outside, 1)
+        super().__init__(depthwise, pointwise)
 
 
 class XceptionBlock(nn.Module):
@@ -73,9 +72,9 @@ class XceptionBlock(nn.Module):
 
     def __init__(self, inside: int, width: int, stride: int) -> None:
         super().__init__()
-        self.shortcut = (
-            Separable(inside, width * 4, stride, relu=False) if stride > 1 else nn.Identity()
-        )
+        self.shortcut = nn.Identity()
+        if stride > 1:
+            self.shortcut = Separable(inside, width * 4, stride, relu=False)
         self.residual = nn.Sequential(
             Separable(inside, width, stride),
             Separable(width, width),
@@ -93,7 +92,8 @@ class Xception39(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(conv_bn_relu(3, width, 3, 2), nn.MaxPool2d(3, 2, 1))
         self.channels = (width, 8 * width, 16 * width, 32 * width)
-        stages, inside = [], width
+        stages = []
+        inside = width
         for blocks, outside in zip((4, 8, 4), self.channels[1:]):
             again = (XceptionBlock(outside, outside // 4, 1) for _ in range(blocks - 1))
             stages.append(nn.Sequential(XceptionBlock(inside, outside // 4, 2), *again))
@@ -111,8 +111,7 @@ class Xception39(nn.Module):
 
 
 class ContextPath(nn.Module):
-    """Backbone, ARMs and global pooling: context at strides 16 and 8, and at 4 if it ends there
-    (section 3.2)."""
+    """Backbone, ARMs and global pooling: context at strides 16 and 8, and at 4 if it ends there."""
 
     def __init__(
         self,
@@ -124,11 +123,10 @@ class ContextPath(nn.Module):
         stride: int = 8,
     ) -> None:
         super().__init__()
-        self.backbone = (
-            ResNet(18, width=int(64 * width))
-            if backbone == "resnet18"
-            else Xception39(int(8 * width))
-        )
+        if backbone == "resnet18":
+            self.backbone = ResNet(18, width=int(64 * width))
+        else:
+            self.backbone = Xception39(int(8 * width))
         *_, fine, middle, deep = self.backbone.channels
         if not last_stage:
             deep = middle
@@ -154,7 +152,7 @@ class ContextPath(nn.Module):
 
 
 def drop_last_stage(backbone: nn.Module) -> None:
-    """The deepest features are then those at 1/16, and they come twice."""
+    """Remove the last stage, so that the features at 1/16 come twice."""
     if isinstance(backbone, Xception39):
         backbone.stages[-1] = nn.Identity()
     else:
@@ -169,16 +167,17 @@ def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
 
 
 class Paths(NamedTuple):
-    """What the main head reads, and the levels of context, of which the auxiliary heads read the
-    first two."""
+    """The map for the main head, and the levels of context; auxiliary heads read the first two."""
 
     fused: Tensor  # (B, 256, H/8, W/8), or 128 channels without the FFM
     contexts: tuple[Tensor, ...]  # (B, 128, H/16, W/16), (B, 128, H/8, W/8), ...
 
 
 class BiSeNet(SegmentationModule):
-    """Spatial Path + Context Path -> FFM -> head at 1/8; two auxiliary heads on the context path in
-    training."""
+    """Spatial Path + Context Path -> FFM -> head at 1/8.
+
+    In training there are two auxiliary heads on the context path.
+    """
 
     align_corners = True
 
@@ -199,8 +198,8 @@ class BiSeNet(SegmentationModule):
     ) -> None:
         """ffm=False sums the two paths; label_stride=8 supervises at 1/8, as "_speed" does.
 
-        backbone_width scales the backbone's channels, last_stage=False ends it at 1/16.
-        context_stride=4 goes up one step more, to where no spatial path is.
+        `backbone_width` scales the backbone's channels, last_stage=False ends it at 1/16.
+        context_stride=4 takes the context path to 1/4, which needs spatial_path=False.
         """
         if backbone_width < 1 / 8:
             raise ValueError(
@@ -221,32 +220,34 @@ class BiSeNet(SegmentationModule):
         )
         self.fusion = FeatureFusion() if ffm and spatial_path else None
         self.classifier = head(256 if self.fusion is not None else 128, 64, num_classes)
-        wanted = (
-            (head(128, auxiliary_width, num_classes) for _ in range(2)) if auxiliary_weight else ()
+        auxiliaries = 2 if auxiliary_weight else 0
+        self.auxiliaries = nn.ModuleList(
+            head(128, auxiliary_width, num_classes) for _ in range(auxiliaries)
         )
-        self.auxiliaries = nn.ModuleList(wanted)
         self._initialize()
 
     def _initialize(self) -> None:
-        """He by fan-in for everything outside the backbone, as the authors' code does."""
-        backbone = set(self.encoder().modules())
+        """Initialize as He et al., by fan-in, all but a pretrained backbone, as the authors do."""
+        pretrained = set()
+        if not isinstance(self.encoder(), Xception39):
+            pretrained = set(self.encoder().modules())
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d) and (
-                layer not in backbone or isinstance(self.encoder(), Xception39)
-            ):
+            if isinstance(layer, nn.Conv2d) and layer not in pretrained:
                 nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
 
     def encoder(self) -> nn.Module:
         return self.context_path.backbone
 
     def load_pretrained(self, source: str) -> str:
-        """ResNet18's names are torchvision's, those of an Xception39 the authors' own."""
+        """Load a file with torchvision's names for ResNet18, or the authors' for Xception39."""
         rename = xception_weights if isinstance(self.encoder(), Xception39) else None
         return load_encoder(self.encoder(), source, rename=rename)
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
-        """As in the authors' code: beside an Xception39, which starts from scratch, both paths
-        learn at lr."""
+        """Return 1 for both paths beside an Xception39, which starts from scratch.
+
+        The authors' code does so.
+        """
         in_paths = name.startswith(("context_path.", "spatial_path."))
         if in_paths and isinstance(self.encoder(), Xception39):
             return 1.0
@@ -272,7 +273,7 @@ class BiSeNet(SegmentationModule):
     def criterion(
         self, outputs: Mapping[str, Tensor], label: Tensor, **maps: Tensor
     ) -> dict[str, Tensor]:
-        """Equation 2: the principal loss and alpha times each auxiliary one."""
+        """Return equation 2: the principal loss and alpha times each auxiliary one."""
         step = slice(None, None, self.label_stride)
         thinned = {name: each[:, step, step] for name, each in maps.items()}
         return super().criterion(outputs, label[:, step, step], **thinned)
@@ -310,8 +311,10 @@ def published(
 def speed(
     fps: float, size: tuple[int, int] = (768, 1536), source: str = TABLE
 ) -> tuple[PublishedSpeed, ...]:
-    """The paper's headline calls the input 2048x1024; the authors' code and PaddleSeg's table have
-    1536x768."""
+    """Return a speed at 1536x768, the size of the authors' code and of PaddleSeg's table.
+
+    The paper's headline calls the input 2048x1024.
+    """
     return (PublishedSpeed(fps, size, "Titan XP", source),)
 
 
@@ -347,12 +350,12 @@ SPEED = Experiment(
 )  # fmt: skip
 SLIDING = "slide:1024x1024/854x854"
 SCALES_AND_FLIP = f"multiscale:0.5,0.75,1,1.25,1.5,1.75+flip+{SLIDING}"
-ONE_SCALE, SEVERAL = "one scale (windows not stated)", "several scales and flip"
+ONE_SCALE = "one scale (windows not stated)"
+SEVERAL = "several scales and flip"
 
 
 def by_windows(code: tuple[float, float], paper: tuple[float, float]) -> tuple[Published, ...]:
-    """At one scale and at several, of the checkpoints that the code line released, and of the
-    paper."""
+    """Return figures at one scale and at several, of the released checkpoints and of the paper."""
     lines = (
         (README, SLIDING, code[0]),
         (README, SCALES_AND_FLIP, code[1]),
@@ -384,9 +387,8 @@ def on_camvid(row: Experiment, miou: float) -> Experiment:
 
 
 def on_coco_stuff(row: Experiment, miou: float) -> Experiment:
-    return row.but(
-        recipe=COCO_STUFF, data="cocostuff", published=quoted("table 9", miou, "cocostuff")
-    )
+    figures = quoted("table 9", miou, "cocostuff")
+    return row.but(recipe=COCO_STUFF, data="cocostuff", published=figures)
 
 
 EXPERIMENTS = {
@@ -437,15 +439,14 @@ EXPERIMENTS = {
     "xception39_cocostuff": on_coco_stuff(XCEPTION39, 22.8),
 }  # fmt: skip
 
-# --- released weights: the authors' TorchSeg (ycszen/TorchSeg), heads.0 and heads.1 being the
-# auxiliary ones
+# --- released weights: the authors' ycszen/TorchSeg; heads.0 and heads.1 are the auxiliary ones
 
 RENAMES = (
     # Xception39's own
     (r"^context_path\.conv1\.(conv|bn)\.", r"context_path.stem.0.\1."),
     (
         r"^context_path\.layer(\d)\.(\d)\.(?=proj|residual)",
-        lambda m: f"context_path.stages.{int(m[1]) - 1}.{m[2]}.",
+        lambda match: f"context_path.stages.{int(match[1]) - 1}.{match[2]}.",
     ),
     (r"\.proj\.", ".shortcut."),
     (r"\.residual_branch\.", ".residual."),
@@ -481,7 +482,7 @@ RELEASED = {
 
 
 def xception_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An ImageNet classifier by the names of the authors' code, under the backbone's."""
+    """Rename an ImageNet classifier from the authors' names to the backbone's."""
     layout = RELEASED["bisenet_x39_torchseg"]
     renamed = layout.renamed({f"context_path.{name}": tensor for name, tensor in state.items()})
     return {name.removeprefix("context_path.backbone."): tensor for name, tensor in renamed.items()}

@@ -22,7 +22,7 @@ Departures:
   of the most used re-implementation. The network then has 24.6 GMACs at 512x1024; the paper counts
   21.15.
 - The Semantic Branch alone is enlarged to 1/8 before its head, so that all rows have the same head
-  at the same size; at 1/32 its logits could not tell what is smaller than 32 pixels.
+  at the same size; at 1/32 its logits could not show anything smaller than 32 pixels.
 - OHEM's threshold (0.7) and its least share of pixels (1/16) are those of the authors' code for
   BiSeNet.
 - lambda narrows the first two stages of the Semantic Branch (their 64 and 128 become 16 and 32), as
@@ -49,11 +49,11 @@ from segmodels.recipe import Recipe
 
 
 class DetailBranch(nn.Sequential):
-    """Plain convolutions in three strides, without shortcuts: those would cost memory traffic at
-    this size."""
+    """Plain convolutions in three strides, without shortcuts, which would cost memory traffic."""
 
     def __init__(self, alpha: float, depth: int) -> None:
-        stages, inside = [], 3
+        stages = []
+        inside = 3
         for width, repeat in ((64, 1), (64, 2 * depth), (128, 2 * depth)):
             outside = int(width * alpha)
             again = (conv_bn_relu(outside, outside) for _ in range(repeat))
@@ -63,14 +63,13 @@ class DetailBranch(nn.Sequential):
 
 
 class StemBlock(nn.Module):
-    """1/4 of the size at once, by convolution and by pooling (figure 4a)."""
+    """Two ways to 1/4 of the size, by convolution and by pooling (figure 4a)."""
 
     def __init__(self, outside: int) -> None:
         super().__init__()
         self.conv = conv_bn_relu(3, outside, 3, 2)
-        self.down = nn.Sequential(
-            conv_bn_relu(outside, outside // 2, 1), conv_bn_relu(outside // 2, outside, 3, 2)
-        )
+        narrowed = conv_bn_relu(outside, outside // 2, 1)
+        self.down = nn.Sequential(narrowed, conv_bn_relu(outside // 2, outside, 3, 2))
         self.pool = nn.MaxPool2d(3, 2, 1)
         self.fuse = conv_bn_relu(2 * outside, outside)
 
@@ -80,7 +79,7 @@ class StemBlock(nn.Module):
 
 
 class ContextEmbedding(nn.Module):
-    """Every position learns of the whole image (figure 4b)."""
+    """The mean of the whole image, added to every position (figure 4b)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -93,8 +92,7 @@ class ContextEmbedding(nn.Module):
 
 
 class GatherExpansion(nn.Module):
-    """Gather by a full 3x3, expand by a depthwise one to six times the channels, project back
-    (figure 5)."""
+    """A full 3x3, a depthwise 3x3 to six times the channels, and a 1x1 back (figure 5)."""
 
     def __init__(self, inside: int, outside: int, stride: int = 1) -> None:
         super().__init__()
@@ -105,17 +103,18 @@ class GatherExpansion(nn.Module):
         self.shortcut = nn.Identity()
         if stride == 2:
             self.expand.append(conv_bn(wide, wide, groups=wide))
-            self.shortcut = nn.Sequential(
-                conv_bn(inside, inside, 3, 2, groups=inside), conv_bn(inside, outside, 1)
-            )
+            strided = conv_bn(inside, inside, 3, 2, groups=inside)
+            self.shortcut = nn.Sequential(strided, conv_bn(inside, outside, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.project(self.expand(self.gather(x))) + self.shortcut(x))
 
 
 class SemanticBranch(nn.Module):
-    """image -> features at strides 4, 8, 16, 32 for the boosters, and the last with its context
-    (table 1)."""
+    """image -> features at strides 4, 8, 16, 32 for the boosters, and the last with context.
+
+    See table 1.
+    """
 
     def __init__(self, alpha: float, depth: int, ratio: float) -> None:
         super().__init__()
@@ -128,7 +127,8 @@ class SemanticBranch(nn.Module):
         self.context = ContextEmbedding(self.channels[-1])
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        x, features = image, []
+        x = image
+        features = []
         for stage in self.stages:
             x = stage(x)
             features.append(x)
@@ -139,21 +139,22 @@ class SemanticBranch(nn.Module):
 
 
 def separable(width: int) -> nn.Sequential:
-    return nn.Sequential(
-        conv_bn(width, width, groups=width), nn.Conv2d(width, width, 1, bias=False)
-    )
+    depthwise = conv_bn(width, width, groups=width)
+    return nn.Sequential(depthwise, nn.Conv2d(width, width, 1, bias=False))
 
 
 class Aggregation(nn.Module):
-    """Detail (1/8) and semantics (1/32) to one map at 1/8; the last convolution is common to all
-    kinds."""
+    """The base of modules that merge detail (1/8) and semantics (1/32) into one map at 1/8.
+
+    Each ends with the convolution `fuse`.
+    """
 
     def resized(self, x: Tensor, like: Tensor) -> Tensor:
         return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class GuidedAggregation(Aggregation):
-    """Semantics gate the detail at 1/8, detail is gated at 1/32: the sum of both (figure 6)."""
+    """Detail gated by semantics at 1/8, plus the same at 1/32 (figure 6)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -198,15 +199,17 @@ def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
 
 
 class Branches(NamedTuple):
-    """What the boosters read, none without a Semantic Branch, and what the main head reads."""
+    """The maps that the boosters and the main head read."""
 
-    stages: list[Tensor]  # at 1/4, 1/8, 1/16 and 1/32
+    stages: list[Tensor]  # at 1/4, 1/8, 1/16 and 1/32; empty without a Semantic Branch
     aggregated: Tensor  # (B, 128, H/8, W/8), times alpha
 
 
 class BiSeNetV2(SegmentationModule):
-    """Detail Branch + Semantic Branch -> aggregation -> head at 1/8; booster heads on the semantic
-    stages in training."""
+    """Detail Branch + Semantic Branch -> aggregation -> head at 1/8.
+
+    In training booster heads are added to the semantic stages.
+    """
 
     def __init__(
         self,
@@ -221,7 +224,7 @@ class BiSeNetV2(SegmentationModule):
         head_width: int = 1024,
         activated: bool = False,
     ) -> None:
-        """branches: both, detail or semantic; boosters stand after stages 2 (stem) to 5."""
+        """`boosters` are numbers of stages, 2 (the stem) to 5, after which a booster stands."""
         super().__init__(num_classes)
         if set(boosters) - {2, 3, 4, 5}:
             raise ValueError(
@@ -241,13 +244,11 @@ class BiSeNetV2(SegmentationModule):
         )
         self.aggregation = AGGREGATIONS[aggregation](width) if branches == "both" else None
         self.classifier = head(width, head_width, num_classes)
+        self.boosters = nn.ModuleDict()
         wanted = boosters if booster_weight and self.semantic is not None else ()
-        self.boosters = nn.ModuleDict(
-            {
-                str(stage): head(self.semantic.channels[stage - 2], 128, num_classes)
-                for stage in wanted
-            }
-        )
+        for stage in wanted:
+            inside = self.semantic.channels[stage - 2]
+            self.boosters[str(stage)] = head(inside, 128, num_classes)
         if activated:
             activate(self)
         initialize(self)
@@ -273,8 +274,10 @@ class BiSeNetV2(SegmentationModule):
 
 
 def activate(network: BiSeNetV2) -> None:
-    """The ReLUs that the figures do not show and the re-implementations have; the context embedding
-    gets a norm with it."""
+    """Add the ReLUs of the re-implementations, which the figures do not show.
+
+    The context embedding gets a norm as well.
+    """
     for block in network.modules():
         if isinstance(block, GatherExpansion):
             block.expand.append(nn.ReLU(inplace=True))
@@ -285,7 +288,7 @@ def activate(network: BiSeNetV2) -> None:
 
 
 def initialize(module: nn.Module) -> None:
-    """He initialization everywhere: nothing is pretrained."""
+    """Initialize all convolutions as He et al.; nothing is pretrained."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")

@@ -2,8 +2,8 @@
 Hong, Pan, Sun, Jia. 2021 (IEEE T-ITS 2023). arXiv:2101.06085
 
 After 1/8 the network divides in two: one branch keeps that resolution to the end, the other goes
-down to 1/64 for context. They tell each other what they see after every stage (bilateral fusion),
-and a pyramid of pools (DAPPM) at 1/64 is so small that it costs next to nothing.
+down to 1/64 for context. They exchange their features after every stage (bilateral fusion), and
+a pyramid of pools (DAPPM) at 1/64 is so small that it costs next to nothing.
 
     image -> stem 1/4 -> 1/8 ─┬─ high: 1/8 ─(+)─┬─ 1/8 ─(+)─ 1/8, x2 channels ──────────(+)─ head ─ logits at 1/8
                               │            ↑ ↓  └ auxiliary    ↑ ↓                           │
@@ -98,26 +98,29 @@ class Bilateral(nn.Module):
 
     @staticmethod
     def _down(high: int, outside: int) -> nn.Sequential:
-        """One stride from 1/8 to the low branch's 1/16, two to its 1/32."""
+        """Stack one stride from 1/8 to the low branch's 1/16, or two to its 1/32."""
         if outside == 2 * high:
             return conv_bn(high, outside, 3, 2)
         return conv_bn_relu(high, 2 * high, 3, 2).extend(conv_bn(2 * high, outside, 3, 2))
 
     def forward(self, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-        high, low = self.high(F.relu(high)), self.low(F.relu(low))
+        high = self.high(F.relu(high))
+        low = self.low(F.relu(low))
         to_high = 0 if self.to_high is None else resized(self.to_high(F.relu(low)), high)
         to_low = 0 if self.to_low is None else self.to_low(F.relu(high))
         return high + to_high, low + to_low
 
 
 class Branches(NamedTuple):
+    """The maps that the heads read."""
+
     middle: Tensor  # the high branch after stage 3, 1/8
     high: Tensor  # 1/8
     low: Tensor  # 1/64, or 1/32 with last_stride=1
 
 
 class DualResolution(nn.Module):
-    """image -> the high branch after stage 3, and both branches at the end."""
+    """The backbone: image -> the high branch after stage 3, and both branches at the end."""
 
     def __init__(
         self, variant: str = "23_slim", fusion: str = "both", last_stride: int = 2
@@ -145,8 +148,7 @@ class DualResolution(nn.Module):
 
 
 class PPM(nn.Module):
-    """PSPNet's pyramid, which DAPPM is compared with: four grids, side by side, no 3x3 behind
-    them."""
+    """PSPNet's pyramid, which DAPPM is compared with: four grids side by side, without 3x3s."""
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
@@ -155,12 +157,8 @@ class PPM(nn.Module):
         self.compression = norm_relu_conv(2 * inside, outside, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.compression(
-            torch.cat(
-                [x, *(resized(scale(pool(x)), x) for pool, scale in zip(self.pools, self.scales))],
-                1,
-            )
-        )
+        pooled = [resized(scale(pool(x)), x) for pool, scale in zip(self.pools, self.scales)]
+        return self.compression(torch.cat([x, *pooled], 1))
 
 
 CONTEXTS = {
@@ -174,8 +172,10 @@ CONTEXTS = {
 
 
 class DDRNet(SegmentationModule):
-    """Two branches -> DAPPM on the low one -> sum -> head at 1/8; an auxiliary head on the high
-    branch of stage 3 in training."""
+    """Two branches -> DAPPM on the low one -> sum -> head at 1/8.
+
+    In training there is an auxiliary head on the high branch of stage 3.
+    """
 
     multiple = 8
 
@@ -188,9 +188,9 @@ class DDRNet(SegmentationModule):
         auxiliary_weight: float = 0.4,
         branches: int = 5,
     ) -> None:
-        """context_module: "dappm", "ppm", "none"; fusion: "both", "to_high", "to_low", "none".
+        """`context_module` is "dappm", "ppm" or "none"; `fusion` a key of FUSIONS.
 
-        branches are those of DAPPM: the map, its pools and the global one.
+        `branches` counts those of DAPPM: the map, its pools and the global one.
         """
         if not 3 <= branches <= 5:
             raise ValueError(f"model.branches is {branches}; DAPPM has from 3 to 5")
@@ -213,7 +213,7 @@ class DDRNet(SegmentationModule):
         return self.backbone
 
     def load_pretrained(self, source: str) -> str:
-        """The authors' ImageNet classifier, out of their file."""
+        """Load the authors' ImageNet classifier from their file."""
         return load_encoder(self.encoder(), source, rename=backbone_weights)
 
     def features(self, image: Tensor) -> Branches:
@@ -227,7 +227,7 @@ class DDRNet(SegmentationModule):
         return {} if self.auxiliary is None else {"auxiliary": self.auxiliary(features.middle)}
 
     def criterion(self, outputs: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:
-        """The main loss, and alpha = 0.4 times that of the auxiliary head, which is never mined."""
+        """Return the main loss, and 0.4 times that of the auxiliary head, which is never mined."""
         terms = {"main": self.pixel_loss(outputs["main"], label)}
         if "auxiliary" in outputs:
             plain = self.pixel_loss(outputs["auxiliary"], label, "cross_entropy:all")
@@ -236,27 +236,27 @@ class DDRNet(SegmentationModule):
 
 
 class Classifier(nn.Module):
-    """The backbone as it is pretrained on ImageNet: the last stage keeps 1/32, the high branch
-    comes down to it."""
+    """The backbone as an ImageNet classifier.
+
+    The low branch's last stage keeps 1/32, and the high branch is downsampled to it.
+    """
 
     def __init__(self, num_classes: int = 1000, variant: str = "23_slim") -> None:
         super().__init__()
         width = VARIANTS[variant][0]
         last = 1024 if variant == "23_slim" else 2048
         self.backbone = DualResolution(variant, last_stride=1)
-        self.down = conv_bn_relu(width * 4, width * 8, 3, 2).extend(
-            conv_bn(width * 8, width * 16, 3, 2)
-        )
+        self.down = conv_bn_relu(width * 4, width * 8, 3, 2)
+        self.down.extend(conv_bn(width * 8, width * 16, 3, 2))
         self.last = conv_bn_relu(width * 16, last, 1)
         self.classifier = nn.Linear(last, num_classes)
         initialize(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W), normalized, to (B, classes)."""
+        """Classify normalized images: (B, 3, H, W) -> (B, classes)."""
         _, high, low = self.backbone(image)
-        joined = F.relu(
-            F.relu(low) + self.down(F.relu(high))
-        )  # here the low branch's last block has a ReLU of its own
+        # In the classifier the low branch's last block has a ReLU of its own.
+        joined = F.relu(F.relu(low) + self.down(F.relu(high)))
         return self.classifier(self.last(joined).mean((2, 3)))
 
 
@@ -270,9 +270,8 @@ PAPER = Recipe(
 README = "README of the authors' DDRNet"
 ABSTRACT = "abstract of the paper in IEEE T-ITS"
 SCALES_AND_FLIP = "multiscale+flip (scales not stated)"
-
-
 PAGE = "paperswithcode.com's page of the paper"
+FROM_CITYSCAPES = f"{PAGE}; started from its Cityscapes weights"
 # The recipe of PIDNet, which has the same trainer, on the same images: 968 epochs of 30 batches
 CAMVID = {"crop": (720, 960), "iterations": 29_040, "lr": 1e-3}
 
@@ -328,29 +327,23 @@ EXPERIMENTS = {
         model={"variant": "23"},
         recipe=CAMVID,
         data="camvid32",
-        published=(
-            Published(
-                80.6, "camvid32", "test", "whole", f"{PAGE}; started from its Cityscapes weights"
-            ),
-        ),
+        published=(Published(80.6, "camvid32", "test", "whole", FROM_CITYSCAPES),),
         published_speed=(speed(94.3, (720, 960), f"{PAGE}: 10.6 ms"),),
     ),
 }
 
-# --- released weights: the authors' (ydhongHIT/DDRNet); layer3 is layer3_1 and layer3_2 in 39, a
-# name ending in _ is the high branch's
+# --- released weights: the authors' (ydhongHIT/DDRNet)
+
+# layer3 is layer3_1 and layer3_2 in 39; a name that ends in _ belongs to the high branch.
 
 
 def exchanged(match: re.Match[str]) -> str:
-    """layer3_., layer3_2., compression4., down3_1.: the stage, and which part of it."""
-    part = {"compression": "to_high", "down": "to_low"}.get(match[1]) or (
-        "high" if match[4] else "low"
-    )
-    return (
-        f"backbone.fourth.{part}."
-        if match[2] == "4"
-        else f"backbone.third.{int(match[3] or 1) - 1}.{part}."
-    )
+    """Rename layer3_., layer3_2., compression4., down3_1.: a stage and a part of it."""
+    branch = "high" if match[4] else "low"
+    part = {"compression": "to_high", "down": "to_low"}.get(match[1], branch)
+    if match[2] == "4":
+        return f"backbone.fourth.{part}."
+    return f"backbone.third.{int(match[3] or 1) - 1}.{part}."
 
 
 RENAMES = (
@@ -374,7 +367,6 @@ RELEASED = {
 
 
 def backbone_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The part of an ImageNet classifier that segmentation starts from, under the backbone's
-    names."""
+    """Return the backbone's weights of an ImageNet classifier, under the backbone's names."""
     renamed = RELEASED["ddrnet23_slim_imagenet"].renamed(state)
     return {name.removeprefix("backbone."): tensor for name, tensor in renamed.items()}

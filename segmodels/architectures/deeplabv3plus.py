@@ -16,7 +16,7 @@ and no weight changes.
                                                                   logits at 1/4 <- 1x1, 3x3, 3x3 ┘
 
 Departures:
-- Where the paper is silent, the authors' code speaks (tensorflow/models, research/deeplab): every
+- Where the paper is silent, the authors' code decides (tensorflow/models, research/deeplab): every
   enlargement aligns corners, sizes are 16 k + 1 pixels, depthwise convolutions are not decayed, the
   classifier's bias learns at twice the rate, norms of Xception and of the head keep 0.9997 of their
   averages at each step and those of ResNet 0.95, and new layers are drawn as there.
@@ -58,9 +58,8 @@ Backbone = Literal["xception65", "resnet50", "resnet101"]
 # --- Modified Aligned Xception with 65 layers (section 3.2), with timm's parameter names
 
 # Chollet's Xception (arXiv:1610.02357) was made deeper by MSRA and changed once more for dense
-# prediction: strided separable convolutions stand where its max poolings were, so that stride can
-# be
-# traded for dilation, and a norm follows every depthwise convolution.
+# prediction: strided separable convolutions replace its max poolings, so that stride can be traded
+# for dilation, and a norm follows every depthwise convolution.
 
 EPSILON = 1e-3  # of all norms, as in the authors' code
 # Widths of a block's three convolutions, and the stride of the third.
@@ -75,14 +74,21 @@ def conv_norm(inside: int, outside: int, kernel: int, stride: int = 1) -> nn.Seq
 
 
 class SeparableConv(nn.Module):
-    """A 3x3 for each channel and a 1x1 across channels, with norms; `activated`: with ReLUs too."""
+    """A 3x3 for each channel and a 1x1 across channels, with norms, and ReLUs if `activated`."""
 
     def __init__(
         self, inside: int, outside: int, stride: int, dilation: int, activated: bool
     ) -> None:
         super().__init__()
         self.conv_dw = nn.Conv2d(
-            inside, inside, 3, stride, dilation, dilation, groups=inside, bias=False
+            inside,
+            inside,
+            kernel_size=3,
+            stride=stride,
+            padding=dilation,
+            dilation=dilation,
+            groups=inside,
+            bias=False,
         )
         self.bn_dw = nn.BatchNorm2d(inside, EPSILON)
         self.conv_pw = nn.Conv2d(inside, outside, 1, bias=False)
@@ -95,8 +101,11 @@ class SeparableConv(nn.Module):
 
 
 class Block(nn.Module):
-    """Three separable convolutions (figure 4), the third with the stride, around a shortcut. A ReLU
-    stands in front of each; the last block of all has no shortcut, and its ReLUs stand behind."""
+    """Three separable convolutions around a shortcut, the third with the stride (figure 4).
+
+    A ReLU stands before each of them. The last block of all has no shortcut, and its ReLUs stand
+    after them.
+    """
 
     def __init__(
         self, inside: int, widths: tuple[int, int, int], stride: int, dilation: int, last: bool
@@ -113,7 +122,7 @@ class Block(nn.Module):
         self.stack.conv3 = SeparableConv(second, third, stride, dilation, last)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What comes in front of the third convolution, and the block's own output."""
+        """Return the map before the third convolution, and the block's output."""
         if self.last:
             before = self.stack.conv2(self.stack.conv1(x))
             return before, self.stack.conv3(before)
@@ -135,8 +144,10 @@ class Xception65(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(conv_norm(3, 32, 3, stride=2), conv_norm(32, 64, 3))
         self.blocks = nn.Sequential()
-        self.strided = []  # numbers of the blocks that stride, or would
-        stride, dilation, inside = 2, 1, 64
+        self.strided = []  # numbers of the blocks with a stride, or with dilation instead of it
+        stride = 2
+        dilation = 1
+        inside = 64
         shapes = (*ENTRY, *MIDDLE, *EXIT)
         for number, (widths, step) in enumerate(shapes):
             traded = stride * step > output_stride
@@ -151,7 +162,7 @@ class Xception65(nn.Module):
             inside = widths[-1]
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
-                # The authors' draws end at two deviations; cutting 37 million would take seconds.
+                # The authors truncate at two deviations; for 37 million draws it would take seconds.
                 nn.init.normal_(layer.weight, std=0.09)
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -170,8 +181,10 @@ class Xception65(nn.Module):
 
 
 def separable_conv(inside: int, outside: int, *, dilation: int = 1) -> nn.Sequential:
-    """Atrous separable convolution (figure 3): a 3x3 for each channel, a 1x1 across channels, each
-    with a norm and a ReLU."""
+    """Stack an atrous separable convolution (figure 3).
+
+    It is a 3x3 for each channel and a 1x1 across channels, each with a norm and a ReLU.
+    """
     depthwise = conv_bn_relu(inside, inside, dilation=dilation, groups=inside)
     return nn.Sequential(*depthwise, *conv_bn_relu(inside, outside, 1))
 
@@ -195,7 +208,7 @@ class AtrousPyramid(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        """In the order in which they are joined."""
+        """Return the maps in the order in which they are joined."""
         mean = self.pooling(x.mean((2, 3), keepdim=True))  # (B, width, 1, 1)
         return [*(conv(x) for conv in self.convs), mean.expand(-1, -1, *x.shape[2:])]
 
@@ -204,7 +217,7 @@ class AtrousPyramid(nn.Module):
 
 
 def rates_at(output_stride: int) -> tuple[int, int, int]:
-    """Of the pyramid's 3x3s: they cover the same pixels of the image at both strides."""
+    """Return the rates of the pyramid's 3x3s, which cover the same pixels at both strides."""
     if output_stride not in (8, 16):
         raise ValueError(
             f"model.output_stride is {output_stride}; it must be 16, as the paper trains, "
@@ -217,7 +230,7 @@ def rates_at(output_stride: int) -> tuple[int, int, int]:
 
 
 def backbone_of(name: Backbone, output_stride: int) -> nn.Module:
-    """With the authors' paces of its norms' averages."""
+    """Build a backbone, with the authors' momentum of norms."""
     if name == "xception65":
         return paced(Xception65(output_stride), 3e-4)
     depth = int(name.removeprefix("resnet"))
@@ -237,8 +250,10 @@ class DeepLabV3Plus(Dilated):
         output_stride: int = 16,
         separable: bool = True,
     ) -> None:
-        """`separable`: the 3x3s of the pyramid and the decoder are separable convolutions.
-        `output_stride` leaves the weights as they are."""
+        """`separable` makes the 3x3s of the pyramid and the decoder separable convolutions.
+
+        `output_stride` leaves the weights as they are.
+        """
         convolution = separable_conv if separable else conv_bn_relu
         rates = rates_at(output_stride)
         super().__init__(
@@ -259,12 +274,12 @@ class DeepLabV3Plus(Dilated):
         return self.classifier(self.joined(self.low(fine), self.context(deep)))
 
     def joined(self, low: Tensor, deep: Tensor) -> Tensor:
-        """The pyramid's map, enlarged to 1/4, and the channels of the early one."""
+        """Concatenate the pyramid's map, enlarged to 1/4, and the early map."""
         deep = F.interpolate(deep, low.shape[2:], mode="bilinear", align_corners=self.align_corners)
         return torch.cat([deep, low], 1)  # (B, 256 + 48, H/4, W/4)
 
     def valid_side(self, side: int) -> int:
-        """16 k + 1 pixels: then corners of all maps lie on pixels of the image."""
+        """Return 16 k + 1, so that the corners of all maps lie on pixels of the image."""
         return side + (1 - side) % 16
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
@@ -277,7 +292,7 @@ class DeepLabV3Plus(Dilated):
 
 
 def paced(module: nn.Module, momentum: float) -> nn.Module:
-    """The module, with the share of each batch in its norms' averages."""
+    """Set the momentum of a module's norms: the share of each batch in their averages."""
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = momentum
@@ -285,8 +300,10 @@ def paced(module: nn.Module, momentum: float) -> nn.Module:
 
 
 def initialize(module: nn.Module) -> None:
-    """As the authors' code draws what ImageNet does not know: separable convolutions with fixed
-    deviations, others by Glorot's rule."""
+    """Initialize the layers that ImageNet weights lack, as the authors' code does.
+
+    Separable convolutions have fixed deviations, others Glorot's.
+    """
     behind_depthwise = False
     for layer in module.modules():
         if not isinstance(layer, nn.Conv2d):
@@ -312,18 +329,18 @@ UNIT_RANGE = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))  # pixels 
 SCALES_AND_FLIP = "multiscale:0.5,0.75,1,1.25,1.5,1.75+flip"
 ZOO = "model zoo of the authors' code"
 COCO_FIRST = f"{ZOO}, trained on COCO first"
-FINE = (("output_stride", 8),)  # what a network trained at 16 is evaluated with
+FINE = (("output_stride", 8),)  # at evaluation of a network that was trained at 16
 
 
 def table(number: int, figures: Mapping[int, tuple[float, float]]) -> tuple[Published, ...]:
-    """Of images as they are, and at several scales with flip, by the stride at evaluation."""
-    return tuple(
-        Published(
-            miou, "voc", "val", protocol, f"paper, table {number}", () if stride == 16 else FINE
-        )
-        for stride, both in figures.items()
-        for miou, protocol in zip(both, ("whole", SCALES_AND_FLIP))
-    )
+    """Return figures of whole images and of several scales with flip, by stride at evaluation."""
+    rows = []
+    for stride, (whole, several) in figures.items():
+        source = f"paper, table {number}"
+        options = () if stride == 16 else FINE
+        rows.append(Published(whole, "voc", "val", "whole", source, options))
+        rows.append(Published(several, "voc", "val", SCALES_AND_FLIP, source, options))
+    return tuple(rows)
 
 
 MAIN = Experiment(

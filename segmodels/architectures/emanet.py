@@ -6,8 +6,7 @@ Here every pixel attends to K << N bases instead, and the bases are found per im
 of expectation-maximization: pixels are shared out among the bases (E), each base becomes the mean
 of its pixels (M), and the pixels are made up again from the bases.
 
-    image -> ResNet, dilated to 1/8 -> 3x3 -> EMA unit -> 3x3, dropout, 1x1 -> logits at 1/8 ->
-    bilinear
+    image -> ResNet, dilated to 1/8 -> 3x3 -> EMA unit -> 3x3, dropout, 1x1 -> logits at 1/8
 
     EMA unit:  x ─┬─ 1x1 ─ X ─┬─────────────────┐                                                  ┌─ kept for the next images:
                   │           E: Z = softmax(λ X μ')  <─── μ, T times ───>  M: μ = normalized(Z' X) ┘  a moving average of μ
@@ -68,9 +67,11 @@ Maintenance = Literal["moving_average", "backpropagation", "fixed"]
 def expectation(
     x: Tensor, bases: Tensor, kernel: Kernel = "exponential", lambda_: float = 1.0
 ) -> Tensor:
-    """E step: how much of each pixel every base answers for. On bases of one length, "gaussian" and
-    "exponential" are the same."""
-    products = x.transpose(1, 2) @ bases
+    """E step: compute the share of each base in each pixel, (B, N, K).
+
+    On bases of one length, "gaussian" and "exponential" are the same.
+    """
+    products = x.transpose(1, 2) @ bases  # (B, N, C) x (B, C, K) -> (B, N, K)
     if kernel == "inner":
         products = products.relu()
         return products / (products.sum(2, keepdim=True) + 1e-6)
@@ -80,21 +81,22 @@ def expectation(
 
 
 def maximization(x: Tensor, z: Tensor, epsilon: float = 1e-6) -> Tensor:
-    """M step: each base is the mean of the pixels, weighted by what it answers for."""
+    """M step: compute each base as the mean of the pixels, weighted by its shares in them."""
     return x @ (z / (z.sum(1, keepdim=True) + epsilon))
 
 
 def normalized(bases: Tensor, how: Normalization = "l2", epsilon: float = 1e-6) -> Tensor:
-    """Without it, bases of different lengths attract pixels for their length alone."""
+    """Normalize bases, since otherwise long bases attract pixels only for their length."""
     if how == "l2":
         return bases / (bases.norm(dim=1, keepdim=True) + epsilon)
     if how == "layer":
-        return F.layer_norm(bases.transpose(1, 2), bases.shape[1:2]).transpose(1, 2)
+        rows = bases.transpose(1, 2)  # (B, C, K) -> (B, K, C)
+        return F.layer_norm(rows, bases.shape[1:2]).transpose(1, 2)  # -> (B, C, K)
     return bases
 
 
 class EMAUnit(nn.Module):
-    """1x1, attention to bases found by T steps of EM, 1x1, around a shortcut."""
+    """1x1, attention to bases from T steps of EM, 1x1, around a shortcut."""
 
     epsilon = 1e-6
 
@@ -111,9 +113,13 @@ class EMAUnit(nn.Module):
         momentum: float = 0.9,
     ) -> None:
         super().__init__()
-        self.train_iterations, self.eval_iterations = train_iterations, eval_iterations
-        self.lambda_, self.kernel, self.normalization = lambda_, kernel, normalization
-        self.maintenance, self.momentum = maintenance, momentum
+        self.train_iterations = train_iterations
+        self.eval_iterations = eval_iterations
+        self.lambda_ = lambda_
+        self.kernel = kernel
+        self.normalization = normalization
+        self.maintenance = maintenance
+        self.momentum = momentum
         start = normalized(torch.randn(1, channels, bases) * (2 / bases) ** 0.5)
         if maintenance == "backpropagation":
             self.bases = nn.Parameter(start)
@@ -122,51 +128,45 @@ class EMAUnit(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 1)
         self.conv2 = conv_bn(channels, channels, 1)
         initialize(self)
-        # No buffers: DistributedDataParallel would overwrite them with those of rank 0 before every
-        # pass.
-        self.seen: Tensor | None = (
-            None  # the sum of the final bases of the images since the last step
-        )
+        # The sum of the final bases of the images since the last step, and their number. They are no
+        # buffers, since DDP would overwrite these with those of rank 0 before every pass.
+        self.seen: Tensor | None = None
         self.images = 0
 
     def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention maps Z (B, N, K), and the bases (B, C, K) of each image."""
-        x = self.conv1(x).flatten(2)
+        """Return attention maps Z (B, N, K) and bases (B, C, K) of each image."""
+        x = self.conv1(x).flatten(2)  # (B, C, H, W) -> (B, C, N)
         bases = self.bases.expand(len(x), -1, -1)
-        outside = self.training and self.maintenance != "backpropagation"
-        with torch.no_grad() if outside else nullcontext():
+        without_gradient = self.training and self.maintenance != "backpropagation"
+        with torch.no_grad() if without_gradient else nullcontext():
             for _ in range(self.train_iterations if self.training else self.eval_iterations):
                 z = expectation(x, bases, self.kernel, self.lambda_)
-                bases = normalized(
-                    maximization(x, z, self.epsilon), self.normalization, self.epsilon
-                )
+                means = maximization(x, z, self.epsilon)
+                bases = normalized(means, self.normalization, self.epsilon)
         return z, bases
 
     def forward(self, x: Tensor) -> Tensor:
         z, bases = self.attended(x)
         if self.training and torch.is_grad_enabled() and self.maintenance == "moving_average":
-            self.seen = (
-                bases.sum(0, keepdim=True)
-                if self.seen is None
-                else self.seen + bases.sum(0, keepdim=True)
-            )
+            total = bases.sum(0, keepdim=True)
+            self.seen = total if self.seen is None else self.seen + total
             self.images += len(bases)
         again = (bases @ z.transpose(1, 2)).view(x.shape)  # (B, C, K) x (B, K, N) -> (B, C, H, W)
         return F.relu(x + self.conv2(F.relu(again)))
 
     @torch.no_grad()
     def keep(self) -> None:
-        """The bases move towards the mean over all images of the step, its micro-batches and
-        ranks."""
+        """Move the bases towards the mean over all images of a step, of all passes and ranks."""
         if self.seen is None:
             return
-        totals = torch.cat([self.seen.flatten(), self.seen.new_full((1,), self.images)])
-        self.seen, self.images = None, 0
+        images = self.seen.new_full((1,), self.images)
+        totals = torch.cat([self.seen.flatten(), images])  # (1, C, K) -> (C*K + 1,)
+        self.seen = None
+        self.images = 0
         if distributed.is_available() and distributed.is_initialized():
             distributed.all_reduce(totals)
-        mean = (totals[:-1] / totals[-1]).view_as(self.bases)
-        # A step that overflowed in half precision is skipped by the optimizer; it may not spoil the
-        # bases either.
+        mean = (totals[:-1] / totals[-1]).view_as(self.bases)  # (C*K,) -> (1, C, K)
+        # The optimizer skips a step that overflowed in half precision, and so do the bases.
         self.bases.copy_(torch.where(mean.isfinite().all(), self.blended(mean), self.bases))
 
     def blended(self, mean: Tensor) -> Tensor:
@@ -180,8 +180,7 @@ class EMANet(SegmentationModule):
     """Dilated ResNet -> 3x3 -> EMA unit -> head at 1/8."""
 
     align_corners = True
-    # Bases and attention maps are computed outside the gradient, and nothing else comes from this
-    # layer.
+    # This layer only gives bases and attention maps, which are computed without gradient.
     without_gradient = ("unit.conv1.weight", "unit.conv1.bias")
 
     def __init__(
@@ -235,17 +234,19 @@ class EMANet(SegmentationModule):
         return self.classifier(self.unit(self.reduction(features[-1])))
 
     def attention_maps(self, image: Tensor) -> Tensor:
-        """Z as K pictures per image, (B, K, h, w): the share of each pixel that each base answers
-        for; they sum to 1 over K."""
+        """Return Z as K pictures per image, (B, K, h, w): each base's share in each pixel.
+
+        They sum to 1 over K.
+        """
         x = self.reduction(self.backbone(self.padded(self.normalized(image)))[-1])
         z, _ = self.unit.attended(x)
-        return z.transpose(1, 2).unflatten(2, x.shape[2:])
+        return z.transpose(1, 2).unflatten(2, x.shape[2:])  # (B, N, K) -> (B, K, h, w)
 
     def after_step(self) -> None:
         self.unit.keep()
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
-        """As in the authors' code, biases learn at twice the rate."""
+        """Double the rate of biases, as in the authors' code."""
         return super().lr_scale(name, parameter) * (2 if name.endswith("bias") else 1)
 
 
@@ -259,7 +260,8 @@ PAPER = Recipe(
 README = "README of the authors' EMANet"
 COCO_FIRST = f"{README}, table 2: trained on COCO first and on val too"
 NOTES = "paper, as study notes on EMANet quote its table"
-SCALES, SCALES_AND_FLIP = "several scales", "several scales and flip"  # which scales is not stated
+SCALES = "several scales"  # which ones is not stated
+SCALES_AND_FLIP = "several scales and flip"
 NOT_STATED = "scales not stated"  # one, or several
 
 
@@ -272,7 +274,7 @@ def published(single: float, several: float) -> tuple[Published, ...]:
 
 
 def noted(context: float, stuff: float) -> tuple[Published, ...]:
-    """On what the table calls test sets: of COCO-Stuff, release 10k has one with labels."""
+    """Return figures on the table's test sets; of COCO-Stuff, release 10k has one with labels."""
     release = (("release", "10k"),)
     return (
         Published(context, "context", "test", NOT_STATED, NOTES),
@@ -309,9 +311,8 @@ EXPERIMENTS = {
             Published(81.14, "cityscapes", "val", "whole", README), Published(81.9, "cityscapes", "test", SCALES, README),
         ),
     ),
-    # ablations. The table of iterations is one sweep over MAIN:
-    # model.train_iterations=1 ... 8 for eight networks, model.eval_iterations=1 ... 8 for each of
-    # them.
+    # Ablations. The table of iterations is one sweep over MAIN: model.train_iterations=1 ... 8 for
+    # eight networks, and model.eval_iterations=1 ... 8 for each of them.
     "one_iteration": MAIN.but(model={"train_iterations": 1, "eval_iterations": 1}),
     "five_iterations": MAIN.but(model={"train_iterations": 5, "eval_iterations": 5}),
     "bases_32": MAIN.but(model={"bases": 32}),

@@ -45,15 +45,16 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
 
 
 def separable(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
-    """DSConv: depthwise 3x3, then 1x1, without a nonlinearity between the two."""
-    return nn.Sequential(
-        conv_bn(inside, inside, 3, stride, groups=inside), conv_bn_relu(inside, outside, 1)
-    )
+    """Stack a DSConv: depthwise 3x3, then 1x1, without a nonlinearity between the two."""
+    depthwise = conv_bn(inside, inside, 3, stride, groups=inside)
+    return nn.Sequential(depthwise, conv_bn_relu(inside, outside, 1))
 
 
 def learning_to_downsample() -> nn.Sequential:
-    """Three strides to 1/8; the first is an ordinary convolution, since an image has only three
-    channels (section 3.2.1)."""
+    """Stack three strided layers to 1/8 (section 3.2.1).
+
+    The first is an ordinary convolution, since an image has only three channels.
+    """
     return nn.Sequential(conv_bn_relu(3, 32, 3, 2), separable(32, 48, 2), separable(48, 64, 2))
 
 
@@ -86,12 +87,14 @@ class PyramidPooling(nn.Module):
         self.fusion = conv_bn_relu(2 * width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fusion(torch.cat([x, *(resized(part(x), x) for part in self.bins)], 1))
+        means = [resized(part(x), x) for part in self.bins]
+        return self.fusion(torch.cat([x, *means], 1))
 
 
 def global_feature_extractor(ppm: bool) -> nn.Sequential:
-    """Nine bottlenecks from 1/8 to 1/32, then context (section 3.2.2)."""
-    layers, inside = [], 64
+    """Stack nine bottlenecks from 1/8 to 1/32, then context (section 3.2.2)."""
+    layers = []
+    inside = 64
     for width, stride in ((64, 2), (96, 2), (128, 1)):
         layers += [
             Bottleneck(inside, width, stride),
@@ -103,14 +106,12 @@ def global_feature_extractor(ppm: bool) -> nn.Sequential:
 
 
 class FeatureFusion(nn.Module):
-    """Table 3: the deep map, enlarged by 4 and smoothed by a convolution as widely dilated, plus
-    the detail map."""
+    """The deep map, enlarged by 4 and smoothed by a 3x3 of dilation 4, plus detail (table 3)."""
 
     def __init__(self, skip: bool) -> None:
         super().__init__()
-        self.deep = nn.Sequential(
-            conv_bn_relu(128, 128, 3, dilation=4, groups=128), conv_bn(128, 128, 1)
-        )
+        smoothing = conv_bn_relu(128, 128, 3, dilation=4, groups=128)
+        self.deep = nn.Sequential(smoothing, conv_bn(128, 128, 1))
         self.detail = conv_bn(64, 128, 1) if skip else None
 
     def forward(self, detail: Tensor, deep: Tensor) -> Tensor:
@@ -126,7 +127,7 @@ def auxiliary_head(inside: int, num_classes: int) -> nn.Sequential:
 
 
 class Branches(NamedTuple):
-    """What both branches begin with, and where each of them ends."""
+    """The map that both branches begin with, and the last map of each."""
 
     downsampled: Tensor  # (B, 64, H/8, W/8)
     deep: Tensor  # (B, 128, H/32, W/32)
@@ -134,8 +135,10 @@ class Branches(NamedTuple):
 
 
 class FastSCNN(SegmentationModule):
-    """Shared downsampling -> global features -> fusion with the shared map -> classifier at 1/8;
-    two auxiliary heads in training."""
+    """Shared downsampling -> global features -> fusion with the shared map -> classifier at 1/8.
+
+    In training there are two auxiliary heads.
+    """
 
     def __init__(
         self,
@@ -145,8 +148,10 @@ class FastSCNN(SegmentationModule):
         ppm: bool = True,
         auxiliary_weight: float = 0.4,
     ) -> None:
-        """skip=False classifies the deep map alone; shared=False gives the detail branch a
-        downsampling of its own."""
+        """skip=False classifies the deep map alone.
+
+        shared=False gives the detail branch a downsampling of its own.
+        """
         super().__init__(num_classes)
         self.auxiliary_weight = auxiliary_weight
         self.downsample = learning_to_downsample()
@@ -175,7 +180,7 @@ class FastSCNN(SegmentationModule):
         return {f"auxiliary{n}": head(x) for n, (head, x) in enumerate(heads, start=1)}
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        """Depthwise convolutions are spared as well (section 4.1)."""
+        """Spare depthwise convolutions as well (section 4.1)."""
         depthwise = parameter.ndim == 4 and parameter.shape[1] == 1
         return super().decays(name, parameter) and not depthwise
 
@@ -197,7 +202,7 @@ def published(miou: float, split: str, protocol: str, source: str) -> Published:
 
 
 def speed(fps: float, size: tuple[int, int], seconds: str) -> PublishedSpeed:
-    """The page says how long an image takes."""
+    """Return a speed; the page states the seconds that an image takes."""
     return PublishedSpeed(fps, size, "Titan Xp", f"{PAGE}: {seconds} s")
 
 
@@ -218,13 +223,13 @@ MAIN = Experiment(
 
 EXPERIMENTS = {
     "fastscnn": MAIN,
-    # ablations, each without one part of MAIN; the paper only sets the skip of a trained network to
-    # zero (section 4.3)
+    # Ablations, each without one part of MAIN. The paper only sets the skip of a trained network to
+    # zero (section 4.3).
     "no_skip": MAIN.but(model={"skip": False}),
     "separate_downsampling": MAIN.but(model={"shared": False}),
     "no_ppm": MAIN.but(model={"ppm": False}),
     "no_auxiliary": MAIN.but(model={"auxiliary_weight": 0.0}),
-    # section 4.4: lower input resolution, trained and judged there
+    # section 4.4: lower input resolution, in training and evaluation
     "half": MAIN.but(
         recipe={"crop": (512, 1024), "scales": (0.25, 1.0), "inference": "resized:0.5"}
     ),

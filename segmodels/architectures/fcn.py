@@ -31,7 +31,7 @@ from segmodels.recipe import Recipe
 
 
 def classifier(inside: int, num_classes: int) -> nn.Sequential:
-    """Every position votes for its class; torchvision drops values where others drop channels."""
+    """Stack dropout and a 1x1; torchvision drops values where others drop whole channels."""
     return nn.Sequential(nn.Dropout(0.1), nn.Conv2d(inside, num_classes, 1))
 
 
@@ -61,7 +61,7 @@ TORCHVISION = "torchvision's description of its COCO_WITH_VOC_LABELS_V1 weights"
 
 
 def published(miou: float) -> tuple[Published, ...]:
-    """Its reference code scales image and label."""
+    """Return torchvision's figure; its reference code scales image and label."""
     protocol = "short side 520, labels too"
     return (Published(miou, "coco (VOC labels)", "val", protocol, TORCHVISION),)
 

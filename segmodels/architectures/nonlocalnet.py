@@ -3,7 +3,7 @@ Wang, Girshick, Gupta, He. CVPR 2018. arXiv:1711.07971
 
 A convolution sees its neighborhood, and many of them in a row see far only in theory. A non-local
 block is one layer in which every position looks at every other one: it adds a mean over all
-positions, weighted by how alike both are.
+positions, weighted by how similar both are.
 
     image -> ResNet, dilated to 1/8 -> 3x3 -> non-local block -> 3x3, joined with its input by a
     3x3, dropout, 1x1 -> logits at 1/8
@@ -11,10 +11,10 @@ positions, weighted by how alike both are.
     y[i] = sum over j of w[i, j] g(x[j]);   out[i] = x[i] + W y[i]
     embedded Gaussian   w[i, j] = softmax over j of theta(x[i]) . phi(x[j])
     dot product         w[i, j] = theta(x[i]) . phi(x[j]) / N
-    disentangled        w[i, j] = softmax over j of (theta(x[i]) - mean) . (phi(x[j]) - mean) /
-    temperature
-                                + softmax over j of m(x[j])           (Yin et al., ECCV 2020.
-                                arXiv:2006.06668)
+    disentangled        w[i, j] = softmax over j of
+                                      (theta(x[i]) - mean) . (phi(x[j]) - mean) / temperature
+                                + softmax over j of m(x[j])
+                        (Yin et al., ECCV 2020. arXiv:2006.06668)
 
 Departures:
 - The paper is about videos and detection and has no figure for segmentation. What stands around its
@@ -58,24 +58,25 @@ class NonLocal(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         embeddings = self.theta, self.phi, self.g
         theta, phi, g = (each(x).flatten(2) for each in embeddings)  # (B, C, h, w) -> (B, C/2, N)
-        seen = g @ self.weights(x, theta, phi).transpose(1, 2)
-        return x + self.out(seen.unflatten(2, x.shape[2:]))  # (B, C/2, N) -> (B, C, h, w)
+        weights = self.weights(x, theta, phi).transpose(1, 2)  # (B, i, j) -> (B, j, i)
+        mean = (g @ weights).unflatten(2, x.shape[2:])  # (B, C/2, N) -> (B, C/2, h, w)
+        return x + self.out(mean)
 
     def weights(self, x: Tensor, theta: Tensor, phi: Tensor) -> Tensor:
-        """(B, N, N): how much position i, first, takes of position j."""
-        return ((theta / theta.shape[1] ** 0.5).transpose(1, 2) @ phi).softmax(2)
+        """Return the weight of position j in the mean of position i, (B, N, N) = (B, i, j)."""
+        theta = (theta / theta.shape[1] ** 0.5).transpose(1, 2)  # (B, C/2, N) -> (B, N, C/2)
+        return (theta @ phi).softmax(2)
 
 
 class DotProduct(NonLocal):
     """Equation 4: weights of either sign."""
 
     def weights(self, x: Tensor, theta: Tensor, phi: Tensor) -> Tensor:
-        return theta.transpose(1, 2) @ (phi / phi.shape[2])
+        return theta.transpose(1, 2) @ (phi / phi.shape[2])  # (B, N, C/2) x (B, C/2, N)
 
 
 class Disentangled(NonLocal):
-    """What a pair has in common beyond the means, and what every position looks at
-    (arXiv:2006.06668)."""
+    """Weights of pairs beyond the means, plus weights that are the same for all positions i."""
 
     temperature = 0.05
 
@@ -87,7 +88,8 @@ class Disentangled(NonLocal):
         theta = theta - theta.mean(2, keepdim=True)
         phi = phi - phi.mean(2, keepdim=True)
         pairs = super().weights(x, theta / self.temperature, phi)
-        return pairs + self.mask(x).flatten(2).softmax(2)  # (B, N, N) + (B, 1, N)
+        common = self.mask(x).flatten(2).softmax(2)  # (B, 1, h, w) -> (B, 1, N)
+        return pairs + common
 
 
 # --- network

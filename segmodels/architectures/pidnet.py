@@ -3,7 +3,7 @@ Xu, Xiong, Bhattacharyya. CVPR 2023. arXiv:2206.02066
 
 A network of two branches is a PI controller: where context is added to detail it overshoots, and
 thin things drown in what surrounds them. A third branch, the derivative, finds boundaries, and
-decides per pixel which of the other two is to be believed.
+decides per pixel which of the other two to trust.
 
     image -> stem 1/4 -> 1/8 ─┬─ P: 1/8 ── Pag ─┬─ 1/8 ── Pag ── 1/8 ────────────────────┐
                               │             ↑   └ auxiliary  ↑                           │
@@ -62,27 +62,29 @@ from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.resize import computed_in
 from segmodels.recipe import Recipe
 
-# --- boundaries of a label map, made on its own device as OpenCV makes them
+# --- boundaries of a label map, computed on its device as OpenCV does
 
 
 def canny(label: Tensor) -> Tensor:
-    """(B, H, W) bool: OpenCV's Canny on label numbers at thresholds below 1, that is every local
-    maximum of the gradient."""
+    """Return OpenCV's Canny on label numbers, (B, H, W) bool.
+
+    Its thresholds are below 1, so that every local maximum of the gradient is an edge.
+    """
     x = F.pad(label[:, None].float(), (1, 1, 1, 1), mode="replicate")[:, 0].int()
-    across, down = x[..., 2:] - x[..., :-2], x[:, 2:] - x[:, :-2]
+    across = x[..., 2:] - x[..., :-2]
+    down = x[:, 2:] - x[:, :-2]
     dx = across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:]
     dy = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
-    size, (height, width) = dx.abs() + dy.abs(), label.shape[-2:]
+    size = dx.abs() + dy.abs()
+    height, width = label.shape[-2:]
     around = F.pad(size, (1, 1, 1, 1))
 
     def beside(row: int, column: int) -> Tensor:
         return around[:, 1 + row : 1 + row + height, 1 + column : 1 + column + width]
 
-    flat, steep = (
-        dx.abs() * 13573,
-        dx.abs() * (13573 + (1 << 16)),
-    )  # the tangents of 22.5 and 67.5 degrees, times 2 ** 15
-    horizontal, vertical = (dy.abs() << 15) < flat, (dy.abs() << 15) > steep
+    # the tangents of 22.5 and 67.5 degrees, times 2 ** 15
+    horizontal = (dy.abs() << 15) < dx.abs() * 13573
+    vertical = (dy.abs() << 15) > dx.abs() * (13573 + (1 << 16))
     falling = (dx ^ dy) < 0
     before = (
         torch.where(falling, beside(-1, 1), beside(-1, -1))
@@ -99,22 +101,25 @@ def canny(label: Tensor) -> Tensor:
 
 
 def dilated(edges: Tensor) -> Tensor:
-    """By a 4x4 block of ones, whose anchor is its third pixel, as OpenCV's is."""
+    """Dilate by a 4x4 block of ones, whose anchor is its third pixel, as in OpenCV."""
     return F.max_pool2d(F.pad(edges.float(), (2, 1, 2, 1)), 4, 1)
 
 
 def boundaries(label: Tensor, frame: int = 6) -> Tensor:
-    """(B, H, W) of 0 and 1."""
-    edges, inner = canny(label), slice(frame, -frame)
+    """Return the boundary label (B, H, W) of 0 and 1, without a frame of the crop."""
+    edges = canny(label)
+    inner = slice(frame, -frame)
     framed = torch.zeros_like(edges)
     framed[:, inner, inner] = edges[:, inner, inner]
     return dilated(framed)
 
 
 def balanced_bce(logits: Tensor, edges: Tensor) -> Tensor:
-    """Both kinds of pixels weigh the same in sum; 0 where there are no edges. Divided by all pixels
-    of the batch."""
-    # 1 - edges.mean() would lose its digits where nearly all pixels are edges
+    """Return a binary cross-entropy in which edges weigh as much in sum as other pixels.
+
+    It is divided by all pixels of the batch, and 0 if there are no edges.
+    """
+    # 1 - edges.mean() would lose digits if nearly all pixels are edges
     weight = torch.where(edges > 0, (1 - edges).mean(), edges.mean())
     return F.binary_cross_entropy_with_logits(logits, edges, weight)
 
@@ -123,31 +128,27 @@ def balanced_bce(logits: Tensor, edges: Tensor) -> Tensor:
 
 
 class Pag(nn.Module):
-    """Pixel-attention guidance: the more alike both vectors of a pixel are, the more P takes from
-    I."""
+    """Pixel-attention guidance: P takes more from I at pixels where the two are more similar."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.of_p, self.of_i = (
-            conv_bn(channels, channels // 2, 1),
-            conv_bn(channels, channels // 2, 1),
-        )
+        self.of_p = conv_bn(channels, channels // 2, 1)
+        self.of_i = conv_bn(channels, channels // 2, 1)
 
     def forward(self, p: Tensor, i: Tensor) -> Tensor:
-        alike = (self.of_p(p) * resized(self.of_i(i), p)).sum(1, keepdim=True).sigmoid()
-        return (1 - alike) * p + alike * resized(i, p)
+        similarity = (self.of_p(p) * resized(self.of_i(i), p)).sum(1, keepdim=True).sigmoid()
+        return (1 - similarity) * p + similarity * resized(i, p)
 
 
 class Add(nn.Identity):
-    """What Pag is compared with."""
+    """The sum of P and I, which Pag is compared with."""
 
     def forward(self, p: Tensor, i: Tensor) -> Tensor:
         return p + resized(i, p)
 
 
 class PAPPM(Pyramid):
-    """Parallel aggregation: every scale meets the map itself, and one grouped 3x3 serves all
-    four."""
+    """Parallel aggregation: the map is added to every scale; one grouped 3x3 for all four."""
 
     def __init__(self, inside: int, width: int, outside: int) -> None:
         super().__init__(inside, width, outside)
@@ -170,11 +171,12 @@ class Bag(nn.Module):
 
 
 class LightBag(nn.Module):
-    """The same with two 1x1 convolutions."""
+    """Boundary-attention guidance with two 1x1 convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.of_p, self.of_i = conv_bn(channels, channels, 1), conv_bn(channels, channels, 1)
+        self.of_p = conv_bn(channels, channels, 1)
+        self.of_i = conv_bn(channels, channels, 1)
 
     def forward(self, p: Tensor, i: Tensor, d: Tensor) -> Tensor:
         edge = d.sigmoid()
@@ -182,7 +184,7 @@ class LightBag(nn.Module):
 
 
 class Sum(nn.Identity):
-    """What Bag is compared with: all three branches alike."""
+    """The sum of all three branches, which Bag is compared with."""
 
     def forward(self, p: Tensor, i: Tensor, d: Tensor) -> Tensor:
         return p + i + d
@@ -194,8 +196,10 @@ FUSIONS = {"bag": Bag, "light_bag": LightBag, "add": Sum}
 
 
 class Exchange(nn.Module):
-    """A stage of all three branches; I then tells P what a pixel is, and D (of `d` channels) where
-    something changes."""
+    """A stage of all three branches, after which I is added to P (by Pag) and to D.
+
+    D has `d` channels.
+    """
 
     def __init__(
         self,
@@ -217,7 +221,9 @@ class Exchange(nn.Module):
         self.difference = conv_bn(outside, d, 3)
 
     def forward(self, p: Tensor, i: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        p, i, d = self.proportional(F.relu(p)), F.relu(self.integral(i)), self.derivative(F.relu(d))
+        p = self.proportional(F.relu(p))
+        i = F.relu(self.integral(i))
+        d = self.derivative(F.relu(d))
         if self.lateral is not None:
             p = self.lateral(p, self.compression(i))
         return p, i, d + resized(self.difference(i), d)
@@ -228,15 +234,17 @@ VARIANTS = {"s": (32, (2, 3), 96, 128), "m": (64, (2, 3), 96, 128), "l": (64, (3
 
 
 class Branches(NamedTuple):
+    """The maps that the heads read."""
+
     proportional: Tensor  # 1/8
     integral: Tensor  # 1/64
     derivative: Tensor  # 1/8
-    early: Tensor  # P behind its first Pag
-    edges: Tensor  # D behind its second sum
+    early: Tensor  # P after its first Pag
+    edges: Tensor  # D after its second sum
 
 
 class ThreeBranches(nn.Module):
-    """Everything before the pyramid: what is pretrained, but for D and Pag."""
+    """The backbone: everything before the pyramid. All but D and Pag is pretrained."""
 
     def __init__(self, variant: str, lateral: str) -> None:
         super().__init__()
@@ -246,12 +254,11 @@ class ThreeBranches(nn.Module):
         self.layer1 = stage(Block, width, width, blocks[0])
         self.layer2 = stage(Block, width, high, blocks[0], 2)
         if variant == "l":
-            thin, derivatives = high, (stage(Block, high, high, 1), stage(Block, high, high, 1))
+            thin = high
+            derivatives = (stage(Block, high, high, 1), stage(Block, high, high, 1))
         else:
-            thin, derivatives = (
-                width,
-                (stage(Block, high, width, 1), stage(Bottleneck, width, width, 1)),
-            )
+            thin = width
+            derivatives = (stage(Block, high, width, 1), stage(Bottleneck, width, width, 1))
         self.third = Exchange(high, width * 4, high, blocks, lateral, derivatives[0], thin)
         self.fourth = Exchange(width * 4, width * 8, high, blocks, lateral, derivatives[1], high)
         self.proportional = stage(Bottleneck, high, high, 1)
@@ -275,8 +282,10 @@ class ThreeBranches(nn.Module):
 
 
 class PIDNet(SegmentationModule):
-    """Three branches -> pyramid on I -> Bag -> head at 1/8; in training an auxiliary head on P and
-    a boundary head on D."""
+    """Three branches -> pyramid on I -> Bag -> head at 1/8.
+
+    In training there are an auxiliary head on P and a boundary head on D.
+    """
 
     align_corners = True  # of logits and losses alone; inside the network it is False
     multiple = 8
@@ -292,8 +301,7 @@ class PIDNet(SegmentationModule):
         boundary_weight: float = 20.0,
         boundary_aware_weight: float = 1.0,
     ) -> None:
-        """lateral: "pag", "add" or "none"; context_module: "pappm" or "dappm"; fusion: "bag",
-        "light_bag" or "add"."""
+        """`lateral` is a key of LATERALS, `context_module` of CONTEXTS, `fusion` of FUSIONS."""
         super().__init__(num_classes)
         if boundary_aware_weight and not boundary_weight:
             raise ValueError(
@@ -305,9 +313,8 @@ class PIDNet(SegmentationModule):
         self.boundary_aware_weight = boundary_aware_weight
         width, _, pyramid, head_width = pick("variant", variant, VARIANTS)
         self.backbone = ThreeBranches(variant, lateral)
-        self.context = pick("context_module", context_module, CONTEXTS)(
-            width * 16, pyramid, width * 4
-        )
+        context = pick("context_module", context_module, CONTEXTS)
+        self.context = context(width * 16, pyramid, width * 4)
         self.fusion = pick("fusion", fusion, FUSIONS)(width * 4)
         self.classifier = head(width * 4, head_width, num_classes)
         self.auxiliary = head(width * 2, head_width, num_classes) if auxiliary_weight else None
@@ -318,7 +325,7 @@ class PIDNet(SegmentationModule):
         return self.backbone
 
     def load_pretrained(self, source: str) -> str:
-        """The authors' ImageNet classifier, out of their file."""
+        """Load the authors' ImageNet classifier from their file."""
         return load_encoder(
             self.encoder(),
             source,
@@ -342,12 +349,11 @@ class PIDNet(SegmentationModule):
         return outputs
 
     def seen(self, x: Tensor) -> Tensor:
-        """What the heads of training see of their branch: in the authors' code a ReLU in place
-        reaches them."""
+        """Apply the ReLU that training heads see, which is in place in the authors' code."""
         return F.relu(x)
 
     def criterion(self, outputs: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:
-        """The paper's l0 (auxiliary), l1 (boundary), l2 (main) and l3 (boundary_aware)."""
+        """Return the paper's l0 (auxiliary), l1 (boundary), l2 (main) and l3 (boundary_aware)."""
         terms = {"main": self.pixel_loss(outputs["main"], label)}
         if "auxiliary" in outputs:
             loss = self.auxiliary_loss(outputs["auxiliary"], label)
@@ -363,20 +369,17 @@ class PIDNet(SegmentationModule):
         return terms
 
     def auxiliary_loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Never mined, and divided by all pixels."""
+        """Return the auxiliary loss: never mined, and divided by all pixels."""
         return self.pixel_loss(logits, label, "cross_entropy:all")
 
     def edges(self, label: Tensor) -> Tensor:
         return boundaries(label)
 
     def at_label(self, boundary: Tensor, label: Tensor) -> Tensor:
-        """(B, 1, h, w) -> (B, H, W): one channel, no larger than the label itself."""
-        return F.interpolate(
-            boundary.to(computed_in(boundary)),
-            label.shape[-2:],
-            mode="bilinear",
-            align_corners=True,
-        )[:, 0]
+        """Enlarge one channel to the label's size: (B, 1, h, w) -> (B, H, W)."""
+        boundary = boundary.to(computed_in(boundary))
+        size = label.shape[-2:]
+        return F.interpolate(boundary, size, mode="bilinear", align_corners=True)[:, 0]
 
 
 # --- experiments
@@ -403,10 +406,12 @@ def published(val: float, test: float, camvid: float | None = None) -> tuple[Pub
 
 
 def speed(cityscapes: float, camvid: float | None = None) -> tuple[PublishedSpeed, ...]:
-    """By the authors' script: the network's own output, batch norm taken out."""
-    figures = (((1024, 2048), cityscapes), ((720, 960), camvid))
+    """Return figures of the authors' script: the network's own output, without batch norm."""
+    figures = {(1024, 2048): cityscapes, (720, 960): camvid}
     return tuple(
-        PublishedSpeed(fps, size, "RTX 3090", README, "PyTorch") for size, fps in figures if fps
+        PublishedSpeed(fps, size, "RTX 3090", README, "PyTorch")
+        for size, fps in figures.items()
+        if fps is not None
     )
 
 
@@ -426,7 +431,7 @@ EXPERIMENTS = {
     "l": MAIN.but(
         model=LARGE, published=published(val=80.9, test=80.6), published_speed=speed(31.1)
     ),
-    # ablations: what P takes from I, what joins the branches, the pyramid, the terms of the loss
+    # ablations: the way from I to P, the fusion of the branches, the pyramid, the loss terms
     "lateral_add": MAIN.but(model={"lateral": "add"}),
     "no_lateral": MAIN.but(model={"lateral": "none"}),
     "bag": MAIN.but(model={"fusion": "bag"}),
@@ -442,7 +447,7 @@ EXPERIMENTS = {
 
 
 def of_stage(match: re.Match[str]) -> str:
-    """layer3_d., compression4., pag3., diff4., layer5_.: which stage, and which part of it."""
+    """Rename layer3_d., compression4., pag3., diff4., layer5_.: a stage and a part of it."""
     part = {"compression": "compression", "pag": "lateral", "diff": "difference"}.get(match[1])
     branch = {None: "integral", "_": "proportional", "_d": "derivative"}[match[3]]
     return "backbone." + {"3": "third.", "4": "fourth.", "5": ""}[match[2]] + f"{part or branch}."
@@ -459,9 +464,7 @@ RENAMES = (
     (r"^seghead_d\.", "boundary."),
     *AUTHORS,
 )
-LOSS = (
-    r"^(sem_loss|bd_loss|loss)\.",
-)  # the authors' trainer stores its criteria beside the network
+LOSS = (r"^(sem_loss|bd_loss|loss)\.",)  # the authors' trainer stores its criteria too
 RELEASED = {
     f"pidnet_{name}": Released(f"pidnet/{name}", "final_layer.conv2.bias", RENAMES, LOSS)
     for name in VARIANTS
@@ -469,7 +472,6 @@ RELEASED = {
 
 
 def backbone_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The part of an ImageNet classifier that segmentation starts from, under the backbone's
-    names."""
+    """Return the backbone's weights of an ImageNet classifier, under the backbone's names."""
     renamed = RELEASED["pidnet_s"].renamed(state)
     return {name.removeprefix("backbone."): tensor for name, tensor in renamed.items()}

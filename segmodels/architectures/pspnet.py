@@ -1,8 +1,8 @@
 """PSPNet: Pyramid Scene Parsing Network
 Zhao, Shi, Qi, Wang, Jia. CVPR 2017. arXiv:1612.01105
 
-A boat beside a boathouse is taken for a car by a network that does not see the river. Pyramid
-pooling tells every pixel what is around it: means over the whole map, its quarters, ninths and
+A network that does not see the river mistakes a boat beside a boathouse for a car. Pyramid pooling
+gives every pixel its surroundings: means over the whole map, its quarters, ninths and
 thirty-sixths, each brought back to the map's size and put beside it.
 
     image -> ResNet, dilated to 1/8 ─┬─ layer 4 ─┬───────────────────────────────────┐
@@ -18,8 +18,9 @@ Departures:
 - 200 epochs are counted as 37,000 steps: 185 full batches of 16 in 2975 images. Eight devices of
   the authors' make 186.
 - No figure was seen of this recipe without the auxiliary head.
-- Images smaller than a window of 713x713, as at scale 0.5, are judged as they are, padded to 8k + 1
-  pixels on the right and at the bottom; the authors' test pads them all around to a whole window.
+- Images smaller than a window of 713x713, as at scale 0.5, are evaluated as they are, padded to
+  8k + 1 pixels on the right and at the bottom; the authors' test pads them all around to a whole
+  window.
 """
 
 import torch
@@ -38,7 +39,7 @@ PARTS = (1, 2, 3, 6)  # along each side
 
 
 class PyramidPooling(nn.Module):
-    """A map beside its means over 1, 4, 9 and 36 parts; a 3x3 joins them."""
+    """A map beside its means over 1, 4, 9 and 36 parts, joined by a 3x3."""
 
     def __init__(self, inside: int, outside: int, *, align_corners: bool) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class PyramidPooling(nn.Module):
 
 
 def level(inside: int, width: int, parts: int) -> nn.Sequential:
-    """(B, inside, h, w) -> (B, width, parts, parts)."""
+    """Average over parts of a map: (B, inside, h, w) -> (B, width, parts, parts)."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(parts), conv_bn_relu(inside, width, 1))
 
 
@@ -65,8 +66,7 @@ def level(inside: int, width: int, parts: int) -> nn.Sequential:
 
 
 class PSPNet(Dilated):
-    """Dilated ResNet -> pyramid pooling -> classifier at 1/8; an auxiliary head on layer 3 in
-    training."""
+    """Dilated ResNet -> pyramid pooling -> classifier at 1/8; in training a head on layer 3."""
 
     align_corners = True
 
@@ -83,7 +83,7 @@ class PSPNet(Dilated):
         self.auxiliary_weight = auxiliary_weight
 
     def valid_side(self, side: int) -> int:
-        """8k + 1: with aligned corners, every eighth pixel lies on one of the k + 1 logits."""
+        """Return 8k + 1: with aligned corners, every eighth pixel lies on a logit."""
         return side + (1 - side) % 8
 
 

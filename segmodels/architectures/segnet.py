@@ -1,8 +1,8 @@
 """SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation
 Badrinarayanan, Kendall, Cipolla. IEEE TPAMI 2017. arXiv:1511.00561
 
-The decoder puts every value back where the pooling had found it: of the encoder's maps it keeps
-where their maxima were, not the maps. Convolutions then fill the holes between.
+The decoder puts every value back where pooling took it from: it needs the places of the encoder's
+maxima, not the encoder's maps. Convolutions then fill the holes between them.
 
     image ─ 64 x 2 ────────────── places ──────────── 64, classes ─ logits at 1
        pool └ 128 x 2 ─────────── places ────── 128, 64 ┘ unpool
@@ -45,7 +45,7 @@ WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 def conv_bn_relu(inside: int, outside: int) -> nn.Sequential:
-    """A 3x3 that keeps its bias beside the norm."""
+    """Stack a 3x3 with a bias, a norm and a ReLU."""
     conv = nn.Conv2d(inside, outside, 3, padding=1)
     return nn.Sequential(conv, nn.BatchNorm2d(outside), nn.ReLU(inplace=True))
 
@@ -55,15 +55,15 @@ def stage(inside: int, widths: tuple[int, ...]) -> nn.Sequential:
 
 
 class Pooled(NamedTuple):
-    """What the decoder reads."""
+    """The encoder's last map, and what unpooling needs."""
 
     deep: Tensor  # (B, 512, h, w) at 1/32
-    places: list[Tensor]  # of the maxima of each pooling, counted row by row, finest first
-    sizes: list[tuple[int, int]]  # height and width that each pooling met
+    places: list[Tensor]  # indices of the maxima of each pooling, row by row, finest first
+    sizes: list[tuple[int, int]]  # height and width before each pooling
 
 
 class SegNet(SegmentationModule):
-    """VGG16's convolutions, and their mirror image; logits at the image's size."""
+    """VGG16's convolutions and their mirror image; logits at the image's size."""
 
     ceil_mode = True  # Caffe's pooling keeps the last row of an odd number: 45 rows become 23
 
@@ -93,11 +93,13 @@ class SegNet(SegmentationModule):
         return self.down
 
     def load_pretrained(self, source: str) -> str:
-        """VGG16's convolutions and norms, without its classifier of three layers."""
+        """Load VGG16's convolutions and norms, without its classifier of three layers."""
         return load_encoder(self.down, source, rename=convolutions)
 
     def features(self, image: Tensor) -> Pooled:
-        x, places, sizes = image, [], []
+        x = image
+        places = []
+        sizes = []
         for convs in self.down:
             x = convs(x)
             sizes.append(tuple(x.shape[-2:]))
@@ -112,7 +114,7 @@ class SegNet(SegmentationModule):
         return x
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
-        """Biases of convolutions learn at twice the rate; those of norms do not."""
+        """Double the rate of convolutions' biases, not of the norms' ones."""
         layer = self.get_submodule(name.rpartition(".")[0])
         doubled = isinstance(layer, nn.Conv2d) and name.endswith("bias")
         return super().lr_scale(name, parameter) * (2.0 if doubled else 1.0)
@@ -122,14 +124,14 @@ class SegNet(SegmentationModule):
 
 
 def unpooled(x: Tensor, place: Tensor, size: tuple[int, int]) -> Tensor:
-    """F.max_unpool2d in operations that ONNX has: every value at its place (B, C, *size), else
-    0."""
+    """Compute F.max_unpool2d in operations that ONNX has: every value at its place, else 0."""
     holes = x.new_zeros(*x.shape[:2], size[0] * size[1])
-    return holes.scatter(2, place.flatten(2), x.flatten(2)).unflatten(2, size)
+    filled = holes.scatter(2, place.flatten(2), x.flatten(2))  # (B, C, h, w) -> (B, C, H*W)
+    return filled.unflatten(2, size)  # -> (B, C, H, W)
 
 
 def convolutions(state: State) -> dict[str, Tensor]:
-    """What stands in front of VGG's classifier, in timm's and torchvision's names."""
+    """Return the tensors before VGG's classifier, which timm and torchvision name alike."""
     return {name: tensor for name, tensor in state.items() if name.startswith("features.")}
 
 

@@ -55,7 +55,8 @@ from segmodels.recipe import Recipe
 
 # --- DF1 and DF2 (Li et al., 2019. arXiv:1903.03777): plain residual stages, found by search
 
-STAGES = {  # (name, channels, blocks, stride)
+# (name, channels, blocks, stride)
+STAGES = {
     "df1": (("stage2", 64, 3, 2), ("stage3", 128, 3, 2), ("stage4", 256, 3, 2), ("stage5", 512, 1, 1)),
     "df2": (("stage2_1", 64, 2, 2), ("stage2_2", 128, 1, 1), ("stage3_1", 128, 10, 2), ("stage3_2", 256, 1, 1),
             ("stage4_1", 256, 4, 2), ("stage4_2", 512, 2, 1)),
@@ -64,7 +65,7 @@ RETURNED = {"df1": ("stage3", "stage4", "stage5"), "df2": ("stage2_2", "stage3_2
 
 
 class DFNet(nn.Module):
-    """image -> three feature maps: DF1 at strides 16, 32, 32; DF2 at 8, 16, 32."""
+    """DF1 or DF2: image -> three feature maps, DF1's at strides 16, 32, 32, DF2's at 8, 16, 32."""
 
     channels = (128, 256, 512)
 
@@ -80,7 +81,8 @@ class DFNet(nn.Module):
         initialize(self)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        x, features = image, {}
+        x = image
+        features = {}
         for name, stage in self.named_children():
             x = features[name] = stage(x)
         return [features[name] for name in self.returned]
@@ -90,7 +92,7 @@ class DFNet(nn.Module):
 
 
 def dilated(backbone: ResNet) -> ResNet:
-    """Stages 3 and 4 dilate the second convolution of each block and keep their strides."""
+    """Dilate the second convolution of each block of stages 3 and 4, which keep their strides."""
     for stage, dilation in ((backbone.layer3, 2), (backbone.layer4, 4)):
         for block in stage:
             block.conv2.dilation = block.conv2.padding = (dilation, dilation)
@@ -98,12 +100,11 @@ def dilated(backbone: ResNet) -> ResNet:
 
 
 def backbone_of(name: str) -> DFNet | ResNet:
-    """DF1, DF2 or a ResNet with a deep stem."""
-    return (
-        DFNet(name)
-        if name.startswith("df")
-        else dilated(ResNet(int(name.removeprefix("resnet")), stem=(64, 64, 128)))
-    )
+    """Build DF1, DF2 or a ResNet with a deep stem."""
+    if name.startswith("df"):
+        return DFNet(name)
+    depth = int(name.removeprefix("resnet"))
+    return dilated(ResNet(depth, stem=(64, 64, 128)))
 
 
 # --- blocks (section 3.2)
@@ -114,8 +115,7 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
 
 
 class PyramidPooling(nn.Module):
-    """Averages over 1, 4, 9 and 36 parts of the map beside the map itself (PSPNet's, without a ReLU
-    in the branches)."""
+    """A map beside its means over 1, 4, 9 and 36 parts (PSPNet's, with no ReLU in branches)."""
 
     def __init__(self, inside: int, width: int) -> None:
         super().__init__()
@@ -130,28 +130,30 @@ class PyramidPooling(nn.Module):
         self.bottleneck = conv_bn_relu(inside + 4 * width, width, 1).append(nn.Dropout2d(0.1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bottleneck(torch.cat([*(resized(stage(x), x) for stage in self.stages), x], 1))
+        means = [resized(stage(x), x) for stage in self.stages]
+        return self.bottleneck(torch.cat([*means, x], 1))
 
 
 def displaced(features: Tensor, flow: Tensor) -> Tensor:
-    """Equation 2: (B, C, h, w) read at the positions that (B, 2, H, W) points to, as (B, C, H, W);
-    zero outside."""
+    """Read features (B, C, h, w) at the positions that a flow (B, 2, H, W) points to (equation 2).
+
+    The result is (B, C, H, W), and zero outside the map.
+    """
     height, width = flow.shape[-2:]
-    y, x = (
-        torch.linspace(-1, 1, size, device=flow.device) for size in (height, width)
-    )  # never half: it cannot tell columns apart
+    # Positions are never half precision, in which neighboring columns would coincide.
+    y = torch.linspace(-1, 1, height, device=flow.device)
+    x = torch.linspace(-1, 1, width, device=flow.device)
     still = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
-    grid = still + flow.permute(0, 2, 3, 1).to(computed_in(flow)) / still.new_tensor(
-        [width, height]
-    )
-    return F.grid_sample(
+    shift = flow.permute(0, 2, 3, 1).to(computed_in(flow))  # (B, 2, H, W) -> (B, H, W, 2)
+    grid = still + shift / still.new_tensor([width, height])
+    read = F.grid_sample(
         features.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=True
-    ).to(features.dtype)
+    )
+    return read.to(features.dtype)
 
 
 class FlowAlignment(nn.Module):
-    """FAM (figure 3b): both maps, thinned, predict where in the coarse one each fine position
-    reads."""
+    """FAM (figure 3b): both maps, with half the channels, predict where to read the coarse one."""
 
     def __init__(self, width: int, flows: int = 1) -> None:
         super().__init__()
@@ -167,8 +169,10 @@ class FlowAlignment(nn.Module):
 
 
 class GatedDualFlowAlignment(FlowAlignment):
-    """GD-FAM of SFNet-Lite: both maps displaced, mixed by a gate that sees mean and maximum of the
-    fine map and the thinned coarse one."""
+    """GD-FAM of SFNet-Lite: both maps are displaced and mixed by a gate.
+
+    The gate reads mean and maximum of the fine map and of the coarse one with half the channels.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__(width, flows=2)
@@ -177,27 +181,27 @@ class GatedDualFlowAlignment(FlowAlignment):
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         thin = resized(self.coarse(coarse), fine)
         up, down = self.flow(torch.cat([thin, self.fine(fine)], 1)).chunk(2, 1)
-        seen = [
+        statistics = [
             thin.mean(1, keepdim=True),
             fine.mean(1, keepdim=True),
             thin.amax(1, keepdim=True),
             fine.amax(1, keepdim=True),
         ]
-        gate = self.gate(torch.cat(seen, 1)).sigmoid()
+        gate = self.gate(torch.cat(statistics, 1)).sigmoid()
         return displaced(coarse, up) * gate + displaced(fine, down) * (1 - gate)
 
 
 class Upsampling(nn.Module):
-    """What FAM replaces: bilinear upsampling, or a deconvolution (4x4; the paper does not describe
-    its own)."""
+    """Bilinear upsampling or a deconvolution, in place of FAM.
+
+    The deconvolution is a 4x4; the paper does not describe its own.
+    """
 
     def __init__(self, width: int, learned: bool = False) -> None:
         super().__init__()
-        self.conv = (
-            nn.ConvTranspose2d(width, width, 4, stride=2, padding=1, bias=False)
-            if learned
-            else nn.Identity()
-        )
+        self.conv = nn.Identity()
+        if learned:
+            self.conv = nn.ConvTranspose2d(width, width, 4, stride=2, padding=1, bias=False)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         return resized(self.conv(coarse), fine)
@@ -211,15 +215,16 @@ ALIGNMENTS = {
 
 
 def lateral(inside: int, width: int, kernel: int = 1) -> nn.Sequential:
-    """With a bias before the norm, as the authors' code has it."""
-    return nn.Sequential(
-        nn.Conv2d(inside, width, kernel, padding=kernel // 2), nn.BatchNorm2d(width), nn.ReLU()
-    )
+    """Stack a convolution with a bias, as in the authors' code, a norm and a ReLU."""
+    conv = nn.Conv2d(inside, width, kernel, padding=kernel // 2)
+    return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU())
 
 
 class Aligned(NamedTuple):
-    fused: Tensor  # the map to classify, at the finest level
-    sums: list[Tensor]  # what FPN supervision looks at, finest first
+    """The maps that the heads read."""
+
+    fused: Tensor  # for the classifier, at the finest level
+    sums: list[Tensor]  # for FPN supervision, finest first
 
 
 class FlowPyramid(nn.Module):
@@ -235,12 +240,13 @@ class FlowPyramid(nn.Module):
         self.outs = nn.ModuleList(conv_bn_relu(width, width) for _ in fine)
 
     def top_down(self, features: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(lateral map, the coarser map before alignment, their sum) of each level, finest
-        first."""
+        """Return (lateral map, coarser map before alignment, sum) of each level, finest first."""
         *fine, deep = features
-        levels, summed = [], self.context(deep)
+        levels = []
+        summed = self.context(deep)
         for i in reversed(range(len(fine))):
-            side, coarse = self.laterals[i](fine[i]), summed
+            side = self.laterals[i](fine[i])
+            coarse = summed
             summed = side + self.aligns[i](side, coarse)
             levels.insert(0, (side, coarse, summed))
         return levels
@@ -249,15 +255,15 @@ class FlowPyramid(nn.Module):
         levels = self.top_down(features)
         sums = [summed for *_, summed in levels]
         _, context, _ = levels[-1]
-        maps = [*(out(x) for out, x in zip(self.outs, sums)), context]
-        return Aligned(torch.cat([maps[0], *(resized(x, maps[0]) for x in maps[1:])], 1), sums)
+        finest, *others = [out(x) for out, x in zip(self.outs, sums)]
+        maps = [finest, *(resized(x, finest) for x in (*others, context))]
+        return Aligned(torch.cat(maps, 1), sums)
 
     def flows(self, features: list[Tensor]) -> dict[str, Tensor]:
-        levels = zip(self.aligns, self.top_down(features))
-        return {
-            f"fpn{n}": align.flows(side, coarse)
-            for n, (align, (side, coarse, _)) in enumerate(levels, start=1)
-        }
+        fields = {}
+        for n, (side, coarse, _) in enumerate(self.top_down(features)):
+            fields[f"fpn{n + 1}"] = self.aligns[n].flows(side, coarse)
+        return fields
 
 
 class DualFlow(nn.Module):
@@ -276,9 +282,8 @@ class DualFlow(nn.Module):
         return Aligned(torch.cat([fused, middle], 1), [])
 
     def flows(self, features: list[Tensor]) -> dict[str, Tensor]:
-        up, down = self.align.flows(
-            self.laterals[0](features[0]), self.context(features[-1])
-        ).chunk(2, 1)
+        both = self.align.flows(self.laterals[0](features[0]), self.context(features[-1]))
+        up, down = both.chunk(2, 1)  # (B, 4, h, w) -> (B, 2, h, w) twice
         return {"coarse": up, "fine": down}
 
 
@@ -288,8 +293,10 @@ WIDTHS = {"resnet18": 128, "resnet50": 256, "resnet101": 256, "df1": 64, "df2": 
 
 
 class SFNet(SegmentationModule):
-    """Backbone -> pyramid aligned by flow -> logits at the finest level; a head per level in
-    training."""
+    """Backbone -> pyramid aligned by flow -> logits at the finest level.
+
+    In training each level has a head.
+    """
 
     align_corners = True
 
@@ -302,22 +309,23 @@ class SFNet(SegmentationModule):
         ppm: bool = True,
         supervision: float = 1.0,
     ) -> None:
-        """lite: one GD-FAM, without supervision; supervision: the weight of each level's loss, 0
-        for no such heads."""
+        """`lite` is a network with one GD-FAM and without supervision.
+
+        `supervision` is the weight of each level's loss, 0 for no such heads.
+        """
         super().__init__(num_classes)
-        for kind, word, known in (
-            ("backbone", backbone, WIDTHS),
-            ("alignment", alignment, ALIGNMENTS),
-        ):
-            if word not in known:
-                raise ValueError(unknown(kind, word, list(known)))
+        if backbone not in WIDTHS:
+            raise ValueError(unknown("backbone", backbone, list(WIDTHS)))
+        if alignment not in ALIGNMENTS:
+            raise ValueError(unknown("alignment", alignment, list(ALIGNMENTS)))
         width = WIDTHS[backbone]
         self.auxiliary_weight = supervision
         self.backbone = backbone_of(backbone)
         channels = self.backbone.channels
-        self.neck = (
-            DualFlow(channels, width) if lite else FlowPyramid(channels, width, alignment, ppm)
-        )
+        if lite:
+            self.neck = DualFlow(channels, width)
+        else:
+            self.neck = FlowPyramid(channels, width, alignment, ppm)
         self.classifier = nn.Sequential(
             conv_bn_relu(self.neck.channels, width), nn.Conv2d(width, num_classes, 1)
         )
@@ -344,17 +352,20 @@ class SFNet(SegmentationModule):
 
     @torch.no_grad()
     def flow_fields(self, image: Tensor) -> dict[str, Tensor]:
-        """For plotting: (B, 2, h, w) per level, how many of its pixels right and down of itself
-        each position reads."""
+        """Return the flow of each level for plotting, (B, 2, h, w) in pixels to the right and down.
+
+        It points from each position to the one that it reads.
+        """
         if not any(isinstance(layer, FlowAlignment) for layer in self.neck.modules()):
             raise ValueError(
                 "this network aligns its maps without a flow; build it with alignment='flow'"
             )
         fields = self.neck.flows(self.backbone(self.padded(self.normalized(image))))
-        sizes = {
-            name: flow.new_tensor(flow.shape[:1:-1]).view(2, 1, 1) for name, flow in fields.items()
-        }  # (width, height)
-        return {name: flow / sizes[name] * (sizes[name] - 1) / 2 for name, flow in fields.items()}
+        in_pixels = {}
+        for name, flow in fields.items():
+            size = flow.new_tensor(flow.shape[:1:-1]).view(2, 1, 1)  # (width, height)
+            in_pixels[name] = flow / size * (size - 1) / 2
+        return in_pixels
 
 
 # --- experiments (section 4)
@@ -395,12 +406,8 @@ DF1 = MAIN.but(
     published=published(74.5, "test", f"{CITED}; trained on val too"),
     published_speed=speed(121, CITED),
 )
-DF2 = MAIN.but(
-    model={"backbone": "df2"},
-    published=published(
-        77.8, "test", "paper, as issue 12 of lxtGH/SFSegNets quotes it; trained on val too"
-    ),
-)
+ISSUE = "paper, as issue 12 of lxtGH/SFSegNets quotes it; trained on val too"
+DF2 = MAIN.but(model={"backbone": "df2"}, published=published(77.8, "test", ISSUE))
 
 EXPERIMENTS = {
     "resnet18": MAIN, "resnet50": RESNET50, "resnet101": RESNET101, "df1": DF1, "df2": DF2,
@@ -416,7 +423,7 @@ EXPERIMENTS = {
     "df2_code": DF2.but(recipe=CODE, published=published(75.8, "val", README)),
     "lite_resnet18": MAIN.but(
         recipe=CODE | {"iterations": 1000 * EPOCH}, model={"lite": True, "supervision": 0.0},
-        published=published(80.1, "test", "abstract of arXiv:2207.04415, which does not state " "the training data"),
+        published=published(80.1, "test", "abstract of arXiv:2207.04415, which does not state the training data"),
     ),
     # ablations (section 4.2), each without one part of MAIN
     "bilinear": MAIN.but(model={"alignment": "bilinear"}),
@@ -428,8 +435,7 @@ EXPERIMENTS = {
     "resnet18_camvid": MAIN.but(recipe={"crop": (720, 960), "iterations": 10_000}, data="camvid32"),
 }  # fmt: skip
 
-# --- released weights: the authors' (lxtGH/SFSegNets), 19 classes, without the heads of the FPN
-# supervision
+# --- released weights: the authors' (lxtGH/SFSegNets), 19 classes, without FPN supervision
 
 RENAMES = (
     (r"^layer0\.0\.", "backbone.conv1."), (r"^layer0\.1\.", "backbone.bn1."), (r"^layer(\d)\.", r"backbone.layer\1."),
@@ -441,8 +447,7 @@ RENAMES = (
 
 
 def released(row: str, *drops: str) -> Released:
-    """A row without its training heads, of which some released checkpoints have weights and some do
-    not."""
+    """Return the layout of a row without its training heads, which not every file has."""
     bare = EXPERIMENTS[row].but(model={"supervision": 0.0}, name=f"sfnet/{row}")
 
     def network(num_classes: int) -> nn.Module:

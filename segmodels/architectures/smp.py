@@ -1,8 +1,8 @@
 """SMP: networks of segmentation-models-pytorch as baselines
 Iakubovskii and contributors, the library segmentation_models.pytorch (MIT).
 
-Not a paper: what the most used library gives, trained and judged as everything else here, so that a
-paper's network can be compared with it.
+Not a paper: networks of the most used library, trained and evaluated as everything else here, so
+that a paper's network can be compared with them.
 
 Departures:
 - The library has no recipe: this one is mmsegmentation's for dilated networks on Cityscapes, but
@@ -21,7 +21,7 @@ from segmodels.recipe import Recipe
 
 
 class SMP(SegmentationModule):
-    """Any of the library's networks by its own names; logits come at the image's size."""
+    """Any network of the library, by the library's names; logits at the image's size."""
 
     multiple = 32
 
@@ -41,7 +41,7 @@ class SMP(SegmentationModule):
         return self.network.encoder(image)
 
     def decode(self, features: Features) -> Tensor:
-        """A DPT's encoder gives its prefix tokens beside the maps; its decoder reads both."""
+        """Decode maps; a DPT's encoder gives its prefix tokens too, and its decoder reads both."""
         if isinstance(self.network, smp.DPT):
             return self.network.segmentation_head(self.network.decoder(*features))
         return self.network.segmentation_head(self.network.decoder(features))

@@ -1,8 +1,8 @@
 """STDC: Rethinking BiSeNet For Real-time Semantic Segmentation
 Fan, Lai, Huang, Wei, Chai, Luo, Wei. CVPR 2021. arXiv:2104.13188
 
-BiSeNet's Spatial Path finds again, at a price, what the backbone saw at 1/8. Here it is gone: a
-head that exists only in training makes stage 3 predict where the label has edges, and so keeps
+BiSeNet's Spatial Path computes again, at a price, what the backbone has at 1/8. STDC leaves it out:
+a head that exists only in training makes stage 3 predict where the label has edges, and so keeps
 detail in it. The backbone is new too: each module concatenates four convolutions of growing reach,
 halving the channels from one to the next.
 
@@ -12,7 +12,7 @@ halving the channels from one to the next.
                                   └─ stage 5 (1/32): ARM ─(+)─ up, 3x3 ┤          └ auxiliary8
                                         global pooling ────┘           └ auxiliary16
 
-    label ─ Laplacian at strides 1, 2, 4 ─ > 0.1 ─ up ─ sum of 0.6, 0.3, 0.1 ─ > 0.1 ─ what the detail head shall predict
+    label ─ Laplacian at strides 1, 2, 4 ─ > 0.1 ─ up ─ sum of 0.6, 0.3, 0.1 ─ > 0.1 ─ the detail head's label
 
 Departures:
 - The paper's 1x1 that fuses the pyramid is trainable. In the authors' code the threshold behind it
@@ -28,13 +28,13 @@ Departures:
   theirs.
 - Images smaller than the crop (scales below 0.5) are padded; the authors' code enlarges them again
   to the crop.
-- Seg50 and Seg75 are one training judged at two sizes. The authors choose a checkpoint for each by
-  its score on val; here there is one.
+- Seg50 and Seg75 are one training evaluated at two sizes. The authors choose a checkpoint for each
+  by its score on val; here there is one.
 - Of the ablations no figure was seen; "trained_norms" is ours.
 - "stdc1_notes" and "stdc2_notes" are how study notes on STDC trained the authors' code again:
   120,000 steps on one device, whose 16 images a step are the code's for each device. They name the
-  steps and the device, not the batch. The same networks were timed twice there, with the released
-  weights (the paper's rows have those frames per second) and with their own: up to 4 % apart.
+  steps and the device, not the batch. They time the same networks twice, with the released weights
+  (the paper's rows have those frames per second) and with their own: these differ by up to 4 %.
 - The paper's cost of the backbones (813M and 1446M, 8.44M and 12.47M parameters) is that of the
   classifiers. Ours have 806M and 1437M multiplications and additions in convolutions and matrix
   products; the same parameters.
@@ -44,6 +44,7 @@ Departures:
   1e-5: converted when weights are loaded.
 """
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -71,12 +72,16 @@ LAYERS = {"stdc1": (2, 2, 2), "stdc2": (4, 5, 3)}  # STDC modules in stages 3, 4
 
 
 class ShortTermDenseConcatenate(nn.Module):
-    """1x1 and three 3x3 of N/2, N/4, N/8, N/8 channels, all of them concatenated; a stride follows
-    the first."""
+    """A 1x1 and three 3x3 of N/2, N/4, N/8, N/8 channels, all concatenated.
+
+    A stride follows the first.
+    """
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
-        half, quarter, eighth = outside // 2, outside // 4, outside // 8
+        half = outside // 2
+        quarter = outside // 4
+        eighth = outside // 8
         self.first = conv_bn_relu(inside, half, 1)
         self.down = conv_bn(half, half, 3, 2, groups=half) if stride == 2 else nn.Identity()
         self.skip = nn.AvgPool2d(3, 2, 1) if stride == 2 else nn.Identity()
@@ -89,17 +94,17 @@ class ShortTermDenseConcatenate(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x)
-        x, reaches = self.down(x), [self.skip(x)]
+        first = self.first(x)
+        x = self.down(first)
+        maps = [self.skip(first)]
         for conv in self.rest:
             x = conv(x)
-            reaches.append(x)
-        return torch.cat(reaches, 1)
+            maps.append(x)
+        return torch.cat(maps, 1)
 
 
 class STDCNet(nn.Module):
-    """image -> stages 3, 4, 5 at strides 8, 16, 32; the paper's ConvX6 belongs to the
-    classifier."""
+    """image -> stages 3, 4, 5 at strides 8, 16, 32, without the ConvX6 of the classifier."""
 
     channels = (256, 512, 1024)
 
@@ -107,7 +112,8 @@ class STDCNet(nn.Module):
         super().__init__()
         self.depth = depth
         self.stem = nn.Sequential(conv_bn_relu(3, 32, 3, 2), conv_bn_relu(32, 64, 3, 2))
-        stages, inside = [], 64
+        stages = []
+        inside = 64
         for count, width in zip(LAYERS[depth], self.channels):
             rest = (ShortTermDenseConcatenate(width, width, 1) for _ in range(count - 1))
             stages.append(nn.Sequential(ShortTermDenseConcatenate(inside, width, 2), *rest))
@@ -116,7 +122,8 @@ class STDCNet(nn.Module):
         initialize(self)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        x, features = self.stem(image), []
+        x = self.stem(image)
+        features = []
         for stage in self.stages:
             x = stage(x)
             features.append(x)
@@ -124,8 +131,10 @@ class STDCNet(nn.Module):
 
 
 class Classifier(nn.Module):
-    """The backbone as ImageNet trains it, with ConvX6 and both FC: 8.44M parameters in STDC1,
-    12.47M in STDC2."""
+    """The backbone as an ImageNet classifier, with ConvX6 and both FC.
+
+    It has 8.44M parameters in STDC1 and 12.47M in STDC2.
+    """
 
     def __init__(self, depth: Depth, num_classes: int = 1000) -> None:
         super().__init__()
@@ -139,9 +148,8 @@ class Classifier(nn.Module):
             nn.init.normal_(layer.weight, std=0.001)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.conv6(
-            self.backbone(image)[-1]
-        ).square()  # the square is in the authors' code alone
+        x = self.conv6(self.backbone(image)[-1])
+        x = x.square()  # only in the authors' code, not in the paper
         return self.classifier(self.fc(x.mean((2, 3))))
 
 
@@ -161,9 +169,9 @@ class ContextPath(nn.Module):
         stage3, stage4, stage5 = stages
         at_32 = self.arms[0](stage5) + self.pooling(pooled(stage5))
         at_16 = self.refines[0](F.interpolate(at_32, stage4.shape[-2:], mode="nearest"))
-        return at_16, self.refines[1](
-            F.interpolate(self.arms[1](stage4) + at_16, stage3.shape[-2:], mode="nearest")
-        )
+        summed = self.arms[1](stage4) + at_16
+        at_8 = self.refines[1](F.interpolate(summed, stage3.shape[-2:], mode="nearest"))
+        return at_16, at_8
 
 
 # --- detail guidance (section 3)
@@ -172,8 +180,10 @@ SHARES = (0.6, 0.3, 0.1)  # of the strides in the fused pyramid
 
 
 def detail_label(label: Tensor, strides: tuple[int, ...] = (1, 2, 4)) -> Tensor:
-    """(B, H, W) -> bool (B, 1, H, W): where a Laplacian of the label numbers is above 0, so the
-    side of an edge with the larger one."""
+    """Return where a Laplacian of the label numbers is above 0: (B, H, W) -> bool (B, 1, H, W).
+
+    It is the side of an edge with the larger number.
+    """
     number = label[:, None].float()
     laplacian = number.new_tensor([[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]])[None, None]
     levels = (F.conv2d(number, laplacian, stride=stride, padding=1) > 0.1 for stride in strides)
@@ -182,17 +192,22 @@ def detail_label(label: Tensor, strides: tuple[int, ...] = (1, 2, 4)) -> Tensor:
 
 
 def dice_loss(p: Tensor, edge: Tensor, form: str) -> Tensor:
-    """One ratio per image; the denominator sums probabilities, as in the authors' code, or their
-    squares, as in the paper."""
-    p, edge, power = p.flatten(1), edge.flatten(1), {"sums": 1, "squares": 2}[form]
-    return (1 - (2 * (p * edge).sum(1) + 1) / ((p**power).sum(1) + edge.sum(1) + 1)).mean()
+    """Return the mean of one ratio per image.
+
+    The denominator sums probabilities, as in the authors' code, or their squares, as in the paper.
+    """
+    p = p.flatten(1)  # (B, 1, H, W) -> (B, H*W)
+    edge = edge.flatten(1)  # the same
+    power = {"sums": 1, "squares": 2}[form]
+    both = 2 * (p * edge).sum(1) + 1
+    return (1 - both / ((p**power).sum(1) + edge.sum(1) + 1)).mean()
 
 
 # --- network and losses
 
 
 class Paths(NamedTuple):
-    """What the heads read; all but `context_16` is at 1/8."""
+    """The maps that the heads read; all but `context_16` are at 1/8."""
 
     fused: Tensor  # both paths
     context_16: Tensor  # at 1/16
@@ -201,8 +216,10 @@ class Paths(NamedTuple):
 
 
 class STDC(SegmentationModule):
-    """Backbone -> context path; stage 3 + context -> FFM -> head at 1/8. In training: two auxiliary
-    heads and the detail head."""
+    """Backbone -> context path; stage 3 + context -> FFM -> head at 1/8.
+
+    In training there are two auxiliary heads and the detail head.
+    """
 
     align_corners = True
     detail_channels = 1
@@ -216,16 +233,21 @@ class STDC(SegmentationModule):
         spatial_path: bool = False,
         train_norms: bool = False,
     ) -> None:
-        """detail_strides=() trains without guidance; spatial_path puts BiSeNet's in the place of
-        stage 3 before the FFM."""
+        """detail_strides=() trains without guidance.
+
+        `spatial_path` puts BiSeNet's spatial path in the place of stage 3 before the FFM.
+        """
         super().__init__(num_classes)
         if len(detail_strides) > len(SHARES):
             raise ValueError(
-                f"detail_strides={detail_strides}; allowed: at most three strides, such as (1, "
-                "2, 4), or () for no guidance"
+                f"detail_strides={detail_strides}; allowed: at most three strides, such as "
+                "(1, 2, 4), or () for no guidance"
             )
-        self.detail_strides, self.dice, self.train_norms = tuple(detail_strides), dice, train_norms
-        self.backbone, self.context_path = STDCNet(depth), ContextPath()
+        self.detail_strides = tuple(detail_strides)
+        self.dice = dice
+        self.train_norms = train_norms
+        self.backbone = STDCNet(depth)
+        self.context_path = ContextPath()
         self.spatial_path = SpatialPath() if spatial_path else None
         self.fusion = FeatureFusion(128 + (128 if spatial_path else 256), squeezed=64)
         self.classifier = self.head(256, 256, num_classes)
@@ -240,7 +262,7 @@ class STDC(SegmentationModule):
         return nn.Sequential(conv_bn_relu(inside, width), nn.Conv2d(width, outside, 1, bias=False))
 
     def _initialize(self) -> None:
-        """The authors' draw for everything outside the backbone: a variance of 1 / fan_in."""
+        """Draw everything outside the backbone with a variance of 1 / fan_in, as the authors."""
         backbone = set(self.backbone.modules())
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d) and layer not in backbone:
@@ -250,10 +272,9 @@ class STDC(SegmentationModule):
         return self.backbone
 
     def load_pretrained(self, source: str) -> str:
-        """The authors' ImageNet classifier, out of their file."""
-        return load_encoder(
-            self.encoder(), source, rename=partial(backbone_weights, self.backbone.depth)
-        )
+        """Load the authors' ImageNet classifier from their file."""
+        rename = partial(backbone_weights, self.backbone.depth)
+        return load_encoder(self.encoder(), source, rename=rename)
 
     def features(self, image: Tensor) -> Paths:
         stages = self.backbone(image)
@@ -274,7 +295,7 @@ class STDC(SegmentationModule):
         return outputs
 
     def criterion(self, outputs: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:
-        """Every term has weight 1."""
+        """Return all terms, each with weight 1."""
         semantic = {name: logits for name, logits in outputs.items() if name != "detail"}
         terms = super().criterion(semantic, label)
         if "detail" in outputs:
@@ -282,13 +303,13 @@ class STDC(SegmentationModule):
         return terms
 
     def guidance(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """The terms of the detail head, zero where no pixel has a label."""
+        """Return the terms of the detail head, zero if no pixel has a label."""
         some = (label != IGNORED).any()
         terms = self.detail_terms(logits, detail_label(label, self.detail_strides))
         return {name: term * some for name, term in terms.items()}
 
     def detail_terms(self, logits: Tensor, edge: Tensor) -> dict[str, Tensor]:
-        """Binary cross-entropy over all pixels, ignored ones too, and Dice."""
+        """Return Dice and a binary cross-entropy over all pixels, ignored ones too."""
         logits = F.interpolate(
             logits.to(computed_in(logits)), edge.shape[-2:], mode="bilinear", align_corners=True
         )
@@ -299,13 +320,13 @@ class STDC(SegmentationModule):
         }
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
-        """1 in backbone and context path, head_lr elsewhere, 0 for the norms of the backbone."""
+        """Return 1 in backbone and context path, head_lr elsewhere, 0 for the backbone's norms."""
         if name.startswith("backbone.") and parameter.ndim == 1 and not self.train_norms:
             return 0.0
         return 1.0 if name.startswith(("backbone.", "context_path.")) else self.recipe.head_lr
 
 
-# --- experiments (section 4): one training each, judged at 512x1024 (Seg50) and at 768x1536 (Seg75)
+# --- experiments (section 4): each is evaluated at 512x1024 (Seg50) and at 768x1536 (Seg75)
 
 RECIPE = Recipe(
     crop=(512, 1024), scales=tuple(eighths / 8 for eighths in range(1, 13)), jitter=0.5, batch=48,
@@ -319,7 +340,8 @@ CITED = "paper, as PaddleSeg's PP-LiteSeg quotes it"
 NOTES = "study notes on STDC"
 RETRAINED = f"{NOTES}, their own retraining: 120k iterations, PyTorch 1.7, one V100"
 MEASURED = f"{NOTES}, their measurement of the released weights"
-GTX, V100 = ("GTX 1080Ti", "TensorRT 5.1.5"), ("V100", "TensorRT 8.5.1.7")
+GTX = ("GTX 1080Ti", "TensorRT 5.1.5")
+V100 = ("V100", "TensorRT 8.5.1.7")
 
 
 def published(source: str, seg50: float, seg75: float, split: str = "val") -> tuple[Published, ...]:
@@ -390,24 +412,23 @@ EXPERIMENTS = {
     "stdc2_camvid": on_camvid(STDC2, 73.9, 152.2),
 }  # fmt: skip
 
-# --- released weights: MichaelFan01/STDC-Seg, segmentation networks and the classifiers that they
-# start from
+# --- released weights: MichaelFan01/STDC-Seg, networks and the classifiers that they start from
 
 
 def modules(depth: Depth) -> tuple[tuple[str, Any], ...]:
-    """The backbone, whose modules are one list in the authors' code."""
-    places = ["stem.0", "stem.1"] + [
-        f"stages.{stage}.{each}"
-        for stage, count in enumerate(LAYERS[depth])
-        for each in range(count)
-    ]
+    """Return the renames of the backbone, whose modules are one list in the authors' code."""
+    places = ["stem.0", "stem.1"]
+    for stage, count in enumerate(LAYERS[depth]):
+        places += [f"stages.{stage}.{each}" for each in range(count)]
+
+    def place(match: re.Match[str]) -> str:
+        number = int(match[1])
+        return f"backbone.{places[number] if number < len(places) else 'beyond'}."
+
     return (
         (r"\.conv\.weight", ".0.weight"),
         (r"\.bn\.", ".1."),
-        (
-            r"^(?:cp\.backbone\.)?features\.(\d+)\.",
-            lambda m: f"backbone.{dict(enumerate(places)).get(int(m[1]), 'beyond')}.",
-        ),
+        (r"^(?:cp\.backbone\.)?features\.(\d+)\.", place),
         (r"\.conv_list\.0\.", ".first."),
         (r"\.conv_list\.([123])\.", lambda m: f".rest.{int(m[1]) - 1}."),
         (r"\.avd_layer\.", ".down."),
@@ -418,10 +439,8 @@ HEADS = (
     (r"^(conv_out\w*)\.conv\.", r"\1.0."),
     (r"^(conv_out\w*)\.conv_out\.", r"\1.1."),
     (r"^conv_out\.", "classifier."),
-    (
-        r"^conv_out(16|32)\.",
-        lambda m: f"auxiliaries.auxiliary{int(m[1]) // 2}.",
-    ),  # theirs are named before the features are enlarged
+    # The authors name these heads by the stride before the features are enlarged.
+    (r"^conv_out(16|32)\.", lambda m: f"auxiliaries.auxiliary{int(m[1]) // 2}."),
     (r"^conv_out_sp8\.", "detail."),
     (r"^cp\.arm(32|16)\.", lambda m: f"context_path.arms.{m[1] == '16':d}."),
     (r"^cp\.conv_head(32|16)\.", lambda m: f"context_path.refines.{m[1] == '16':d}."),
@@ -442,16 +461,16 @@ UNUSED = (
 
 
 def norms_of_abn(state: State) -> State:
-    """In-place ABN multiplies by |weight| + 1e-5, batch norm by the weight itself; the backbone has
-    batch norms."""
-    scales = {
-        name
-        for name, tensor in state.items()
-        if tensor.ndim == 1 and name.endswith("weight") and not name.startswith("backbone.")
-    }
-    return {
-        name: tensor.abs() + 1e-5 if name in scales else tensor for name, tensor in state.items()
-    }
+    """Convert the weights of in-place ABN, which multiplies by |weight| + 1e-5, for batch norm.
+
+    The backbone has batch norms already.
+    """
+    converted = {}
+    for name, tensor in state.items():
+        is_scale = tensor.ndim == 1 and name.endswith("weight")
+        in_head = not name.startswith("backbone.")
+        converted[name] = tensor.abs() + 1e-5 if is_scale and in_head else tensor
+    return converted
 
 
 CLASSIFIERS = {"stdc1": "stdcnet813", "stdc2": "stdcnet1446"}
@@ -473,7 +492,6 @@ RELEASED = {
 
 
 def backbone_weights(depth: Depth, state: State) -> State:
-    """The part of an ImageNet classifier that segmentation starts from, under the backbone's
-    names."""
+    """Return the backbone's weights of an ImageNet classifier, under the backbone's names."""
     renamed = RELEASED[CLASSIFIERS[depth]].renamed(state)
     return {name.removeprefix("backbone."): tensor for name, tensor in renamed.items()}

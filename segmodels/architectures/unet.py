@@ -1,9 +1,9 @@
 """U-Net: Convolutional Networks for Biomedical Image Segmentation
 Ronneberger, Fischer, Brox. MICCAI 2015. arXiv:1505.04597
 
-Halve four times, double four times, and give each level on the way up what its level on the way
-down had seen. The convolutions are not padded: every prediction has seen its whole neighborhood,
-so an image of any size is cut into tiles whose outputs fit together without seams.
+Halve four times, double four times, and join each level on the way up with the map of the same
+level on the way down. The convolutions are not padded: every prediction has seen its whole
+neighborhood, so an image of any size is cut into tiles whose outputs fit together without seams.
 
     572 ─ 64 ────────────────────────────── crop ─ 128 ─ 64 ─ 1x1 -> 388
       pool └ 128 ──────────────────── crop ─ 256 ─ 128 ┘ up
@@ -51,7 +51,7 @@ LEVELS = 5
 
 
 def double(inside: int, outside: int) -> nn.Sequential:
-    """Two 3x3 without padding: two pixels less on every side."""
+    """Stack two 3x3 without padding, which take two pixels off every side."""
     return nn.Sequential(
         nn.Conv2d(inside, outside, 3),
         nn.ReLU(inplace=True),
@@ -61,7 +61,7 @@ def double(inside: int, outside: int) -> nn.Sequential:
 
 
 class Up(nn.Module):
-    """The deeper map at the next level's resolution, the middle of that level's map, two 3x3."""
+    """A step upward: enlarge the deeper map, join the middle of the level's map, two 3x3."""
 
     def __init__(self, up: nn.Module, conv: nn.Module) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Up(nn.Module):
         return self.conv(torch.cat(self.fitted(level, deep), 1))
 
     def fitted(self, level: Tensor, deep: Tensor) -> tuple[Tensor, Tensor]:
-        """Both at the size of the deeper one, which saw more and knows less of its border."""
+        """Crop the level's map to the deeper one, which has lost more of its border."""
         height, width = deep.shape[-2:]
         top = (level.shape[-2] - height) // 2
         left = (level.shape[-1] - width) // 2
@@ -92,14 +92,14 @@ class UShaped(SegmentationModule):
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """The map of each level, finest first."""
+        """Return the map of each level, finest first."""
         levels = [self.contracting[0](image)]
         for level in self.contracting[1:]:
             levels.append(level(F.max_pool2d(levels[-1], 2)))
         return levels
 
     def ascent(self, levels: list[Tensor]) -> list[Tensor]:
-        """The map that each step upward leaves, coarsest first."""
+        """Return the map after each step upward, coarsest first."""
         maps = [levels[-1]]
         for up, level in zip(self.expansive, reversed(levels[:-1])):
             maps.append(up(maps[-1], level))
@@ -110,7 +110,7 @@ class UShaped(SegmentationModule):
 
 
 class UNet(UShaped):
-    """572x572 pixels to the logits of the 388x388 in their middle."""
+    """The paper's network: 572x572 pixels -> logits of the 388x388 in their middle."""
 
     margin = 92
     multiple = 16
@@ -129,7 +129,10 @@ class UNet(UShaped):
         initialize(self)
 
     def valid_side(self, side: int) -> int:
-        """Every pooling meets an even side at 572 and in steps of 16 from there; 188 leaves 4."""
+        """Return 572 plus or minus multiples of 16, so that every pooled side is even; at least 188.
+
+        With 188 there are 4 pixels of logits.
+        """
         return max(side + (12 - side) % 16, 188)
 
     # --- training (section 3)
@@ -141,19 +144,19 @@ class UNet(UShaped):
     def criterion(
         self, outputs: Mapping[str, Tensor], label: Tensor, border: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Equation 1 with the weights of equation 2: w_c of the pixel's class, plus the
-        border's."""
+        """Return equation 1 with the weights of equation 2: the class's w_c plus the border's."""
         weights = torch.ones_like(label, dtype=torch.float32)
         if self.class_weights is not None:
             weights = self.class_weights[label.long().clamp(max=self.num_classes - 1)]
         if border is not None:
             weights = weights + border
-        kind, logits = self.recipe.loss, outputs["main"]
-        return {"main": pixel_loss(kind, logits, label, align_corners=False, weights=weights)}
+        logits = outputs["main"]
+        loss = pixel_loss(self.recipe.loss, logits, label, align_corners=False, weights=weights)
+        return {"main": loss}
 
 
 def initialize(module: nn.Module) -> None:
-    """Normal, sqrt(2 / N) wide, where N numbers flow into each of a layer's."""
+    """Draw weights from N(0, 2 / N), where N is the number of inputs of each output."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -164,11 +167,13 @@ def initialize(module: nn.Module) -> None:
 
 
 def border_weights(label: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.ndarray:
-    """w0 exp(-(d1 + d2)^2 / 2 sigma^2) in the background (H, W), 0 elsewhere: d1 and d2 are the
-    distances to the nearest cell and to the second nearest."""
+    """Return w0 exp(-(d1 + d2)^2 / 2 sigma^2) in the background (H, W), 0 elsewhere.
+
+    d1 and d2 are the distances to the nearest and to the second nearest cell.
+    """
     import cv2
 
-    reach = round(12 * sigma)  # where the second cell is further away, the weight is below 1e-29
+    reach = round(12 * sigma)  # if the second cell is further away, the weight is below 1e-29
     nearest = np.full(label.shape, np.inf, np.float32)
     second = nearest.copy()
     for kind in np.unique(label[(label != 0) & (label != IGNORED)]):
@@ -180,9 +185,10 @@ def border_weights(label: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> n
             columns = slice(max(left - reach, 0), left + width + reach)
             outside = (cells[rows, columns] != cell).astype(np.uint8)
             distance = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-            # Its last bits depend on OpenCV's threads; the squares are whole numbers
+            # Its last bits depend on OpenCV's threads; the squares are whole numbers.
             distance = np.sqrt(np.rint(distance**2))
-            d1, d2 = nearest[rows, columns], second[rows, columns]
+            d1 = nearest[rows, columns]
+            d2 = second[rows, columns]
             np.minimum(d2, np.maximum(d1, distance), out=d2)
             np.minimum(d1, distance, out=d1)
     weights = w0 * np.exp(-((nearest + second) ** 2) / (2 * sigma**2))
@@ -198,7 +204,7 @@ def padded_double(inside: int, outside: int, middle: int | None = None) -> nn.Se
 
 
 class PaddedUp(Up):
-    """Where a level is odd, the deeper map is padded to it by zeros."""
+    """A step upward that pads the deeper map by zeros if a level's size is odd."""
 
     def fitted(self, level: Tensor, deep: Tensor) -> tuple[Tensor, Tensor]:
         down = level.shape[-2] - deep.shape[-2]
@@ -208,11 +214,10 @@ class PaddedUp(Up):
 
 
 class PaddedUNet(UShaped):
-    """Logits of every pixel of the image, for any height and width from 16 up."""
+    """The padded variant: logits of every pixel, for any height and width from 16 up."""
 
     def __init__(self, num_classes: int, bilinear: bool = False, width: int = 64) -> None:
-        """`bilinear` upsampling learns nothing and keeps its channels: the deepest map has half of
-        them."""
+        """`bilinear` upsampling keeps its channels, so the deepest map has half as many."""
         widths = [width * 2**level for level in range(LEVELS)]
         widths[-1] //= 2 if bilinear else 1
         pairs = zip([3, *widths], widths)
@@ -237,7 +242,7 @@ class PaddedUNet(UShaped):
 
 
 def dice_loss(logits: Tensor, label: Tensor, epsilon: float = 1e-6) -> Tensor:
-    """1 - 2 |A B| / (|A| + |B|), one ratio for all classes and pixels of the batch that count."""
+    """Return 1 - 2 |A B| / (|A| + |B|), one ratio for all classes and valid pixels of a batch."""
     counted = (label != IGNORED)[:, None]
     probability = logits.softmax(1) * counted
     true = label.long().masked_fill(label == IGNORED, 0)[:, None]

@@ -1,1 +1,1 @@
-"""Networks that several papers share: a paper hands in what is its own."""
+"""Networks that several papers share; a paper hands in its own modules."""

@@ -1,5 +1,4 @@
-"""Dilated networks: a backbone that stops striding at 1/8 or 1/16, something that gathers context
-there, and a 1x1.
+"""Dilated networks: a backbone that ends at 1/8 or 1/16, a context module, and a 1x1.
 
     image -> backbone, dilated ─┬─ stage 4 -> context -> dropout, 1x1 -> logits at 1/8
                                 └─ stage 3 -> 3x3, dropout, 1x1: auxiliary, in training
@@ -17,8 +16,7 @@ from segmodels.parts.layers import conv_bn_relu
 
 
 class Dilated(SegmentationModule):
-    """Backbone -> context on the last stage -> classifier; an auxiliary head on the stage
-    before."""
+    """Backbone -> context on the last stage -> classifier; an auxiliary head one stage before."""
 
     auxiliary_weight = 0.4
 
@@ -51,18 +49,20 @@ class Dilated(SegmentationModule):
 
 
 def classifier(inside: int, num_classes: int, dropout: float = 0.1) -> nn.Sequential:
-    """Dropout of whole channels, then a 1x1."""
+    """Stack dropout of whole channels and a 1x1."""
     return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(inside, num_classes, 1))
 
 
 def fcn_head(inside: int, width: int, num_classes: int, dropout: float = 0.1) -> nn.Sequential:
-    """A 3x3 in front of the classifier: what most papers train on stage 3."""
+    """Stack a 3x3 and the classifier: the auxiliary head of most papers on stage 3."""
     return nn.Sequential(conv_bn_relu(inside, width), *classifier(width, num_classes, dropout))
 
 
 class Around(nn.Module):
-    """A 3x3 in front of an operator and one behind it; a third joins that with the input (CCNet,
-    and most attention heads since)."""
+    """An operator between two 3x3 convolutions; a third joins the result with the input.
+
+    CCNet has this head, and most attention networks since.
+    """
 
     def __init__(self, inside: int, width: int, operator: nn.Module) -> None:
         super().__init__()
@@ -77,8 +77,11 @@ class Around(nn.Module):
 
 
 def initialize_heads(network: Dilated) -> None:
-    """He initialization of every convolution in front of a norm, N(0, 0.01) of the classifiers: how
-    mmsegmentation starts its heads. Layers of an operator that have a bias stay as they are."""
+    """Initialize the heads as mmsegmentation does.
+
+    Convolutions before a norm get He's initialization, classifiers N(0, 0.01). Layers of an
+    operator that have a bias stay as they are.
+    """
     heads = [network.context, network.classifier]
     heads += [] if network.auxiliary is None else [network.auxiliary]
     for head in heads:

@@ -1,5 +1,7 @@
-"""What a judgement measures, one idea per file; every number is a function of counts that add up
-over images and ranks."""
+"""Metrics of an evaluation, one idea per file.
+
+Every score is a function of counts that add up over images and ranks.
+"""
 
 from segmodels.metrics.confusion import JaccardIndex, confusion_of, scores
 

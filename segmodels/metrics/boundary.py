@@ -1,15 +1,14 @@
-"""How well the outlines are met: boundary F1, boundary IoU, and the confusion matrix in bands along
-the true boundaries.
+"""Boundary metrics: boundary F1, boundary IoU, and confusion matrices near the true boundaries.
 
-Everything here takes the maps of one image, uint8 (H, W) on any device, and returns int64 counts
-that add up over images and ranks.
+The functions take the maps of one image, uint8 (H, W) on any device, and return int64 counts that
+add up over images.
 
 A boundary pixel has, above, below, left or right of it, a pixel of another class. Ignored pixels
-(255) neither count nor make a boundary, and what is predicted there is left out: the edge of a hood
-that nobody labeled is no boundary of the street. Where a data set ignores the outlines themselves
-(VOC's are five pixels wide) little is left to count, and these scores say little. The image's
-border makes no boundary either, because it would always be met (Matlab's bfscore counts it);
-boundary IoU alone follows its authors, who count it.
+(255) neither count nor make a boundary, and predictions there are left out: the edge of an
+unlabeled hood is no boundary of the street. If a data set ignores the outlines themselves (VOC's
+are five pixels wide) little is left to count, and these scores mean little. The image's border
+makes no boundary either, because it would always be matched (Matlab's bfscore counts it); boundary
+IoU alone follows its authors, who count it.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,15 +19,13 @@ from torch import Tensor
 
 IGNORED = 255
 BITS = 8  # classes that are widened at once, one per bit of a uint8
-# that are widened at once: they stay in a processor's cache, which makes 8192x4096 three times as
-# fast
-ROWS = 256
+ROWS = 256  # widened at once: they fit into the cache, which makes 8192x4096 three times as fast
 
 
 def boundary_counts(
     predicted: Tensor, label: Tensor, num_classes: int, tolerance: float = 0.0075
 ) -> Tensor:
-    """(C, 4): boundary pixels predicted, of them matched, true, of them matched.
+    """Count boundary pixels per class (C, 4): predicted, of these matched, true, of these matched.
 
     A boundary pixel is matched if the other map has a boundary pixel of the same class at most
     `tolerance` image diagonals away. The share is that of Csurka et al. (BMVC 2013) and of Matlab's
@@ -36,15 +33,15 @@ def boundary_counts(
     that a small image still forgives one pixel. 1024x2048 forgives 18.
     """
     pixels = ceil(tolerance * hypot(*label.shape))
-    found, true = outline(predicted.masked_fill(label == IGNORED, IGNORED)), outline(label)
-    return torch.stack(
-        [*_matched(found, true, num_classes, pixels), *_matched(true, found, num_classes, pixels)],
-        dim=1,
-    )
+    guess = outline(predicted.masked_fill(label == IGNORED, IGNORED))
+    true = outline(label)
+    precision = _matched(guess, true, num_classes, pixels)
+    recall = _matched(true, guess, num_classes, pixels)
+    return torch.stack([*precision, *recall], dim=1)
 
 
 def boundary_scores(counts: Tensor) -> dict[str, float | list[float | None]]:
-    """Of (N, C, 4): F1, precision and recall per class, and the mean F1 of the classes.
+    """Return F1, precision and recall per class, and the mean F1, from counts (N, C, 4).
 
     A score is made per image, then averaged over images, as Csurka et al. argue: F1 and recall over
     the images in which the class has a true boundary (without a predicted one they are 0),
@@ -54,7 +51,8 @@ def boundary_scores(counts: Tensor) -> dict[str, float | list[float | None]]:
     average the classes of an image first, then the images: rare classes weigh less there.
     """
     predicted, hit, true, met = counts.to(torch.float64).unbind(-1)  # (N, C)
-    precision, recall = hit / predicted.clamp(min=1), met / true.clamp(min=1)
+    precision = hit / predicted.clamp(min=1)
+    recall = met / true.clamp(min=1)
     f1 = 2 * precision * recall / (precision + recall).where(precision + recall > 0, 1)
     occurs = true.any(0)
     f1 = _mean(f1, (true > 0) | ((predicted > 0) & ~occurs))
@@ -70,27 +68,27 @@ def boundary_scores(counts: Tensor) -> dict[str, float | list[float | None]]:
 def boundary_iou_counts(
     predicted: Tensor, label: Tensor, num_classes: int, width: float = 0.02
 ) -> Tensor:
-    """(C, 2): intersection and union of the areas along the boundaries (Cheng et al.,
-    arXiv:2103.16562).
+    """Count the intersection and the union of the areas along the boundaries (C, 2).
 
-    A class's area is what `width` image diagonals of erosion by a 3x3 square would take off it,
-    border of the image included, as in the authors' code (boundary-iou-api 37d2558); unlike there,
-    an ignored pixel takes nothing off its neighbours. 1024x2048 erodes by 46.
+    It is the boundary IoU of Cheng et al. (arXiv:2103.16562). A class's area is what `width` image
+    diagonals of erosion by a 3x3 square would remove, border of the image included, as in the
+    authors' code (boundary-iou-api 37d2558). Unlike there, an ignored pixel does not erode its
+    neighbors. 1024x2048 erodes by 46.
     """
     pixels = max(round(width * hypot(*label.shape)), 1)
     predicted = predicted.masked_fill(label == IGNORED, IGNORED)
-    found, true = (
-        predicted.where(_beside_another(predicted, pixels), IGNORED),
-        label.where(_beside_another(label, pixels), IGNORED),
-    )
-    sizes = _count(found, num_classes) + _count(true, num_classes)
-    both = _count(found.where(found == true, IGNORED), num_classes)
+    guess = predicted.where(_beside_another(predicted, pixels), IGNORED)
+    true = label.where(_beside_another(label, pixels), IGNORED)
+    sizes = _count(guess, num_classes) + _count(true, num_classes)
+    both = _count(guess.where(guess == true, IGNORED), num_classes)
     return torch.stack([both, sizes - both], dim=1)
 
 
 def boundary_iou_scores(counts: Tensor) -> dict[str, float | list[float | None]]:
-    """Of (C, 2), summed over images as for mIoU: boundary IoU per class (None where the class
-    occurs nowhere) and its mean."""
+    """Return boundary IoU per class and its mean, from counts (C, 2) summed over images.
+
+    A class that occurs nowhere has None.
+    """
     iou = [both / union if union else None for both, union in counts.tolist()]
     known = [each for each in iou if each is not None]
     return {
@@ -102,36 +100,35 @@ def boundary_iou_scores(counts: Tensor) -> dict[str, float | list[float | None]]
 def band_confusions(
     predicted: Tensor, label: Tensor, num_classes: int, radii: Sequence[int] = (1, 2, 4, 8, 16, 32)
 ) -> Tensor:
-    """(R, C, C): the confusion matrix of the pixels in a band along the true boundaries; `radii`
-    ascend.
+    """Return confusion matrices (R, C, C) of bands along the true boundaries, by ascending `radii`.
 
     A trimap, as Kohli et al. (IJCV 2009) and Krähenbühl and Koltun (NIPS 2011) score it by pixels
-    and DeepLab (arXiv:1412.7062) by mIoU: `scores` makes either of a matrix. Radius r is r pixels
-    on each side of a straight boundary: a pixel is in it if its center is nearer than r to that of
-    a boundary pixel. DeepLab's band on VOC lies around the ignored outlines, which make no boundary
-    here.
+    and DeepLab (arXiv:1412.7062) by mIoU: `scores` computes both from a matrix. Radius r is r
+    pixels on each side of a straight boundary: a pixel is in the band if its center is nearer than
+    r to that of a boundary pixel. DeepLab's band on VOC lies around the ignored outlines, which
+    make no boundary here.
     """
     boundary = (outline(label) != IGNORED).to(torch.uint8)
     ring = torch.full_like(label, len(radii))  # the first of `radii` that reaches the pixel
     for radius in radii:
         ring -= widened(boundary, radius * radius - 1)
     within = (ring < len(radii)) & (label != IGNORED)
-    ring, true, found = ring[within].int(), label[within].int(), predicted[within].int()
-    counts = torch.bincount(
-        (ring * num_classes + true) * num_classes + found, minlength=len(radii) * num_classes**2
-    )
-    return counts.reshape(len(radii), num_classes, num_classes).cumsum(0)
+    place = (ring[within].int() * num_classes + label[within].int()) * num_classes
+    counts = torch.bincount(place + predicted[within].int(), minlength=len(radii) * num_classes**2)
+    counts = counts.reshape(len(radii), num_classes, num_classes)  # (R * C * C,) -> (R, C, C)
+    return counts.cumsum(0)  # a wider band contains the narrower ones
 
 
-# What is a boundary, what is near one
+# --- boundaries, and pixels near them
 
 
 def outline(classes: Tensor) -> Tensor:
-    """The class where a pixel is one of its boundary's, 255 elsewhere."""
+    """Return the class of each boundary pixel, 255 elsewhere."""
     edge = torch.zeros_like(classes, dtype=torch.bool)
     for dim in (0, 1):
         size = classes.shape[dim] - 1
-        one, other = classes.narrow(dim, 0, size), classes.narrow(dim, 1, size)
+        one = classes.narrow(dim, 0, size)
+        other = classes.narrow(dim, 1, size)
         differ = (one != other) & (one != IGNORED) & (other != IGNORED)
         edge.narrow(dim, 0, size).logical_or_(differ)
         edge.narrow(dim, 1, size).logical_or_(differ)
@@ -139,9 +136,12 @@ def outline(classes: Tensor) -> Tensor:
 
 
 def widened(bits: Tensor, square: int) -> Tensor:
-    """Every bit of uint8 (H, W) spread over the disc of pixels whose squared distance is at most
-    `square`: exact, in integers."""
-    reach, strips = isqrt(square), []
+    """Spread every bit of uint8 (H, W) over the pixels whose squared distance is at most `square`.
+
+    It is exact, in integers.
+    """
+    reach = isqrt(square)
+    strips = []
     for top in range(0, len(bits), ROWS):
         above = min(top, reach)
         strips.append(_discs(bits[top - above : top + ROWS + reach], square)[above : above + ROWS])
@@ -149,67 +149,68 @@ def widened(bits: Tensor, square: int) -> Tensor:
 
 
 def _discs(bits: Tensor, square: int) -> Tensor:
-    """From the top row of the disc, which is the narrowest, to its middle, so that each row's run
-    only grows."""
-    height, run, half, disc = len(bits), bits, 0, torch.zeros_like(bits)
+    """Widen one strip: from the disc's top row, the narrowest, to its middle, runs only grow."""
+    height = len(bits)
+    disc = torch.zeros_like(bits)
+    run = bits  # every bit spread over `half` pixels to the left and to the right
+    half = 0
     for rows in range(isqrt(square), -1, -1):  # above and below the middle
         while (half + 1) ** 2 + rows**2 <= square:
             wider = run.clone()
             wider[:, 1:] |= run[:, :-1]
             wider[:, :-1] |= run[:, 1:]
-            run, half = wider, half + 1
+            run = wider
+            half += 1
         disc[rows:] |= run[: max(height - rows, 0)]
         disc[: max(height - rows, 0)] |= run[rows:]
     return disc
 
 
 def _matched(ours: Tensor, theirs: Tensor, num_classes: int, pixels: int) -> tuple[Tensor, Tensor]:
-    """(C,) and (C,): boundary pixels of ours, and those of them that have one of theirs of the same
-    class within so many pixels."""
-    spots = (ours != IGNORED).flatten().nonzero()[:, 0]
-    classes = ours.flatten()[spots].long()
-    total, matched = (
-        torch.bincount(classes, minlength=num_classes),
-        torch.zeros(num_classes, dtype=torch.int64, device=ours.device),
-    )
+    """Count boundary pixels of ours (C,), and those with one of theirs near by (C,).
+
+    Near by is one of the same class within so many pixels.
+    """
+    spots = (ours != IGNORED).flatten().nonzero()[:, 0]  # (H, W) -> (boundary pixels,)
+    classes = ours.flatten()[spots].long()  # (H, W) -> (boundary pixels,)
+    total = torch.bincount(classes, minlength=num_classes)
+    matched = torch.zeros(num_classes, dtype=torch.int64, device=ours.device)
     shared = ((total > 0) & (_count(theirs, num_classes) > 0)).nonzero()[:, 0]
     for some in shared.split(BITS):
         bit = torch.zeros(IGNORED + 1, dtype=torch.uint8, device=ours.device)
         bit[some] = 1 << torch.arange(len(some), dtype=torch.uint8, device=ours.device)
-        near = widened(bit[theirs.int()], pixels * pixels).flatten()[spots]
+        widened_bits = widened(bit[theirs.int()], pixels * pixels)
+        near = widened_bits.flatten()[spots]  # (H, W) -> (boundary pixels,)
         matched += torch.bincount(classes[(near & bit[classes]) > 0], minlength=num_classes)
     return total, matched
 
 
 def _beside_another(classes: Tensor, pixels: int) -> Tensor:
-    """Where the square of so many pixels to each side holds another class or leaves the image."""
+    """Return where the square of this radius holds another class or leaves the image."""
     height, width = classes.shape
-    beside, length = torch.ones_like(classes, dtype=torch.bool), 2 * pixels + 1
+    beside = torch.ones_like(classes, dtype=torch.bool)
+    length = 2 * pixels + 1
     if min(height, width) >= length:
-        low, high = classes, classes.masked_fill(classes == IGNORED, 0)
+        low = classes
+        high = classes.masked_fill(classes == IGNORED, 0)
         for dim in (0, 1):
-            low, high = (
-                _windows(torch.minimum, low, length, dim),
-                _windows(torch.maximum, high, length, dim),
-            )
-        beside[pixels:-pixels, pixels:-pixels] = (
-            low < high
-        )  # in a window that is ignored throughout, low is 255 and high 0
+            low = _windows(torch.minimum, low, length, dim)
+            high = _windows(torch.maximum, high, length, dim)
+        # In a window of ignored pixels alone, low is 255 and high 0.
+        beside[pixels:-pixels, pixels:-pixels] = low < high
     return beside
 
 
 def _windows(
     merge: Callable[[Tensor, Tensor], Tensor], values: Tensor, length: int, dim: int
 ) -> Tensor:
-    """The minimum or maximum of every window of `length`, by doubling it."""
+    """Return the minimum or maximum of every window of `length`, by doubling the window."""
     span = 1
     while span < length:
         step = min(span, length - span)
         size = values.shape[dim] - step
-        values, span = (
-            merge(values.narrow(dim, 0, size), values.narrow(dim, step, size)),
-            span + step,
-        )
+        values = merge(values.narrow(dim, 0, size), values.narrow(dim, step, size))
+        span += step
     return values
 
 
@@ -218,6 +219,7 @@ def _count(classes: Tensor, num_classes: int) -> Tensor:
 
 
 def _mean(values: Tensor, known: Tensor) -> list[float | None]:
-    """Of (N, C) over the images in which it is known; None where it is in none."""
-    sums, images = (values * known).sum(0).tolist(), known.sum(0).tolist()
+    """Average (N, C) over the images in which it is known; None if there is none."""
+    sums = (values * known).sum(0).tolist()
+    images = known.sum(0).tolist()
     return [total / count if count else None for total, count in zip(sums, images)]

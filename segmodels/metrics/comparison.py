@@ -1,14 +1,13 @@
-"""How sure a score is, and a difference of two: statistics over images, out of one confusion matrix
-per image.
+"""Confidence intervals of scores and paired comparisons of two models, over images.
 
-An image is the unit that is drawn: its pixels are not independent. All of it rests on `margins`,
-three numbers per image and class instead of C * C, and goes by blocks of BLOCK draws: 2000 images
-of 150 classes need some 40 MB beside what is handed in.
+They need one confusion matrix per image. An image is the unit that is drawn, since its pixels are
+not independent. The computation uses `margins`, three numbers per image and class instead of C * C,
+in blocks of BLOCK draws: 2000 images of 150 classes need some 40 MB beside the input.
 
 The intervals are percentiles of the bootstrap (Efron and Tibshirani: An Introduction to the
-Bootstrap, 1993, chapter 13); the p-values are those of a permutation test (Good: Permutation Tests,
-2000), which asks how often a difference at least this large comes about when it is left to a coin,
-image by image, which of the two models gave which prediction.
+Bootstrap, 1993, chapter 13). The p-values are those of a permutation test (Good: Permutation Tests,
+2000): the share of draws with a difference at least as large, if for each image a coin decides
+which of the two models gave which prediction.
 """
 
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from segmodels.metrics.confusion import listed, margins, rates
 Interval = tuple[float, float]
 MEANS = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
 BLOCK = 256  # draws at a time
-TRUE = 1  # where the pixels of the truth stand in margins
+TRUE = 1  # index of the truth's pixels in margins
 TIE = 1e-12  # two orders of summing one mean differ by less
 UNKNOWN = (float("nan"), float("nan"))
 
@@ -32,8 +31,8 @@ UNKNOWN = (float("nan"), float("nan"))
 class Comparison:
     """The first model against the second one: a positive difference is in the first one's favor.
 
-    Per class: None where the truth never shows it. Per image: the mean IoU over the classes that
-    its truth shows; None without any.
+    Values per class are None if the truth never shows the class. Values per image are of the mean
+    IoU over the classes that its truth shows, and None if it shows none.
     """
 
     difference: float  # of the mIoU
@@ -41,9 +40,7 @@ class Comparison:
     p: float
     class_differences: list[float | None]  # of the IoU
     class_intervals: list[Interval | None]
-    class_ps: list[
-        float | None
-    ]  # as they are: for C classes at once, Bonferroni asks for C times less
+    class_ps: list[float | None]  # uncorrected: for C classes, Bonferroni's level is C times less
     image_differences: list[float | None]
     wins: int  # images on which the first one is better
     ties: int
@@ -56,38 +53,42 @@ class Comparison:
 def interval(
     confusions: Any, statistic: str = "miou", level: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> Interval:
-    """Within which the data set's score lies, had other images of the kind been taken; (N, C, C)
-    counts by image, truth and prediction."""
+    """Return the interval of a data set's score, were other images of its kind taken.
+
+    `confusions` holds counts (N, C, C) by image, truth and prediction.
+    """
     if statistic not in MEANS:
         raise ValueError(
             f"the statistic {statistic} is none of {', '.join(MEANS)}: name one of them"
         )
-    drawn = torch.cat(
-        [rates(each)[statistic] for each in resampled(by_image(confusions), draws, seed)]
-    )
+    samples = resampled(by_image(confusions), draws, seed)
+    drawn = torch.cat([rates(each)[statistic] for each in samples])
     return percentiles(drawn[:, None], level)[0] or UNKNOWN
 
 
 def class_intervals(
     confusions: Any, level: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> list[Interval | None]:
-    """The same for the IoU of each class, over the draws in which it occurs; None where it never
-    does."""
-    return percentiles(
-        torch.cat([rates(each)["iou"] for each in resampled(by_image(confusions), draws, seed)]),
-        level,
-    )
+    """Return the interval of each class's IoU, over the draws in which the class occurs.
+
+    It is None for a class that never occurs.
+    """
+    samples = resampled(by_image(confusions), draws, seed)
+    return percentiles(torch.cat([rates(each)["iou"] for each in samples]), level)
 
 
 def image_scores(confusions: Any) -> list[float | None]:
-    """Each image's own mean IoU over the classes that its truth shows: a stray pixel of another
-    class costs its class, not a zero more."""
+    """Return each image's mean IoU over the classes that its truth shows.
+
+    So a stray pixel of another class costs the class that it hits, and adds no class with IoU 0.
+    """
     return listed(image_means(by_image(confusions)))
 
 
 def paired(a: Any, b: Any, level: float = 0.95, draws: int = 1000, seed: int = 0) -> Comparison:
-    """Two models on the same images, (N, C, C) counts each."""
-    a, b = by_image(a), by_image(b)
+    """Compare two models on the same images, from counts (N, C, C) of each."""
+    a = by_image(a)
+    b = by_image(b)
     if a.shape != b.shape or not torch.equal(a[:, TRUE], b[:, TRUE]):
         raise ValueError(
             "the two models were not judged on the same images: judge both on one split with "
@@ -98,9 +99,9 @@ def paired(a: Any, b: Any, level: float = 0.95, draws: int = 1000, seed: int = 0
     swapped = torch.cat([difference(*each) for each in exchanged(a, b, draws, seed)])
     seen = difference(a.sum(0), b.sum(0))
     as_large = swapped.abs() >= seen.abs() - TIE
-    ps = ((1 + as_large.double().sum(0)) / (1 + draws)).masked_fill(
-        seen.isnan(), float("nan")
-    )  # what was seen is one of the ways to swap
+    # The observed assignment counts as one of the draws, hence 1 + .
+    ps = (1 + as_large.double().sum(0)) / (1 + draws)
+    ps = ps.masked_fill(seen.isnan(), float("nan"))
     limits = percentiles(drawn.masked_fill(seen.isnan(), float("nan")), level)
     images = image_means(a) - image_means(b)
     return Comparison(
@@ -124,7 +125,7 @@ def paired(a: Any, b: Any, level: float = 0.95, draws: int = 1000, seed: int = 0
 
 
 def by_image(confusions: Any) -> Tensor:
-    """(N, C, C) counts, a tensor or an array -> (N, 3, C) float64."""
+    """Turn counts (N, C, C), a tensor or an array, into margins (N, 3, C) float64."""
     confusions = torch.as_tensor(confusions)
     if confusions.ndim != 3 or confusions.shape[1] != confusions.shape[2] or not len(confusions):
         raise ValueError(
@@ -143,30 +144,36 @@ def blocks(draws: int, seed: int) -> Iterator[tuple[int, torch.Generator]]:
 
 
 def resampled(images: Tensor, draws: int, seed: int) -> Iterator[Tensor]:
-    """(N, 3, C) -> blocks of (draws, 3, C): sums over N images taken with replacement."""
+    """Yield sums over N images drawn with replacement: (N, 3, C) -> blocks of (draws, 3, C)."""
     count = len(images)
     for size, generator in blocks(draws, seed):
         taken = torch.randint(count, (size, count), generator=generator)
-        times = torch.zeros(size, count, dtype=torch.float64).scatter_add_(
-            1, taken, torch.ones(size, count, dtype=torch.float64)
-        )
-        yield (times @ images.flatten(1)).unflatten(1, images.shape[1:])
+        times = torch.zeros(size, count, dtype=torch.float64)
+        times.scatter_add_(1, taken, torch.ones_like(times))
+        sums = times @ images.flatten(1)  # (draws, N) x (N, 3*C)
+        yield sums.unflatten(1, images.shape[1:])  # (draws, 3*C) -> (draws, 3, C)
 
 
 def exchanged(a: Tensor, b: Tensor, draws: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of both models' sums after a coin per image has swapped their predictions or not.
-    Whole numbers: the sums are exact."""
-    together, change = (a + b).sum(0), (a - b).flatten(1)
+    """Yield blocks of both models' sums after a coin per image has swapped their predictions.
+
+    The sums are of whole numbers, so they are exact.
+    """
+    together = (a + b).sum(0)
+    change = (a - b).flatten(1)  # (N, 3, C) -> (N, 3*C)
     for size, generator in blocks(draws, seed):
         coins = torch.randint(2, (size, len(a)), generator=generator).double()
-        first = b.sum(0) + (coins @ change).unflatten(1, a.shape[1:])
+        first = b.sum(0) + (coins @ change).unflatten(1, a.shape[1:])  # (draws, 3, C)
         yield first, together - first
 
 
 def difference(a: Tensor, b: Tensor) -> Tensor:
-    """(..., 3, C) twice -> (..., 1 + C): a's mIoU less b's, then class by class, nan where the
-    truth has no pixel of it."""
-    ours, theirs = rates(a), rates(b)
+    """Return a's mIoU less b's, then the same of each class's IoU: (..., 3, C) -> (..., 1 + C).
+
+    It is nan for a class of which the truth has no pixel.
+    """
+    ours = rates(a)
+    theirs = rates(b)
     classes = (ours["iou"] - theirs["iou"]).masked_fill(a[..., TRUE, :] == 0, float("nan"))
     return torch.cat([(ours["miou"] - theirs["miou"])[..., None], classes], -1)
 
@@ -176,10 +183,9 @@ def image_means(images: Tensor) -> Tensor:
 
 
 def percentiles(drawn: Tensor, level: float) -> list[Interval | None]:
-    """(draws, K) -> the middle `level` of each column, its nan left out."""
+    """Return the middle `level` of each column of (draws, K), without its nan."""
     if not 0 < level < 1:
         raise ValueError(f"the level {level} is not between 0 and 1: 0.95 is usual")
-    ends = drawn.nanquantile(
-        torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64), dim=0
-    )  # (2, K)
+    shares = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    ends = drawn.nanquantile(shares, dim=0)  # (2, K)
     return [None if low != low else (low, high) for low, high in ends.T.tolist()]

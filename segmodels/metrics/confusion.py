@@ -1,8 +1,8 @@
-"""mIoU and its companions, all out of one confusion matrix over the whole set and every rank.
+"""mIoU and related scores, from one confusion matrix over the whole data set and all ranks.
 
-Mean accuracy is the mean of the classes' recalls. It is no average precision: nothing is ranked by
-its confidence, though the notes on metrics that this project comes from liken it to detection's
-mAP.
+Mean accuracy is the mean of the classes' recalls. It is no average precision, since nothing is
+ranked by confidence, though the notes on metrics that this project comes from liken it to the mAP
+of object detection.
 """
 
 import math
@@ -15,20 +15,24 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 
 class JaccardIndex(MulticlassJaccardIndex):
-    """mIoU of label maps; 255 is ignored, and a class that occurs nowhere is left out of the mean,
-    as Cityscapes' script does."""
+    """mIoU of label maps, in which 255 is ignored.
+
+    A class that occurs nowhere is left out of the mean, as in Cityscapes' script.
+    """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, average="macro", ignore_index=255, validate_args=False)
 
     def update(self, predicted: Tensor, label: Tensor) -> None:
-        """uint8 maps of any equal shape."""
+        """Add uint8 maps of any equal shape."""
         self.confmat += confusion_of(predicted, label, self.num_classes)
 
 
 def confusion_of(predicted: Tensor, label: Tensor, num_classes: int) -> Tensor:
-    """(C, C) int64 pixels by truth and prediction; uint8 maps of any equal shape, 255 in a label is
-    ignored."""
+    """Count the pixels of uint8 maps by truth and prediction: (C, C) int64.
+
+    The maps have any equal shape; 255 in a label is ignored.
+    """
     if predicted.max() >= num_classes or (label.ge(num_classes) & label.ne(255)).any():
         raise ValueError(
             f"a prediction or a label lies outside 0..{num_classes - 1} (a label may also be "
@@ -36,30 +40,30 @@ def confusion_of(predicted: Tensor, label: Tensor, num_classes: int) -> Tensor:
         )
     # Ignored pixels get a row of their own, past the last class: no boolean mask, no copy.
     rows = label.to(torch.int32).clamp(max=num_classes)
-    counts = torch.bincount(
-        (rows * num_classes + predicted.to(torch.int32)).flatten(),
-        minlength=num_classes * (num_classes + 1),
-    )
-    return counts[: num_classes**2].reshape(num_classes, num_classes)
+    place = (rows * num_classes + predicted.to(torch.int32)).flatten()  # (pixels,)
+    counts = torch.bincount(place, minlength=num_classes * (num_classes + 1))
+    return counts[: num_classes**2].reshape(num_classes, num_classes)  # (C * C,) -> (C, C)
 
 
 def margins(confusion: Tensor) -> Tensor:
-    """(..., C, C) counts by truth and prediction -> (..., 3, C): hits, pixels of the truth, pixels
-    predicted. The scores need no more."""
+    """Return hits, true pixels and predicted pixels per class: (..., C, C) -> (..., 3, C).
+
+    The scores need no more.
+    """
     return torch.stack(
         [confusion.diagonal(dim1=-2, dim2=-1), confusion.sum(-1), confusion.sum(-2)], -2
     )
 
 
 def rates(margins: Tensor) -> dict[str, Tensor]:
-    """(..., 3, C) -> "iou" and "accuracy" (..., C), nan where a class has no pixel to be judged by,
-    and the four means (...) over them.
+    """Return IoU and accuracy per class (..., C) and four means (...) from margins (..., 3, C).
 
-    A class counts in the mean IoU where it is true or predicted anywhere, in the mean accuracy
-    where it is true anywhere.
+    They are nan for a class without pixels. A class counts in the mean IoU if it is true or
+    predicted anywhere, in the mean accuracy if it is true anywhere.
     """
     hit, true, predicted = margins.to(torch.float64).unbind(-2)
-    iou, accuracy = hit / (true + predicted - hit), hit / true  # 0 / 0 is nan
+    iou = hit / (true + predicted - hit)  # 0 / 0 is nan
+    accuracy = hit / true
     return {
         "iou": iou,
         "accuracy": accuracy,
@@ -71,24 +75,21 @@ def rates(margins: Tensor) -> dict[str, Tensor]:
 
 
 def scores(confusion: Tensor, categories: Sequence[str] = ()) -> dict[str, Any]:
-    """From (true, predicted) counts: the means of `rates`, IoU and accuracy per class (None where
-    it has none), pixels.
+    """Return all scores of a confusion matrix as plain values; None for nan of a class.
 
-    `categories`, a word per class, adds Cityscapes' IoU of the categories: a class taken for
+    `categories`, a word per class, adds Cityscapes' IoU of the categories: a class predicted as
     another one of its category is right.
     """
-    found = rates(margins(confusion))
-    per_class = {name: listed(found.pop(name)) for name in ("iou", "accuracy")}
-    made = (
-        {name: value.item() for name, value in found.items()}
-        | per_class
-        | {"pixels": int(confusion.sum())}
-    )
+    means = rates(margins(confusion))
+    per_class = {name: listed(means.pop(name)) for name in ("iou", "accuracy")}
+    result = {name: value.item() for name, value in means.items()}
+    result |= per_class
+    result["pixels"] = int(confusion.sum())
     if categories:
         by_category = rates(margins(merged(confusion, categories)))
-        made["categories"] = dict(zip(dict.fromkeys(categories), listed(by_category["iou"])))
-        made["category_miou"] = by_category["miou"].item()
-    return made
+        result["categories"] = dict(zip(dict.fromkeys(categories), listed(by_category["iou"])))
+        result["category_miou"] = by_category["miou"].item()
+    return result
 
 
 def listed(values: Tensor) -> list[float | None]:
@@ -96,15 +97,19 @@ def listed(values: Tensor) -> list[float | None]:
 
 
 def members(categories: Sequence[str]) -> Tensor:
-    """(C, K): whether a class is in a category; the categories come in the order in which the
-    classes name them."""
-    return torch.tensor(
-        [[each == name for name in dict.fromkeys(categories)] for each in categories]
-    )
+    """Return whether each class is in each category, (C, K) bool.
+
+    The categories are ordered by their first class.
+    """
+    names = list(dict.fromkeys(categories))
+    index = torch.tensor([names.index(each) for each in categories])
+    return index[:, None] == torch.arange(len(names))
 
 
 def merged(confusion: Tensor, categories: Sequence[str]) -> Tensor:
-    """(C, C) counts by class -> (K, K) by category; float64, which whole numbers below 2**53 keep
-    exactly."""
+    """Add up counts by class (C, C) to counts by category (K, K).
+
+    They are float64, which is exact for whole numbers below 2**53.
+    """
     groups = members(categories).to(confusion.device, torch.float64)
     return groups.T @ confusion.to(torch.float64) @ groups

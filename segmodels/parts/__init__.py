@@ -1,2 +1,4 @@
-"""What at least two papers share; a part knows no paper, and imports torch, numpy, timm and other
-parts alone."""
+"""Parts that at least two papers share: losses, resizing, layers, schedules, backbones.
+
+A part knows no paper; it imports only torch, numpy, timm and other parts.
+"""

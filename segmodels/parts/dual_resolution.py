@@ -1,8 +1,7 @@
-"""What the real-time networks of several resolutions are built from: residual blocks whose last
-ReLU is the reader's, context at 1/64, heads that normalize first.
+"""Blocks of DDRNet and PIDNet: residual stages without a last ReLU, pyramids, pre-norm heads.
 
-A stage ends without ReLU, because branches are summed before it: whoever reads a stage calls F.relu
-himself.
+A stage ends without a ReLU because branches are summed before it. The code that reads a stage calls
+F.relu.
 """
 
 import re
@@ -20,8 +19,7 @@ Choice = TypeVar("Choice")
 
 
 def pick(option: str, word: str, allowed: Mapping[str, Choice]) -> Choice:
-    """What an option of a network stands for; a word that is not known is answered with those that
-    are."""
+    """Return what a word of an option stands for; the error names the known words."""
     if word not in allowed:
         raise ValueError(
             f"{option}={word!r} is not known; allowed: {', '.join(map(repr, allowed))}"
@@ -34,10 +32,11 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
 
 
 def stem(width: int, bias: bool = True) -> nn.Sequential:
-    """Two 3x3 convolutions to 1/4; the authors' have a bias in front of their batch norm."""
+    """Stack two 3x3 convolutions to 1/4; the authors' have a bias before their batch norm."""
     layers = conv_bn_relu(3, width, 3, 2).extend(conv_bn_relu(width, width, 3, 2))
     if bias:
-        layers[0], layers[3] = nn.Conv2d(3, width, 3, 2, 1), nn.Conv2d(width, width, 3, 2, 1)
+        layers[0] = nn.Conv2d(3, width, 3, 2, 1)
+        layers[3] = nn.Conv2d(width, width, 3, 2, 1)
     return layers
 
 
@@ -57,7 +56,7 @@ class Block(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 to twice the width; never followed by a ReLU, not even inside a stage."""
+    """1x1, 3x3, 1x1 to twice the width, never followed by a ReLU, not even inside a stage."""
 
     expansion = 2
 
@@ -78,7 +77,7 @@ class Bottleneck(nn.Module):
 def stage(
     block: type[Block] | type[Bottleneck], inside: int, width: int, blocks: int, stride: int = 1
 ) -> nn.Sequential:
-    """Blocks with a ReLU in between and none behind."""
+    """Stack blocks with a ReLU between them and none after the last."""
     layers = [block(inside, width, stride, relu=blocks > 1)]
     layers += [block(width * block.expansion, width, relu=n < blocks - 1) for n in range(1, blocks)]
     return nn.Sequential(*layers)
@@ -96,10 +95,10 @@ def head(inside: int, width: int, num_classes: int) -> nn.Sequential:
 
 
 class Pyramid(nn.Module):
-    """The map and four pooled ones (kernel/stride 5/2, 9/4, 17/8, global; padding counts), brought
-    to `width` channels and its size.
+    """A map beside four pooled ones, each brought to `width` channels and the map's size.
 
-    With fewer branches the largest of the pools are left out; the global one stays.
+    The pools have kernel/stride 5/2, 9/4, 17/8 (padding counts) and global. With fewer branches the
+    largest are left out, but not the global one.
     """
 
     def __init__(self, inside: int, width: int, outside: int, branches: int = 5) -> None:
@@ -125,8 +124,7 @@ class Pyramid(nn.Module):
 
 
 class DAPPM(Pyramid):
-    """Deep Aggregation Pyramid Pooling: each scale is added to the one before it and passes a 3x3
-    (DDRNet)."""
+    """Deep Aggregation Pyramid Pooling (DDRNet): each scale plus the one before, then 3x3."""
 
     def __init__(self, inside: int, width: int, outside: int, branches: int = 5) -> None:
         super().__init__(inside, width, outside, branches)
@@ -139,16 +137,16 @@ class DAPPM(Pyramid):
         return maps
 
 
-# --- what these parts are called in checkpoints
+# --- names of these parts in checkpoints
 
 
 def _layer(match: re.Match[str]) -> str:
-    """conv2 and bn2 of a block are the second pair of its residual."""
+    """Rename a block's layer: conv2 and bn2 are the second pair of its residual."""
     return f".{match[1]}.residual.{int(match[3]) - 1}.{'0' if match[2] == 'conv' else '1'}."
 
 
 def _scale(match: re.Match[str]) -> str:
-    """The pooling counts as a layer of its scale there."""
+    """Rename a layer of a scale, which in checkpoints begins with the pooling."""
     return f"context.scales.{match[1]}.{int(match[2]) - (match[1] != '0')}."
 
 
@@ -156,9 +154,9 @@ def _of_head(match: re.Match[str]) -> str:
     return match[1] + {"bn1": ".0", "conv1": ".2", "bn2": ".3", "conv2": ".5"}[match[2]] + "."
 
 
-# (pattern, replacement), applied in turn to every name of a checkpoint, after a paper's own: what
-# DDRNet's and PIDNet's authors name
-# alike, and the stem, blocks and pyramid of mmseg, whose layers are pairs of conv and bn
+# (pattern, replacement), applied in turn to every name of a checkpoint, after a paper's own.
+# AUTHORS are the names that DDRNet's and PIDNet's authors share; MMSEG those of mmseg's stem,
+# blocks and pyramid, whose layers are pairs of conv and bn.
 AUTHORS = (
     (r"^conv1\.", "backbone.stem."),
     (r"^layer([12])\.", r"backbone.layer\1."),

@@ -1,5 +1,7 @@
-"""Several optimizers that step as one: to a trainer, a schedule or a gradient scaler it is one
-optimizer with all their groups."""
+"""`Joint`: several optimizers that step as one.
+
+To a trainer, a schedule or a gradient scaler it is one optimizer with all their groups.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +11,10 @@ from torch.optim import Optimizer
 
 
 class Joint(Optimizer):
-    """Each part steps its own groups. Groups and state are shared objects, so that rates,
-    checkpoints and scalers reach them."""
+    """An optimizer of several, each of which steps its own groups.
+
+    They share groups and state with it, so that schedules, checkpoints and scalers reach them.
+    """
 
     def __init__(self, *parts: Optimizer) -> None:
         self.parts = parts
@@ -25,7 +29,7 @@ class Joint(Optimizer):
         self.share()
 
     def share(self) -> None:
-        """Groups in the order of the parts; one state for all."""
+        """Give the parts their groups, in order, and the common state."""
         groups = iter(self.param_groups)
         for part in self.parts:
             part.param_groups = [next(groups) for _ in part.param_groups]
@@ -42,7 +46,7 @@ class Joint(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """The closure makes all gradients, once."""
+        """Step all parts; the closure computes all gradients once."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -12,8 +12,7 @@ def conv_bn(
     dilation: int = 1,
     groups: int = 1,
 ) -> nn.Sequential:
-    """A convolution without bias that keeps the size (times 1 / stride), and batch
-    normalization."""
+    """Stack a convolution without bias, padded to keep the size, and batch normalization."""
     padding = dilation * (kernel // 2)
     conv = nn.Conv2d(inside, outside, kernel, stride, padding, dilation, groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outside))
@@ -28,6 +27,5 @@ def conv_bn_relu(
     dilation: int = 1,
     groups: int = 1,
 ) -> nn.Sequential:
-    return conv_bn(inside, outside, kernel, stride, dilation=dilation, groups=groups).append(
-        nn.ReLU(inplace=True)
-    )
+    layers = conv_bn(inside, outside, kernel, stride, dilation=dilation, groups=groups)
+    return layers.append(nn.ReLU(inplace=True))

@@ -4,12 +4,12 @@ A loss here is sum(weight * loss) over the pixels of a batch, with weights that 
 The logits come at the network's own resolution and are upsampled a block of rows at a time; a block
 gives its loss and its gradient and is forgotten:
 
-    logits (B, C, h, w) -> rows of (B, C, H, W) -> log p of the label -> sum(weight * loss), and p -
-    onehot, brought back to (B, C, h, w)
+    logits (B, C, h, w) -> rows of (B, C, H, W) -> log p of the label -> sum(weight * loss)
+                                                └> p - onehot, brought back to (B, C, h, w)
 
-Mining walks twice: first for the map of losses, from which a rule makes the weights, then for the
-gradient of the pixels that it kept. `block` is the number of upsampled logits that exist at a time
-(by default what was fast); it changes time and memory, not the result.
+Mining passes over the blocks twice: first for the map of losses, from which a rule makes the
+weights, then for the gradient of the pixels that it kept. `block` is the number of upsampled logits
+that exist at a time; it changes time and memory, not the result.
 """
 
 import math
@@ -22,14 +22,12 @@ from torch import Tensor
 from segmodels.parts.resize import Strip, computed_in, strip
 
 IGNORED = 255
-Amount = (
-    int | float
-)  # a whole number counts pixels of the batch on this device; a float is a share of them
+# a whole number counts pixels of the batch on this device; a float is a share of them
+Amount = int | float
 # A rule takes the unweighted loss (B, H, W), the label and the class weight of each pixel (None
-# without class weights), and returns the
-# weights by which the losses are summed. Where the label is ignored, the loss is that of class 0:
-# what such a pixel counts for differs
-# between rules. Whatever weight a rule gives it, it adds neither loss nor gradient.
+# without class weights), and returns the weights by which the losses are summed. Where the label is
+# ignored, the loss is that of class 0; rules differ in whether such a pixel is counted. Whatever
+# weight a rule gives it, it adds neither loss nor gradient.
 Rule = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -45,7 +43,7 @@ def pixel_loss(
     class_weights: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """The loss that a recipe names, such as "cross_entropy" or "hrnet_ohem:0.9,1/48"."""
+    """Compute the loss that a recipe names, such as "cross_entropy" or "hrnet_ohem:0.9,1/48"."""
     name, _, argument = kind.partition(":")
     settings = {"align_corners": align_corners, "class_weights": class_weights}
     if name == "cross_entropy":
@@ -61,7 +59,7 @@ def pixel_loss(
 
 
 def amount(text: str) -> Amount:
-    """ "1/16" and "0.0625" are shares, "10000" is a number."""
+    """Parse a share, "1/16" or "0.0625", or a number of pixels, "10000"."""
     if "/" in text:
         above, below = text.split("/")
         return int(above) / int(below)
@@ -78,29 +76,34 @@ def cross_entropy(
     average: str = "valid",
     block: int | None = None,
 ) -> Tensor:
-    """sum(w * l) over sum(w) ("valid": torch's mean) or over all pixels, ignored ones too ("all");
-    w: class weight times `weights`."""
+    """Compute sum(w * l), where w is the class weight times `weights`, as an average.
+
+    "valid" divides by sum(w), as torch's mean does, "all" by all pixels, ignored ones too.
+    """
     _check(logits, label, weights)
     if average not in ("valid", "all"):
         raise ValueError(
             f"average={average!r} is not known; allowed: 'valid' (divide by the sum of "
             "weights), 'all' (by all pixels)"
         )
-    table, gradient = _weight_of_label(logits, class_weights), _room(logits)
+    table = _weight_of_label(logits, class_weights)
+    gradient = _gradient_buffer(logits)
 
     def weigh(at: tuple[slice, slice]) -> Tensor:
         weight = _look_up(table, label[at])
         return weight if weights is None else weight * weights[at].detach().to(weight.dtype)
 
-    loss, mass = _walk(logits, label, weigh, gradient, align_corners, block)
-    divisor = _some(mass) if average == "valid" else label.numel()
-    return _connected(logits, loss / divisor, None if gradient is None else gradient.div_(divisor))
+    loss, mass = _sum_over_blocks(logits, label, weigh, gradient, align_corners, block)
+    divisor = _nonzero(mass) if average == "valid" else label.numel()
+    if gradient is not None:
+        gradient.div_(divisor)
+    return _with_gradient(logits, loss / divisor, gradient)
 
 
 def mass(
     label: Tensor, class_weights: Tensor | None = None, weights: Tensor | None = None
 ) -> Tensor:
-    """The sum of weights that a mean over valid pixels is divided by."""
+    """Return the sum of weights that a mean over valid pixels is divided by."""
     table = torch.ones(IGNORED + 1, device=label.device)
     if class_weights is not None:
         table[: len(class_weights)] = class_weights
@@ -118,37 +121,46 @@ def ohem(
     class_weights: Tensor | None = None,
     block: int | None = None,
 ) -> Tensor:
-    """Cross-entropy over the hard pixels that `rule` keeps; 0, with a zero gradient, where it keeps
-    none."""
+    """Compute the cross-entropy over the hard pixels that `rule` keeps.
+
+    If it keeps none, loss and gradient are 0.
+    """
     _check(logits, label)
     loss = _pixel_losses(logits, label, align_corners, block)
-    weight = (
-        None if class_weights is None else _look_up(_weight_of_label(logits, class_weights), label)
-    )
+    weight = None
+    if class_weights is not None:
+        weight = _look_up(_weight_of_label(logits, class_weights), label)
     with torch.no_grad():
         kept = rule(loss, label, weight)
-    ignored, gradient = label == IGNORED, _room(logits)
+    ignored = label == IGNORED
     kept.masked_fill_(ignored, 0)
     loss = loss.masked_fill_(ignored, 0).mul_(kept).sum()
+    gradient = _gradient_buffer(logits)
     if gradient is not None:
-        _walk(logits, label, lambda at: kept[at], gradient, align_corners, block)
-    return _connected(logits, loss, gradient)
+
+        def weigh(at: tuple[slice, slice]) -> Tensor:
+            return kept[at]
+
+        _sum_over_blocks(logits, label, weigh, gradient, align_corners, block)
+    return _with_gradient(logits, loss, gradient)
 
 
-# --- rules of mining: which pixels each code line keeps, and by what it divides
+# --- rules of mining: the pixels that each code line keeps, and its divisor
 
 
 def torchseg_rule(threshold: float, min_kept: Amount) -> Rule:
-    """BiSeNet (TorchSeg), SFNet: p <= max(threshold, min_kept-th smallest p); no mining where
-    min_kept is 0 or above the valid pixels."""
+    """BiSeNet (TorchSeg), SFNet: p <= max(threshold, min_kept-th smallest p).
+
+    Nothing is mined if min_kept is 0 or above the number of valid pixels.
+    """
     _check_rule(threshold, min_kept)
 
     def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
-        count, valid = _pixels(min_kept, label), label != IGNORED
+        count = _pixels(min_kept, label)
+        valid = label != IGNORED
         p = torch.exp(-loss).masked_fill_(~valid, 1)
-        limit = _kth_smallest(p, count).clamp_(
-            min=threshold if count else 1
-        )  # 1 also where an ignored pixel is the min_kept-th
+        # The limit is 1 also if an ignored pixel is the min_kept-th.
+        limit = _kth_smallest(p, count).clamp_(min=threshold if count else 1)
         kept = valid & (p <= limit)
         return normalized(_weighted(kept, weight, loss))
 
@@ -156,8 +168,10 @@ def torchseg_rule(threshold: float, min_kept: Amount) -> Rule:
 
 
 def hrnet_rule(threshold: float, min_kept: Amount) -> Rule:
-    """HRNet, OCR, DDRNet, PIDNet: p strictly below max(threshold, the next p after the min_kept
-    smallest); divided by their number."""
+    """HRNet, OCR, DDRNet, PIDNet: p < max(threshold, the p after the min_kept smallest).
+
+    The sum is divided by the number of kept pixels.
+    """
     _check_rule(threshold, min_kept)
 
     def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
@@ -168,8 +182,10 @@ def hrnet_rule(threshold: float, min_kept: Amount) -> Rule:
 
 
 def openseg_rule(threshold: float, min_kept: Amount) -> Rule:
-    """OCNet, ISANet, OCRNet: HRNet's, but the first pixel of the batch always takes part, as class
-    0 without loss if it is ignored."""
+    """OCNet, ISANet, OCRNet: HRNet's rule, in which the batch's first pixel always takes part.
+
+    If it is ignored, it counts as class 0 and has no loss.
+    """
     _check_rule(threshold, min_kept)
 
     def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
@@ -182,26 +198,30 @@ def openseg_rule(threshold: float, min_kept: Amount) -> Rule:
 
 
 def mmseg_rule(threshold: float | None, min_kept_per_image: int) -> Rule:
-    """mmseg's OHEMPixelSampler: HRNet's choice, or without threshold the hardest; divided by ALL
-    pixels, or by all class weights."""
+    """mmseg's OHEMPixelSampler: HRNet's choice, or the hardest pixels if there is no threshold.
+
+    The sum is divided by ALL pixels, or by the sum of all class weights.
+    """
     _check_rule(1 if threshold is None else threshold, min_kept_per_image)
 
     def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
-        count, valid = min(min_kept_per_image * len(label), label.numel()), label != IGNORED
+        count = min(min_kept_per_image * len(label), label.numel())
+        valid = label != IGNORED
         if threshold is None:
             kept = _hardest(_weighted(loss.masked_fill(~valid, 0), weight, loss), count)
         else:
             kept = _below(loss, valid, threshold, count)
-        return _weighted(kept, weight, loss) / (
-            label.numel() if weight is None else _some(weight.sum())
-        )
+        divisor = label.numel() if weight is None else _nonzero(weight.sum())
+        return _weighted(kept, weight, loss) / divisor
 
     return rule
 
 
 def stdc_rule(threshold: float, min_kept: Amount) -> Rule:
-    """STDC: every l above -log(threshold) if they are more than min_kept, else the min_kept
-    largest, ignored pixels filling up as zeros."""
+    """STDC: every l above -log(threshold), or the min_kept largest if these are more.
+
+    Ignored pixels have l = 0.
+    """
     _check_rule(threshold, min_kept)
 
     def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
@@ -211,8 +231,10 @@ def stdc_rule(threshold: float, min_kept: Amount) -> Rule:
 
 
 def coincheung_rule(threshold: float, one_in: int = 16) -> Rule:
-    """CoinCheung/BiSeNet: every l above -log(threshold), or the hardest V // one_in of the V VALID
-    pixels where those are fewer."""
+    """CoinCheung/BiSeNet: every l above -log(threshold), or the hardest pixels if these are more.
+
+    The hardest are V // one_in of the V VALID pixels.
+    """
     _check_rule(threshold)
 
     def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
@@ -236,15 +258,16 @@ def _above_or_hardest(
 ) -> Tensor:
     loss = _weighted(loss.masked_fill(label == IGNORED, 0), weight, loss)
     above = loss > -math.log(threshold)
-    kept = torch.where(
-        above.sum() >= count, above, _hardest(loss, count)
-    )  # (B, H, W), of the type of the loss
+    hardest = _hardest(loss, count)
+    kept = torch.where(above.sum() >= count, above, hardest)  # (B, H, W), of the loss's type
     return _weighted(normalized(kept), weight, loss)
 
 
 def _below(loss: Tensor, present: Tensor, threshold: float, count: int) -> Tensor:
-    """p strictly below max(threshold, the p after the `count` smallest), or after all but the
-    largest where there are no more."""
+    """Return where p is strictly below max(threshold, the p after the `count` smallest).
+
+    If there are no more than `count`, the largest p takes its place.
+    """
     p = torch.exp(-loss).masked_fill_(~present, math.inf)
     limit = _kth_smallest(p, min(count, p.numel() - 1) + 1)
     largest = p.masked_fill(~present, 0).amax()
@@ -252,33 +275,37 @@ def _below(loss: Tensor, present: Tensor, threshold: float, count: int) -> Tenso
 
 
 def _hardest(loss: Tensor, count: int | Tensor) -> Tensor:
-    """1 for each of the `count` largest; losses that tie for the last places share them, so that no
-    order of pixels matters."""
+    """Return 1 for each of the `count` largest losses and 0 elsewhere.
+
+    Losses that tie for the last places share them, so that the order of pixels does not matter.
+    """
     limit = _kth_smallest(loss, loss.numel() - count + 1)
-    above, ties = loss > limit, loss == limit
+    above = loss > limit
+    ties = loss == limit
     return above + ties * ((count - above.sum()).to(loss.dtype) / ties.sum().clamp(min=1))
 
 
 def _kth_smallest(values: Tensor, k: int | Tensor) -> Tensor:
-    """The k-th smallest (from 1, and no more than there are) of numbers >= 0."""
+    """Return the k-th smallest of numbers >= 0; k is clamped to 1 and their count."""
     if values.is_cpu:
-        return values.flatten().kthvalue(min(max(int(k), 1), values.numel())).values
+        place = min(max(int(k), 1), values.numel())
+        return values.flatten().kthvalue(place).values  # (B, H, W) -> (B*H*W,) -> ()
     return _kth_smallest_bits(values, k)
 
 
 def _kth_smallest_bits(values: Tensor, k: int | Tensor) -> Tensor:
-    """The same, bit by bit: numbers >= 0 sort as their bits do, and counting asks for no copy, no
-    order and no wait for the device."""
+    """Return the same, bit by bit: numbers >= 0 sort as their bits do.
+
+    Counting needs no copy, no sorting and no wait for the device.
+    """
     kind, bits = (torch.int64, 63) if values.dtype == torch.float64 else (torch.int32, 31)
-    ordered, found = (
-        values.contiguous().view(kind),
-        torch.zeros((), dtype=kind, device=values.device),
-    )
+    ordered = values.contiguous().view(kind)  # the same shape, bits as integers
+    smallest = torch.zeros((), dtype=kind, device=values.device)
     for bit in reversed(range(bits)):
-        higher = found + (1 << bit)
+        higher = smallest + (1 << bit)
         below = (ordered < higher).sum()
-        found = torch.where((below < k) & (below < values.numel()), higher, found)
-    return found.view(values.dtype)
+        smallest = torch.where((below < k) & (below < values.numel()), higher, smallest)
+    return smallest.view(values.dtype)  # (), bits as a float
 
 
 def _weighted(values: Tensor, weight: Tensor | None, like: Tensor) -> Tensor:
@@ -286,13 +313,12 @@ def _weighted(values: Tensor, weight: Tensor | None, like: Tensor) -> Tensor:
 
 
 def normalized(weights: Tensor) -> Tensor:
-    """Shares of their sum; all 0 where it is."""
-    return weights / _some(weights.sum())
+    """Divide weights by their sum; if it is 0, so are all shares."""
+    return weights / _nonzero(weights.sum())
 
 
-def _some(divisor: Tensor) -> Tensor:
-    """A sum to divide by: where it is 0, so is everything that is divided by it, and 0 is meant,
-    not nan."""
+def _nonzero(divisor: Tensor) -> Tensor:
+    """Return a sum to divide by, so that 0 / 0 is 0 and not nan."""
     return divisor.clamp(min=torch.finfo(divisor.dtype).tiny)
 
 
@@ -301,16 +327,16 @@ def _pixels(min_kept: Amount, label: Tensor) -> int:
     return min(count, label.numel())
 
 
-# --- the walk over blocks of rows
+# --- sums over blocks of rows
 
-# Upsampled logits that a block holds: on the CPU it should stay in the cache, elsewhere it should
-# outlast the launch of its kernels.
+# The number of upsampled logits in a block: on a CPU it should stay in the cache, elsewhere it
+# should take longer than the launch of its kernels.
 _BLOCK = {"cpu": 1 << 19}
 _BLOCK_ELSEWHERE = 1 << 24
 _ROWS = 16  # no fewer at a time: neighboring blocks both widen the source rows at their border
 
 
-def _walk(
+def _sum_over_blocks(
     logits: Tensor,
     label: Tensor,
     weigh: Callable[[tuple[slice, slice]], Tensor],
@@ -318,34 +344,28 @@ def _walk(
     align_corners: bool,
     block: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """(sum of weight * loss, sum of weight); the gradient of the first is added to `gradient`."""
+    """Return (sum of weight * loss, sum of weight); add the gradient of the first to `gradient`."""
     sums = [logits.new_zeros(2, dtype=computed_in(logits))]
     for images, rows in _blocks(logits, label, align_corners, block):
         at = images, slice(rows.top, rows.bottom)
         weight = weigh(at)
-        if (
-            weight.is_cpu and not weight.any()
-        ):  # elsewhere the question would cost more than the block
+        if weight.is_cpu and not weight.any():  # elsewhere this test costs more than the block
             continue
-        part = (
-            logits.detach()[images, :, rows.first : rows.last]
-            .to(computed_in(logits))
-            .requires_grad_(gradient is not None)
-        )
+        part = logits.detach()[images, :, rows.first : rows.last].to(computed_in(logits))
+        part.requires_grad_(gradient is not None)
         full = rows.upsampled(part)
         log_p, loss, true = _log_p(full.detach(), label[at])
         loss.masked_fill_(label[at] == IGNORED, 0)
         sums.append(torch.stack([(loss * weight).sum(), weight.sum()]))
         if gradient is not None:
-            slope = (
-                log_p.exp_().scatter_(1, true, torch.exp(-loss)[:, None] - 1).mul_(weight[:, None])
-            )  # (p - onehot) * weight
+            difference = log_p.exp_().scatter_(1, true, torch.exp(-loss)[:, None] - 1)  # p - onehot
+            slope = difference.mul_(weight[:, None])
             gradient[images, :, rows.first : rows.last] += torch.autograd.grad(full, part, slope)[0]
     return tuple(torch.stack(sums).sum(0))
 
 
 def _pixel_losses(logits: Tensor, label: Tensor, align_corners: bool, block: int | None) -> Tensor:
-    """(B, H, W): -log p of the label, of class 0 where it is ignored; no gradient."""
+    """Return -log p of the label (B, H, W), of class 0 where it is ignored; no gradient."""
     losses = logits.new_empty(label.shape, dtype=computed_in(logits))
     for images, rows in _blocks(logits, label, align_corners, block):
         at = images, slice(rows.top, rows.bottom)
@@ -355,8 +375,10 @@ def _pixel_losses(logits: Tensor, label: Tensor, align_corners: bool, block: int
 
 
 def _log_p(full: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities (B, C, rows, W), loss (B, rows, W), and the class (B, 1, rows, W) it is of:
-    0 where the label is ignored."""
+    """Return log-probabilities (B, C, rows, W), the loss (B, rows, W) and its class.
+
+    The class (B, 1, rows, W) is 0 where the label is ignored.
+    """
     true = label.long().masked_fill(label == IGNORED, 0)[:, None]
     log_p = F.log_softmax(full, dim=1)
     return log_p, -log_p.gather(1, true)[:, 0], true
@@ -365,7 +387,7 @@ def _log_p(full: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _blocks(
     logits: Tensor, label: Tensor, align_corners: bool, block: int | None
 ) -> Iterator[tuple[slice, Strip]]:
-    """Every pixel of the batch once: a few images, a strip of their rows."""
+    """Yield every pixel of the batch once, as a few images and a strip of their rows."""
     batch, height, width = label.shape
     row = logits.shape[1] * width
     block = block or _BLOCK.get(logits.device.type, _BLOCK_ELSEWHERE)
@@ -384,12 +406,14 @@ def _blocks(
             yield slice(first, first + images), piece
 
 
-# --- the gradient that is known already
+# --- gradients that were computed with the loss
 
 
-class _Known(torch.autograd.Function):
-    """Passes a loss on; backward scales the gradient made with it, in float32, so that half
-    precision does not lose its small entries."""
+class _PrecomputedGradient(torch.autograd.Function):
+    """A loss whose gradient is known; backward only scales it.
+
+    It does so in float32, so that half precision does not lose small entries.
+    """
 
     @staticmethod
     def forward(
@@ -411,25 +435,23 @@ class _Known(torch.autograd.Function):
         return (ctx.saved_tensors[0] * upstream).to(ctx.dtype), None, None
 
 
-def _room(logits: Tensor) -> Tensor | None:
-    """Zeros for the gradient, or None where nobody will ask for it."""
-    wanted = torch.is_grad_enabled() and logits.requires_grad
-    return (
-        torch.zeros_like(logits, dtype=computed_in(logits), memory_format=torch.contiguous_format)
-        if wanted
-        else None
-    )
+def _gradient_buffer(logits: Tensor) -> Tensor | None:
+    """Return zeros for the gradient, or None if no gradient is needed."""
+    if not (torch.is_grad_enabled() and logits.requires_grad):
+        return None
+    dtype = computed_in(logits)
+    return torch.zeros_like(logits, dtype=dtype, memory_format=torch.contiguous_format)
 
 
-def _connected(logits: Tensor, loss: Tensor, gradient: Tensor | None) -> Tensor:
-    return loss if gradient is None else _Known.apply(logits, loss, gradient)
+def _with_gradient(logits: Tensor, loss: Tensor, gradient: Tensor | None) -> Tensor:
+    return loss if gradient is None else _PrecomputedGradient.apply(logits, loss, gradient)
 
 
-# --- class weights, and questions at the door
+# --- class weights, and checks of arguments
 
 
 def _weight_of_label(logits: Tensor, class_weights: Tensor | None) -> Tensor:
-    """(256,): the weight of each label number; 0 for the ignored one."""
+    """Return the weight of each label number (256,); 0 for the ignored one."""
     classes = logits.shape[1]
     table = logits.new_ones(IGNORED + 1, dtype=computed_in(logits))
     if class_weights is not None:
@@ -444,7 +466,8 @@ def _weight_of_label(logits: Tensor, class_weights: Tensor | None) -> Tensor:
 
 
 def _look_up(table: Tensor, label: Tensor) -> Tensor:
-    return table.index_select(0, label.reshape(-1).long()).view(label.shape)
+    index = label.reshape(-1).long()  # (B, H, W) -> (B*H*W,)
+    return table.index_select(0, index).view(label.shape)  # -> (B, H, W)
 
 
 def _check(logits: Tensor, label: Tensor, weights: Tensor | None = None) -> None:

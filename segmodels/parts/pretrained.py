@@ -1,11 +1,9 @@
-"""ImageNet weights for a backbone: from a file, or from timm by name. Nothing here runs unless it
-is asked for.
+"""ImageNet weights for a backbone: from a file, or from timm by name.
 
-Many libraries hold the same networks under names of their own. A file whose names are all unknown
-is matched by the order of its tensors, which for networks of convolutions and norms is the order
-they are computed in; every shape and kind must then agree, one after another. What no file holds
-remains the backbone's own: the norms' epsilon, the padding, and the statistics that images are
-normalized by.
+Many libraries have the same networks under other names. A file whose names are all unknown is
+matched by the order of its tensors, which for networks of convolutions and norms is the order of
+computation; then every shape and kind must agree, one after another. Settings that no file holds
+remain the backbone's own: the norms' epsilon, the padding, and the normalization of images.
 """
 
 import re
@@ -34,11 +32,11 @@ def load_encoder(
     may_lack: str | None = None,
     called: str = "",
 ) -> str:
-    """Strict but for the classifier, which a backbone does not have; says in words what was loaded.
+    """Load ImageNet weights into an encoder and return a sentence that says what was loaded.
 
-    `rename` gives the weights the backbone's own names, where their authors have others; `may_lack`
-    is a pattern of names that ImageNet weights do not have, since the classifier had no such layer.
-    `called` names weights that come without a file.
+    Loading is strict but for the classifier, which an encoder does not have. `rename` turns the
+    authors' names into the encoder's. `may_lack` is a pattern of names that ImageNet weights do not
+    have, since the classifier had no such layer. `called` names weights that come without a file.
     """
     if encoder is None:
         raise ValueError(
@@ -54,36 +52,41 @@ def load_encoder(
     missing = [name for name in absent if name not in fresh]
     reshaped = [name for name in own if name in weights and weights[name].shape != own[name].shape]
     if missing or reshaped:
-        raise ValueError(f"{called} does not fit this backbone: {len(missing)} tensors " f"missing, {len(reshaped)} of another shape "
-                         f"({', '.join((missing + reshaped)[:3])}, ...)")  # fmt: skip
-    encoder.load_state_dict(
-        {name: tensor for name, tensor in weights.items() if name in own}, strict=False
-    )
-    said = f"{len(own) - len(absent)} of {len(own)} backbone tensors from {called}{manner}"
+        names = ", ".join((missing + reshaped)[:3])
+        raise ValueError(
+            f"{called} does not fit this backbone: {len(missing)} tensors missing, "
+            f"{len(reshaped)} of another shape ({names}, ...)"
+        )
+    fitting = {name: tensor for name, tensor in weights.items() if name in own}
+    encoder.load_state_dict(fitting, strict=False)
     rest = {
         f"{len(fresh)} start fresh": fresh,
         "left out": sorted(name for name in weights if name not in own),
     }
-    return "; ".join([said, *(f"{what}: {listed(names)}" for what, names in rest.items() if names)])
+    sentences = [f"{len(fitting)} of {len(own)} backbone tensors from {called}{manner}"]
+    sentences += [f"{what}: {listed(names)}" for what, names in rest.items() if names]
+    return "; ".join(sentences)
 
 
 def listed(names: list[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
-# --- which tensor is which
+# --- matching of names
 
 
 def matched(own: State, given: State, rename: Rename | None, called: str) -> tuple[State, str]:
-    """The weights under our names, and in words how they were matched where that was not by
-    name."""
+    """Return the weights under our names, and a remark if they were matched by their order."""
     ours = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in own)), "")
     bare = {name.removeprefix(ours): name for name in own}
     variants = without_prefixes(given)
     if rename:
         given = rename(given)
         renamed = [rename(each) for each in variants]
-        variants = [short for each in renamed for short in without_prefixes(each)]
+        variants = []
+        for each in renamed:
+            variants += without_prefixes(each)
     best = best_named(variants, bare.keys() | own.keys())
     weights = {bare.get(name, name): tensor for name, tensor in best.items()}
     if any(name in own for name in weights):
@@ -93,57 +96,48 @@ def matched(own: State, given: State, rename: Rename | None, called: str) -> tup
             f"{called} does not fit this backbone: none of its {len(given)} tensors has a name "
             f"of ours, and {problem}"
         )
-    return by_order(
-        own, given
-    ), f", matched by their order ({next(iter(given))} is {next(iter(own))}, and so on)"
+    remark = f", matched by their order ({next(iter(given))} is {next(iter(own))}, and so on)"
+    return by_order(own, given), remark
 
 
 def by_order(own: State, weights: State) -> State:
-    """The first of theirs is the first of ours; what they have behind our last one keeps its
-    name."""
+    """Name the weights as our tensors, in order; weights after our last one keep their names."""
     names = [*own, *list(weights)[len(own) :]]
     return dict(zip(names, weights.values()))
 
 
 def out_of_order(own: State, weights: State) -> str:
-    """Why the weights are not our tensors in our order, in words; empty if they are."""
+    """Return the reason why the weights are not our tensors in our order; empty if they are."""
     if len(weights) < len(own):
         return f"in order they cannot be matched: the backbone has {len(own)}"
-    *inside, _ = [
-        tensor.ndim for tensor in own.values() if tensor.ndim > 1
-    ]  # the last may be a classifier's
-    if (
-        min(inside, default=4) < 4
-    ):  # attention's matrices are alike in shape: a swap would not be seen
+    # The last tensor may be a classifier's.
+    *dimensions, _ = [tensor.ndim for tensor in own.values() if tensor.ndim > 1]
+    # The matrices of attention have the same shapes, so that a swap would not be noticed.
+    if min(dimensions, default=4) < 4:
         return "in order only backbones of convolutions are matched"
     layers: dict[str, str] = {}
     for (ours, mine), (theirs, given) in zip(own.items(), weights.items()):
-        (layer, _, kind), (their_layer, _, their_kind) = (
-            ours.rpartition("."),
-            theirs.rpartition("."),
-        )
-        if (
-            kind != their_kind
-            or mine.shape != given.shape
-            or layers.setdefault(layer, their_layer) != their_layer
-        ):
+        layer, _, kind = ours.rpartition(".")
+        their_layer, _, their_kind = theirs.rpartition(".")
+        fits = kind == their_kind and mine.shape == given.shape
+        if not fits or layers.setdefault(layer, their_layer) != their_layer:
             return (
                 f"in order {theirs} {tuple(given.shape)} comes where {ours} "
                 f"{tuple(mine.shape)} should"
             )
     behind = [name for name, tensor in list(weights.items())[len(own) :] if tensor.ndim > 1]
+    if len(behind) <= 2:
+        return ""
     return (
         f"in order {len(behind)} layers come behind the backbone's last, more than a classifier has"
-        if len(behind) > 2
-        else ""
     )
 
 
-# --- where weights come from
+# --- sources of weights
 
 
 def from_timm(name: str) -> State:
-    """Through timm, which downloads on first use and keeps a cache."""
+    """Return ImageNet weights by timm's name; timm downloads on first use and keeps a cache."""
     import timm
 
     if not timm.is_model_pretrained(name):
@@ -155,6 +149,6 @@ def from_timm(name: str) -> State:
     except Exception as problem:  # every network layer below has errors of its own
         raise ValueError(
             f"the ImageNet weights {name} cannot be had here ({type(problem).__name__}); with "
-            "a network they download by themselves, "
-            "without one give --init FILE (the weights saved elsewhere) or --init scratch"
+            "a network they download by themselves, without one give --init FILE (the weights "
+            "saved elsewhere) or --init scratch"
         ) from problem

@@ -1,4 +1,4 @@
-"""Learning rate, or the weight of a term, as a share of its base, by optimizer step."""
+"""Schedules of learning rates and loss weights: a share of the base value by optimizer step."""
 
 import math
 from collections.abc import Callable
@@ -7,8 +7,10 @@ Schedule = Callable[[int], float]
 
 
 def poly(steps: int, power: float = 0.9, floor: float = 0.0) -> Schedule:
-    """From 1 to `floor` along (1 - k / steps) ** power; step k runs at the value of k, so no step
-    runs at zero."""
+    """Fall from 1 to `floor` along (1 - k / steps) ** power.
+
+    Step k runs at the value of k, so no step runs at zero.
+    """
     return lambda k: floor + (1 - floor) * (1 - min(k, steps) / steps) ** power
 
 
@@ -21,7 +23,7 @@ def constant() -> Schedule:
 
 
 def warmed_up(schedule: Schedule, steps: int, start: float, shape: str = "linear") -> Schedule:
-    """From `start` to 1 in `steps`; `schedule` begins where the warm-up ends."""
+    """Rise from `start` to 1 in `steps`; `schedule` begins when the warm-up ends."""
     if steps == 0:
         return schedule
     if shape == "geometric":
@@ -30,6 +32,5 @@ def warmed_up(schedule: Schedule, steps: int, start: float, shape: str = "linear
 
 
 def sigmoid_ramp(steps: int) -> Schedule:
-    """exp(-5 (1 - k / steps)^2), then 1: how a consistency term comes in (Laine, Aila: Temporal
-    Ensembling)."""
+    """Rise along exp(-5 (1 - k / steps)^2), then stay at 1 (Laine, Aila: Temporal Ensembling)."""
     return lambda k: math.exp(-5 * (1 - min(k, steps) / steps) ** 2) if steps else 1.0

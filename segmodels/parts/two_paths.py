@@ -1,4 +1,4 @@
-"""What networks of two paths are built from, one for detail and one for context."""
+"""Blocks of networks with two paths, one for detail and one for context (BiSeNet, STDC)."""
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,7 @@ def pooled(x: Tensor) -> Tensor:
 
 
 class SpatialPath(nn.Sequential):
-    """Three strides and a wide stack: 1/8 of the resolution, 128 channels (BiSeNet, section
-    3.1)."""
+    """A wide stack with three strides: 128 channels at 1/8 (BiSeNet, section 3.1)."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -24,8 +23,7 @@ class SpatialPath(nn.Sequential):
 
 
 class AttentionRefinement(nn.Module):
-    """ARM: a feature map, brought to 128 channels, weighs them by its global average (BiSeNet,
-    figure 2b)."""
+    """ARM: bring a map to 128 channels, weighted by its global average (BiSeNet, figure 2b)."""
 
     def __init__(self, inside: int, gated: bool = True) -> None:
         super().__init__()
@@ -38,16 +36,16 @@ class AttentionRefinement(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """FFM: concatenate, balance scales by batch norm, then select channels (BiSeNet, figure 2c);
-    `squeezed` is the gate's inner width."""
+    """FFM: concatenate, balance scales by batch norm, then select channels (BiSeNet, figure 2c).
+
+    `squeezed` is the gate's inner width.
+    """
 
     def __init__(self, inside: int = 256, squeezed: int = 256) -> None:
         super().__init__()
         self.conv = conv_bn_relu(inside, 256, 1)
-        squeeze, excite = (
-            nn.Conv2d(256, squeezed, 1, bias=False),
-            nn.Conv2d(squeezed, 256, 1, bias=False),
-        )
+        squeeze = nn.Conv2d(256, squeezed, 1, bias=False)
+        excite = nn.Conv2d(squeezed, 256, 1, bias=False)
         self.select = nn.Sequential(squeeze, nn.ReLU(inplace=True), excite)
 
     def forward(self, detail: Tensor, context: Tensor) -> Tensor:

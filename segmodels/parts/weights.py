@@ -1,5 +1,4 @@
-"""Read weights out of a file, whoever wrote it: safely, out of wrappers, without the prefixes that
-some trainers add."""
+"""Read weights from files of any trainer: safely, and without its wrappers and prefixes."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -10,13 +9,13 @@ import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
-COUNTER = "num_batches_tracked"  # older files lack them and inference reads none: never loaded
-WRAPPERS = ("state_dict", "model", "model_state", "module")  # keys under which a state dict lies
+COUNTER = "num_batches_tracked"  # never loaded: older files lack it, and inference does not read it
+WRAPPERS = ("state_dict", "model", "model_state", "module")  # keys that may hold the state dict
 PREFIXES = ("module.", "model.", "backbone.", "encoder.")  # before the names of every tensor
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A file's content, tensors and plain values only: a file that would run code is refused."""
+    """Read a file of tensors and plain values; a file that would run code is refused."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no checkpoint at {path}")
     try:
@@ -38,7 +37,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def unwrapped(content: Mapping[str, Any]) -> State:
-    """The state dict inside the usual wrappers, without counters."""
+    """Return the state dict inside the usual wrappers, without counters."""
     for key in WRAPPERS:
         if isinstance(content.get(key), Mapping):
             content = content[key]
@@ -50,7 +49,7 @@ def unwrapped(content: Mapping[str, Any]) -> State:
 
 
 def without_prefixes(state: Mapping[str, Tensor]) -> list[State]:
-    """The state as it is, and as it is called without each prefix that it has, or several."""
+    """Return the state, and variants of it without one or several of the usual prefixes."""
     variants = [dict(state)]
     for prefix in PREFIXES:
         for each in list(variants):
@@ -61,12 +60,12 @@ def without_prefixes(state: Mapping[str, Tensor]) -> list[State]:
 
 
 def best_named(variants: list[State], known: Collection[str]) -> State:
-    """The variant in which most names are known; the first one where several are as good."""
+    """Return the variant with the most known names, the first one of several."""
     return max(variants, key=lambda each: sum(name in known for name in each))
 
 
 def misfit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """The reason why `given` cannot be loaded where `expected` is; empty if it can."""
+    """Return the reason why `given` cannot replace `expected`; empty if it can."""
     missing = [name for name in expected if name not in given and not name.endswith(COUNTER)]
     extra = [name for name in given if name not in expected]
     shared = [name for name in given if name in expected]

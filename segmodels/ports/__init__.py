@@ -1,3 +1,6 @@
-"""Papers as other code lines compute them, a folder for each; reached by `from_released`."""
+"""Papers as other code lines compute them, a folder for each code line.
 
-SCALES = "multiscale:0.5,0.75,1,1.25,1.5,1.75+flip"  # of several code lines' tests
+`segmodels.from_released` loads their weights.
+"""
+
+SCALES = "multiscale:0.5,0.75,1,1.25,1.5,1.75+flip"  # the test mode of several code lines

@@ -1,5 +1,7 @@
-"""Semi-supervised methods, one file each: a method holds networks of any row; what all of them
-share is in `segmodels.method`."""
+"""Semi-supervised methods, one file each; a method holds networks of any row.
+
+Their base class is in `segmodels.method`.
+"""
 
 from pathlib import Path
 
@@ -11,7 +13,7 @@ def names() -> list[str]:
 
 
 def method(name: str) -> type:
-    """The class of that method's file; only its file is imported."""
+    """Return a method's class; only its file is imported."""
     from importlib import import_module
 
     from segmodels.paper import unknown

@@ -1,11 +1,11 @@
 """AdvSemiSeg: Adversarial Learning for Semi-Supervised Semantic Segmentation
 Hung, Tsai, Liou, Lin, Yang. BMVC 2018. arXiv:1802.07934
 
-A second network, the discriminator, tells label maps from predictions, pixel by pixel. The first
-learns to be taken for a label map; and where the discriminator is convinced, it learns from its own
-classes on images without labels.
+A second network, the discriminator, distinguishes label maps from predictions, pixel by pixel. The
+student learns to deceive it. On images without labels the student also learns from its own classes,
+at pixels that the discriminator takes for a label map.
 
-    image ─ student ─ probabilities ─┬─ cross-entropy, and to be taken for a label map ─── student's optimizer
+    image ─ student ─ probabilities ─┬─ cross-entropy, and adversarial loss ─── student's optimizer
                                      └─ detached ─┐
     label ─ one-hot ──────────────────────────────┴─ discriminator: label map or not ─── Adam
 
@@ -41,11 +41,11 @@ from segmodels.parts.resize import computed_in
 
 # --- the discriminator (section 3.2)
 
-REACH = 32  # pixels, along both sides, that one answer is for
+STRIDE = 32  # the discriminator has one logit for 32 x 32 pixels
 
 
 class Discriminator(nn.Sequential):
-    """Probabilities or a one-hot label map, (B, K, H, W), to one answer for each 32 x 32 pixels."""
+    """Probabilities or a one-hot label map (B, K, H, W) -> one logit for each 32 x 32 pixels."""
 
     def __init__(self, num_classes: int) -> None:
         layers: list[nn.Module] = []
@@ -56,14 +56,16 @@ class Discriminator(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(512, 1, 4, 2, 1))
 
 
-def answers(discriminator: nn.Module, maps: Tensor, frozen: bool = False) -> Tensor:
-    """(B, K, H, W) -> (B, H, W): above 0 where it looks like a label map. Frozen, the gradient goes
-    through the discriminator and not into it."""
-    if min(maps.shape[-2:]) < REACH:
+def discriminate(discriminator: nn.Module, maps: Tensor, frozen: bool = False) -> Tensor:
+    """Return logits above 0 where maps look like a label map: (B, K, H, W) -> (B, H, W).
+
+    If frozen, the gradient goes through the discriminator and not into its weights.
+    """
+    if min(maps.shape[-2:]) < STRIDE:
         height, width = maps.shape[-2:]
         raise ValueError(
-            f"the discriminator answers once for {REACH} x {REACH} pixels, and the predictions are "
-            f"{height} x {width}; take a larger recipe.crop"
+            f"the discriminator answers once for {STRIDE} x {STRIDE} pixels, and the predictions "
+            f"are {height} x {width}; take a larger recipe.crop"
         )
     weights = {
         name: each.detach() if frozen else each for name, each in discriminator.named_parameters()
@@ -73,10 +75,10 @@ def answers(discriminator: nn.Module, maps: Tensor, frozen: bool = False) -> Ten
     return F.interpolate(small, maps.shape[-2:], mode="bilinear", align_corners=True)[:, 0]
 
 
-def told_apart(answer: Tensor, true: bool, shown: Tensor) -> Tensor:
-    """Binary cross-entropy over the pixels that show something, (B, H, W)."""
-    wanted = torch.full_like(answer, float(true))
-    loss = F.binary_cross_entropy_with_logits(answer, wanted, reduction="none")
+def adversarial_loss(logits: Tensor, is_label: bool, shown: Tensor) -> Tensor:
+    """Return the binary cross-entropy over the pixels (B, H, W) that show something."""
+    target = torch.full_like(logits, float(is_label))
+    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return (loss * shown).sum() / shown.sum().clamp(min=1)
 
 
@@ -84,7 +86,7 @@ def told_apart(answer: Tensor, true: bool, shown: Tensor) -> Tensor:
 
 
 class AdvSemiSeg(Method):
-    """A student, and the discriminator that judges its predictions."""
+    """A student, and the discriminator of its predictions."""
 
     networks = ("student",)
 
@@ -99,9 +101,11 @@ class AdvSemiSeg(Method):
         start: int = 5000,
         discriminator_lr: float = 1e-4,
     ) -> None:
-        """`labeled`, `unlabeled`: weights of the adversarial terms; `semi`: weight of what the
-        student teaches itself, from step `start` on, where the discriminator believes it by
-        `threshold`."""
+        """`labeled` and `unlabeled` are the weights of the adversarial terms.
+
+        `semi` is the weight of the student's own classes, from step `start` on, at pixels that the
+        discriminator takes for a label map with a probability of at least `threshold`.
+        """
         check_options(
             RANGES,
             labeled=labeled,
@@ -122,57 +126,55 @@ class AdvSemiSeg(Method):
         self.steps = 0  # of the optimizer
 
     def losses(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
-        """Of (labeled, unlabeled); of an unlabeled image's label only 255, for padding, is read."""
+        """Return the terms of (labeled, unlabeled); unlabeled labels are 255 in padding, else 0."""
         labeled, (more, padding) = batch
         image, label, *_ = labeled
         student = self.student
         shown = self.inside(padding) != IGNORED
         logits = student.logits(student.normalized(more))
         theirs = self.probabilities(logits, shown)
-        convinced = answers(self.discriminator, theirs, frozen=True)
-        terms = {"adversarial_unlabeled": self.unlabeled * told_apart(convinced, True, shown)}
+        convinced = discriminate(self.discriminator, theirs, frozen=True)
+        terms = {"adversarial_unlabeled": self.unlabeled * adversarial_loss(convinced, True, shown)}
         if self.semi and self.steps >= self.start:
-            taught = self.taught(theirs, convinced, shown)
-            self.watched = {"believed": (taught != IGNORED).sum() / shown.sum().clamp(min=1)}
+            pseudo_label = self.pseudo_label(theirs, convinced, shown)
+            self.watched = {"believed": (pseudo_label != IGNORED).sum() / shown.sum().clamp(min=1)}
             align = student.align_corners
-            terms["semi"] = self.semi * cross_entropy(logits, taught, align_corners=align)
+            terms["semi"] = self.semi * cross_entropy(logits, pseudo_label, align_corners=align)
 
         label = self.inside(label)
         known = label != IGNORED
         outputs = student.outputs(student.normalized(image))
         terms |= self.own_losses(student, outputs, labeled)
         own = self.probabilities(outputs["main"], known)
-        taken = answers(self.discriminator, own, frozen=True)
-        terms["adversarial"] = self.labeled * told_apart(taken, True, known)
+        taken = discriminate(self.discriminator, own, frozen=True)
+        terms["adversarial"] = self.labeled * adversarial_loss(taken, True, known)
         return terms | self.discriminator_losses(own.detach(), theirs.detach(), label, shown)
 
     def discriminator_losses(
         self, own: Tensor, theirs: Tensor, label: Tensor, shown: Tensor
     ) -> dict[str, Tensor]:
-        """Half of what it gets wrong in predictions, and half of what it gets wrong in label
-        maps."""
+        """Return half of the loss on predictions, and half of the loss on label maps."""
         known = label != IGNORED
-        predictions = torch.cat([own, theirs])
-        predicted = answers(self.discriminator, predictions)
-        true = answers(self.discriminator, self.one_hot(label).to(own.dtype))
+        predicted = discriminate(self.discriminator, torch.cat([own, theirs]))
+        true = discriminate(self.discriminator, self.one_hot(label).to(own.dtype))
+        on_predictions = adversarial_loss(predicted, False, torch.cat([known, shown]))
         return {
-            "discriminator_predicted": 0.5
-            * told_apart(predicted, False, torch.cat([known, shown])),
-            "discriminator_true": 0.5 * told_apart(true, True, known),
+            "discriminator_predicted": 0.5 * on_predictions,
+            "discriminator_true": 0.5 * adversarial_loss(true, True, known),
         }
 
     def probabilities(self, logits: Tensor, like: Tensor) -> Tensor:
-        """(B, K, H, W), at the size of the pixels that are asked about."""
+        """Return probabilities (B, K, H, W) at the size of `like`."""
         return self.student.at_size(logits, tuple(like.shape[1:])).full().softmax(1)
 
     def one_hot(self, label: Tensor) -> Tensor:
-        """(B, H, W) -> (B, K, H, W), nothing where the label is ignored."""
+        """Return a one-hot label, all 0 where it is ignored: (B, H, W) -> (B, K, H, W)."""
         known = label != IGNORED
         classes = F.one_hot(label.long().masked_fill(~known, 0), self.num_classes)
-        return (classes * known[..., None]).permute(0, 3, 1, 2)
+        return (classes * known[..., None]).permute(0, 3, 1, 2)  # (B, H, W, K) -> (B, K, H, W)
 
-    def taught(self, probabilities: Tensor, convinced: Tensor, shown: Tensor) -> Tensor:
-        """The student's own class where the discriminator takes it for a label map, else 255."""
+    def pseudo_label(self, probabilities: Tensor, convinced: Tensor, shown: Tensor) -> Tensor:
+        """Return the student's class where the discriminator takes it for a label, else 255."""
         believed = (convinced.detach().sigmoid() >= self.threshold) & shown
         return probabilities.detach().argmax(1).to(torch.uint8).masked_fill_(~believed, IGNORED)
 
@@ -198,11 +200,11 @@ class AdvSemiSeg(Method):
         shown = self.inside(padding) != IGNORED
         logits = self.student.logits(self.student.normalized(image))
         theirs = self.probabilities(logits, shown)
-        convinced = answers(self.discriminator, theirs)
+        convinced = discriminate(self.discriminator, theirs)
         return super().preview(unlabeled) | {
             "what the student says": self.framed(theirs.argmax(1).to(torch.uint8)),
             "taken for a label (white: 1)": self.framed(convinced.sigmoid(), 0.0),
-            "what it is taught": self.framed(self.taught(theirs, convinced, shown)),
+            "what it is taught": self.framed(self.pseudo_label(theirs, convinced, shown)),
         }
 
 

@@ -2,20 +2,19 @@
 Tarvainen, Valpola. NeurIPS 2017. arXiv:1703.01780
 
 The teacher is a running average of the student and sees an unlabeled image as it is; the student
-sees it perturbed, and has to say the same. In segmentation what perturbs is a mask that mixes two
-images (French et al. arXiv:1906.01916: CutOut, CutMix; Olsson et al. arXiv:2007.07936: ClassMix;
-Chen et al. arXiv:2101.10156: ComplexMix) and strong color: small changes alone teach nothing.
+sees it perturbed, and has to predict the same. In segmentation the perturbations are a mask that
+mixes two images (French et al. arXiv:1906.01916: CutOut, CutMix; Olsson et al. arXiv:2007.07936:
+ClassMix; Chen et al. arXiv:2101.10156: ComplexMix) and strong color: small changes teach nothing.
 
     labeled    ──────────────────────────────── student ── the paper's own losses
     unlabeled ─┬─ mixed by mask ─ color, blur ─ student ──── consistency, at the image's size
                 └─ teacher ─ mixed by the same mask ── target ──┘      (no gradient)
                      ^─────── after each step: teacher = decay teacher + (1 - decay) student
 
-    cutout       one box is erased: 0 to 1 of the area; nothing is asked there
+    cutout       one box is erased, 0 to 1 of the area; it has no loss
     cutmix       a box of half the area shows the partner image
-    classmix     half of the classes that the teacher sees are pasted over the partner
-    complexmix   the same in each cell of a grid: more complex masks, whose pieces still follow
-    objects
+    classmix     half of the classes that the teacher predicts are pasted over the partner
+    complexmix   the same in each cell of a grid
 
 Departures:
 - "share" weighs the loss by the share of pixels that the teacher is sure of, one number per batch,
@@ -56,25 +55,25 @@ from segmodels.parts.schedules import sigmoid_ramp
 
 Mask = Literal["none", "cutout", "cutmix", "classmix", "complexmix"]
 MIXING = ("cutmix", "classmix", "complexmix")  # masks that show a partner image
-AT_A_TIME = 1 << 23  # logits at the image's size that exist at once
+BLOCK = 1 << 23  # logits at the image's size that exist at a time
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the student is shown and asked: images (B, 3, H, W) normalized; per pixel (B, H, W) the
-    mask, the teacher's class (255 where nothing is asked) and how sure it is; and the rows of its
-    probabilities."""
+    """The student's input, and the teacher's predictions of it."""
 
-    image: Tensor
-    mask: Tensor
-    label: Tensor
-    confidence: Tensor
-    probabilities: Callable[[int, int], Tensor]
+    image: Tensor  # (B, 3, H, W), normalized
+    mask: Tensor  # (B, H, W)
+    label: Tensor  # (B, H, W), 255 for pixels without a loss
+    confidence: Tensor  # (B, H, W)
+    probabilities: Callable[[int, int], Tensor]  # rows from top to bottom
 
 
 class MeanTeacher(Method):
-    """A student that learns, and a teacher that follows it: the network that is evaluated and used.
-    The student is evaluated beside it."""
+    """A student that learns, and a teacher that follows it.
+
+    The teacher is the network that is evaluated and used; the student is scored beside it.
+    """
 
     networks = ("teacher", "student")
     evaluated_beside = ("student",)
@@ -96,9 +95,12 @@ class MeanTeacher(Method):
         batch_norm: Literal["all", "labeled", "frozen"] = "all",
         grid: int = 4,
     ) -> None:
-        """`ramp_up`: steps until the full weight; `confidence`: a pixel counts by the share of sure
-        ones, if it is sure itself, or always; `color`: strength; `gray`, `blur`: chances;
-        `batch_norm`: which images move the student's running statistics."""
+        """`ramp_up` counts steps until the full weight; `color` is a strength.
+
+        `confidence` weighs a pixel by the share of sure ones, by whether it is sure itself, or not
+        at all. `gray` and `blur` are chances. `batch_norm` selects the images that move the
+        student's running statistics.
+        """
         check_options(
             RANGES,
             weight=weight,
@@ -143,17 +145,16 @@ class MeanTeacher(Method):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """The teacher follows: weights and statistics move towards the student's, counters are
-        copied."""
+        """Move the teacher's weights and statistics towards the student's; copy counters."""
         self.student.after_step()
         pace = 1 - min(1 - 1 / (self.steps + 1), self.decay)
         self.steps += 1
         own = list(self.teacher.state_dict().values())
         theirs = list(self.student.state_dict().values())
         moving = [index for index, tensor in enumerate(own) if tensor.is_floating_point()]
-        torch._foreach_lerp_(
-            [own[index] for index in moving], [theirs[index] for index in moving], pace
-        )
+        teachers = [own[index] for index in moving]
+        students = [theirs[index] for index in moving]
+        torch._foreach_lerp_(teachers, students, pace)
         for index in set(range(len(own))) - set(moving):
             own[index].copy_(theirs[index])
 
@@ -173,13 +174,17 @@ class MeanTeacher(Method):
         sure = (task.confidence >= self.threshold) & shown
         self.watched = {"sure": sure.sum() / shown.sum().clamp(min=1)}
         loss = self.distance(task, sure if self.confidence == "pixel" else shown)
-        loss = loss * self.watched["sure"] if self.confidence == "share" else loss
-        return terms | {"consistency": self.weight * sigmoid_ramp(self.ramp_up)(self.steps) * loss}
+        if self.confidence == "share":
+            loss = loss * self.watched["sure"]
+        ramp = sigmoid_ramp(self.ramp_up)(self.steps)
+        return terms | {"consistency": self.weight * ramp * loss}
 
     @torch.no_grad()
     def task(self, unlabeled: Batch) -> Task:
-        """What the teacher sees in the images, what the student will see, and what it will be
-        asked. In the margin of a network that has one, nothing is asked."""
+        """Let the teacher predict the images, and perturb them for the student.
+
+        The margin of a network that has one gets no label.
+        """
         image, padding = unlabeled
         seen = self.teacher.strips(image)
         best = [seen.probabilities(top, bottom).max(1) for top, bottom in self.blocks(padding)]
@@ -213,7 +218,7 @@ class MeanTeacher(Method):
         }
 
     def mask(self, label: Tensor) -> Tensor:
-        """By the teacher's classes; see parts/mixing.py."""
+        """Draw masks, for some kinds by the teacher's classes; see parts/mixing.py."""
         size = tuple(label.shape[1:])
         if self.masks in ("classmix", "complexmix"):
             return half_of_classes(label, self.grid if self.masks == "complexmix" else 1)
@@ -223,41 +228,42 @@ class MeanTeacher(Method):
     def perturbed(self, image: Tensor) -> Tensor:
         return strong(image, self.color, gray=self.gray, blur=self.blur)
 
-    def distance(self, task: Task, asked: Tensor) -> Tensor:
-        """Mean over all pixels inside the margin; those that are not asked count as zero. Logits at
-        the image's size exist a block of rows at a time."""
+    def distance(self, task: Task, counted: Tensor) -> Tensor:
+        """Return the mean over all pixels inside the margin; those not counted add zero.
+
+        Logits at the image's size exist a block of rows at a time.
+        """
         margin = self.margin
-        asked = self.inside(asked)
+        counted = self.inside(counted)
         classes = self.inside(task.label)
         with self.statistics_kept():
-            said = self.inner_logits(self.student, task.image)
+            strips = self.inner_logits(self.student, task.image)
 
         def block(top: int, bottom: int) -> Tensor:
-            logits = said.rows(top, bottom)
-            here = asked[:, top:bottom]
+            logits = strips.rows(top, bottom)
+            here = counted[:, top:bottom]
             if self.consistency == "cross_entropy":
                 label = classes[:, top:bottom].masked_fill(~here, IGNORED).long()
                 return F.cross_entropy(logits, label, ignore_index=IGNORED, reduction="sum")
-            wanted = task.probabilities(margin + top, margin + bottom)
-            wanted = wanted[..., margin : wanted.shape[-1] - margin]
-            return ((logits.softmax(1) - wanted).square().sum(1) * here).sum()
+            target = task.probabilities(margin + top, margin + bottom)
+            target = target[..., margin : target.shape[-1] - margin]
+            return ((logits.softmax(1) - target).square().sum(1) * here).sum()
 
         sums = []
-        for top, bottom in self.blocks(asked):
+        for top, bottom in self.blocks(counted):
             loss = checkpoint(block, top, bottom, use_reentrant=False, preserve_rng_state=False)
             sums.append(loss)
         return torch.stack(sums).sum() / classes.numel()
 
     def blocks(self, pixels: Tensor) -> list[tuple[int, int]]:
-        """Top and bottom of blocks of rows that together are the maps (B, H, W)."""
+        """Divide maps (B, H, W) into blocks of rows, given by top and bottom."""
         batch, height, width = pixels.shape
-        step = max(16, AT_A_TIME // (batch * width * self.num_classes))
+        step = max(16, BLOCK // (batch * width * self.num_classes))
         return [(top, min(top + step, height)) for top in range(0, height, step)]
 
     @contextmanager
     def statistics_kept(self) -> Iterator[None]:
-        """Within, a pass leaves the student's running statistics as they are, if unlabeled images
-        may not move them."""
+        """Keep the student's running statistics, if unlabeled images may not move them."""
         layers = []
         if self.batch_norm == "labeled":
             layers = [each for each in self.student.modules() if isinstance(each, _BatchNorm)]

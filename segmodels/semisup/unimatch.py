@@ -1,9 +1,9 @@
 """UniMatch: Revisiting Weak-to-Strong Consistency in Semi-Supervised Semantic Segmentation
 Yang, Qi, Feng, Zhang, Shi. CVPR 2023. arXiv:2208.09910
 
-What a network is sure of in an image it has to say of strongly changed copies too, and of the
+A network's confident predictions of an image are the labels of strongly changed copies, and of the
 image's own features with half of their channels dropped. With `semi.streams=1 semi.dropped=0` it is
-FixMatch (Sohn et al. arXiv:2001.07685) as the authors carry it to segmentation.
+FixMatch (Sohn et al. arXiv:2001.07685) as the authors apply it to segmentation.
 
     labeled ─┬─ one pass ─┬─ labeled ───────────────────── the paper's own losses ──────── x 1/2
     weak ─────┘            ├─ weak ──┬─ sure classes ─┬─ mixed by box 1 ─┐
@@ -20,8 +20,8 @@ Departures:
   padding too; here likewise.
 - Hue is turned in RGB around the gray axis instead of in HSV, and brightness, contrast, saturation
   and hue are changed in this order instead of a random one.
-- What is dropped are channels of everything that the network's `features` returns, which for most
-  networks is more or less than the authors' first and last stage; the places of a pooling stay.
+- Channels are dropped in all maps that the network's `features` returns, which for most networks
+  are more or fewer than the authors' first and last stage; indices of a pooling stay.
 - `threshold` is the authors' for PASCAL VOC; for Cityscapes they take 0.
 - The networks of the paper are DeepLabV3+ with ImageNet weights; any row can be trained.
 """
@@ -40,7 +40,7 @@ from segmodels.parts.mixing import mixed, partners, random_box, strong
 
 
 class UniMatch(Method):
-    """One network, which teaches itself from what it is sure of."""
+    """One network that learns from its own confident predictions."""
 
     networks = ("student",)
 
@@ -57,8 +57,10 @@ class UniMatch(Method):
         blur: float = 0.5,
         cutmix: float = 0.5,
     ) -> None:
-        """`streams`: strong copies of an image; `dropped`: share of the channels, 0 for none;
-        `color` and `hue`: strengths; `gray`, `blur`, `cutmix`: chances."""
+        """`streams` counts strong copies of an image; `dropped` is a share of the channels.
+
+        `color` and `hue` are strengths; `gray`, `blur` and `cutmix` are chances.
+        """
         check_options(
             RANGES,
             threshold=threshold,
@@ -86,16 +88,16 @@ class UniMatch(Method):
     # --- losses
 
     def losses(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
-        """Of (labeled, unlabeled); of an unlabeled image's label only 255, for padding, is read."""
+        """Return the terms of (labeled, unlabeled); unlabeled labels are 255 in padding, else 0."""
         labeled, (unlabeled, padding) = batch
-        image, student = labeled[0], self.student
+        image = labeled[0]
+        student = self.student
         beyond = self.inside(padding) == IGNORED
         beside = self.sure(self.predicted(unlabeled), beyond)
         boxes = [self.boxes(unlabeled, self.cutmix) for _ in range(self.streams)]
         views = [self.strong_view(unlabeled, box) for box in boxes]
 
-        # The labeled and the weak images share the statistics of batch norm, the strong ones
-        # theirs.
+        # Labeled and weak images share batch-norm statistics; strong ones have their own.
         both = torch.cat([student.normalized(image), student.normalized(unlabeled)])
         features = student.features(both)
         main, perturbed = self.decoded(features)
@@ -109,17 +111,16 @@ class UniMatch(Method):
         if perturbed is not None:
             terms["features"] = 0.25 * self.distance(perturbed[len(image) :], own, beyond)
         weight = (0.25 if perturbed is not None else 0.5) / self.streams
-        said = student.logits(torch.cat(views)).chunk(self.streams)
-        for number, (logits, box) in enumerate(zip(said, boxes), start=1):
+        strong_logits = student.logits(torch.cat(views)).chunk(self.streams)
+        for number, (logits, box) in enumerate(zip(strong_logits, boxes), start=1):
             box = self.inside(box)
-            taught = mixed(box, partners(beside), own)
+            label = mixed(box, partners(beside), own)
             hidden = mixed(box, partners(beyond), beyond)
-            terms[f"strong{number}"] = weight * self.distance(logits, taught, hidden)
+            terms[f"strong{number}"] = weight * self.distance(logits, label, hidden)
         return terms
 
     def decoded(self, features: Features) -> tuple[Tensor, Tensor | None]:
-        """Logits, and those of features of which a share of the channels is dropped: decoded
-        together."""
+        """Return logits, and those of features with dropped channels; both in one pass."""
         if not self.dropped:
             return self.student.decode(features), None
         twice = tree_map(self.with_a_perturbed_copy, features)
@@ -127,25 +128,25 @@ class UniMatch(Method):
         return main, perturbed
 
     def with_a_perturbed_copy(self, leaf: Any) -> Any:
-        """Of a map; what is no map (the places of a pooling, a size) stays as it is."""
+        """Append a perturbed copy to a map; indices of a pooling and sizes are not perturbed."""
         if not isinstance(leaf, Tensor):
             return leaf
         copy = F.dropout2d(leaf, self.dropped) if leaf.is_floating_point() else leaf
         return torch.cat([leaf, copy])
 
-    def distance(self, logits: Tensor, taught: Tensor, beyond: Tensor) -> Tensor:
-        """Cross-entropy to the classes that are sure, over all pixels that show an image."""
-        total = cross_entropy(
-            logits, taught, align_corners=self.student.align_corners, average="all"
-        )
-        return total * (taught.numel() / (~beyond).sum().clamp(min=1))
+    def distance(self, logits: Tensor, label: Tensor, beyond: Tensor) -> Tensor:
+        """Return the cross-entropy of the sure pixels, divided by all that show an image."""
+        align = self.student.align_corners
+        total = cross_entropy(logits, label, align_corners=align, average="all")
+        return total * (label.numel() / (~beyond).sum().clamp(min=1))
 
-    # --- what the network is shown and asked
+    # --- inputs and pseudo-labels of the network
 
     @torch.no_grad()
     def predicted(self, image: Tensor) -> Tensor:
-        """Logits in evaluation mode."""
-        student, training = self.student, self.student.training
+        """Return logits in evaluation mode."""
+        student = self.student
+        training = student.training
         student.eval()
         logits = student.logits(student.normalized(image))
         student.train(training)
@@ -153,8 +154,7 @@ class UniMatch(Method):
 
     @torch.no_grad()
     def sure(self, logits: Tensor, beyond: Tensor) -> Tensor:
-        """The class of each pixel, uint8 (B, H, W); 255 where it is not sure or no image is
-        shown."""
+        """Return the class of each pixel, uint8 (B, H, W); 255 if it is not sure or padding."""
         strips = self.student.at_size(logits, tuple(beyond.shape[1:]))
         confidence, label = strips.most_likely()
         return label.masked_fill_((confidence < self.threshold) | beyond, IGNORED)
@@ -163,14 +163,14 @@ class UniMatch(Method):
         return (label != IGNORED).sum() / (~beyond).sum().clamp(min=1)
 
     def strong_view(self, image: Tensor, box: Tensor) -> Tensor:
-        """Normalized images (B, 3, H, W) in other colors, the next one in their boxes (B, H, W)."""
+        """Return normalized images in other colors, with the next image in their boxes."""
         changed = strong(
             image, self.color, hue=self.hue, gray=self.gray, blur=self.blur, widths=(0.1, 2.0)
         )
         return self.student.normalized(mixed(box, partners(changed), changed))
 
     def boxes(self, image: Tensor, chance: float) -> Tensor:
-        """True where an image shows the next one, (B, H, W)."""
+        """Draw masks (B, H, W), True where an image shows the next one."""
         size = tuple(image.shape[-2:])
         drawn = [random_box(size, chance) for _ in range(len(image))]
         return torch.stack(drawn).to(image.device)
@@ -185,18 +185,18 @@ class UniMatch(Method):
         label = self.sure(logits, beyond)
         confidence, _ = self.student.at_size(logits, tuple(beyond.shape[1:])).most_likely()
         inner = self.inside(box)
+        label = mixed(inner, partners(label), label)
+        confidence = mixed(inner, partners(confidence), confidence)
         return super().preview(unlabeled) | {
             "box (white: the next)": box,
             "a strong copy": self.as_pixels(view),
-            "what it is asked": self.framed(mixed(inner, partners(label), label)),
-            "confidence (white: 1)": self.framed(
-                mixed(inner, partners(confidence), confidence), 0.0
-            ),
+            "what it is asked": self.framed(label),
+            "confidence (white: 1)": self.framed(confidence, 0.0),
         }
 
 
 def part(features: Features, images: slice) -> Features:
-    """The features of some of the images."""
+    """Return the features of some of the images."""
     return tree_map(lambda leaf: leaf[images] if isinstance(leaf, Tensor) else leaf, features)
 
 

@@ -1,4 +1,7 @@
-"""Class-aware sampling: a crop that one class dominates is drawn again, and an epoch may show every class equally often."""
+"""Tests of class-aware sampling.
+
+A crop that one class dominates is drawn again, and an epoch can show every class equally often.
+"""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Class weights by a rule: counted in the training labels, put in the place of the word, and the same that check_data prints."""
+"""Tests of class weights by a rule.
+
+They are counted in the training labels, replace the rule's name, and equal those of check_data.
+"""
 
 import json
 from dataclasses import asdict

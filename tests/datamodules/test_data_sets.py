@@ -1,4 +1,4 @@
-"""Every data set on a tiny tree in its official layout, and what it says about a wrong one."""
+"""Tests of every data set on a tiny tree in its official layout, and of errors for wrong trees."""
 
 import json
 import shutil

@@ -1,4 +1,7 @@
-"""Rotation, shift and elastic deformation: image and label move together, as slow formulas say, and nothing else moves."""
+"""Tests of rotation, shift and elastic deformation against slow formulas.
+
+Image and label move together, and nothing else changes.
+"""
 
 import math
 

@@ -1,4 +1,7 @@
-"""Maps, the third member of a labeled training batch: made of each crop's label, the same wherever crops are made."""
+"""Tests of label maps, the third member of a labeled training batch.
+
+They are made of each crop's label, and are the same wherever crops are made.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which training images keep their labels: shares, counts, published lists, files of names."""
+"""Tests of the choice of labeled images: shares, counts, published lists, files of names."""
 
 import gzip
 import hashlib

@@ -1,4 +1,7 @@
-"""Packs in a store: the same pixels as the files (a server in this test speaks S3's GET and HEAD)."""
+"""Tests of packs in an object store, which give the same pixels as the files.
+
+A server in this file speaks S3's GET and HEAD.
+"""
 
 import os
 import pickle

@@ -1,4 +1,7 @@
-"""Packs and zips: the same pixels as the files, any window, whatever interrupts writing; and every kind of damage named."""
+"""Tests of packs and zips: the same pixels as the files, in any window.
+
+Writing can be interrupted anywhere, and every kind of damage is named.
+"""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""Windows of PNGs: the pixels that OpenCV decodes, of every way to write a PNG, and no damage goes unnoticed."""
+"""Tests of PNG windows: OpenCV's pixels for every way to write a PNG, and no damage unnoticed."""
 
 import random
 import struct

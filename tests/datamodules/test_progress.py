@@ -1,4 +1,4 @@
-"""The bar of long walks: everything comes through, a terminal sees it, a log does not."""
+"""Tests of the progress bar: it passes everything on, and is shown in a terminal but not a log."""
 
 import pytest
 

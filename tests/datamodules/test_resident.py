@@ -1,4 +1,4 @@
-"""Training images that stay in memory: the same batches, and a run resumes like any other."""
+"""Tests of training images in memory: the same batches, and runs that resume like any other."""
 
 import lightning
 import pytest

@@ -1,4 +1,7 @@
-"""The built-in street scenes: repeatable, the same at every size, with Cityscapes' classes in about Cityscapes' shares."""
+"""Tests of the built-in street scenes: repeatable, and the same at every size.
+
+They show Cityscapes' classes in about Cityscapes' shares.
+"""
 
 import hashlib
 import math

@@ -1,4 +1,7 @@
-"""What holds for every source: the same samples as from the official folders, whoever makes them, and exactly where a run stopped."""
+"""Tests that hold for every source of images.
+
+It gives the same samples as the official folders, and a run resumes exactly where it stopped.
+"""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""Thread pools: results keep their order, little is begun at once, and no failure is lost."""
+"""Tests of thread pools: results keep their order, few tasks begin at once, no failure is lost."""
 
 import time
 

@@ -1,5 +1,6 @@
-"""What a sample costs: that the comparison is of equals, in turns, and stored with its conditions;
-never how fast it is.
+"""Tests of `benchmark.py data`: equal work is compared, in turns, and stored with its conditions.
+
+No time is asserted.
 """
 
 import json

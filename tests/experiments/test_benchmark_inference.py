@@ -1,5 +1,6 @@
-"""`benchmark.py infer`: what is timed, in which order, what is refused, and that every condition is
-stored. No time is asserted.
+"""Tests of `benchmark.py infer`: what is timed, in which order, refusals and stored conditions.
+
+No time is asserted.
 """
 
 import argparse

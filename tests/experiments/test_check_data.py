@@ -1,5 +1,6 @@
-"""check_data.py: every kind of damage is named, none ends the check, and sound data has no
-problem.
+"""Tests of check_data.py: every kind of damage is named, and none ends the check.
+
+Sound data has no problem.
 """
 
 import json

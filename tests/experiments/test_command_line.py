@@ -1,5 +1,7 @@
-"""The command line: values and their origins, and wrong names, which are refused with the nearest
-right one. None of it imports torch."""
+"""Tests of the command line: values and their origins, and the errors for wrong names.
+
+None of it imports torch.
+"""
 
 import importlib
 import json

@@ -1,6 +1,6 @@
-"""evaluate.py: the score of a checkpoint is the run's own, and that of a slow loop.
+"""Tests of evaluate.py: the score of a checkpoint is the run's own, and that of a slow loop.
 
-What cannot be scored is refused in one sentence.
+Checkpoints that cannot be scored are refused in one sentence.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""evaluate.py beyond one score: protocols, released checkpoints, image records, submissions."""
+"""Tests of evaluate.py beyond one score.
+
+These are protocols, released checkpoints, image records and submissions.
+"""
 
 import json
 import signal

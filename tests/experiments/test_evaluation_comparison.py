@@ -1,4 +1,4 @@
-"""`report.py --compare`: two evaluations image by image, out of the records beside them."""
+"""Tests of `report.py --compare`: two evaluations, image by image, from their records."""
 
 import json
 import re

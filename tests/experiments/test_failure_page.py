@@ -1,4 +1,4 @@
-"""The failure page: its numbers by hand, and one sound HTML file whatever was measured."""
+"""Tests of the failure page: its numbers, counted by hand, and one valid HTML file in any case."""
 
 import re
 from dataclasses import replace

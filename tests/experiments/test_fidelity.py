@@ -1,5 +1,6 @@
-"""The table of released layouts: what it measures, what makes it fail, and that the stored one is
-whole and true.
+"""Tests of the table of released layouts: its figures and its failures.
+
+The stored table is complete and current.
 """
 
 import gzip

@@ -1,4 +1,4 @@
-"""Results appear whole or not at all, whatever ends the work in its midst."""
+"""Tests of atomic files: results are complete or absent, however the work ends."""
 
 import os
 import signal

@@ -1,4 +1,7 @@
-"""Runs whose processes others start: one of them makes and writes the run folder, and a SIGTERM that comes twice stops them once."""
+"""Tests of runs whose processes are started by torchrun or SLURM.
+
+One process makes and writes the run folder, and a SIGTERM that comes twice stops them once.
+"""
 
 import os
 import subprocess

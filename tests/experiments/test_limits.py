@@ -1,5 +1,7 @@
-"""Every number of a run has a limit: what cannot be meant is refused in one sentence, before
-anything is built."""
+"""Tests of the limits of every number of a run.
+
+A senseless value is refused in one sentence, before anything is built.
+"""
 
 import math
 from collections.abc import Iterator

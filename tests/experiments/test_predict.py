@@ -1,6 +1,6 @@
-"""predict.py writes the network's label map, in every form and for every kind of picture.
+"""Tests of predict.py: it writes the network's label map in every form, for every kind of image.
 
-What exists is left alone.
+Existing files are left alone.
 """
 
 import io

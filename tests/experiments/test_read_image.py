@@ -1,4 +1,4 @@
-"""read_image.py: pixels are those that a viewer shows, 16 bits are rounded to 8; refusals."""
+"""Tests of read_image.py: pixels are those of a viewer, 16 bits are rounded to 8, refusals."""
 
 import struct
 import zlib

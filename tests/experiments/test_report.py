@@ -1,4 +1,4 @@
-"""The table paper / ours, and the notebook that reads the same results."""
+"""Tests of the table paper / ours, and of the notebook that reads the same results."""
 
 import ast
 import csv

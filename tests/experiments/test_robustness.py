@@ -1,4 +1,4 @@
-"""evaluate.py --shift and --across: scores on corrupted images and other data sets; refusals."""
+"""Tests of evaluate.py --shift and --across: corrupted images, other data sets, refusals."""
 
 import json
 import os

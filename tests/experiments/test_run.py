@@ -1,5 +1,7 @@
-"""Whole runs through `experiments.run.main`: what they leave, how they are killed and resumed, and
-what they refuse."""
+"""Tests of whole runs through `experiments.run.main`.
+
+They check the files of a run, how it is killed and resumed, and refusals.
+"""
 
 import contextlib
 import gzip

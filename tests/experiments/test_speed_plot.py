@@ -1,4 +1,4 @@
-"""Accuracy against speed: which figures make a point, and that labels do not hide each other."""
+"""Tests of the plot of accuracy against speed: its points, and labels that do not overlap."""
 
 import json
 from collections.abc import Sequence

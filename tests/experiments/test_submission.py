@@ -1,4 +1,7 @@
-"""evaluate.py --submit, stopped: the folder is whole or absent, and the same command goes on."""
+"""Tests of an interrupted evaluate.py --submit.
+
+The folder is complete or absent, and the same command continues.
+"""
 
 import errno
 import json

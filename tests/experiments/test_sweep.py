@@ -1,4 +1,4 @@
-"""Many rows from one command: which runs, what is refused or skipped, and the one table."""
+"""Tests of many runs from one command: which ones, refusals, skipped runs, and their table."""
 
 import csv
 import fcntl

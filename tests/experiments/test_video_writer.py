@@ -1,4 +1,4 @@
-"""video_writer.py: a video is whole or not there, keeps its colors, and browsers play it."""
+"""Tests of video_writer.py: a video is complete or absent, keeps its colors, plays in browsers."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""videos.py: a video's overlay has its frames, its rate and its size; refusals."""
+"""Tests of videos.py: an overlay has the video's frames, rate and size; refusals."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""BiSeNet's rows: what each leaves out of the network, and the context path as a U-shape of its own."""
+"""Tests of BiSeNet's rows: the parts that each leaves out, and the context path as a U-shape."""
 
 import pytest
 import torch

@@ -1,4 +1,7 @@
-"""BiSeNet, BiSeNetV2 and other code lines of both: training steps, groups, schedules, ablations."""
+"""Tests of BiSeNet, BiSeNetV2 and other code lines of both.
+
+They check training steps, parameter groups, schedules and ablations.
+"""
 
 import gzip
 import json

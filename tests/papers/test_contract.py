@@ -1,4 +1,4 @@
-"""The contract, held by every paper: the main row of each, small, in every run; every row with `-m catalogue`."""
+"""Tests of the contract for every paper: the main row of each, or every row (`-m catalogue`)."""
 
 import copy
 import inspect

@@ -1,4 +1,7 @@
-"""DDRNet: one training step as the authors', the auxiliary output, the ablation switches, the ImageNet file, the recipe."""
+"""Tests of DDRNet: a training step like the authors', and the auxiliary output.
+
+They also check the ablations, the ImageNet file and the recipe.
+"""
 
 from dataclasses import replace
 from pathlib import Path

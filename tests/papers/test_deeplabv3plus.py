@@ -1,4 +1,4 @@
-"""DeepLabV3+: one set of weights at two strides, its backbones, a training step, its recipe."""
+"""Tests of DeepLabV3+: one set of weights at two strides, backbones, a training step, recipe."""
 
 from pathlib import Path
 

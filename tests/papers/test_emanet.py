@@ -1,4 +1,7 @@
-"""EMANet: its attention is expectation-maximization, its bases move once per step, and it trains as the authors' code does."""
+"""Tests of EMANet: its attention is expectation-maximization, and it trains like the authors' code.
+
+Its bases move once per step.
+"""
 
 import copy
 import gzip

@@ -1,4 +1,7 @@
-"""What is special to Fast-SCNN: the sizes of the paper's tables, one downsampling for both branches, which weights are decayed."""
+"""Tests of Fast-SCNN: the sizes of the paper's tables, and one downsampling for both branches.
+
+They also check which weights decay.
+"""
 
 import pytest
 import torch

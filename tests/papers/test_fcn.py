@@ -1,4 +1,4 @@
-"""FCN on a dilated ResNet, layer by layer torchvision's: the same numbers in, the same numbers out."""
+"""Tests of FCN on a dilated ResNet, which equals torchvision's network layer by layer."""
 
 import pytest
 import torch

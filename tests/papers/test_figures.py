@@ -1,4 +1,4 @@
-"""Published figures: each is the one that was seen at its source, none is lost, and what was not seen is in no row."""
+"""Tests of published figures: each equals its source, and none is missing or invented."""
 
 import json
 import re

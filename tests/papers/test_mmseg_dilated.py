@@ -1,4 +1,4 @@
-"""Dilated networks of mmsegmentation: trained as by its code, from heads that start as its heads do."""
+"""Tests of mmsegmentation's dilated networks: their heads start and train as in its code."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Non-local networks: every position's weights by loops over pairs, a block that starts as the identity."""
+"""Tests of non-local networks: weights by loops over pairs, and a block that starts as identity."""
 
 import math
 

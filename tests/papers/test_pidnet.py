@@ -1,4 +1,7 @@
-"""PIDNet: its losses and boundary label as the authors', one training step, the auxiliary outputs, the ablation switches."""
+"""Tests of PIDNet: losses, boundary label and a training step like the authors'.
+
+They also check the auxiliary outputs and the ablations.
+"""
 
 import json
 from dataclasses import replace

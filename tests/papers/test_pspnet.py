@@ -1,4 +1,7 @@
-"""PSPNet: its pyramid is means over parts of the map, and it is trained and judged as by the authors' code."""
+"""Tests of PSPNet: its pyramid is means over parts of the map.
+
+It is trained and evaluated as by the authors' code.
+"""
 
 import json
 import math

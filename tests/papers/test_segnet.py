@@ -1,4 +1,7 @@
-"""SegNet: unpooling by plain operations, Caffe's odd sizes, VGG16's weights, and what its solver does to biases."""
+"""Tests of SegNet: unpooling by plain operations, and Caffe's odd sizes.
+
+They also check VGG16's weights and the solver's treatment of biases.
+"""
 
 from pathlib import Path
 

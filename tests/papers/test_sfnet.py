@@ -1,4 +1,7 @@
-"""What is special to SFNet: reading a map along a flow, the loss of each level, the authors' training step, the ablation switches."""
+"""Tests of SFNet: reading a map along a flow, the loss of each level, the authors' training step.
+
+They also check the ablations.
+"""
 
 import gzip
 import json

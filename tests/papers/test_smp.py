@@ -1,4 +1,4 @@
-"""What is special to the library's networks: they are computed in its own two steps."""
+"""Tests of segmentation-models-pytorch's networks: they are computed in its own two steps."""
 
 import pytest
 import segmentation_models_pytorch as library

@@ -1,4 +1,7 @@
-"""STDC: what its detail head learns, its training step against the authors' and mmsegmentation's, its parameter groups and ablations."""
+"""Tests of STDC: the label of its detail head, parameter groups and ablations.
+
+Its training step equals the authors' and mmsegmentation's.
+"""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""U-Net: tiles that fit together, the weights of equation 2, the padded variant's loss and training step."""
+"""Tests of U-Net: tiles that fit together, the weights of equation 2, and the padded variant."""
 
 import json
 from collections import deque

@@ -1,4 +1,7 @@
-"""Checkpoints: what comes back is what was trained, what cannot come back is refused in one sentence, and what starts anew is said."""
+"""Tests of checkpoints: a loaded network is the trained one, and errors are one sentence.
+
+They also check the report of layers that start anew.
+"""
 
 import json
 from dataclasses import asdict, replace

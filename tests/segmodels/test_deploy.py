@@ -1,4 +1,7 @@
-"""The network alone: the same numbers without batch norm and training heads, at one size, in torch and in ONNX files."""
+"""Tests of deployed networks in torch and ONNX files: the same numbers at one image size.
+
+They have neither batch norm nor training heads.
+"""
 
 import argparse
 import subprocess

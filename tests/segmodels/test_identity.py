@@ -1,4 +1,4 @@
-"""What a checkpoint says of a network: plain values out, the same object back, older files too."""
+"""Tests of the description of a network in a checkpoint: written and read again, old files too."""
 
 from dataclasses import FrozenInstanceError
 

@@ -1,4 +1,4 @@
-"""Inference modes against the plain full-size computation that they stand for."""
+"""Tests of inference modes against the plain full-size computation."""
 
 from itertools import pairwise
 

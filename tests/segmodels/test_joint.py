@@ -1,4 +1,4 @@
-"""Several optimizers that step as one: in a training by Lightning, and held against two by hand."""
+"""Tests of several optimizers that step as one, in Lightning and against two stepped by hand."""
 
 import copy
 from collections.abc import Iterator

@@ -1,4 +1,7 @@
-"""The losses against the official code's numbers, the plain two-step form and slow loops; and what they promise about memory."""
+"""Tests of losses against the official code's numbers, the plain form and slow loops.
+
+They also check the memory that a loss needs.
+"""
 
 import json
 from collections.abc import Callable

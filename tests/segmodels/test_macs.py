@@ -1,4 +1,7 @@
-"""Multiply-accumulates: against the authors' code, against a count by hand, and where nothing can be counted."""
+"""Tests of multiply-accumulates against the authors' code and a count by hand.
+
+They also check networks that cannot be counted.
+"""
 
 import gzip
 import json

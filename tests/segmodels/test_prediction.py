@@ -1,4 +1,7 @@
-"""One image in, the class of each pixel out: as the network computes it by its own mode and precision, whatever holds the image."""
+"""Tests of predict(): the class of each pixel, by the network's own mode and precision.
+
+The image may be of any kind.
+"""
 
 from dataclasses import replace
 from pathlib import Path

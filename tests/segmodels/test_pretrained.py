@@ -1,4 +1,7 @@
-"""ImageNet weights into backbones: names of other libraries, order instead of names, the authors' files, and real ones on real pictures."""
+"""Tests of ImageNet weights in backbones: names of other libraries, or order instead of names.
+
+They also check the authors' files, and real weights on real images.
+"""
 
 import json
 import re

@@ -1,4 +1,7 @@
-"""The authors' checkpoints: their logits under weights made from names alone, their training step, and wrong files told apart."""
+"""Tests of the authors' checkpoints: their logits and training step, and errors for wrong files.
+
+The weights are made from names alone.
+"""
 
 import json
 import os

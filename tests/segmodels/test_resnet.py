@@ -1,4 +1,4 @@
-"""One ResNet for all papers: held against torchvision's and timm's, by name and by number."""
+"""Tests of the ResNet of all papers against torchvision's and timm's, by name and by number."""
 
 import pytest
 import torch

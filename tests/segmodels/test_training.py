@@ -1,4 +1,4 @@
-"""The base module's training: parameter groups, schedules, seeds, and state that a checkpoint must carry."""
+"""Tests of the base module's training: parameter groups, schedules, seeds, stored state."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Weights out of files: every reader opens what any other opens, whatever wrapper or prefix a trainer has put around them."""
+"""Tests of reading weights: every reader opens every file, with any wrapper or prefix."""
 
 from pathlib import Path
 

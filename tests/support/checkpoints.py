@@ -1,6 +1,4 @@
-"""Writes checkpoints as runs write them, without a training; and files that are none, each with
-what must be said of it.
-"""
+"""Write checkpoints as runs do, without a training, and files that are none with their errors."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Data modules of a few noisy images, and what looks at the batches they give."""
+"""Data modules of a few noisy images, and functions that look at their batches."""
 
 from types import SimpleNamespace
 

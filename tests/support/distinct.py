@@ -1,4 +1,4 @@
-"""Which rows have one network: what costs seconds is tested once for each that differs."""
+"""Rows grouped by network, so that tests that take seconds run once for each network."""
 
 from collections.abc import Hashable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Maps as the files that the official Cityscapes script reads, and what it says about them."""
+"""Maps as the files that the official Cityscapes script reads, and the script's scores of them."""
 
 from collections.abc import Sequence
 from pathlib import Path

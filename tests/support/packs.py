@@ -1,4 +1,4 @@
-"""Small Cityscapes trees packed, zipped and opened, and sources compared pixel by pixel."""
+"""Small Cityscapes trees, packed, zipped and opened, and sources compared pixel by pixel."""
 
 import zipfile
 from pathlib import Path

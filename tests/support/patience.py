@@ -1,5 +1,6 @@
-"""Waiting for what another process or thread does: for its condition, never for so long; on a busy
-machine everything takes its time.
+"""Wait for another process or thread by a condition, never for a fixed time.
+
+On a busy machine everything takes its time.
 """
 
 import time

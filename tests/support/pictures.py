@@ -1,4 +1,4 @@
-"""Pictures for predict.py, and calls of it that look at what it says and leaves."""
+"""Pictures for predict.py, and calls of it that check its output."""
 
 from pathlib import Path
 

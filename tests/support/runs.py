@@ -1,4 +1,4 @@
-"""Tiny runs of run.py on the built-in streets, and what they leave."""
+"""Tiny runs of run.py on the built-in streets, and their files."""
 
 import csv
 import json

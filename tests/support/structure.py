@@ -1,4 +1,4 @@
-"""What a block is made of, in short words: for networks that no released code or weights hold."""
+"""Short descriptions of a block's layers, for networks without released code or weights."""
 
 from torch import nn
 

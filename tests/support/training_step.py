@@ -1,5 +1,6 @@
-"""One training step of a whole model in float64, held against the authors': loss terms, every
-gradient, batch-norm statistics.
+"""One training step of a whole model in float64, compared with the authors'.
+
+It compares loss terms, every gradient and batch-norm statistics.
 """
 
 import gzip

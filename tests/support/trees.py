@@ -1,4 +1,4 @@
-"""Writes tiny data sets in their official layouts, for tests: random pixels, known labels."""
+"""Write tiny data sets in their official layouts, with random pixels and known labels."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Tools of the developers, started by hand: `python -m tests.tools.NAME --help`."""
+"""Tools for developers: `python -m tests.tools.NAME --help`."""

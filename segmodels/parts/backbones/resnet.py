@@ -1,9 +1,8 @@
-"""ResNet (He et al., 2015. arXiv:1512.03385) as feature maps of four stages, with torchvision's
-parameter names, or timm's where the stem is deep: three 3x3 convolutions instead of one 7x7, as
-PSPNet brought it in.
+"""ResNet as a backbone that returns the feature maps of its four stages.
 
-Stages 3 and 4 can trade stride for dilation (stride 16 or 8 instead of 32), as the dilated networks
-do.
+He et al., 2015. arXiv:1512.03385. Parameters have torchvision's names, or timm's if the stem is
+deep: three 3x3 convolutions instead of one 7x7, which PSPNet introduced. Stages 3 and 4 can trade
+stride for dilation (stride 16 or 8 instead of 32), as in dilated networks.
 """
 
 from collections.abc import Sequence
@@ -42,7 +41,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 (figure 5, right); the stride is on the 3x3, as in torchvision."""
+    """1x1, 3x3, 1x1 (figure 5, right); the 3x3 has the stride, as in torchvision."""
 
     expansion = 4
 
@@ -65,7 +64,7 @@ class Bottleneck(nn.Module):
 
 
 def shortcut(inside: int, outside: int, stride: int) -> nn.Module:
-    """Identity where shapes agree, else a 1x1 projection (option B)."""
+    """Return an identity if shapes agree, else a 1x1 projection (option B)."""
     if stride == 1 and inside == outside:
         return nn.Identity()
     return nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
@@ -75,7 +74,7 @@ class ResNet(nn.Module):
     """image -> features at strides 4, 8, 16, 32; with output_stride=8 at 4, 8, 8, 8. `width` is
     that of the first stage.
 
-    `stem` is the widths of a deep one: (64, 64, 128) makes timm's resnet50s, (32, 32, 64) its
+    `stem` holds the widths of a deep stem: (64, 64, 128) makes timm's resnet50s, (32, 32, 64) its
     resnet50c. `multi_grid` multiplies the dilation of the last stage block by block
     (arXiv:1706.05587). The first block of a dilated stage keeps the dilation before it, unless
     `dilated_first` gives it that of the others.
@@ -105,11 +104,14 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(inside)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        stride, dilation = 4, 1
+        stride = 4
+        dilation = 1
         for number, (blocks, width) in enumerate(zip(DEPTHS[depth], widths), start=1):
-            step, before = (1 if number == 1 else 2), dilation
+            step = 1 if number == 1 else 2
+            before = dilation
             if stride * step > output_stride:
-                step, dilation = 1, dilation * 2
+                step = 1
+                dilation *= 2
             stride *= step
             shares = multi_grid if number == 4 else (1,) * blocks
             first = (dilation if dilated_first else before) * shares[0]
@@ -128,7 +130,7 @@ class ResNet(nn.Module):
 
 
 def deep_stem(first: int, second: int, third: int) -> nn.Sequential:
-    """1/2 of the size; norm and ReLU behind the third convolution are the network's own."""
+    """Stack three 3x3 convolutions to 1/2; norm and ReLU after the third are the network's."""
     return nn.Sequential(
         *conv_bn_relu(3, first, stride=2),
         *conv_bn_relu(first, second),
@@ -143,14 +145,14 @@ def stage(
     stride: int,
     dilations: Sequence[int],
 ) -> nn.Sequential:
-    """One block per dilation; the first one strides."""
+    """Stack one block per dilation; the first one has the stride."""
     first, *others = dilations
     again = (block(width * block.expansion, width, 1, dilation) for dilation in others)
     return nn.Sequential(block(inside, width, stride, first), *again)
 
 
 def initialize(module: nn.Module) -> None:
-    """He initialization by fan-out for convolutions (section 3.4 of arXiv:1502.01852)."""
+    """Initialize convolutions as He et al., by fan-out (section 3.4 of arXiv:1502.01852)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

@@ -16,7 +16,7 @@ TRAINER = Recipe(
 
 
 def published(whole: float, scales: float) -> tuple[Published, ...]:
-    """mIoU on Cityscapes val; its code aligns corners where it scales images, ours does not."""
+    """Return mIoU on Cityscapes val; its code scales images with aligned corners, ours without."""
     figures = {"whole": whole, SCALES: scales}
     source = "README of CoinCheung/BiSeNet"
     return tuple(

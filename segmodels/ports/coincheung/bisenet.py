@@ -1,5 +1,6 @@
-"""BiSeNet as CoinCheung/BiSeNet computes it ("bisenetv1"): the re-implementation whose weights most
-users have.
+"""BiSeNet as CoinCheung/BiSeNet computes it ("bisenetv1").
+
+It is the re-implementation whose weights most users have.
 
 It differs from the authors' code in nearest-neighbor upsampling inside the context path, one gate
 with a norm in the Feature Fusion Module, a head of 256 channels and auxiliary ones of 64, logits
@@ -7,8 +8,8 @@ upsampled without aligned corners, and losses mined by the loss of a pixel. Only
 heads learn ten times faster. Images are normalized by Cityscapes' own statistics.
 
 zllrunning/face-parsing.PyTorch took an early state of that code for the parts of a face. There the
-backbone's own features at 1/8 stand in for the spatial path, the Feature Fusion Module squeezes to
-a quarter, heads have no biases, logits are upsampled with aligned corners and images are normalized
+backbone's own features at 1/8 replace the spatial path, the Feature Fusion Module squeezes to a
+quarter, heads have no biases, logits are upsampled with aligned corners and images are normalized
 by ImageNet's statistics. Its checkpoint, 79999_iter.pth, wants faces of about 512x512.
 """
 
@@ -46,12 +47,13 @@ class BiSeNetCoinCheung(BiSeNet):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, auxiliary_width=64)
-        self.context_path, self.fusion = NearestContextPath(), NormalizedFusion()
+        self.context_path = NearestContextPath()
+        self.fusion = NormalizedFusion()
         self.classifier = head(256, 256, num_classes)
         self._initialize()
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
-        """The fusion and the heads at head_lr times lr, 10 in this code; both paths at lr."""
+        """Return head_lr (10 in this code) for the fusion and the heads, 1 for both paths."""
         slow = name.startswith(("context_path.", "spatial_path."))
         return 1.0 if slow else self.recipe.head_lr
 
@@ -97,7 +99,7 @@ def plain_head(inside: int, width: int, num_classes: int) -> nn.Sequential:
 
 
 class BiSeNetFaces(BiSeNetCoinCheung):
-    """The fusion sees the backbone where the paper has a spatial path."""
+    """The network whose fusion reads the backbone instead of a spatial path."""
 
     align_corners = True
     recipe = Recipe(loss="coincheung_ohem:0.7")
@@ -105,7 +107,8 @@ class BiSeNetFaces(BiSeNetCoinCheung):
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)
         self.spatial_path = nn.Identity()  # without parameters, and never called
-        self.context_path, self.fusion = ContextAndDetail(), FeatureFusion(squeezed=64)
+        self.context_path = ContextAndDetail()
+        self.fusion = FeatureFusion(squeezed=64)
         self.classifier = plain_head(256, 256, num_classes)
         self.auxiliaries = nn.ModuleList(
             [plain_head(128, 64, num_classes), plain_head(128, 64, num_classes)]

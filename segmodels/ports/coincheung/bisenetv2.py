@@ -52,7 +52,7 @@ class BiSeNetV2CoinCheung(BiSeNetV2):
         initialize(self)
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
-        """The heads at head_lr times lr, 10 in this code; neither branch is pretrained."""
+        """Return head_lr (10 in this code) for the heads; neither branch is pretrained."""
         return self.recipe.head_lr if name.startswith(("classifier.", "boosters.")) else 1.0
 
 

@@ -7,9 +7,10 @@ CAFFE = Normalization(mean=(104.008, 116.669, 122.675), std=(1.0, 1.0, 1.0), ord
 
 
 def caffe_style(backbone: ResNet) -> ResNet:
-    """Blocks stride in their first 1x1 instead of their 3x3, and the pooling rounds sizes up."""
+    """Move strides to the first 1x1 of blocks, and let the pooling round sizes up."""
     backbone.maxpool.ceil_mode = True
     for stage in (backbone.layer2, backbone.layer3, backbone.layer4):
         first = stage[0]
-        first.conv1.stride, first.conv2.stride = first.conv2.stride, (1, 1)
+        first.conv1.stride = first.conv2.stride
+        first.conv2.stride = (1, 1)
     return backbone

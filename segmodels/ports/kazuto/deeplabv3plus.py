@@ -1,9 +1,9 @@
-"""DeepLabV3+ (ResNet-101) as kazuto1011/deeplab-pytorch computes it; its README calls it not
-tested, and no weights were released.
+"""DeepLabV3+ (ResNet-101) as kazuto1011/deeplab-pytorch computes it.
 
-It differs from the paper in Caffe's ResNet, in no aligned corners and no dropout, and in a momentum
-of norms that was meant the other way round: 0.9997 of each batch goes into the averages. There it
-stands inside a maximum over three scales; here is the network alone.
+Its README calls it not tested, and no weights were released. It differs from the paper in Caffe's
+ResNet, in no aligned corners and no dropout, and in a momentum of norms that was meant the other
+way round: 0.9997 of each batch goes into the averages. That code takes a maximum over three scales;
+this is the network alone.
 """
 
 from segmodels.architectures.deeplabv3plus import AtrousPyramid, DeepLabV3Plus, paced, rates_at

@@ -1,5 +1,7 @@
-"""SegNet as meetps/pytorch-semseg computes it: the last convolution has a norm and a ReLU too, so
-that no logit is negative, and pooling leaves out the last row and column of an odd size.
+"""SegNet as meetps/pytorch-semseg computes it.
+
+The last convolution has a norm and a ReLU too, so that no logit is negative, and pooling leaves out
+the last row and column of an odd size.
 """
 
 from torch import nn

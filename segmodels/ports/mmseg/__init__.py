@@ -5,19 +5,13 @@ from segmodels.ports import SCALES
 
 
 def published(folder: str, **figures: tuple[float, ...]) -> tuple[Published, ...]:
-    """mIoU on Cityscapes val, by how the network was trained: whole images and, where it says that
-    too, at several scales with flip.
+    """Return the metafile's mIoU on Cityscapes val, by how a network was trained.
 
-    Figures are those of the metafile, which names the checkpoint of each.
+    The figures of each are of whole images and, if the file has it, of several scales with flip.
     """
-    return tuple(
-        Published(
-            miou,
-            "cityscapes",
-            "val",
-            protocol,
-            f"mmsegmentation, configs/{folder}/metafile.yaml ({how.replace('_', ' ')})",
-        )
-        for how, both in figures.items()
-        for miou, protocol in zip(both, ("whole", SCALES))
-    )
+    rows = []
+    for how, both in figures.items():
+        source = f"mmsegmentation, configs/{folder}/metafile.yaml ({how.replace('_', ' ')})"
+        for miou, protocol in zip(both, ("whole", SCALES)):
+            rows.append(Published(miou, "cityscapes", "val", protocol, source))
+    return tuple(rows)

@@ -19,7 +19,7 @@ from segmodels.recipe import Recipe
 
 
 class RectifiedFusion(FeatureFusion):
-    """The gate is never below one half: its sigmoid follows a ReLU."""
+    """A fusion whose gate is never below one half, since its sigmoid follows a ReLU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,8 @@ class BiSeNetMMSeg(BiSeNet):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes, auxiliary_width=64)
-        self.context_path, self.fusion = NearestContextPath(), RectifiedFusion()
+        self.context_path = NearestContextPath()
+        self.fusion = RectifiedFusion()
         self.classifier = fcn_head(256, 256, num_classes)
         self.auxiliaries = nn.ModuleList(fcn_head(128, 64, num_classes) for _ in range(2))
         self._initialize()

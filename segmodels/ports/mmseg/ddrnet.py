@@ -1,7 +1,7 @@
 """DDRNet as mmsegmentation computes it (open-mmlab/mmsegmentation 1.2.2, configs/ddrnet).
 
-Differs from the authors': no biases in the stem, and the auxiliary output is mined like the main
-one.
+It differs from the authors' code in no biases in the stem, and in an auxiliary output that is mined
+like the main one.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from segmodels.recipe import Recipe
 
 
 class DDRNetMMSeg(DDRNet):
-    """What is kept at least counts pixels of the batch on one device, as in its configuration."""
+    """mmseg's DDRNet; mining keeps at least a number of pixels on each device."""
 
     recipe = Recipe(loss="hrnet_ohem:0.9,131072")
 
@@ -29,7 +29,7 @@ class DDRNetMMSeg(DDRNet):
         initialize(self.backbone.stem)
 
     def criterion(self, outputs: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:
-        """Both outputs are mined."""
+        """Mine both outputs."""
         return SegmentationModule.criterion(self, outputs, label)
 
 

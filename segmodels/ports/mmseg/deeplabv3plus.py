@@ -20,7 +20,7 @@ from segmodels.recipe import Recipe
 
 
 class Pyramid(AtrousPyramid):
-    """The mean comes first, and a 3x3 joins all."""
+    """An atrous pyramid in which the mean comes first and a 3x3 joins all maps."""
 
     def __init__(self, inside: int, width: int, rates: tuple[int, ...]) -> None:
         super().__init__(inside, width, rates, separable_conv, dropout=0.0)
@@ -53,9 +53,8 @@ class DeepLabV3PlusMMSeg(Dilated):
     def decode(self, features: list[Tensor]) -> Tensor:
         fine, *_, deep = features
         low = self.low(fine)
-        deep = F.interpolate(
-            self.context(deep), low.shape[2:], mode="bilinear", align_corners=False
-        )
+        context = self.context(deep)
+        deep = F.interpolate(context, low.shape[2:], mode="bilinear", align_corners=False)
         return self.classifier(torch.cat([deep, low], 1))
 
 

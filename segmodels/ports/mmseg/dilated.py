@@ -1,9 +1,8 @@
-"""Dilated networks as mmsegmentation 1.2.2 computes them
-(configs/*/*_r50-d8_4xb2-40k_cityscapes-512x1024), one line of a table each.
+"""Dilated networks as mmsegmentation 1.2.2 computes them, one line of a table each.
 
-What they share: a stem of 32, 32 and 64 channels, 512 channels in the head and 256 in the auxiliary
-one, which has a weight of 0.4, logits upsampled without aligned corners, and cross-entropies
-averaged over all pixels, ignored ones too.
+Its files are configs/*/*_r50-d8_4xb2-40k_cityscapes-512x1024. All have a stem of 32, 32 and 64
+channels, 512 channels in the head and 256 in the auxiliary one, which has a weight of 0.4, logits
+upsampled without aligned corners, and cross-entropies averaged over all pixels, ignored ones too.
 """
 
 from collections.abc import Callable
@@ -47,11 +46,11 @@ class DilatedMMSeg(Dilated):
 
 
 def around(operator: Callable[[int], nn.Module]) -> Around:
-    """The head of most papers: an operator on 512 channels between 3x3 convolutions."""
+    """Build the head of most papers: an operator on 512 channels between 3x3 convolutions."""
     return Around(2048, 512, operator(512))
 
 
-# --- what mmsegmentation calls things
+# --- mmsegmentation's names
 
 COMMON = (
     (r"^backbone\.stem\.7\.", "backbone.bn1."),
@@ -69,7 +68,7 @@ COMMON = (
 
 @dataclass(frozen=True)
 class Line:
-    """A paper's row, its context, the names of its head, and what this code line claims of it."""
+    """A paper's row, its context, the names of its head, and this code line's figures."""
 
     row: str
     context: Callable[[], nn.Module]

@@ -1,6 +1,7 @@
-"""EMANet as mmsegmentation 1.2.2 trains it (emanet_r50-d8_4xb2-80k_cityscapes-769x769): a narrower
-stem, no multi-grid, the input concatenated in front of the classifier, an auxiliary head on stage
-3, and bases whose mean is brought to unit length before it is kept.
+"""EMANet as mmsegmentation 1.2.2 trains it (emanet_r50-d8_4xb2-80k_cityscapes-769x769).
+
+It has a narrower stem, no multi-grid, the input concatenated before the classifier, an auxiliary
+head on stage 3, and bases whose mean is brought to unit length before it is kept.
 """
 
 import torch
@@ -24,8 +25,7 @@ class Unit(EMAUnit):
 
 
 class EMANetMMSeg(EMANet):
-    """Dilated ResNet-C -> 3x3 -> EMA unit -> 3x3 -> concatenated with its input -> 3x3 -> logits at
-    1/8."""
+    """Dilated ResNet-C -> 3x3 -> EMA unit -> 3x3 -> joined with its input by a 3x3 -> 1/8."""
 
     auxiliary_weight = 0.4
     recipe = Recipe(loss="cross_entropy:all")

@@ -1,9 +1,9 @@
 """PIDNet as mmsegmentation computes it (open-mmlab/mmsegmentation 1.2.2, configs/pidnet).
 
-Differs from the authors': no biases in the stem, dropout in front of the main classifier, heads of
-training that see their branch before its ReLU, an auxiliary loss divided by the sum of class
-weights, and a boundary label that knows nothing of ignored pixels: wherever two labeled neighbors
-differ, in four directions.
+It differs from the authors' code in no biases in the stem, dropout before the main classifier,
+training heads that read their branch before its ReLU, an auxiliary loss divided by the sum of class
+weights, and a boundary label that leaves out ignored pixels: a boundary is wherever two labeled
+neighbors differ, in four directions.
 """
 
 import torch
@@ -20,7 +20,7 @@ from segmodels.recipe import Recipe
 
 
 class PIDNetMMSeg(PIDNet):
-    """What is kept at least counts pixels of the batch on one device, as in its configuration."""
+    """mmseg's PIDNet; mining keeps at least a number of pixels on each device."""
 
     recipe = Recipe(loss="hrnet_ohem:0.9,131072")
 
@@ -42,8 +42,10 @@ class PIDNetMMSeg(PIDNet):
 
 
 def steps(label: Tensor) -> Tensor:
-    """(B, H, W) bool: a pixel that differs from the one above, to the right, or across to the lower
-    right or lower left."""
+    """Return pixels that differ from a neighbor, (B, H, W) bool.
+
+    The neighbors are the pixels above, to the right, and to the lower right and lower left.
+    """
     padded = F.pad(label, (1, 1, 1, 1), value=IGNORED)
 
     def beside(row: int, column: int) -> Tensor:

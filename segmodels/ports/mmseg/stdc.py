@@ -2,8 +2,8 @@
 
 Every head has dropout and a bias; the auxiliary ones do not align corners. The detail head has a
 channel for edges and one for the rest, and a Dice with squares. Mining keeps at least 10,000 pixels
-per image and divides by all of them. A batch without a label has no detail loss here;
-mmsegmentation's learns that the frame of an unlabeled image is an edge.
+per image and divides by all of them. A batch without a label has no detail loss here; in
+mmsegmentation it learns that the frame of an unlabeled image is an edge.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class STDCMMSeg(STDC):
         return fcn_head(inside, width, outside)
 
     def criterion(self, outputs: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:
-        """The main output alone aligns corners."""
+        """Align corners in the main output alone."""
         terms = {}
         for name in ("main", "auxiliary16", "auxiliary8"):
             terms[name] = pixel_loss(
@@ -55,9 +55,11 @@ class STDCMMSeg(STDC):
 
 
 def dice_of_both(p: Tensor, label: Tensor) -> Tensor:
-    """One ratio per image over both channels, squares in the denominator."""
-    p, label = p.flatten(1), label.flatten(1)
-    return (1 - 2 * (p * label).sum(1) / (p.square().sum(1) + label.square().sum(1) + 2e-3)).mean()
+    """Return the mean of one ratio per image over both channels, with squares below."""
+    p = p.flatten(1)  # (B, 2, H, W) -> (B, 2*H*W)
+    label = label.flatten(1)  # the same
+    both = 2 * (p * label).sum(1)
+    return (1 - both / (p.square().sum(1) + label.square().sum(1) + 2e-3)).mean()
 
 
 # --- released weights

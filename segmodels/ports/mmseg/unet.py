@@ -1,6 +1,8 @@
-"""U-Net as mmsegmentation 1.2.2 trains it on Cityscapes
-(unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024): padded, five levels, bilinear upsampling with a 1x1
-behind it, FCN heads on the last map and, in training, on the one before it.
+"""U-Net as mmsegmentation 1.2.2 trains it on Cityscapes.
+
+Its file is unet-s5-d16_fcn_4xb4-160k_cityscapes-512x1024. The network is padded, has five levels,
+bilinear upsampling followed by a 1x1, and FCN heads on the last map and, in training, on the one
+before it.
 """
 
 import re
@@ -17,7 +19,7 @@ from segmodels.recipe import Recipe
 
 
 class UNetMMSeg(UShaped):
-    """image -> the U, every map of its way up -> head on the finest; an auxiliary head at 1/2."""
+    """image -> the maps of the expansive path -> head on the finest; an auxiliary head at 1/2."""
 
     multiple = 16
     auxiliary_weight = 0.4
@@ -50,7 +52,7 @@ class UNetMMSeg(UShaped):
 
 
 def layer(name: str) -> Callable[[re.Match], str]:
-    """A convolution, its norm and a ReLU are three layers in a row."""
+    """Return a rename to a stack in which convolution, norm and ReLU are three layers in a row."""
 
     def renamed(match: re.Match) -> str:
         *place, block, kind = match.groups()

@@ -6,7 +6,10 @@ README = "README of VainF/DeepLabV3Plus-Pytorch"
 
 
 def published(voc: float | None = None, cityscapes: float | None = None) -> tuple[Published, ...]:
-    """mIoU of networks trained on each; on VOC of images that are scaled and cropped to 513x513."""
+    """Return the mIoU of networks trained on each data set.
+
+    On VOC it is of images that are scaled and cropped to 513x513.
+    """
     figures = []
     if voc:
         figures.append(Published(voc, "voc", "val", "center crop 513x513", README))

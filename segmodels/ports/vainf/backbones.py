@@ -1,10 +1,9 @@
-"""The backbones of this code line that are not torchvision's, with what is particular about them.
+"""The backbones of this code line that are not torchvision's.
 
-Xception is Chollet's (arXiv:1610.02357), with max poolings. Its first two convolutions and its last
-two are padded by less than keeps the size, and it ends at its last convolution, in front of norm
-and ReLU.
-MobileNetV2 (arXiv:1801.04381) pads an inverted residual's input in front of the expansion, which
-then has values on the border too, and its first convolution not at all.
+Xception is Chollet's (arXiv:1610.02357), with max poolings. Its first two and its last two
+convolutions have less padding than would keep the size, and it ends at its last convolution, before
+norm and ReLU. MobileNetV2 (arXiv:1801.04381) pads an inverted residual's input before the
+expansion, which then has values on the border too, and its first convolution not at all.
 """
 
 import torch.nn.functional as F
@@ -22,8 +21,10 @@ class SeparableConv(nn.Sequential):
 
 
 class XceptionBlock(nn.Module):
-    """ReLU, separable convolution, norm for each of `widths`; a max pooling strides. The first of
-    all blocks begins without a ReLU."""
+    """ReLU, separable convolution and norm for each of `widths`; a max pooling has the stride.
+
+    The first of all blocks begins without a ReLU.
+    """
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ SHAPES = (
 def conv_bn_relu6(
     inside: int, outside: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    """Without padding."""
+    """Stack a convolution without padding, a norm and a ReLU6."""
     conv = nn.Conv2d(inside, outside, kernel, stride, 0, dilation, groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outside), nn.ReLU6(inplace=True))
 
@@ -138,11 +139,15 @@ class MobileNetV2(nn.Module):
     def __init__(self, output_stride: int = 16) -> None:
         super().__init__()
         layers: list[nn.Module] = [conv_bn_relu6(3, 32, 3, stride=2)]
-        inside, total, dilation = 32, 2, 1
+        inside = 32
+        total = 2
+        dilation = 1
         for expansion, width, blocks, step in SHAPES:
-            stride, before = step, dilation
+            stride = step
+            before = dilation
             if total == output_stride:
-                stride, dilation = 1, dilation * step
+                stride = 1
+                dilation *= step
             total *= stride
             layers.append(InvertedResidual(inside, width, stride, before, expansion))
             for _ in range(blocks - 1):

@@ -31,7 +31,7 @@ BACKBONES = {
 
 
 class DeepLabV3PlusVainF(Dilated):
-    """The recipe is this code line's for PASCAL VOC."""
+    """VainF's DeepLabV3+, with this code line's recipe for PASCAL VOC."""
 
     recipe = Recipe(
         crop=(513, 513), scales=(0.5, 2.0), continuous=True, batch=16, iterations=30_000, lr=0.001,
@@ -61,9 +61,8 @@ class DeepLabV3PlusVainF(Dilated):
     def decode(self, features: list[Tensor]) -> Tensor:
         fine, *_, deep = features
         low = self.low(fine)
-        deep = F.interpolate(
-            self.context(deep), low.shape[2:], mode="bilinear", align_corners=False
-        )
+        context = self.context(deep)
+        deep = F.interpolate(context, low.shape[2:], mode="bilinear", align_corners=False)
         return self.classifier(torch.cat([low, deep], 1))
 
 
@@ -95,8 +94,10 @@ MOBILENET = ((r"^backbone\.(low|high)_level_features\.", "backbone.layers."),)
 def released(
     backbone: str, output_stride: int = 16, renames: tuple = (), **figures: float
 ) -> Released:
-    """`figures` are those of the README, by data set: its checkpoints for Cityscapes have this
-    layout too, and are told from those for VOC by their 19 classes."""
+    """Return a layout; `figures` are those of the README, by data set.
+
+    Its checkpoints for Cityscapes have the same layout as those for VOC, but 19 classes.
+    """
     return Released(
         partial(DeepLabV3PlusVainF, backbone=backbone, output_stride=output_stride),
         "classifier.classifier.3.bias",

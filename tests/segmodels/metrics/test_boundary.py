@@ -1,4 +1,7 @@
-"""Boundary scores against plain loops over pixels, OpenCV's erosion and scipy's distances: equal counts, not near ones."""
+"""Tests of boundary scores against loops over pixels, OpenCV's erosion and scipy's distances.
+
+Counts must be equal, not only near.
+"""
 
 from math import ceil, hypot
 

@@ -1,4 +1,4 @@
-"""Calibration against a plain loop over pixels."""
+"""Tests of calibration against a plain loop over pixels."""
 
 from math import ceil, isnan
 

@@ -1,4 +1,7 @@
-"""Intervals and paired comparisons against slow loops, full enumeration, and what they promise about models that do not differ."""
+"""Tests of intervals and paired comparisons against slow loops and full enumeration.
+
+They also check the error rates for models that do not differ.
+"""
 
 import itertools
 

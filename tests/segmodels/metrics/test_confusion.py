@@ -1,4 +1,4 @@
-"""mIoU against torchmetrics' own, a slow loop, and the official Cityscapes script on files."""
+"""Tests of mIoU against torchmetrics, a slow loop, and the official Cityscapes script on files."""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""iIoU against the official Cityscapes script on files and against numbers worked out by hand; the files that it needs."""
+"""Tests of iIoU against the official Cityscapes script on files and numbers worked out by hand.
+
+They also check the files that it needs.
+"""
 
 import shutil
 import zipfile

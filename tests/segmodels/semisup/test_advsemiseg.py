@@ -1,4 +1,4 @@
-"""AdvSemiSeg against the authors' way: passes one after the other, the discriminator frozen in turn."""
+"""Tests of AdvSemiSeg against the authors' order: one pass after the other, one network frozen."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""CPS: what each network is taught, with and without CutMix, and whole runs."""
+"""Tests of CPS: the labels of each network, with and without CutMix, and whole runs."""
 
 import json
 from functools import partial

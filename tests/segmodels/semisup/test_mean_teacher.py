@@ -1,4 +1,4 @@
-"""Mean Teacher: masks, what is asked and what is not, the teacher, the two streams of images, and whole runs."""
+"""Tests of Mean Teacher: masks, the pixels with a loss, the teacher, and whole runs."""
 
 import json
 import re
@@ -197,7 +197,7 @@ def test_the_loss_is_the_plain_formula_over_full_size_logits(
     confidence: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("segmodels.semisup.mean_teacher.AT_A_TIME", 1)  # blocks of 16 rows
+    monkeypatch.setattr("segmodels.semisup.mean_teacher.BLOCK", 1)  # blocks of 16 rows
     module = MeanTeacher(
         network,
         masks="cutmix",

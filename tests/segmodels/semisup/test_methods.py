@@ -1,4 +1,4 @@
-"""What every semi-supervised method has: networks that are drawn anew, one of which is evaluated."""
+"""Tests of every semi-supervised method: its networks are drawn anew, and one is evaluated."""
 
 import copy
 import inspect

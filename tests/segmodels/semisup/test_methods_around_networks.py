@@ -1,5 +1,8 @@
-"""Every semi-supervised method around networks that stress it: sums of paths, valid convolutions with
-weight maps, pooling indices, two strides, bases outside the gradient."""
+"""Tests of every semi-supervised method around networks that are difficult for it.
+
+These are sums of paths, valid convolutions with weight maps, pooling indices, two strides, and
+bases without gradient.
+"""
 
 import signal
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""UniMatch and FixMatch against their formulas, on a network small enough to do it by hand."""
+"""Tests of UniMatch and FixMatch against their formulas, on a network small enough for it."""
 
 from typing import NamedTuple
 
