@@ -117,7 +117,7 @@ def test_it_says_whose_networks_no_released_code_is_held_against() -> None:
         held.setdefault(layout.address.partition("/")[0], []).append(layout.port)
     assert set(catalogue()["papers"]) - set(held) == {"fastscnn", "smp"}  # smp is code, no paper
     assert held["bisenetv2"] == [True, True]
-    sentence = "(of Fast-SCNN nobody's; of BiSeNetV2 two variants of others)"
+    sentence = "re-implementations (two for BiSeNetV2; there is none for Fast-SCNN)"
     assert sentence in " ".join(README.split())
 
 
