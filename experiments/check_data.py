@@ -23,7 +23,7 @@ from experiments.command_line.names import known_name
 from experiments.command_line.overrides import data_options
 from experiments.command_line.parser import Parser, count, positive
 from experiments.data_check.page import page
-from experiments.data_check.report import print_findings, print_report, summary_line
+from experiments.data_check.report import findings_of, print_findings, print_report, summary_line
 
 if TYPE_CHECKING:
     from datamodules.module import SegmentationData
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from experiments.data_check.findings import content
 
     data, splits = inspect_splits(args, name, options)
-    findings = [finding for split in splits for finding in split.findings]
+    findings = findings_of(splits)
     print_report(data, splits, args.limit)
     print_findings(findings)
     if args.out:

@@ -108,6 +108,9 @@ class Samples:
     sample: "Sample"
     files: tuple[Path, ...] = ()
 
+    def bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.files)
+
     def __getitem__(self, number: int) -> "tuple[Tensor, Tensor]":
         return self.sample(number)
 
@@ -286,11 +289,10 @@ def forget(files: tuple[Path, ...]) -> None:
 
 
 def worker_time(samples: Samples, workers: int, batch: int, stock: bool) -> float:
-    """CPU time of this process and of its workers: of many batches, less that of few, so that
-    starting costs nothing.
+    """CPU time of this process and of its workers.
 
-    The peer (`stock`) has torch's DataLoader and its processes, ours the loader and threads that
-    training has.
+    It is that of many batches, less that of few, so that starting costs nothing. The peer (`stock`)
+    has torch's DataLoader and its processes, ours the loader and threads that training has.
     """
     import torch
     from torch.utils.data import DataLoader
@@ -388,10 +390,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
             raise UserError("these are not the same samples, so nothing was timed")
         sources = samples_of(folders, args.crop)
         times = measure(sources, args)
-        sizes = {
-            form: sum(file.stat().st_size for file in sources[name].files)
-            for form, name in FORMS.items()
-        }
+        sizes = {form: sources[name].bytes() for form, name in FORMS.items()}
     conditions = {
         "images": f"{args.images} {'of Cityscapes' if args.root else 'drawn scenes'}",
         "crop": args.crop,
@@ -446,5 +445,6 @@ def caption(result: dict[str, Any]) -> str:
     """The conditions of a measurement, in a paragraph."""
     about = result["conditions"]
     sizes = ", ".join(f"{name} {share:.2f}" for name, share in result["bytes"].items())
-    size, largest = by(about["crop"]), about["scales"][-1]
+    size = by(about["crop"])
+    largest = about["scales"][-1]
     return CAPTION.format(**about, size=size, largest=largest, sizes=sizes)

@@ -130,8 +130,9 @@ def loss_pairs(args: argparse.Namespace) -> list[Pair]:
         )
 
     def mining(name: str, above: int) -> Pair:
-        """STDC's mining, whose users sort every pixel and take those above the limit, or else the
-        first `kept`. The limit is one that so many pixels are above.
+        """STDC's mining with a limit that so many pixels are above.
+
+        Its users sort every pixel and take those above the limit, or else the first `kept`.
         """
         limit = float(losses[above - 1] + losses[above]) / 2
 

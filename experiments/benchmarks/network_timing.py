@@ -273,8 +273,9 @@ def time_turn(device: str, network: Network, turn: int) -> None:
 
 
 def peak_memory(network: nn.Module, work: Callable[[], object]) -> dict[str, float]:
-    """MiB on the device: tensors that the network holds (training heads too, unless folded), and
-    what one pass takes beside them.
+    """MiB on the device: of the network's tensors, and of what one pass takes beside them.
+
+    The network holds its training heads too, unless it is folded.
     """
     tensors = (*network.parameters(), *network.buffers())
     held = sum(each.numel() * each.element_size() for each in tensors)

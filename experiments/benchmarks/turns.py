@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-Key, Thing, Figure = TypeVar("Key"), TypeVar("Thing"), TypeVar("Figure")
+Key = TypeVar("Key")
+Thing = TypeVar("Thing")
+Figure = TypeVar("Figure")
 
 
 def take_turns(

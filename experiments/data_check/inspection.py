@@ -91,9 +91,7 @@ def read_picture(source: Files, path: str, wrong: Wrong) -> np.ndarray:
         import cv2
 
         plain = cv2.imdecode(np.frombuffer(source.read(path), np.uint8), cv2.IMREAD_UNCHANGED)
-        lost = ""
-        if plain.shape[2:] == (4,):
-            lost = "an alpha channel"
+        lost = "an alpha channel" if plain.shape[2:] == (4,) else ""
         if plain.dtype != np.uint8:
             lost = f"{8 * plain.dtype.itemsize} bits"
         if lost:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from experiments.data_check.report import class_table, summary_line
+from experiments.data_check.report import class_table, findings_of, summary_line
 from experiments.drawing.html_page import colored_name, document, embedded, row, swatch, table
 from experiments.reports.paper_table import grouped
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from experiments.data_check.inspection import Sample
 
 SENTENCES = 200
-MARKED, SAMPLES = 24, 8  # pictures on the page: of findings in all, of others a split
+MARKED = 24  # pictures of findings on the page
+SAMPLES = 8  # pictures of others, of each split
 UNKNOWN = (255, 255, 255)  # no data set paints a class white
 STYLE = """
 figure { margin: 0 0 1.2rem; max-width: 100% }
@@ -28,17 +29,16 @@ figure img { max-width: 32%; height: auto; vertical-align: top }
 
 def page(data: "SegmentationData", splits: "Sequence[Split]") -> str:
     """Sentences, classes, and pictures, suspicious ones first."""
-    findings = [finding for split in splits for finding in split.findings]
-    findings.sort(key=lambda finding: not finding.problem)
+    findings = sorted(findings_of(splits), key=lambda finding: not finding.problem)
     parts = [
         f"<p>{html.escape(summary_line(splits))}</p><ul>",
         *(sentence("li", finding) for finding in findings[:SENTENCES]),
         "</ul>",
-        *classes(data.labels, splits),
-        *pictures(data.labels, splits, findings),
     ]
     if len(findings) > SENTENCES:
-        parts.insert(SENTENCES + 2, f"<p>and {len(findings) - SENTENCES} more</p>")
+        parts.append(f"<p>and {len(findings) - SENTENCES} more</p>")
+    parts += classes(data.labels, splits)
+    parts += pictures(data.labels, splits, findings)
     return document(f"{data.name}: check of the data", parts, STYLE)
 
 
@@ -86,7 +86,8 @@ def figure(labels: "LabelSet", split: "Split", index: int, findings: "Sequence[F
     from experiments.drawing.label_images import overlay
 
     sample = read_sample(split.source, labels, index)
-    image, label = sample.image, sample.label
+    image = sample.image
+    label = sample.label
     shown = {}
     if image is not None:
         shown["image"] = embedded(image, smooth=True)

@@ -23,9 +23,7 @@ def print_report(data: "SegmentationData", splits: "Sequence[Split]", limit: int
     table.title = f"{data.name}, {limit} images of a split" if limit else data.name
     for split in splits:
         count = "?" if split.source is None else len(split.source)
-        colors = ["", ""]
-        if split.digests:
-            colors = [" ".join(f"{part:.3f}" for part in each) for each in split.mean_and_std()]
+        colors = map(decimals, split.mean_and_std()) if split.digests else ("", "")
         ignored = percent(split.ignored_share)
         official = split.official or ""
         cells = (split.name, count, official, split.checked, sizes(split), ignored, *colors)
@@ -84,6 +82,10 @@ def override(weights: Sequence[float]) -> str:
     return "recipe.class_weights=" + ",".join(f"{weight:.4g}" for weight in weights)
 
 
+def decimals(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
 def percent(share: float) -> str:
     """A share in percent; none at all is "-", so that it differs from a very small one."""
     return f"{100 * share:.2f}" if share else "-"
@@ -115,8 +117,13 @@ def print_findings(findings: "Sequence[Finding]") -> None:
 
 def summary_line(splits: "Sequence[Split]") -> str:
     read = " + ".join(f"{split.checked} {split.name}" for split in splits)
-    problems = [finding.problem for split in splits for finding in split.findings]
-    certain = problems.count(True)
-    others = problems.count(False)
-    sentence = f"{read} images read: {plural(certain, 'problem') if certain else 'no problem'}"
-    return f"{sentence}, {plural(others, 'thing')} to look at" if others else sentence
+    certain = [finding.problem for finding in findings_of(splits)]
+    problems = plural(certain.count(True), "problem") if any(certain) else "no problem"
+    sentence = f"{read} images read: {problems}"
+    if all(certain):
+        return sentence
+    return f"{sentence}, {plural(certain.count(False), 'thing')} to look at"
+
+
+def findings_of(splits: "Sequence[Split]") -> "list[Finding]":
+    return [finding for split in splits for finding in split.findings]

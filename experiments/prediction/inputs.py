@@ -10,6 +10,7 @@ from experiments.command_line.networks import nearest
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".ts")
+HIDDEN = re.compile(r"(^|/)\.")
 CAMERA = "camera:"
 STREAMS = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
 Target = tuple[Path | str, Path]  # a file or address, and its name below --out
@@ -92,7 +93,7 @@ def files_of(word: str) -> list[Target]:
 def images_in(folder: Path) -> list[Target]:
     """All images below the folder, but not hidden ones, as in a pattern."""
     names = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-    names = [name for name in names if not any(part[0] == "." for part in name.parts)]
+    names = [name for name in names if not HIDDEN.search(str(name))]
     if images := [name for name in names if name.suffix.lower() in IMAGES]:
         return [(folder / name, name) for name in images]
     videos = [folder / name for name in names if name.suffix.lower() in VIDEOS]

@@ -207,9 +207,11 @@ def differences(resolved: Resolved, main: Resolved) -> list[str]:
     """Between two rows as they are resolved, the same overrides on both."""
     lines = []
     for group in ("model", "recipe"):
-        ours, theirs = resolved.groups()[group], main.groups()[group]
+        ours = resolved.groups()[group]
+        theirs = main.groups()[group]
         for name in dict.fromkeys([*theirs, *ours]):
-            was, now = theirs.get(name), ours.get(name)
+            was = theirs.get(name)
+            now = ours.get(name)
             if was != now:
                 lines.append(f"{group}.{name} {as_text(was)} -> {as_text(now)}")
     if start_of(resolved) != start_of(main):

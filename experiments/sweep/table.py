@@ -1,5 +1,6 @@
 """The one table of a sweep: rows as means over seeds, and every run that is missing."""
 
+import itertools
 import json
 import os
 from argparse import Namespace
@@ -139,8 +140,11 @@ def notes(rows: Sequence[SweepRow], planned: Sequence[Run], args: Namespace) -> 
         + "; ± over seeds" * several,
     ]
     if any(row["seeds"] for row in rows):
-        values = {name: in_turn(each for row in rows for each in row[name]) for name in MADE_WITH}
-        lines.append("; ".join(f"{name} {each}" for name, each in values.items()))
+        made_with = []
+        for name in MADE_WITH:
+            values = itertools.chain.from_iterable(row[name] for row in rows)
+            made_with.append(f"{name} {in_turn(values)}")
+        lines.append("; ".join(made_with))
     if given := on_every_row(args):
         lines.append(f"on every row: {' '.join(given)}")
     if any(run.wanted["smoke"] for run in planned):
@@ -201,9 +205,12 @@ def show(planned: Sequence[Run], args: Namespace) -> int:
     """Print which rows would run, and what differs; nothing is trained."""
     rows = []
     for runs in runs_by_row(planned).values():
-        resolved, main = runs[0].resolved, is_main(runs[0])
-        places = [f" ({run.folder})" if run.folder else "" for run in runs]
-        states = [f"seed {run.seed} {run.state}{place}" for run, place in zip(runs, places)]
+        resolved = runs[0].resolved
+        main = is_main(runs[0])
+        states = []
+        for run in runs:
+            place = f" ({run.folder})" if run.folder else ""
+            states.append(f"seed {run.seed} {run.state}{place}")
         rows.append(
             (
                 with_main(resolved.experiment, main),
