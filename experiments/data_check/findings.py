@@ -40,8 +40,8 @@ class Measurements:
     index: int
     wrong: list[tuple[str, str]]  # (kind, sentence)
     size: tuple[int, int] | None = None
-    values: np.ndarray = field(default_factory=none_yet)  # pixels of every byte in the label file
-    classes: np.ndarray = field(default_factory=none_yet)  # pixels of every train id
+    values: np.ndarray | int = 0  # (256,): pixels of every byte in the label file
+    classes: np.ndarray | None = None  # (256,): pixels of every train id
     colors: np.ndarray | int = 0  # (3, 256): pixels of every level of red, green and blue
     digest: bytes | None = None  # of the image's pixels, however they were compressed
 
@@ -94,9 +94,9 @@ class Split:
         if sample.size:
             self.sizes[sample.size] += 1
         self.values += sample.values
-        self.frequencies.add(sample.classes)
         self.colors += sample.colors
-        if sample.classes.any():
+        if sample.classes is not None:
+            self.frequencies.add(sample.classes)
             self.ignored[sample.index] = float(sample.classes[IGNORED] / sample.classes.sum())
         if sample.digest:
             self.digests.setdefault(sample.digest, []).append(sample.index)
