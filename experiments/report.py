@@ -121,22 +121,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(
                 f"{file} cannot be written ({problem}); name a file in a folder that exists"
             )
-    unplotted = []
-    if args.compare:
-        text = comparison(args)
-    else:
-        rows, others, stopped = report(args)
-        if args.plot or args.speed:
-            unplotted = plot(rows, args)
-        text = in_format(rows, others, stopped, unplotted, args)
+    text = comparison(args) if args.compare else table_text(args)
     if args.out:
         write_text(args.out, text)
     else:
         sys.stdout.reconfigure(errors="replace")
         sys.stdout.write(text)
-    if args.format == "csv" and unplotted:
-        print(*unplotted, sep="\n", file=sys.stderr)
     return 0
+
+
+def table_text(args: argparse.Namespace) -> str:
+    """The table in its format; beside a csv, what the plot lacks goes to stderr."""
+    rows, others, stopped = report(args)
+    unplotted = plot(rows, args) if args.plot or args.speed else []
+    if args.format == "csv":
+        for line in unplotted:
+            print(line, file=sys.stderr)
+        return as_csv([*rows, *others])
+    lines = [*map(not_averaged_line, others), *(f"without result.json: {run}" for run in stopped)]
+    if not rows and not lines:
+        return NOTHING_MEASURED
+    if args.format == "markdown":
+        return as_markdown(rows, lines, unplotted)
+    screen = args.out is None and sys.stdout.isatty()
+    width = min(WIDTH, get_terminal_size((WIDTH, 24)).columns) if screen else WIDTH
+    return as_text(rows, lines, unplotted, width=width, color=screen)
 
 
 def report(args: argparse.Namespace) -> tuple[list[Row], list[Row], list[Path]]:
@@ -220,25 +229,6 @@ def plot(rows: Sequence[Row], args: argparse.Namespace) -> list[str]:
     draw(pairs.points, args.plot, how_measured(pairs.points, timings))
     drawn = f"plot: {plural(len(pairs.points), 'point')} in {args.plot}"
     return [drawn, *(f"not in it, {line}" for line in missing)]
-
-
-def in_format(
-    rows: Sequence[Row],
-    others: Sequence[Row],
-    stopped: Sequence[Path],
-    unplotted: Sequence[str],
-    args: argparse.Namespace,
-) -> str:
-    if args.format == "csv":
-        return as_csv([*rows, *others])
-    lines = [*map(not_averaged_line, others), *(f"without result.json: {run}" for run in stopped)]
-    if not rows and not lines:
-        return NOTHING_MEASURED
-    if args.format == "markdown":
-        return as_markdown(rows, lines, unplotted)
-    screen = args.out is None and sys.stdout.isatty()
-    width = min(WIDTH, get_terminal_size((WIDTH, 24)).columns) if screen else WIDTH
-    return as_text(rows, lines, unplotted, width=width, color=screen)
 
 
 if __name__ == "__main__":
