@@ -43,22 +43,21 @@ class Motion(NamedTuple):
     grid: np.ndarray | None
 
 
-class Places(NamedTuple):
-    """A moved window: row and column (H, W) of every pixel of a crop in the scaled image, and
-    whether it is outside. It is cut as a `Window` is, but for the whole crop.
+class MovedWindow(NamedTuple):
+    """Where in the scaled image every pixel of a crop is read. It is cut as a `Window` is, but for
+    the whole crop, padding included.
     """
 
     window: Window
-    rows: np.ndarray
-    columns: np.ndarray
-    outside: np.ndarray
+    places: np.ndarray  # (2, H, W): row and column
+    outside: np.ndarray  # (H, W): whether that is beyond the image
 
     @property
     def box(self) -> Box:
-        """The pixels of the unscaled image that are read."""
-        height, width = self.window.scaled
-        top, bottom = extent(self.rows, height)
-        left, right = extent(self.columns, width)
+        """The pixels of the unscaled image that are read; those nearest to it if it is left."""
+        last = np.array(self.window.scaled) - 1
+        top, left = np.floor(self.places.min((1, 2))).clip(0, last).astype(int).tolist()
+        bottom, right = np.ceil(self.places.max((1, 2))).clip(0, last).astype(int).tolist()
         part = {"top": top, "left": left, "height": bottom - top + 1, "width": right - left + 1}
         return self.window._replace(**part).box
 
@@ -66,42 +65,26 @@ class Places(NamedTuple):
         """Bilinear, and where nothing moves what a `Window` reads."""
         import cv2
 
-        (height, width), (down, across) = self.window.scaled, self.window.steps
-        rows = unscaled(self.rows, height, down) - corner[0]
-        columns = unscaled(self.columns, width, across) - corner[1]
+        side, step = by_axis(self.window.scaled), by_axis(self.window.steps)
+        places = (self.places.clip(-0.5, side - 0.5) + 0.5) * step - 0.5 - by_axis(corner)
+        rows, columns = np.float32(places)
         colors = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)  # OpenCV reads four channels twice as fast
-        warped = cv2.remap(
-            colors,
-            np.float32(columns),
-            np.float32(rows),
-            interpolation=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
-        return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
+        how = {"interpolation": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
+        return cv2.cvtColor(cv2.remap(colors, columns, rows, **how), cv2.COLOR_RGBA2RGB)
 
     def cut_label(self, label: np.ndarray, corner: Corner = (0, 0)) -> np.ndarray:
         """The label at the nearest pixel of the scaled image; ignored outside of it."""
-        (height, width), (down, across) = self.window.scaled, self.window.steps
-        rows = np.floor(self.rows + 0.5).clip(0, height - 1)
-        columns = np.floor(self.columns + 0.5).clip(0, width - 1)
-        rows = nearest(rows, down, self.window.size[0]) - corner[0]
-        columns = nearest(columns, across, self.window.size[1]) - corner[1]
+        side, step = by_axis(self.window.scaled), by_axis(self.window.steps)
+        pixels = np.floor(self.places + 0.5).clip(0, side - 1)
+        rows, columns = nearest(pixels, step, by_axis(self.window.size)) - by_axis(corner)
         numbers = label[rows, columns]
         numbers[self.outside] = IGNORED
         return numbers
 
 
-def extent(place: np.ndarray, side: int) -> tuple[int, int]:
-    """The first and last pixel along a side that are read; the nearest one where the crop lies
-    beyond it.
-    """
-    first, last = np.clip([math.floor(place.min()), math.ceil(place.max())], 0, side - 1)
-    return int(first), int(last)
-
-
-def unscaled(place: np.ndarray, side: int, step: float) -> np.ndarray:
-    """Places along a side of the scaled image as places of the unscaled one."""
-    return (place.clip(-0.5, side - 0.5) + 0.5) * step - 0.5
+def by_axis(pair: tuple[float, float]) -> np.ndarray:
+    """A number for rows and one for columns, (2, 1, 1): for places (2, H, W)."""
+    return np.array(pair)[:, None, None]
 
 
 def drawn(crop: Crop, seed: int, number: int) -> Motion | None:
@@ -140,40 +123,31 @@ def rotated(rows: Where, columns: Where, size: Size, degrees: float) -> tuple[Wh
 # --- places
 
 
-def places(crop: Crop, window: Window, motion: Motion) -> Places:
+def move(crop: Crop, window: Window, motion: Motion) -> MovedWindow:
     """Backwards from a pixel of the crop: deformed, flipped, into the window, shifted back, turned
     back.
     """
-    height, width = crop.size
-    rows = np.arange(height, dtype=np.float64)[:, None]  # (H, 1)
-    columns = np.arange(width, dtype=np.float64)[None]  # (1, W)
+    places = np.indices(crop.size, np.float64)  # (2, H, W)
     if motion.grid is not None:
-        down, right = displacements(motion.grid, crop.size)
-        rows, columns = rows + down, columns + right  # (H, W)
-    rows = rows - window.down + window.top
-    columns = columns - window.right
+        places += displacements(motion.grid, crop.size)
+    places -= by_axis((window.down, window.right))
     if window.flip:
-        columns = window.width - 1 - columns
-    columns = columns + window.left
-
-    rows, columns = rows - motion.shift[0], columns - motion.shift[1]
-    rows, columns = rotated(rows, columns, window.scaled, -motion.angle)  # (H, W) each
-    outside = (rows < -0.5) | (rows >= window.scaled[0] - 0.5)
-    outside |= (columns < -0.5) | (columns >= window.scaled[1] - 0.5)
+        places[1] = window.width - 1 - places[1]
+    places += by_axis((window.top, window.left))
+    places -= by_axis(motion.shift)
+    places = np.stack(rotated(*places, window.scaled, -motion.angle))
+    side = by_axis(window.scaled)
+    outside = ((places < -0.5) | (places >= side - 0.5)).any(0)  # (H, W)
     if PADDING[crop.padding] is None:
-        rows, columns = folded(rows, window.scaled[0]), folded(columns, window.scaled[1])
-    return Places(window, rows, columns, outside)
+        # mirrored into the image at its first and last pixel, as often as need be
+        period = np.maximum(2 * (side - 1), 1)
+        places %= period
+        places = np.minimum(places, period - places)
+    return MovedWindow(window, places, outside)
 
 
-def folded(place: np.ndarray, side: int) -> np.ndarray:
-    """Places beyond a side, mirrored into it at its first and last pixel, as often as need be."""
-    period = max(2 * (side - 1), 1)
-    place = place % period
-    return np.minimum(place, period - place)
-
-
-def displacements(grid: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Displacement of every pixel, bicubic in the grid: (2, 3, 3) -> (H, W) down, (H, W) right."""
+def displacements(grid: np.ndarray, size: Size) -> np.ndarray:
+    """Displacement of every pixel, bicubic in the grid: (2, 3, 3) -> (2, H, W)."""
     over_rows, over_columns = (cubic_weights(side) for side in size)  # (H, 3), (W, 3)
     # Products are added in this order, whatever a library of linear algebra would do: draws must
     # not depend on threads.
@@ -181,7 +155,7 @@ def displacements(grid: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]
     for row in range(GRID):
         along = sum(grid[:, row, each, None] * over_columns[:, each] for each in range(GRID))
         fields += over_rows[:, row, None] * along[:, None]  # (2, 1, W) times (H, 1)
-    return fields[0], fields[1]
+    return fields
 
 
 def cubic_weights(side: int) -> np.ndarray:

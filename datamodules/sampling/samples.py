@@ -14,7 +14,7 @@ from datamodules.reading.sources import Source
 from datamodules.sampling import crops, deformation
 from datamodules.sampling.class_uniform import Spots, counted
 from datamodules.sampling.crops import PADDING, Crop, Window, draw
-from datamodules.sampling.deformation import Motion, Places
+from datamodules.sampling.deformation import Motion, MovedWindow
 
 # Added to the seed of the unlabeled images' draws, which have nothing to do with the labeled ones'
 UNLABELED = 1 << 32
@@ -31,7 +31,7 @@ class Samples(Protocol):
 # --- samples
 
 
-def cut(source: Source, index: int, window: Window | Places) -> Pair:
+def cut(source: Source, index: int, window: Window | MovedWindow) -> Pair:
     """The window of the scaled image: what scaling the whole image and cropping would give."""
     box = window.box
     image, label = source.window(index, box)
@@ -74,10 +74,12 @@ class Crops:
         return *pair, {name: tensor_of(each) for name, each in self.label_maps(label).items()}
 
     def sample(self, number: int, index: int) -> Pair:
-        crop, spot = self.crop, None
+        crop = self.crop
+        spot = None
         if self.spots:
             index, spot = self.spots.of(index)
-        size, rng = self.source.size(index), draw(self.seed, number)
+        size = self.source.size(index)
+        rng = draw(self.seed, number)
         motion = deformation.drawn(crop, self.seed, number)
         if motion and spot:
             spot = deformation.turned(spot, size, motion)
@@ -99,14 +101,14 @@ class Crops:
             image = crops.recolor(image, crop.jitter, self.seed, number, crop.hue)
         if crop.blur != "none":
             image = crops.blurred(image, crop, self.seed, number)
-        if isinstance(moved, Places):
+        if isinstance(moved, MovedWindow):
             label[moved.outside] = IGNORED
             if color := PADDING[crop.padding]:
                 image[moved.outside] = color
         return crops.pad(image, label, window, crop.size, crop.padding)
 
-    def moved(self, window: Window, motion: Motion | None) -> Window | Places:
-        return deformation.places(self.crop, window, motion) if motion else window
+    def moved(self, window: Window, motion: Motion | None) -> Window | MovedWindow:
+        return deformation.move(self.crop, window, motion) if motion else window
 
 
 @dataclass

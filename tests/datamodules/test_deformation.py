@@ -15,7 +15,7 @@ from datamodules.labels import IGNORED
 from datamodules.reading.sources import Memory
 from datamodules.sampling.class_uniform import located
 from datamodules.sampling.crops import MEAN, Crop, Window, choose, draw, pad
-from datamodules.sampling.deformation import Motion, displacements, drawn, places, turned
+from datamodules.sampling.deformation import Motion, displacements, drawn, move, turned
 from datamodules.sampling.samples import Crops, cut
 from tests.support import trees
 from tests.support.data import as_rank
@@ -45,7 +45,7 @@ def cut_moved(
     source: Memory, index: int, crop: Crop, window: Window, motion: Motion
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image, label, and what is outside."""
-    moved = places(crop, window, motion)
+    moved = move(crop, window, motion)
     return *cut(source, index, moved), moved.outside
 
 
@@ -172,7 +172,7 @@ def test_each_pixel_is_read_where_a_slow_loop_says() -> None:
     _, label = noise()
     crop = Crop((33, 47), (1.7,), flip=1.0, rotation=25.0, shift=6.0, elastic=4.0)
     window, motion = choose(crop, label.shape, draw(2, 0)), drawn(crop, 2, 0)
-    found = places(crop, window, motion)
+    found = move(crop, window, motion)
     down, right = displacements(motion.grid, crop.size)
     backwards = np.linalg.inv(
         cv2.getRotationMatrix2D((0, 0), motion.angle, 1)[:, :2]
@@ -185,8 +185,8 @@ def test_each_pixel_is_read_where_a_slow_loop_says() -> None:
             x = window.width - 1 - x if window.flip else x
             at = np.array([x + window.left, y + window.top]) - np.array(motion.shift[::-1])
             x, y = backwards @ (at - center) + center
-            assert math.isclose(found.columns[row, column], x, abs_tol=1e-9)
-            assert math.isclose(found.rows[row, column], y, abs_tol=1e-9)
+            assert math.isclose(found.places[1][row, column], x, abs_tol=1e-9)
+            assert math.isclose(found.places[0][row, column], y, abs_tol=1e-9)
             beyond = not (-0.5 <= x < window.scaled[1] - 0.5 and -0.5 <= y < window.scaled[0] - 0.5)
             assert found.outside[row, column] == beyond
 
@@ -284,8 +284,8 @@ def test_only_what_a_moved_crop_touches_is_read() -> None:
     _, numbers, outside = cut_moved(source, 0, crop, window, motion)
     top, left, bottom, right = asked[0]
     assert bottom - top < 90 and right - left < 110
-    at = places(crop, window, motion)
-    rows, columns = np.rint(at.rows).astype(int), np.rint(at.columns).astype(int)
+    at = move(crop, window, motion)
+    rows, columns = np.rint(at.places).astype(int)
     assert not outside.any() and np.array_equal(numbers, label[rows, columns])
 
 
