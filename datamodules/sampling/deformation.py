@@ -66,8 +66,8 @@ class MovedWindow(NamedTuple):
         import cv2
 
         side, step = by_axis(self.window.scaled), by_axis(self.window.steps)
-        places = (self.places.clip(-0.5, side - 0.5) + 0.5) * step - 0.5 - by_axis(corner)
-        rows, columns = np.float32(places)
+        places = self.places.clip(-0.5, side - 0.5)
+        rows, columns = np.float32((places + 0.5) * step - 0.5 - by_axis(corner))
         colors = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)  # OpenCV reads four channels twice as fast
         how = {"interpolation": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
         return cv2.cvtColor(cv2.remap(colors, columns, rows, **how), cv2.COLOR_RGBA2RGB)
@@ -127,15 +127,16 @@ def move(crop: Crop, window: Window, motion: Motion) -> MovedWindow:
     """Backwards from a pixel of the crop: deformed, flipped, into the window, shifted back, turned
     back.
     """
-    places = np.indices(crop.size, np.float64)  # (2, H, W)
+    rows, columns = np.ogrid[: crop.size[0], : crop.size[1]]  # (H, 1), (1, W)
     if motion.grid is not None:
-        places += displacements(motion.grid, crop.size)
-    places -= by_axis((window.down, window.right))
+        down, right = displacements(motion.grid, crop.size)
+        rows, columns = rows + down, columns + right  # (H, W)
+    rows = rows - window.down + window.top - motion.shift[0]
+    columns = columns - window.right
     if window.flip:
-        places[1] = window.width - 1 - places[1]
-    places += by_axis((window.top, window.left))
-    places -= by_axis(motion.shift)
-    places = np.stack(rotated(*places, window.scaled, -motion.angle))
+        columns = window.width - 1 - columns
+    columns = columns + window.left - motion.shift[1]
+    places = np.stack(rotated(rows, columns, window.scaled, -motion.angle))  # (2, H, W)
     side = by_axis(window.scaled)
     outside = ((places < -0.5) | (places >= side - 0.5)).any(0)  # (H, W)
     if PADDING[crop.padding] is None:
