@@ -16,7 +16,7 @@ from segmodels.identity import Identity
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.parts import losses, schedules
 from segmodels.parts.pretrained import load_encoder
-from segmodels.parts.resize import computed_in, mirrored, upsampled_rows
+from segmodels.parts.resize import compute_dtype, mirrored, upsampled_rows
 from segmodels.recipe import Recipe
 
 # image (B, 3, H, W) uint8, or float when already normalized; label (B, H, W), 255 ignored; if a
@@ -66,7 +66,7 @@ class SegmentationModule(LightningModule):
         self.scores: dict[str, Any] = {}  # of the last validation or test
         self.watched: dict[str, Tensor] = {}  # numbers to log beside the losses of a step
         self.micro_batches: list[dict[str, Tensor]] = []  # the numbers of a step's passes so far
-        self.masses: list[Tensor] = []  # the weight of each of these passes
+        self.pass_weights: list[Tensor] = []  # the weight of each of these passes
         # (kind, label, weights) of every pixel_loss in a pass
         self.means: list[tuple[str, Tensor, Tensor | None]] | None = None
 
@@ -159,7 +159,7 @@ class SegmentationModule(LightningModule):
         height, width = image.shape[-2:]
         padded = self.padded(self.normalized(image))
         logits = (network or self.logits)(padded)
-        logits = logits.to(computed_in(logits))  # half precision would tie neighboring classes
+        logits = logits.to(compute_dtype(logits))  # half precision would tie neighboring classes
         size = self.inner_size(padded)
         if logits.shape[-2:] != size:
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=self.align_corners)
@@ -176,7 +176,7 @@ class SegmentationModule(LightningModule):
 
     def at_size(self, logits: Tensor, size: tuple[int, int]) -> inference.Strips:
         """Return logits at another size, made a block of rows at a time."""
-        logits = logits.to(computed_in(logits))  # half precision would tie neighboring classes
+        logits = logits.to(compute_dtype(logits))  # half precision would tie neighboring classes
 
         def rows(top: int, bottom: int) -> Tensor:
             return upsampled_rows(logits, size, top, bottom, self.align_corners)
@@ -255,23 +255,23 @@ class SegmentationModule(LightningModule):
         parts = self.trainer.accumulate_grad_batches
         if batch_idx % parts == 0:
             self.micro_batches = []
-            self.masses = []
+            self.pass_weights = []
         self.means = [] if parts > 1 else None
         terms = self.losses(batch)
-        mass = self.common_mass(len(terms))
+        weight = self.pass_weight(len(terms))
         self.means = None
         loss = sum(terms.values())
         numbers = terms | self.watched | {"loss": loss}
         self.micro_batches.append({name: value.detach() for name, value in numbers.items()})
-        self.masses.append(torch.ones_like(loss) if mass is None else mass)
-        shares = losses.normalized(torch.stack(self.masses))  # (passes so far,)
+        self.pass_weights.append(torch.ones_like(loss) if weight is None else weight)
+        shares = losses.normalized(torch.stack(self.pass_weights))  # (passes so far,)
         for name in numbers:
             values = torch.stack([each[name] for each in self.micro_batches])
             self.log(f"train/{name}", (shares * values).sum())
         self.log("lr", self.learning_rate())
-        return loss if mass is None else self.weighed(loss, shares[-1], parts)
+        return loss if weight is None else self.weighted_loss(loss, shares[-1], parts)
 
-    def common_mass(self, terms: int) -> Tensor | None:
+    def pass_weight(self, terms: int) -> Tensor | None:
         """Return the weight of one pass among the passes of a step, or None for equal weights.
 
         If every term is a mean over the same pixels, it is the number of valid pixels, or the sum
@@ -283,14 +283,14 @@ class SegmentationModule(LightningModule):
         for kind, other_label, other_weights in self.means:
             if kind != "cross_entropy" or other_label is not label or other_weights is not weights:
                 return None
-        return losses.mass(label, self.class_weights, weights)
+        return losses.weight_sum(label, self.class_weights, weights)
 
-    def weighed(self, loss: Tensor, share: Tensor, parts: int) -> Tensor:
+    def weighted_loss(self, loss: Tensor, share: Tensor, parts: int) -> Tensor:
         """Return the loss of a pass that has this share of its step so far.
 
         Gradients of earlier passes shrink to the rest. Lightning divides by the number of parts.
         """
-        if len(self.masses) > 1:
+        if len(self.pass_weights) > 1:
             for parameter in self.parameters():
                 if parameter.grad is not None:
                     parameter.grad.mul_(1 - share)

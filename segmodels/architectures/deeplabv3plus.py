@@ -232,10 +232,10 @@ def rates_at(output_stride: int) -> tuple[int, int, int]:
 def backbone_of(name: Backbone, output_stride: int) -> nn.Module:
     """Build a backbone, with the authors' momentum of norms."""
     if name == "xception65":
-        return paced(Xception65(output_stride), 3e-4)
+        return with_momentum(Xception65(output_stride), 3e-4)
     depth = int(name.removeprefix("resnet"))
     backbone = ResNet(depth, output_stride, stem=(64, 64, 128), multi_grid=(1, 2, 4))
-    return paced(backbone, 0.05)
+    return with_momentum(backbone, 0.05)
 
 
 class DeepLabV3Plus(Dilated):
@@ -266,7 +266,7 @@ class DeepLabV3Plus(Dilated):
         )
         self.low = conv_bn_relu(256, 48, 1)
         for part in (self.context, self.low, self.classifier):
-            initialize(paced(part, 3e-4))
+            initialize(with_momentum(part, 3e-4))
         nn.init.trunc_normal_(self.classifier[-1].weight, std=0.01, a=-0.02, b=0.02)
 
     def decode(self, features: list[Tensor]) -> Tensor:
@@ -291,7 +291,7 @@ class DeepLabV3Plus(Dilated):
         return super().decays(name, parameter) and not depthwise
 
 
-def paced(module: nn.Module, momentum: float) -> nn.Module:
+def with_momentum(module: nn.Module, momentum: float) -> nn.Module:
     """Set the momentum of a module's norms: the share of each batch in their averages."""
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):

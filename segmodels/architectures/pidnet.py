@@ -59,7 +59,7 @@ from segmodels.parts.dual_resolution import (
 from segmodels.parts.layers import conv_bn
 from segmodels.parts.losses import IGNORED
 from segmodels.parts.pretrained import load_encoder
-from segmodels.parts.resize import computed_in
+from segmodels.parts.resize import compute_dtype
 from segmodels.recipe import Recipe
 
 # --- boundaries of a label map, computed on its device as OpenCV does
@@ -377,7 +377,7 @@ class PIDNet(SegmentationModule):
 
     def at_label(self, boundary: Tensor, label: Tensor) -> Tensor:
         """Enlarge one channel to the label's size: (B, 1, h, w) -> (B, H, W)."""
-        boundary = boundary.to(computed_in(boundary))
+        boundary = boundary.to(compute_dtype(boundary))
         size = label.shape[-2:]
         return F.interpolate(boundary, size, mode="bilinear", align_corners=True)[:, 0]
 

@@ -50,7 +50,7 @@ from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published, PublishedSpeed, Released, unknown
 from segmodels.parts.backbones.resnet import BasicBlock, ResNet, initialize
 from segmodels.parts.layers import conv_bn_relu
-from segmodels.parts.resize import computed_in
+from segmodels.parts.resize import compute_dtype
 from segmodels.recipe import Recipe
 
 # --- DF1 and DF2 (Li et al., 2019. arXiv:1903.03777): plain residual stages, found by search
@@ -144,7 +144,7 @@ def displaced(features: Tensor, flow: Tensor) -> Tensor:
     y = torch.linspace(-1, 1, height, device=flow.device)
     x = torch.linspace(-1, 1, width, device=flow.device)
     still = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
-    shift = flow.permute(0, 2, 3, 1).to(computed_in(flow))  # (B, 2, H, W) -> (B, H, W, 2)
+    shift = flow.permute(0, 2, 3, 1).to(compute_dtype(flow))  # (B, 2, H, W) -> (B, H, W, 2)
     grid = still + shift / still.new_tensor([width, height])
     read = F.grid_sample(
         features.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=True

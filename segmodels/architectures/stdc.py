@@ -59,7 +59,7 @@ from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.losses import IGNORED
 from segmodels.parts.pretrained import load_encoder
-from segmodels.parts.resize import computed_in
+from segmodels.parts.resize import compute_dtype
 from segmodels.parts.two_paths import AttentionRefinement, FeatureFusion, SpatialPath, pooled
 from segmodels.parts.weights import State
 from segmodels.recipe import Recipe
@@ -311,7 +311,7 @@ class STDC(SegmentationModule):
     def detail_terms(self, logits: Tensor, edge: Tensor) -> dict[str, Tensor]:
         """Return Dice and a binary cross-entropy over all pixels, ignored ones too."""
         logits = F.interpolate(
-            logits.to(computed_in(logits)), edge.shape[-2:], mode="bilinear", align_corners=True
+            logits.to(compute_dtype(logits)), edge.shape[-2:], mode="bilinear", align_corners=True
         )
         edge = edge.to(logits.dtype)
         return {

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmodels.parts.resize import Strip, computed_in, strip
+from segmodels.parts.resize import Strip, compute_dtype, strip
 
 IGNORED = 255
 # a whole number counts pixels of the batch on this device; a float is a share of them
@@ -93,14 +93,14 @@ def cross_entropy(
         weight = _look_up(table, label[at])
         return weight if weights is None else weight * weights[at].detach().to(weight.dtype)
 
-    loss, mass = _sum_over_blocks(logits, label, weigh, gradient, align_corners, block)
-    divisor = _nonzero(mass) if average == "valid" else label.numel()
+    loss, total_weight = _sum_over_blocks(logits, label, weigh, gradient, align_corners, block)
+    divisor = _nonzero(total_weight) if average == "valid" else label.numel()
     if gradient is not None:
         gradient.div_(divisor)
     return _with_gradient(logits, loss / divisor, gradient)
 
 
-def mass(
+def weight_sum(
     label: Tensor, class_weights: Tensor | None = None, weights: Tensor | None = None
 ) -> Tensor:
     """Return the sum of weights that a mean over valid pixels is divided by."""
@@ -345,13 +345,13 @@ def _sum_over_blocks(
     block: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Return (sum of weight * loss, sum of weight); add the gradient of the first to `gradient`."""
-    sums = [logits.new_zeros(2, dtype=computed_in(logits))]
+    sums = [logits.new_zeros(2, dtype=compute_dtype(logits))]
     for images, rows in _blocks(logits, label, align_corners, block):
         at = images, slice(rows.top, rows.bottom)
         weight = weigh(at)
         if weight.is_cpu and not weight.any():  # elsewhere this test costs more than the block
             continue
-        part = logits.detach()[images, :, rows.first : rows.last].to(computed_in(logits))
+        part = logits.detach()[images, :, rows.first : rows.last].to(compute_dtype(logits))
         part.requires_grad_(gradient is not None)
         full = rows.upsampled(part)
         log_p, loss, true = _log_p(full.detach(), label[at])
@@ -366,7 +366,7 @@ def _sum_over_blocks(
 
 def _pixel_losses(logits: Tensor, label: Tensor, align_corners: bool, block: int | None) -> Tensor:
     """Return -log p of the label (B, H, W), of class 0 where it is ignored; no gradient."""
-    losses = logits.new_empty(label.shape, dtype=computed_in(logits))
+    losses = logits.new_empty(label.shape, dtype=compute_dtype(logits))
     for images, rows in _blocks(logits, label, align_corners, block):
         at = images, slice(rows.top, rows.bottom)
         part = logits.detach()[images, :, rows.first : rows.last].to(losses.dtype)
@@ -400,7 +400,7 @@ def _blocks(
             top,
             min(top + rows, height),
             align_corners,
-            computed_in(logits),
+            compute_dtype(logits),
         )
         for first in range(0, batch, images):
             yield slice(first, first + images), piece
@@ -439,7 +439,7 @@ def _gradient_buffer(logits: Tensor) -> Tensor | None:
     """Return zeros for the gradient, or None if no gradient is needed."""
     if not (torch.is_grad_enabled() and logits.requires_grad):
         return None
-    dtype = computed_in(logits)
+    dtype = compute_dtype(logits)
     return torch.zeros_like(logits, dtype=dtype, memory_format=torch.contiguous_format)
 
 
@@ -453,7 +453,7 @@ def _with_gradient(logits: Tensor, loss: Tensor, gradient: Tensor | None) -> Ten
 def _weight_of_label(logits: Tensor, class_weights: Tensor | None) -> Tensor:
     """Return the weight of each label number (256,); 0 for the ignored one."""
     classes = logits.shape[1]
-    table = logits.new_ones(IGNORED + 1, dtype=computed_in(logits))
+    table = logits.new_ones(IGNORED + 1, dtype=compute_dtype(logits))
     if class_weights is not None:
         if class_weights.shape != (classes,):
             raise ValueError(

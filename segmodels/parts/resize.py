@@ -74,9 +74,9 @@ def upsampled_rows(
             f"rows {top}:{bottom} of a map that is {size[0]} rows high; allowed: 0 <= top < "
             f"bottom <= {size[0]}"
         )
-    rows = strip(logits.shape[-2], size, top, bottom, align_corners, computed_in(logits))
+    rows = strip(logits.shape[-2], size, top, bottom, align_corners, compute_dtype(logits))
     part = logits[:, :, rows.first : rows.last]
-    return rows.upsampled(part.to(computed_in(logits))).to(logits.dtype)
+    return rows.upsampled(part.to(compute_dtype(logits))).to(logits.dtype)
 
 
 def mirrored(image: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
@@ -92,7 +92,7 @@ def mirrored(image: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> 
     return image
 
 
-def computed_in(tensor: Tensor) -> torch.dtype:
+def compute_dtype(tensor: Tensor) -> torch.dtype:
     """Return float32 for every shorter type, as F.interpolate itself computes, or float64."""
     return torch.promote_types(tensor.dtype, torch.float32)
 

@@ -37,7 +37,7 @@ from segmodels.method import Make, Method, check_options
 from segmodels.module import Batch
 from segmodels.parts.joint import Joint
 from segmodels.parts.losses import IGNORED, cross_entropy
-from segmodels.parts.resize import computed_in
+from segmodels.parts.resize import compute_dtype
 
 # --- the discriminator (section 3.2)
 
@@ -71,7 +71,7 @@ def discriminate(discriminator: nn.Module, maps: Tensor, frozen: bool = False) -
         name: each.detach() if frozen else each for name, each in discriminator.named_parameters()
     }
     small = functional_call(discriminator, weights, (maps,))
-    small = small.to(computed_in(small))
+    small = small.to(compute_dtype(small))
     return F.interpolate(small, maps.shape[-2:], mode="bilinear", align_corners=True)[:, 0]
 
 

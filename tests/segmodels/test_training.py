@@ -278,7 +278,7 @@ def test_a_strided_label_is_weighed_by_its_own_pixels() -> None:
     label[:, ::2, ::2] = 1
     outputs = {name: torch.zeros(1, 3, 4, 4) for name in ("main", "auxiliary1", "auxiliary2")}
     terms = module.criterion(outputs, label)
-    assert module.common_mass(len(terms)).item() == 16
+    assert module.pass_weight(len(terms)).item() == 16
 
 
 # --- groups, schedules

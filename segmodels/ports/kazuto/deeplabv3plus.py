@@ -6,7 +6,12 @@ way round: 0.9997 of each batch goes into the averages. That code takes a maximu
 this is the network alone.
 """
 
-from segmodels.architectures.deeplabv3plus import AtrousPyramid, DeepLabV3Plus, paced, rates_at
+from segmodels.architectures.deeplabv3plus import (
+    AtrousPyramid,
+    DeepLabV3Plus,
+    rates_at,
+    with_momentum,
+)
 from segmodels.paper import Released
 from segmodels.parts.backbones.resnet import ResNet, initialize
 from segmodels.ports.kazuto import CAFFE, caffe_style
@@ -20,7 +25,7 @@ class DeepLabV3PlusKazuto(DeepLabV3Plus):
         backbone = ResNet(101, output_stride, multi_grid=(1, 2, 4), dilated_first=True)
         self.backbone = caffe_style(backbone)
         self.context = AtrousPyramid(2048, 256, rates_at(output_stride), dropout=0.0)
-        initialize(paced(self, 0.9997))
+        initialize(with_momentum(self, 0.9997))
 
     def valid_side(self, side: int) -> int:
         return side

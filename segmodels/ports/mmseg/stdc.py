@@ -17,7 +17,7 @@ from segmodels.architectures.stdc import LAYERS, STDC
 from segmodels.families.dilated import fcn_head
 from segmodels.paper import Released
 from segmodels.parts.losses import pixel_loss
-from segmodels.parts.resize import computed_in
+from segmodels.parts.resize import compute_dtype
 from segmodels.ports.mmseg import published
 from segmodels.recipe import Recipe
 
@@ -45,7 +45,7 @@ class STDCMMSeg(STDC):
 
     def detail_terms(self, logits: Tensor, edge: Tensor) -> dict[str, Tensor]:
         logits = F.interpolate(
-            logits.to(computed_in(logits)), edge.shape[-2:], mode="bilinear", align_corners=True
+            logits.to(compute_dtype(logits)), edge.shape[-2:], mode="bilinear", align_corners=True
         )
         both = torch.cat([~edge, edge], 1).to(logits.dtype)
         return {

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.architectures.deeplabv3plus import AtrousPyramid, paced, rates_at
+from segmodels.architectures.deeplabv3plus import AtrousPyramid, rates_at, with_momentum
 from segmodels.families.dilated import Dilated
 from segmodels.paper import Released
 from segmodels.parts.backbones.resnet import ResNet
@@ -44,7 +44,7 @@ class DeepLabV3PlusVainF(Dilated):
         backbone: Literal["resnet50", "resnet101", "xception", "mobilenet"] = "resnet101",
         output_stride: int = 16,
     ) -> None:
-        made = paced(BACKBONES[backbone](output_stride), 0.01)
+        made = with_momentum(BACKBONES[backbone](output_stride), 0.01)
         fine, *_, deep = made.channels
         super().__init__(
             num_classes,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
 from segmodels.parts.joint import Joint
-from segmodels.semisup.advsemiseg import AdvSemiSeg, Discriminator, answers
+from segmodels.semisup.advsemiseg import AdvSemiSeg, Discriminator, discriminate
 
 
 class Tiny(SegmentationModule):
@@ -69,7 +69,7 @@ def test_one_pass_backward_gives_the_gradients_of_passes_in_turns() -> None:
     more, padding = data[1]
     with torch.no_grad():  # a threshold that some answers reach and some do not
         logits = method.student.logits(method.student.normalized(more))
-        convinced = answers(method.discriminator, method.probabilities(logits, padding))
+        convinced = discriminate(method.discriminator, method.probabilities(logits, padding))
     method.threshold = convinced.sigmoid().median().item()
     sum(method.losses(data).values()).backward()
     found = {name: each.grad.clone() for name, each in method.named_parameters()}
@@ -98,7 +98,7 @@ def test_the_discriminator_is_the_papers() -> None:
     assert judge(torch.zeros(1, 21, 321, 321)).shape == (1, 1, 10, 10)
     maps = torch.rand(2, 21, 64, 70)
     expected = F.interpolate(judge(maps), (64, 70), mode="bilinear", align_corners=True)[:, 0]
-    torch.testing.assert_close(answers(judge, maps), expected)
+    torch.testing.assert_close(discriminate(judge, maps), expected)
 
 
 def test_both_networks_have_optimizers_of_their_own_in_one() -> None:
