@@ -57,9 +57,7 @@ def write_behind(threads: int) -> Iterator[Callable[..., None]]:
 
 
 def cores() -> int:
-    """The cores this process may use, which in a container or a job are fewer than the machine
-    has.
-    """
+    """The cores this process may use: in a container or a job, fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -254,7 +254,8 @@ class LocalFile:
     """A file on a disk, read through a memory map that each process makes for itself."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.size = path, path.stat().st_size
+        self.path = path
+        self.size = path.stat().st_size
 
     def __reduce__(self) -> tuple[type["LocalFile"], tuple[Path]]:
         return LocalFile, (self.path,)

@@ -25,8 +25,7 @@ TILE = 1024
 
 @dataclass(frozen=True)
 class Spots:
-    """Numbered behind the images: what is drawn is an image below `images`, a spot from there
-    on."""
+    """Spots, numbered behind the images: a number below `images` draws an image, others a spot."""
 
     images: int
     share: float  # of an epoch
@@ -54,8 +53,7 @@ class Spots:
 
 
 def located(source: Source, classes: int, share: float, threads: int) -> Spots:
-    """Reads every label; about 20 ms of one core for one of 1024 x 2048, a minute for
-    Cityscapes."""
+    """Reads every label: about 20 ms of one core for each of Cityscapes, a minute for all."""
     with ThreadPoolExecutor(threads) as pool:
         tables = pool.map(lambda index: centroids(source.label(index), classes), range(len(source)))
         tables = with_progress(tables, "finding every class", len(source))

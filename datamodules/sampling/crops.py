@@ -1,5 +1,4 @@
-"""Random crops: which window of an image at which scale, cut without scaling the rest, and its
-color.
+"""Random crops: a window of an image at a scale, cut without scaling the rest, and its color.
 
 Randomness is a pure function of (seed, draw number): nothing depends on workers, ranks, batch sizes
 or what was drawn before, so draw k of a run is the same sample wherever and whenever it is made.
@@ -299,9 +298,7 @@ def color_jitter(strength: float, hue: float, thread: int) -> "ColorJitter":
 def recolor(
     image: np.ndarray, strength: float, seed: int, number: int, hue: float = 0.0
 ) -> np.ndarray:
-    """Seeded per draw: left to itself, albumentations 2.0.8 repeats its draws over workers and
-    epochs.
-    """
+    """Seeded per draw: left to itself, albumentations 2.0.8 repeats draws over workers, epochs."""
     jitter = color_jitter(strength, hue, threading.get_ident())
     jitter.set_random_state(draw(seed, number, COLOR), random.Random(f"{seed}-{number}"))
     return jitter(image=image)["image"]
@@ -340,8 +337,8 @@ def blurred(image: np.ndarray, crop: Crop, seed: int, number: int) -> np.ndarray
     """By a Gaussian; one of a given width is cut off at four of them, as scikit-image does it."""
     import cv2
 
-    blur, rng = blur_settings(crop.blur), draw(seed, number, BLUR)
-    at_chance, at_sigma = rng.random(2)
+    blur = blur_settings(crop.blur)
+    at_chance, at_sigma = draw(seed, number, BLUR).random(2)
     if blur is None or at_chance >= crop.blur_chance:
         return image
     sigma = blur.low + (blur.high - blur.low) * at_sigma

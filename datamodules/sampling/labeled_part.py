@@ -45,8 +45,7 @@ def chosen(names: Sequence[str], words: str) -> list[int]:
 
 
 def published(names: Sequence[str], words: str) -> list[int]:
-    """The list of that name whose images these are: several data sets have one of the same
-    words."""
+    """The list of that name whose images these are: several data sets may have one."""
     index = {name: number for number, name in enumerate(names)}
     every = stored()
     lists = {data: entries[words] for data, entries in every.items() if words in entries}
