@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from datamodules.errors import DataError, one_of, whole_number
 from datamodules.file_trees import IMAGES, LABELS, Place, Unpaired, by_name, files_in, paired
 from datamodules.labels import RGB, LabelSet
-from datamodules.packs.find import find_pack, packs_beside
+from datamodules.packs.lookup import find_pack, packs_beside
 from datamodules.packs.object_store import RemotePack
 from datamodules.reading.sources import Files, Memory, Part, Source, in_memory
 from datamodules.sampling.class_frequencies import Frequencies, frequencies

@@ -101,8 +101,8 @@ def inspect_splits(
 ) -> "tuple[SegmentationData, list[Split]]":
     import datamodules
     from datamodules.thread_pools import cores
-    from experiments.data_check.findings import SPLITS
-    from experiments.data_check.inspection import compare_splits, inspect_split, open_splits
+    from experiments.data_check.findings import SPLITS, compare_splits
+    from experiments.data_check.inspection import inspect_split, open_splits
 
     data = datamodules.dataset(name)(**options)
     if data.layout:

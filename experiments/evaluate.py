@@ -39,7 +39,7 @@ from experiments.command_line.networks import (
 )
 from experiments.command_line.overrides import split_overrides
 from experiments.command_line.parser import Parser, count, positive
-from experiments.command_line.values import checked_mode
+from experiments.command_line.resolved_values import checked_mode
 from experiments.records.trained_networks import check_words
 
 EPILOG = """\
@@ -214,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
         from experiments.evaluation.robustness import evaluate_robustness
 
         return evaluate_robustness(source, args)
-    from experiments.evaluation.checkpoint import evaluate
+    from experiments.evaluation.evaluator import evaluate
 
     return evaluate(source, args)
 

@@ -30,7 +30,7 @@ from pathlib import Path
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.networks import NETWORK_HELP, parse_network
 from experiments.command_line.parser import Parser, positive, seconds, share
-from experiments.command_line.values import checked_mode
+from experiments.command_line.resolved_values import checked_mode
 from experiments.prediction.inputs import read_inputs
 from experiments.prediction.outputs import check_no_predictions, name_outputs, parse_kinds
 from experiments.records.trained_networks import check_words

@@ -38,7 +38,7 @@ def from_released(
 
     `model` holds options that replace the row's own, such as {"output_stride": 8}.
     """
-    from segmodels.released import from_released
+    from segmodels.released_checkpoints import from_released
 
     return from_released(layout, weights, model)
 
@@ -51,7 +51,7 @@ def from_checkpoint(
     `network` names one of several. `model` holds options that replace those of the training, such
     as {"output_stride": 8}.
     """
-    from segmodels.checkpoint import from_checkpoint
+    from segmodels.own_checkpoints import from_checkpoint
 
     return from_checkpoint(path, network, model)
 

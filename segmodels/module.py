@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from segmodels import inference
-from segmodels.identity import Identity
+from segmodels import inference_modes
 from segmodels.metrics import JaccardIndex, scores
+from segmodels.network_identity import Identity
 from segmodels.parts import losses, schedules
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.resize import compute_dtype, mirrored, upsampled_rows
@@ -165,23 +165,23 @@ class SegmentationModule(LightningModule):
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=self.align_corners)
         return logits[..., :height, :width]
 
-    def strips(self, image: Tensor) -> inference.Strips:
+    def strips(self, image: Tensor) -> inference_modes.Strips:
         """Return the logits of `forward` as strips, made a block of rows at a time on demand."""
         padded = self.padded(self.normalized(image))
         return self.inner_strips(padded).cropped(tuple(image.shape[-2:]))
 
-    def inner_strips(self, padded: Tensor) -> inference.Strips:
+    def inner_strips(self, padded: Tensor) -> inference_modes.Strips:
         """Return the logits of a normalized image that is padded already, as strips."""
         return self.at_size(self.logits(padded), self.inner_size(padded))
 
-    def at_size(self, logits: Tensor, size: tuple[int, int]) -> inference.Strips:
+    def at_size(self, logits: Tensor, size: tuple[int, int]) -> inference_modes.Strips:
         """Return logits at another size, made a block of rows at a time."""
         logits = logits.to(compute_dtype(logits))  # half precision would tie neighboring classes
 
         def rows(top: int, bottom: int) -> Tensor:
             return upsampled_rows(logits, size, top, bottom, self.align_corners)
 
-        return inference.Strips(size, rows)
+        return inference_modes.Strips(size, rows)
 
     def normalized(self, image: Tensor) -> Tensor:
         """Normalize uint8 RGB on the image's device; floats count as normalized already."""
@@ -360,7 +360,7 @@ class SegmentationModule(LightningModule):
         }
 
     def optimizer(self) -> Optimizer:
-        """Build the optimizer; a method with a second optimizer returns a `Joint` of both."""
+        """Build the optimizer; a method with a second optimizer returns a `JointOptimizer` of both."""
         groups = self.parameter_groups()
         if self.recipe.optimizer == "sgd":
             return SGD(groups, lr=self.recipe.lr, momentum=self.recipe.momentum)
@@ -388,7 +388,7 @@ class SegmentationModule(LightningModule):
 
     def label_map(self, image: Tensor) -> Tensor:
         """Predict the class of each pixel by the recipe's mode: (B, 3, H, W) -> uint8 (B, H, W)."""
-        return inference.mode(self.recipe.inference)(self.evaluated, image).argmax()
+        return inference_modes.mode(self.recipe.inference)(self.evaluated, image).argmax()
 
     def begin_evaluation(self) -> None:
         self.confusion.reset()
@@ -399,7 +399,7 @@ class SegmentationModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return the predictions, for callbacks that analyze them."""
         image, label = batch
-        strips = inference.mode(self.recipe.inference)(self.evaluated, image)
+        strips = inference_modes.mode(self.recipe.inference)(self.evaluated, image)
         predicted = strips.argmax()
         self.confusion.update(predicted, label)
         return {"predicted": predicted, "strips": strips}

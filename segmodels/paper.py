@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segmodels.identity import Identity
 from segmodels.module import Normalization, SegmentationModule
-from segmodels.parts.weights import State
+from segmodels.network_identity import Identity
+from segmodels.parts.weight_files import State
 from segmodels.recipe import Recipe, in_range
 
 Options = tuple[tuple[str, Any], ...]  # (name, value) pairs, which can be hashed as dicts cannot

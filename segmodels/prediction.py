@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segmodels.inference import Strips, mode
+from segmodels.inference_modes import Strips, mode
 from segmodels.module import SegmentationModule
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor

@@ -11,7 +11,7 @@ import torch
 
 from experiments import benchmark, report
 from experiments.command_line.catalogue import catalogue
-from segmodels.released import layouts
+from segmodels.released_checkpoints import layouts
 from tests.support.paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.benchmarks.turns import take_turns
+from experiments.benchmarks.alternation import take_turns
 from experiments.command_line.errors import UserError
 from experiments.command_line.files import check_out, write_json
 from experiments.command_line.parser import Number, Subjects, by, count, height_by_width, positive

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from experiments.benchmarks.turns import take_turns
+from experiments.benchmarks.alternation import take_turns
 from experiments.command_line.errors import UserError, silenced_stderr
 from experiments.command_line.files import check_out, write_json
 from experiments.command_line.parser import Subjects, by, height_by_width, positive

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from datamodules.progress import with_progress
-from experiments.benchmarks.turns import take_turns
+from experiments.benchmarks.alternation import take_turns
 from experiments.command_line.catalogue import counted_at
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.networks import ReleasedCheckpoint

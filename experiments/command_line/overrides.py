@@ -7,7 +7,7 @@ from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
 from experiments.command_line.names import did_you_mean, known_name
 from experiments.command_line.row_patterns import row_address, row_entry
-from segmodels.identity import respelled
+from segmodels.network_identity import respelled
 
 Option = Mapping[str, Any]  # kind of value and default, as the catalogue has them
 Groups = Mapping[str, Mapping[str, Option]]  # group -> name -> option

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -242,3 +243,19 @@ def content(splits: Sequence[Split]) -> dict[str, Any]:
 def weighed(splits: Sequence[Split]) -> Split | None:
     """The training split, of which class weights are made."""
     return next((split for split in splits if split.name == "train" and split.ignored), None)
+
+
+# --- between splits
+
+
+def compare_splits(splits: Sequence[Split]) -> None:
+    """Find images that are in two splits: what is evaluated must not have been learned."""
+    for earlier, later in combinations(splits, 2):
+        both = later.digests.keys() & earlier.digests.keys()
+        pairs = [(later.digests[same][0], earlier.digests[same][0]) for same in both]
+        for one, other in sorted(pairs):
+            sentence = (
+                f"{place(later.source, one)} ({later.name}) is the same image as "
+                f"{place(earlier.source, other)} ({earlier.name}): take one of the two out"
+            )
+            later.note("leak", sentence, one)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -212,16 +211,3 @@ def inspect_split(split: Split, limit: int | None, workers: int) -> None:
     for sample in with_progress(samples, f"reading {split.name}", len(indices)):
         split.add(sample)
     split.check_whole()
-
-
-def compare_splits(splits: Sequence[Split]) -> None:
-    """Find images that are in two splits: what is evaluated must not have been learned."""
-    for earlier, later in combinations(splits, 2):
-        both = later.digests.keys() & earlier.digests.keys()
-        pairs = [(later.digests[same][0], earlier.digests[same][0]) for same in both]
-        for one, other in sorted(pairs):
-            sentence = (
-                f"{place(later.source, one)} ({later.name}) is the same image as "
-                f"{place(earlier.source, other)} ({earlier.name}): take one of the two out"
-            )
-            later.note("leak", sentence, one)

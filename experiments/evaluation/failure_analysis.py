@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from experiments.records.image_records import Examined, sizes_of
+from segmodels.metrics.bootstrap import image_scores
 from segmodels.metrics.boundary import boundary_iou_scores, boundary_scores
 from segmodels.metrics.calibration import calibration_scores
-from segmodels.metrics.comparison import image_scores
 from segmodels.metrics.confusion import margins, rates
-from segmodels.metrics.instances import instance_scores
+from segmodels.metrics.instance_iou import instance_scores
 
 ORDINALS = {1: "", 2: "2nd ", 3: "3rd "}
 

@@ -25,7 +25,7 @@ from experiments.evaluation.failure_analysis import Confused, ratio
 from experiments.evaluation.failure_images import Shown, class_name, confusion_name, percent
 from experiments.records.image_records import RADII, Examined
 from experiments.reports.number_formats import between
-from segmodels.metrics.comparison import class_intervals, interval
+from segmodels.metrics.bootstrap import class_intervals, interval
 from segmodels.metrics.confusion import scores
 
 PAIRS = 10  # of classes, each with an image

@@ -13,11 +13,11 @@ from torch import Tensor
 from datamodules.module import SegmentationData
 from experiments.evaluation.failure_analysis import further_scores
 from experiments.records.image_records import BINS, RADII, Examined
-from segmodels.inference import Strips
+from segmodels.inference_modes import Strips
 from segmodels.metrics.boundary import band_confusions, boundary_counts, boundary_iou_counts
 from segmodels.metrics.calibration import calibration_counts
 from segmodels.metrics.confusion import confusion_of, scores
-from segmodels.metrics.instances import instance_counts
+from segmodels.metrics.instance_iou import instance_counts
 from segmodels.module import SegmentationModule
 
 ROWS = 128  # of the image at a time: its logits never exist at full size

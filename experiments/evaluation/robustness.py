@@ -15,7 +15,7 @@ from experiments.command_line.files import whole, write_json
 from experiments.command_line.names import known_name
 from experiments.command_line.networks import Checkpoint
 from experiments.drawing.label_images import save
-from experiments.evaluation.checkpoint import (
+from experiments.evaluation.evaluator import (
     evaluation_name,
     indexes_across,
     name_in_run,

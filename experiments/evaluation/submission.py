@@ -30,7 +30,7 @@ from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.files import whole
 from experiments.command_line.networks import Checkpoint, ReleasedCheckpoint
 from experiments.drawing.label_images import save
-from experiments.evaluation.checkpoint import open_network
+from experiments.evaluation.evaluator import open_network
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.module import SegmentationModule
 from segmodels.prediction import choose_device, predict, set_inference

@@ -22,7 +22,7 @@ from experiments.prediction.outputs import IN_COLOR, LEGEND, ONE_CLASS
 from experiments.prediction.read_image import or_unreadable, read_image
 from experiments.records.trained_networks import labels_of, options_of, trained
 from experiments.reports.number_formats import plural
-from segmodels.inference import Strips
+from segmodels.inference_modes import Strips
 from segmodels.module import SegmentationModule
 from segmodels.prediction import choose_device, predicted_strips, set_inference
 

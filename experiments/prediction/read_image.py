@@ -98,7 +98,8 @@ def opened(file: Path) -> Iterator[Image.Image]:
 
 
 def check_supported(image: Image.Image) -> None:
-    if image.mode not in MODES and not has_16_bits(image):
+    deep = has_16_bits(image)
+    if (deep and image.mode == "CMYK") or not (deep or image.mode in MODES):
         raise ValueError(
             f"its pixels are of another kind than 8 or 16 bits of gray or color, mode {image.mode}"
         )

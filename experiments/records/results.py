@@ -9,7 +9,7 @@ from typing import Any, NewType, get_args, get_origin, get_type_hints
 
 from experiments.command_line.errors import UserError
 from experiments.records.run_folder import SCHEMA, is_run, read_config, read_json
-from segmodels.identity import with_current_names
+from segmodels.network_identity import with_current_names
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 NO_RESULTS = ("fidelity.json", "data_speed.json")  # what else lies there

@@ -13,10 +13,10 @@ from typing import Any
 
 from experiments.command_line.errors import UserError
 from experiments.command_line.files import write_json
+from experiments.command_line.resolved_values import Resolved
 from experiments.command_line.row_patterns import row_address, row_entry
-from experiments.command_line.values import Resolved
 from experiments.records.provenance import commit, versions
-from segmodels.identity import respelled, with_current_names
+from segmodels.network_identity import respelled, with_current_names
 
 SCHEMA = 1
 

@@ -51,12 +51,12 @@ def options_of(source: Path | ReleasedCheckpoint, words: Words) -> dict[str, Any
     if not words:
         return {}
     if isinstance(source, Path):
-        from segmodels.checkpoint import from_checkpoint
+        from segmodels.own_checkpoints import from_checkpoint
 
         row = config_of(source).get("experiment") or from_checkpoint(source).identity.experiment
         return model_options(row, words)
     from segmodels.paper import unknown
-    from segmodels.released import layouts
+    from segmodels.released_checkpoints import layouts
 
     known = layouts()
     if source.layout not in known:
@@ -77,7 +77,7 @@ def trained(
     if isinstance(source, ReleasedCheckpoint):
         module = released(source, network, model)
     else:
-        from segmodels.checkpoint import from_checkpoint
+        from segmodels.own_checkpoints import from_checkpoint
 
         module = from_checkpoint(source, network, model)
         if lacking := [name for name in STORED if getattr(module.identity, name) is None]:
@@ -98,7 +98,7 @@ def released(
     row's data set, or numbers where the counts differ."""
     from segmodels.module import SegmentationModule
     from segmodels.paper import experiment
-    from segmodels.released import from_released, layouts
+    from segmodels.released_checkpoints import from_released, layouts
 
     if network:
         raise UserError(f"{source} holds one network alone; leave out --network {network}")

@@ -20,7 +20,7 @@ from experiments.reports.published_figures import model_words, name_of
 
 if TYPE_CHECKING:
     from experiments.records.image_records import Examined
-    from segmodels.metrics.comparison import Comparison
+    from segmodels.metrics.bootstrap import Comparison
 
 DRAWS = 10_000
 WORST = 5  # images that are named
@@ -50,7 +50,7 @@ def compare(first: Path, second: Path) -> str:
     """The comparison as text; what cannot be compared is refused."""
     a, b = read_evaluation(first), read_evaluation(second)
     check_same_images(a, b)
-    from segmodels.metrics.comparison import paired
+    from segmodels.metrics.bootstrap import paired
 
     try:
         comparison = paired(a.records.confusions, b.records.confusions, draws=DRAWS)
@@ -173,7 +173,7 @@ def as_text(a: Evaluation, b: Evaluation, comparison: "Comparison") -> str:
 
 def worst_images(a: Evaluation, b: Evaluation, comparison: "Comparison") -> list[Sequence[str]]:
     """Name, both scores and their difference, of the images with the largest differences."""
-    from segmodels.metrics.comparison import image_scores
+    from segmodels.metrics.bootstrap import image_scores
 
     ours, theirs = image_scores(a.records.confusions), image_scores(b.records.confusions)
     images = zip(comparison.image_differences, a.records.names, ours, theirs)

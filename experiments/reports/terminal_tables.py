@@ -9,7 +9,7 @@ from rich.text import Text
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.overrides import as_text
 from experiments.command_line.parser import by
-from experiments.command_line.values import Resolved
+from experiments.command_line.resolved_values import Resolved
 from experiments.records.results import (
     RESULTS,
     PublishedFigure,

@@ -13,8 +13,8 @@ from typing import Any
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
 from experiments.command_line.overrides import as_text
+from experiments.command_line.resolved_values import PLACES, Resolved, resolve
 from experiments.command_line.row_patterns import is_pattern, matching_rows
-from experiments.command_line.values import PLACES, Resolved, resolve
 from experiments.records import run_folder
 from experiments.records.metrics import curve, read_metrics
 from experiments.records.results import Result, finished_result

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from experiments.command_line.errors import UserError
-from experiments.command_line.values import Resolved
+from experiments.command_line.resolved_values import Resolved
 from experiments.reports.number_formats import plural
 from experiments.reports.paper_table import grouped
 from experiments.sweep.plan import FINISHED, NEW, UNFINISHED, Run, digest, plan, refuse_together

@@ -15,15 +15,15 @@ from datamodules.module import SegmentationData
 from datamodules.sampling.crops import Crop
 from experiments.command_line.errors import UserError
 from experiments.command_line.networks import RELEASED, ReleasedCheckpoint, parse_network
-from experiments.command_line.values import PLACES, Resolved, departures
-from segmodels.checkpoint import start_from
-from segmodels.identity import Identity
+from experiments.command_line.resolved_values import PLACES, Resolved, departures
 from segmodels.module import SegmentationModule
+from segmodels.network_identity import Identity
+from segmodels.own_checkpoints import start_from
 from segmodels.paper import experiment
 from segmodels.parts.pretrained import load_encoder
-from segmodels.parts.weights import best_named, read, unwrapped, without_prefixes
+from segmodels.parts.weight_files import best_named, read, unwrapped, without_prefixes
 from segmodels.recipe import Recipe
-from segmodels.released import from_released
+from segmodels.released_checkpoints import from_released
 from segmodels.semisup import method
 
 # The fields of a recipe that the data module needs.

@@ -10,8 +10,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from experiments.drawing.label_images import contact_sheet, overlay, preview_sheet, save
 from experiments.training.intervals import PerStep
 from experiments.training.wandb_mirror import WandB
-from segmodels.method import Method
 from segmodels.module import SegmentationModule
+from segmodels.semisup_method import Method
 
 
 class Pictures(PerStep):

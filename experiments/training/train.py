@@ -16,7 +16,7 @@ from datamodules.module import SegmentationData
 from experiments.command_line import files
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.parser import by
-from experiments.command_line.values import STARTS, Resolved
+from experiments.command_line.resolved_values import STARTS, Resolved
 from experiments.evaluation.score import result_of
 from experiments.records import run_folder
 from experiments.records.metrics import Metrics
@@ -29,11 +29,11 @@ from experiments.training.metrics_writer import MetricsWriter
 from experiments.training.pictures import Pictures, Previews
 from experiments.training.progress_bar import ProgressBar
 from experiments.training.wandb_mirror import WandB, wandb_mode
-from segmodels.method import Method
 from segmodels.module import SegmentationModule
 from segmodels.paper import blueprint, experiment
-from segmodels.parts.weights import read
+from segmodels.parts.weight_files import read
 from segmodels.recipe import Recipe
+from segmodels.semisup_method import Method
 
 Kind = TypeVar("Kind", bound=Callback)
 TOO_LARGE = (

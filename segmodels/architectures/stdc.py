@@ -61,7 +61,7 @@ from segmodels.parts.losses import IGNORED
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.resize import compute_dtype
 from segmodels.parts.two_paths import AttentionRefinement, FeatureFusion, SpatialPath, pooled
-from segmodels.parts.weights import State
+from segmodels.parts.weight_files import State
 from segmodels.recipe import Recipe
 
 Depth = Literal["stdc1", "stdc2"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from segmodels.parts.weights import (
+from segmodels.parts.weight_files import (
     PREFIXES,
     State,
     best_named,

@@ -33,11 +33,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Adam, Optimizer
 
-from segmodels.method import Make, Method, check_options
 from segmodels.module import Batch
-from segmodels.parts.joint import Joint
+from segmodels.parts.joint_optimizer import JointOptimizer
 from segmodels.parts.losses import IGNORED, cross_entropy
 from segmodels.parts.resize import compute_dtype
+from segmodels.semisup_method import Make, Method, check_options
 
 # --- the discriminator (section 3.2)
 
@@ -182,7 +182,7 @@ class AdvSemiSeg(Method):
 
     def optimizer(self) -> Optimizer:
         adam = Adam(self.discriminator.parameters(), lr=self.discriminator_lr, betas=(0.9, 0.99))
-        return Joint(self.student.optimizer(), adam)
+        return JointOptimizer(self.student.optimizer(), adam)
 
     def after_step(self) -> None:
         super().after_step()

@@ -29,10 +29,10 @@ import math
 import torch
 from torch import Tensor
 
-from segmodels.method import Make, Method, check_options
 from segmodels.module import Batch, SegmentationModule
+from segmodels.parts.image_mixing import boxes, mixed, partners
 from segmodels.parts.losses import IGNORED, cross_entropy
-from segmodels.parts.mixing import boxes, mixed, partners
+from segmodels.semisup_method import Make, Method, check_options
 
 
 class CPS(Method):

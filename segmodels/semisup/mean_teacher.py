@@ -47,11 +47,11 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from segmodels.method import Make, Method, check_options
 from segmodels.module import Batch
+from segmodels.parts.image_mixing import boxes, half_of_classes, mixed, partners, strong
 from segmodels.parts.losses import IGNORED
-from segmodels.parts.mixing import boxes, half_of_classes, mixed, partners, strong
 from segmodels.parts.schedules import sigmoid_ramp
+from segmodels.semisup_method import Make, Method, check_options
 
 Mask = Literal["none", "cutout", "cutmix", "classmix", "complexmix"]
 MIXING = ("cutmix", "classmix", "complexmix")  # masks that show a partner image
@@ -218,7 +218,7 @@ class MeanTeacher(Method):
         }
 
     def mask(self, label: Tensor) -> Tensor:
-        """Draw masks, for some kinds by the teacher's classes; see parts/mixing.py."""
+        """Draw masks, for some kinds by the teacher's classes; see parts/image_mixing.py."""
         size = tuple(label.shape[1:])
         if self.masks in ("classmix", "complexmix"):
             return half_of_classes(label, self.grid if self.masks == "complexmix" else 1)

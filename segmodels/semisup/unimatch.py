@@ -33,10 +33,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from segmodels.method import Make, Method, check_options
 from segmodels.module import Batch, Features
+from segmodels.parts.image_mixing import mixed, partners, random_box, strong
 from segmodels.parts.losses import IGNORED, cross_entropy
-from segmodels.parts.mixing import mixed, partners, random_box, strong
+from segmodels.semisup_method import Make, Method, check_options
 
 
 class UniMatch(Method):

@@ -19,7 +19,7 @@ from datamodules.reading.sources import Memory
 from experiments import check_data, run
 from experiments.command_line.catalogue import kind_of
 from experiments.command_line.errors import UserError
-from experiments.command_line.values import resolve
+from experiments.command_line.resolved_values import resolve
 from segmodels.recipe import ClassWeights, Recipe, recipe_from
 from tests.support import trees
 from tests.support.runs import only, run_tiny

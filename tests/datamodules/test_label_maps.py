@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from datamodules.sampling.samples import LabelMaps
-from experiments.command_line.values import resolve
+from experiments.command_line.resolved_values import resolve
 from experiments.training import build
 from segmodels.module import SegmentationModule
 from tests.support.data import QUIET, Noise, Witness, as_rank, noise

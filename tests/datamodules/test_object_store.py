@@ -405,6 +405,15 @@ def test_a_place_that_is_not_there_is_named(folders: tuple[Path, Path], store: S
     )
 
 
+def test_a_stream_of_an_earlier_version_is_answered_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "cityscapes-train.stream").mkdir()
+    complaint(
+        lambda: city(tmp_path).open("train"),
+        "cityscapes-train.stream is a stream of an earlier version",
+        "copy packs in its place",
+    )
+
+
 def test_a_cache_that_cannot_be_written_is_named(store: Store, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     complaint(

@@ -12,7 +12,7 @@ import torch
 
 from experiments import benchmark
 from experiments.benchmarks import data_loading
-from experiments.benchmarks.turns import take_turns
+from experiments.benchmarks.alternation import take_turns
 from tests.support import trees
 
 pytest.importorskip("zstandard")

@@ -14,7 +14,7 @@ from torch import nn
 
 from experiments import benchmark
 from experiments.benchmarks import network_timing
-from experiments.benchmarks.turns import take_turns
+from experiments.benchmarks.alternation import take_turns
 from segmodels import deploy
 from segmodels.paper import Experiment, PublishedSpeed, experiment, papers
 from segmodels.recipe import Recipe

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from experiments import run
-from experiments.command_line import catalogue, errors, networks, row_patterns, values
+from experiments.command_line import catalogue, errors, networks, resolved_values, row_patterns
 from experiments.command_line.errors import UserError
-from experiments.command_line.values import Recipe, departures, resolve
+from experiments.command_line.resolved_values import Recipe, departures, resolve
 from experiments.records.results import PublishedFigure
 from experiments.records.run_folder import read_config
 from experiments.reports import terminal_tables
@@ -134,7 +134,7 @@ def test_what_a_row_says_of_its_papers_data_is_no_departure_and_elsewhere_it_is(
     figures = [{"data": "camvid32", "options": {"grouped": False}}]
     budgets = {"camvid32": {"lr": 0.5}, "camvid": {"lr": 0.5}}
     known = with_row(reported=figures, budgets=budgets)
-    monkeypatch.setattr(values, "catalogue", lambda: known)
+    monkeypatch.setattr(resolved_values, "catalogue", lambda: known)
     own = resolve("fastscnn", "camvid32", ["data.grouped=false"])
     assert own.recipe["lr"] == 0.5 and own.departures == []
     assert resolve("fastscnn", "camvid32", []).departures == [
@@ -148,7 +148,7 @@ def test_a_row_whose_source_starts_an_encoder_from_scratch_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     known = with_row(starts_from="scratch", pretrained=False)
-    monkeypatch.setattr(values, "catalogue", lambda: known)
+    monkeypatch.setattr(resolved_values, "catalogue", lambda: known)
     found = resolve("fastscnn", "cityscapes", [])
     assert (found.start, found.departures) == ("scratch", [])
 
@@ -175,7 +175,7 @@ def test_weights_start_from_imagenet_wherever_the_paper_reports_and_nowhere_else
 def test_a_row_may_override_a_data_sets_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     known = deepcopy(catalogue.catalogue())
     known["papers"]["bisenet"]["rows"]["resnet18"]["budgets"] = {"streets": {"iterations": 7}}
-    monkeypatch.setattr(values, "catalogue", lambda: known)
+    monkeypatch.setattr(resolved_values, "catalogue", lambda: known)
     assert resolve("bisenet", "streets", []).recipe["iterations"] == 7
 
 

@@ -24,7 +24,7 @@ from experiments import evaluate
 from experiments.benchmarks.losses import peak_mebibytes
 from experiments.records.results import read_results
 from experiments.reports.paper_table import table
-from segmodels.inference import mode
+from segmodels.inference_modes import mode
 from segmodels.module import SegmentationModule
 from segmodels.recipe import Recipe
 from tests.support import trees

@@ -21,7 +21,7 @@ from experiments.evaluation import score
 from experiments.evaluation.per_image import loss_and_confidence
 from experiments.evaluation.submission import official_scores
 from experiments.records.image_records import RADII, load
-from segmodels.inference import mode
+from segmodels.inference_modes import mode
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.module import SegmentationModule
 from segmodels.paper import Published, experiment

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from experiments import fidelity
 from segmodels.paper import macs
-from segmodels.released import layouts
+from segmodels.released_checkpoints import layouts
 from tests.support.paths import ROOT
 
 QUICK = "bisenet_x39_speed_torchseg"

@@ -12,9 +12,9 @@ import pytest
 import segmodels
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
-from experiments.command_line.values import Machine, resolve
-from segmodels.method import check_options
+from experiments.command_line.resolved_values import Machine, resolve
 from segmodels.recipe import Recipe
+from segmodels.semisup_method import check_options
 
 NUMBERS = ("int", "float")
 IMPOSSIBLE = (math.nan, math.inf, -math.inf, -1)

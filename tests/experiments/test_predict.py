@@ -20,10 +20,10 @@ from experiments.prediction import outputs
 from experiments.prediction import predictor as predictor_module
 from experiments.prediction.images import check_images, read_batches
 from experiments.prediction.predictor import Predictor, entropy, maps_of, prepare_out, write_picture
-from segmodels.checkpoint import from_checkpoint
-from segmodels.inference import Strips
+from segmodels.inference_modes import Strips
 from segmodels.module import SegmentationModule
-from segmodels.released import from_released
+from segmodels.own_checkpoints import from_checkpoint
+from segmodels.released_checkpoints import from_released
 from tests.support.checkpoints import BAD, state, written
 from tests.support.pictures import noise, picture, predicted, read, refused, run
 
@@ -446,7 +446,7 @@ def test_the_authors_checkpoint_predicts_by_its_papers_protocol_in_the_colors_of
 
 
 def test_predictions_are_judged_as_evaluate_judges_them(smoke_run: Path, tmp_path: Path) -> None:
-    from segmodels.checkpoint import from_checkpoint
+    from segmodels.own_checkpoints import from_checkpoint
 
     image = picture(tmp_path / "street.png", noise(64, 128))
     assert run(smoke_run, tmp_path / "street.png", "--out", tmp_path) == 0

@@ -13,6 +13,7 @@ from datamodules.labels import CITYSCAPES
 from experiments.command_line.errors import UserError
 from experiments.prediction.read_image import (
     Unreadable,
+    check_supported,
     image_size,
     left_out,
     or_unreadable,
@@ -272,3 +273,11 @@ def test_many_are_named_in_one_sentence(tmp_path: Path) -> None:
     assert isinstance(left_out(bad, 99), UserError) and all(
         str(tmp_path / f"{number}.png") in str(left_out(bad, 99)) for number in range(13)
     )
+
+
+def test_16_bits_of_cmyk_are_refused() -> None:
+    """OpenCV, which reads 16 bits, would take them for other colors."""
+    image = Image.new("CMYK", (2, 2))
+    image.tile = [("raw", (0, 0, 2, 2), 0, ("CMYK;16L", 0, 1))]
+    with pytest.raises(ValueError, match="mode CMYK"):
+        check_supported(image)

@@ -26,15 +26,15 @@ from torch import Tensor
 import segmodels
 from datamodules import DataError
 from experiments import evaluate, run
-from experiments.command_line.values import resolve
+from experiments.command_line.resolved_values import resolve
 from experiments.records.metrics import read_metrics
 from experiments.records.results import read_results
 from experiments.results.reference import weights_from_names
 from experiments.training import build, checkpoints, train, wandb_mirror
 from experiments.training import pictures as pictures_module
 from segmodels.architectures.bisenet import BiSeNet
-from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
+from segmodels.own_checkpoints import from_checkpoint
 from tests.support import trees
 from tests.support.children import after, brought_up, die, status
 from tests.support.paths import REFERENCE, ROOT

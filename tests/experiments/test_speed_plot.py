@@ -22,7 +22,7 @@ from experiments.reports.speed_points import (
     read_timing,
 )
 from segmodels.paper import experiment
-from segmodels.released import Released
+from segmodels.released_checkpoints import Released
 from tests.support.checkpoints import changed, written
 from tests.support.results import as_read, published, result
 
@@ -256,9 +256,9 @@ def test_what_the_benchmark_stores_says_which_network_it_timed(
         "authors": Released("fastscnn/fastscnn", "", ()),
         "port": Released(Port, "", (), row="fastscnn/fastscnn"),
     }
-    monkeypatch.setattr("segmodels.released.layouts", lambda: layouts)
+    monkeypatch.setattr("segmodels.released_checkpoints.layouts", lambda: layouts)
     monkeypatch.setattr(
-        "segmodels.released.from_released", lambda *of: experiment("fastscnn").build()
+        "segmodels.released_checkpoints.from_released", lambda *of: experiment("fastscnn").build()
     )
     networks = ["fastscnn", str(mine), f"released:authors={theirs}", f"released:port={theirs}"]
     quick = [

@@ -20,7 +20,7 @@ from experiments import run
 from experiments.command_line import files, row_patterns
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
-from experiments.command_line.values import resolve
+from experiments.command_line.resolved_values import resolve
 from experiments.records import run_folder
 from experiments.records.results import read_results
 from experiments.reports.paper_table import table

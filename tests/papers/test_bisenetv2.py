@@ -17,7 +17,7 @@ from segmodels.architectures import bisenetv2
 from segmodels.module import SegmentationModule
 from segmodels.paper import paper
 from segmodels.parts.losses import torchseg_rule
-from segmodels.released import layouts
+from segmodels.released_checkpoints import layouts
 from tests.support import inputs_from_names
 from tests.support.paths import REFERENCE
 from tests.support.structure import kinds

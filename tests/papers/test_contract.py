@@ -22,7 +22,7 @@ from segmodels.paper import (
 )
 from segmodels.parts.losses import cross_entropy
 from segmodels.recipe import recipe_from
-from segmodels.released import layouts
+from segmodels.released_checkpoints import layouts
 from tests.support.distinct import trained_network
 
 PAPERS = segmodels.papers()

@@ -22,7 +22,7 @@ from experiments.results.reference import weights_from_names
 from segmodels.architectures.emanet import EMANet, EMAUnit, expectation, maximization, normalized
 from segmodels.module import SegmentationModule
 from segmodels.recipe import Recipe
-from segmodels.released import layouts
+from segmodels.released_checkpoints import layouts
 from tests.support import inputs_from_names
 from tests.support.paths import REFERENCE
 

@@ -10,7 +10,7 @@ import pytest
 import datamodules
 import segmodels
 from segmodels.recipe import inference_steps
-from segmodels.released import layouts
+from segmodels.released_checkpoints import layouts
 from tests.support.paths import REFERENCE
 
 FILE = json.loads((REFERENCE / "figures.json").read_text("utf-8"))

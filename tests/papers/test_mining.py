@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import segmodels
-from segmodels.identity import Identity
 from segmodels.module import SegmentationModule
+from segmodels.network_identity import Identity
 from segmodels.paper import Experiment
 from segmodels.recipe import loss_settings
 

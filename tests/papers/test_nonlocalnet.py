@@ -8,7 +8,7 @@ from torch import Tensor
 
 import segmodels
 from segmodels.architectures.nonlocalnet import Disentangled, DotProduct, NonLocal, NonLocalNet
-from segmodels.released import layouts
+from segmodels.released_checkpoints import layouts
 from tests.support.structure import kinds
 
 CHANNELS, HEIGHT, WIDTH = 6, 3, 4

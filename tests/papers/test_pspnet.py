@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import segmodels
 from segmodels.architectures.pspnet import PyramidPooling
-from segmodels.released import layouts
+from segmodels.released_checkpoints import layouts
 from tests.support.paths import REFERENCE
 from tests.support.training_step import (
     assert_terms,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from datamodules.labels import CAMVID
-from experiments.command_line.values import resolve
+from experiments.command_line.resolved_values import resolve
 from segmodels import deploy
 from segmodels.architectures.segnet import EXPERIMENTS, PUBLISHED_WEIGHTS, SegNet, unpooled
 from segmodels.ports.meetps.segnet import SegNetMeetps

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 import segmodels
 from experiments.results.reference import weights_from_names
 from segmodels.architectures import sfnet
-from segmodels.checkpoint import built
+from segmodels.own_checkpoints import built
 from segmodels.paper import inference_parameters
 from segmodels.parts.losses import amount, ohem, torchseg_rule
 from segmodels.recipe import loss_settings
-from segmodels.released import layouts
+from segmodels.released_checkpoints import layouts
 from tests.support import inputs_from_names
 from tests.support.paths import REFERENCE
 

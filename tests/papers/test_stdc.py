@@ -16,10 +16,10 @@ import segmodels
 from experiments.results.reference import weights_from_names
 from segmodels.architectures import stdc
 from segmodels.architectures.stdc import STDC, Classifier, detail_label, dice_loss
-from segmodels.checkpoint import start_from
 from segmodels.module import SegmentationModule
+from segmodels.own_checkpoints import start_from
 from segmodels.paper import inference_parameters
-from segmodels.released import layouts
+from segmodels.released_checkpoints import layouts
 from tests.support import inputs_from_names
 from tests.support.paths import REFERENCE
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from experiments import run
-from segmodels import deploy, inference
+from segmodels import deploy, inference_modes
 from segmodels.architectures.unet import EXPERIMENTS, PaddedUNet, UNet, border_weights, dice_loss
-from segmodels.identity import Identity
+from segmodels.network_identity import Identity
 from segmodels.ports.mmseg.unet import UNetMMSeg
 from tests.support import inputs_from_names, training_step
 from tests.support.extras import onnx
@@ -59,7 +59,7 @@ def test_tiles_say_what_the_whole_mirrored_image_says(mode: str) -> None:
     framed = F.pad(image, (92, 92 + beside, 92, 92 + below), mode="reflect")
     with torch.no_grad():
         expected = network.logits(framed)[..., :700, :1000]
-        found = inference.mode(mode)(network, image).full()
+        found = inference_modes.mode(mode)(network, image).full()
     assert found.shape == (1, 3, 700, 1000)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
@@ -80,7 +80,7 @@ def test_an_image_smaller_than_the_margin_is_mirrored_again_and_again(mode: str)
     framed = np.pad(image[0].numpy(), ((0, 0), (92, 92 + below), (92, 92 + beside)), mode="reflect")
     with torch.no_grad():
         expected = network.logits(torch.from_numpy(framed)[None])[..., :50, :70]
-        found = inference.mode(mode)(network, image).full()
+        found = inference_modes.mode(mode)(network, image).full()
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 

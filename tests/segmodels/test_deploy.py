@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from experiments import export
 from experiments.command_line.row_patterns import matching_rows
 from segmodels import deploy
-from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
+from segmodels.own_checkpoints import from_checkpoint
 from segmodels.paper import experiment
 from tests.support import checkpoints
 from tests.support.distinct import deployed_network

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from experiments.command_line.catalogue import counted_at
 from experiments.reports.terminal_tables import macs_shown
 from segmodels.paper import experiment, macs
-from segmodels.released import layouts
+from segmodels.released_checkpoints import layouts
 from tests.support.paths import REFERENCE
 
 RELEASED = REFERENCE / "released"

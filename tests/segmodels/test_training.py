@@ -16,7 +16,7 @@ from experiments.results.reference import weights_from_names
 from segmodels.module import SegmentationModule
 from segmodels.parts import schedules
 from segmodels.recipe import Recipe
-from segmodels.released import layouts
+from segmodels.released_checkpoints import layouts
 from tests.support.paths import REFERENCE
 
 LR = json.loads((REFERENCE / "schedules.json").read_text())

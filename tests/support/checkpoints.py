@@ -13,8 +13,8 @@ import torch
 
 from datamodules.labels import CITYSCAPES, LabelSet
 from experiments.results.reference import weights_from_names
-from segmodels.identity import Identity
 from segmodels.module import Normalization, SegmentationModule
+from segmodels.network_identity import Identity
 from segmodels.paper import experiment
 from tests.support.paths import REFERENCE
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from experiments import predict
-from segmodels.inference import mode
+from segmodels.inference_modes import mode
 from segmodels.module import SegmentationModule
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 import segmodels
 from experiments.results.reference import weights_from_names
 from segmodels.module import SegmentationModule
-from segmodels.released import layouts
+from segmodels.released_checkpoints import layouts
 from tests.support import inputs_from_names
 from tests.support.paths import REFERENCE
 

@@ -60,7 +60,7 @@ def snapshot(only: str, file: Path) -> None:
 def subjects() -> Iterator[tuple[str, Callable[[], Any]]]:
     """Every row, layout and method by name, each with a function that makes its module."""
     import segmodels
-    from segmodels.released import layouts
+    from segmodels.released_checkpoints import layouts
     from segmodels.semisup import names
 
     for paper, entry in segmodels.papers().items():

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
-from segmodels.parts.joint import Joint
+from segmodels.parts.joint_optimizer import JointOptimizer
 from segmodels.semisup.advsemiseg import AdvSemiSeg, Discriminator, discriminate
 
 
@@ -104,7 +104,7 @@ def test_the_discriminator_is_the_papers() -> None:
 def test_both_networks_have_optimizers_of_their_own_in_one() -> None:
     method = AdvSemiSeg(Tiny, discriminator_lr=3e-4)
     joint = method.configure_optimizers()["optimizer"]
-    assert isinstance(joint, Joint)
+    assert isinstance(joint, JointOptimizer)
     held = [
         {id(each) for group in part.param_groups for each in group["params"]}
         for part in joint.parts

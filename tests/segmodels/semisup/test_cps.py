@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import segmodels
 from experiments import run
-from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
-from segmodels.parts import mixing
+from segmodels.own_checkpoints import from_checkpoint
+from segmodels.parts import image_mixing
 from segmodels.semisup.cps import CPS
 from tests.support.networks import Tiny, Valid, batch
 from tests.support.runs import CPU, INTERVALS, SCENES, STEPS, assert_one_sentence, only
@@ -88,7 +88,7 @@ def test_with_cutmix_each_predicts_the_mix_of_what_the_other_saw(
     torch.manual_seed(3)
     terms = module.losses((labeled, (image, padding)))
     torch.manual_seed(3)
-    mask = mixing.boxes(4, SIZE, 0.25, 0.5, number=3)
+    mask = image_mixing.boxes(4, SIZE, 0.25, 0.5, number=3)
     margin, numbers = network.margin, torch.arange(4)
     following = (numbers + 1) % 4
     both = torch.where(mask[:, None], image, image[following])
@@ -124,12 +124,12 @@ def test_images_of_padding_alone_teach_nothing(cutmix: bool) -> None:
 
 def test_three_boxes_share_an_area_and_turn_back_where_they_overlap() -> None:
     torch.manual_seed(0)
-    mask = mixing.boxes(500, (120, 160), 0.25, 0.5, number=3)
+    mask = image_mixing.boxes(500, (120, 160), 0.25, 0.5, number=3)
     share = mask.float().mean((1, 2))
     assert share.max() <= 0.51 and 0.2 < share.mean() < 0.375  # where boxes overlap, it is less
     assert share.unique().numel() > 300
     torch.manual_seed(0)
-    three = mixing.boxes(3, (120, 160), 0.25, 0.25, number=3)
+    three = image_mixing.boxes(3, (120, 160), 0.25, 0.25, number=3)
     torch.manual_seed(0)
     share, split, down, right = torch.rand(4, 9)
     slow = torch.zeros(3, 120, 160, dtype=torch.bool)

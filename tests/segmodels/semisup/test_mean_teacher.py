@@ -18,9 +18,9 @@ from datamodules.module import SegmentationData
 from datamodules.sampling.samples import UNLABELED
 from experiments import evaluate, run
 from experiments.training import checkpoints
-from segmodels.checkpoint import from_checkpoint
 from segmodels.module import SegmentationModule
-from segmodels.parts import mixing
+from segmodels.own_checkpoints import from_checkpoint
+from segmodels.parts import image_mixing
 from segmodels.parts.schedules import sigmoid_ramp
 from segmodels.semisup import method, names
 from segmodels.semisup.mean_teacher import MeanTeacher
@@ -46,7 +46,7 @@ PLAIN = {"color": 0.0, "gray": 0.0, "blur": 0.0}  # the mask alone
 
 def test_a_box_has_the_share_of_the_area_that_was_asked_for_and_lies_inside() -> None:
     size, count = (200, 300), 400
-    half = mixing.boxes(count, size, 0.5, 0.5)
+    half = image_mixing.boxes(count, size, 0.5, 0.5)
     share = half.float().mean((1, 2))
     assert (share - 0.5).abs().max() < 0.01  # sides are whole pixels
     for mask in half:  # one rectangle, nothing cut off at the border
@@ -62,13 +62,13 @@ def test_a_box_has_the_share_of_the_area_that_was_asked_for_and_lies_inside() ->
 def test_strong_color_blurs_by_classmixs_widths(monkeypatch: pytest.MonkeyPatch) -> None:
     """sigma of trainSSL.py in WilhelmT/ClassMix: from 0.15 to 1.15."""
     seen = []
-    monkeypatch.setattr(mixing, "blurred", lambda image, *how: seen.append(how) or image)
+    monkeypatch.setattr(image_mixing, "blurred", lambda image, *how: seen.append(how) or image)
     MeanTeacher(Tiny).perturbed(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
     assert seen == [(0.5, 0.15, 1.15)]
 
 
 def test_erased_boxes_have_every_area() -> None:
-    share = mixing.boxes(2000, (100, 150), 0.0, 1.0).float().mean((1, 2))
+    share = image_mixing.boxes(2000, (100, 150), 0.0, 1.0).float().mean((1, 2))
     assert abs(share.mean() - 0.5) < 0.02 and abs(share.std() - 12**-0.5) < 0.02
 
 
@@ -90,7 +90,7 @@ def test_a_mask_hides_the_share_of_an_image_that_the_authors_scripts_name(
 def test_half_of_the_classes_are_chosen_whole_and_the_ignored_never(present: int) -> None:
     label = torch.arange(present, dtype=torch.uint8).repeat(6, 20, 5)  # (6, 20, 5 * present)
     label[:, :3] = 255
-    mask = mixing.half_of_classes(label)
+    mask = image_mixing.half_of_classes(label)
     for each, chosen in zip(label, mask):
         inside, outside = set(each[chosen].tolist()), set(each[~chosen].tolist())
         assert len(inside) == present // 2 and 255 not in inside
@@ -103,7 +103,7 @@ def test_half_of_the_classes_are_chosen_whole_and_the_ignored_never(present: int
 
 def test_complexmix_chooses_anew_in_each_cell() -> None:
     label = torch.randint(0, 6, (3, 64, 96), dtype=torch.uint8)
-    mask = mixing.half_of_classes(label, grid=4)
+    mask = image_mixing.half_of_classes(label, grid=4)
     chosen = []
     for each, picked in zip(label, mask):
         for top in range(0, 64, 16):
@@ -116,20 +116,20 @@ def test_complexmix_chooses_anew_in_each_cell() -> None:
                 assert not set(cell[inside].tolist()) & set(cell[~inside].tolist())
                 chosen.append(tuple(cell[inside].unique().tolist()))
     assert len(set(chosen)) > 10
-    odd = mixing.half_of_classes(torch.randint(0, 6, (2, 61, 97), dtype=torch.uint8), grid=4)
+    odd = image_mixing.half_of_classes(torch.randint(0, 6, (2, 61, 97), dtype=torch.uint8), grid=4)
     assert odd.shape == (2, 61, 97)
 
 
 def test_color_and_blur_change_what_they_should() -> None:
     image = torch.rand(6, 3, 24, 40)
-    assert torch.equal(mixing.recolored(image, 0.4, chance=0.0, gray=0.0), image)
-    assert torch.equal(mixing.blurred(image, chance=0.0), image)
-    strong = mixing.recolored(image, 0.4, chance=1.0, gray=0.0)
+    assert torch.equal(image_mixing.recolored(image, 0.4, chance=0.0, gray=0.0), image)
+    assert torch.equal(image_mixing.blurred(image, chance=0.0), image)
+    strong = image_mixing.recolored(image, 0.4, chance=1.0, gray=0.0)
     assert all((one - other).abs().mean() > 0.01 for one, other in zip(strong, image))
     assert strong.min() >= 0 and strong.max() <= 1
-    gray = mixing.recolored(image, 0.4, chance=1.0, gray=1.0)
+    gray = image_mixing.recolored(image, 0.4, chance=1.0, gray=1.0)
     assert torch.allclose(gray[:, 0], gray[:, 1]) and torch.allclose(gray[:, 1], gray[:, 2])
-    blurry = mixing.blurred(image, chance=1.0, least=1.0, most=1.0)
+    blurry = image_mixing.blurred(image, chance=1.0, least=1.0, most=1.0)
     kernel = torch.exp(-(torch.arange(-4, 5.0) ** 2) / 2)
     kernel = torch.outer(kernel, kernel) / kernel.sum() ** 2
     slow = F.conv2d(
@@ -137,7 +137,7 @@ def test_color_and_blur_change_what_they_should() -> None:
     ).view_as(image)
     assert (blurry - slow).abs().max() < 1e-3  # cut off at three or four sigma
     assert torch.allclose(
-        mixing.turned(image, torch.full((6,), 1 / 3)), image[:, [2, 0, 1]], atol=1e-6
+        image_mixing.turned(image, torch.full((6,), 1 / 3)), image[:, [2, 0, 1]], atol=1e-6
     )  # red becomes green
 
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.command_line.values import resolve
+from experiments.command_line.resolved_values import resolve
 from experiments.drawing import label_images
 from experiments.training import build
 from segmodels import semisup
-from segmodels.identity import Identity
-from segmodels.method import Method
 from segmodels.module import SegmentationModule
+from segmodels.network_identity import Identity
 from segmodels.recipe import Recipe
+from segmodels.semisup_method import Method
 from tests.support.networks import Tiny, Valid, images
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
-from segmodels.parts.mixing import random_box
+from segmodels.parts.image_mixing import random_box
 from segmodels.semisup.unimatch import UniMatch, part
 
 STILL = {"color": 0.0, "hue": 0.0, "gray": 0.0, "blur": 0.0}

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels import inference
+from segmodels import inference_modes
 from segmodels.module import SegmentationModule
 
 
@@ -41,8 +41,10 @@ def test_pixels_are_normalized_by_the_six_numbers_of_imagenet() -> None:
 def test_whole_is_the_plain_upsampled_output(align_corners: bool) -> None:
     network, x = Small(align_corners), image()
     plain = F.interpolate(network.logits(x), (48, 80), mode="bilinear", align_corners=align_corners)
-    torch.testing.assert_close(inference.whole(network, x).full(), plain)
-    assert torch.equal(inference.whole(network, x).argmax(block=7), plain.argmax(1).to(torch.uint8))
+    torch.testing.assert_close(inference_modes.whole(network, x).full(), plain)
+    assert torch.equal(
+        inference_modes.whole(network, x).argmax(block=7), plain.argmax(1).to(torch.uint8)
+    )
 
 
 def test_an_odd_size_is_padded_with_the_mean_and_cropped() -> None:
@@ -58,7 +60,7 @@ def test_resized_is_the_image_at_another_size_and_its_logits_brought_back() -> N
     network, x = Small(), image(64, 96)
     small = F.interpolate(x, (32, 48), mode="bilinear", align_corners=False)
     plain = F.interpolate(network(small), (64, 96), mode="bilinear", align_corners=False)
-    strips = inference.resized(0.5)(network, x)
+    strips = inference_modes.resized(0.5)(network, x)
     torch.testing.assert_close(strips.full(), plain)
     torch.testing.assert_close(
         torch.cat([strips.rows(top, top + 16) for top in range(0, 64, 16)], 2), plain
@@ -68,7 +70,7 @@ def test_resized_is_the_image_at_another_size_and_its_logits_brought_back() -> N
 def test_flip_is_the_mean_of_two_softmaxes() -> None:
     network, x = Small(), image()
     plain = (network(x).softmax(1) + network(x.flip(-1)).flip(-1).softmax(1)) / 2
-    torch.testing.assert_close(inference.flip()(network, x).full(), plain)
+    torch.testing.assert_close(inference_modes.flip()(network, x).full(), plain)
 
 
 def test_flip_of_a_symmetric_network_changes_nothing() -> None:
@@ -81,31 +83,35 @@ def test_flip_of_a_symmetric_network_changes_nothing() -> None:
         weight.copy_((weight + weight.flip(-1)) / 2)
     network.multiple = 1
     network.align_corners = True
-    torch.testing.assert_close(inference.flip()(network, x).full(), network(x).softmax(1))
+    torch.testing.assert_close(inference_modes.flip()(network, x).full(), network(x).softmax(1))
 
 
 def test_multiscale_with_flip_averages_each_scale_and_its_mirror_image_alike() -> None:
     network, x = Small(), image(64, 96)
     votes = [
-        inference.resized(scale)(network, x.flip(-1) if mirrored else x).full().softmax(1)
+        inference_modes.resized(scale)(network, x.flip(-1) if mirrored else x).full().softmax(1)
         for scale in (0.5, 1.0)
         for mirrored in (0, 1)
     ]
     plain = sum(vote.flip(-1) if index % 2 else vote for index, vote in enumerate(votes)) / 4
     # The mean at each scale is rescaled as probabilities, so scale 1, where nothing is rescaled, is compared exactly.
     torch.testing.assert_close(
-        inference.mode("multiscale:1+flip")(network, x).full(), (votes[2] + votes[3].flip(-1)) / 2
+        inference_modes.mode("multiscale:1+flip")(network, x).full(),
+        (votes[2] + votes[3].flip(-1)) / 2,
     )
-    assert (inference.mode("multiscale:0.5,1+flip")(network, x).full() - plain).abs().max() < 0.1
+    assert (
+        inference_modes.mode("multiscale:0.5,1+flip")(network, x).full() - plain
+    ).abs().max() < 0.1
 
 
 def test_slide_with_one_window_is_whole() -> None:
     network, x = Small(), image()
     torch.testing.assert_close(
-        inference.slide((48, 80))(network, x).full(), inference.whole(network, x).full()
+        inference_modes.slide((48, 80))(network, x).full(), inference_modes.whole(network, x).full()
     )
     torch.testing.assert_close(
-        inference.slide((100, 100))(network, x).full(), inference.whole(network, x).full()
+        inference_modes.slide((100, 100))(network, x).full(),
+        inference_modes.whole(network, x).full(),
     )
 
 
@@ -118,7 +124,7 @@ def test_slide_averages_overlapping_windows_as_the_slow_loop_does() -> None:
                 x[..., top : top + 32, left : left + 32]
             )
             count[top : top + 32, left : left + 32] += 1
-    strips = inference.slide((32, 32), (20, 24))(network, x)
+    strips = inference_modes.slide((32, 32), (20, 24))(network, x)
     torch.testing.assert_close(strips.full(), total / count)
     torch.testing.assert_close(
         torch.cat([strips.rows(top, min(top + 9, 56)) for top in range(0, 56, 9)], 2), total / count
@@ -128,17 +134,17 @@ def test_slide_averages_overlapping_windows_as_the_slow_loop_does() -> None:
 def test_windows_are_two_thirds_of_a_window_apart_unless_told() -> None:
     """Rounded up, as in tool/test.py of hszhao/semseg (stride_rate=2/3)."""
     network, x = Small(), image(56, 88)
-    plain = inference.mode("slide:32x40")(network, x).full()
-    told = inference.mode("slide:32x40/22x27")(network, x).full()
+    plain = inference_modes.mode("slide:32x40")(network, x).full()
+    told = inference_modes.mode("slide:32x40/22x27")(network, x).full()
     torch.testing.assert_close(plain, told)
-    assert not torch.allclose(plain, inference.mode("slide:32x40/16x20")(network, x).full())
+    assert not torch.allclose(plain, inference_modes.mode("slide:32x40/16x20")(network, x).full())
 
 
 @pytest.mark.parametrize(
     ("side", "window", "step"), [(56, 32, 20), (64, 32, 32), (33, 32, 8), (32, 32, 8), (100, 7, 3)]
 )
 def test_windows_cover_everything_and_end_at_the_border(side: int, window: int, step: int) -> None:
-    tops = inference.starts(side, window, step)
+    tops = inference_modes.starts(side, window, step)
     assert tops[0] == 0 and tops[-1] == side - window
     assert sorted(set(tops)) == tops
     assert all(later - earlier <= step for earlier, later in pairwise(tops))
@@ -146,8 +152,10 @@ def test_windows_cover_everything_and_end_at_the_border(side: int, window: int, 
 
 def test_modes_nest_by_name() -> None:
     network, x = Small(), image(64, 96)
-    named = inference.mode("resized:0.5+flip")(network, x).full()
-    torch.testing.assert_close(named, inference.resized(0.5, inference.flip())(network, x).full())
+    named = inference_modes.mode("resized:0.5+flip")(network, x).full()
+    torch.testing.assert_close(
+        named, inference_modes.resized(0.5, inference_modes.flip())(network, x).full()
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,12 +176,12 @@ def test_modes_nest_by_name() -> None:
 )
 def test_a_mode_that_does_not_exist_is_refused_with_those_that_do(text: str) -> None:
     with pytest.raises(ValueError, match=r"no inference mode; there are whole"):
-        inference.mode(text)
+        inference_modes.mode(text)
 
 
 def test_a_stride_beyond_its_window_is_refused() -> None:
     with pytest.raises(ValueError, match="would skip pixels"):
-        inference.mode("slide:32x32/33x32")
+        inference_modes.mode("slide:32x32/33x32")
 
 
 class Valid(SegmentationModule):
@@ -223,7 +231,7 @@ def test_a_network_with_a_margin_sees_the_image_mirrored_around_it(size: tuple[i
 @pytest.mark.parametrize("tile", [(8, 8), (6, 10), (7, 9), (40, 64)])
 def test_tiles_say_what_the_network_says_of_the_whole_image(tile: tuple[int, int]) -> None:
     network, x = Valid(), image(31, 45)
-    found = inference.tiles(tile)(network, x)
+    found = inference_modes.tiles(tile)(network, x)
     assert found.size == (31, 45)
     torch.testing.assert_close(found.full(), network(x))
     torch.testing.assert_close(found.rows(5, 22), network(x)[..., 5:22, :])
@@ -246,9 +254,9 @@ def test_the_label_of_a_training_crop_is_cut_by_the_margin() -> None:
 
 def test_tiles_come_last_among_modes() -> None:
     with pytest.raises(ValueError, match="comes last"):
-        inference.mode("tiles:8x8+flip")
+        inference_modes.mode("tiles:8x8+flip")
     network, x = Valid(), image(31, 45)
     straight = network(x).softmax(1)
     turned = network(x.flip(-1)).flip(-1).softmax(1)
-    found = inference.mode("flip+tiles:8x8")(network, x).full()
+    found = inference_modes.mode("flip+tiles:8x8")(network, x).full()
     torch.testing.assert_close(found, (straight + turned) / 2)

@@ -17,7 +17,7 @@ from experiments.command_line.errors import as_user_error, quiet
 from experiments.command_line.names import known_name
 from experiments.command_line.networks import Checkpoint, ReleasedCheckpoint, folder_of
 from experiments.command_line.overrides import data_options
-from experiments.command_line.values import PLACES
+from experiments.command_line.resolved_values import PLACES
 from experiments.drawing.label_images import Palette, colored, colored_prediction, save, sheet
 from experiments.evaluation.failure_images import Shown
 from experiments.evaluation.failure_page import failure_page
@@ -36,7 +36,7 @@ from experiments.records.results import Result
 from experiments.records.trained_networks import options_of, trained
 from experiments.reports.published_figures import model_words
 from experiments.reports.terminal_tables import class_table, protocol_table, published_lines
-from segmodels.metrics.comparison import interval
+from segmodels.metrics.bootstrap import interval
 from segmodels.module import SegmentationModule
 from segmodels.prediction import choose_device, predict, predicted_strips, set_inference
 from segmodels.recipe import inference_steps

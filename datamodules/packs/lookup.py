@@ -24,6 +24,11 @@ def find_pack(
         pack = RemotePack(f"{str(root).rstrip('/')}/{name}", None, cache, gigabytes)
     else:
         file = Path(root).expanduser() / name
+        if file.with_suffix(".stream").is_dir():
+            raise DataError(
+                f"{file.with_suffix('.stream')} is a stream of an earlier version: "
+                "copy packs in its place, which are read from an object store too"
+            )
         if not file.is_file():
             return None
         pack = Pack(file)

@@ -16,7 +16,7 @@ from datamodules.cityscapes import Cityscapes
 from datamodules.labels import CITYSCAPES, LabelSet
 from experiments.evaluation.submission import official_script
 from segmodels.metrics import confusion_of, scores
-from segmodels.metrics.instances import instance_counts, instance_scores
+from segmodels.metrics.instance_iou import instance_counts, instance_scores
 from tests.support import trees
 from tests.support.data import complaint
 from tests.support.official import Maps, official_scores

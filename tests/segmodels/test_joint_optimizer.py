@@ -14,7 +14,7 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from segmodels.module import SegmentationModule
-from segmodels.parts.joint import Joint
+from segmodels.parts.joint_optimizer import JointOptimizer
 from segmodels.recipe import Recipe
 
 LR, HEAD_LR, STEPS = 0.1, 0.01, 6
@@ -54,7 +54,7 @@ class Two(SegmentationModule):
         return self.body(image).relu()
 
     def optimizer(self) -> Optimizer:
-        return Joint(*optimizers_of(self))
+        return JointOptimizer(*optimizers_of(self))
 
     def schedule(self) -> Any:
         return [poly, poly, halved] if self.by_group else poly
@@ -304,4 +304,4 @@ def test_what_no_part_would_step_is_refused() -> None:
     with pytest.raises(TypeError, match="add it to a part"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 1.0})
     with pytest.raises(ValueError, match="more than one parameter group"):
-        Joint(SGD(module.parameters(), lr=1.0), Adam(module.classifier.parameters()))
+        JointOptimizer(SGD(module.parameters(), lr=1.0), Adam(module.classifier.parameters()))

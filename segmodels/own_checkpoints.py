@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from segmodels.identity import Identity
 from segmodels.module import Normalization, SegmentationModule
+from segmodels.network_identity import Identity
 from segmodels.paper import experiment
-from segmodels.parts.weights import (
+from segmodels.parts.weight_files import (
     State,
     best_named,
     misfit,
@@ -20,7 +20,7 @@ from segmodels.parts.weights import (
     without_prefixes,
 )
 from segmodels.recipe import recipe_from
-from segmodels.released import ConstantInitialization, built_with
+from segmodels.released_checkpoints import ConstantInitialization, built_with
 
 REMEDY = "read it with the commit that its run was made at (config.json names it)"
 

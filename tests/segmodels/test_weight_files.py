@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 import segmodels
-from segmodels.checkpoint import start_from
+from segmodels.own_checkpoints import start_from
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.pretrained import load_encoder
-from segmodels.parts.weights import COUNTER, PREFIXES, WRAPPERS, best_named, without_prefixes
-from segmodels.released import from_released
+from segmodels.parts.weight_files import COUNTER, PREFIXES, WRAPPERS, best_named, without_prefixes
+from segmodels.released_checkpoints import from_released
 from tests.support import training_step
 from tests.support.checkpoints import ROW, built
 

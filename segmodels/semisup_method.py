@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmodels.inference import Strips
+from segmodels.inference_modes import Strips
 from segmodels.module import Batch, Features, SegmentationModule
 from segmodels.parts.losses import IGNORED
 
@@ -25,7 +25,7 @@ class Method(SegmentationModule):
     A method's constructor takes `make` and its own options, and hands networks to this one. It
     writes `losses` of a batch (labeled, unlabeled), and those of `preview`, `after_step`,
     `parameter_groups`, `optimizer` and `schedule` that differ from the ones below. A method with a
-    second optimizer returns a `Joint` of both. An unlabeled image's label is 255 where the crop
+    second optimizer returns a `JointOptimizer` of both. An unlabeled image's label is 255 where the crop
     shows no image; its other values must not be read.
     """
 

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 
 import segmodels
 from datamodules.labels import CAMVID
-from segmodels.checkpoint import from_checkpoint, start_from
 from segmodels.module import Normalization, SegmentationModule
+from segmodels.own_checkpoints import from_checkpoint, start_from
 from segmodels.paper import fits
-from segmodels.parts.weights import COUNTER
+from segmodels.parts.weight_files import COUNTER
 from tests.support.checkpoints import BAD, ROW, built, content_of, written
 
 PAPERS = segmodels.papers()

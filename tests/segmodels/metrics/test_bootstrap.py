@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from segmodels.metrics import scores
-from segmodels.metrics.comparison import class_intervals, image_scores, interval, paired
+from segmodels.metrics.bootstrap import class_intervals, image_scores, interval, paired
 
 Counts = np.ndarray  # (N, C, C)
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 import segmodels
 from experiments.results.reference import weights_from_names
-from segmodels.released import layouts
+from segmodels.released_checkpoints import layouts
 from tests.support import inputs_from_names
 from tests.support.checkpoints import layout, state
 from tests.support.paths import REFERENCE

@@ -1,4 +1,4 @@
-"""`Joint`: several optimizers that step as one.
+"""`JointOptimizer`: several optimizers that step as one.
 
 To a trainer, a schedule or a gradient scaler it is one optimizer with all their groups.
 """
@@ -10,7 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 
-class Joint(Optimizer):
+class JointOptimizer(Optimizer):
     """An optimizer of several, each of which steps its own groups.
 
     They share groups and state with it, so that schedules, checkpoints and scalers reach them.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segmodels.paper import Released, changed, check_options, unknown
-from segmodels.parts.weights import (
+from segmodels.parts.weight_files import (
     COUNTER,
     State,
     best_named,

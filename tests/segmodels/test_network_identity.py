@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from segmodels.identity import Identity
+from segmodels.network_identity import Identity
 
 RUN = Identity(
     experiment="stdc/stdc1",
