@@ -189,7 +189,7 @@ class Released:
 # --- sizes of a network
 
 
-def blueprint(experiment: Experiment, num_classes: int = 19) -> SegmentationModule:
+def meta_network(experiment: Experiment, num_classes: int = 19) -> SegmentationModule:
     """Build a network on the meta device, which costs neither memory nor time, if it can be.
 
     Some libraries compute numbers while they build; their networks are made on the CPU.
@@ -202,9 +202,11 @@ def blueprint(experiment: Experiment, num_classes: int = 19) -> SegmentationModu
 
 def inference_parameters(network: Experiment | SegmentationModule, num_classes: int = 19) -> int:
     """Count the parameters that the logits depend on: those that a deployed network holds."""
-    module = shapes(blueprint(network, num_classes) if isinstance(network, Experiment) else network)
+    module = on_meta(
+        meta_network(network, num_classes) if isinstance(network, Experiment) else network
+    )
     image = torch.zeros(1, 3, 256, 512, device="meta")
-    reached = leaves(module.logits(module.padded(image)))
+    reached = gradient_leaves(module.logits(module.padded(image)))
     return sum(
         each.numel()
         for name, each in module.named_parameters()
@@ -212,7 +214,7 @@ def inference_parameters(network: Experiment | SegmentationModule, num_classes: 
     )
 
 
-def leaves(output: torch.Tensor) -> set[torch.Tensor]:
+def gradient_leaves(output: torch.Tensor) -> set[torch.Tensor]:
     """Return the tensors that a gradient of `output` would reach, without computing any."""
     tensors = set()
     visited = set()
@@ -234,7 +236,7 @@ def macs(network: Experiment | nn.Module, size: tuple[int, int]) -> int | None:
     Only convolutions and matrix products count. The result is None for a network that reads numbers
     on its way, since tensors on the meta device have none.
     """
-    module = shapes(blueprint(network) if isinstance(network, Experiment) else network)
+    module = on_meta(meta_network(network) if isinstance(network, Experiment) else network)
     counter = FlopCounterMode(display=False)
     image = torch.zeros(1, 3, *size, device="meta")
     try:
@@ -248,7 +250,7 @@ def macs(network: Experiment | nn.Module, size: tuple[int, int]) -> int | None:
     return counter.get_total_flops() // 2
 
 
-def shapes(module: nn.Module) -> nn.Module:
+def on_meta(module: nn.Module) -> nn.Module:
     """Return a copy on the meta device, which computes shapes at no cost."""
     return copy.deepcopy(module).to("meta").eval()
 

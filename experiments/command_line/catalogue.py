@@ -136,9 +136,9 @@ def reported_on(paper: "Paper") -> list[dict[str, Any]]:
 
 
 def row_entry(experiment: "Experiment") -> dict[str, Any]:
-    from segmodels.paper import blueprint, inference_parameters, macs
+    from segmodels.paper import inference_parameters, macs, meta_network
 
-    module = blueprint(experiment)
+    module = meta_network(experiment)
     size = counted_at(experiment)
     entry = {
         "data": experiment.data,

@@ -30,7 +30,7 @@ from experiments.training.pictures import Pictures, Previews
 from experiments.training.progress_bar import ProgressBar
 from experiments.training.wandb_mirror import WandB, wandb_mode
 from segmodels.module import SegmentationModule
-from segmodels.paper import blueprint, experiment
+from segmodels.paper import experiment, meta_network
 from segmodels.parts.weight_files import read
 from segmodels.recipe import Recipe
 from segmodels.semisup_method import Method
@@ -141,7 +141,7 @@ def check_unlabeled(resolved: Resolved, method: Method, parts: int) -> None:
 
 def check_single(resolved: Resolved, option: str, count: int) -> None:
     """Batch norm after global pooling sees one value per image, and cannot normalize one alone."""
-    network = blueprint(experiment(resolved.experiment).but(model=resolved.model)).train()
+    network = meta_network(experiment(resolved.experiment).but(model=resolved.model)).train()
     device = next(network.parameters()).device
     try:
         network.outputs(torch.zeros(1, 3, *resolved.recipe["crop"], device=device))

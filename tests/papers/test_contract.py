@@ -16,9 +16,9 @@ from experiments.command_line.catalogue import catalogue, pretrained
 from segmodels.module import SegmentationModule
 from segmodels.paper import (
     Published,
-    blueprint,
     changed,
     check_options,
+    meta_network,
 )
 from segmodels.parts.losses import cross_entropy
 from segmodels.recipe import recipe_from
@@ -199,7 +199,7 @@ def test_no_submodule_bears_a_word_of_the_contract(name: str) -> None:
     if name in LAYOUTS:
         network = LAYOUTS[name].build(CLASSES, "meta")
     else:
-        network = blueprint(segmodels.experiment(name), CLASSES)
+        network = meta_network(segmodels.experiment(name), CLASSES)
     if not isinstance(network, SegmentationModule):
         return  # a classifier
     hidden = [part for part, _ in network.named_children() if hasattr(type(network), part)]
@@ -252,7 +252,7 @@ FROM_SCRATCH = ("bisenetv2", "fastscnn", "smp", "unet")
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_paper_starts_from_imagenet_or_from_scratch_as_it_says(name: str) -> None:
     main = PAPERS[name].rows[PAPERS[name].main]
-    module = blueprint(main)
+    module = meta_network(main)
     assert pretrained(main, module) is (name not in FROM_SCRATCH)
     assert not pretrained(replace(main, starts_from="scratch"), module)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from segmodels.module import SegmentationModule
-from segmodels.paper import Experiment, blueprint, leaves, shapes
+from segmodels.paper import Experiment, meta_network
 
 # What a row says beside its network
 BESIDE = ("identity", "recipe", "normalization", "scores", "watched", "micro_batches", "confusion")
@@ -15,16 +15,16 @@ BESIDE = ("identity", "recipe", "normalization", "scores", "watched", "micro_bat
 
 def trained_network(row: Experiment, num_classes: int = 5) -> Hashable:
     """Equal for two rows if they train the same network by the same loss."""
-    return form_of(blueprint(row, num_classes)), row.recipe.loss, bool(row.recipe.class_weights)
+    return form_of(meta_network(row, num_classes)), row.recipe.loss, bool(row.recipe.class_weights)
 
 
 def deployed_network(row: Experiment, num_classes: int = 5) -> Hashable:
     """Equal for two rows if their networks compute the same logits: heads for training are left
     out.
     """
-    module = shapes(blueprint(row, num_classes))
+    module = on_meta(meta_network(row, num_classes))
     image = torch.zeros(1, 3, 256, 512, device="meta")
-    reached = leaves(module.logits(module.padded(image)))
+    reached = gradient_leaves(module.logits(module.padded(image)))
     for name, child in list(module.named_children()):
         parameters = set(child.parameters())
         if parameters and not parameters & reached:
