@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from segmodels.module import SegmentationModule
-from segmodels.paper import Experiment, meta_network
+from segmodels.paper import Experiment, gradient_leaves, meta_network, on_meta
 
 # What a row says beside its network
 BESIDE = ("identity", "recipe", "normalization", "scores", "watched", "micro_batches", "confusion")
