@@ -24,6 +24,7 @@ UNKNOWN = (255, 255, 255)  # no data set paints a class white
 STYLE = """
 figure { margin: 0 0 1.2rem; max-width: 100% }
 figure img { max-width: 32%; height: auto; vertical-align: top }
+th[scope=row] { font-weight: 400 } td.bar-cell { text-align: left }
 """
 
 
@@ -50,12 +51,19 @@ def classes(labels: "LabelSet", splits: "Sequence[Split]") -> Iterator[str]:
     """Legend and frequencies in one table."""
     heads, classes = class_table(labels, splits)
     rows = []
-    for color, (name, *cells) in zip(labels.palette, classes):
-        rows.append(row(colored_name(name, color), (f"<td>{cell}</td>" for cell in cells)))
+    for train_id, (name, *texts) in enumerate(classes):
+        cells = [f"<td>{text}</td>" for text in texts]
+        cells += [bar_cell(split.shares()[train_id]) for split in splits]
+        rows.append(row(colored_name(name, labels.palette[train_id]), cells))
     yield "<h2>Classes</h2>"
-    yield table(heads, rows, "how often every class occurs")
+    yield table([*heads, *(split.name for split in splits)], rows, "how often every class occurs")
     ignored = f"{swatch((0, 0, 0))}ignored (the overlay shows the image there)"
     yield f"<p>{ignored} &nbsp; {swatch(UNKNOWN)}an unknown id</p>"
+
+
+def bar_cell(share: float) -> str:
+    bar = f'<span class="bar" style="width:{150 * share:.1f}px"></span>'
+    return f'<td class="bar-cell">{bar}</td>'
 
 
 def pictures(
