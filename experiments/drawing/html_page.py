@@ -12,14 +12,15 @@ if TYPE_CHECKING:
 WIDTH = 420  # of a picture on a page
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 # Colors are triples, so that a cell can be filled with any strength of one; text can be read on it
-# up to --depth.
+# up to --depth. A table that goes on beyond its frame has a shadow on that side: the shadow stays,
+# and what covers it, in the paper's color, moves along with the table's ends.
 STYLE = """
 :root { color-scheme: light dark; --paper: #fbfbfa; --panel: #fff; --ink: #1b1f24; --soft: \
 #59626e; --line: #dde1e6;
-  --good: 42,111,176; --error: 194,65,12; --depth: .78 }
+  --good: 42,111,176; --error: 194,65,12; --depth: .78; --shade: rgba(0,0,0,.28) }
 @media screen and (prefers-color-scheme: dark) {
   :root { --paper: #13161a; --panel: #1a1f25; --ink: #e7eaee; --soft: #a3acb8; --line: #313943;
-    --good: 109,179,242; --error: 255,149,102; --depth: .5 } }
+    --good: 109,179,242; --error: 255,149,102; --depth: .5; --shade: rgba(255,255,255,.3) } }
 * { box-sizing: border-box }
 html { background: var(--paper); color: var(--ink) }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; padding: 1.2rem; max-width: 1280px }
@@ -29,16 +30,21 @@ h1, h2, h3, p, figcaption { overflow-wrap: anywhere }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 td, th { padding: .15rem .8rem .15rem 0; text-align: right } th { font-weight: 600 }
 td:first-child, th:first-child { text-align: left }
-.scroll { overflow-x: auto; max-width: 100% }
+.scroll { overflow-x: auto; max-width: 100%; background:
+  linear-gradient(90deg, var(--paper) 1rem, transparent) local,
+  linear-gradient(270deg, var(--paper) 1rem, transparent) 100% 0 local,
+  linear-gradient(90deg, var(--shade), transparent) scroll,
+  linear-gradient(270deg, var(--shade), transparent) 100% 0 scroll;
+  background-size: 2rem 100%, 2rem 100%, .8rem 100%, .8rem 100%; background-repeat: no-repeat }
 .wrong { color: rgb(var(--error)) } .soft { color: var(--soft) }
 .bar { display: inline-block; height: .7em; background: rgb(var(--good)) }
 i.color { display: inline-block; width: 1em; height: 1em; border: 1px solid #888; vertical-align: \
--.15em; margin-right: .35em }
+-.15em; margin-inline-end: .35em }
 @page { margin: 12mm }
 @media print { html { font-size: 10px; background: none } body { max-width: none; padding: 0; \
 font-size: 1rem }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
-  .scroll { overflow: visible } h2, h3 { break-after: avoid } tr, figure { break-inside: avoid } }
+  .scroll { overflow: visible; background: none } h2, h3 { break-after: avoid } tr, figure { break-inside: avoid } }
 """
 
 

@@ -1,6 +1,6 @@
 """Draw labels: in colors, laid over the image, and in sheets of image, prediction and truth."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,11 @@ from PIL import Image, ImageDraw
 from experiments.command_line.files import whole
 
 Palette = Sequence[Sequence[int]]
+Key = tuple[Sequence[str], Palette]  # names of classes and their colors
 IGNORED = 255
+# How a sheet shows pixels that the truth ignores.
+STRIPED = "striped: ignored in the truth"
+BLACK = "black: ignored"
 
 
 def colored(label: np.ndarray, palette: Palette) -> np.ndarray:
@@ -20,8 +24,12 @@ def colored(label: np.ndarray, palette: Palette) -> np.ndarray:
 
 
 def colored_prediction(predicted: np.ndarray, label: np.ndarray, palette: Palette) -> np.ndarray:
-    """Predicted train ids (H, W) -> RGB (H, W, 3); black where the label is ignored."""
-    return colored(np.where(label == IGNORED, IGNORED, predicted).astype(np.uint8), palette)
+    """Predicted train ids (H, W) -> RGB (H, W, 3); black stripes lie where the label is ignored."""
+    height, width = label.shape
+    period = max(width // 48, 4)  # so that stripes are still seen where a sheet shows less pixels
+    diagonal = np.arange(height)[:, None] + np.arange(width)  # (H, W)
+    stripes = diagonal % period < period / 3
+    return colored(np.where(stripes & (label == IGNORED), IGNORED, predicted), palette)
 
 
 def overlay(
@@ -51,17 +59,21 @@ def sheet(
     width: int,
     smooth: Collection[int],
     captions: Sequence[str] = (),
+    key: Key = ((), ()),
 ) -> Image.Image:
     """RGB pictures in rows under a title and the columns' heads, each row under its caption.
 
-    Pixels may be blended in the columns `smooth`.
+    Pixels may be blended in the columns `smooth`. The classes of `key` are named at the bottom.
     """
     line = 26
     gap = 6
     above = line if captions else 0
     heights = [round(row[0].shape[0] * width / row[0].shape[1]) for row in rows]
-    total = 2 * line + sum(above + height + gap for height in heights)
-    picture = Image.new("RGB", (len(heads) * (width + gap) - gap, total), "white")
+    right = len(heads) * (width + gap) - gap
+    bottom = 2 * line + sum(above + height + gap for height in heights)
+    below = legend(*key, right)
+    picture = Image.new("RGB", (right, bottom + below.height), "white")
+    picture.paste(below, (0, bottom))
     draw = ImageDraw.Draw(picture)
     draw.text((4, 6), title, fill="black", font_size=14)
     for column, head in enumerate(heads):
@@ -79,18 +91,28 @@ def sheet(
 
 
 def contact_sheet(
-    rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], palette: Palette, title: str
+    rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    names: Sequence[str],
+    palette: Palette,
+    title: str,
 ) -> Image.Image:
     """One row per image: the image, the prediction, the truth."""
     pictures = [
         (image, colored_prediction(predicted, label, palette), colored(label, palette))
         for image, predicted, label in rows
     ]
-    return sheet(pictures, ("image", "prediction", "truth"), title, width=512, smooth=(0,))
+    labels = [label for _, *pair in rows for label in pair]
+    key = occurring(labels, names, palette)
+    heads = ("image", f"prediction ({STRIPED})", f"truth ({BLACK})")
+    return sheet(pictures, heads, title, width=512, smooth=(0,), key=key)
 
 
 def preview_sheet(
-    columns: Mapping[str, np.ndarray], palette: Palette, title: str, width: int = 320
+    columns: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    palette: Palette,
+    title: str,
+    width: int = 320,
 ) -> Image.Image:
     """Draw what a semi-supervised method makes of unlabeled images, one row each.
 
@@ -99,9 +121,11 @@ def preview_sheet(
     """
     drawn = []
     smooth = []
+    labels = []
     for index, column in enumerate(columns.values()):
         if column.dtype == np.uint8 and column.ndim == 3:
             drawn.append(colored(column, palette))
+            labels.append(column)
             continue
         if column.dtype != bool:
             smooth.append(index)
@@ -109,7 +133,8 @@ def preview_sheet(
             gray = (255 * column.astype(np.float32)).round().astype(np.uint8)
             column = np.repeat(gray[..., None], 3, 3)  # (B, H, W) -> (B, H, W, 3)
         drawn.append(column)
-    return sheet(list(zip(*drawn)), tuple(columns), title, width, smooth)
+    key = occurring(labels, names, palette)
+    return sheet(list(zip(*drawn)), tuple(columns), title, width, smooth, key=key)
 
 
 def save(picture: Image.Image | np.ndarray, file: Path, effort: int = 6) -> None:
@@ -123,13 +148,26 @@ def save(picture: Image.Image | np.ndarray, file: Path, effort: int = 6) -> None
 # --- legends
 
 
-def legend(names: Sequence[str], palette: Palette) -> Image.Image:
-    """Colors and names, in columns of at most 32."""
+def occurring(labels: Iterable[np.ndarray], names: Sequence[str], palette: Palette) -> Key:
+    """The classes that any of these labels holds, in the data set's order."""
+    counts = np.zeros(256, np.int64)
+    for label in labels:
+        counts += np.bincount(label.ravel(), minlength=256)
+    classes = [index for index in range(len(names)) if counts[index]]
+    return [names[index] for index in classes], [palette[index] for index in classes]
+
+
+def legend(names: Sequence[str], palette: Palette, wide: int = 0) -> Image.Image:
+    """Colors and names, in columns of at most 32, or in as many columns as fit a width."""
+    if not names:
+        return Image.new("RGB", (1, 0))
     line = 22
-    rows = min(len(names), 32)
-    columns = -(-len(names) // rows)
     draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     width = 56 + round(max(draw.textlength(name, font_size=13) for name in names))
+    rows = min(len(names), 32)
+    if wide:
+        rows = -(-len(names) // max(wide // width, 1))
+    columns = -(-len(names) // rows)
     picture = Image.new("RGB", (width * columns, line * rows + 8), "white")
     draw = ImageDraw.Draw(picture)
     for index, (name, color) in enumerate(zip(names, palette)):

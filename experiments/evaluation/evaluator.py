@@ -18,7 +18,15 @@ from experiments.command_line.names import known_name
 from experiments.command_line.networks import Checkpoint, ReleasedCheckpoint, folder_of
 from experiments.command_line.overrides import data_options
 from experiments.command_line.resolved_values import PLACES
-from experiments.drawing.label_images import Palette, colored, colored_prediction, save, sheet
+from experiments.drawing.label_images import (
+    BLACK,
+    STRIPED,
+    colored,
+    colored_prediction,
+    occurring,
+    save,
+    sheet,
+)
 from experiments.evaluation.failure_images import Shown
 from experiments.evaluation.failure_page import failure_page
 from experiments.evaluation.per_image import Examiner, loss_and_confidence, measures
@@ -117,7 +125,7 @@ def evaluate_protocol(
     if args.pictures and (others or result.released):
         pictures = file.with_suffix(".png")
         networks = [(heading, module), *others]
-        save(comparison_sheet(networks, images, data.palette, args.pictures), pictures)
+        save(comparison_sheet(networks, images, data, args.pictures), pictures)
         print(f"pictures     {pictures}")
     if args.page:
         page = failure_page(examined, partial(predict_again, module.to(choose_device()), images))
@@ -216,20 +224,25 @@ def open_other(source: Checkpoint, data: SegmentationData) -> Named:
 
 
 def comparison_sheet(
-    networks: list[Named], source: Source, palette: Palette, count: int
+    networks: list[Named], source: Source, data: SegmentationData, count: int
 ) -> Image.Image:
     """Some images spread over the split: image, truth, and what each network predicts."""
+    palette = data.palette
     rows = []
+    labels = []
     for index in indexes_across(source, count):
         image, label = source.window(index)
         row = [image, colored(label, palette)]
+        labels.append(label)
         for _, module in networks:
             predicted = predict(module.to(choose_device()), image)  # a Trainer leaves it on the CPU
             row.append(colored_prediction(predicted, label, palette))
+            labels.append(predicted)
         rows.append(row)
+    key = occurring(labels, data.class_names, palette)
     heads = ("image", "truth", *(name for name, _ in networks))
-    title = f"{len(rows)} of {len(source)} images; ignored pixels are black"
-    return sheet(rows, heads, title, width=512, smooth=(0,))
+    title = f"{len(rows)} of {len(source)} images ({BLACK}; {STRIPED})"
+    return sheet(rows, heads, title, width=512, smooth=(0,), key=key)
 
 
 def indexes_across(source: Source, count: int) -> list[int]:

@@ -77,8 +77,9 @@ th[scope=row] { text-align: left; font-weight: 400; position: sticky; left: 0; b
 var(--paper) }
 td, th[scope=row] { white-space: nowrap } td:last-child { padding-right: 0 }
 .classes tr > :last-child, .pairs tr > :last-child, .pairs tr > :nth-child(2) { text-align: left }
+.classes td, .classes th { padding-right: .55rem }
 .value { display: inline-block; min-width: 4.2rem }
-.track { display: inline-block; width: 7rem; height: .7em; background: var(--line) } .track .bar \
+.track { display: inline-block; width: 5rem; height: .7em; background: var(--line) } .track .bar \
 { display: block; height: 100% }
 .matrix { font-size: .8rem; border-collapse: separate; border-spacing: 1px } .matrix th { border: \
 0 }

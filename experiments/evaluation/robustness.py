@@ -75,7 +75,8 @@ def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
         pictures = file.with_name(f"{file.stem}-images.png")
         predict_label = partial(predict, module.to(choose_device()))
         severities = shown_severities(args.severities)
-        save(robustness_sheet(images, predict_label, data.palette, kinds, severities), pictures)
+        classes = (data.class_names, data.palette)
+        save(robustness_sheet(images, predict_label, *classes, kinds, severities), pictures)
         print(f"pictures     {pictures}")
     return 0
 

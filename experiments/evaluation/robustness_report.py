@@ -9,7 +9,14 @@ from rich.table import Table
 
 from datamodules.corruptions import GROUPS, Corrupted
 from datamodules.reading.sources import Source
-from experiments.drawing.label_images import Palette, colored, colored_prediction, sheet
+from experiments.drawing.label_images import (
+    STRIPED,
+    Palette,
+    colored,
+    colored_prediction,
+    occurring,
+    sheet,
+)
 from experiments.evaluation.robustness_result import (
     Degradation,
     Robustness,
@@ -133,6 +140,7 @@ def draw_bars(axis: "Axes", others: dict[str, float]) -> None:
 def robustness_sheet(
     source: Source,
     predict: Callable[[np.ndarray], np.ndarray],
+    names: Sequence[str],
     palette: Palette,
     kinds: Sequence[str],
     severities: Sequence[int],
@@ -141,9 +149,11 @@ def robustness_sheet(
     """The middle image under every kind and some severities, each beside its prediction."""
     index = len(source) // 2
     image, label = source.window(index)
+    labels = [label]
 
     def beside_prediction(image: np.ndarray) -> list[np.ndarray]:
-        return [image, colored_prediction(predict(image), label, palette)]
+        labels.append(predict(image))
+        return [image, colored_prediction(labels[-1], label, palette)]
 
     rows = [[image, colored(label, palette)], beside_prediction(image)]
     captions = ["clean, and the truth", "clean"]
@@ -157,4 +167,5 @@ def robustness_sheet(
     for severity in severities:
         heads += [f"severity {severity}", "classes"]
     images = range(0, len(heads), 2)
-    return sheet(rows, heads, source.names[index], width, images, captions)
+    title = f"{source.names[index]} ({STRIPED})"
+    return sheet(rows, heads, title, width, images, captions, key=occurring(labels, names, palette))

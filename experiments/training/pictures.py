@@ -30,22 +30,24 @@ class Pictures(PerStep):
 
     def draw(self, trainer: Trainer, module: SegmentationModule) -> None:
         source = trainer.datamodule.sources["val"]
+        names = trainer.datamodule.class_names
         palette = trainer.datamodule.palette
         step = trainer.global_step
         last = len(source) - 1
         rows = []
         for place in np.linspace(0, last, min(self.count, last + 1)):
             index = round(place)
-            name = source.names[index]
+            file_name = source.names[index]
             image, label = source.window(index)
             prediction = predict(trainer, module, image)
-            rows.append((name, image, prediction, label))
-            file = self.folder / f"val_{Path(name).stem}_{step:06d}.png"
+            rows.append((file_name, image, prediction, label))
+            file = self.folder / f"val_{Path(file_name).stem}_{step:06d}.png"
             save(overlay(image, prediction, palette), file)
         title = f"{self.title}, step {step}: mIoU {100 * module.scores['miou']:.1f} %"
-        sheet = contact_sheet([row[1:] for row in rows], palette, title)
+        sheet = contact_sheet([row[1:] for row in rows], names, palette, title)
         save(sheet, self.folder / "contact_sheet.png")
-        self.mirror.log_overlays(rows, trainer.datamodule.class_names, step)
+        self.mirror.log_sheet("val/contact_sheet", sheet, step)
+        self.mirror.log_overlays(rows, names, step)
 
 
 def predict(trainer: Trainer, module: SegmentationModule, image: np.ndarray) -> np.ndarray:
@@ -70,7 +72,7 @@ class Previews(Pictures):
             preview = module.preview(tuple(each.to(module.device) for each in crops))
         columns = {head: as_array(each[: self.count]) for head, each in preview.items()}
         title = f"{self.title}, step {trainer.global_step}"
-        sheet = preview_sheet(columns, data.palette, title)
+        sheet = preview_sheet(columns, data.class_names, data.palette, title)
         save(sheet, self.folder / "semi.png")
         self.mirror.log_sheet("train/semi", sheet, trainer.global_step)
 

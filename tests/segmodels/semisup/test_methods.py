@@ -133,8 +133,9 @@ def test_a_sheet_draws_every_kind_of_column() -> None:
     share = torch.rand(2, 20, 30).numpy()
     palette = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
     columns = {"image": image, "mask": mask, "label": label, "share": share}
-    sheet = label_images.preview_sheet(columns, palette, "title", width=30)
-    assert sheet.size == (4 * 36 - 6, 52 + 2 * 26)
+    sheet = label_images.preview_sheet(columns, "abc", palette, "title", width=30)
+    legend = label_images.legend("abc", palette, 4 * 36 - 6)
+    assert sheet.size == (4 * 36 - 6, 52 + 2 * 26 + legend.height)
     drawn = torch.from_numpy(np.array(sheet))[52:72]
     assert torch.equal(drawn[:, :30], torch.from_numpy(image[0]))
     assert set(drawn[:, 36:66].unique().tolist()) == {0, 255}
