@@ -2,7 +2,7 @@
 from PNG files. Nothing is lost.
 
   python experiments/pack.py --data cityscapes data.root=DIR --out PACKS
-  python experiments/run.py  --model bisenet --data cityscapes data.root=PACKS
+  python experiments/run.py --model bisenet --data cityscapes data.root=PACKS
   python experiments/pack.py --verify PACKS
       every byte against its checksum
 
@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datamodules.progress import with_progress
-from datamodules.thread_pools import prefetch
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import whole
@@ -108,7 +106,8 @@ def pack(args: argparse.Namespace) -> int:
 
 def pack_split(description: dict[str, Any], source: "Files", args: argparse.Namespace) -> None:
     from datamodules.packs import format
-    from datamodules.thread_pools import cores
+    from datamodules.progress import with_progress
+    from datamodules.thread_pools import cores, prefetch
 
     file = args.out / f"{description['data']}-{description['split']}.pack"
     if file.exists():
@@ -154,6 +153,7 @@ def verify(place: Path) -> int:
     """Name, each in a sentence, all that is wrong with a pack or with the packs of a folder."""
     from datamodules import DataError
     from datamodules.packs.format import Pack
+    from datamodules.progress import with_progress
 
     files = sorted(place.glob("*.pack")) if place.is_dir() else [place]
     if not files or not files[0].is_file():

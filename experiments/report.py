@@ -9,6 +9,7 @@ from shutil import get_terminal_size
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import write_text
+from experiments.command_line.invocation import as_started
 from experiments.command_line.names import did_you_mean
 from experiments.command_line.parser import Parser
 from experiments.records.results import RESULTS, kept_files, read_results, stopped_runs
@@ -140,7 +141,7 @@ def table_text(args: argparse.Namespace) -> str:
         return as_csv([*rows, *others])
     lines = [*map(not_averaged_line, others), *(f"without result.json: {run}" for run in stopped)]
     if not rows and not lines:
-        return NOTHING_MEASURED
+        return as_started(NOTHING_MEASURED)
     if args.format == "markdown":
         return as_markdown(rows, lines, unplotted)
     screen = args.out is None and sys.stdout.isatty()

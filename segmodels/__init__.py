@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from segmodels.paper import Experiment, Paper
     from segmodels.prediction import Picture
 
+__version__ = "0.1.0"
+
 
 # The imports are inside because torch takes seconds, and the command line's --help must not.
 def papers() -> "dict[str, Paper]":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.command_line.invocation import COMMANDS
 from tests.support.paths import ROOT
 
 OWN = ("segmodels", "datamodules", "experiments")
@@ -160,7 +161,13 @@ def test_the_page_on_architecture_names_every_package(package: str) -> None:
 
 
 def commands() -> set[str]:
-    return {file.stem for file in (ROOT / "experiments").glob("*.py")} - {"__init__"}
+    """The files of experiments but for those by which Python and `segmodels` find them."""
+    files = (ROOT / "experiments").glob("*.py")
+    return {file.stem for file in files} - {"__init__", "__main__", "experiments"}
+
+
+def test_every_command_is_found_by_its_name() -> None:
+    assert set(COMMANDS) == commands()
 
 
 def test_every_package_of_experiments_has_a_rule() -> None:

@@ -252,14 +252,25 @@ def add_loss(subjects: Subjects) -> None:
         "loss",
         help="losses of upsampled logits: time, memory",
         description=LOSS,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
 
     def add_number(flag: str, default: int, meaning: str) -> None:
-        add(flag, type=positive, default=default, metavar="N", help=meaning)
+        add(
+            flag,
+            type=positive,
+            default=default,
+            metavar="N",
+            help=f"{meaning} (default: {default})",
+        )
 
-    add("--size", type=height_by_width, default="1024x1024", metavar="HxW", help="of the label")
+    add(
+        "--size",
+        type=height_by_width,
+        default="1024x1024",
+        metavar="HxW",
+        help="of the label (default: 1024x1024)",
+    )
     add_number("--classes", 19, "channels of the logits")
     add_number("--batch", 2, "images")
     add_number("--stride", 8, "size of the label over size of the logits")

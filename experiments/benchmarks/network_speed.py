@@ -72,8 +72,10 @@ def add_infer(subjects: Subjects) -> None:
     add(
         "--precision",
         choices=PRECISIONS,
+        metavar="KIND",
         default="32-true",
-        help="mixed: autocast; true: all weights and maps (default: 32-true)",
+        help=f"{', '.join(PRECISIONS)}; mixed: autocast; true: all weights and maps "
+        "(default: 32-true)",
     )
     add(
         "--device",

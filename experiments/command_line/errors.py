@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import wraps
 
 from datamodules import DataError
+from experiments.command_line.invocation import as_started
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, and one's share of it
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
@@ -61,7 +62,7 @@ def command(stopped: str) -> Callable[[Main], Main]:
                 sentence = cannot_use(problem) if isinstance(problem, OSError) else problem
                 if not sentence:
                     raise
-                print(f"error: {sentence}", file=sys.stderr)
+                print(as_started(f"error: {sentence}"), file=sys.stderr)
                 return 2  # as a shell expects of a usage error
             except KeyboardInterrupt:
                 print(f"\n{stopped}", file=sys.stderr)

@@ -4,24 +4,103 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from experiments.command_line.errors import UserError
+from experiments.command_line.invocation import as_started
 from experiments.command_line.names import did_you_mean
 
 Subjects = argparse._SubParsersAction  # what `add_subparsers` returns
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+class Formatter(argparse.HelpFormatter):
+    """Descriptions keep their lines, but for those that the terminal would break."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        width += 2  # argparse leaves two columns free, which our lines may use
+        return "\n".join(fitting_lines(as_started(text), width))
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return super()._split_lines(as_started(text), width)
+
+
+def fitting_lines(text: str, width: int) -> Iterator[str]:
+    """The lines of a help text; a paragraph with a line beyond the width is filled anew."""
+    for paragraph in paragraphs(text):
+        if max(map(len, paragraph)) <= width:
+            yield from paragraph
+        else:
+            yield from filled(paragraph, width)
+
+
+def paragraphs(text: str) -> Iterator[list[str]]:
+    """Lines that belong together: prose, a term with its explanation, or a command to type."""
+    paragraph: list[str] = []
+    for line in text.splitlines():
+        if paragraph and not goes_on(paragraph, line):
+            yield paragraph
+            paragraph = []
+        paragraph.append(line)
+    if paragraph:
+        yield paragraph
+
+
+def goes_on(paragraph: Sequence[str], line: str) -> bool:
+    """True for a line that goes on with the paragraph."""
+    first, last = paragraph[0], paragraph[-1]
+    if is_command(first):
+        return last.endswith("\\")
+    alone = not first or not line or is_command(line) or text_column(line) > indent_of(line)
+    return not alone and indent_of(line) == text_column(first)
+
+
+def filled(paragraph: Sequence[str], width: int) -> list[str]:
+    """The paragraph in lines to a width; what goes on stands below the text of its first line."""
+    column = text_column(paragraph[0])
+    text = " ".join(
+        line.removesuffix("\\").strip() for line in [paragraph[0][column:], *paragraph[1:]]
+    )
+    ending = ""
+    if is_command(paragraph[0]):
+        text = re.sub(r"(--\S+) (?=[^-])", rf"\1{NO_BREAK}", text)  # a flag and its value
+        ending = " \\"
+    lines = textwrap.wrap(
+        text,
+        width - len(ending),
+        initial_indent=paragraph[0][:column],
+        subsequent_indent=" " * (column + len(ending)),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return (ending + "\n").join(lines).replace(NO_BREAK, " ").splitlines()
+
+
+def is_command(line: str) -> bool:
+    """True for an example to type, without an explanation beside it."""
+    words = line.lstrip().startswith(("python ", "segmodels "))
+    return words and text_column(line) == indent_of(line)
+
+
+def indent_of(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def text_column(line: str) -> int:
+    """Where the explanation of a term begins, or the text of a line without a term."""
+    term = re.match(r" *\S+(?: \S+)*  +(?=\S)", line)
+    return term.end() if term else indent_of(line)
 
 
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one sentence, and whose descriptions keep their lines."""
 
-    def __init__(
-        self,
-        formatter_class: type[argparse.HelpFormatter] = argparse.RawDescriptionHelpFormatter,
-        **settings: str | None,
-    ) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=formatter_class, **settings)
+    def __init__(self, prog: str, **settings: str | None) -> None:
+        super().__init__(
+            as_started(prog), allow_abbrev=False, formatter_class=Formatter, **settings
+        )
 
     def error(self, message: str) -> None:
         _, unknown, words = message.partition("unrecognized arguments: ")

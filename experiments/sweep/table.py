@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.command_line.invocation import as_started
 from experiments.reports.number_formats import (
     markdown_lines,
     mean_and_spread,
@@ -183,7 +184,7 @@ def conclude(planned: Sequence[Run], folder: Path, args: Namespace) -> None:
     print()
     print(*notes(rows, planned, args), sep="\n")
     print(f"table        {folder / 'table.md'}")
-    print(f"paper / ours python experiments/report.py {folder}")
+    print(f"paper / ours {as_started('python experiments/report.py')} {folder}")
 
 
 def write_table(planned: Sequence[Run], folder: Path, args: Namespace) -> list[SweepRow]:

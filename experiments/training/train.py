@@ -15,6 +15,7 @@ from datamodules import DataError
 from datamodules.module import SegmentationData
 from experiments.command_line import files
 from experiments.command_line.errors import UserError, as_user_error, quiet
+from experiments.command_line.invocation import as_started
 from experiments.command_line.parser import by
 from experiments.command_line.resolved_values import STARTS, Resolved
 from experiments.evaluation.score import result_of
@@ -251,7 +252,7 @@ def fit(
 
 
 def how_to_resume(folder: Path) -> str:
-    return f"go on with: python experiments/run.py --resume {folder}"
+    return f"go on with: {as_started('python experiments/run.py')} --resume {folder}"
 
 
 def conclude(trainer: Trainer, resolved: Resolved, folder: Path) -> None:
