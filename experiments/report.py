@@ -22,6 +22,7 @@ from experiments.reports.paper_table_formats import (
     as_text,
     not_averaged_line,
 )
+from segmodels.names import nearest_name
 
 EXAMPLES = """\
 examples:
@@ -181,7 +182,7 @@ def check_known(name: str, word: str, rows: Sequence[Row]) -> None:
         return
     have = f"there are {', '.join(known)}" if known else "there is no result at all"
     raise UserError(
-        f"no result has the {name} {word}; {did_you_mean(word, known)}{have}; "
+        f"no result has the {name} {word}; {did_you_mean(nearest_name(word, known))}{have}; "
         "run it, or see with --all what is not measured"
     )
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.parser import Parser, count
-from experiments.command_line.resolved_values import Resolved, resolve
+from experiments.command_line.resolved_values import GROUPS, Resolved, resolve
 from experiments.records import run_folder
 from experiments.reports.terminal_tables import catalogue_table, resolved_table
 from experiments.sweep import plan, sweep
@@ -46,7 +46,7 @@ fine-tuning on your own images
 
 
 def make_parser() -> Parser:
-    parser = Parser(prog="run.py", description=__doc__, epilog=EPILOG)
+    parser = Parser(prog="run.py", groups=GROUPS, description=__doc__, epilog=EPILOG)
     add = parser.add_argument
     add(
         "--model",

@@ -10,7 +10,6 @@ import re
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -19,6 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segmodels.module import Normalization, SegmentationModule
+from segmodels.names import nearest_name
 from segmodels.network_identity import Identity
 from segmodels.parts.weight_files import State
 from segmodels.recipe import Recipe, in_range
@@ -101,6 +101,11 @@ class Experiment:
 
         An ablation keeps no published figure unless it is given one.
         """
+        fields = list(Recipe.__dataclass_fields__)
+        for name in recipe or ():
+            if name not in fields:
+                raise ValueError(unknown("field of a recipe", name, fields))
+        check_options(self.network, model or {})
         changes = {"published": (), "published_speed": (), "name": ""} | changes
         return replace(
             self,
@@ -370,6 +375,6 @@ def changed(
 
 def unknown(kind: str, word: str, known: list[str]) -> str:
     """Return an error message: the unknown word, the nearest known one, and all known ones."""
-    near = get_close_matches(word, known, n=1, cutoff=0.5)
-    guess = f"did you mean {near[0]}? " if near else ""
+    near = nearest_name(word, known)
+    guess = f"did you mean {near}? " if near else ""
     return f"no {kind} is called {word}; {guess}there are {', '.join(known)}"

@@ -18,11 +18,12 @@ NETWORKS = {"module", "paper", "recipe"}
 SEGMODELS = {
     "parts": set(),
     "recipe": set(),
+    "names": set(),
     "network_identity": set(),
     "metrics": set(),
     "inference_modes": {"recipe"},
     "module": {"recipe", "network_identity", "metrics", "inference_modes"},
-    "paper": {"module", "recipe", "network_identity"},
+    "paper": {"module", "recipe", "names", "network_identity"},
     "released_checkpoints": {"module", "paper"},
     "own_checkpoints": {"module", "paper", "recipe", "released_checkpoints", "network_identity"},
     "deploy": {"module"},

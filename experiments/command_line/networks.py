@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.command_line.errors import UserError
-from experiments.command_line.names import nearest_name
+from segmodels.names import nearest_name
 
 RELEASED = "released:"
 NETWORK_HELP = (
@@ -70,7 +70,7 @@ def nearest(path: Path) -> str:
     if not path.parent.is_dir():
         return ""
     beside = [each.name for each in path.parent.iterdir() if each.name != path.name]
-    name = nearest_name(path.name, beside, cutoff=0.6)
+    name = nearest_name(path.name, beside)
     return f" (did you mean {path.parent / name}?)" if name else ""
 
 

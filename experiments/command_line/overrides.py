@@ -1,12 +1,13 @@
 """Parse the words group.name=value of a command line. Imports no torch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
-from experiments.command_line.names import did_you_mean, known_name
+from experiments.command_line.names import did_you_mean, known_name, unknown_name
 from experiments.command_line.row_patterns import row_address, row_entry
+from segmodels.names import nearest_name, synonyms
 from segmodels.network_identity import respelled
 
 Option = Mapping[str, Any]  # kind of value and default, as the catalogue has them
@@ -35,20 +36,42 @@ def parse_override(word: str, groups: Groups) -> tuple[str, str, Any]:
     if not groups[group]:
         remedy = "; name a method, such as --semi mean_teacher" if group == "semi" else ""
         raise UserError(f"{word}: there are no {group} options here{remedy}")
-    known_name("field", name, groups[group], f"{group}.")
+    if name not in groups[group]:
+        nearest = nearest_address(name, groups, group)
+        raise unknown_name("field", f"{group}.{name}", nearest, groups[group])
     return group, name, parse_value(text, groups[group][name], f"{group}.{name}")
 
 
-def split_word(word: str, groups: Iterable[str]) -> tuple[str, str, str]:
+def split_word(word: str, groups: Groups) -> tuple[str, str, str]:
     """ "recipe", "lr" and "0.01" of "recipe.lr=0.01"."""
     address, equals, text = word.partition("=")
     group, dot, name = respelled(address).partition(".")
     if not (equals and dot):
+        guess = did_you_mean("" if dot else nearest_address(group, groups))
         raise UserError(
-            f"{word} is not understood; write group.name=value, such as recipe.lr=0.01 "
+            f"{word} is not understood; {guess}write group.name=value, such as recipe.lr=0.01 "
             f"(groups: {', '.join(groups)})"
         )
-    return known_name("group", group, groups), name, text
+    if group not in groups:
+        nearest = nearest_address(name, groups) or nearest_name(group, groups)
+        raise unknown_name("group", group, nearest, groups)
+    return group, name, text
+
+
+def nearest_address(name: str, groups: Groups, group: str = "") -> str:
+    """ "recipe.lr" for "learning_rate", whatever group it was given to; then a name like it.
+
+    Where there is a recipe it may be an option, such as --init. Empty where nothing is like it.
+    """
+    fields = {f"{each}.{field}": field for each in groups for field in groups[each]}
+    own = {address: field for address, field in fields.items() if address.startswith(f"{group}.")}
+    for known in (own, fields):
+        if field := nearest_name(name, known.values(), cutoff=1):
+            return next(address for address in known if known[address] == field)
+    if "recipe" in groups and (options := [each for each in synonyms(name) if each[0] == "-"]):
+        return options[0]
+    field = nearest_name(name, own.values())
+    return f"{group}.{field}" if field else ""
 
 
 def parse_value(text: str, option: Option, address: str) -> Any:
@@ -75,7 +98,7 @@ def parse_single(text: str, option: Option, address: str) -> Any:
     except (KeyError, ValueError):
         words = option.get("words", ())
         sentence = f"{address}={text}: it takes {', or '.join([takes, *words])}"
-        guess = did_you_mean(text, words)
+        guess = did_you_mean(nearest_name(text, words))
         raise UserError(f"{sentence}; {guess}".rstrip("; ")) from None
 
 
@@ -109,7 +132,8 @@ def parse_overrides(groups: Groups, overrides: Sequence[str]) -> dict[str, Any]:
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words of an evaluation: those of the data set, and those of the network."""
-    words: dict[str, list[str]] = {"data": [], "model": []}
+    groups: Groups = {"data": {}, "model": {}}
+    words: dict[str, list[str]] = {group: [] for group in groups}
     for word in overrides:
-        words[split_word(word, words)[0]].append(word)
+        words[split_word(word, groups)[0]].append(word)
     return words["data"], words["model"]

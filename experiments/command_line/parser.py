@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from experiments.command_line.errors import UserError
 from experiments.command_line.invocation import as_started
-from experiments.command_line.names import did_you_mean
+from experiments.command_line.names import unknown_name
+from segmodels.names import nearest_name, synonyms
 
 Subjects = argparse._SubParsersAction  # what `add_subparsers` returns
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -94,23 +95,50 @@ def text_column(line: str) -> int:
     return term.end() if term else indent_of(line)
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one sentence, and whose descriptions keep their lines."""
+# argparse's errors -> ours
+REWORDED = {
+    r"argument (\S+): (\S*: it is )": r"\1 \2",  # of the types below
+    r"argument (\S+): expected (.+)": r"\1 takes \2; see --help",
+    r"argument (\S+): ignored explicit argument (.+)": r"\1 takes no value; leave out =\2",
+    r"argument (\S+): not allowed with argument (\S+)": r"\1 and \2 cannot both hold; "
+    "leave one of them out",
+    r"the following arguments are required: (.+)": r"missing: \1; see --help",
+}
 
-    def __init__(self, prog: str, **settings: str | None) -> None:
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one sentence, and whose descriptions keep their lines.
+
+    `groups` are those of the words group.name=value that the command takes.
+    """
+
+    def __init__(self, prog: str, groups: Sequence[str] = (), **settings: str | None) -> None:
         super().__init__(
             as_started(prog), allow_abbrev=False, formatter_class=Formatter, **settings
         )
+        self.groups = groups
 
     def error(self, message: str) -> None:
         _, unknown, words = message.partition("unrecognized arguments: ")
         if unknown:
-            wrong = words.split()[0]
-            known = [flag for flag in self._option_string_actions if flag.startswith("--")]
-            guess = did_you_mean(wrong, known)
-            message = f"there is no option {wrong}; {guess}there are {', '.join(known)}"
-        # "--batch 0: it is ..." of the types below
-        raise UserError(re.sub(r"^argument (\S+): (\S*: it is )", r"\1 \2", message))
+            self.refuse_option(words.split()[0])
+        for argparses, ours in REWORDED.items():
+            message = re.sub(f"^{argparses}", ours, message)
+        raise UserError(message)
+
+    def refuse_option(self, word: str) -> None:
+        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        fields = [each for each in synonyms(word) if each.partition(".")[0] in self.groups]
+        nearest = nearest_name(word, known, cutoff=1)
+        if not nearest and fields:
+            nearest = f"{fields[0]}=VALUE"
+        raise unknown_name("option", word, nearest or nearest_name(word, known), known)
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            kind = action.option_strings[0] if action.option_strings else action.metavar
+            nearest = nearest_name(str(value), action.choices)
+            raise unknown_name(kind, value, nearest, action.choices)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from fnmatch import fnmatchcase
 
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
-from experiments.command_line.names import did_you_mean, known_name
+from experiments.command_line.names import did_you_mean, known_name, unknown_name
+from segmodels.names import nearest_name, squeezed
 
 WILDCARDS = "*?["
+PAPER_CUTOFF = 0.75  # names of networks are short and alike: hrnet is not ddrnet
 
 
 def matching_rows(pattern: str) -> list[str]:
@@ -36,7 +38,8 @@ def wildcard_rows(word: str, papers: dict[str, dict]) -> list[str]:
     paper, _, row = word.partition("/")
     if paper in papers:
         raise UserError(f"no row matches {word}; {paper} has {', '.join(papers[paper]['rows'])}")
-    guess = did_you_mean(paper.rstrip("*"), papers).replace("? ", f"/{row or '*'}? ")
+    near = nearest_name(paper.rstrip("*"), papers, PAPER_CUTOFF)
+    guess = did_you_mean(near and f"{near}/{row or '*'}")
     raise UserError(f"no row matches {word}; {guess}there are the papers {', '.join(papers)}")
 
 
@@ -44,9 +47,20 @@ def row_address(word: str) -> str:
     """ "stdc/stdc1" for "stdc", the main row of a paper, and for itself."""
     papers = catalogue()["papers"]
     paper, _, row = word.partition("/")
-    entry = papers[known_name("paper", paper, papers)]
+    if paper not in papers:
+        raise unknown_name("paper", paper, nearest_row(paper, papers), papers)
+    entry = papers[paper]
     row = known_name("row", row, entry["rows"], f"{paper}/") if row else entry["main"]
     return f"{paper}/{row}"
+
+
+def nearest_row(word: str, papers: dict[str, dict]) -> str:
+    """A paper or row whose name begins so ("smp/segformer_mit_b0" for "segformer"), or a paper of a
+    name like it."""
+    names = {paper: paper for paper in papers}
+    names |= {f"{paper}/{row}": row for paper, entry in papers.items() for row in entry["rows"]}
+    begun = [each for each, name in names.items() if squeezed(name).startswith(squeezed(word))]
+    return begun[0] if begun else nearest_name(word, papers, PAPER_CUTOFF)
 
 
 def row_entry(address: str) -> dict:

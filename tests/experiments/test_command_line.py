@@ -4,12 +4,15 @@ None of it imports torch.
 """
 
 import importlib
+import itertools
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
 import sys
+from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +26,7 @@ from experiments.command_line.resolved_values import Recipe, departures, resolve
 from experiments.records.results import PublishedFigure
 from experiments.records.run_folder import read_config
 from experiments.reports import terminal_tables
+from segmodels.names import SYNONYMS
 from tests.support.paths import ROOT
 from tests.support.results import as_read, published, result
 
@@ -228,6 +232,114 @@ def test_a_wrong_word_is_refused_with_the_right_one(
     with pytest.raises(UserError) as refusal:
         resolve(model, data, [word] if word else [])
     assert answer in str(refusal.value)
+
+
+MEANT = {  # a word of another library, or in another group, and ours
+    "recipe.learning_rate": "recipe.lr",
+    "recipe.epochs": "recipe.iterations",
+    "trainer.max_epochs": "recipe.iterations",
+    "recipe.max_steps": "recipe.iterations",
+    "data.batch_size": "recipe.batch",
+    "trainer.gpus": "trainer.devices",
+    "trainer.gpu": "trainer.accelerator",
+    "data.num_workers": "data.workers",
+    "trainer.workers": "data.workers",
+    "recipe.Weight-Decay": "recipe.weight_decay",
+    "model.pretrained": "--init",
+    "trainer.checkpoint": "--init",
+    "train.lr": "recipe.lr",
+    "lr": "recipe.lr",
+    "epochs": "recipe.iterations",
+    "seed": "--seed",
+    "recipe.zebra": "",
+    "zebra.zebra": "",
+    "zebra": "",
+}
+
+
+@pytest.mark.parametrize("word", MEANT)
+def test_another_librarys_word_leads_to_ours_and_a_far_one_to_none(word: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        resolve("bisenet", None, [f"{word}=1"])
+    hint = re.search(r"did you mean (\S+)\?", str(refusal.value))
+    assert (hint[1] if hint else "") == MEANT[word]
+
+
+def test_every_synonym_is_of_a_name_that_there_is() -> None:
+    data = catalogue.catalogue()["data"]
+    groups = {"recipe": Recipe, "trainer": resolved_values.Machine}
+    fields = {group: catalogue.options(kind) for group, kind in groups.items()}
+    fields["data"] = data["streets"]["options"]
+    known = {*run.make_parser()._option_string_actions, *data, "cuda"}  # of --device
+    for group, options in fields.items():
+        for name, option in options.items():
+            known |= {f"{group}.{name}", *option.get("choices", ())}
+    assert set(SYNONYMS) - known == set()
+    words = [words.split() for ours, words in SYNONYMS.items() if ours[0] == "-" or "." in ours]
+    assert max(Counter(itertools.chain(*words)).values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "paper"),
+    {
+        "segformer": "smp/segformer_mit_b0",
+        "unet++": "smp/unetplusplus_resnet34",
+        "DeepLabV3+": "deeplabv3plus",
+        "deeplab": "deeplabv3plus",
+        "U-Net": "unet",
+        "psp": "pspnet",
+        "stdc1": "stdc/stdc1",
+        "hrnet": "",
+        "mask2former": "",
+    }.items(),
+)
+def test_a_networks_other_name_leads_to_its_row_and_a_far_one_to_none(
+    word: str, paper: str
+) -> None:
+    hint = f"did you mean {paper}? " if paper else ""
+    with pytest.raises(UserError, match=re.escape(f"no paper {word}; {hint}there are bisenet, ")):
+        row_patterns.row_address(word)
+
+
+WRONG_OPTIONS = {  # words of a command, and what is said of them
+    "--learning-rate 1": "there is no option --learning-rate; did you mean recipe.lr=VALUE?",
+    "--epochs 3": "there is no option --epochs; did you mean recipe.iterations=VALUE?",
+    "--weights FILE": "there is no option --weights; did you mean --init?",
+    "--device cuda": "there is no option --device; did you mean trainer.accelerator=VALUE?",
+    "--zebra": "there is no option --zebra; there are --help, ",
+    "--seed abc": "--seed abc: it is a whole number from 0 up",
+    "--seed": "--seed takes one argument; see --help",
+    "--smoke=1": "--smoke takes no value; leave out ='1'",
+}
+
+
+@pytest.mark.parametrize("words", WRONG_OPTIONS)
+def test_a_wrong_option_is_answered_in_our_words(words: str, capsys: pytest.CaptureFixture) -> None:
+    assert run.main(["--model", "bisenet", *words.split()]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {WRONG_OPTIONS[words]}")
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("evaluate RUN --lr 1", "there is no option --lr; there are --help, "),
+        ("evaluate RUN --protocols --inference whole", "--inference and --protocols cannot both"),
+        ("predict", "missing: --out; see --help"),
+        (
+            "predict a b --out c --device gpu",
+            "there is no --device gpu; did you mean cuda? there are auto, ",
+        ),
+        ("report --format markdwn", "there is no --format markdwn; did you mean markdown? there"),
+        ("benchmark infr", "there is no SUBJECT infr; did you mean infer? there are infer, loss"),
+        ("evaluate --released stdc1_seg", "--released takes 2 arguments; see --help"),
+    ],
+)
+def test_every_commands_parser_speaks_so(
+    words: str, answer: str, capsys: pytest.CaptureFixture
+) -> None:
+    name, *arguments = words.split()
+    assert importlib.import_module(f"experiments.{name}").main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"error: {answer}")
 
 
 @pytest.mark.parametrize(
