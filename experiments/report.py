@@ -48,8 +48,9 @@ how to read it:
   (released LAYOUT) marks weights that we did not train: the authors' are the published
   network, another code line's are not.
   A plot pairs an mIoU with a speed of the same network at the same input size;
-  what has no pair is told below the table.
+  what has no pair is counted below the table, and named with --format markdown.
 """
+NAMED = 3  # of the networks that a plot lacks for one reason
 NOTHING_MEASURED = (
     "Nothing is measured yet. Make a first result with: "
     "python experiments/run.py --model bisenet/resnet18 --data streets\n"
@@ -222,7 +223,8 @@ def plot(rows: Sequence[Row], args: argparse.Namespace) -> list[str]:
         )
     timings = [read_timing(file) for file in args.speed]
     pairs = pair(rows, timings, published_speeds(catalogue()["papers"]))
-    missing = [f"{reason}: {', '.join(names)}" for reason, names in pairs.missing.items()]
+    whole = args.format == "markdown"
+    missing = [f"{reason}: {listed(names, whole)}" for reason, names in pairs.missing.items()]
     if not pairs.points:
         raise UserError(
             f"there is nothing to plot ({'; '.join(missing) or 'the table is empty'}); "
@@ -231,6 +233,13 @@ def plot(rows: Sequence[Row], args: argparse.Namespace) -> list[str]:
     draw(pairs.points, args.plot, how_measured(pairs.points, timings))
     drawn = f"plot: {plural(len(pairs.points), 'point')} in {args.plot}"
     return [drawn, *(f"not in it, {line}" for line in missing)]
+
+
+def listed(names: Sequence[str], whole: bool) -> str:
+    """The names, or how many they are where so many would bury the line about the plot."""
+    if whole or len(names) <= NAMED:
+        return ", ".join(names)
+    return f"{len(names)} of them (--format markdown names them)"
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class Machine:
     max_minutes: float = 0.0
     pictures: int = 4
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    wandb_artifact: bool = False  # log best.ckpt in the end
 
 
 DEVICES = r"auto|[1-9]\d*|(\d+,)+\d*"

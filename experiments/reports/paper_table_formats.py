@@ -157,8 +157,8 @@ def as_text(
         below.append(caption(rows))
     if others:
         below += [NOT_AVERAGED, *(f"  {line}" for line in others)]
-    for line in unplotted:
-        below += ["", line]
+    if unplotted:
+        below += ["", *unplotted]
     out.print(*below, sep="\n", markup=False)
     return printed_text(out)
 

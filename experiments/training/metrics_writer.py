@@ -73,9 +73,9 @@ class MetricsWriter(PerStep):
 
     def on_validated(self, trainer: Trainer, module: SegmentationModule) -> None:
         self.start_clock(trainer, None)
-        self.add(trainer, logged(trainer, "val/"))
-        names = trainer.datamodule.class_names
-        self.mirror.log_classes(names, module.scores["iou"], trainer.global_step)
+        iou = zip(trainer.datamodule.class_names, module.scores["iou"])
+        classes = {f"val/IoU/{name}": value for name, value in iou if value is not None}
+        self.add(trainer, logged(trainer, "val/") | classes)
 
     @rank_zero_only
     def add(self, trainer: Trainer, values: Mapping[str, float]) -> None:

@@ -20,7 +20,7 @@ from experiments.command_line.parser import by
 from experiments.command_line.resolved_values import STARTS, Resolved
 from experiments.evaluation.score import result_of
 from experiments.records import run_folder
-from experiments.records.metrics import Metrics
+from experiments.records.metrics import Metrics, curve, read_metrics
 from experiments.records.results import finished_result
 from experiments.reports.terminal_tables import class_table, published_lines
 from experiments.training.build import build, class_weights, open_data
@@ -201,7 +201,7 @@ def callbacks(resolved: Resolved, folder: Path, config: Mapping[str, Any]) -> li
     machine = resolved.trainer
     every = intervals(resolved.recipe["iterations"], machine)
     mode = wandb_mode() if machine["wandb"] == "auto" else machine["wandb"]
-    mirror = WandB(mode, folder, config)
+    mirror = WandB(mode, folder, config, resolved)
     writer = MetricsWriter(Metrics(folder / "metrics.csv"), every, mirror)
     drawn = (folder / "pictures", machine["pictures"], resolved.title, mirror)
     result = [writer, Pictures(*drawn)]
@@ -232,10 +232,13 @@ def fit(
     writer = callback(trainer, MetricsWriter)
     checkpoints = callback(trainer, Checkpoints)
     try:
-        with writer.closing_mirror(), checkpoints.listening():
-            trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
-            if module.scores.get("step") != trainer.global_step:  # resumed after its last step
-                trainer.validate(module, datamodule=data, verbose=False)
+        with writer.closing_mirror():
+            with checkpoints.listening():
+                trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+                if module.scores.get("step") != trainer.global_step:  # resumed after its last step
+                    trainer.validate(module, datamodule=data, verbose=False)
+            if trainer.is_global_zero:
+                conclude(trainer, resolved, folder)
     except StoppedBySignal as stop:
         if trainer.is_global_zero:
             print(f"stopped after step {trainer.global_step}; {how_to_resume(folder)}", flush=True)
@@ -246,8 +249,6 @@ def fit(
             run_folder.withdraw(folder)
         then = f"; then {how_to_resume(folder)}" if folder.exists() else ""
         raise UserError(f"{sentence}{then}") from None
-    if trainer.is_global_zero:
-        conclude(trainer, resolved, folder)
     return 0
 
 
@@ -272,6 +273,15 @@ def conclude(trainer: Trainer, resolved: Resolved, folder: Path) -> None:
         go_on = how_to_resume(folder)
         print(f"trainer.max_minutes ended it after step {step} of {steps}; {go_on}")
     say_where(folder)
+    mirror = callback(trainer, MetricsWriter).mirror
+    mirror.conclude(result, best_of(folder), trainer.lightning_module.scores["confusion"])
+
+
+def best_of(folder: Path) -> dict[str, float]:
+    """The best validation's mIoU and its step."""
+    steps, mious = curve(read_metrics(folder), "val/mIoU")
+    best = max(mious)
+    return {"miou": best, "step": steps[mious.index(best)]}
 
 
 def say_where(folder: Path) -> None:
@@ -282,7 +292,6 @@ def say_where(folder: Path) -> None:
         ("pictures", "pictures/contact_sheet.png"),
         ("", "pictures/semi.png"),
         ("checkpoints", "checkpoints/"),
-        ("W&B", "wandb/"),
     ):
         if (folder / name).exists():
             print(f"{title:12} {folder / name}")

@@ -440,6 +440,22 @@ def test_what_is_not_in_the_picture_is_told(
     assert form != "csv" or "plot" not in told.out
 
 
+@pytest.mark.parametrize("form", ["text", "markdown"])
+def test_many_networks_that_are_not_in_the_picture_are_counted_on_the_screen(
+    tmp_path: Path, form: str, claims: list[dict], capsys: pytest.CaptureFixture
+) -> None:
+    claims.append(speed())
+    kept = kept_results(tmp_path / "results")
+    sizes = [(512, 256 * factor) for factor in range(1, 6)]
+    bench = tmp_path / "bench.json"
+    bench.write_text(json.dumps(timing(*(network("pidnet/s", size=size) for size in sizes))))
+    words = ["--results", str(kept), "--all", "--plot", str(tmp_path / "x.png")]
+    assert main([*words, "--speed", str(bench), "--format", form]) == 0
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert ("no row of this table at that size: 5 of them" in said) == (form == "text")
+    assert all(f"pidnet/s at 512x{width}" in said for _, width in sizes) == (form == "markdown")
+
+
 def test_what_cannot_be_plotted_is_one_sentence(
     tmp_path: Path, claims: list[dict], capsys: pytest.CaptureFixture
 ) -> None:
