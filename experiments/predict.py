@@ -112,9 +112,9 @@ def make_parser() -> Parser:
     )
     add(
         "--device",
-        choices=("auto", "cpu", "cuda"),
+        choices=("auto", "cpu", "cuda", "mps"),
         default="auto",
-        help="default: cuda where there is one",
+        help="default: cuda where there is one, else mps (Apple's, untested here), else cpu",
     )
     add(
         "--strength",

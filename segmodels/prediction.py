@@ -80,17 +80,20 @@ def autocast(module: SegmentationModule) -> AbstractContextManager:
     device = module.device.type
     kinds = {
         "bf16-mixed": torch.bfloat16,
-        "16-mixed": torch.float16 if device == "cuda" else torch.bfloat16,
+        "16-mixed": torch.bfloat16 if device == "cpu" else torch.float16,
     }
     kind = kinds.get(module.recipe.precision)
     return torch.autocast(device, kind) if kind else nullcontext()
 
 
-def choose_device(wanted: str = "auto") -> str:
-    """Return "cuda" or "cpu" for a --device; "auto" takes a GPU if there is one."""
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
+def choose_device(wanted: str = "auto", gpus: Sequence[str] = ("cuda", "mps")) -> str:
+    """Return the device of a --device; "auto" takes the first of `gpus` that there is, or the CPU."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return next((gpu for gpu in gpus if available[gpu]), "cpu")
+    if wanted != "cpu" and not available[wanted]:
         raise ValueError(
-            "--device cuda: this torch sees no CUDA device; give --device cpu, or leave it out"
+            f"--device {wanted}: this torch sees no {wanted.upper()} device; give --device cpu, "
+            "or leave it out"
         )
-    return "cuda" if available and wanted != "cpu" else "cpu"
+    return wanted

@@ -44,6 +44,8 @@ class Examiner(Callback):
         *unused: Any,
     ) -> None:
         labels, predictions = batch[1], outputs["predicted"]
+        if labels.device.type == "mps":  # it has no float64
+            labels, predictions = labels.cpu(), predictions.cpu()
         for label, predicted in zip(labels, predictions):
             counts = confusion_of(predicted, label, module.num_classes)
             self.record("confusions", counts.to(torch.int32))
@@ -97,7 +99,7 @@ def loss_and_confidence(strips: Strips, label: Tensor) -> tuple[Tensor, Tensor]:
     confidences = []
     for top in range(0, height, ROWS):
         bottom = min(top + ROWS, height)
-        log = strips.log_probabilities(top, bottom)[:1]  # (1, C, rows, W)
+        log = strips.log_probabilities(top, bottom)[:1].to(label.device)  # (1, C, rows, W)
         rows = label[None, top:bottom].long()
         total += F.nll_loss(log, rows, ignore_index=255, reduction="sum").double()
         confidences.append(log[0].amax(0).exp())

@@ -79,7 +79,9 @@ class Predictor:
         """The first pass warms up: it is left out where it was slower than the others."""
         alone = max(images_per_second(self.passes), images_per_second(self.passes[1:]))
         device = self.module.device
-        hardware = f"CPU, {plural(torch.get_num_threads(), 'thread')}"
+        hardware = device.type.upper()
+        if device.type == "cpu":
+            hardware += f", {plural(torch.get_num_threads(), 'thread')}"
         if device.type == "cuda":
             hardware = torch.cuda.get_device_name(device)
         return (

@@ -49,6 +49,8 @@ def hardware() -> str:
 
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    if torch.backends.mps.is_available():
+        return f"MPS ({processor()})"
     return f"CPU, {cores()} cores ({processor()})"
 
 

@@ -80,6 +80,7 @@ def scores(confusion: Tensor, categories: Sequence[str] = ()) -> dict[str, Any]:
     `categories`, a word per class, adds Cityscapes' IoU of the categories: a class predicted as
     another one of its category is right.
     """
+    confusion = confusion.cpu()  # Apple's GPU has no float64
     means = rates(margins(confusion))
     per_class = {name: listed(means.pop(name)) for name in ("iou", "accuracy")}
     result = {name: value.item() for name, value in means.items()}

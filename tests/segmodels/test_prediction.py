@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import default_collate
 
 import segmodels
 from datamodules.labels import CAMVID
 from segmodels.module import SegmentationModule
+from segmodels.prediction import choose_device
 from tests.support.checkpoints import built
 
 
@@ -87,3 +91,55 @@ def test_every_form_of_an_image_is_the_same_image(
 def test_what_is_no_image_is_refused(module: SegmentationModule, image: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         segmodels.predict(module, image)
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "chosen"),
+    [
+        ((), "auto", "cpu"),
+        (("mps",), "auto", "mps"),
+        (("cuda", "mps"), "auto", "cuda"),
+        (("cuda",), "cpu", "cpu"),
+        (("mps",), "mps", "mps"),
+        (("mps",), "cuda", "sees no CUDA device; give --device cpu"),
+        ((), "mps", "sees no MPS device; give --device cpu"),
+    ],
+)
+def test_the_device_is_the_one_named_or_cuda_then_mps_then_cpu(
+    there: tuple[str, ...], wanted: str, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in there)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in there)
+    if "sees no" in chosen:
+        with pytest.raises(ValueError, match=chosen):
+            choose_device(wanted)
+    else:
+        assert choose_device(wanted) == chosen
+    assert choose_device("auto", gpus=("cuda",)) == ("cuda" if "cuda" in there else "cpu")
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """Refuse every float64 tensor, as Apple's GPU does."""
+
+    def __torch_dispatch__(
+        self, function: object, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
+        made = function(*args, **(kwargs or {}))
+        tensors = [each for each in tree_leaves(made) if isinstance(each, torch.Tensor)]
+        assert all(each.dtype != torch.float64 for each in tensors), function
+        return made
+
+
+@pytest.mark.parametrize("row", ["bisenet", "pidnet", "emanet", "stdc"])
+def test_losses_gradients_and_a_validation_need_no_float64(row: str) -> None:
+    module = segmodels.experiment(row).build(num_classes=4)
+    image = torch.from_numpy(np.stack([noise(64, 128), noise(64, 128)])).permute(0, 3, 1, 2)
+    label = (image[:, 0] // 64).contiguous()  # (B, 3, H, W) -> (B, H, W), of 4 classes
+    maps = []
+    if module.label_maps:
+        maps = [default_collate([module.label_maps(each.numpy()) for each in label])]
+    with WithoutFloat64():
+        sum(module.train().losses((image, label, *maps)).values()).backward()
+        with torch.no_grad():
+            module.eval().validation_step((image, label), 0)
+    assert module.confusion.confmat.sum() == label.numel()
