@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError, command, run_main
-from experiments.command_line.files import whole
+from experiments.command_line.files import check_makeable, whole
 from experiments.command_line.names import known_name
 from experiments.command_line.overrides import data_options
 from experiments.command_line.parser import Parser, count
@@ -77,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError(
             "what, and where to? for example: --data cityscapes data.root=DIR --out PACKS"
         )
+    check_makeable(args.out, "--out")
     return pack(args)
 
 

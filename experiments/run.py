@@ -19,6 +19,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from experiments.command_line.errors import UserError, command, run_main
+from experiments.command_line.files import check_makeable
 from experiments.command_line.parser import Parser, count
 from experiments.command_line.resolved_values import GROUPS, Resolved, resolve
 from experiments.records import run_folder
@@ -123,6 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
             "which model? give --model paper[/row], for example --model bisenet "
             "(--list prints them all)"
         )
+    if not args.show:
+        check_makeable(args.runs, "--runs")
     if plan.several(args):
         return sweep.sweep(args)
     resolved = resolve(args.model, args.data, args.overrides, args.smoke, args.semi, args.init)

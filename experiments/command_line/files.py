@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from experiments.command_line.errors import UserError
@@ -31,8 +32,13 @@ def check_writable(folder: Path, remedy: str) -> None:
 def check_makeable(folder: Path, flag: str) -> None:
     """Refuse a folder that does not exist and cannot be made, or cannot be written to."""
     place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise UserError(f"{folder} cannot be written to; give {flag} another folder")
+    try:
+        with TemporaryDirectory(dir=place):
+            pass
+    except OSError as problem:
+        raise UserError(
+            f"{folder} cannot be written to ({problem.strerror}); give {flag} another folder"
+        ) from None
 
 
 # --- whole or absent

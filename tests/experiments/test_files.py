@@ -95,6 +95,30 @@ def test_a_folder_that_can_be_made_is_not_made_yet(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("model", ["bisenet", "bisenet/*"])
+def test_runs_that_cannot_be_written_are_refused_before_anything_else(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A file stands for every folder that lets nothing be made in it, /proc among them."""
+    (tmp_path / "file").touch()
+    runs = tmp_path / "file" / "runs"
+    assert run.main(["--model", model, "--smoke", "--runs", str(runs)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err == (
+        f"error: {runs} cannot be written to (Not a directory); give --runs another folder\n"
+    )
+    assert run.main(["--model", model, "--show", "--runs", str(runs)]) == 0
+
+
+def test_packs_that_cannot_be_written_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "packs"
+    assert pack.main(["--data", "camvid", f"data.root={tmp_path}", "--out", str(out)]) == 2
+    assert capsys.readouterr().err.endswith("(Not a directory); give --out another folder\n")
+
+
 def test_several_results_in_a_folder_that_cannot_be_written_to_get_advice_that_can_be_followed(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
