@@ -12,6 +12,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from segmodels import inference_modes
+from segmodels.folding import fast_form
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.network_identity import Identity
 from segmodels.parts import losses, schedules
@@ -64,6 +65,8 @@ class SegmentationModule(LightningModule):
         self.seed = 0
         self.confusion = JaccardIndex(num_classes)
         self.scores: dict[str, Any] = {}  # of the last validation or test
+        # the copy that computes an evaluation; torch registers no network in a tuple
+        self.fast: tuple[SegmentationModule, ...] = ()
         self.watched: dict[str, Tensor] = {}  # numbers to log beside the losses of a step
         self.micro_batches: list[dict[str, Tensor]] = []  # the numbers of a step's passes so far
         self.pass_weights: list[Tensor] = []  # the weight of each of these passes
@@ -392,6 +395,12 @@ class SegmentationModule(LightningModule):
 
     def begin_evaluation(self) -> None:
         self.confusion.reset()
+        self.fast = ()  # before the network is copied
+        self.fast = (self.fast_form(),)
+
+    def fast_form(self) -> "SegmentationModule":
+        """Return the form in which the evaluated network computes an evaluation."""
+        return fast_form(self.evaluated)
 
     def on_validation_epoch_start(self) -> None:
         self.begin_evaluation()
@@ -399,7 +408,8 @@ class SegmentationModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return the predictions, for callbacks that analyze them."""
         image, label = batch
-        strips = inference_modes.mode(self.recipe.inference)(self.evaluated, image)
+        network = self.fast[0] if self.fast else self.evaluated
+        strips = inference_modes.mode(self.recipe.inference)(network, image)
         predicted = strips.argmax()
         self.confusion.update(predicted, label)
         return {"predicted": predicted, "strips": strips}
@@ -431,6 +441,7 @@ class SegmentationModule(LightningModule):
         with self.confusion.sync_context():
             confusion = self.confusion.confmat.clone()
         self.confusion.reset()
+        self.fast = ()
         return scores(confusion) | {"miou": miou, "confusion": confusion.tolist()}
 
     # --- checkpoints: tensors and plain values only

@@ -13,6 +13,8 @@ from torch import Tensor
 
 import segmodels
 from experiments.command_line.catalogue import catalogue, pretrained
+from segmodels.deploy import settle_batch_norm
+from segmodels.folding import fast_form
 from segmodels.module import SegmentationModule
 from segmodels.paper import (
     Published,
@@ -127,6 +129,34 @@ def test_training_and_evaluation_return_the_same_kind_of_thing(module: Segmentat
     image = crops(module)[0]
     with torch.no_grad():
         assert module.train().logits(image).shape == module.eval().logits(image).shape
+
+
+@pytest.mark.slow
+def test_the_fast_form_of_a_row_computes_its_logits(
+    address: str, module: SegmentationModule, once: Callable[[Hashable], bool]
+) -> None:
+    """Once for each network."""
+    if once(trained_network(segmodels.experiment(address))):
+        check_fast_form(module)
+
+
+@pytest.mark.catalogue
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_fast_form_of_a_released_network_computes_its_logits(name: str) -> None:
+    network = LAYOUTS[name].build(CLASSES)
+    if isinstance(network, SegmentationModule):  # not a classifier
+        check_fast_form(network)
+
+
+def check_fast_form(module: SegmentationModule) -> None:
+    """In float64, where rounding hides nothing, and at another size than that of the folding."""
+    settle_batch_norm(module, (32, 64))
+    module.double()
+    image = torch.randn(1, 3, 45, 61, dtype=torch.float64)
+    with torch.no_grad():
+        logits = module(image)
+        difference = (fast_form(module)(image) - logits).abs().max()
+    assert difference <= 1e-10 * max(1, logits.abs().max())
 
 
 @pytest.mark.slow

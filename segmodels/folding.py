@@ -1,0 +1,127 @@
+"""Copies of networks that compute the same logits faster on a CPU: batch norm is folded."""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+CONVOLUTION = torch.ops.aten.convolution.default
+BATCH_NORM = torch.ops.aten.native_batch_norm.default
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # a subclass may do more than normalize
+SIDE = 64  # of the image whose pass shows what reads what; no control flow depends on it
+
+Network = TypeVar("Network", bound=LightningModule)
+
+
+def fast_form(network: Network) -> Network:
+    """Return a copy with the network's own logits but for rounding; on a GPU, the network itself.
+
+    The copy is for evaluation alone: batch norm is folded, and tensors are in channels last. It
+    takes images of every size in every inference mode.
+    """
+    if network.device.type != "cpu":
+        return network
+    noise = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    noise = noise.to(network.dtype)
+    with torch.inference_mode(False), torch.no_grad():
+        fast = copy.deepcopy(network).eval()
+        fold(fast, noise)
+        fast.to(memory_format=torch.channels_last)
+        try:
+            fast(noise)
+        except RuntimeError:  # its code makes a view that channels last does not have
+            fast.to(memory_format=torch.contiguous_format)
+    return fast
+
+
+def fold(network: nn.Module, image: Tensor) -> int:
+    """Fold each batch norm that follows a convolution into it, in place; return their number.
+
+    A pass of the image shows them. A norm stays where anything else reads the convolution's
+    output, or where the weights of one of them are used twice.
+    """
+    pairs = list(foldable(network, image))
+    for conv, norm in pairs:
+        conv.weight, conv.bias = folded_weights(conv, norm)
+        norm._parameters.clear()
+        norm._buffers.clear()
+        norm.forward = nn.Identity().forward  # in the object, which may have several names
+    return len(pairs)
+
+
+def folded_weights(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
+    """Return weight and bias of both as one convolution, computed in float64."""
+    return fuse_conv_bn_weights(
+        conv.weight,
+        conv.bias,
+        norm.running_mean.double(),
+        norm.running_var.double(),
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+
+
+# --- what reads what
+
+
+@dataclass(frozen=True)
+class Call:
+    operation: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    output: Any
+
+
+class Calls(TorchDispatchMode):
+    """Record the operations of a pass, and keep their tensors: so the id of each is unique."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+
+    def __torch_dispatch__(
+        self,
+        operation: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        output = operation(*args, **kwargs)
+        self.calls.append(Call(operation, args, kwargs, output))
+        return output
+
+
+def foldable(network: nn.Module, image: Tensor) -> Iterator[tuple[nn.Conv2d, nn.Module]]:
+    """Yield the convolution and the batch norm of each pair that is one linear map."""
+    with torch.no_grad(), Calls() as recorded:
+        output = network(image)
+    reads = Counter(id(each) for each in tree_leaves(output))
+    made = {}  # by a convolution: its arguments, by its output
+    for call in recorded.calls:
+        reads.update(id(each) for each in tree_leaves((call.args, call.kwargs)))
+        if call.operation is CONVOLUTION:
+            made[id(call.output)] = call.args
+    layers = [each for each in network.modules() if isinstance(each, nn.Conv2d)]
+    owners = Counter(id(each.weight) for each in layers)
+    convs = {id(each.weight): each for each in layers if owners[id(each.weight)] == 1}
+    norms = {id(each.running_mean): each for each in network.modules() if type(each) in NORMS}
+    for call in recorded.calls:
+        if call.operation is not BATCH_NORM or id(call.args[0]) not in made:
+            continue
+        features, _, _, mean, _, of_the_batch, *_ = call.args
+        _, weight, bias, *_ = made[id(features)]
+        conv = convs.get(id(weight))
+        norm = norms.get(id(mean))
+        once = all(reads[id(each)] == 1 for each in (features, weight, mean))
+        if conv and norm and once and conv.bias is bias and not of_the_batch:
+            yield conv, norm
