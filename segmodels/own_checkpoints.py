@@ -1,16 +1,17 @@
 """Checkpoints of this project's runs: load one as a module, or start another module from it."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.network_identity import Identity
-from segmodels.paper import experiment
+from segmodels.paper import Experiment, experiment, meta_network
 from segmodels.parts.weight_files import (
     State,
     best_named,
@@ -19,7 +20,7 @@ from segmodels.parts.weight_files import (
     unwrapped,
     without_prefixes,
 )
-from segmodels.recipe import recipe_from
+from segmodels.recipe import Recipe, recipe_from
 from segmodels.released_checkpoints import ConstantInitialization, built_with
 
 REMEDY = "read it with the commit that its run was made at (config.json names it)"
@@ -101,11 +102,16 @@ def built(stored: Mapping[str, Any], model: Mapping[str, Any] | None = None) -> 
     return module
 
 
-def start_from(module: SegmentationModule, source: str | Path | State, called: str = "") -> str:
+def start_from(
+    module: SegmentationModule,
+    source: str | Path | State,
+    called: str = "",
+    classes: Sequence[str] = (),
+) -> str:
     """Load the tensors that fit into a module; others keep their new weights.
 
-    Tensors of another shape are the heads of another class count. The returned text says what was
-    loaded.
+    Of the heads, classes are loaded by their names where both networks name theirs; `classes` are
+    the source's if it does not say them. The returned text says what was loaded.
     """
     if isinstance(source, Mapping):
         content = source
@@ -115,6 +121,7 @@ def start_from(module: SegmentationModule, source: str | Path | State, called: s
     if isinstance(stored := content.get("segmodels"), Mapping):
         _, weights = one_network(called, stored, content["state_dict"], None)
         content = dict(content) | {"state_dict": weights}
+        classes = stored.get("classes") or classes
     own = unwrapped(module.state_dict())
     given = best_named(without_prefixes(unwrapped(content)), own)
     shared = {name: tensor for name, tensor in given.items() if name in own}
@@ -125,20 +132,84 @@ def start_from(module: SegmentationModule, source: str | Path | State, called: s
             f"{type(module).__name__} ({_described(content)}); "
             "start from a checkpoint of the same model"
         )
-    module.load_state_dict(fitting, strict=False)
+    heads = heads_by_class(module, shared, classes)
+    whole = {name: tensor for name, tensor in fitting.items() if name not in heads.tensors}
+    module.load_state_dict(whole | heads.loaded, strict=False)
     rest = {
-        "start anew": [name for name in own if name not in fitting],
+        "start anew": [name for name in own if name not in whole.keys() | heads.loaded.keys()],
         "left out": [name for name in given if name not in own],
     }
-    sentences = [f"{len(fitting)} of {len(own)} tensors from {called}"]
+    sentences = [f"{len(whole)} of {len(own)} tensors from {called}", *heads.sentences()]
     sentences += [f"{what}: {_layers(names)}" for what, names in rest.items() if names]
     return "; ".join(sentences)
 
 
-def _layers(names: list[str], most: int = 6) -> str:
-    layers = sorted({name.rsplit(".", 1)[0] for name in names})
-    more = f" and {len(layers) - most} more" if len(layers) > most else ""
-    return ", ".join(layers[:most]) + more
+class Heads(NamedTuple):
+    """What a network's heads take over from another one's, class by class."""
+
+    tensors: Collection[str] = ()  # all that have a row for each class
+    loaded: State = {}  # those of them that take rows over, as they are with these
+    classes: Sequence[str] = ()  # whose rows are taken over
+    new: Sequence[str] = ()  # whose rows stay new
+
+    def sentences(self) -> list[str]:
+        if not self.loaded:
+            return []
+        classes = f"by their names the classes {_listed(self.classes)} of {_layers(self.loaded)}"
+        return [classes, *([f"new classes: {_listed(self.new)}"] if self.new else [])]
+
+
+def heads_by_class(module: SegmentationModule, given: State, theirs: Sequence[str]) -> Heads:
+    """Take over the rows of the classes that both networks name.
+
+    Nothing is to be done where the classes are the same, or either network does not name its own.
+    """
+    ours = module.identity.classes or ()
+    if not ours or not theirs or list(ours) == list(theirs):
+        return Heads()
+    places = {spelled(name): place for place, name in enumerate(theirs)}
+    rows = {row: places[spelled(name)] for row, name in enumerate(ours) if spelled(name) in places}
+    tensors = class_tensors(module)
+    own = module.state_dict()
+    loaded = {}
+    for name in tensors:
+        if rows and name in given and given[name].shape == (len(theirs), *own[name].shape[1:]):
+            loaded[name] = own[name].clone()
+            loaded[name][list(rows)] = given[name][list(rows.values())].to(own[name])
+    return Heads(
+        tensors,
+        loaded,
+        [name for row, name in enumerate(ours) if row in rows],
+        [name for row, name in enumerate(ours) if row not in rows],
+    )
+
+
+def class_tensors(module: SegmentationModule) -> list[str]:
+    """Return the names of the tensors that have a row for each class.
+
+    They are those that are longer in the same network for one class more.
+    """
+    row = Experiment(type(module), Recipe(), module.identity.model)
+    larger = meta_network(row, module.num_classes + 1).state_dict()
+    return [
+        name
+        for name, tensor in module.state_dict().items()
+        if name in larger and larger[name].shape != tensor.shape
+    ]
+
+
+def spelled(name: str) -> str:
+    """Return a class name as it is compared: "Traffic_Light" is "traffic light"."""
+    return re.sub(r"[\W_]+", " ", name).strip().casefold()
+
+
+def _layers(names: Iterable[str]) -> str:
+    return _listed(sorted({name.rsplit(".", 1)[0] for name in names}))
+
+
+def _listed(names: Sequence[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _described(content: Mapping[str, Any]) -> str:

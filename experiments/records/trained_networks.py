@@ -15,6 +15,7 @@ from experiments.records.run_folder import read_config
 if TYPE_CHECKING:
     from datamodules.labels import LabelSet
     from segmodels.module import SegmentationModule
+    from segmodels.paper import Released
 
 # What a run's checkpoint says beside its network.
 STORED = ("data", "classes", "palette", "seed", "departures", "overrides", "smoke")
@@ -109,7 +110,6 @@ def released(
             f"{source}: {source.layout} is a classifier; give a layout of a segmentation network"
         )
     row = experiment(layout.address)
-    data = layout.data or row.data
     published = layout.published if layout.port else row.published
     module.identity = replace(
         module.identity,
@@ -117,8 +117,8 @@ def released(
         released=source.layout,
         port=layout.port,
         published=[figure.as_dict() for figure in published],
-        data=data,
-        **appearance(data, module.num_classes, layout.names),
+        data=data_of(layout),
+        **appearance(data_of(layout), module.num_classes, layout.names),
         seed=0,
         departures=[],
         overrides={"released": source.layout},
@@ -126,6 +126,18 @@ def released(
         iterations=0,
     )
     return module
+
+
+def data_of(layout: "Released") -> str:
+    """The name of the data set that a released network was trained on; empty for a classifier."""
+    from segmodels.paper import experiment
+
+    return layout.data or (experiment(layout.address).data if layout.address else "")
+
+
+def released_classes(layout: "Released", count: int) -> list[str]:
+    """The names of a released network's classes, or numbers."""
+    return appearance(data_of(layout), count, layout.names)["classes"]
 
 
 def appearance(data: str, count: int, names: tuple[str, ...] = ()) -> dict[str, list[Any]]:

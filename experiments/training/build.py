@@ -16,6 +16,7 @@ from datamodules.sampling.crops import Crop
 from experiments.command_line.errors import UserError
 from experiments.command_line.networks import RELEASED, ReleasedCheckpoint, parse_network
 from experiments.command_line.resolved_values import PLACES, Resolved, departures
+from experiments.records.trained_networks import released_classes
 from segmodels.module import SegmentationModule
 from segmodels.network_identity import Identity
 from segmodels.own_checkpoints import start_from
@@ -23,7 +24,7 @@ from segmodels.paper import experiment
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.weight_files import best_named, read, unwrapped, without_prefixes
 from segmodels.recipe import Recipe
-from segmodels.released_checkpoints import from_released
+from segmodels.released_checkpoints import from_released, layouts
 from segmodels.semisup import method
 
 # The fields of a recipe that the data module needs.
@@ -228,5 +229,6 @@ def from_authors(module: SegmentationModule, source: ReleasedCheckpoint) -> tupl
     other = from_released(source.layout, source.file)
     called = f"{source.file} ({source.layout})"
     if isinstance(other, SegmentationModule):
-        return start_from(module, other.state_dict(), called), False
+        classes = released_classes(layouts()[source.layout], other.num_classes)
+        return start_from(module, other.state_dict(), called, classes), False
     return load_encoder(module.encoder(), other.state_dict(), called=called), True

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import segmodels
-from datamodules.labels import CAMVID
+from datamodules.labels import CAMVID, CITYSCAPES
 from segmodels.module import Normalization, SegmentationModule
-from segmodels.own_checkpoints import from_checkpoint, start_from
+from segmodels.own_checkpoints import class_tensors, from_checkpoint, start_from
 from segmodels.paper import fits
 from segmodels.parts.weight_files import COUNTER
 from tests.support.checkpoints import BAD, ROW, built, content_of, written
@@ -288,6 +288,71 @@ def test_starting_with_another_class_count_leaves_the_heads_as_they_were(tmp_pat
         for name, tensor in state(module).items()
     )
     assert said.endswith("; start anew: auxiliaries.0.1, auxiliaries.1.1, classifier.1")
+
+
+HEADS = ("classifier.1", "auxiliaries.0.1", "auxiliaries.1.1")
+
+
+def naming(*classes: str) -> SegmentationModule:
+    """A new network of the row for these classes."""
+    module = segmodels.experiment(ROW).build(num_classes=len(classes))
+    module.identity = replace(module.identity, classes=list(classes))
+    return module
+
+
+@pytest.mark.parametrize(
+    ("ours", "taken", "new"),
+    [
+        (("dog", "car", "road"), {"car": "car", "road": "road"}, "; new classes: dog"),
+        (("Traffic_Light", "sky"), {"Traffic_Light": "traffic light", "sky": "sky"}, ""),
+        (tuple(reversed(CITYSCAPES.names)), {name: name for name in CITYSCAPES.names}, ""),
+        (
+            (*CITYSCAPES.names[:18], "dog"),
+            dict.fromkeys(CITYSCAPES.names[:18]),
+            "; new classes: dog",
+        ),
+    ],
+    ids=["some", "other spelling", "other order", "one of as many is another"],
+)
+def test_heads_take_over_the_classes_of_the_same_names_and_no_others(
+    ours: tuple[str, ...], taken: dict[str, str | None], new: str, tmp_path: Path
+) -> None:
+    other, module = written(tmp_path / "other.ckpt"), naming(*ours)
+    before = state(module)
+    said = start_from(module, tmp_path / "other.ckpt")
+    for head in HEADS:
+        for kind in ("weight", "bias"):
+            after, theirs = (state(each)[f"{head}.{kind}"] for each in (module, other))
+            for row, name in enumerate(ours):
+                expected = before[f"{head}.{kind}"][row]
+                if name in taken:
+                    expected = theirs[CITYSCAPES.names.index(taken[name] or name)]
+                assert torch.equal(after[row], expected)
+    rest = [name for name in before if name.rpartition(".")[0] not in HEADS]
+    assert all(torch.equal(state(module)[name], state(other)[name]) for name in rest)
+    listed = [name for name in ours if name in taken]
+    more = f" and {len(listed) - 6} more" if len(listed) > 6 else ""
+    assert said == (
+        f"{len(rest)} of {len(before)} tensors from {tmp_path / 'other.ckpt'}; "
+        f"by their names the classes {', '.join(listed[:6])}{more} of {', '.join(sorted(HEADS))}{new}"
+    )
+
+
+def test_heads_of_as_many_classes_of_other_names_start_anew(tmp_path: Path) -> None:
+    other, module = written(tmp_path / "other.ckpt"), naming(*map(str, range(19)))
+    before = state(module)
+    said = start_from(module, tmp_path / "other.ckpt")
+    for name, tensor in state(module).items():
+        kept = before if name.rpartition(".")[0] in HEADS else state(other)
+        assert torch.equal(tensor, kept[name])
+    assert said.endswith(f"; start anew: {', '.join(sorted(HEADS))}")
+
+
+def test_a_tensor_that_is_as_long_as_the_classes_by_chance_is_no_head() -> None:
+    module = segmodels.experiment(ROW).build(num_classes=64)
+    chance = [name for name, each in state(module).items() if each.shape[:1] == (64,)]
+    heads = {f"{head}.{kind}" for head in HEADS for kind in ("weight", "bias")}
+    assert len(chance) > len(heads) and set(class_tensors(module)) == heads
 
 
 LEFT_OUT = "; left out: " + ", ".join(
