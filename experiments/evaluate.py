@@ -1,9 +1,10 @@
 r"""Score a trained network on a data set, in any inference mode.
 
-a run's last checkpoint, on the validation split of its own data
+a run's best checkpoint, on the validation split of its own data
   python experiments/evaluate.py runs/bisenet-...
-its best checkpoint, averaged with the mirrored image
-  python experiments/evaluate.py runs/.../checkpoints/best.ckpt --inference flip
+its last one, averaged with the mirrored image
+  python experiments/evaluate.py runs/bisenet-... --checkpoint last \
+    --inference flip
 under every protocol of its paper, side by side with the paper's figures
   python experiments/evaluate.py runs/stdc-... --protocols
 the authors' released checkpoint, under its paper's protocols
@@ -34,6 +35,7 @@ from experiments.command_line.networks import (
     NETWORK_HELP,
     RELEASED,
     ReleasedCheckpoint,
+    add_checkpoint,
     parse_network,
     released_checkpoint,
 )
@@ -91,6 +93,7 @@ def make_parser() -> Parser:
         metavar=("LAYOUT", "FILE"),
         help="the authors' checkpoint; short for released:NAME=FILE",
     )
+    add_checkpoint(parser)
     add = parser.add_argument_group("on what").add_argument
     add(
         "--data",
@@ -228,6 +231,8 @@ def network_of(args: argparse.Namespace) -> Path | ReleasedCheckpoint:
                 f"two networks are named, {word} and --released; give one "
                 "(--beside draws a second one)"
             )
+        if args.checkpoint:
+            raise UserError("--checkpoint is of a run folder; leave it out beside --released")
         if word:
             args.overrides.insert(0, word)
         layout, file = args.released
@@ -238,7 +243,7 @@ def network_of(args: argparse.Namespace) -> Path | ReleasedCheckpoint:
         raise UserError(
             "no network is named; give a run folder, a checkpoint, or --released LAYOUT FILE"
         )
-    return parse_network(word)
+    return parse_network(word, args.checkpoint)
 
 
 def check(args: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:

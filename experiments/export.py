@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from experiments.command_line.errors import UserError, as_user_error, command, quiet, run_main
 from experiments.command_line.files import check_out, whole
-from experiments.command_line.networks import NETWORK_HELP, parse_network
+from experiments.command_line.networks import NETWORK_HELP, add_checkpoint, parse_network
 from experiments.command_line.overrides import model_options
 from experiments.command_line.parser import Parser, by, height_by_width
 from experiments.command_line.row_patterns import matching_rows, row_address
@@ -48,13 +48,14 @@ class Unequal(Exception):
 
 def make_parser() -> Parser:
     parser = Parser(prog="export.py", description=__doc__)
-    parser.add_argument("checkpoint", nargs="?", metavar="network", help=NETWORK_HELP)
+    parser.add_argument("network", nargs="?", help=NETWORK_HELP)
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="model.name=value",
         help="options of the network; a checkpoint's must leave its weights as they are",
     )
+    add_checkpoint(parser)
     parser.add_argument(
         "--model",
         metavar="PAPER[/ROW]",
@@ -91,18 +92,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def check_args(args: argparse.Namespace) -> None:
     """Refuse wrong words before torch is imported."""
-    if args.checkpoint and args.checkpoint.startswith("model."):  # no network is named
-        args.overrides.insert(0, args.checkpoint)
-        args.checkpoint = None
-    if args.checkpoint and args.model:
-        raise UserError(f"give {args.checkpoint} or --model {args.model}, not both")
+    if args.network and args.network.startswith("model."):  # no network is named
+        args.overrides.insert(0, args.network)
+        args.network = None
+    if args.network and args.model:
+        raise UserError(f"give {args.network} or --model {args.model}, not both")
     if args.check and args.out:
         raise UserError(
             "--check keeps no file; leave out --check, which every export includes, "
             f"or --out {args.out}"
         )
     if not args.check:
-        if not args.checkpoint and not args.model:
+        if not args.network and not args.model:
             raise UserError(
                 "what is to be exported? give a run or a checkpoint, "
                 "or --model paper/row for fresh weights"
@@ -113,10 +114,10 @@ def check_args(args: argparse.Namespace) -> None:
             )
         check_out(args.out)
     args.size = args.size or CHECKED_AT
-    if args.checkpoint:
-        args.checkpoint = parse_network(args.checkpoint)
-        trained_networks.check_words(args.checkpoint, None, (), args.overrides)
-        args.names = [str(args.checkpoint)]
+    if args.network:
+        args.network = parse_network(args.network, args.checkpoint)
+        trained_networks.check_words(args.network, None, (), args.overrides)
+        args.names = [str(args.network)]
     else:
         args.names = matching_rows(args.model or "*") if args.check else [row_address(args.model)]
         for row in args.names:
@@ -160,15 +161,15 @@ def open_network(args: argparse.Namespace, row: str) -> "SegmentationModule":
     from segmodels.paper import experiment
 
     with as_user_error():
-        if args.checkpoint:
-            options = trained_networks.options_of(args.checkpoint, args.overrides)
-            return trained_networks.trained(args.checkpoint, model=options)
+        if args.network:
+            options = trained_networks.options_of(args.network, args.overrides)
+            return trained_networks.trained(args.network, model=options)
         options = model_options(row, args.overrides)
         return experiment(row).but(model=options, name=row).build().eval()
 
 
 def name_of(module: "SegmentationModule", args: argparse.Namespace) -> str:
-    fresh = "" if args.checkpoint else " (fresh weights, untrained)"
+    fresh = "" if args.network else " (fresh weights, untrained)"
     return " ".join([module.identity.experiment, *args.overrides]) + fresh
 
 
@@ -215,7 +216,7 @@ def check_network(args: argparse.Namespace, name: str) -> "Verified":
     from segmodels.deploy import settle_batch_norm
 
     module = open_network(args, name)
-    if not args.checkpoint:
+    if not args.network:
         settle_batch_norm(module, args.size)
     with tempfile.TemporaryDirectory() as folder:
         return write(module, args, Path(folder) / "check.onnx")

@@ -1,6 +1,6 @@
 r"""Segment images, videos and cameras with a trained network.
 
-a folder of images (searched through), with the last checkpoint of a run
+a folder of images (searched through), with the best checkpoint of a run
   python experiments/predict.py runs/bisenet-... street_photos --out predictions
 images by a pattern; the quotes leave it to this program, which keeps the
 folders below the pattern's fixed part
@@ -28,7 +28,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from experiments.command_line.errors import UserError, command, run_main
-from experiments.command_line.networks import NETWORK_HELP, parse_network
+from experiments.command_line.networks import NETWORK_HELP, add_checkpoint, parse_network
 from experiments.command_line.parser import Parser, positive, seconds, share
 from experiments.command_line.resolved_values import checked_mode
 from experiments.prediction.inputs import read_inputs
@@ -80,6 +80,7 @@ def make_parser() -> Parser:
         help="images, folders of them, quoted patterns, videos; "
         "or one camera:0, camera:/dev/video0, rtsp://...; and model.name=value",
     )
+    add_checkpoint(parser)
     add(
         "--out",
         metavar="DIR",
@@ -156,7 +157,7 @@ def make_parser() -> Parser:
 @command(stopped="stopped; what is written is whole")
 def main(arguments: list[str] | None = None) -> int:
     args = make_parser().parse_intermixed_args(arguments)
-    source = parse_network(args.network)
+    source = parse_network(args.network, args.checkpoint)
     args.model = [word for word in args.inputs if word.startswith("model.") and "=" in word]
     words = [word for word in args.inputs if word not in args.model]
     if not words:

@@ -20,8 +20,9 @@ from pathlib import Path
 
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import check_makeable
+from experiments.command_line.networks import parse_network
 from experiments.command_line.parser import Parser, count
-from experiments.command_line.resolved_values import GROUPS, Resolved, resolve
+from experiments.command_line.resolved_values import GROUPS, STARTS, Resolved, resolve
 from experiments.records import run_folder
 from experiments.reports.terminal_tables import catalogue_table, resolved_table
 from experiments.sweep import plan, sweep
@@ -126,6 +127,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
     if not args.show:
         check_makeable(args.runs, "--runs")
+        if args.init not in (None, *STARTS):
+            parse_network(args.init)  # refuses a missing file before data are made
     if plan.several(args):
         return sweep.sweep(args)
     resolved = resolve(args.model, args.data, args.overrides, args.smoke, args.semi, args.init)

@@ -4,6 +4,7 @@ Nothing here imports torch.
 """
 
 import os
+from argparse import ArgumentParser
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from segmodels.names import nearest_name
 
 RELEASED = "released:"
 NETWORK_HELP = (
-    "a run folder (its last checkpoint), a checkpoint of ours, "
+    "a run folder (its best checkpoint; see --checkpoint), a checkpoint of ours, "
     "or released:NAME=FILE (the authors' checkpoint)"
 )
+OF_A_RUN = ("best", "last")  # the checkpoints of a run; earlier versions left the last one alone
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,23 @@ class ReleasedCheckpoint:
 Checkpoint = Path | ReleasedCheckpoint  # a path is one of ours
 
 
-def parse_network(word: str) -> Checkpoint:
-    """The checkpoint that the word names. It is there, but it was not read."""
+def add_checkpoint(parser: ArgumentParser) -> None:
+    """The option that chooses among the checkpoints of a run folder."""
+    parser.add_argument(
+        "--checkpoint",
+        choices=OF_A_RUN,
+        help="of a run folder: best (default), the highest mIoU of its validations, or last, whose "
+        "score is in the run's result.json",
+    )
+
+
+def parse_network(word: str, which: str | None = None) -> Checkpoint:
+    """The checkpoint that the word names, and of a run `which`; the best one by default. It is
+    there, but it was not read."""
+    if which and (word.startswith(RELEASED) or Path(word).is_file()):
+        raise UserError(f"{word} is a file, not a run folder; leave out --checkpoint {which}")
     if not word.startswith(RELEASED):
-        return checkpoint_of(Path(word))
+        return checkpoint_of(Path(word), which)
     layout, _, file = word.removeprefix(RELEASED).partition("=")
     if not (layout and file):
         raise UserError(
@@ -52,9 +67,11 @@ def released_checkpoint(layout: str, file: Path) -> ReleasedCheckpoint:
     return ReleasedCheckpoint(layout, file)
 
 
-def checkpoint_of(path: Path) -> Path:
-    """The file itself, or the last checkpoint of a run's folder or of its checkpoints/."""
-    for file in (path, path / "checkpoints" / "last.ckpt", path / "last.ckpt"):
+def checkpoint_of(path: Path, which: str | None = None) -> Path:
+    """The file itself, or a checkpoint of a run's folder or of its checkpoints/."""
+    names = [which] if which else OF_A_RUN
+    files = [path / place / f"{name}.ckpt" for name in names for place in ("checkpoints", "")]
+    for file in (path, *files):
         if file.is_file():
             return file
     remedy = "give a .ckpt file or the folder of a run"
@@ -62,7 +79,7 @@ def checkpoint_of(path: Path) -> Path:
         raise UserError(f"there is no {path}{nearest(path)}; {remedy}")
     runs = sorted(path.glob("*/checkpoints/last.ckpt"), key=os.path.getmtime)
     guess = f" (did you mean {runs[-1].parents[1]}?)" if runs else ""
-    raise UserError(f"{path} holds no checkpoints/last.ckpt{guess}; {remedy}")
+    raise UserError(f"{path} holds no checkpoints/{names[-1]}.ckpt{guess}; {remedy}")
 
 
 def nearest(path: Path) -> str:

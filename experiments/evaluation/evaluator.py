@@ -114,8 +114,9 @@ def evaluate_protocol(
     class_table(result)
     for line in () if args.protocols else published_lines(result):
         print(line)
-    if data.caution:
-        print(data.caution)
+    for caution in (chosen_here(source, module, data, args.split), data.caution):
+        if caution:
+            print(caution)
     file = args.out or result_file(source, args, evaluation_name(module, data, args.split))
     records = file.with_suffix(".npz")
     examined.save(records)  # first: a result that names its records has them
@@ -204,6 +205,19 @@ def name_in_run(source: Checkpoint) -> str:
     if isinstance(source, ReleasedCheckpoint):
         return source.file.name
     return str(source.relative_to(folder_of(source)))
+
+
+def chosen_here(
+    source: Checkpoint, module: SegmentationModule, data: SegmentationData, split: str
+) -> str:
+    """A sentence where the weights were chosen by their score on these images."""
+    best = isinstance(source, Path) and source.name == "best.ckpt"
+    if not best or (name_of(data), split) != (module.identity.data, "val"):
+        return ""
+    return (
+        "the best checkpoint was chosen by its score on these images; "
+        "--checkpoint last evaluates the run's last one"
+    )
 
 
 def title_of(module: SegmentationModule, otherwise: str = "") -> str:

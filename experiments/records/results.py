@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, NewType, get_args, get_origin, get_type_hints
@@ -18,7 +18,7 @@ Fraction = NewType("Fraction", float)  # from 0 to 1, as all that we measure
 Score = Fraction | None
 Scores = dict[str, Fraction | None]  # by class; null where the split has no such class
 Interval = list[Fraction] | None  # from, to
-NOT_IN_EVERY_FILE = ("category_miou", "categories", "interval", "full", "records")
+NOT_IN_EVERY_FILE = ("category_miou", "categories", "best", "interval", "full", "records")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,15 @@ class PublishedFigure:
     source: str
     model: dict = field(default_factory=dict)  # options that are not the row's own
     options: dict = field(default_factory=dict)  # of the data set, if not its defaults
+
+
+@dataclass(frozen=True)
+class BestWeights:
+    """The highest validation of a training, on the images that it was chosen on."""
+
+    miou: Fraction
+    step: int
+    checkpoint: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +85,7 @@ class Result:
     released: str | None = None  # the layout of an authors' checkpoint; our own training has none
     port: bool | None = False  # another code line than the authors' released it
     checkpoint: str | None
+    best: BestWeights | None = None  # of a training, whose other scores are of its last weights
     seconds: float | None
     cpu_seconds: float | None
     smoke: bool = False
@@ -145,7 +155,7 @@ class Result:
 
 # --- checks by the annotations
 
-KINDS = {Fraction: float, PublishedFigure: dict}  # how JSON has them
+KINDS = {Fraction: float, PublishedFigure: dict, BestWeights: dict}  # how JSON has them
 
 
 def filled(kind: type, content: Mapping[str, Any], file: Path, place: str = "") -> Any:
@@ -183,7 +193,7 @@ def checked(value: Any, hint: Any, file: Path, name: str) -> Any:
             f"{file}: {name} is {value!r}, but what we measure is a fraction from 0 to 1; "
             "write it as one"
         )
-    if hint is PublishedFigure:
+    if is_dataclass(hint):
         return filled(hint, value, file, name)
     *_, inside = get_args(hint) or [None]
     if kind is list:

@@ -15,7 +15,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.training.intervals import Intervals, PerStep
 from segmodels.module import SegmentationModule
+from segmodels.parts.weight_files import read
 
+BEST, LAST = "best.ckpt", "last.ckpt"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -45,17 +47,22 @@ class Checkpoints(PerStep):
     def __init__(self, folder: Path, intervals: Intervals) -> None:
         self.folder = folder
         self.intervals = intervals
-        self.best = -1.0
+        self.best = -1.0  # the highest validation mIoU
+        self.best_step = 0  # and when it was
         self.signal = 0  # that asked the run to stop
         self.process = os.getpid()
         self.spent_before = {"seconds": 0.0, "cpu_seconds": 0.0}
         self.began = clocks()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, **self.spent()}
+        return {"best": self.best, "best_step": self.best_step, **self.spent()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+        if "best_step" in state_dict:
+            self.best_step = state_dict["best_step"]
+        elif (self.folder / BEST).is_file():  # a run of an earlier version
+            self.best_step = read(self.folder / BEST)["global_step"]
         self.spent_before = {name: state_dict[name] for name in self.spent_before}
 
     def spent(self) -> dict[str, float]:
@@ -79,15 +86,16 @@ class Checkpoints(PerStep):
             return
         stop = on_any_device(trainer, bool(self.signal))
         if stop or self.step % self.intervals.save == 0:
-            self.write(trainer, "last.ckpt")
+            self.write(trainer, LAST)
         if stop:
             raise StoppedBySignal(self.signal or signal.SIGINT)
 
     def on_validated(self, trainer: Trainer, module: SegmentationModule) -> None:
         if module.scores["miou"] > self.best:
             self.best = module.scores["miou"]
-            self.write(trainer, "best.ckpt")  # before the checkpoint that knows of it
-        self.write(trainer, "last.ckpt")
+            self.best_step = trainer.global_step
+            self.write(trainer, BEST)  # before the checkpoint that knows of it
+        self.write(trainer, LAST)
         if not trainer.should_stop and on_any_device(trainer, bool(self.signal)):
             raise StoppedBySignal(self.signal or signal.SIGINT)
 

@@ -20,11 +20,18 @@ from experiments.command_line.parser import by
 from experiments.command_line.resolved_values import STARTS, Resolved
 from experiments.evaluation.score import result_of
 from experiments.records import run_folder
-from experiments.records.metrics import Metrics, curve, read_metrics
-from experiments.records.results import finished_result
+from experiments.records.metrics import Metrics
+from experiments.records.results import BestWeights, Result, finished_result
+from experiments.reports.number_formats import percent
 from experiments.reports.terminal_tables import class_table, published_lines
 from experiments.training.build import build, class_weights, open_data
-from experiments.training.checkpoints import AveragedWeights, Checkpoints, StoppedBySignal
+from experiments.training.checkpoints import (
+    BEST,
+    LAST,
+    AveragedWeights,
+    Checkpoints,
+    StoppedBySignal,
+)
 from experiments.training.intervals import intervals
 from experiments.training.metrics_writer import MetricsWriter
 from experiments.training.pictures import Pictures, Previews
@@ -80,7 +87,7 @@ def begin(folder: Path, config: Mapping[str, Any]) -> None:
 
 def rewind(folder: Path, trainer: Trainer) -> None:
     """Drop what metrics.csv holds beyond the checkpoint: it will be logged again."""
-    step = read(folder / "checkpoints" / "last.ckpt")["global_step"]
+    step = read(folder / "checkpoints" / LAST)["global_step"]
     callback(trainer, MetricsWriter).metrics.drop_after(step)
     print(f"resuming after step {step}", flush=True)
 
@@ -228,7 +235,7 @@ def fit(
     folder: Path,
     resume: bool,
 ) -> int:
-    last = folder / "checkpoints" / "last.ckpt" if resume else None
+    last = folder / "checkpoints" / LAST if resume else None
     writer = callback(trainer, MetricsWriter)
     checkpoints = callback(trainer, Checkpoints)
     try:
@@ -257,13 +264,16 @@ def how_to_resume(folder: Path) -> str:
 
 
 def conclude(trainer: Trainer, resolved: Resolved, folder: Path) -> None:
-    """Write the last weights' score and print it."""
+    """Write the scores of the last and the best weights, and print them."""
     step = trainer.global_step
     data = trainer.datamodule
     result = result_of(trainer.lightning_module, data, resolved.data_name, "val", step)
-    spent = callback(trainer, Checkpoints).spent()
-    seconds = {name: round(value, 1) for name, value in spent.items()}
-    result = replace(result, checkpoint="checkpoints/last.ckpt", **seconds)
+    checkpoints = callback(trainer, Checkpoints)
+    seconds = {name: round(value, 1) for name, value in checkpoints.spent().items()}
+    best = None
+    if checkpoints.best >= 0:  # else no validation has met a labeled pixel
+        best = BestWeights(checkpoints.best, checkpoints.best_step, f"checkpoints/{BEST}")
+    result = replace(result, checkpoint=f"checkpoints/{LAST}", best=best, **seconds)
     files.write_json(folder / "result.json", result.as_dict())
     class_table(result)
     for line in filter(None, (*published_lines(result), data.caution)):
@@ -273,15 +283,10 @@ def conclude(trainer: Trainer, resolved: Resolved, folder: Path) -> None:
         go_on = how_to_resume(folder)
         print(f"trainer.max_minutes ended it after step {step} of {steps}; {go_on}")
     say_where(folder)
+    say_checkpoints(folder, result)
     mirror = callback(trainer, MetricsWriter).mirror
-    mirror.conclude(result, best_of(folder), trainer.lightning_module.scores["confusion"])
-
-
-def best_of(folder: Path) -> dict[str, float]:
-    """The best validation's mIoU and its step."""
-    steps, mious = curve(read_metrics(folder), "val/mIoU")
-    best = max(mious)
-    return {"miou": best, "step": steps[mious.index(best)]}
+    best_score = {"miou": best.miou, "step": best.step} if best else {}
+    mirror.conclude(result, best_score, trainer.lightning_module.scores["confusion"])
 
 
 def say_where(folder: Path) -> None:
@@ -291,7 +296,16 @@ def say_where(folder: Path) -> None:
         ("curves", "metrics.csv"),
         ("pictures", "pictures/contact_sheet.png"),
         ("", "pictures/semi.png"),
-        ("checkpoints", "checkpoints/"),
     ):
         if (folder / name).exists():
             print(f"{title:12} {folder / name}")
+
+
+def say_checkpoints(folder: Path, result: Result) -> None:
+    """Print the places and scores of the last and the best weights."""
+    last = f"{percent(result.miou, 1)} % after step {result.iterations}"
+    print(f"last         {folder / result.checkpoint}: mIoU {last}")
+    if best := result.best:
+        score = f"{percent(best.miou, 1)} % after step {best.step}"
+        note = "chosen on these images; evaluate, predict and export take it"
+        print(f"best         {folder / best.checkpoint}: mIoU {score} ({note})")

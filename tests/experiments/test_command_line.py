@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import run
+from experiments import evaluate, run
 from experiments.command_line import catalogue, errors, networks, resolved_values, row_patterns
 from experiments.command_line.errors import UserError
 from experiments.command_line.resolved_values import Recipe, departures, resolve
@@ -541,7 +541,7 @@ def test_a_long_program_ends_so(program: str, monkeypatch: pytest.MonkeyPatch) -
 
 NETWORKS = [  # a word, and what is said of it
     ("nowhere.ckpt", "there is no nowhere.ckpt; give a .ckpt file or the folder of a run"),
-    ("runs/bset.ckpt", "there is no runs/bset.ckpt (did you mean runs/best.ckpt?); give"),
+    ("runs/othre.ckpt", "there is no runs/othre.ckpt (did you mean runs/other.ckpt?); give"),
     ("runs", "runs holds no checkpoints/last.ckpt (did you mean runs/one?); give"),
     ("released:bisenet", "released:bisenet is not understood; write released:NAME=FILE"),
     ("released:=a.pth", "released:=a.pth is not understood; write released:NAME=FILE"),
@@ -562,7 +562,7 @@ PROGRAMS = {
 def one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs" / "one" / "checkpoints").mkdir(parents=True)
     (tmp_path / "runs" / "one" / "checkpoints" / "last.ckpt").touch()
-    (tmp_path / "runs" / "best.ckpt").touch()
+    (tmp_path / "runs" / "other.ckpt").touch()
     monkeypatch.chdir(tmp_path)
 
 
@@ -582,9 +582,40 @@ def test_every_network_word_means_one_checkpoint() -> None:
     last = Path("runs/one/checkpoints/last.ckpt")
     for word in ("runs/one", "runs/one/checkpoints", str(last)):
         assert networks.parse_network(word) == last
+    best = last.with_name("best.ckpt")
+    best.touch()
+    for word in ("runs/one", "runs/one/checkpoints"):
+        assert networks.parse_network(word) == networks.parse_network(word, "best") == best
+        assert networks.parse_network(word, "last") == last
     authors = networks.parse_network(f"released:bisenet={last}")
     assert authors == networks.ReleasedCheckpoint("bisenet", last)
     assert networks.parse_network(str(authors)) == authors
+
+
+@pytest.mark.usefixtures("one_run")
+def test_a_checkpoint_is_chosen_in_a_run_folder_alone(capsys: pytest.CaptureFixture) -> None:
+    for word in ("runs/other.ckpt", "released:bisenet=runs/other.ckpt"):
+        for program in ("evaluate", "predict", "export"):
+            command = importlib.import_module(f"experiments.{program}")
+            words = [each.format(word) for each in PROGRAMS[program]]
+            assert command.main([*words, "--checkpoint", "last"]) == 2
+            answer = f"error: {word} is a file, not a run folder; leave out --checkpoint last\n"
+            assert capsys.readouterr().err == answer
+    assert evaluate.main(["runs/one", "--checkpoint", "best"]) == 2
+    assert "runs/one holds no checkpoints/best.ckpt; give" in capsys.readouterr().err
+    released = ["--released", "bisenet", "runs/other.ckpt", "--checkpoint", "last"]
+    assert evaluate.main(released) == 2
+    assert "--checkpoint is of a run folder; leave it out" in capsys.readouterr().err
+
+
+def test_a_missing_start_is_refused_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("start", "sweep"):
+        monkeypatch.setattr(run, name, None)
+    for words in (["--model", "bisenet"], ["--model", "stdc/*"]):
+        assert run.main([*words, "--init", "missing.ckpt"]) == 2
+        assert "error: there is no missing.ckpt; give a .ckpt file" in capsys.readouterr().err
 
 
 ROWS = {  # a word, and what is said of it by every command that takes rows

@@ -65,15 +65,24 @@ def predicted(
 # --- the score
 
 
-@pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/last.ckpt"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["", "--checkpoint", "last"],
+        ["checkpoints", "--checkpoint", "last"],
+        ["checkpoints/last.ckpt"],
+    ],
+)
 def test_a_run_gets_the_score_that_it_gave_itself(
-    place: str, smoke_run: Path, tmp_path: Path
+    words: list[str], smoke_run: Path, tmp_path: Path
 ) -> None:
+    place, *choice = words
     own, again = (
         json.loads((smoke_run / "result.json").read_text()),
-        result(smoke_run / place, out=tmp_path / "again.json"),
+        result(smoke_run / place, *choice, out=tmp_path / "again.json"),
     )
     elsewhere = (
+        "best",
         "seconds",
         "cpu_seconds",
         "date",
@@ -85,6 +94,21 @@ def test_a_run_gets_the_score_that_it_gave_itself(
         k: v for k, v in own.items() if k not in elsewhere
     }
     assert own["iou"]["road"] > 0
+
+
+def test_without_a_word_a_runs_best_weights_are_scored_and_that_they_were_chosen_is_said(
+    smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    best = json.loads((smoke_run / "result.json").read_text())["best"]
+    found = result(smoke_run, out=tmp_path / "best.json")
+    assert {"miou": found["miou"], "step": found["iterations"]} | {
+        "checkpoint": found["checkpoint"]
+    } == best
+    sentence = "chosen by its score on these images; --checkpoint last evaluates the run's last one"
+    assert sentence in capsys.readouterr().out
+    result(smoke_run, "--split", "test", out=tmp_path / "test.json")
+    result(smoke_run, "--checkpoint", "last", out=tmp_path / "last.json")
+    assert "chosen" not in capsys.readouterr().out
 
 
 def test_a_checkpoint_that_left_its_run_gets_the_same_score_on_the_same_data(
@@ -256,7 +280,7 @@ def test_the_report_reads_an_evaluation(smoke_run: Path, tmp_path: Path) -> None
         ROW,
         "flip",
         "test",
-        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
     )
 
 
@@ -280,7 +304,8 @@ def test_an_evaluation_is_never_overwritten(tmp_path: Path, capsys: pytest.Captu
 def test_the_screen_says_what_was_scored_and_how(
     smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    result(smoke_run, "--precision", "32-true", out=tmp_path / "found.json")
+    words = ("--checkpoint", "last", "--precision", "32-true")
+    result(smoke_run, *words, out=tmp_path / "found.json")
     printed = capsys.readouterr()
     assert printed.out.startswith(
         f"{ROW} after 4 steps, on 4 images of streets val (whole, 32-true)\n"

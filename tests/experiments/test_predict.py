@@ -449,10 +449,13 @@ def test_predictions_are_judged_as_evaluate_judges_them(smoke_run: Path, tmp_pat
     from segmodels.own_checkpoints import from_checkpoint
 
     image = picture(tmp_path / "street.png", noise(64, 128))
-    assert run(smoke_run, tmp_path / "street.png", "--out", tmp_path) == 0
-    module = from_checkpoint(smoke_run / "checkpoints" / "last.ckpt")
-    with torch.autocast("cpu", torch.bfloat16, enabled=module.recipe.precision == "bf16-mixed"):
-        assert np.array_equal(read(tmp_path / "label" / "street.png"), predicted(module, image))
+    for which, words in {"best": (), "last": ("--checkpoint", "last")}.items():
+        assert run(smoke_run, tmp_path / "street.png", *words, "--out", tmp_path / which) == 0
+        module = from_checkpoint(smoke_run / "checkpoints" / f"{which}.ckpt")
+        half = module.recipe.precision == "bf16-mixed"
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            label = predicted(module, image)
+        assert np.array_equal(read(tmp_path / which / "label" / "street.png"), label)
 
 
 def test_the_legend_shows_each_class_in_its_color() -> None:

@@ -4,7 +4,6 @@ They check the files of a run, how it is killed and resumed, and refusals.
 """
 
 import contextlib
-import gzip
 import json
 import os
 import re
@@ -25,19 +24,20 @@ from torch import Tensor
 
 import segmodels
 from datamodules import DataError
+from datamodules.labels import CITYSCAPES
 from experiments import evaluate, run
 from experiments.command_line.resolved_values import resolve
 from experiments.records.metrics import read_metrics
 from experiments.records.results import read_results
-from experiments.results.reference import weights_from_names
 from experiments.training import build, checkpoints, train, wandb_mirror
 from experiments.training import pictures as pictures_module
 from segmodels.architectures.bisenet import BiSeNet
 from segmodels.module import SegmentationModule
 from segmodels.own_checkpoints import from_checkpoint
 from tests.support import trees
+from tests.support.checkpoints import state
 from tests.support.children import after, brought_up, die, status
-from tests.support.paths import REFERENCE, ROOT
+from tests.support.paths import ROOT
 from tests.support.patience import SECONDS
 from tests.support.runs import (
     CPU,
@@ -260,8 +260,12 @@ def test_the_printed_end_names_what_was_left_and_warns_of_streets(
 ) -> None:
     assert run_tiny(tmp_path, "recipe.iterations=1") == 0
     printed, folder = capsys.readouterr(), only(tmp_path)
-    for name in ("result.json", "metrics.csv", "pictures/contact_sheet.png", "checkpoints"):
+    for name in ("result.json", "metrics.csv", "pictures/contact_sheet.png"):
         assert f"{folder / name}\n" in printed.out
+    miou = 100 * json.loads((folder / "result.json").read_text())["miou"]
+    for name in ("last", "best"):
+        file = folder / "checkpoints" / f"{name}.ckpt"
+        assert f"{name:13}{file}: mIoU {miou:.1f} % after step 1" in printed.out
     assert "a score on them ranks nothing" in printed.out
     assert "nothing on streets val can be set against" in printed.out
     assert printed.err == ""
@@ -285,10 +289,13 @@ def test_the_result_is_the_evaluation_of_the_last_checkpoint_and_best_that_of_it
         }
         scores = [float(row["val/mIoU"]) for row in rows(folder) if row["val/mIoU"]]
         assert found["best"]["miou"] == pytest.approx(max(scores), rel=1e-5)
-        assert (
-            content(folder / "checkpoints" / "last.ckpt")["callbacks"]["Checkpoints"]["best"]
-            == found["best"]["miou"]
-        )
+        stored = content(folder / "checkpoints" / "last.ckpt")["callbacks"]["Checkpoints"]
+        assert result["best"] == {
+            "miou": found["best"]["miou"],
+            "step": found["best"]["iterations"],
+            "checkpoint": "checkpoints/best.ckpt",
+        }
+        assert (stored["best"], stored["best_step"]) == tuple(result["best"].values())[:2]
     assert "mIoU" in capsys.readouterr().out
 
 
@@ -355,6 +362,20 @@ def test_a_run_ends_after_the_minutes_it_was_given_and_can_go_on(
 
 
 # --- runs that were killed
+
+
+def test_the_best_step_of_a_run_of_before_is_that_of_its_best_checkpoint(
+    whole: Callable[[str], Path],
+) -> None:
+    folder = whole("plain") / "checkpoints"
+    stored = content(folder / "last.ckpt")["callbacks"]["Checkpoints"]
+    found = []
+    for without in ((), ("best_step",)):
+        kept = {name: value for name, value in stored.items() if name not in without}
+        callback = checkpoints.Checkpoints(folder, SimpleNamespace())
+        callback.load_state_dict(kept)
+        found.append((callback.best, callback.best_step))
+    assert found[0] == found[1] == (stored["best"], stored["best_step"])
 
 
 @pytest.mark.slow
@@ -625,7 +646,7 @@ def three_classes(root: Path) -> list[str]:
     return ["--model", "bisenet/xception39", "--data", "folder", f"data.root={root}", *STEPS, *CPU]
 
 
-def test_a_checkpoint_of_another_class_count_gives_all_but_its_heads(
+def test_a_checkpoint_of_another_class_count_gives_all_and_of_its_heads_the_same_classes(
     tmp_path: Path,
     whole: Callable[[str], Path],
     built: list[SegmentationModule],
@@ -645,20 +666,25 @@ def test_a_checkpoint_of_another_class_count_gives_all_but_its_heads(
         == 0
     )
     source, (module,) = content(checkpoint)["state_dict"], built
-    anew = {
+    heads = {
         name for name, tensor in module.state_dict().items() if source[name].shape != tensor.shape
     }
-    assert anew and all(
-        len(module.state_dict()[name]) == 3 and len(source[name]) == 19 for name in anew
+    rows = [CITYSCAPES.names.index(name) for name in ("road", "car", "sky")]
+    assert heads and all(
+        torch.equal(module.state_dict()[name], source[name][rows]) for name in heads
     )
     kept = {
-        name for name in source if name not in anew and not name.endswith("num_batches_tracked")
+        name for name in source if name not in heads and not name.endswith("num_batches_tracked")
     }
     assert all(torch.equal(module.state_dict()[name], source[name]) for name in kept)
     printed = capsys.readouterr().out
-    said = re.search(r"starts from (\d+) of (\d+) tensors from .*; start anew: (.*)\n", printed)
-    assert int(said[1]) == len(kept) and int(said[2]) - int(said[1]) >= len(anew)
-    assert set(said[3].split(", ")) == {name.rpartition(".")[0] for name in anew}
+    said = re.search(
+        r"starts from (\d+) of (\d+) tensors from .*; "
+        r"by their names the classes road, car, sky of (.*)\n",
+        printed,
+    )
+    assert int(said[1]) == len(kept) and int(said[2]) - int(said[1]) == len(heads)
+    assert set(said[3].split(", ")) == {name.rpartition(".")[0] for name in heads}
     config = json.loads((only(tmp_path / "runs") / "config.json").read_text())
     assert config["init"] == str(checkpoint)
     departure = "start ImageNet -> best.ckpt (command line)"
@@ -669,24 +695,35 @@ def test_a_checkpoint_of_another_class_count_gives_all_but_its_heads(
 def test_a_released_checkpoint_is_a_start(
     tmp_path: Path, built: list[SegmentationModule], capsys: pytest.CaptureFixture
 ) -> None:
-    layout = json.loads(
-        gzip.decompress((REFERENCE / "released" / "bisenet_x39_torchseg.json.gz").read_bytes())
-    )
-    state = {
-        name: torch.from_numpy(np.array(value))
-        for name, value in weights_from_names.fill_layout(layout).items()
-    }
-    torch.save(state, tmp_path / "authors.pth")
+    weights = state("bisenet_x39_torchseg")
+    torch.save(weights, tmp_path / "authors.pth")
     assert (
         run_tiny(
             tmp_path / "runs", "--init", f"released:bisenet_x39_torchseg={tmp_path / 'authors.pth'}"
         )
         == 0
     )
-    expected, (module,) = segmodels.from_released("bisenet_x39_torchseg", state).state_dict(), built
+    expected, (module,) = (
+        segmodels.from_released("bisenet_x39_torchseg", weights).state_dict(),
+        built,
+    )
     learned = [name for name in expected if not name.endswith("num_batches_tracked")]
     assert all(torch.equal(module.state_dict()[name], expected[name]) for name in learned)
     assert f"starts from {len(learned)} of" in capsys.readouterr().out
+
+
+def test_a_released_checkpoint_gives_the_classes_of_its_data_set_by_name(
+    tmp_path: Path, built: list[SegmentationModule], capsys: pytest.CaptureFixture
+) -> None:
+    torch.save(state("bisenet_x39_torchseg"), tmp_path / "authors.pth")
+    start = f"released:bisenet_x39_torchseg={tmp_path / 'authors.pth'}"
+    command = [*three_classes(tmp_path / "data"), "--runs", str(tmp_path / "runs")]
+    assert run.main([*command, "--init", start]) == 0
+    theirs = segmodels.from_released("bisenet_x39_torchseg", state("bisenet_x39_torchseg"))
+    (module,) = built
+    rows = [CITYSCAPES.names.index(name) for name in ("road", "car", "sky")]
+    assert torch.equal(module.classifier[1].weight, theirs.classifier[1].weight[rows])
+    assert "by their names the classes road, car, sky of" in capsys.readouterr().out
 
 
 def other_model(folder: Path) -> str:
