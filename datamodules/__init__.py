@@ -30,6 +30,8 @@ def dataset(name: str) -> "type[SegmentationData]":
 
 
 def __getattr__(name: str) -> "type[SegmentationData]":
+    if name == "Images":
+        return importlib.import_module("datamodules.images").Images
     if names().get(name.lower()) != name:
         known = ", ".join(names().values())
         raise AttributeError(f"datamodules has no {name}; its data sets are {known}")

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.data import DataLoader
 
 from datamodules.errors import DataError, one_of, whole_number
 from datamodules.file_trees import IMAGES, LABELS, Place, Unpaired, by_name, files_in, paired
+from datamodules.images import NamedImages
 from datamodules.labels import RGB, LabelSet
 from datamodules.packs.lookup import find_pack, packs_beside
 from datamodules.packs.object_store import RemotePack
@@ -48,11 +50,11 @@ LEAST = {"batch": 1, "iterations": 1, "accumulate": 1, "seed": 0, "workers": 0, 
 class SegmentationData(LightningDataModule):
     """A data set names itself in the class attributes and reads a split in `source`.
 
-    One run is one epoch of `iterations * accumulate` batches: Trainer(max_epochs=1,
-    max_steps=iterations, use_distributed_sampler=False). `batch` and `unlabeled` are global: ranks
-    and accumulation share them. A checkpoint resumes bit for bit when it was written at an
-    optimizer step; one from inside an accumulation goes on with the next draw, without the
-    gradients that were lost.
+    One run is one epoch of `iterations * accumulate` batches, or as many as the trainer's max_steps
+    need: Trainer(max_epochs=1, use_distributed_sampler=False). A further epoch goes on with new
+    draws, and another fit begins anew. `batch` and `unlabeled` are global: ranks and accumulation
+    share them. A checkpoint resumes bit for bit when it was written at an optimizer step; one from
+    inside an accumulation goes on with the next draw, without the gradients that were lost.
     """
 
     labels: LabelSet
@@ -64,6 +66,7 @@ class SegmentationData(LightningDataModule):
     caution: ClassVar[str] = ""  # what a result on it does not say
     counts: dict[str, int] = {}  # the official number of images of each split, where there is one
     hidden: ClassVar[dict[str, str]] = {}  # splits without public labels, and what to do instead
+    checks_labels: ClassVar[bool] = True  # while it reads them: networks need not do it again
 
     def __init__(
         self,
@@ -196,6 +199,8 @@ class SegmentationData(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Open the stage's splits, once, and read a few samples before any training starts."""
+        if stage == "fit":
+            self.consumed = 0  # of a training before; that of a resumed one is loaded later
         for split in STAGES.get(stage or "fit", ()):
             self.open(split)
 
@@ -275,17 +280,37 @@ class SegmentationData(LightningDataModule):
         return Crops(source, crop, self.seed + UNLABELED, labeled=False)
 
     def sampler(self, crops: Crops, batch: int) -> DrawSampler:
-        first = self.consumed // (self.micro_batch * self.world)  # batch to go on with
         return DrawSampler(
             len(crops),
             crops.seed,
             batch=batch,
-            batches=self.iterations * self.accumulate,
+            batches=self.batches,
             rank=self.rank,
             world=self.world,
-            start=first * batch * self.world,
+            taken=self.taken,
             spots=crops.spots,
         )
+
+    @property
+    def batches(self) -> int:
+        """Batches of an epoch on each rank."""
+        batches = self.iterations * self.accumulate
+        if self.trainer and self.trainer.max_steps > 0:
+            batches = min(batches, self.trainer.max_steps * self.trainer.accumulate_grad_batches)
+        return batches
+
+    def taken(self) -> int:
+        """Batches that training has taken on each rank."""
+        return self.consumed // (self.micro_batch * self.world)
+
+    @property
+    def batch_size(self) -> int:
+        """The batch, by the name that Lightning's BatchSizeFinder looks for."""
+        return self.batch
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        self.batch = value
 
     @cached_property
     def class_spots(self) -> Spots | None:
@@ -346,6 +371,10 @@ class SegmentationData(LightningDataModule):
     def test_dataloader(self) -> Loader:
         return self.eval_dataloader("test")
 
+    def predict_dataloader(self) -> DataLoader:
+        """The validation images and their names; for other images see `datamodules.Images`."""
+        return DataLoader(NamedImages(self.open("val")))
+
     def eval_dataloader(self, split: str) -> Loader:
         """Each image on exactly one rank, none twice: a share may be one shorter than another's."""
         source = self.open(split)
@@ -403,6 +432,17 @@ class SegmentationData(LightningDataModule):
         if self.trainer and self.trainer.training:
             self.consumed += self.micro_batch * self.world
         return batch
+
+    def __str__(self) -> str:
+        """One line; Lightning's own would make its loaders."""
+        splits = [f"{len(source)} {split}" for split, source in self.sources.items()]
+        images = f"{', '.join(splits)} images" if splits else "not read yet"
+        crop = "x".join(map(str, self.crop.size))
+        where = f"{self.given}: " if self.given else ""
+        name = type(self).__name__
+        return f"{name}({where}{images}; crops {crop}, batch {self.batch})"
+
+    __repr__ = __str__
 
     def state_dict(self) -> dict[str, int]:
         return {"consumed": self.consumed}

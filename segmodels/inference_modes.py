@@ -70,6 +70,26 @@ class Strips:
             classes.append(logits.argmax(1).to(torch.uint8))
         return torch.cat(classes, 1)
 
+    def argmax_and_loss(self, label: Tensor, block: int = 128) -> tuple[Tensor, Tensor]:
+        """Return the class of each pixel, uint8 (B, H, W), and the mean cross-entropy.
+
+        Pixels whose label is 255 do not count; without any other the loss is 0.
+        """
+        classes = []
+        loss = torch.zeros((), device=label.device)
+        for top in range(0, self.size[0], block):
+            bottom = min(top + block, self.size[0])
+            rows = self.rows(top, bottom)
+            classes.append(rows.argmax(1).to(torch.uint8))
+            true = label[:, top:bottom].long()
+            if self.averaged:
+                rows = rows.clamp_min(torch.finfo(rows.dtype).tiny).log_()
+                each = F.nll_loss(rows, true, ignore_index=255, reduction="sum")
+            else:
+                each = F.cross_entropy(rows, true, ignore_index=255, reduction="sum")
+            loss += each
+        return torch.cat(classes, 1), loss / label.ne(255).sum().clamp(min=1)
+
 
 class Network(Protocol):
     margin: int

@@ -1,24 +1,28 @@
 """`SegmentationModule`: the interface of every paper's network, and its training and evaluation."""
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule
+from lightning import Callback, LightningModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
 
 from segmodels import inference_modes
+from segmodels.averaged_weights import AveragedWeights
 from segmodels.folding import fast_form
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.network_identity import Identity
 from segmodels.parts import losses, schedules
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.resize import compute_dtype, mirrored, upsampled_rows
-from segmodels.recipe import Recipe
+from segmodels.recipe import Recipe, recipe_from
 
 # image (B, 3, H, W) uint8, or float when already normalized; label (B, H, W), 255 ignored; if a
 # paper has label_maps, maps (B, H, W) by name
@@ -53,6 +57,7 @@ class SegmentationModule(LightningModule):
     margin = 0  # pixels that a network without padding loses on every side
     auxiliary_weight = 1.0  # of every output but "main"
     without_gradient: tuple[str, ...] = ()  # parameters that no loss reaches
+    channels_last = True  # memory format while training: faster, and rounded otherwise
     recipe = Recipe()  # until `adopt` sets a row's
     normalization = Normalization()
     # label (H, W) -> {name: map (H, W)}, as numpy: made by the threads that make crops
@@ -64,6 +69,8 @@ class SegmentationModule(LightningModule):
         self.identity = Identity()
         self.seed = 0
         self.confusion = JaccardIndex(num_classes)
+        self.evaluation_loss = MeanMetric()
+        self.warned = False  # of images that look like pixels, once
         self.scores: dict[str, Any] = {}  # of the last validation or test
         # the copy that computes an evaluation; torch registers no network in a tuple
         self.fast: tuple[SegmentationModule, ...] = ()
@@ -85,6 +92,21 @@ class SegmentationModule(LightningModule):
         self.recipe = recipe
         self.normalization = normalization
         self.identity = identity
+        settings = {"recipe": asdict(recipe), "normalization": asdict(normalization)}
+        self.save_hyperparameters(
+            {"num_classes": self.num_classes, **identity.model}
+            | {"experiment": identity.experiment}
+            | settings
+        )
+
+    @property
+    def lr(self) -> float:
+        """The rate of the recipe, by the name that Lightning's LearningRateFinder looks for."""
+        return self.recipe.lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.recipe = replace(self.recipe, lr=value, min_lr=min(self.recipe.min_lr, value))
 
     # --- the network: methods that a paper writes
 
@@ -229,13 +251,32 @@ class SegmentationModule(LightningModule):
 
     # --- training
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Average the weights if the recipe does, unless the trainer does so already."""
+        given = any(isinstance(each, AveragedWeights) for each in self.trainer.callbacks)
+        return [] if given or not self.recipe.ema else [AveragedWeights(decay=self.recipe.ema)]
+
     def setup(self, stage: str) -> None:
+        """Settle what a training needs to know of its trainer and its data."""
+        if stage != "fit":
+            return
+        self.freeze_unreached()
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last)
+        if self.recipe.precision == "auto":
+            self.recipe = replace(self.recipe, precision=self.trainer.precision)
+        data = self.trainer.datamodule
+        if hasattr(data, "label_maps"):
+            data.label_maps = self.label_maps
+        if isinstance(self.recipe.class_weights, str) and hasattr(data, "class_weights"):
+            weights = data.class_weights(self.recipe.class_weights)
+            self.recipe = replace(self.recipe, class_weights=weights)
+
+    def freeze_unreached(self) -> None:
         """Freeze the parameters in `without_gradient`, nested networks included.
 
         With several devices, DDP waits for the gradient of every parameter that is not frozen.
         """
-        if stage != "fit":
-            return
         for network in self.modules():
             if isinstance(network, SegmentationModule):
                 for name in network.without_gradient:
@@ -246,8 +287,8 @@ class SegmentationModule(LightningModule):
         weights = self.recipe.class_weights
         if isinstance(weights, str):
             raise ValueError(
-                f"recipe.class_weights={weights} are counted in the training labels: run.py does "
-                "it; elsewhere give the numbers, "
+                f"recipe.class_weights={weights} are counted in the training labels of a data "
+                "module; without one give the numbers, "
                 f'recipe={{"class_weights": data.class_weights("{weights}")}}'
             )
         return torch.tensor(weights, device=self.device) if weights else None
@@ -270,7 +311,7 @@ class SegmentationModule(LightningModule):
         shares = losses.normalized(torch.stack(self.pass_weights))  # (passes so far,)
         for name in numbers:
             values = torch.stack([each[name] for each in self.micro_batches])
-            self.log(f"train/{name}", (shares * values).sum())
+            self.log(f"train/{name}", (shares * values).sum(), prog_bar=name == "loss")
         self.log("lr", self.learning_rate())
         return loss if weight is None else self.weighted_loss(loss, shares[-1], parts)
 
@@ -354,9 +395,14 @@ class SegmentationModule(LightningModule):
             for (scale, decayed), parameters in groups.items()
         ]
 
+    def on_train_batch_end(self, *unused: Any) -> None:
+        """Let the trainer validate after the last of its steps too."""
+        if self.trainer.global_step == self.trainer.max_steps:
+            self.trainer.should_stop = True
+
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optimizer()
-        scheduler = LambdaLR(optimizer, self.schedule())
+        scheduler = LambdaLR(optimizer, self.fitted_schedule())
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -369,6 +415,22 @@ class SegmentationModule(LightningModule):
             return SGD(groups, lr=self.recipe.lr, momentum=self.recipe.momentum)
         kind = {"adam": Adam, "adamw": AdamW}[self.recipe.optimizer]
         return kind(groups, lr=self.recipe.lr)
+
+    def fitted_schedule(self) -> schedules.Schedule | list[schedules.Schedule]:
+        """Return the schedule over the trainer's steps, if it takes others than the recipe's."""
+        recipe = self.recipe
+        steps = self.trainer.estimated_stepping_batches if self._trainer else recipe.iterations
+        if steps in (recipe.iterations, math.inf):
+            return self.schedule()
+        rank_zero_info(
+            f"the schedule ends after the trainer's {steps} steps; the recipe has "
+            f"{recipe.iterations}, see Experiment.trainer_options"
+        )
+        warmup = recipe.warmup * steps // recipe.iterations
+        self.recipe = replace(recipe, iterations=steps, warmup=warmup)
+        schedule = self.schedule()
+        self.recipe = recipe
+        return schedule
 
     def schedule(self) -> schedules.Schedule | list[schedules.Schedule]:
         """Return the learning rate, as a share of a group's own, by optimizer step.
@@ -395,6 +457,7 @@ class SegmentationModule(LightningModule):
 
     def begin_evaluation(self) -> None:
         self.confusion.reset()
+        self.evaluation_loss.reset()
         self.fast = ()  # before the network is copied
         self.fast = (self.fast_form(),)
 
@@ -410,8 +473,9 @@ class SegmentationModule(LightningModule):
         image, label = batch
         network = self.fast[0] if self.fast else self.evaluated
         strips = inference_modes.mode(self.recipe.inference)(network, image)
-        predicted = strips.argmax()
+        predicted, loss = strips.argmax_and_loss(label)
         self.confusion.update(predicted, label)
+        self.evaluation_loss.update(loss, label.ne(255).sum())
         return {"predicted": predicted, "strips": strips}
 
     def on_validation_epoch_end(self) -> None:
@@ -432,8 +496,18 @@ class SegmentationModule(LightningModule):
         if self.trainer.sanity_checking:
             return
         self.scores = scores | {"step": self.global_step}
-        logged = {"mIoU": scores["miou"], "pixel_accuracy": scores["pixel_accuracy"]}
+        self.log(f"{split}/mIoU", scores["miou"], prog_bar=True)
+        logged = {"pixel_accuracy": scores["pixel_accuracy"], "loss": scores["loss"]}
+        for name, iou in zip(self.class_names, scores["iou"]):
+            # Not left out: the trainer would go on showing the one before.
+            logged[f"IoU/{name}"] = math.nan if iou is None else iou
         self.log_dict({f"{split}/{name}": value for name, value in logged.items()})
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes by the network's own names, or the data's, or by their numbers."""
+        names = self.identity.classes or getattr(self.trainer.datamodule, "class_names", None)
+        return list(names or map(str, range(self.num_classes)))
 
     def collected_scores(self) -> dict[str, Any]:
         """Return every score of the images since the evaluation began, over all ranks."""
@@ -442,9 +516,48 @@ class SegmentationModule(LightningModule):
             confusion = self.confusion.confmat.clone()
         self.confusion.reset()
         self.fast = ()
-        return scores(confusion) | {"miou": miou, "confusion": confusion.tolist()}
+        found = {"miou": miou, "confusion": confusion.tolist()}
+        return scores(confusion) | found | {"loss": self.evaluation_loss.compute().item()}
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Return "label", the label maps uint8 (B, H, W), and "file", where the batch names it.
+
+        A batch holds images, images and labels, or a dict with "image" and "file".
+        """
+        named = batch if isinstance(batch, Mapping) else {}
+        image = named["image"] if named else batch
+        if isinstance(image, (tuple, list)):
+            image = image[0]
+        files = {"file": named["file"]} if "file" in named else {}
+        return {"label": self.label_map(image).cpu(), **files}
+
+    # --- batches of any loader
+
+    def on_train_batch_start(self, batch: Any, *unused: Any) -> None:
+        """Refuse a batch that no loss could be computed of, and warn of strange images.
+
+        Our own data modules have checked their files already.
+        """
+        if not getattr(self.trainer.datamodule, "checks_labels", False):
+            check_batch(batch, self.num_classes)
+            image = batch[0]
+            self.warned = self.warned or (isinstance(image, Tensor) and warn_of_floats(image))
+
+    def on_validation_batch_start(self, batch: Any, *unused: Any) -> None:
+        self.on_train_batch_start(batch)
+
+    def on_test_batch_start(self, batch: Any, *unused: Any) -> None:
+        self.on_train_batch_start(batch)
 
     # --- checkpoints: tensors and plain values only
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the row of a checkpoint, unless the module was built as a row already."""
+        stored = checkpoint.get("segmodels")
+        if stored and not self.identity.experiment:
+            normalization = Normalization(**stored["normalization"])
+            identity = Identity.from_dict(stored)
+            self.adopt(recipe_from(stored["recipe"]), normalization, identity)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["segmodels"] = self.identity.as_dict() | {
@@ -452,3 +565,46 @@ class SegmentationModule(LightningModule):
             "recipe": asdict(self.recipe),
             "normalization": asdict(self.normalization),
         }
+
+
+# --- batches of any loader
+
+
+def check_batch(batch: Any, num_classes: int) -> None:
+    """Refuse a batch that is no (image, label), and labels that are no classes."""
+    if isinstance(batch, Mapping):
+        raise ValueError(
+            f"a batch is a dict of {', '.join(map(str, batch))}; it must be a pair (image, label): "
+            "let the data set return a tuple, or give the loader a collate_fn that makes one"
+        )
+    if not (isinstance(batch, (tuple, list)) and len(batch) in (2, 3)):
+        raise ValueError(f"a batch is a {type(batch).__name__}; it must be a pair (image, label)")
+    label = batch[1]
+    if not isinstance(label, Tensor):  # pairs of a semi-supervised method
+        for each in batch:
+            check_batch(each, num_classes)
+        return
+    wrong = label.ge(num_classes) & label.ne(255) | label.lt(0)
+    if wrong.any():
+        place = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"a label holds {label[tuple(place)].item()} (image {place[0]} of the batch, "
+            f"row {place[-2]}, column {place[-1]}); a network of {num_classes} classes takes "
+            f"0 to {num_classes - 1}, and 255 where a pixel is ignored"
+        )
+
+
+def warn_of_floats(image: Tensor) -> bool:
+    """Warn of floats that look like pixels, which would be taken as normalized."""
+    if not image.is_floating_point() or image.min() < 0:
+        return False
+    most = image.max().item()
+    if 0 < most <= 1 or most > 20:
+        likely = "0 to 1" if most <= 1 else "0 to 255"
+        rank_zero_warn(
+            f"an image of floats from {image.min().item():.3g} to {most:.3g} looks like pixels of "
+            f"{likely}, and floats are taken as normalized already: give uint8 RGB images, or "
+            "normalize them with module.normalization"
+        )
+        return True
+    return False

@@ -20,8 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.names import nearest_name
 from segmodels.network_identity import Identity
+from segmodels.parts.precision import settled_precision, uses_cuda
 from segmodels.parts.weight_files import State
-from segmodels.recipe import Recipe, in_range
+from segmodels.recipe import Recipe, in_range, validation_interval
 
 Options = tuple[tuple[str, Any], ...]  # (name, value) pairs, which can be hashed as dicts cannot
 
@@ -68,7 +69,7 @@ class PublishedSpeed:
     runtime: str = ""  # empty if the authors do not state it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Experiment:
     """A row of a paper: a network, its options and its recipe.
 
@@ -99,14 +100,15 @@ class Experiment:
     ) -> "Experiment":
         """Return this row with a small difference.
 
-        An ablation keeps no published figure unless it is given one.
+        An ablation keeps no published figure unless it is given one. It keeps the row's name, which
+        a checkpoint stores beside the options of the network.
         """
         fields = list(Recipe.__dataclass_fields__)
         for name in recipe or ():
             if name not in fields:
                 raise ValueError(unknown("field of a recipe", name, fields))
         check_options(self.network, model or {})
-        changes = {"published": (), "published_speed": (), "name": ""} | changes
+        changes = {"published": (), "published_speed": ()} | changes
         return replace(
             self,
             recipe=replace(self.recipe, **(recipe or {})),
@@ -114,13 +116,60 @@ class Experiment:
             **changes,
         )
 
-    def build(self, num_classes: int = 19, device: str | None = None) -> SegmentationModule:
-        """Build a freshly initialized module; device="meta" costs neither memory nor time."""
-        with torch.device(device) if device else torch.device("cpu"):
-            module = self.network(num_classes=num_classes, **self.model)
-        identity = Identity(experiment=self.name, model=dict(self.model))
+    def on(self, data: Any) -> "Experiment":
+        """Return this row with its recipe for a data set, a class or an object of `datamodules`.
+
+        The data set's budget replaces fields of the recipe, as on the command line.
+        """
+        name = (data if isinstance(data, type) else type(data)).__name__.lower()
+        budget = {**data.budget, **self.budgets.get(name, {})}
+        return replace(self, recipe=replace(self.recipe, **budget))
+
+    def data_options(self, **others: Any) -> dict[str, Any]:
+        """Return the recipe's arguments of a data module: crops, batch, iterations; and `others`."""
+        return self.recipe.data_options() | others
+
+    def trainer_options(self, **others: Any) -> dict[str, Any]:
+        """Return the recipe's arguments of a Lightning Trainer.
+
+        `others` are further ones, or replace the recipe's. A run is one epoch, which validates five
+        times or more.
+        """
+        steps = others.get("max_steps", self.recipe.iterations)
+        parts = others.get("accumulate_grad_batches", 1)
+        accelerator = others.get("accelerator", "auto")
+        options = {
+            "max_epochs": 1,
+            "max_steps": steps,
+            "val_check_interval": parts * validation_interval(steps),
+            "gradient_clip_val": self.recipe.clip or None,
+            "precision": settled_precision(self.recipe.precision, accelerator),
+            "sync_batchnorm": self.recipe.sync_bn and uses_cuda(accelerator),
+            "use_distributed_sampler": False,
+        }
+        return options | others
+
+    def build(
+        self, num_classes: int = 19, device: str | None = None, seed: int | None = None
+    ) -> SegmentationModule:
+        """Build a freshly initialized module.
+
+        device="meta" costs neither memory nor time. A seed draws the weights, and the dropout of a
+        training, as `run.py --seed` does; without one torch's own state does.
+        """
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            with torch.device(device) if device else torch.device("cpu"):
+                module = self.network(num_classes=num_classes, **self.model)
+        identity = Identity(experiment=self.name, model=dict(self.model), seed=seed)
+        module.seed = seed or 0
         module.adopt(self.recipe, self.normalization, identity)
         return module
+
+    def __repr__(self) -> str:
+        options = "".join(f", {name}={value!r}" for name, value in self.model.items())
+        return f"Experiment({self.name or self.network.__name__}{options})"
 
 
 # --- authors' checkpoints
@@ -260,7 +309,7 @@ def on_meta(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).to("meta").eval()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Paper:
     """The content of one file of `architectures`."""
 
@@ -270,6 +319,9 @@ class Paper:
     departures: str
     main: str
     rows: Mapping[str, Experiment]
+
+    def __repr__(self) -> str:
+        return f"Paper({self.title}; {len(self.rows)} rows, main row {self.main})"
 
 
 def papers() -> dict[str, Paper]:

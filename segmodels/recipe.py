@@ -82,6 +82,37 @@ class Recipe:
         inference_steps(self.inference)
         loss_settings(self.loss)
 
+    def data_options(self) -> dict[str, Any]:
+        """Return the fields that a data module takes: its crops, its batch and its length."""
+        return {name: getattr(self, name) for name in OF_DATA}
+
+
+# Fields that a data module takes by the same names
+OF_DATA = (
+    "crop",
+    "scales",
+    "continuous",
+    "flip",
+    "jitter",
+    "hue",
+    "cat_max_ratio",
+    "class_uniform",
+    "rotation",
+    "rotation_chance",
+    "shift",
+    "elastic",
+    "blur",
+    "blur_chance",
+    "padding",
+    "batch",
+    "iterations",
+)
+
+
+def validation_interval(steps: int) -> int:
+    """Return after how many optimizer steps a training of this length validates."""
+    return min(4000, max(1, steps // 5))
+
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:
     """Make a recipe of a stored dict; unknown names are errors, missing ones have defaults."""

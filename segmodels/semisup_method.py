@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning import Callback
 from torch import Tensor
 
 from segmodels.inference_modes import Strips
@@ -86,6 +87,10 @@ class Method(SegmentationModule):
         return self.evaluated.criterion(outputs, label, **maps)
 
     # --- training
+
+    def configure_callbacks(self) -> list[Callback]:
+        """None: which weights are averaged is the method's own matter."""
+        return []
 
     def losses(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
         """Return the weighted loss terms of (labeled, unlabeled) images."""

@@ -152,8 +152,9 @@ class DrawSampler:
     """The batches of one rank: draw k depends on (seed, k) alone, and each global batch is a run of
     draws that the ranks share out.
 
-    The length counts all batches of the run, also those before `start`: Lightning goes on counting
-    where a checkpoint stopped.
+    An epoch is a run of `batches`; it begins after the batches that training has `taken`, and ends
+    where their number is a multiple of its length. The length counts those before a checkpoint too:
+    Lightning goes on counting there.
     """
 
     images: int = field(kw_only=False)
@@ -162,7 +163,7 @@ class DrawSampler:
     batches: int
     rank: int = 0
     world: int = 1
-    start: int = 0
+    taken: Callable[[], int] = int  # 0
     spots: Spots | None = None
 
     def __post_init__(self) -> None:
@@ -174,7 +175,9 @@ class DrawSampler:
 
     def __iter__(self) -> Iterator[list[Draw]]:
         share = self.batch * self.world
-        for first in range(self.start, self.batches * share, share):
+        taken = self.taken()
+        end = (taken // self.batches + 1) * self.batches
+        for first in range(taken * share, end * share, share):
             yield [
                 (number, self.index(number))
                 for number in range(first + self.rank, first + share, self.world)

@@ -31,6 +31,7 @@ from experiments.reports.number_formats import plural
 from experiments.reports.paper_table import grouped
 from experiments.sweep.plan import FINISHED, NEW, UNFINISHED, Run, digest, plan, refuse_together
 from experiments.sweep.table import conclude, show, write_table
+from segmodels.recipe import Recipe
 
 if TYPE_CHECKING:
     from datamodules.module import SegmentationData
@@ -73,7 +74,8 @@ def refusals(rows: Sequence[tuple[Resolved, int]]) -> dict[str, str]:
     opened: dict[str, SegmentationData] = {}
     refused = {}
     for resolved, seed in rows:
-        place = json.dumps([resolved.data_name, resolved.data, build.recipe_of_data(resolved)])
+        seen = Recipe(**resolved.recipe).data_options()
+        place = json.dumps([resolved.data_name, resolved.data, seen])
         try:
             with as_user_error():
                 data = opened[place] = opened.get(place) or build.open_data(resolved, seed)

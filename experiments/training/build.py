@@ -1,8 +1,7 @@
 """Build data, network and starting weights out of resolved values."""
 
-import re
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -12,7 +11,6 @@ from lightning import seed_everything
 
 import datamodules
 from datamodules.module import SegmentationData
-from datamodules.sampling.crops import Crop
 from experiments.command_line.errors import UserError
 from experiments.command_line.networks import RELEASED, ReleasedCheckpoint, parse_network
 from experiments.command_line.resolved_values import PLACES, Resolved, departures
@@ -21,16 +19,12 @@ from segmodels.module import SegmentationModule
 from segmodels.network_identity import Identity
 from segmodels.own_checkpoints import start_from
 from segmodels.paper import experiment
+from segmodels.parts.precision import settled_precision
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.weight_files import best_named, read, unwrapped, without_prefixes
 from segmodels.recipe import Recipe
 from segmodels.released_checkpoints import from_released, layouts
 from segmodels.semisup import method
-
-# The fields of a recipe that the data module needs.
-CROP = tuple(field.name for field in fields(Crop) if field.name != "size")
-SEEN = ("crop", *CROP, "batch", "iterations")
-
 
 # --- building
 
@@ -38,7 +32,7 @@ SEEN = ("crop", *CROP, "batch", "iterations")
 def open_data(resolved: Resolved, seed: int) -> SegmentationData:
     data = datamodules.dataset(resolved.data_name)(
         **resolved.data,
-        **recipe_of_data(resolved),
+        **Recipe(**resolved.recipe).data_options(),  # what an older run lacks has its default
         accumulate=resolved.trainer["accumulate"],
         seed=seed,
         semi=resolved.semi_name != "none",
@@ -48,37 +42,15 @@ def open_data(resolved: Resolved, seed: int) -> SegmentationData:
     return data
 
 
-def recipe_of_data(resolved: Resolved) -> dict[str, Any]:
-    """The values of the recipe that a data set is opened with: crop, scales, batch, ..."""
-    recipe = Recipe(**resolved.recipe)  # what an older run lacks has its default
-    return {name: getattr(recipe, name) for name in SEEN}
-
-
 def settle_precision(resolved: Resolved) -> None:
-    """Replace "auto" by bfloat16 where the hardware computes in it, else by float32.
-
-    A network that is compiled for a CPU computes in float32: in bfloat16 torch 2.15 gives BiSeNet
-    gradients that are no numbers.
-    """
-    if resolved.recipe["precision"] != "auto":
-        return
-    accelerator = resolved.trainer["accelerator"]
-    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not gpu)
-    half = computes_bfloat16(accelerator) and not (resolved.trainer["compile"] and on_cpu)
-    resolved.recipe["precision"] = "bf16-mixed" if half else "32-true"
-    resolved.departures = departures(resolved)
-
-
-def computes_bfloat16(accelerator: str) -> bool:
-    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    info = Path("/proc/cpuinfo")
-    return (
-        accelerator in ("auto", "cpu")
-        and info.exists()
-        and re.search("avx512_bf16|amx_bf16", info.read_text()) is not None
+    """Replace "auto" by the precision that it stands for on this machine."""
+    machine = resolved.trainer
+    precision = settled_precision(
+        resolved.recipe["precision"], machine["accelerator"], machine["compile"]
     )
+    if precision != resolved.recipe["precision"]:
+        resolved.recipe["precision"] = precision
+        resolved.departures = departures(resolved)
 
 
 def class_weights(resolved: Resolved, data: SegmentationData) -> dict[str, tuple[float, ...]]:
@@ -108,8 +80,6 @@ def build(
         network.adopt(recipe, row.normalization, known)
         network.seed = seed
         starts.append(initialize(network, resolved) if new else ("", ""))
-        if resolved.trainer["channels_last"]:
-            network.to(memory_format=torch.channels_last)
         if resolved.trainer["compile"]:
             compile_parts(network)
         return network
@@ -119,6 +89,7 @@ def build(
     else:
         module = method(resolved.semi_name)(make, **resolved.semi)
         module.seed = seed
+    module.channels_last = resolved.trainer["channels_last"]
     data.label_maps = module.label_maps
     sentence, start = starts[0]
     if new:

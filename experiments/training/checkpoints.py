@@ -1,4 +1,4 @@
-"""Save a training's checkpoints, stop it by a signal, and average its weights."""
+"""Save a training's checkpoints, and stop it by a signal."""
 
 import contextlib
 import os
@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.training.intervals import Intervals, PerStep
@@ -23,18 +22,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 class StoppedBySignal(Exception):
     """A signal asked the run to stop; its checkpoint is written. Holds the signal's number."""
-
-
-class AveragedWeights(EMAWeightAveraging):
-    """Validate with the running average of the weights, pictures included."""
-
-    state_key = "Average"  # checkpoints of earlier runs have its state under this name
-
-    # The base class puts the average in place for the batches of a validation alone.
-    on_validation_start = EMAWeightAveraging.on_validation_epoch_start
-    on_validation_end = EMAWeightAveraging.on_validation_epoch_end
-    on_validation_epoch_start = Callback.on_validation_epoch_start
-    on_validation_epoch_end = Callback.on_validation_epoch_end
 
 
 class Checkpoints(PerStep):

@@ -28,7 +28,6 @@ from experiments.training.build import build, class_weights, open_data
 from experiments.training.checkpoints import (
     BEST,
     LAST,
-    AveragedWeights,
     Checkpoints,
     StoppedBySignal,
 )
@@ -37,6 +36,7 @@ from experiments.training.metrics_writer import MetricsWriter
 from experiments.training.pictures import Pictures, Previews
 from experiments.training.progress_bar import ProgressBar
 from experiments.training.wandb_mirror import WandB, wandb_mode
+from segmodels.averaged_weights import AveragedWeights
 from segmodels.module import SegmentationModule
 from segmodels.paper import experiment, meta_network
 from segmodels.parts.weight_files import read

@@ -329,7 +329,7 @@ def test_accumulation_takes_the_same_draws_in_smaller_batches() -> None:
 
 def test_a_resumed_sampler_yields_only_what_is_left_and_counts_all() -> None:
     run = DrawSampler(5, 1, batch=2, batches=10, rank=1, world=2)
-    rest = DrawSampler(5, 1, batch=2, batches=10, rank=1, world=2, start=6 * 4)
+    rest = DrawSampler(5, 1, batch=2, batches=10, rank=1, world=2, taken=lambda: 6)
     assert list(rest) == list(run)[6:] and len(rest) == len(run) == 10
 
 

@@ -75,7 +75,7 @@ def fingerprint(image: Tensor) -> int:
 
 def as_rank(data: SegmentationData, rank: int, world: int) -> SegmentationData:
     data.trainer = SimpleNamespace(
-        global_rank=rank, world_size=world, num_devices=world, training=True
+        global_rank=rank, world_size=world, num_devices=world, training=True, max_steps=-1
     )
     data.setup("fit")
     return data
