@@ -34,6 +34,7 @@ from experiments.training import pictures as pictures_module
 from segmodels.architectures.bisenet import BiSeNet
 from segmodels.module import SegmentationModule
 from segmodels.own_checkpoints import from_checkpoint
+from segmodels.parts import precision
 from tests.support import trees
 from tests.support.checkpoints import state
 from tests.support.children import after, brought_up, die, status
@@ -790,7 +791,7 @@ def test_imagenet_without_a_network_is_refused_in_a_sentence(
 def test_auto_precision_is_bfloat16_but_for_what_is_compiled_for_a_cpu(
     accelerator: str, compiled: bool, computed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "computes_bfloat16", lambda _: True)
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda _: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: accelerator == "gpu")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     words = [f"trainer.accelerator={accelerator}", f"trainer.compile={compiled}"]
