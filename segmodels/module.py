@@ -69,7 +69,7 @@ class SegmentationModule(LightningModule):
         self.identity = Identity()
         self.seed = 0
         self.confusion = JaccardIndex(num_classes)
-        self.evaluation_loss = MeanMetric()
+        self.evaluation_loss = MeanMetric(nan_strategy="disable")
         self.warned = False  # of images that look like pixels, once
         self.scores: dict[str, Any] = {}  # of the last validation or test
         # the copy that computes an evaluation; torch registers no network in a tuple
@@ -92,12 +92,14 @@ class SegmentationModule(LightningModule):
         self.recipe = recipe
         self.normalization = normalization
         self.identity = identity
-        settings = {"recipe": asdict(recipe), "normalization": asdict(normalization)}
-        self.save_hyperparameters(
-            {"num_classes": self.num_classes, **identity.model}
-            | {"experiment": identity.experiment}
-            | settings
-        )
+        # The constructor's arguments by their names, and apart from them what they do not say
+        row = {
+            "experiment": identity.experiment,
+            "recipe": asdict(recipe),
+            "normalization": asdict(normalization),
+        }
+        arguments = {"num_classes": self.num_classes, **identity.model}
+        self.save_hyperparameters(arguments | {"row": row})
 
     @property
     def lr(self) -> float:
@@ -423,8 +425,8 @@ class SegmentationModule(LightningModule):
         if steps in (recipe.iterations, math.inf):
             return self.schedule()
         rank_zero_info(
-            f"the schedule ends after the trainer's {steps} steps; the recipe has "
-            f"{recipe.iterations}, see Experiment.trainer_options"
+            f"the schedule ends with the trainer's last step, {steps}; the recipe has "
+            f"{recipe.iterations}: Experiment.trainer_options gives a Trainer as many"
         )
         warmup = recipe.warmup * steps // recipe.iterations
         self.recipe = replace(recipe, iterations=steps, warmup=warmup)
