@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError, command, run_main
-from experiments.command_line.files import check_makeable, whole
+from experiments.command_line.files import check_makeable, write_text
 from experiments.command_line.names import known_name
 from experiments.command_line.overrides import data_options
 from experiments.command_line.parser import Parser, count
@@ -97,10 +97,8 @@ def pack(args: argparse.Namespace) -> int:
         options = data.own_options()
         description = {"data": name, "split": split, "options": options, "form": args.form}
         pack_split(description, source, args)
-    classes = data.root / "classes.yaml"
-    if classes.is_file():
-        with whole(args.out / classes.name) as partial_file:
-            partial_file.write_bytes(classes.read_bytes())
+    if name == "folder":
+        write_text(args.out / "classes.yaml", data.classes_yaml())
     print(f"train with: --data {name} data.root={args.out}")
     return 0
 
@@ -132,7 +130,7 @@ def pack_split(description: dict[str, Any], source: "Files", args: argparse.Name
     try:
         before = sum(Path(path).stat().st_size for pair in source.pairs for path in pair)
         ratio = f", {size / before:.2f} times the files'"
-    except OSError:  # they lie in a zip
+    except OSError:  # they lie in a zip, or one file holds all polygons
         ratio = ""
     print(f"{file}: {len(source)} images, {size / 2**20:.1f} MiB{ratio}")
 

@@ -206,7 +206,7 @@ class Split:
                 "meaning",
                 f"{self.name}: the only class is {self.labels.names[present[0]]}, and all else is "
                 "255, which is ignored: if 255 was meant as a class, save it as that class's id "
-                "or give the class id: 255 in classes.yaml",
+                "or give the class id: 255 in classes.yaml (background: NAME, around polygons)",
             )
 
     def check_ignored(self) -> None:

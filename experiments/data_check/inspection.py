@@ -21,6 +21,7 @@ from datamodules.packs.format import Pack
 from datamodules.packs.object_store import RemotePack
 from datamodules.progress import with_progress
 from datamodules.reading.decoding import read_image
+from datamodules.reading.polygons import Drawn, UnknownName
 from datamodules.reading.sources import Files, Memory, Source
 from datamodules.sampling.class_uniform import counted
 from datamodules.thread_pools import prefetch
@@ -65,7 +66,8 @@ def read_sample(source: Source, labels: LabelSet, index: int) -> Sample:
             "(height x width): save both at one size"
         )
         wrong.append(("size", sentence))
-    if isinstance(source, Files) and numbers is not None and numbers.ndim == 2:
+    stored = isinstance(source, Files) and not isinstance(source, Drawn)
+    if stored and numbers is not None and numbers.ndim == 2:
         with naming_unreadable(wrong, label_where):
             check_palette(source, label_where, numbers, wrong)
     return Sample(image, numbers, label, wrong)
@@ -76,6 +78,8 @@ def naming_unreadable(wrong: Wrong, where: str) -> Iterator[None]:
     """Note a file that cannot be read, whatever a decoder raises: no file ends the check."""
     try:
         yield
+    except UnknownName as problem:
+        wrong.append(("ids", str(problem)))
     except DataError as problem:
         wrong.append(("file", str(problem)))
     except Exception as problem:

@@ -383,8 +383,13 @@ def test_a_share_of_train_is_held_out_once_and_for_all(tmp_path: Path) -> None:
         ("- {name: a, id: 1}\n- b", "share the id 1"),
         ("[]", "1 to 254 of each"),
         ("{classes: [a], ignore: [0]}", "void at once"),
-        ("{classes: [a], ignore: [[1]]}", "[[1]] is not a list of ids from 0 to 255 or colors"),
+        (
+            "{classes: [a], ignore: [[1]]}",
+            "[[1]] is not a list of ids from 0 to 255, colors or names",
+        ),
         ("{classes: [a], ignore: 7}", "not a list of ids"),
+        ("{classes: [a], background: b}", "background: b is none of the classes a"),
+        ("{classes: [a], background: 7}", "background: NAME"),
         ("- {name: a, color: [1, 1, 1]}\n- {name: b, color: [1, 1, 1]}", "share a color"),
     ],
 )
