@@ -36,6 +36,7 @@ td:first-child, th:first-child { text-align: left }
   linear-gradient(90deg, var(--shade), transparent) scroll,
   linear-gradient(270deg, var(--shade), transparent) 100% 0 scroll;
   background-size: 2rem 100%, 2rem 100%, .8rem 100%, .8rem 100%; background-repeat: no-repeat }
+.class { white-space: nowrap }
 .wrong { color: rgb(var(--error)) } .soft { color: var(--soft) }
 .bar { display: inline-block; height: .7em; background: rgb(var(--good)) }
 i.color { display: inline-block; width: 1em; height: 1em; border: 1px solid #888; vertical-align: \

@@ -62,7 +62,7 @@ OPTIONAL = {
 
 STYLE = """
 section { margin-top: 2.2rem } nav a { margin-right: .9rem } a { color: rgb(var(--good)) }
-.class { white-space: nowrap } td .class, th .class { font-weight: inherit }
+td .class, th .class { font-weight: inherit }
 .numbers { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(48%, 14rem), 1fr)); \
 gap: .6rem; margin: .6rem 0 }
 .numbers div, .small figure, .case { background: var(--panel); border: 1px solid var(--line); \
