@@ -1,6 +1,7 @@
 """Write a training's numbers to metrics.csv and W&B."""
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -73,9 +74,11 @@ class MetricsWriter(PerStep):
 
     def on_validated(self, trainer: Trainer, module: SegmentationModule) -> None:
         self.start_clock(trainer, None)
-        iou = zip(trainer.datamodule.class_names, module.scores["iou"])
-        classes = {f"val/IoU/{name}": value for name, value in iou if value is not None}
-        self.add(trainer, logged(trainer, "val/") | classes)
+        values = logged(trainer, "val/")
+        for name in logged(trainer, "val/IoU/"):
+            if math.isnan(values[name]):  # no image holds the class
+                del values[name]
+        self.add(trainer, values)
 
     @rank_zero_only
     def add(self, trainer: Trainer, values: Mapping[str, float]) -> None:

@@ -285,8 +285,7 @@ def conclude(trainer: Trainer, resolved: Resolved, folder: Path) -> None:
     say_where(folder)
     say_checkpoints(folder, result)
     mirror = callback(trainer, MetricsWriter).mirror
-    best_score = {"miou": best.miou, "step": best.step} if best else {}
-    mirror.conclude(result, best_score, trainer.lightning_module.scores["confusion"])
+    mirror.conclude(result, trainer.lightning_module.scores["confusion"])
 
 
 def say_where(folder: Path) -> None:

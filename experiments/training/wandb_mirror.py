@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.command_line.parser import by
 from experiments.command_line.resolved_values import Resolved
-from experiments.records.results import Result
+from experiments.records.results import BestWeights, Result
 from experiments.reports.published_figures import comparable, measured_as
 from segmodels.paper import experiment, macs, meta_network
 
@@ -98,19 +98,17 @@ class WandB:
 
             self.log({name: wandb.Image(sheet)}, step)
 
-    def conclude(
-        self, result: Result, best: Mapping[str, Any], confusion: Sequence[Sequence[int]]
-    ) -> None:
+    def conclude(self, result: Result, confusion: Sequence[Sequence[int]]) -> None:
         """Add what is known in the end: the summary, the confusion matrix and, if the run was told
         to, the best checkpoint."""
         if not self.run:
             return
-        self.run.summary.update(summary(result, self.resolved) | {"best": best})
+        self.run.summary.update(summary(result, self.resolved))
         plot = confusion_plot(list(result.iou), confusion)
         self.log({"val/confusion": plot}, result.iterations)
-        if self.resolved.trainer.get("wandb_artifact"):
+        if self.resolved.trainer.get("wandb_artifact") and result.best:
             about = {name: getattr(result, name) for name in ("experiment", "data", "seed")}
-            self.upload(self.folder / "checkpoints" / "best.ckpt", about | best)
+            self.upload(self.folder / result.best.checkpoint, about | score_of(result.best))
 
     def upload(self, file: Path, metadata: Mapping[str, Any]) -> None:
         """Log a checkpoint as an artifact, which is read from where it lies."""
@@ -159,11 +157,17 @@ def summary(result: Result, resolved: Resolved) -> dict[str, Any]:
     values = {name: getattr(result, name) for name in SUMMARY}
     values |= {"macs": macs(network, size), "macs_size": by(size)}
     values["last"] = {"miou": result.miou, "step": result.iterations}
+    if result.best:
+        values["best"] = score_of(result.best)
     for figure in comparable(result)[:1]:
         protocol = measured_as(figure)
         values["published"] = {"miou": figure.miou / 100, "protocol": protocol}
         values["published"]["source"] = figure.source
     return {name: value for name, value in values.items() if value is not None}
+
+
+def score_of(best: BestWeights) -> dict[str, Any]:
+    return {"miou": best.miou, "step": best.step}
 
 
 def confusion_plot(

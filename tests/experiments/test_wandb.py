@@ -204,6 +204,6 @@ def test_a_disabled_mirror_computes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(wandb_mirror, "confusion_plot", None)
     mirror = WandB("disabled", Path("nowhere"), {}, resolve("fcn", "streets", []))
     mirror.start()
-    mirror.conclude(SimpleNamespace(iou={}), {}, [])
+    mirror.conclude(SimpleNamespace(iou={}), [])
     mirror.finish(0)
     assert mirror.run is None
