@@ -99,7 +99,7 @@ def text_column(line: str) -> int:
 REWORDED = {
     r"argument (\S+): (\S*: it is )": r"\1 \2",  # of the types below
     r"argument (\S+): expected (.+)": r"\1 takes \2; see --help",
-    r"argument (\S+): ignored explicit argument (.+)": r"\1 takes no value; leave out =\2",
+    r"argument (\S+): ignored explicit argument '(.*)'": r"\1 takes no value; leave out =\2",
     r"argument (\S+): not allowed with argument (\S+)": r"\1 and \2 cannot both hold; "
     "leave one of them out",
     r"the following arguments are required: (.+)": r"missing: \1; see --help",

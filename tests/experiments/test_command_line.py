@@ -309,7 +309,7 @@ WRONG_OPTIONS = {  # words of a command, and what is said of them
     "--zebra": "there is no option --zebra; there are --help, ",
     "--seed abc": "--seed abc: it is a whole number from 0 up",
     "--seed": "--seed takes one argument; see --help",
-    "--smoke=1": "--smoke takes no value; leave out ='1'",
+    "--smoke=1": "--smoke takes no value; leave out =1",
 }
 
 
