@@ -1,6 +1,7 @@
 """Mirror a run folder to W&B. Never prompts; without W&B the run goes on."""
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -124,7 +125,7 @@ class WandB:
             return
         self.run.finish(exit_code=exit_code)
         if exit_code == 0:
-            upload = f"wandb sync {self.folder / 'wandb'}"
+            upload = f"wandb sync {shlex.quote(str(self.folder / 'wandb'))}"
             print(f"{'W&B':12} {upload if self.run.offline else self.run.url}", flush=True)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import io
 import json
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,7 +61,7 @@ class Mirrored:
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Mirrored:
-    runs = tmp_path_factory.mktemp("runs")
+    runs = tmp_path_factory.mktemp("all runs")
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setenv("WANDB_PROJECT", "street-study")
@@ -147,8 +148,8 @@ def test_the_best_checkpoint_is_an_artifact_where_the_run_was_told_so(mirrored: 
 
 
 def test_an_offline_run_ends_with_the_line_that_uploads_it(mirrored: Mirrored) -> None:
-    last = mirrored.printed.splitlines()[-1]
-    assert last.split(maxsplit=1) == ["W&B", f"wandb sync {mirrored.folder / 'wandb'}"]
+    words = shlex.split(mirrored.printed.splitlines()[-1])  # as a shell reads them
+    assert words == ["W&B", "wandb", "sync", str(mirrored.folder / "wandb")]
     assert mirrored.printed.count("wandb sync") == 1
 
 
