@@ -1,15 +1,16 @@
 """Cross-entropy and hard-example mining that never hold the logits at the label's size.
 
 A loss here is sum(weight * loss) over the pixels of a batch, with weights that carry no gradient.
-The logits come at the network's own resolution and are upsampled a block of rows at a time; a block
-gives its loss and its gradient and is forgotten:
+The logits come at the network's own resolution and are upsampled a block of pixels at a time; a
+block gives its loss and its gradient and is forgotten:
 
-    logits (B, C, h, w) -> rows of (B, C, H, W) -> log p of the label -> sum(weight * loss)
-                                                └> p - onehot, brought back to (B, C, h, w)
+    logits (B, C, h, w) -> block of (B, C, H, W) -> log p of the label -> sum(weight * loss)
+                                                 └> p - onehot, brought back to (B, C, h, w)
 
 Mining passes over the blocks twice: first for the map of losses, from which a rule makes the
 weights, then for the gradient of the pixels that it kept. `block` is the number of upsampled logits
-that exist at a time; it changes time and memory, not the result.
+that exist at a time; it changes time and memory, not the result. A block is a tile that matrix
+products upsample where they are exact, on a CPU, and a strip of rows elsewhere.
 """
 
 import math
@@ -19,11 +20,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmodels.parts.resize import Strip, compute_dtype, strip
+from segmodels.parts.resize import (
+    Strip,
+    Tile,
+    compute_dtype,
+    products_are_exact,
+    strip,
+    tiles,
+)
 
 IGNORED = 255
 # a whole number counts pixels of the batch on this device; a float is a share of them
 Amount = int | float
+Place = tuple[slice, slice, slice]  # a few images, rows and columns of the label
 # A rule takes the unweighted loss (B, H, W), the label and the class weight of each pixel (None
 # without class weights), and returns the weights by which the losses are summed. Where the label is
 # ignored, the loss is that of class 0; rules differ in whether such a pixel is counted. Whatever
@@ -89,7 +98,7 @@ def cross_entropy(
     table = _weight_of_label(logits, class_weights)
     gradient = _gradient_buffer(logits)
 
-    def weigh(at: tuple[slice, slice]) -> Tensor:
+    def weigh(at: Place) -> Tensor:
         weight = _look_up(table, label[at])
         return weight if weights is None else weight * weights[at].detach().to(weight.dtype)
 
@@ -138,7 +147,7 @@ def ohem(
     gradient = _gradient_buffer(logits)
     if gradient is not None:
 
-        def weigh(at: tuple[slice, slice]) -> Tensor:
+        def weigh(at: Place) -> Tensor:
             return kept[at]
 
         _sum_over_blocks(logits, label, weigh, gradient, align_corners, block)
@@ -327,81 +336,104 @@ def _pixels(min_kept: Amount, label: Tensor) -> int:
     return min(count, label.numel())
 
 
-# --- sums over blocks of rows
+# --- sums over blocks of pixels
 
 # The number of upsampled logits in a block: on a CPU it should stay in the cache, elsewhere it
 # should take longer than the launch of its kernels.
 _BLOCK = {"cpu": 1 << 19}
 _BLOCK_ELSEWHERE = 1 << 24
 _ROWS = 16  # no fewer at a time: neighboring blocks both widen the source rows at their border
+_COLUMNS = 256  # of a tile: its products cost in proportion to its sides
 
 
 def _sum_over_blocks(
     logits: Tensor,
     label: Tensor,
-    weigh: Callable[[tuple[slice, slice]], Tensor],
+    weigh: Callable[[Place], Tensor],
     gradient: Tensor | None,
     align_corners: bool,
     block: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Return (sum of weight * loss, sum of weight); add the gradient of the first to `gradient`."""
     sums = [logits.new_zeros(2, dtype=compute_dtype(logits))]
-    for images, rows in _blocks(logits, label, align_corners, block):
-        at = images, slice(rows.top, rows.bottom)
+    for images, piece in _blocks(logits, label, align_corners, block):
+        at = images, *piece.at
         weight = weigh(at)
         if weight.is_cpu and not weight.any():  # elsewhere this test costs more than the block
             continue
-        part = logits.detach()[images, :, rows.first : rows.last].to(compute_dtype(logits))
-        part.requires_grad_(gradient is not None)
-        full = rows.upsampled(part)
-        log_p, loss, true = _log_p(full.detach(), label[at])
+        part = _part(logits, images, piece)
+        if gradient is None:
+            full = piece.upsampled(part)
+        else:
+            full, transposed = piece.with_transpose(part)
+        loss, true, values, total = _softmax(full, label[at], in_place=isinstance(piece, Tile))
         loss.masked_fill_(label[at] == IGNORED, 0)
         sums.append(torch.stack([(loss * weight).sum(), weight.sum()]))
         if gradient is not None:
-            difference = log_p.exp_().scatter_(1, true, torch.exp(-loss)[:, None] - 1)  # p - onehot
-            slope = difference.mul_(weight[:, None])
-            gradient[images, :, rows.first : rows.last] += torch.autograd.grad(full, part, slope)[0]
+            at_label = (torch.exp(-loss) - 1) * weight
+            weight = weight[:, None]
+            p = values.exp_().mul_(weight) if total is None else values.mul_(weight / total)
+            slope = p.scatter_(1, true, at_label[:, None])  # weight * (p - onehot)
+            gradient[images, :, *piece.source] += transposed(slope)
     return tuple(torch.stack(sums).sum(0))
 
 
 def _pixel_losses(logits: Tensor, label: Tensor, align_corners: bool, block: int | None) -> Tensor:
     """Return -log p of the label (B, H, W), of class 0 where it is ignored; no gradient."""
     losses = logits.new_empty(label.shape, dtype=compute_dtype(logits))
-    for images, rows in _blocks(logits, label, align_corners, block):
-        at = images, slice(rows.top, rows.bottom)
-        part = logits.detach()[images, :, rows.first : rows.last].to(losses.dtype)
-        losses[at] = _log_p(rows.upsampled(part), label[at])[1]
+    for images, piece in _blocks(logits, label, align_corners, block):
+        at = images, *piece.at
+        full = piece.upsampled(_part(logits, images, piece))
+        losses[at] = _softmax(full, label[at], in_place=isinstance(piece, Tile))[0]
     return losses
 
 
-def _log_p(full: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log-probabilities (B, C, rows, W), the loss (B, rows, W) and its class.
+def _softmax(
+    full: Tensor, label: Tensor, *, in_place: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return the loss (B, rows, columns), its class, and log p, or in place p times a total.
 
-    The class (B, 1, rows, W) is 0 where the label is ignored.
+    The class (B, 1, rows, columns) is 0 where the label is ignored. A CPU is quicker in place,
+    where a second block's memory costs more than the arithmetic.
     """
     true = label.long().masked_fill(label == IGNORED, 0)[:, None]
-    log_p = F.log_softmax(full, dim=1)
-    return log_p, -log_p.gather(1, true)[:, 0], true
+    if not in_place:
+        log_p = F.log_softmax(full, dim=1)
+        return -log_p.gather(1, true)[:, 0], true, log_p, None
+    full.sub_(full.amax(1, keepdim=True))
+    of_label = full.gather(1, true)
+    total = full.exp_().sum(1, keepdim=True)
+    return (total.log() - of_label)[:, 0], true, full, total
+
+
+def _part(logits: Tensor, images: slice, piece: Strip | Tile) -> Tensor:
+    """Return a copy of the logits that a block is upsampled from, which may be overwritten."""
+    part = logits.detach()[images, :, *piece.source]
+    form = torch.contiguous_format
+    return part.to(compute_dtype(logits), copy=True, memory_format=form)
 
 
 def _blocks(
     logits: Tensor, label: Tensor, align_corners: bool, block: int | None
-) -> Iterator[tuple[slice, Strip]]:
-    """Yield every pixel of the batch once, as a few images and a strip of their rows."""
+) -> Iterator[tuple[slice, Strip | Tile]]:
+    """Yield every pixel of the batch once, as a few images and a strip or tile of them."""
     batch, height, width = label.shape
-    row = logits.shape[1] * width
+    by_products = products_are_exact(logits)
+    columns = min(width, _COLUMNS) if by_products else width
     block = block or _BLOCK.get(logits.device.type, _BLOCK_ELSEWHERE)
-    images = min(batch, max(1, block // (row * _ROWS)))
-    rows = max(block // (row * images), min(_ROWS, block))
-    for top in range(0, height, rows):
-        piece = strip(
-            logits.shape[-2],
-            (height, width),
-            top,
-            min(top + rows, height),
-            align_corners,
-            compute_dtype(logits),
+    pixels = block // logits.shape[1]
+    rows = min(height, max(pixels // columns, min(_ROWS, block)))
+    images = max(1, pixels // (rows * columns))
+    settings = {"align_corners": align_corners, "dtype": compute_dtype(logits)}
+    source = logits.shape[-2:]
+    if by_products:
+        pieces = tiles(source, (height, width), rows, columns, **settings)
+    else:
+        pieces = (
+            strip(source[0], (height, width), top, min(top + rows, height), **settings)
+            for top in range(0, height, rows)
         )
+    for piece in pieces:
         for first in range(0, batch, images):
             yield slice(first, first + images), piece
 

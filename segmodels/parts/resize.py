@@ -1,6 +1,13 @@
-"""Bilinear upsampling of a strip of rows, for maps that are too large to hold at full size."""
+"""Bilinear upsampling of a strip of rows, for maps that are too large to hold at full size.
 
+A tile has a part of the columns too, and is made by two matrix products. On a CPU they are quicker
+than blending rows, most of all for bringing a gradient back; `products_are_exact` says where.
+Labels come from strips: products may round equal logits of two classes apart.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +29,16 @@ class Strip:
     width: int
     align_corners: bool
 
+    @property
+    def at(self) -> tuple[slice, slice]:
+        """Rows and columns of the upsampled map."""
+        return slice(self.top, self.bottom), slice(None)
+
+    @property
+    def source(self) -> tuple[slice, slice]:
+        """Rows and columns of the map that they are blended from."""
+        return slice(self.first, self.last), slice(None)
+
     def upsampled(self, part: Tensor) -> Tensor:
         """Upsample (B, C, last - first, w) to (B, C, bottom - top, W).
 
@@ -36,6 +53,48 @@ class Strip:
         lower = self.lower.to(part.device, non_blocking=True)
         share = self.share.to(part.device, non_blocking=True)
         return part.index_select(2, upper).lerp_(part.index_select(2, lower), share)
+
+    def with_transpose(self, part: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return `upsampled(part)`, and a function that brings its gradient back to `part`."""
+        part = part.detach().requires_grad_()
+        full = self.upsampled(part)
+        return full.detach(), partial(_gradient, full, part)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows and columns `at` of an upsampled map, blended from `source` by two matrix products."""
+
+    at: tuple[slice, slice]
+    source: tuple[slice, slice]
+    # The two are None if the height or the width does not change.
+    down: Tensor | None  # (rows, source rows): the share of each source row
+    across: Tensor | None  # (columns, source columns)
+
+    def upsampled(self, part: Tensor) -> Tensor:
+        """Upsample a contiguous part of the map, (B, C, source rows, source columns)."""
+        images, classes, rows, _ = part.shape
+        if self.across is not None:
+            part = _product(part.flatten(0, 2), self.across.T)  # (B*C*rows, columns)
+        part = part.view(images * classes, rows, -1)
+        if self.down is not None:
+            part = _product(self.down.expand(len(part), -1, -1), part)
+        return part.view(images, classes, *part.shape[1:])
+
+    def transposed(self, slope: Tensor) -> Tensor:
+        """Bring a contiguous gradient in what was upsampled back to its part of the map."""
+        images, classes, *_ = slope.shape
+        slope = slope.flatten(0, 1)  # (B, C, rows, columns) -> (B*C, rows, columns)
+        if self.down is not None:
+            slope = _product(self.down.T.expand(len(slope), -1, -1), slope)
+        rows = slope.shape[1]
+        if self.across is not None:
+            slope = _product(slope.flatten(0, 1), self.across)  # (B*C*rows, source columns)
+        return slope.view(images, classes, rows, -1)
+
+    def with_transpose(self, part: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return `upsampled(part)`, and a function that brings its gradient back to `part`."""
+        return self.upsampled(part), self.transposed
 
 
 def strip(
@@ -63,6 +122,32 @@ def strip(
         size[1],
         align_corners,
     )
+
+
+def tiles(
+    source: tuple[int, int],
+    size: tuple[int, int],
+    rows: int,
+    columns: int,
+    align_corners: bool,
+    dtype: torch.dtype,
+) -> Iterator[Tile]:
+    """Yield a map of `source` size, resized to `size`, in tiles of so many rows and columns."""
+    vertical = _pieces(source[0], size[0], rows, align_corners, dtype)
+    horizontal = list(_pieces(source[1], size[1], columns, align_corners, dtype))
+    for at_rows, source_rows, down in vertical:
+        for at_columns, source_columns, across in horizontal:
+            yield Tile((at_rows, at_columns), (source_rows, source_columns), down, across)
+
+
+def products_are_exact(logits: Tensor) -> bool:
+    """Return whether matrix products upsample these logits as exactly as F.interpolate does.
+
+    They do not if torch may shorten their factors, nor beside infinity: 0 times infinity would
+    reach a whole tile. Whether they are quicker was measured on CPUs alone.
+    """
+    shortened = torch.backends.mkldnn.matmul.fp32_precision not in ("none", "ieee")
+    return logits.is_cpu and not shortened and bool(logits.isfinite().all())
 
 
 def upsampled_rows(
@@ -100,7 +185,7 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
 def _taps(
     source: int, size: int, top: int, bottom: int, align_corners: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the two source rows of each output row and the share of the second.
+    """Return the two source rows (or columns) of each output row and the share of the second.
 
     They are rounded as in F.interpolate on maps of more than a few rows.
     """
@@ -113,3 +198,29 @@ def _taps(
     upper = position.long().clamp_(max=source - 1)
     lower = (upper + 1).clamp_(max=source - 1)
     return upper, lower, position - upper
+
+
+def _pieces(
+    source: int, size: int, step: int, align_corners: bool, dtype: torch.dtype
+) -> Iterator[tuple[slice, slice, Tensor | None]]:
+    """Yield `step` rows (or columns) at a time, their source, and the share of each in each."""
+    for first in range(0, size, step):
+        last = min(first + step, size)
+        if source == size:
+            yield slice(first, last), slice(first, last), None
+            continue
+        upper, lower, share = _taps(source, size, first, last, align_corners, dtype)
+        start, stop = int(upper[0]), int(lower[-1]) + 1
+        shares = torch.zeros(last - first, stop - start, dtype=dtype)
+        shares.scatter_add_(1, (upper - start)[:, None], (1 - share)[:, None])
+        shares.scatter_add_(1, (lower - start)[:, None], share[:, None])
+        yield slice(first, last), slice(start, stop), shares
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):  # it would shorten the factors
+        return left @ right
+
+
+def _gradient(full: Tensor, part: Tensor, slope: Tensor) -> Tensor:
+    return torch.autograd.grad(full, part, slope)[0]

@@ -24,7 +24,7 @@ from segmodels.parts.losses import (
     stdc_rule,
     torchseg_rule,
 )
-from segmodels.parts.resize import upsampled_rows
+from segmodels.parts.resize import tiles, upsampled_rows
 from segmodels.recipe import Recipe, loss_settings
 from tests.support.inputs_from_names import build
 from tests.support.paths import REFERENCE
@@ -81,6 +81,13 @@ def batch(
     label = torch.randint(0, classes, (2, *size), generator=random, dtype=torch.uint8)
     label[torch.rand(label.shape, generator=random) < ignored] = 255
     return logits.to(dtype).requires_grad_(), label
+
+
+@pytest.fixture(params=["products", "rows"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upsample by products, as on a CPU, and by blending rows, as elsewhere."""
+    if request.param == "rows":
+        monkeypatch.setattr(losses, "products_are_exact", lambda logits: False)
 
 
 def two_step(
@@ -232,6 +239,7 @@ def test_every_failing_case_of_the_official_code_is_decided() -> None:
 # --- the two-step form
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("small", "size"), SHAPES)
@@ -247,6 +255,7 @@ def test_cross_entropy_equals_the_two_step_form_in_float64(
     assert distance(gradient(loss, logits), gradient(plain, logits)) < 1e-11
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize(("small", "size"), SHAPES)
 def test_cross_entropy_equals_the_two_step_form_in_float32(
@@ -295,6 +304,7 @@ def test_pixel_weights_are_summed_pixel_by_pixel(average: str) -> None:
     assert distance(gradient(loss, logits), gradient(expected, logits)) < 1e-11
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int64])
 def test_the_type_of_the_label_and_the_layout_of_the_logits_change_nothing(
@@ -454,6 +464,7 @@ def test_mining_more_pixels_than_there_are_is_no_error(name: str) -> None:
 # --- precision, blocks, memory, graph
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_half_precision_logits_are_computed_in_float32(dtype: torch.dtype, autocast: bool) -> None:
@@ -490,10 +501,14 @@ def test_a_scaled_loss_keeps_the_gradients_that_half_precision_would_round_to_ze
     assert (gradient(half * 2.0**16, logits)[lost] != 0).float().mean() > 0.5
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize(("small", "size"), SHAPES)
 def test_no_block_size_changes_the_result(
-    small: tuple[int, int], size: tuple[int, int], align_corners: bool
+    small: tuple[int, int],
+    size: tuple[int, int],
+    align_corners: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logits, label = batch(small, size, dtype=torch.float64)
     label[0, 0, 0] = 1
@@ -504,8 +519,10 @@ def test_no_block_size_changes_the_result(
             logits, label, align_corners=align_corners, rule=RULES["coincheung"], block=block
         ),
     ):
+        monkeypatch.setattr(losses, "_COLUMNS", 256)
         whole = form(10**9)
-        for block in (1, 3, row * 20, 2 * row * 17):
+        for block, columns in ((1, 256), (3, 256), (row * 20, 256), (2 * row * 17, 17)):
+            monkeypatch.setattr(losses, "_COLUMNS", columns)
             loss = form(block)
             assert loss.item() == pytest.approx(whole.item(), rel=1e-13)
             assert distance(gradient(loss, logits), gradient(whole, logits)) < 1e-12
@@ -529,6 +546,7 @@ class Watch(TorchDispatchMode):
         return made
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("rule", [None, *RULES])
 def test_logits_of_the_size_of_the_label_never_exist(rule: str | None) -> None:
     logits, label = batch((16, 16), (128, 128), classes=19)
@@ -560,6 +578,7 @@ def test_a_batch_without_a_valid_pixel_gives_zero_and_a_zero_gradient(
     assert torch.equal(gradient(loss, logits), torch.zeros_like(logits))
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_an_infinite_logit_under_an_ignored_pixel_does_no_harm() -> None:
     logits, label = batch((6, 6), (6, 6))
     with torch.no_grad():
@@ -599,6 +618,7 @@ def test_a_second_derivative_is_refused_and_not_wrong() -> None:
         )
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_without_a_graph_the_value_is_the_same_and_no_gradient_is_made() -> None:
     logits, label = batch()
     for form in (
@@ -612,12 +632,33 @@ def test_without_a_graph_the_value_is_the_same_and_no_gradient_is_made() -> None
         with torch.no_grad():
             assert not form(logits).requires_grad
         assert value.item() == loss.item()
-        assert (
-            "aten.upsample_bilinear2d_backward.default" in learning.operations - judging.operations
-        )
+        assert "aten.scatter_.src" in learning.operations - judging.operations
 
 
-# --- strips of rows
+def products_in(logits: Tensor, label: Tensor) -> set[str]:
+    with Watch() as watch:
+        loss = cross_entropy(logits, label, align_corners=False)
+    assert loss.item() == pytest.approx(two_step(logits, label, False).item(), rel=1e-6)
+    return watch.operations & {"aten.mm.default", "aten.bmm.default"}
+
+
+def test_matrix_products_are_not_used_where_they_would_be_less_exact() -> None:
+    logits, label = batch()
+    assert products_in(logits, label)
+    settings = torch.backends.mkldnn.matmul
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16"
+    try:
+        assert not products_in(logits, label)
+    finally:
+        settings.fp32_precision = before
+    with torch.no_grad():
+        logits[0, :, 0, 0] = torch.inf
+    label[0, :12, :12] = 255  # four pixels or more around the first corner are made of infinity
+    assert not products_in(logits, label)
+
+
+# --- strips of rows, and tiles
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -654,6 +695,24 @@ def test_upsampled_rows_keep_half_precision_and_carry_a_gradient() -> None:
         distance(gradient(strip.float().sum(), logits), gradient(whole.float().sum(), logits))
         < 2e-2
     )
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(("small", "size"), SHAPES)
+def test_tiles_are_those_of_the_whole_map_and_send_its_gradient_back(
+    small: tuple[int, int], size: tuple[int, int], align_corners: bool
+) -> None:
+    logits, _ = batch(small, size, dtype=torch.float64)
+    whole = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
+    slope = torch.randn_like(whole)
+    seen = torch.zeros_like(whole)
+    brought_back = torch.zeros_like(logits)
+    for tile in tiles(small, size, 7, 16, align_corners, torch.float64):
+        part = logits.detach()[:, :, *tile.source].contiguous()
+        seen[:, :, *tile.at] += tile.upsampled(part)
+        brought_back[:, :, *tile.source] += tile.transposed(slope[:, :, *tile.at].contiguous())
+    assert distance(seen, whole.detach()) < 1e-13
+    assert distance(brought_back, gradient((whole * slope).sum(), logits)) < 1e-13
 
 
 # --- refusals
