@@ -26,6 +26,7 @@ from datamodules.images import NamedImages
 from datamodules.labels import RGB, LabelSet
 from datamodules.packs.lookup import find_pack, packs_beside
 from datamodules.packs.object_store import RemotePack
+from datamodules.reading.decoding import Size
 from datamodules.reading.sources import Files, Memory, Part, Source, in_memory
 from datamodules.sampling.class_frequencies import Frequencies, frequencies
 from datamodules.sampling.class_uniform import Spots, located
@@ -346,6 +347,15 @@ class SegmentationData(LightningDataModule):
             return source
         others = sorted(set(range(len(source))) - set(kept))
         return Part(source, kept if labeled else others)
+
+    def extent(self) -> tuple[int, Size]:
+        """How many training images keep their labels, and the largest size that fits in them all.
+
+        No image is decoded for it.
+        """
+        source = self.part(labeled=True)
+        heights, widths = zip(*map(source.size, range(len(source))))
+        return len(source), (min(heights), min(widths))
 
     def unlabeled_crops(self, count: int) -> Sample:
         """The first of the unlabeled crops, to look at; nothing of them is used up."""

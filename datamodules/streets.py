@@ -23,6 +23,7 @@ from datamodules.module import SegmentationData
 from datamodules.progress import with_progress
 from datamodules.reading.decoding import Size
 from datamodules.reading.sources import Memory, Pair
+from datamodules.sampling.labeled_part import chosen
 
 SPLITS = ("train", "val", "test")
 
@@ -104,6 +105,11 @@ class Streets(SegmentationData):
     def source(self, split: str) -> Memory:
         pairs = ((image, self.labels.encode(ids)) for image, ids in self.scenes(split))
         return Memory(pairs, [scene_name(index) for index in range(self.scene_counts[split])])
+
+    def extent(self) -> tuple[int, Size]:
+        """Known before a scene is drawn."""
+        names = [scene_name(index) for index in range(self.scene_counts["train"])]
+        return len(chosen(names, self.labeled) if self.labeled else names), self.size
 
     def scenes(self, split: str) -> Iterator[Pair]:
         """RGB and label ids; each split of each scene seed has a seed of its own."""

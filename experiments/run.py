@@ -41,7 +41,7 @@ EPILOG = r"""overrides   group.name=value, for example recipe.lr=0.01 recipe.cro
 
 fine-tuning on your own images
   python experiments/run.py --model bisenet --data folder data.root=DIR \
-    --init runs/.../checkpoints/best.ckpt
+    --init runs/... --recipe finetune
   DIR holds train/images, train/masks, val/images, val/masks and classes.yaml;
   see docs/GUIDE.md
 """
@@ -80,6 +80,12 @@ def make_parser() -> Parser:
         metavar="FROM",
         help="scratch, imagenet, FILE (a checkpoint, whose heads of another class count start "
         "anew, or a backbone's ImageNet weights) or released:NAME=FILE (the authors')",
+    )
+    add(
+        "--recipe",
+        choices=("finetune",),
+        help="finetune: a short training from --init's weights with a tenth of the learning rate, "
+        "its steps and crops by the number and size of the images; default: the paper's recipe",
     )
     add(
         "--resume",
@@ -131,15 +137,25 @@ def main(arguments: list[str] | None = None) -> int:
             parse_network(args.init)  # refuses a missing file before data are made
     if plan.several(args):
         return sweep.sweep(args)
-    resolved = resolve(args.model, args.data, args.overrides, args.smoke, args.semi, args.init)
+    given = (args.overrides, args.smoke, args.semi, args.init, args.recipe)
+    resolved = resolve(args.model, args.data, *given)
     if args.show:
-        return resolved_table(resolved)
-    return start(resolved, args.seed, args.runs)
+        return show(resolved)
+    return start(plan.settled(resolved), args.seed, args.runs)
+
+
+def show(resolved: Resolved) -> int:
+    """Print every value; what --recipe derives from the images only where these are there."""
+    try:
+        plan.settled(resolved)
+    except UserError as problem:
+        print(f"without what --recipe {resolved.preset} derives from the images: {problem}")
+    return resolved_table(resolved)
 
 
 def resume(args: Namespace) -> int:
     """Go on with a run folder, whose config.json says everything."""
-    given = [flag for flag in ("model", "data", "init", "seeds") if getattr(args, flag)]
+    given = [flag for flag in ("model", "data", "recipe", "init", "seeds") if getattr(args, flag)]
     given += args.overrides
     given += ["semi"] if args.semi != "none" else []
     given += ["--smoke"] if args.smoke else []

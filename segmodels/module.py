@@ -160,6 +160,16 @@ class SegmentationModule(LightningModule):
         """Return the smallest height or width, no less than `side`, that the network takes."""
         return side + -side % self.multiple
 
+    def valid_side_within(self, side: int) -> int:
+        """Return the largest height or width, no more than `side`, that the network takes.
+
+        Below the smallest one that it takes, it is that one.
+        """
+        possible = range(side, 2 * self.margin, -1)
+        return next(
+            (each for each in possible if self.valid_side(each) == each), self.valid_side(side)
+        )
+
     # --- the network: methods that no paper overrides
 
     def logits(self, image: Tensor) -> Tensor:

@@ -116,6 +116,17 @@ class Experiment:
             **changes,
         )
 
+    def finetuned(self, images: int, size: tuple[int, int], **given: Any) -> "Experiment":
+        """Return this row with the recipe of a fine-tuning on so many images of at least this size.
+
+        Its crops are no larger than the images, nor than the row's. A data module's `extent` says
+        both numbers; `given` holds fields of the recipe that are decided already.
+        """
+        network = meta_network(self)
+        sides = (side + 2 * network.margin for side in size)
+        crop = tuple(network.valid_side_within(min(pair)) for pair in zip(sides, self.recipe.crop))
+        return replace(self, recipe=self.recipe.finetuned(images, crop, **given))
+
     def on(self, data: Any) -> "Experiment":
         """Return this row with its recipe for a data set, a class or an object of `datamodules`.
 

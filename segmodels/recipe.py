@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from math import inf, isfinite
+from dataclasses import dataclass, fields, replace
+from math import ceil, inf, isfinite
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+PASSES, LEAST_STEPS = 40, 200  # of a fine-tuning
 ClassWeights = Literal["median_frequency"]  # rules that count the training labels
 
 
@@ -85,6 +86,27 @@ class Recipe:
     def data_options(self) -> dict[str, Any]:
         """Return the fields that a data module takes: its crops, its batch and its length."""
         return {name: getattr(self, name) for name in OF_DATA}
+
+    def finetuned(self, images: int, crop: tuple[int, int], /, **given: Any) -> "Recipe":
+        """Return this recipe as a short training on so many images, from trained weights.
+
+        It takes a tenth of the learning rate, since large steps would forget what is known, and
+        sees each image `PASSES` times, in no fewer steps than a new class needs and in no more than
+        this recipe has. A tenth of the steps warm up, while the optimizer and new rows of heads
+        settle, and a running average of weights reaches back no further. `given` holds fields that
+        are decided already.
+        """
+        passes = PASSES * images / given.get("batch", self.batch)
+        steps = given.get("iterations", min(max(ceil(passes), LEAST_STEPS), self.iterations))
+        derived = {
+            "crop": crop,
+            "iterations": steps,
+            "lr": self.lr / 10,
+            "min_lr": self.min_lr / 10,
+            "warmup": steps // 10,
+            "ema": min(self.ema, max(0.0, 1 - 10 / steps)),
+        }
+        return replace(self, **derived | given)
 
 
 # Fields that a data module takes by the same names

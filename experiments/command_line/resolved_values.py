@@ -63,6 +63,7 @@ class Resolved:
     entry: Mapping[str, Any]  # the row, as the catalogue has it
     semi_name: str = "none"  # the semi-supervised method around the network
     init: str | None = None  # the word of --init
+    preset: str | None = None  # the word of --recipe
     recipe: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
@@ -110,9 +111,11 @@ def resolve(
     smoke: bool = False,
     semi: str = "none",
     init: str | None = None,
+    preset: str | None = None,
 ) -> Resolved:
     """The paper's values, then what the data set's budget and a semi-supervised method replace,
-    then --smoke, then the command line."""
+    then --smoke, then the command line. What --recipe makes of them depends on the images: see
+    `experiments.training.build.settle_finetuning`."""
     known = catalogue()
     experiment = row_address(model)
     paper, row = experiment.split("/")
@@ -126,7 +129,12 @@ def resolve(
         "trainer": options(Machine),
         "semi": known["semi"][semi]["options"] if semi != "none" else {},
     }
-    resolved = Resolved(experiment, data, entry, semi, init)
+    resolved = Resolved(experiment, data, entry, semi, init, preset)
+    if preset == "finetune" and resolved.start == "scratch":
+        raise UserError(
+            "--recipe finetune goes on from trained weights with a tenth of the learning rate; "
+            "give them with --init, a run folder or a checkpoint"
+        )
     for group, known_options in groups.items():
         resolved.update(group, defaults(known_options), "default")
     resolved.update("recipe", entry["recipe"], "paper")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command_line.catalogue import catalogue
-from experiments.command_line.errors import UserError
+from experiments.command_line.errors import UserError, as_user_error
 from experiments.command_line.overrides import as_text
 from experiments.command_line.resolved_values import PLACES, Resolved, resolve
 from experiments.command_line.row_patterns import is_pattern, matching_rows
@@ -126,7 +126,18 @@ def plan(args: Namespace) -> list[Run]:
 
 
 def resolve_row(address: str, data: str | None, args: Namespace) -> Resolved:
-    return resolve(address, data, args.overrides, args.smoke, args.semi, args.init)
+    given = (args.overrides, args.smoke, args.semi, args.init, args.recipe)
+    return settled(resolve(address, data, *given))
+
+
+def settled(resolved: Resolved) -> Resolved:
+    """With what --recipe derives from the images, which have to be there."""
+    if resolved.preset == "finetune":
+        from experiments.training.build import settle_finetuning  # takes torch
+
+        with as_user_error():
+            settle_finetuning(resolved)
+    return resolved
 
 
 def refuse_together(refused: Mapping[str, str]) -> None:

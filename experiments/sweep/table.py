@@ -164,7 +164,7 @@ def in_turn(values: Iterable[str | int]) -> str:
 
 def on_every_row(args: Namespace) -> list[str]:
     """The options of the command that decide a score."""
-    options = {"--semi": args.semi, "--init": args.init}
+    options = {"--recipe": args.recipe, "--semi": args.semi, "--init": args.init}
     given = [f"{flag} {word}" for flag, word in options.items() if word not in (None, "none")]
     for word in args.overrides:
         of_this_machine = word.startswith(("data.root=", "trainer."))

@@ -1,7 +1,7 @@
 """Build data, network and starting weights out of resolved values."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -11,6 +11,7 @@ from lightning import seed_everything
 
 import datamodules
 from datamodules.module import SegmentationData
+from experiments.command_line.catalogue import plain
 from experiments.command_line.errors import UserError
 from experiments.command_line.networks import RELEASED, ReleasedCheckpoint, parse_network
 from experiments.command_line.resolved_values import PLACES, Resolved, departures
@@ -40,6 +41,25 @@ def open_data(resolved: Resolved, seed: int) -> SegmentationData:
     data.setup("fit")
     data.part(labeled=True)  # refuses a part that does not exist
     return data
+
+
+def settle_finetuning(resolved: Resolved) -> None:
+    """Replace what --recipe finetune derives from the images and from what the network takes.
+
+    Values of --smoke and of the command line stay.
+    """
+    data = datamodules.dataset(resolved.data_name)(**resolved.data | {"resident": "no"})
+    recipe = Recipe(**resolved.recipe)
+    row = replace(experiment(resolved.experiment).but(model=resolved.model), recipe=recipe)
+    given = {
+        name: value
+        for name, value in asdict(recipe).items()
+        if resolved.origins[f"recipe.{name}"] in ("--smoke", "command line")
+    }
+    tuned = plain(asdict(row.finetuned(*data.extent(), **given).recipe))
+    changes = {name: value for name, value in tuned.items() if value != resolved.recipe[name]}
+    resolved.update("recipe", changes, "--recipe finetune")
+    resolved.departures = departures(resolved)
 
 
 def settle_precision(resolved: Resolved) -> None:

@@ -124,11 +124,7 @@ def check_crop(resolved: Resolved, network: SegmentationModule) -> None:
         return
     larger = [network.valid_side(side) for side in crop]
     if larger != list(crop):
-        smaller = []
-        for side, above in zip(crop, larger):
-            possible = range(2 * margin + 1, side + 1)
-            valid = [each for each in possible if network.valid_side(each) == each]
-            smaller.append(max(valid, default=above))
+        smaller = [network.valid_side_within(side) for side in crop]
         sizes = " or ".join(dict.fromkeys([by(smaller), by(larger)]))
         raise UserError(
             f"{resolved.experiment} cannot take crops of {by(crop)}: it loses {margin} pixels on "

@@ -21,6 +21,7 @@ from datamodules.reading.sources import Files, Source
 from datamodules.sampling.loader import Loader
 from datamodules.thread_pools import cores
 from experiments.drawing.label_images import colored
+from tests.support import trees
 from tests.support.data import QUIET, Noise, Witness, as_rank, fingerprint, noise
 from tests.support.patience import until
 
@@ -212,6 +213,24 @@ def test_workers_follow_the_cores_a_process_may_use(
     assert noise().worker_count(noise().source("val")) == 0
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     assert noise().worker_count(files) == 8
+
+
+def test_the_extent_counts_labeled_images_and_fits_into_each(tmp_path: Path) -> None:
+    sizes = {"photo0": (45, 70), "photo1": (40, 60), "photo2": (50, 40)}
+    for count, size in zip((3, 2, 1), reversed(sizes.values())):
+        trees.folder(tmp_path, {"train": count}, ["road"], ids=(0,), size=size)
+    assert datamodules.Folder(tmp_path).extent() == (3, (40, 40))
+    one = datamodules.Folder(tmp_path, labeled="1")
+    (name,) = one.part(labeled=True).names
+    assert one.extent() == (1, sizes[name])
+
+
+def test_the_extent_of_streets_is_known_before_they_are_drawn() -> None:
+    for labeled in (None, "1/3"):
+        data = datamodules.Streets(height=64, width=128, train=7, labeled=labeled)
+        known = data.extent()
+        assert not data.sources
+        assert known == SegmentationData.extent(data)
 
 
 def test_a_loader_survives_being_listed_twice() -> None:
