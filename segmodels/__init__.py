@@ -6,6 +6,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     import numpy as np
@@ -56,6 +57,21 @@ def from_checkpoint(
     from segmodels.own_checkpoints import from_checkpoint
 
     return from_checkpoint(path, network, model)
+
+
+def start_from(module: "SegmentationModule", path: str, classes: "Sequence[str]" = ()) -> str:
+    """Load the tensors of a checkpoint of ours that fit into a new module; the text says which.
+
+    `classes` are the module's, such as data.class_names: its heads take over those that the
+    checkpoint names too.
+    """
+    from dataclasses import replace
+
+    from segmodels.own_checkpoints import start_from
+
+    if classes:
+        module.identity = replace(module.identity, classes=list(classes))
+    return start_from(module, path)
 
 
 def predict(module: "SegmentationModule", image: "Picture") -> "np.ndarray":

@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+import segmodels
+from datamodules import Folder
 from experiments import run
 from experiments.command_line.resolved_values import Resolved, resolve
 from experiments.records import run_folder
@@ -104,6 +107,24 @@ def test_a_run_stores_what_was_derived_and_goes_on_with_it(
     images.rename(tmp_path / "elsewhere")  # nothing is derived again
     again = run_folder.resolved_from(config)
     assert settled(again).recipe == config["recipe"]
+
+
+def test_python_makes_the_same_recipe_and_the_same_start(
+    images: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    monkeypatch.setattr(train, "fit", lambda _, module, *rest, **also: found.append(module) or 0)
+    command = ["--model", ROW, "--data", "folder", "--recipe", "finetune", *CPU]
+    command += [f"data.root={images}", "--init", str(checkpoint), "--runs", str(tmp_path / "runs")]
+    assert run.main([*command, "recipe.precision=32-true"]) == 0
+    data = Folder(images)
+    row = segmodels.experiment(ROW).on(data).finetuned(*data.extent(), precision="32-true")
+    module = row.build(len(data.class_names), seed=0)
+    said = segmodels.start_from(module, str(checkpoint), data.class_names)
+    assert "by their names the classes road of" in said and "new classes: dog" in said
+    assert module.recipe == found[0].recipe
+    theirs = found[0].state_dict()
+    assert all(torch.equal(each, theirs[name]) for name, each in module.state_dict().items())
 
 
 def test_a_sweep_knows_its_fine_tunings_again(
