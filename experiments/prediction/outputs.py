@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.command_line.errors import UserError
+from experiments.command_line.files import check_makeable
 from experiments.command_line.names import known_name
 from experiments.prediction.inputs import Target
 
@@ -60,6 +61,7 @@ def name_outputs(
     """
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"{args.out} is a file; --out takes a folder, which need not exist yet")
+    check_makeable(args.out, "--out")
     remedy = ", or --skip-existing to go on with the other images"
     seen: dict[Path, Path | str] = {}
     named = []

@@ -870,7 +870,7 @@ def test_wrong_words_are_refused(
         (
             "--out",
             tmp_path / "file" / "below",
-        ): "cannot be used (Not a directory); change its rights, or give another folder",
+        ): "cannot be written to (Not a directory); give --out another folder",
     }
     for words, answer in answers.items():
         assert answer in refused(
