@@ -60,6 +60,7 @@ class SegmentationModule(LightningModule):
     channels_last = True  # memory format while training: faster, and rounded otherwise
     recipe = Recipe()  # until `adopt` sets a row's
     normalization = Normalization()
+    runtime = "torch"  # that computes an evaluation, or "onnxruntime"
     # label (H, W) -> {name: map (H, W)}, as numpy: made by the threads that make crops
     label_maps: Callable[[Any], dict[str, Any]] | None = None
 

@@ -62,6 +62,16 @@ def rgb_array(image: Picture) -> np.ndarray:
 # --- how a network computes
 
 
+def prepared(module: SegmentationModule, device: str = "auto") -> SegmentationModule:
+    """Move a network to a device, and return the form that is fastest there.
+
+    On a CPU that is a copy whose logits are the network's but for rounding, see `folding`.
+    onnxruntime computes there alone.
+    """
+    device = choose_device(device) if module.runtime == "torch" else "cpu"
+    return module.to(device).fast_form()
+
+
 def set_inference(module: SegmentationModule, inference: str | None, precision: str | None) -> None:
     """Change the inference mode and the precision, if they are given.
 
@@ -73,6 +83,14 @@ def set_inference(module: SegmentationModule, inference: str | None, precision: 
         print("16-mixed is not computed on a CPU; bf16-mixed takes its place")
         precision = "bf16-mixed"
     module.recipe = replace(module.recipe, inference=inference, precision=precision)
+
+
+def set_runtime(module: SegmentationModule, runtime: str) -> None:
+    """Have "torch" or "onnxruntime" compute what a module evaluates and predicts."""
+    if runtime == "onnxruntime":
+        from segmodels.onnx_form import use_onnxruntime  # onnx takes a second to import
+
+        use_onnxruntime(module)
 
 
 def autocast(module: SegmentationModule) -> AbstractContextManager:

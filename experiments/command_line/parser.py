@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from experiments.command_line.errors import UserError
 from experiments.command_line.invocation import as_started
@@ -15,6 +16,8 @@ from segmodels.names import nearest_name, synonyms
 
 Subjects = argparse._SubParsersAction  # what `add_subparsers` returns
 NO_BREAK = "\N{NO-BREAK SPACE}"
+# what may compute a network, and the packages that it needs beside ours
+RUNTIMES = {"torch": (), "onnxruntime": ("onnx", "onnxscript", "onnxruntime")}
 
 
 class Formatter(argparse.HelpFormatter):
@@ -172,6 +175,17 @@ def height_by_width(text: str) -> tuple[int, int]:
     if not by:
         raise argparse.ArgumentTypeError(f"{text}: it is HEIGHTxWIDTH, such as 512x1024")
     return positive(height), positive(width)
+
+
+def runtime(text: str) -> str:
+    """Return the word of a --runtime, or an error where its packages are not installed."""
+    if text not in RUNTIMES:
+        raise argparse.ArgumentTypeError(f"{text} is none; give one of {', '.join(RUNTIMES)}")
+    if lacking := [name for name in RUNTIMES[text] if find_spec(name) is None]:
+        raise argparse.ArgumentTypeError(
+            f'{text} needs {", ".join(lacking)}: pip install "segmodels[export]"'
+        )
+    return text
 
 
 def by(size: Sequence[int]) -> str:

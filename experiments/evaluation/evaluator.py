@@ -46,7 +46,7 @@ from experiments.reports.published_figures import model_words
 from experiments.reports.terminal_tables import class_table, protocol_table, published_lines
 from segmodels.metrics.bootstrap import interval
 from segmodels.module import SegmentationModule
-from segmodels.prediction import choose_device, predict, predicted_strips, set_inference
+from segmodels.prediction import predict, predicted_strips, prepared, set_inference, set_runtime
 from segmodels.recipe import inference_steps
 
 Named = tuple[str, SegmentationModule]
@@ -62,7 +62,9 @@ def evaluate(source: Checkpoint, args: Namespace) -> int:
             networks = protocols(source, module, data, args)
     results = []
     for mode, network in networks:
-        set_inference(network, mode, args.precision)
+        with as_user_error():
+            set_inference(network, mode, args.precision)
+            set_runtime(network, args.runtime)
         results.append(evaluate_protocol(source, network, data, others, args))
     if args.protocols:
         protocol_table(results)
@@ -125,11 +127,11 @@ def evaluate_protocol(
     images = data.open(args.split)
     if args.pictures and (others or result.released):
         pictures = file.with_suffix(".png")
-        networks = [(heading, module), *others]
+        networks = [(name, prepared(each)) for name, each in ((heading, module), *others)]
         save(comparison_sheet(networks, images, data, args.pictures), pictures)
         print(f"pictures     {pictures}")
     if args.page:
-        page = failure_page(examined, partial(predict_again, module.to(choose_device()), images))
+        page = failure_page(examined, partial(predict_again, prepared(module), images))
         files.write_text(args.page, page)
         print(f"page         {args.page}")
     return result
@@ -249,7 +251,7 @@ def comparison_sheet(
         row = [image, colored(label, palette)]
         labels.append(label)
         for _, module in networks:
-            predicted = predict(module.to(choose_device()), image)  # a Trainer leaves it on the CPU
+            predicted = predict(module, image)
             row.append(colored_prediction(predicted, label, palette))
             labels.append(predicted)
         rows.append(row)

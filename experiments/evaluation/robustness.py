@@ -31,7 +31,7 @@ from experiments.evaluation.robustness_result import Robustness, check_comparabl
 from experiments.evaluation.score import name_of, open_data, run_trainer
 from experiments.reports.number_formats import console
 from segmodels.module import SegmentationModule
-from segmodels.prediction import choose_device, predict, set_inference
+from segmodels.prediction import predict, prepared, set_inference, set_runtime
 
 
 def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
@@ -42,6 +42,7 @@ def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
         reference = read(args.reference) if args.reference else None
         module, data = open_network(source, args)
         set_inference(module, args.inference, args.precision)
+        set_runtime(module, args.runtime)
         images = chosen_images(data, args)
         others = {
             other: chosen_images(open_data(other, {"root": root}, args.split, source, module), args)
@@ -73,7 +74,7 @@ def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
     write(result, file, module, name_in_run(source), f"{experiment} on {what}")
     if kinds:
         pictures = file.with_name(f"{file.stem}-images.png")
-        predict_label = partial(predict, module.to(choose_device()))
+        predict_label = partial(predict, prepared(module))
         severities = shown_severities(args.severities)
         classes = (data.class_names, data.palette)
         save(robustness_sheet(images, predict_label, *classes, kinds, severities), pictures)

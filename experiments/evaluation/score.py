@@ -86,7 +86,9 @@ def check_classes(source: Checkpoint, module: SegmentationModule, data: Segmenta
 def scope(module: SegmentationModule, data: SegmentationData, split: str) -> str:
     """ "on 233 images of camvid test (whole, 32-true)" """
     recipe = module.recipe
-    how = (recipe.inference, model_words(module.identity.evaluated_with), recipe.precision)
+    runtime = "" if module.runtime == "torch" else module.runtime
+    options = model_words(module.identity.evaluated_with)
+    how = (recipe.inference, options, recipe.precision, runtime)
     images = f"{len(data.open(split))} images of {name_of(data)} {split}"
     return f"on {images} ({', '.join(filter(None, how))})"
 
@@ -116,6 +118,7 @@ def run_trainer(
     """Evaluate in the recipe's precision on one device; only the callbacks print or write."""
     trainer = Trainer(
         precision=module.recipe.precision,
+        accelerator="auto" if module.runtime == "torch" else "cpu",
         devices=1,
         logger=False,
         enable_progress_bar=False,
@@ -161,6 +164,7 @@ def result_of(
         inference_parameters=inference_parameters(network, module.num_classes),
         hardware=provenance.hardware(),
         precision=module.recipe.precision,
+        runtime=module.runtime,
         commit=provenance.commit(),
         versions=provenance.versions(),
         date=date.today().isoformat(),

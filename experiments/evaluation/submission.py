@@ -33,7 +33,7 @@ from experiments.drawing.label_images import save
 from experiments.evaluation.evaluator import open_network
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.module import SegmentationModule
-from segmodels.prediction import choose_device, predict, set_inference
+from segmodels.prediction import predict, prepared, set_inference, set_runtime
 
 NAME = "cityscapes"
 FILES = "files"
@@ -52,11 +52,12 @@ def submit(source: Checkpoint, args: Namespace) -> int:
         with as_user_error():
             module, data = open_network(source, args, labeled=not tested)
             set_inference(module, args.inference, args.precision)
+            set_runtime(module, args.runtime)
             images = data.images(args.split)
             condition = fingerprint(source, args, module, images.names)
         partial = args.submit.with_name(f".{args.submit.name}.{condition}.partial")
         (partial / FILES).mkdir(parents=True, exist_ok=True)
-        archive = predict_files(module.to(choose_device()), images, data, partial / FILES)
+        archive = predict_files(prepared(module), images, data, partial / FILES)
         if not tested:
             check_scores(partial, data, args.split, module)
         (partial / FILES).rename(args.submit)
@@ -102,6 +103,7 @@ def fingerprint(
         identity.overrides,
         recipe.inference,
         recipe.precision,
+        module.runtime,
         args.split,
         list(names),
     )

@@ -24,7 +24,13 @@ from experiments.records.trained_networks import labels_of, options_of, trained
 from experiments.reports.number_formats import plural
 from segmodels.inference_modes import Strips
 from segmodels.module import SegmentationModule
-from segmodels.prediction import choose_device, predicted_strips, set_inference
+from segmodels.prediction import (
+    choose_device,
+    predicted_strips,
+    prepared,
+    set_inference,
+    set_runtime,
+)
 
 BLOCK = 128  # rows whose probabilities exist at one time
 COMPRESSION = 2  # of PNGs: an overlay takes a fifth of the usual 6's time, and a tenth more room
@@ -36,11 +42,12 @@ class Predictor:
     """A network ready to use: images of one size in, maps and pictures of its prediction out."""
 
     def __init__(self, source: Checkpoint, args: argparse.Namespace) -> None:
-        device = choose_device(args.device)  # refused before a checkpoint is read
+        choose_device(args.device)  # refused before a checkpoint is read
         self.module = trained(source, model=options_of(source, args.model))
         self.kinds: Sequence[str] = args.kinds
         self.strength = args.strength
         set_inference(self.module, args.inference, args.precision)
+        set_runtime(self.module, args.runtime)
         classes = self.module.identity.classes
         self.palette = self.module.identity.palette
         shares = {kind: share_of(kind, classes) for kind in self.kinds}
@@ -48,7 +55,7 @@ class Predictor:
         self.labels = own_labels(self.module) if "ids" in self.kinds else None
         self.legend = legend(classes, self.palette)
         self.passes: list[tuple[int, float]] = []  # (images, seconds)
-        self.module.to(device)
+        self.module = prepared(self.module, args.device)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Pictures]:
         """Of each image "label", and those other kinds that need the network's probabilities."""

@@ -75,6 +75,7 @@ class Result:
     inference_parameters: int | None
     hardware: str
     precision: str
+    runtime: str = "torch"  # that computed the score: torch or onnxruntime
     commit: str | None
     versions: dict[str, str]
     date: str  # YYYY-MM-DD

@@ -29,6 +29,7 @@ from segmodels.module import SegmentationModule
 from segmodels.recipe import Recipe
 from tests.support import trees
 from tests.support.checkpoints import BAD, ROW, changed, written
+from tests.support.extras import onnx
 from tests.support.paths import ROOT
 from tests.support.pictures import listing
 
@@ -172,7 +173,7 @@ def test_precision_is_what_was_asked_for_and_the_result_says_which(
     if precision == "16-mixed" and torch.accelerator.is_available():
         pytest.skip("float16 is computed here")
     module, images = (
-        written(tmp_path / "three.ckpt", labels=THREE, data="folder"),
+        written(tmp_path / "three.ckpt", labels=THREE, data="folder").fast_form(),
         odd_images(tmp_path / "images"),
     )
     words = ("--precision", precision, f"data.root={tmp_path / 'images'}", "data.workers=0")
@@ -186,6 +187,18 @@ def test_precision_is_what_was_asked_for_and_the_result_says_which(
     assert scores[False] != scores[True]
     assert list(found["iou"].values()) == pytest.approx(scores[recorded == "bf16-mixed"], abs=1e-12)
     assert found["precision"] == recorded
+
+
+@onnx
+@pytest.mark.slow
+def test_onnxruntime_scores_what_torch_does_and_the_result_says_which(tmp_path: Path) -> None:
+    written(tmp_path / "three.ckpt", labels=THREE, data="folder")
+    odd_images(tmp_path / "images")
+    words = (tmp_path / "three.ckpt", f"data.root={tmp_path / 'images'}", "data.workers=0")
+    torch_own = result(*words, out=tmp_path / "torch.json")
+    found = result(*words, "--runtime", "onnxruntime", out=tmp_path / "found.json")
+    assert (torch_own["runtime"], found["runtime"]) == ("torch", "onnxruntime")
+    assert found["miou"] == pytest.approx(torch_own["miou"], abs=1e-3)
 
 
 def test_camvids_test_split_is_scored_in_its_official_layout(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageFile
 
 from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
+from experiments.command_line import parser
 from experiments.drawing.label_images import legend, overlay
 from experiments.prediction import outputs
 from experiments.prediction import predictor as predictor_module
@@ -25,6 +26,7 @@ from segmodels.module import SegmentationModule
 from segmodels.own_checkpoints import from_checkpoint
 from segmodels.released_checkpoints import from_released
 from tests.support.checkpoints import BAD, state, written
+from tests.support.extras import onnx
 from tests.support.pictures import noise, picture, predicted, read, refused, run
 
 PALETTE = np.array(CITYSCAPES.palette, np.uint8)
@@ -36,7 +38,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Segmentatio
     torch.manual_seed(
         0
     )  # of some random weights a class is nowhere likely enough to be seen in 8 bits
-    return file, written(file)
+    return file, written(file).fast_form()  # its logits are so large that rounding shows
 
 
 # --- what is written
@@ -395,7 +397,7 @@ def test_the_network_alone_is_never_slower_than_with_reading_and_writing() -> No
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_the_precision_is_the_one_that_was_asked_for(precision: str, tmp_path: Path) -> None:
     module, image = (
-        written(tmp_path / "half.ckpt", precision="bf16-mixed"),
+        written(tmp_path / "half.ckpt", precision="bf16-mixed").fast_form(),
         picture(tmp_path / "street.png", noise(120, 160)),
     )
     assert (
@@ -417,7 +419,7 @@ def test_the_precision_is_the_one_that_was_asked_for(precision: str, tmp_path: P
 
 def test_a_network_trained_in_half_precision_predicts_in_it(tmp_path: Path) -> None:
     module, image = (
-        written(tmp_path / "half.ckpt", precision="bf16-mixed"),
+        written(tmp_path / "half.ckpt", precision="bf16-mixed").fast_form(),
         picture(tmp_path / "street.png", noise(120, 160)),
     )
     assert run(tmp_path / "half.ckpt", tmp_path / "street.png", "--out", tmp_path) == 0
@@ -859,6 +861,7 @@ def test_wrong_words_are_refused(
         ): "there is no class probability:rode; did you mean probability:road? there are road",
         ("--batch", "0"): "--batch 0: it is a whole number from 1 up",
         ("--device", "cuda"): "--device cuda: this torch sees no CUDA device; give --device cpu",
+        ("--runtime", "tensorrt"): "--runtime: tensorrt is none; give one of torch, onnxruntime",
         ("--legend",): "--legend is for videos and cameras; leave it out for images",
         ("--end", "3"): "--end is for videos and cameras",
         (tmp_path / "*.jpg",): f"no image or video matches {tmp_path / '*.jpg'}; they end in .png",
@@ -876,6 +879,38 @@ def test_wrong_words_are_refused(
         assert answer in refused(
             capsys, tmp_path, network[0], tmp_path / "street.png", "--out", tmp_path / "out", *words
         )
+
+
+def test_onnxruntime_is_refused_where_it_is_not_installed(
+    network: tuple[Path, SegmentationModule],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parser, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    words = ("--out", tmp_path / "out", "--runtime", "onnxruntime")
+    sentence = refused(capsys, tmp_path, network[0], picture_file(tmp_path), *words)
+    assert 'onnxruntime needs onnxruntime: pip install "segmodels[export]"' in sentence
+    monkeypatch.setattr(parser, "find_spec", lambda name: name)
+    words = (*words, "--device", "cuda")
+    sentence = refused(capsys, tmp_path, network[0], picture_file(tmp_path), *words)
+    assert "--runtime onnxruntime computes on the CPU; leave out --device cuda" in sentence
+
+
+@onnx
+@pytest.mark.slow
+def test_onnxruntime_predicts_what_torch_does(tmp_path: Path) -> None:
+    module = written(tmp_path / "streets.ckpt")
+    image = picture(tmp_path / "street.png", noise(64, 96))
+    words = (tmp_path / "street.png", "--out", tmp_path / "out", "--runtime", "onnxruntime")
+    assert run(tmp_path / "streets.ckpt", *words) == 0
+    label = read(tmp_path / "out" / "label" / "street.png")
+    assert (label != predicted(module, image)).mean() < 1e-3
+
+
+def picture_file(folder: Path) -> Path:
+    picture(folder / "street.png")
+    return folder / "street.png"
 
 
 def test_numbers_that_no_data_set_tells_are_refused(

@@ -36,7 +36,8 @@ class Small(SegmentationModule):
         super().__init__(num_classes=4)
         self.arrangement = arrangement
         kind = Scaled if arrangement == "more than a norm" else nn.BatchNorm2d
-        self.conv = nn.Conv2d(3, 4, 3, padding=1, bias=arrangement != "without bias")
+        bias = arrangement not in ("without bias", "an unused twin")
+        self.conv = nn.Conv2d(3, 4, 3, padding=1, bias=bias)
         self.classifier = nn.Conv2d(4, 4, 3, padding=1)
         of_the_batch = arrangement == "of the batch"
         self.norm = kind(
@@ -48,7 +49,7 @@ class Small(SegmentationModule):
         if arrangement == "two names":
             self.again = nn.Sequential(self.norm)
         if arrangement == "an unused twin":
-            self.twin = nn.Conv2d(3, 4, 3)
+            self.twin = nn.Conv2d(3, 4, 3, bias=False)
             self.twin.weight = self.conv.weight
 
     def logits(self, image: Tensor) -> Tensor:
@@ -92,6 +93,12 @@ def test_a_norm_is_folded_where_it_alone_reads_a_convolution_and_knows_its_stati
         torch.testing.assert_close(fast(image), module(image), rtol=0, atol=1e-12)
         assert fold(module, image) == folded
         torch.testing.assert_close(fast(image), module(image), rtol=0, atol=1e-12)
+
+
+def test_nothing_is_folded_of_a_network_that_trains() -> None:
+    module = Small("straight")
+    assert fold(module.train(), torch.randn(2, 3, *SIZE)) == 0
+    assert fold(module.eval(), torch.randn(2, 3, *SIZE)) == 1
 
 
 @pytest.mark.parametrize(

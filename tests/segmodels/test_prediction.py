@@ -16,8 +16,9 @@ from torch.utils.data import default_collate
 
 import segmodels
 from datamodules.labels import CAMVID
+from segmodels.deploy import clear_errors, limit_of
 from segmodels.module import SegmentationModule
-from segmodels.prediction import choose_device
+from segmodels.prediction import choose_device, prepared
 from tests.support.checkpoints import built
 
 
@@ -53,6 +54,17 @@ def test_the_recipes_mode_is_computed(module: SegmentationModule) -> None:
     with torch.no_grad():
         shares = module(pixels).softmax(1) + module(pixels.flip(3)).softmax(1).flip(3)
     assert np.array_equal(flipped, shares.argmax(1)[0].numpy())
+
+
+def test_a_prepared_network_predicts_the_same_but_for_ties(module: SegmentationModule) -> None:
+    image = noise()
+    fast = prepared(module, "cpu")
+    label = torch.from_numpy(segmodels.predict(fast, image))[None]
+    assert fast is not module and len(label.unique()) > 1
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]  # (H, W, 3) -> (1, 3, H, W)
+    with torch.no_grad():
+        logits = module(pixels)
+    assert clear_errors(logits, label, limit_of(logits)) == 0
 
 
 def test_the_recipes_precision_is_computed(module: SegmentationModule) -> None:
