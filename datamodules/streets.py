@@ -10,9 +10,11 @@ writes scenes in Cityscapes' own folder layout, to try on files whatever reads C
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ from datamodules.reading.sources import Memory, Pair
 from datamodules.sampling.labeled_part import chosen
 
 SPLITS = ("train", "val", "test")
+FEW = 8  # scenes that are drawn singly
+DRAWING = Lock()
 
 
 class Streets(SegmentationData):
@@ -103,8 +107,22 @@ class Streets(SegmentationData):
             whole_number(split, count, 1)
 
     def source(self, split: str) -> Memory:
-        pairs = ((image, self.labels.encode(ids)) for image, ids in self.scenes(split))
-        return Memory(pairs, [scene_name(index) for index in range(self.scene_counts[split])])
+        count = self.scene_counts[split]
+        # those to train on at once, the others when the first validation comes
+        title = f"making {count} {split} scenes" if split == "train" else ""
+        drawn = Scenes(count, partial(self.drawn, split))
+        if title:
+            drawn.update(zip(range(count), self.drawn(split, range(count), title)))
+        source = Memory((), [scene_name(index) for index in range(count)])
+        source.pairs = drawn
+        return source
+
+    def drawn(self, split: str, numbers: range, title: str = "") -> list[Pair]:
+        """RGB and train ids."""
+        from datamodules.scenes.processes import scenes
+
+        pairs = scenes(self.split_seed(split), numbers, self.size, self.threads, title)
+        return [(image, self.labels.encode(ids)) for image, ids in pairs]
 
     def extent(self) -> tuple[int, Size]:
         """Known before a scene is drawn."""
@@ -112,13 +130,37 @@ class Streets(SegmentationData):
         return len(chosen(names, self.labeled) if self.labeled else names), self.size
 
     def scenes(self, split: str) -> Iterator[Pair]:
-        """RGB and label ids; each split of each scene seed has a seed of its own."""
+        """RGB and label ids, one after another."""
         from datamodules.scenes import scene
 
         count = self.scene_counts[split]
-        seed = len(SPLITS) * self.scene_seed + SPLITS.index(split)
         for index in with_progress(range(count), f"making {count} {split} scenes"):
-            yield scene(seed, index, *self.size)
+            yield scene(self.split_seed(split), index, *self.size)
+
+    def split_seed(self, split: str) -> int:
+        """Each split of each scene seed has a seed of its own."""
+        return len(SPLITS) * self.scene_seed + SPLITS.index(split)
+
+
+class Scenes(dict[int, Pair]):
+    """Scenes by number, drawn when one is wanted: the first few singly, then all others at once.
+
+    A check before the training looks at a few, and a validation at all.
+    """
+
+    def __init__(self, count: int, drawn: Callable[[range], list[Pair]]) -> None:
+        super().__init__()
+        self.count = count
+        self.drawn = drawn
+
+    def __missing__(self, number: int) -> Pair:
+        with DRAWING:  # a loader's threads want them at the same time
+            if number not in self and len(self) < FEW:
+                self[number] = self.drawn(range(number, number + 1))[0]
+            elif number not in self:
+                every = range(self.count)
+                self.update(zip(every, self.drawn(every), strict=True))
+            return self[number]
 
 
 def scene_name(index: int) -> str:

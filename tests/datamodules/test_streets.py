@@ -9,7 +9,7 @@ import pytest
 from datamodules import Cityscapes, DataError, Streets
 from datamodules import streets as writer
 from datamodules.labels import CITYSCAPES
-from datamodules.scenes import scene
+from datamodules.scenes import processes, scene
 from tests.support.paths import ROOT
 
 SMALL = {"height": 32, "width": 64, "train": 3, "val": 2, "test": 2}
@@ -141,3 +141,69 @@ def test_the_class_weights_of_the_budget_follow_from_the_scenes() -> None:
     assert np.allclose(
         Streets.budget["class_weights"], 1 / np.log(1.1 + pixels / pixels.sum()), rtol=0.05
     )
+
+
+# --- several processes
+
+
+def test_several_processes_draw_the_same_bytes_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "ENOUGH", 2)
+    run, commands = subprocess.run, []
+
+    def recorded(command: list[str], **settings: object) -> subprocess.CompletedProcess:
+        commands.append(command)
+        return run(command, **settings)
+
+    monkeypatch.setattr(subprocess, "run", recorded)
+    drawn = processes.scenes(5, range(1, 8), (32, 64), 3)
+    assert len(commands) == 2
+    for number, pair in zip(range(1, 8), drawn, strict=True):
+        assert all(map(np.array_equal, pair, scene(5, number, 32, 64)))
+
+
+@pytest.mark.parametrize("executable", ["", "/bin/false", "/bin/true", "/no/such/python"])
+def test_where_no_other_process_can_draw_this_one_does(
+    executable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "ENOUGH", 1)
+    monkeypatch.setattr(sys, "executable", executable)
+    drawn = processes.scenes(0, range(3), (32, 64), 2)
+    assert all(np.array_equal(drawn[n][0], scene(0, n, 32, 64)[0]) for n in range(3))
+
+
+def test_one_core_or_few_scenes_need_no_other_process() -> None:
+    assert processes.shared(range(500), 1) == [range(500)]
+    assert processes.shared(range(processes.ENOUGH + 1), 8) == [range(processes.ENOUGH + 1)]
+    shares = processes.shared(range(500), 2)
+    assert shares == [range(0, 500, 2), range(1, 500, 2)]
+
+
+def test_scenes_to_validate_on_are_drawn_when_they_are_wanted() -> None:
+    """The first ones singly, as the checks before a training want them; then all others at once."""
+    data = Streets(**SMALL | {"val": 20}, crop=(16, 32), batch=2, iterations=1)
+    data.setup("fit")
+    assert len(data.sources["train"].pairs) == 3
+    source = data.sources["val"]
+    assert sorted(source.pairs) == [0, 10, 19] and len(source) == 20
+    for index in range(1, 6):
+        source.label(index)
+    assert sorted(source.pairs) == [0, 1, 2, 3, 4, 5, 10, 19]
+    source.window(0)
+    assert source.size(7) == (32, 64) and len(source.pairs) == 20
+    for index in range(20):
+        image, ids = scene(1, index, 32, 64)
+        window, label = source.window(index)
+        assert np.array_equal(window, image) and np.array_equal(label, CITYSCAPES.table[ids])
+
+
+def test_a_script_without_a_guard_is_not_run_again_by_the_other_process(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from datamodules.scenes import processes\nprocesses.ENOUGH = 1\n"
+        "print(len(processes.scenes(0, range(2), (32, 64), 2)))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert (done.stdout, done.stderr) == ("2\n", "")
