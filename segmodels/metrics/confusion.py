@@ -33,16 +33,16 @@ def confusion_of(predicted: Tensor, label: Tensor, num_classes: int) -> Tensor:
 
     The maps have any equal shape; 255 in a label is ignored.
     """
-    if predicted.max() >= num_classes or (label.ge(num_classes) & label.ne(255)).any():
+    # Every value of a label is counted: forbidden rows are found sooner than forbidden pixels.
+    place = label.to(torch.int32).mul_(num_classes).add_(predicted)
+    counts = torch.bincount(place.flatten(), minlength=256 * num_classes)
+    counts = counts[: 256 * num_classes].view(256, num_classes)  # (256 * C,) -> (256, C)
+    if predicted.max() >= num_classes or counts[num_classes:255].any():
         raise ValueError(
             f"a prediction or a label lies outside 0..{num_classes - 1} (a label may also be "
             "255, which is ignored)"
         )
-    # Ignored pixels get a row of their own, past the last class: no boolean mask, no copy.
-    rows = label.to(torch.int32).clamp(max=num_classes)
-    place = (rows * num_classes + predicted.to(torch.int32)).flatten()  # (pixels,)
-    counts = torch.bincount(place, minlength=num_classes * (num_classes + 1))
-    return counts[: num_classes**2].reshape(num_classes, num_classes)  # (C * C,) -> (C, C)
+    return counts[:num_classes]
 
 
 def margins(confusion: Tensor) -> Tensor:

@@ -68,11 +68,22 @@ def test_a_class_that_occurs_nowhere_is_absent_and_one_only_predicted_counts_as_
 
 @pytest.mark.parametrize(("predicted", "label"), [(5, 0), (255, 0), (0, 5), (0, 254)])
 def test_a_value_outside_the_classes_is_refused(predicted: int, label: int) -> None:
+    judge = judged(*maps(classes=5), 5)
+    before = judge.confmat.clone()
     with pytest.raises(ValueError, match=r"outside 0\.\.4"):
-        JaccardIndex(5).update(
-            torch.tensor([[predicted]], dtype=torch.uint8),
-            torch.tensor([[label]], dtype=torch.uint8),
+        judge.update(
+            torch.tensor([[0, predicted]], dtype=torch.uint8),
+            torch.tensor([[0, label]], dtype=torch.uint8),
         )
+    assert torch.equal(judge.confmat, before)
+
+
+@pytest.mark.parametrize("classes", [2, 150, 255])
+def test_any_number_of_classes_is_counted_as_by_torchmetrics(classes: int) -> None:
+    predicted, label = maps(classes)
+    theirs = MulticlassJaccardIndex(classes, ignore_index=255)
+    theirs.update(predicted.long(), label.long())
+    assert torch.equal(judged(predicted, label, classes).confmat, theirs.confmat)
 
 
 @pytest.mark.parametrize("present", [19, 15, 4])
