@@ -67,7 +67,7 @@ class Strips:
         classes = []
         for top in range(0, self.size[0], block):
             logits = self.rows(top, min(top + block, self.size[0]))
-            classes.append(logits.argmax(1).to(torch.uint8))
+            classes.append(most_likely_classes(logits))
         return torch.cat(classes, 1)
 
     def argmax_and_loss(self, label: Tensor, block: int = 128) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ class Strips:
         for top in range(0, self.size[0], block):
             bottom = min(top + block, self.size[0])
             rows = self.rows(top, bottom)
-            classes.append(rows.argmax(1).to(torch.uint8))
+            classes.append(most_likely_classes(rows))
             true = label[:, top:bottom].long()
             if self.averaged:
                 rows = rows.clamp_min(torch.finfo(rows.dtype).tiny).log_()
@@ -89,6 +89,11 @@ class Strips:
                 each = F.cross_entropy(rows, true, ignore_index=255, reduction="sum")
             loss += each
         return torch.cat(classes, 1), loss / label.ne(255).sum().clamp(min=1)
+
+
+def most_likely_classes(rows: Tensor) -> Tensor:
+    """Return the class of each pixel, the first one of equals: (B, C, rows, W) -> (B, rows, W)."""
+    return rows.max(1).indices.to(torch.uint8)  # on a CPU several times quicker than argmax
 
 
 class Network(Protocol):

@@ -22,7 +22,7 @@ from experiments.prediction.outputs import IN_COLOR, LEGEND, ONE_CLASS
 from experiments.prediction.read_image import or_unreadable, read_image
 from experiments.records.trained_networks import labels_of, options_of, trained
 from experiments.reports.number_formats import plural
-from segmodels.inference_modes import Strips
+from segmodels.inference_modes import Strips, most_likely_classes
 from segmodels.module import SegmentationModule
 from segmodels.prediction import (
     choose_device,
@@ -150,7 +150,7 @@ def maps_of(strips: Strips, shares: Mapping[str, Share]) -> dict[str, Tensor]:
     blocks: dict[str, list[Tensor]] = defaultdict(list)
     for top in range(0, height, BLOCK):
         rows = strips.rows(top, min(top + BLOCK, height))  # (B, C, rows, W)
-        blocks["label"].append(rows.argmax(1).to(torch.uint8))
+        blocks["label"].append(most_likely_classes(rows))
         probability = rows if strips.averaged else rows.softmax(1)
         for kind, share in shares.items():
             levels = 255 * share(probability).float()

@@ -260,3 +260,11 @@ def test_tiles_come_last_among_modes() -> None:
     turned = network(x.flip(-1)).flip(-1).softmax(1)
     found = inference_modes.mode("flip+tiles:8x8")(network, x).full()
     torch.testing.assert_close(found, (straight + turned) / 2)
+
+
+def test_the_class_of_a_pixel_is_the_first_of_equals() -> None:
+    logits = torch.randint(4, (2, 19, 12, 40)).float()  # ties nearly everywhere
+    logits[0, :, 0, 0] = torch.nan
+    logits[0, 3, 0, 1] = torch.inf
+    expected = torch.from_numpy(logits.numpy().argmax(1))
+    assert torch.equal(inference_modes.most_likely_classes(logits).long(), expected)
