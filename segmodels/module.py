@@ -20,6 +20,7 @@ from segmodels.folding import fast_form
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.network_identity import Identity
 from segmodels.parts import losses, schedules
+from segmodels.parts.precision import check_bfloat16
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.resize import compute_dtype, mirrored, upsampled_rows
 from segmodels.recipe import Recipe, recipe_from
@@ -273,6 +274,8 @@ class SegmentationModule(LightningModule):
         """Settle what a training needs to know of its trainer and its data."""
         if stage != "fit":
             return
+        if self.device.type == "cpu" and str(self.trainer.precision).startswith("bf16"):
+            check_bfloat16(self)
         self.freeze_unreached()
         if self.channels_last:
             self.to(memory_format=torch.channels_last)

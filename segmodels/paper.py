@@ -154,7 +154,7 @@ class Experiment:
             "max_steps": steps,
             "val_check_interval": parts * validation_interval(steps),
             "gradient_clip_val": self.recipe.clip or None,
-            "precision": settled_precision(self.recipe.precision, accelerator),
+            "precision": settled_precision(self.recipe.precision, meta_network(self), accelerator),
             "sync_batchnorm": self.recipe.sync_bn and uses_cuda(accelerator),
             "use_distributed_sampler": False,
         }

@@ -242,6 +242,26 @@ def test_averaged_weights_are_the_models_own_callback_and_there_once() -> None:
     assert sum(isinstance(each, AveragedWeights) for each in twice.callbacks) == 1
 
 
+def test_a_cpu_does_not_train_dilated_depthwise_convolutions_in_bfloat16() -> None:
+    half = segmodels.experiment("fastscnn").but(recipe=SMALL | {"precision": "bf16-mixed"})
+    with pytest.raises(ValueError, match=r"FastSCNN's dilated depthwise .* take 32-true"):
+        half.trainer_options(accelerator="cpu")
+    with pytest.raises(ValueError, match="dilated depthwise"):
+        trainer(precision="bf16-mixed", max_steps=1).fit(ours(), datamodule=noise())
+    assert (
+        half.but(recipe={"precision": "auto"}).trainer_options(accelerator="cpu")["precision"]
+        == "32-true"
+    )
+
+
+def test_other_networks_train_in_bfloat16_there() -> None:
+    bisenet = segmodels.experiment("bisenet").but(recipe=SMALL)
+    for module in (StockModule(), bisenet.build(3, seed=0)):
+        fit = trainer(precision="bf16-mixed", max_epochs=1)
+        fit.fit(module, pairs(4), pairs(2))
+        assert fit.global_step == 2 and fit.callback_metrics["train/loss"].isfinite()
+
+
 # --- fit
 
 
@@ -347,7 +367,6 @@ def test_callbacks_and_flags_of_a_stock_training_work(
         {"fast_dev_run": True},
         {"overfit_batches": 1, "max_epochs": 2},
         {"limit_train_batches": 1, "max_epochs": 1},
-        {"precision": "bf16-mixed", "max_epochs": 1},
         {"accumulate_grad_batches": 2, "max_epochs": 1},
         {"max_epochs": 2, "callbacks": [StochasticWeightAveraging(0.01, swa_epoch_start=1)]},
     ],

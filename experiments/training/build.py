@@ -19,7 +19,7 @@ from experiments.records.trained_networks import released_classes
 from segmodels.module import SegmentationModule
 from segmodels.network_identity import Identity
 from segmodels.own_checkpoints import start_from
-from segmodels.paper import experiment
+from segmodels.paper import experiment, meta_network
 from segmodels.parts.precision import settled_precision
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.weight_files import best_named, read, unwrapped, without_prefixes
@@ -65,8 +65,9 @@ def settle_finetuning(resolved: Resolved) -> None:
 def settle_precision(resolved: Resolved) -> None:
     """Replace "auto" by the precision that it stands for on this machine."""
     machine = resolved.trainer
+    network = meta_network(experiment(resolved.experiment).but(model=resolved.model))
     precision = settled_precision(
-        resolved.recipe["precision"], machine["accelerator"], machine["compile"]
+        resolved.recipe["precision"], network, machine["accelerator"], machine["compile"]
     )
     if precision != resolved.recipe["precision"]:
         resolved.recipe["precision"] = precision

@@ -780,22 +780,29 @@ def test_imagenet_without_a_network_is_refused_in_a_sentence(
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "compiled", "computed"),
+    ("model", "accelerator", "compiled", "computed"),
     [
-        ("cpu", False, "bf16-mixed"),
-        ("cpu", True, "32-true"),
-        ("auto", True, "32-true"),
-        ("gpu", True, "bf16-mixed"),
+        ("bisenet", "cpu", False, "bf16-mixed"),
+        ("bisenet", "cpu", True, "32-true"),
+        ("bisenet", "auto", True, "32-true"),
+        ("bisenet", "gpu", True, "bf16-mixed"),
+        ("fastscnn", "cpu", False, "32-true"),
+        ("fastscnn", "auto", False, "32-true"),
+        ("fastscnn", "gpu", False, "bf16-mixed"),
     ],
 )
-def test_auto_precision_is_bfloat16_but_for_what_is_compiled_for_a_cpu(
-    accelerator: str, compiled: bool, computed: str, monkeypatch: pytest.MonkeyPatch
+def test_auto_precision_is_bfloat16_but_for_what_a_cpu_computes_wrong(
+    model: str,
+    accelerator: str,
+    compiled: bool,
+    computed: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(precision, "computes_bfloat16", lambda _: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: accelerator == "gpu")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     words = [f"trainer.accelerator={accelerator}", f"trainer.compile={compiled}"]
-    resolved = resolve("bisenet", "streets", words)
+    resolved = resolve(model, "streets", words)
     build.settle_precision(resolved)
     assert resolved.recipe["precision"] == computed
     told = [each for each in resolved.departures if each.startswith("recipe.precision")]
