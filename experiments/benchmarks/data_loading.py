@@ -35,14 +35,15 @@ if TYPE_CHECKING:  # torch takes seconds, and --help and the stored table must n
     Sample = Callable[[int], tuple[Tensor, Tensor]]
 
 DATA = """\
-CPU time of one training sample (scale from 0.5 to 2, crop, flip; no color): the process's own, one
-thread, in turns (A B C, C B A, ...). A ratio is the median of the rounds' own ratios to the peer,
+CPU time of one training sample (scale from 0.5 to 2, crop, flip): the process's own, one thread, in
+turns (A B C, C B A, ...). A ratio is the median of the rounds' own ratios to the peer,
 and its spread the least and the largest of them.
 
 The peer is torchvision's Cityscapes with albumentations, as its users write it: it decodes, scales
 the whole image and label, crops, and hands over normalized floats and int64 labels. Ours hands over
-uint8, which the network normalizes on its own device; "as floats" adds that work on the CPU, for a
-like-for-like figure. That ours is the same sample is shown first: the window against scaling the
+uint8, which the network normalizes on its own device. So the first rows compare what a training has
+from either; "both uint8" and "both floats" compare like with like, the peer without its last steps
+or ours with them on the CPU, and again with color jitter on both sides. That ours is the same sample is shown first: the window against scaling the
 whole image, at most one gray level and no label apart.
 
 DIR holds Cityscapes (folders or zips); some of its training images are copied to a temporary
@@ -58,6 +59,7 @@ FORMS = {
     "raw": "raw packs",
 }
 PACKS = ("tiles", "raw")
+JITTER = 0.5  # brightness, contrast and saturation, where both sides have it
 PEER = "torchvision + albumentations"
 Times = dict[str, dict[str, list[float]]]  # way of measuring -> source -> ms per sample, by round
 
@@ -116,16 +118,24 @@ class Samples:
 
 
 def samples_of(folders: Mapping[str, Path], crop: tuple[int, int]) -> dict[str, Samples]:
-    """The peer, ours from every form, and ours from packs as floats."""
-    import datamodules
-
+    """The peer, and ours from every form."""
     made = {PEER: Samples(peer(folders["folder"], crop), files_in(folders["folder"]))}
     for form, folder in folders.items():
-        source = datamodules.Cityscapes(folder).open("train")
-        made[FORMS[form]] = Samples(ours(source, crop), files_in(folder))
-    for form in PACKS:
-        pack = made[FORMS[form]]
-        made[f"{FORMS[form]}, as floats"] = Samples(as_floats(pack.sample), pack.files)
+        made[FORMS[form]] = Samples(ours(folder, crop), files_in(folder))
+    return made
+
+
+def like_for_like(
+    folders: Mapping[str, Path], crop: tuple[int, int]
+) -> dict[str, dict[str, Samples]]:
+    """{how: samples} where the peer and ours do the same work."""
+    made = {}
+    for jitter, floats in ((0.0, False), (0.0, True), (JITTER, False), (JITTER, True)):
+        how = f"both {'floats' if floats else 'uint8'}{', color jitter' if jitter else ''}"
+        made[how] = {PEER: Samples(peer(folders["folder"], crop, jitter, floats))}
+        for form in ("folder", *PACKS):
+            sample = ours(folders[form], crop, jitter)
+            made[how][FORMS[form]] = Samples(as_floats(sample) if floats else sample)
     return made
 
 
@@ -133,7 +143,7 @@ def files_in(folder: Path) -> tuple[Path, ...]:
     return tuple(file for file in folder.rglob("*") if file.is_file())
 
 
-def peer(root: Path, crop: tuple[int, int]) -> "Sample":
+def peer(root: Path, crop: tuple[int, int], jitter: float = 0.0, floats: bool = True) -> "Sample":
     """torchvision.datasets.Cityscapes + albumentations, in the usual words."""
     import albumentations as A
     import cv2
@@ -147,25 +157,30 @@ def peer(root: Path, crop: tuple[int, int]) -> "Sample":
         A.PadIfNeeded(*crop, border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=255),
         A.RandomCrop(*crop),
         A.HorizontalFlip(p=0.5),
-        A.Normalize(),
-        ToTensorV2(),
     ]
+    if jitter:
+        steps.append(A.ColorJitter(jitter, jitter, jitter, 0.0, p=1.0))
+    if floats:
+        steps.append(A.Normalize())
+    steps.append(ToTensorV2())
     transform = A.Compose(steps, seed=0)
     images = Cityscapes(str(root), split="train", mode="fine", target_type="semantic")
 
     def sample(number: int) -> "tuple[Tensor, Tensor]":
         image, label = images[number % len(images)]
         made = transform(image=np.asarray(image), mask=CITYSCAPES.table[np.asarray(label)])
-        return made["image"], made["mask"].long()
+        return made["image"], made["mask"].long() if floats else made["mask"]
 
     return sample
 
 
-def ours(source: "Source", crop: tuple[int, int]) -> "Sample":
+def ours(folder: Path, crop: tuple[int, int], jitter: float = 0.0) -> "Sample":
+    import datamodules
     from datamodules.sampling.crops import Crop
     from datamodules.sampling.samples import Crops
 
-    crops = Crops(source, Crop(crop, SCALES), seed=0)
+    source = datamodules.Cityscapes(folder).open("train")
+    crops = Crops(source, Crop(crop, SCALES, jitter=jitter), seed=0)
     return lambda number: crops[number, number % len(crops)]
 
 
@@ -329,24 +344,29 @@ def total_cpu_time() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def measure(sources: dict[str, Samples], args: argparse.Namespace) -> Times:
-    for each in sources.values():  # what is done only at first does not belong to a sample
-        for number in range(args.images):
-            each.sample(number)
+def measure(
+    sources: dict[str, Samples],
+    alike: dict[str, dict[str, Samples]],
+    args: argparse.Namespace,
+) -> Times:
     rounds = range(args.rounds)
-    uint8 = {name: each for name, each in sources.items() if "floats" not in name}
     warm = partial(time_samples, args.samples, False)
-    times = {"one process": take_turns(sources, rounds, warm)}
+    times = {}
+    for how, group in {"one process": sources, **alike}.items():
+        for each in group.values():  # what is done only at first does not belong to a sample
+            for number in range(args.images):
+                each.sample(number)
+        times[how] = take_turns(group, rounds, warm)
     if args.workers:
 
         def through_workers(samples: Samples, turn: int) -> float:
             return worker_time(samples, args.workers, args.batch, stock=samples is sources[PEER])
 
-        chosen = {name: each for name, each in uint8.items() if name != FORMS["zips"]}
+        chosen = {name: each for name, each in sources.items() if name != FORMS["zips"]}
         times[f"{args.workers} workers"] = take_turns(chosen, rounds, through_workers)
     if args.cold:
         cold = partial(time_samples, min(args.samples, 4), True)
-        times["cold, wall time"] = take_turns(uint8, rounds, cold)
+        times["cold, wall time"] = take_turns(sources, rounds, cold)
     return times
 
 
@@ -389,12 +409,13 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         if levels > 1 or labels:
             raise UserError("these are not the same samples, so nothing was timed")
         sources = samples_of(folders, args.crop)
-        times = measure(sources, args)
+        times = measure(sources, like_for_like(folders, args.crop), args)
         sizes = {form: sources[name].bytes() for form, name in FORMS.items()}
     conditions = {
         "images": f"{args.images} {'of Cityscapes' if args.root else 'drawn scenes'}",
         "crop": args.crop,
         "scales": SCALES,
+        "jitter": JITTER,
         "samples": args.samples,
         "rounds": args.rounds,
         "batch": args.batch,
@@ -435,7 +456,7 @@ def rows(times: Times) -> Iterator[list[str]]:
 
 CAPTION = (
     "CPU time of one sample (wall time where cold), crops of {size}, scales {scales[0]} to "
-    "{largest}, without color; {rounds} alternated rounds of {samples}, one thread, batches of "
+    "{largest}, without color but where a row says so; {rounds} alternated rounds of {samples}, one thread, batches of "
     "{batch} through workers; {images}; {hardware}, load {load:.0f}; PNGs by {decoder}. A ratio is "
     "the median of the rounds' own. Bytes to the PNGs': {sizes}. {date}, commit {commit}."
 )

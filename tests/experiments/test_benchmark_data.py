@@ -60,7 +60,10 @@ def test_every_source_is_measured_in_every_round_and_stored_with_its_conditions(
         "packs of tiles",
         "raw packs",
     } <= set(alone)
-    assert set(found["milliseconds"]) == {"one process", "1 workers", "cold, wall time"}
+    alike = {
+        f"both {kind}{color}" for kind in ("uint8", "floats") for color in ("", ", color jitter")
+    }
+    assert set(found["milliseconds"]) == {"one process", *alike, "1 workers", "cold, wall time"}
     assert all(
         len(laps) == 2 and min(laps) > 0
         for rows in found["milliseconds"].values()
@@ -91,15 +94,29 @@ def test_both_hand_over_what_they_say(city: Path) -> None:
             for pair in plain.values()
             for one, other in zip(pair, plain["PNG files"])
         )
-        floats, numbers = rows["raw packs, as floats"].sample(1)
+        alike = data_loading.like_for_like(folders, (64, 64))
+        for how, group in alike.items():
+            kinds = (torch.float32, torch.int64) if "floats" in how else (torch.uint8, torch.uint8)
+            for each in group.values():
+                image, label = each.sample(1)
+                assert (image.shape, label.shape) == ((3, 64, 64), (64, 64))
+                assert (image.dtype, label.dtype) == kinds
         mean, std = (
             torch.tensor(each).view(3, 1, 1)
             for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         )
-        assert (
-            torch.allclose(floats, (plain["raw packs"][0] / 255 - mean) / std, rtol=0, atol=1e-6)
-            and numbers.dtype == torch.int64
+        for color in ("", ", color jitter"):
+            floats, numbers = alike[f"both floats{color}"]["raw packs"].sample(1)
+            image, label = alike[f"both uint8{color}"]["raw packs"].sample(1)
+            assert torch.allclose(floats, (image / 255 - mean) / std, rtol=0, atol=1e-6)
+            assert torch.equal(numbers, label.long())
+        jittered = alike["both uint8, color jitter"]
+        assert not torch.equal(jittered["raw packs"].sample(1)[0], plain["raw packs"][0])
+        peers = (
+            alike["both uint8"]["torchvision + albumentations"],
+            jittered["torchvision + albumentations"],
         )
+        assert not torch.equal(*(each.sample(0)[0].double().std((1, 2)) for each in peers))
 
 
 def test_turns_go_forth_and_back() -> None:
