@@ -14,6 +14,8 @@ from PIL import Image
 
 import datamodules
 from datamodules.streets import Streets
+from segmodels import recipe
+from tests.support import trees
 from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "PYTHON.md").read_text()
@@ -43,6 +45,9 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     (tmp_path / "photos").mkdir()
     pixels = np.random.default_rng(0).integers(256, size=(64, 96, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photos" / "street.png")
+    trees.folder(tmp_path / "mine", {"train": 3, "val": 2}, ["road", "car", "sky"], size=(64, 96))
+    monkeypatch.setattr(recipe, "LEAST_STEPS", 3)
+    monkeypatch.setattr(recipe, "PASSES", 1)
     page = ModuleType("page")  # LightningCLI wants functions that can be imported
     monkeypatch.setitem(sys.modules, "page", page)
     yield page.__dict__

@@ -19,6 +19,10 @@ REMEDY = (
     "pack the data set (experiments/pack.py), keep it in memory (data.resident=memory), "
     "or give it more data.workers"
 )
+SMALLER = (
+    "nothing is learned any more; stop, and try a smaller recipe.lr, a longer recipe.warmup, or "
+    "recipe.precision=32-true"
+)
 
 
 class MetricsWriter(PerStep):
@@ -35,6 +39,7 @@ class MetricsWriter(PerStep):
         self.images = 0  # since the clock was started
         self.since: float | None = None  # when the clock was started; None while it stands still
         self.waited = 0.0  # seconds for data, before the clock was started
+        self.finite = True  # every loss so far
         self.waiting = 0  # how many intervals in a row were mostly waiting
 
     def start_clock(self, trainer: Trainer, since: float | None) -> None:
@@ -67,6 +72,12 @@ class MetricsWriter(PerStep):
         wait = min((trainer.datamodule.train_loader.waited - self.waited) / seconds, 1.0)
         self.start_clock(trainer, time.perf_counter())
         self.add(trainer, values | {"images_per_second": self.speed, "data_wait": wait})
+        if not math.isfinite(values["train/loss"]) and self.finite and trainer.is_global_zero:
+            self.finite = False
+            print(
+                f"the loss of step {self.step} is {values['train/loss']}: {SMALLER}",
+                file=sys.stderr,
+            )
         self.waiting = self.waiting + 1 if wait > 0.5 else 0
         if self.waiting == 3 and trainer.is_global_zero:
             sentence = f"training waits for its data {wait:.0%} of the time: {REMEDY}"

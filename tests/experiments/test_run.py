@@ -1030,6 +1030,22 @@ def test_channels_last_is_how_weights_lie_in_memory(
     )
 
 
+def test_a_loss_that_is_no_number_is_told_once_with_what_to_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    original = SegmentationModule.losses
+
+    def diverging(module: SegmentationModule, batch: Any) -> dict[str, Tensor]:
+        factor = float("nan") if module.global_step >= 2 else 1.0
+        return {name: factor * each for name, each in original(module, batch).items()}
+
+    monkeypatch.setattr(SegmentationModule, "losses", diverging)
+    assert run_tiny(tmp_path) == 0
+    told = capsys.readouterr().err.splitlines()
+    (sentence,) = [line for line in told if line.startswith("the loss of step")]
+    assert sentence.startswith("the loss of step 3 is nan: ") and "recipe.lr" in sentence
+
+
 def test_clipped_gradients_are_no_longer_than_they_may_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
