@@ -1,7 +1,7 @@
-"""Write a network alone to an ONNX file: one image size, no training heads, batch norm inside its
-convolutions.
+"""Write a network alone to an ONNX file: no training heads, batch norm inside its convolutions.
 
     python experiments/export.py runs/bisenet-... --size 512x1024 --out bisenet.onnx
+    python experiments/export.py runs/bisenet-... --size any --out bisenet.onnx
     python experiments/export.py CHECKPOINT --size 512x1024 --out bisenet.onnx --uint8 --argmax
     python experiments/export.py runs/emanet-... --size 513x513 --out a.onnx model.eval_iterations=5
     python experiments/export.py --model bisenet/xception39 --size 512x1024 --check
@@ -12,15 +12,16 @@ convolutions.
         every row of the catalogue
 
 A file is kept only if onnxruntime computes from it what the module computes; it refuses every size
-but its own. The input "image" is 1 x 3 x height x width: floats that are normalized already, or
-with --uint8 the bytes of an RGB image. The output is the logits at the image's size, or with
---argmax the class of each pixel. Classes and normalization stand in the file's metadata.
+but its own. With --size any it takes batches of images of every size, and is compared at six odd
+ones; a network that cannot do so is refused. The input "image" is batch x 3 x height x width:
+floats that are normalized already, or with --uint8 the bytes of RGB images. The output is the
+logits at the image's size, or with --argmax the class of each pixel. Classes and normalization
+stand in the file's metadata.
 """
 
 import argparse
 import sys
 import tempfile
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ from experiments.command_line.row_patterns import matching_rows, row_address
 from experiments.records import trained_networks
 
 if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
-    from segmodels.deploy import Verified
+    from segmodels.deploy import Size, Verified
     from segmodels.module import SegmentationModule
 
 
@@ -63,9 +64,9 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--size",
-        type=height_by_width,
+        type=size_or_any,
         metavar="HEIGHTxWIDTH",
-        help="the only size that the file will take, such as 512x1024",
+        help='the only size that the file will take, such as 512x1024; or "any"',
     )
     parser.add_argument("--out", metavar="FILE", type=Path, help="a new file, such as bisenet.onnx")
     parser.add_argument(
@@ -80,6 +81,10 @@ def make_parser() -> Parser:
         help="export and verify, keep no file; without a model: every row",
     )
     return parser
+
+
+def size_or_any(text: str) -> "Size":
+    return "any" if text == "any" else height_by_width(text)
 
 
 @command(stopped="stopped; nothing was written")
@@ -110,7 +115,8 @@ def check_args(args: argparse.Namespace) -> None:
             )
         if not args.size or not args.out:
             raise UserError(
-                "give --size HEIGHTxWIDTH and --out FILE.onnx, or --check to keep no file"
+                "give --size HEIGHTxWIDTH, or --size any, and --out FILE.onnx, or --check to keep "
+                "no file"
             )
         check_out(args.out)
     args.size = args.size or CHECKED_AT
@@ -136,7 +142,7 @@ def export(args: argparse.Namespace) -> int:
     module = open_network(args, args.names[0])
     name = name_of(module, args)
     try:
-        with whole(args.out) as partial:
+        with as_user_error(), whole(args.out) as partial:
             verified = write(module, args, partial)
             if not verified.ok:
                 raise Unequal(f"({verified.difference:.1e}, limit {verified.limit:.1e})")
@@ -151,7 +157,7 @@ def export(args: argparse.Namespace) -> int:
     print(f"{name}: {verified.parameters:,} parameters of {total:,} while training, ", end="")
     print("batch norm folded")
     print(f"verified     {what} {verified.difference:.1e}, limit {verified.limit:.1e}")
-    print(f"other sizes  {verified.refusal}")
+    print(f"other sizes  {verified.other_sizes}")
     print(f"file         {args.out} ({args.out.stat().st_size / 1e6:.1f} MB)")
     return 0
 
@@ -176,14 +182,8 @@ def name_of(module: "SegmentationModule", args: argparse.Namespace) -> str:
 def write(module: "SegmentationModule", args: argparse.Namespace, file: Path) -> "Verified":
     from segmodels.deploy import export_onnx
 
-    metadata = {
-        "model": name_of(module, args),
-        "classes": list(module.identity.classes or ()),
-        "input": "uint8 RGB" if args.uint8 else "normalized floats",
-        "output": "class of each pixel" if args.argmax else "logits",
-        "normalization": asdict(module.normalization),
-    }
-    return export_onnx(module, file, args.size, metadata, uint8=args.uint8, argmax=args.argmax)
+    name = name_of(module, args)
+    return export_onnx(module, file, args.size, uint8=args.uint8, argmax=args.argmax, name=name)
 
 
 # --- many rows
@@ -217,7 +217,7 @@ def check_network(args: argparse.Namespace, name: str) -> "Verified":
 
     module = open_network(args, name)
     if not args.network:
-        settle_batch_norm(module, args.size)
+        settle_batch_norm(module, CHECKED_AT if args.size == "any" else args.size)
     with tempfile.TemporaryDirectory() as folder:
         return write(module, args, Path(folder) / "check.onnx")
 

@@ -1,19 +1,22 @@
 """Networks for deployment, in torch and ONNX.
 
-They have one image size and no training heads, and batch norm is folded into the convolutions.
+They have no training heads, and batch norm is folded into the convolutions. They take images of
+one size, or of any.
 """
 
 import copy
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.fx import GraphModule, Node
+from torch.fx.experimental import _config as symbolic_sizes
 
 from segmodels.module import SegmentationModule
 
@@ -28,6 +31,10 @@ BATCH_NORM = torch.ops.aten.batch_norm.default
 LIMIT = 1e-4
 # the network's own logits, logits at the image's size, or the class of each pixel
 Output = Literal["logits", "full", "label"]
+Size = tuple[int, int] | Literal["any"]
+AXES = {0: "batch", 2: "height", 3: "width"}  # those that vary if a network takes any size
+# Batches on which a file for any size is compared with its module; the first is exported.
+COMPARED = ((2, 97, 131), (1, 33, 47), (1, 75, 101), (1, 151, 83), (3, 61, 35), (1, 129, 45))
 
 
 # --- modules from an image to an output
@@ -62,21 +69,24 @@ class Deployed(nn.Module):
         return logits.argmax(1).to(torch.uint8) if self.output == "label" else logits
 
 
-# --- graphs of one image size
+# --- graphs
 
 
 def deployed(
-    module: SegmentationModule, size: tuple[int, int], *, uint8: bool = False, argmax: bool = False
+    module: SegmentationModule, size: Size, *, uint8: bool = False, argmax: bool = False
 ) -> GraphModule:
     """Return a graph for images (1, 3, *size), normalized floats or uint8 RGB.
 
-    Any other size is refused. The graph shares no weights with the module, and holds only those
+    Any other size is refused. With "any" the graph takes batches of every size; where a network
+    cannot, this is a ValueError. The graph shares no weights with the module, and holds only those
     that its output depends on.
     """
     dtype = torch.uint8 if uint8 else next(module.parameters()).dtype
-    image = torch.zeros(1, 3, *size, dtype=dtype)
-    module = copy.deepcopy(module).cpu().eval()
-    return folded_graph(Deployed(module, "label" if argmax else "full"), image)
+    network = Deployed(copy.deepcopy(module).cpu().eval(), "label" if argmax else "full")
+    if size != "any":
+        return folded_graph(network, torch.zeros(1, 3, *size, dtype=dtype))
+    with for_any_size(module):
+        return folded_graph(network, example(dtype), any_size=True)
 
 
 def folded_logits(module: SegmentationModule, image: Tensor) -> GraphModule:
@@ -87,16 +97,58 @@ def folded_logits(module: SegmentationModule, image: Tensor) -> GraphModule:
     return folded_graph(Logits(module), module.padded(image))
 
 
-def folded_graph(network: nn.Module, image: Tensor) -> GraphModule:
-    """Return a network as a graph for images of this shape, with batch norm folded."""
+def folded_graph(network: nn.Module, image: Tensor, any_size: bool = False) -> GraphModule:
+    """Return a network as a graph, with batch norm folded.
+
+    It is one for images of this shape, or for batches of any size.
+    """
     with torch.no_grad():
-        graph = torch.export.export(network, (image,)).module()
+        if any_size:
+            graph = graph_for_any_size(network, image)
+        else:
+            graph = torch.export.export(network, (image,)).module()
         fold(graph)
     graph.training = False  # torch.onnx reads it; the graph has no other mode
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
     graph.recompile()
     return graph
+
+
+def graph_for_any_size(network: nn.Module, image: Tensor) -> GraphModule:
+    """Return a network as a graph for batches of any size, or raise an AssertionError.
+
+    The graph's conditions on sizes, which an ONNX file cannot hold, must be met by all sizes.
+    """
+    varying = dict.fromkeys(AXES, Dim.DYNAMIC)
+    # As torch.onnx does: no condition that a side is not 1, which the graph's result is right for.
+    with symbolic_sizes.patch(backed_size_oblivious=True):
+        program = torch.export.export(network, (image,), dynamic_shapes=(varying,))
+    conditions = program.module().get_submodule("_guards_fn")
+    sides = (*range(33, 161, 4), *range(160, 520, 23), 1024, 2049, 4096)
+    for height, width in zip(sides, reversed(sides)):
+        for batch in (1, 2, 5):
+            conditions(torch.empty(batch, 3, height, width, device="meta"))
+    return program.module(check_guards=False)
+
+
+def example(dtype: torch.dtype) -> Tensor:
+    """Return the image that a network for any size is exported with."""
+    batch, *size = COMPARED[0]
+    return torch.zeros(batch, 3, *size, dtype=dtype)
+
+
+@contextmanager
+def for_any_size(module: SegmentationModule) -> Iterator[None]:
+    """Turn what the export of a network for any size breaks at into one sentence."""
+    try:
+        yield
+    except Exception as problem:  # torch, onnxscript and onnxruntime raise many kinds
+        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        name = module.identity.experiment or type(module).__name__
+        raise ValueError(
+            f"{name} cannot be exported for any size; give one, such as 512x1024 ({reason})"
+        ) from problem
 
 
 # --- batch norm into convolutions
@@ -173,10 +225,11 @@ def write_onnx(network: GraphModule, file: Path, says: Mapping[str, Any]) -> Non
     It needs the packages of the extra "export".
     """
     image = next(node for node in network.graph.nodes if node.op == "placeholder").meta["val"]
-    image = torch.zeros(image.shape, dtype=image.dtype)
+    any_size = not isinstance(image.shape[-1], int)
     program = torch.onnx.export(
         network,
-        (image,),
+        (example(image.dtype) if any_size else torch.zeros(image.shape, dtype=image.dtype),),
+        dynamic_shapes=(AXES,) if any_size else None,
         dynamo=True,
         input_names=["image"],
         output_names=["output"],
@@ -218,32 +271,54 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Verified:
-    """The comparison of a file with its module, on an image of noise."""
+    """The comparison of a file with its module, on images of noise."""
 
     difference: float  # of a logit; with argmax: the share of pixels of another class
     limit: float
     parameters: int
-    refusal: str  # the file's error for another size; empty if it accepts it
+    # a file's error for another size, or the sizes that it was compared at; empty if a file of one
+    # size accepts another
+    other_sizes: str
 
     @property
     def ok(self) -> bool:
-        return self.difference <= self.limit and bool(self.refusal)
+        return self.difference <= self.limit and bool(self.other_sizes)
 
 
 def export_onnx(
     module: SegmentationModule,
-    file: Path,
-    size: tuple[int, int],
-    says: Mapping[str, Any],
+    file: str | Path,
+    size: Size,
     *,
     uint8: bool = False,
     argmax: bool = False,
+    name: str = "",
 ) -> Verified:
-    """Write the network without its training heads, and compare the file with the module."""
+    """Write the network without its training heads, and compare the file with the module.
+
+    The file takes images of one size, (height, width), or with "any" batches of every size; where
+    a network cannot, this is a ValueError. `name` replaces the row's name in the file.
+    """
+    file = Path(file)
     network = deployed(module, size, uint8=uint8, argmax=argmax)
-    write_onnx(network, file, says)
     parameters = sum(each.numel() for each in network.parameters())
-    return verify(module, Runtime(file), size, uint8, parameters)
+    says = {
+        "model": name or module.identity.experiment,
+        "classes": list(module.identity.classes or ()),
+        "input": "uint8 RGB" if uint8 else "normalized floats",
+        "output": "class of each pixel" if argmax else "logits",
+        "normalization": asdict(module.normalization),
+    }
+    if size != "any":
+        write_onnx(network, file, says)
+        return verify(module, Runtime(file), size, uint8, parameters)
+    try:
+        with for_any_size(module):
+            write_onnx(network, file, says)
+            return verify_any_size(module, Runtime(file), uint8, parameters)
+    except ValueError:
+        file.unlink(missing_ok=True)
+        raise
 
 
 def verify(
@@ -253,14 +328,48 @@ def verify(
     uint8: bool,
     parameters: int,
 ) -> Verified:
-    """Compare a file with its module on an image of noise."""
-    noise = torch.Generator().manual_seed(0)
-    image = torch.randint(256, (1, 3, *size), dtype=torch.uint8, generator=noise)
+    """Compare a file of one size with its module, and see that it refuses another."""
+    difference, limit = difference_at(module, runtime, (1, *size), uint8)
+    try:
+        runtime(noise((1, max(1, size[0] // 2), size[1]), uint8))
+        refusal = ""
+    except ValueError as problem:
+        refusal = f"refused: {problem}"
+    return Verified(difference, limit, parameters, refusal)
+
+
+def verify_any_size(
+    module: SegmentationModule,
+    runtime: Callable[[Tensor], Tensor],
+    uint8: bool,
+    parameters: int,
+) -> Verified:
+    """Compare a file for any size with its module at several; a difference is a ValueError."""
+    largest = (0.0, 0.0)
+    for batch, height, width in COMPARED:
+        difference, limit = difference_at(module, runtime, (batch, height, width), uint8)
+        if difference > limit:
+            raise ValueError(
+                f"at {height}x{width} the file computes something else: a difference of "
+                f"{difference:.1e}, limit {limit:.1e}"
+            )
+        largest = max(largest, (difference, limit))
+    sizes = ", ".join(f"{height}x{width}" for _, height, width in COMPARED)
+    return Verified(*largest, parameters, f"any; compared at {sizes}")
+
+
+def difference_at(
+    module: SegmentationModule,
+    runtime: Callable[[Tensor], Tensor],
+    shape: tuple[int, int, int],
+    uint8: bool,
+) -> tuple[float, float]:
+    """Return a file's difference from its module on noise (B, 3, H, W), and the allowed one."""
+    image = noise(shape, uint8=True)
     floats = module.normalized(image)
-    image = image if uint8 else floats
     with torch.no_grad():
         logits = module(image)
-    output = runtime(image)
+    output = runtime(image if uint8 else floats)
     limit = limit_of(logits)
     of_classes = not output.is_floating_point()
     difference = difference_of(logits, output, limit)
@@ -268,12 +377,17 @@ def verify(
     if difference > (0.0 if of_classes else limit):
         limit = max(limit, 20 * rounding(module, floats, logits))
         difference = difference_of(logits, output, limit)
-    try:
-        runtime(image[:, :, : max(1, size[0] // 2)])
-        refusal = ""
-    except ValueError as problem:
-        refusal = f"refused: {problem}"
-    return Verified(difference, 0.0 if of_classes else limit, parameters, refusal)
+    return difference, 0.0 if of_classes else limit
+
+
+def noise(shape: tuple[int, int, int], uint8: bool) -> Tensor:
+    """Return the same random image (B, 3, H, W) each time, as uint8 or as floats."""
+    generator = torch.Generator().manual_seed(0)
+    batch, height, width = shape
+    size = (batch, 3, height, width)
+    if uint8:
+        return torch.randint(256, size, dtype=torch.uint8, generator=generator)
+    return torch.randn(size, generator=generator)
 
 
 # --- comparison of a deployed network with its module
@@ -352,7 +466,6 @@ def settle_batch_norm(module: SegmentationModule, size: tuple[int, int]) -> None
     for each in module.modules():
         if isinstance(each, torch.nn.modules.batchnorm._BatchNorm):
             each.momentum = 1.0  # one batch settles them
-    noise = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        module.train().logits(module.padded(noise))
+        module.train().logits(module.padded(noise((2, *size), uint8=False)))
     module.eval()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from lightning import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
@@ -245,7 +246,9 @@ class SegmentationModule(LightningModule):
         if self.margin:
             rows = (self.margin, self.margin + down)
             return mirrored(image, rows, (self.margin, self.margin + right))
-        return F.pad(image, (0, right, 0, down)) if down or right else image
+        if statically_known_true(down == 0) and statically_known_true(right == 0):
+            return image
+        return F.pad(image, (0, right, 0, down))
 
     def inner_size(self, padded: Tensor) -> tuple[int, int]:
         """Return a padded image's size without the margin."""
@@ -262,6 +265,15 @@ class SegmentationModule(LightningModule):
     def evaluated(self) -> "SegmentationModule":
         """The network that is evaluated and used: this one, or the first that a method trains."""
         return self
+
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Any:
+        """Write the network as it is in eval mode; Lightning's own takes the mode it is in."""
+        mode = self.training
+        self.eval()
+        try:
+            return super().to_onnx(*args, **kwargs)
+        finally:
+            self.train(mode)
 
     # --- training
 

@@ -63,7 +63,7 @@ from segmodels.parts.dual_resolution import (
     stage,
     stem,
 )
-from segmodels.parts.layers import conv_bn, conv_bn_relu
+from segmodels.parts.layers import AdaptiveAvgPool, conv_bn, conv_bn_relu
 from segmodels.parts.pretrained import load_encoder
 from segmodels.recipe import Recipe
 
@@ -152,7 +152,7 @@ class PPM(nn.Module):
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
-        self.pools = nn.ModuleList(nn.AdaptiveAvgPool2d(side) for side in (1, 2, 3, 6))
+        self.pools = nn.ModuleList(AdaptiveAvgPool(side) for side in (1, 2, 3, 6))
         self.scales = nn.ModuleList(norm_relu_conv(inside, inside // 4, 1) for _ in range(4))
         self.compression = norm_relu_conv(2 * inside, outside, 1)
 

@@ -136,7 +136,7 @@ class EMAUnit(nn.Module):
     def attended(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return attention maps Z (B, N, K) and bases (B, C, K) of each image."""
         x = self.conv1(x).flatten(2)  # (B, C, H, W) -> (B, C, N)
-        bases = self.bases.expand(len(x), -1, -1)
+        bases = self.bases.repeat(x.shape[0], 1, 1)  # (1, C, K) -> (B, C, K)
         without_gradient = self.training and self.maintenance != "backpropagation"
         with torch.no_grad() if without_gradient else nullcontext():
             for _ in range(self.train_iterations if self.training else self.eval_iterations):

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published, PublishedSpeed
-from segmodels.parts.layers import conv_bn, conv_bn_relu
+from segmodels.parts.layers import AdaptiveAvgPool, conv_bn, conv_bn_relu
 from segmodels.recipe import Recipe
 
 # --- blocks (section 3.2)
@@ -81,7 +81,7 @@ class PyramidPooling(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.bins = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(n), conv_bn_relu(width, width // 4, 1))
+            nn.Sequential(AdaptiveAvgPool(n), conv_bn_relu(width, width // 4, 1))
             for n in (1, 2, 3, 6)
         )
         self.fusion = conv_bn_relu(2 * width, width, 1)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from segmodels.families.dilated import Dilated, classifier, fcn_head
 from segmodels.paper import Experiment, Published, Released
 from segmodels.parts.backbones.resnet import ResNet
-from segmodels.parts.layers import conv_bn_relu
+from segmodels.parts.layers import AdaptiveAvgPool, conv_bn_relu
 from segmodels.recipe import Recipe
 
 # --- pyramid pooling (figure 3c): a pixel's surroundings as means over larger and larger parts
@@ -59,7 +59,7 @@ class PyramidPooling(nn.Module):
 
 def level(inside: int, width: int, parts: int) -> nn.Sequential:
     """Average over parts of a map: (B, inside, h, w) -> (B, width, parts, parts)."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(parts), conv_bn_relu(inside, width, 1))
+    return nn.Sequential(AdaptiveAvgPool(parts), conv_bn_relu(inside, width, 1))
 
 
 # --- network and losses (sections 3.2, 3.3)

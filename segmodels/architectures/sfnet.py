@@ -49,7 +49,7 @@ from torch import Tensor, nn
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published, PublishedSpeed, Released, unknown
 from segmodels.parts.backbones.resnet import BasicBlock, ResNet, initialize
-from segmodels.parts.layers import conv_bn_relu
+from segmodels.parts.layers import AdaptiveAvgPool, conv_bn_relu
 from segmodels.parts.resize import compute_dtype
 from segmodels.recipe import Recipe
 
@@ -121,7 +121,7 @@ class PyramidPooling(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(
             nn.Sequential(
-                nn.AdaptiveAvgPool2d(parts),
+                AdaptiveAvgPool(parts),
                 nn.Conv2d(inside, width, 1, bias=False),
                 nn.BatchNorm2d(width),
             )
@@ -141,15 +141,27 @@ def displaced(features: Tensor, flow: Tensor) -> Tensor:
     """
     height, width = flow.shape[-2:]
     # Positions are never half precision, in which neighboring columns would coincide.
-    y = torch.linspace(-1, 1, height, device=flow.device)
-    x = torch.linspace(-1, 1, width, device=flow.device)
+    y = evenly_spaced(height, flow.device)
+    x = evenly_spaced(width, flow.device)
     still = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
     shift = flow.permute(0, 2, 3, 1).to(compute_dtype(flow))  # (B, 2, H, W) -> (B, H, W, 2)
-    grid = still + shift / still.new_tensor([width, height])
+    # full, because a tensor of numbers would be exported for one size only
+    sides = [
+        torch.full((), side, dtype=still.dtype, device=flow.device) for side in (width, height)
+    ]
+    grid = still + shift / torch.stack(sides)
     read = F.grid_sample(
         features.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=True
     )
     return read.to(features.dtype)
+
+
+def evenly_spaced(count: int, device: torch.device) -> Tensor:
+    """Return torch.linspace(-1, 1, count), which would be exported for one count only."""
+    if isinstance(count, int):
+        return torch.linspace(-1, 1, count, device=device)
+    last = torch.full((), max(count - 1, 1), dtype=torch.float32, device=device)
+    return 2 * torch.arange(count, device=device) / last - 1
 
 
 class FlowAlignment(nn.Module):

@@ -133,7 +133,7 @@ class UNet(UShaped):
 
         With 188 there are 4 pixels of logits.
         """
-        return max(side + (12 - side) % 16, 188)
+        return 16 * max((side + 3) // 16, 11) + 12
 
     # --- training (section 3)
 

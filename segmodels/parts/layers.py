@@ -1,6 +1,7 @@
 """Layers that several papers stack the same way."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def conv_bn(
@@ -29,3 +30,27 @@ def conv_bn_relu(
 ) -> nn.Sequential:
     layers = conv_bn(inside, outside, kernel, stride, dilation=dilation, groups=groups)
     return layers.append(nn.ReLU(inplace=True))
+
+
+class AdaptiveAvgPool(nn.AdaptiveAvgPool2d):
+    """Average over n x n parts of a map, which is exported for maps of any size too.
+
+    ONNX has no such operation, and what PyTorch writes instead holds for one size only.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if isinstance(height, int) and isinstance(width, int):
+            return super().forward(x)
+        parts = self.output_size
+        return part_weights(height, parts, x) @ x @ part_weights(width, parts, x).T
+
+
+def part_weights(side: int, parts: int, like: Tensor) -> Tensor:
+    """Return the matrix (parts, side) that averages each part of a side."""
+    number = torch.arange(parts, device=like.device)[:, None]
+    place = torch.arange(side, device=like.device)
+    first = number * side // parts
+    end = ((number + 1) * side + parts - 1) // parts
+    inside = (first <= place) & (place < end)
+    return inside.to(like.dtype) / (end - first)

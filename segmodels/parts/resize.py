@@ -174,8 +174,10 @@ def mirrored(image: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> 
     """
     for axis, (before, behind) in ((-2, rows), (-1, columns)):
         length = image.shape[axis]
-        period = max(2 * (length - 1), 1)
-        place = torch.arange(-before, length + behind, device=image.device) % period
+        # a tensor, because ONNX's remainder takes no number that varies with the image's size
+        period = torch.full((), max(2 * (length - 1), 1), device=image.device)
+        place = torch.arange(before + length + behind, device=image.device) - before
+        place = place % period
         image = image.index_select(axis, torch.minimum(place, period - place))
     return image
 

@@ -1,4 +1,4 @@
-"""Tests of deployed networks in torch and ONNX files: the same numbers at one image size.
+"""Tests of deployed networks in torch and ONNX files: the same numbers at one size or at any.
 
 They have neither batch norm nor training heads.
 """
@@ -13,14 +13,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from lightning import LightningModule
 from torch import Tensor, nn
 
+import segmodels
 from experiments import export
 from experiments.command_line.row_patterns import matching_rows
 from segmodels import deploy
 from segmodels.module import SegmentationModule
 from segmodels.own_checkpoints import from_checkpoint
 from segmodels.paper import experiment
+from segmodels.parts.layers import AdaptiveAvgPool
 from tests.support import checkpoints
 from tests.support.distinct import deployed_network
 from tests.support.extras import onnx
@@ -28,6 +32,7 @@ from tests.support.paths import ROOT
 
 ROW = checkpoints.ROW
 SIZE = (64, 96)
+MAIN_ROWS = [f"{name}/{paper.main}" for name, paper in segmodels.papers().items()]
 
 
 def settled(address: str = ROW) -> SegmentationModule:
@@ -68,6 +73,48 @@ class Small(SegmentationModule):
         if self.arrangement == "twice":
             normed = self.norm(self.conv(normed[:, :3]))
         return self.classifier(normed + x if self.arrangement == "shortcut" else normed)
+
+
+class Padded(Small):
+    """It pads to a multiple, averages over parts, and computes at an eighth of the size."""
+
+    multiple = 16
+
+    def __init__(self, pool: type[nn.Module] = AdaptiveAvgPool) -> None:
+        super().__init__("straight")
+        self.pool = pool(3)
+
+    def logits(self, image: Tensor) -> Tensor:
+        x = self.norm(self.conv(F.avg_pool2d(image, 8)))
+        return self.classifier(x + F.interpolate(self.pool(x), x.shape[-2:]))
+
+
+class Mirrored(Small):
+    """It loses a margin."""
+
+    margin = 6
+
+    def logits(self, image: Tensor) -> Tensor:
+        return super().logits(image)[..., 6:-6, 6:-6]
+
+
+class HighOrLow(Small):
+    """It computes something else for images that are high, beyond the sizes compared."""
+
+    def logits(self, image: Tensor) -> Tensor:
+        logits = super().logits(image)
+        return 2 * logits if image.shape[-2] > 400 else logits
+
+
+class Placed(Small):
+    """Each position of its map has a weight."""
+
+    def __init__(self) -> None:
+        super().__init__("straight")
+        self.place = nn.Parameter(torch.randn(1, 4, *deploy.COMPARED[0][1:]))
+
+    def logits(self, image: Tensor) -> Tensor:
+        return super().logits(image) + self.place
 
 
 # --- in torch
@@ -142,6 +189,114 @@ def test_normalization_padding_and_argmax_are_inside_where_asked_for(size: tuple
 def test_another_size_is_refused_by_the_network_itself() -> None:
     with pytest.raises(AssertionError, match=r"image\.size\(\)\[2\] == 64"):
         deploy.deployed(Small("straight"), SIZE)(torch.randn(1, 3, 32, 96))
+
+
+# --- for any size
+
+
+@pytest.mark.parametrize(("make", "argmax"), [(Padded, False), (Mirrored, True)])
+def test_a_graph_for_any_size_computes_what_the_module_does(
+    make: type[Small], argmax: bool
+) -> None:
+    module = make().eval() if make is Padded else make("straight").eval()
+    network = deploy.deployed(module, "any", uint8=argmax, argmax=argmax)
+    assert not [node for node in network.graph.nodes if node.target is deploy.BATCH_NORM]
+    for batch, height, width in [(1, 64, 96), (2, 33, 47), (1, 97, 131), (3, 201, 35), (1, 1, 5)]:
+        image = torch.randint(256, (batch, 3, height, width), dtype=torch.uint8)
+        with torch.no_grad():
+            logits = module(image)
+            output = network(image if argmax else module.normalized(image))
+        if argmax:
+            assert deploy.clear_errors(logits, output, 1e-5) == 0
+        else:
+            assert differ(output, logits) < 1e-5
+
+
+@pytest.mark.parametrize("make", [lambda: HighOrLow("straight"), Placed])
+def test_a_network_that_holds_for_some_sizes_only_is_refused_in_one_sentence(
+    make: Callable[[], Small],
+) -> None:
+    with pytest.raises(ValueError, match="cannot be exported for any size; give one") as refused:
+        deploy.deployed(make().eval(), "any")
+    assert type(make()).__name__ in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("parts", [2, 6])
+def test_averages_over_parts_are_those_of_adaptive_pooling(parts: int) -> None:
+    """As they are exported, of maps with fewer rows than parts too."""
+    pool = torch.export.export(
+        AdaptiveAvgPool(parts).double(),
+        (torch.zeros(2, 3, 7, 9, dtype=torch.float64),),
+        dynamic_shapes=({2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},),
+    ).module()
+    for height, width in [(2, 40), (7, 9), (12, 6), (13, 5), (31, 3)]:
+        x = torch.randn(2, 3, height, width, dtype=torch.float64)
+        assert torch.allclose(pool(x), F.adaptive_avg_pool2d(x, parts), rtol=0, atol=1e-12)
+
+
+@onnx
+@pytest.mark.parametrize("argmax", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_file_for_any_size_is_compared_with_the_module_at_six(
+    tmp_path: Path, argmax: bool
+) -> None:
+    module = Padded().eval()
+    verified = deploy.export_onnx(
+        module, tmp_path / "a.onnx", "any", uint8=argmax, argmax=argmax, name="a name"
+    )
+    assert verified.ok
+    assert "33x47" in verified.other_sizes
+    runtime, image = deploy.Runtime(tmp_path / "a.onnx"), noise(83, 59).repeat(2, 1, 1, 1)
+    assert runtime.says["model"] == "a name"
+    with torch.no_grad():
+        logits = module(image)
+    if argmax:
+        assert deploy.clear_errors(logits, runtime(image), 1e-5) == 0
+    else:
+        assert differ(runtime(module.normalized(image)), logits) < 1e-5
+    with pytest.raises(ValueError, match="takes an image of batchx3xheightxwidth, not 2x3x83"):
+        runtime(image[..., 0] if argmax else module.normalized(image)[..., 0])
+
+
+@pytest.mark.slow
+@onnx
+def test_a_file_for_any_size_that_computes_something_else_is_refused_and_removed(
+    tmp_path: Path,
+) -> None:
+    """PyTorch writes its own adaptive pooling for the size that is exported."""
+    with pytest.raises(ValueError, match="Padded cannot be exported for any size; give one"):
+        deploy.export_onnx(Padded(nn.AdaptiveAvgPool2d).eval(), tmp_path / "a.onnx", "any")
+    assert not list(tmp_path.iterdir())
+
+
+@onnx
+def test_lightnings_own_export_writes_the_network_in_eval_mode(tmp_path: Path) -> None:
+    assert "to_onnx" in vars(LightningModule)
+    module, image = Padded().train(), torch.randn(1, 3, 75, 101)
+    axes = {2: "height", 3: "width"}
+    module.to_onnx(tmp_path / "a.onnx", image, dynamic_shapes=(axes,), verbose=False)
+    assert module.training
+    other = torch.randn(1, 3, 97, 51)
+    with torch.no_grad():
+        for each in (image, other):
+            assert differ(deploy.Runtime(tmp_path / "a.onnx")(each), module.eval()(each)) < 1e-5
+
+
+@pytest.mark.slow
+@onnx
+def test_a_checkpoint_is_exported_for_any_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    module = checkpoints.written(tmp_path / "last.ckpt")
+    out = tmp_path / "network.onnx"
+    words = [str(tmp_path), "--size", "any", "--out", str(out), "--uint8", "--argmax"]
+    assert export.main(words) == 0
+    assert "other sizes  any; compared at 97x131, 33x47" in capsys.readouterr().out
+    runtime, image = deploy.Runtime(out), noise(43, 107)
+    assert runtime.says["classes"] == module.identity.classes
+    with torch.no_grad():
+        logits = module(image)
+    assert deploy.clear_errors(logits, runtime(image), deploy.limit_of(logits)) == 0
 
 
 # --- ONNX
@@ -311,19 +466,42 @@ def one_registry() -> Iterator[None]:
 @onnx
 @pytest.mark.catalogue
 @pytest.mark.usefixtures("one_registry")
-@pytest.mark.parametrize("address", matching_rows("*"))
+@pytest.mark.parametrize("address", [row for row in matching_rows("*") if row not in MAIN_ROWS])
 def test_every_row_goes_to_onnx(address: str, once: Callable[[Hashable], bool]) -> None:
-    """Once for each network: rows that differ in training alone give the same file."""
+    """Once for each network: rows that differ in training alone give the same file.
+
+    The main rows are below.
+    """
     if not once(deployed_network(experiment(address))):
         return
     asked = argparse.Namespace(
-        checkpoint=None,
+        network=None,
         overrides=[],
         size=(64, 128),
         uint8=False,
         argmax=False,
     )
     assert export.check_network(asked, address).ok
+
+
+@onnx
+@pytest.mark.catalogue
+@pytest.mark.usefixtures("one_registry")
+@pytest.mark.parametrize("address", MAIN_ROWS)
+def test_every_main_row_is_exported_for_one_size_and_for_any_and_compiled_as_one_graph(
+    address: str, tmp_path: Path
+) -> None:
+    module = settled(address)
+    image = module.normalized(noise(75, 101))
+    torch._dynamo.reset()  # it counts each network as one more form of the same code
+    with torch.no_grad():
+        logits = module(image)
+        assert torch.equal(torch.export.export(module, (image,)).module()(image), logits)
+        compiled = torch.compile(module, fullgraph=True, backend="eager")
+        assert torch.equal(compiled(image), logits)
+    verified = deploy.export_onnx(module, tmp_path / "a.onnx", "any")
+    assert verified.ok
+    assert verified.other_sizes.count("x") == 6
 
 
 # --- errors
@@ -341,7 +519,7 @@ def test_classes_that_rounding_may_turn_are_no_errors_and_others_are() -> None:
         ([], "what is to be exported?"),
         (["--model", "bisenett", "--size", "64x96", "--out", "a.onnx"], "did you mean bisenet"),
         (["--model", "bisenet/*", "--size", "64x96", "--out", "a.onnx"], "no row bisenet/*"),
-        (["--model", ROW, "--size", "64x96"], "give --size HEIGHTxWIDTH and --out FILE.onnx"),
+        (["--model", ROW, "--size", "64x96"], "give --size HEIGHTxWIDTH, or --size any"),
         (
             ["--model", ROW, "--size", "64x96", "--out", "nowhere/a.onnx"],
             "there is no folder nowhere",
