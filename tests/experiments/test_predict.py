@@ -453,7 +453,7 @@ def test_predictions_are_judged_as_evaluate_judges_them(smoke_run: Path, tmp_pat
     image = picture(tmp_path / "street.png", noise(64, 128))
     for which, words in {"best": (), "last": ("--checkpoint", "last")}.items():
         assert run(smoke_run, tmp_path / "street.png", *words, "--out", tmp_path / which) == 0
-        module = from_checkpoint(smoke_run / "checkpoints" / f"{which}.ckpt")
+        module = from_checkpoint(smoke_run / "checkpoints" / f"{which}.ckpt").fast_form()
         half = module.recipe.precision == "bf16-mixed"
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             label = predicted(module, image)
