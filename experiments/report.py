@@ -22,7 +22,7 @@ from experiments.reports.paper_table_formats import (
     as_text,
     not_averaged_line,
 )
-from segmodels.names import nearest_name
+from segmodels.nearest_names import nearest_name
 
 EXAMPLES = """\
 examples:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segmodels.module import Normalization, SegmentationModule
-from segmodels.names import nearest_name
+from segmodels.nearest_names import nearest_name
 from segmodels.network_identity import Identity
 from segmodels.parts.precision import settled_precision, uses_cuda
 from segmodels.parts.weight_files import State

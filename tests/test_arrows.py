@@ -18,7 +18,7 @@ NETWORKS = {"module", "paper", "recipe"}
 SEGMODELS = {
     "parts": set(),
     "recipe": set(),
-    "names": set(),
+    "nearest_names": set(),
     "network_identity": set(),
     "metrics": set(),
     "inference_modes": {"recipe"},
@@ -32,7 +32,7 @@ SEGMODELS = {
         "folding",
         "averaged_weights",
     },
-    "paper": {"module", "recipe", "names", "network_identity"},
+    "paper": {"module", "recipe", "nearest_names", "network_identity"},
     "released_checkpoints": {"module", "paper"},
     "own_checkpoints": {"module", "paper", "recipe", "released_checkpoints", "network_identity"},
     "deploy": {"module"},

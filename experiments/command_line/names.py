@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from experiments.command_line.errors import UserError
-from segmodels.names import nearest_name
+from segmodels.nearest_names import nearest_name
 
 
 def known_name(kind: str, word: str, known: Collection[str], prefix: str = "") -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.command_line.errors import UserError
-from segmodels.names import nearest_name
+from segmodels.nearest_names import nearest_name
 
 RELEASED = "released:"
 NETWORK_HELP = (

@@ -7,7 +7,7 @@ from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
 from experiments.command_line.names import did_you_mean, known_name, unknown_name
 from experiments.command_line.row_patterns import row_address, row_entry
-from segmodels.names import nearest_name, synonyms
+from segmodels.nearest_names import nearest_name, synonyms
 from segmodels.network_identity import respelled
 
 Option = Mapping[str, Any]  # kind of value and default, as the catalogue has them

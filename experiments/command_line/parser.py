@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from experiments.command_line.errors import UserError
 from experiments.command_line.invocation import as_started
 from experiments.command_line.names import unknown_name
-from segmodels.names import nearest_name, synonyms
+from segmodels.nearest_names import nearest_name, synonyms
 
 Subjects = argparse._SubParsersAction  # what `add_subparsers` returns
 NO_BREAK = "\N{NO-BREAK SPACE}"

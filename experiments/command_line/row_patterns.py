@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from experiments.command_line.catalogue import catalogue
 from experiments.command_line.errors import UserError
 from experiments.command_line.names import did_you_mean, known_name, unknown_name
-from segmodels.names import nearest_name, squeezed
+from segmodels.nearest_names import nearest_name, squeezed
 
 WILDCARDS = "*?["
 PAPER_CUTOFF = 0.75  # names of networks are short and alike: hrnet is not ddrnet

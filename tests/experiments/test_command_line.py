@@ -26,7 +26,7 @@ from experiments.command_line.resolved_values import Recipe, departures, resolve
 from experiments.records.results import PublishedFigure
 from experiments.records.run_folder import read_config
 from experiments.reports import terminal_tables
-from segmodels.names import SYNONYMS
+from segmodels.nearest_names import SYNONYMS
 from tests.support.paths import ROOT
 from tests.support.results import as_read, published, result
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import segmodels
-from segmodels.names import nearest_name, squeezed
+from segmodels.nearest_names import nearest_name, squeezed
 from tests.support.paths import ROOT
 
 
@@ -61,5 +61,5 @@ def test_capitals_hyphens_and_underscores_do_not_count() -> None:
 
 
 def test_names_import_no_torch() -> None:
-    code = "import sys, segmodels.names; assert 'torch' not in sys.modules"
+    code = "import sys, segmodels.nearest_names; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
