@@ -178,12 +178,14 @@ def test_what_can_be_refused_is_refused_before_the_network_is_read(
     )
     assert evaluate.main([*streets, "--data", "camvid"]) == 2
     assert "camvid has another; leave out --data" in capsys.readouterr().err
-    monkeypatch.setattr(
-        os, "access", lambda folder, how: folder != tmp_path
-    )  # permissions do not stop root
-    assert evaluate.main(streets) == 2
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "new"
     assert (
-        f"{tmp_path / 'new'} cannot be written to; give --submit another folder"
+        evaluate.main([str(below) if word == str(tmp_path / "new") else word for word in streets])
+        == 2
+    )
+    assert (
+        f"{below} cannot be written to (Not a directory); give --submit another folder"
         in capsys.readouterr().err
     )
     (tmp_path / "new").mkdir()
