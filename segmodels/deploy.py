@@ -15,17 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torch.fx.experimental import _config as symbolic_sizes
 
+from segmodels.folding import folded
 from segmodels.module import SegmentationModule
 
-CONVOLUTIONS = {
-    torch.ops.aten.conv1d.default,
-    torch.ops.aten.conv2d.default,
-    torch.ops.aten.conv3d.default,
-}
-BATCH_NORM = torch.ops.aten.batch_norm.default
 # The allowed difference of a deployed network from its module, as a share of the largest logit (or
 # of 1, if all are smaller); it is at least 20 times the rounding error of the module itself.
 LIMIT = 1e-4
@@ -82,11 +77,13 @@ def deployed(
     that its output depends on.
     """
     dtype = torch.uint8 if uint8 else next(module.parameters()).dtype
-    network = Deployed(copy.deepcopy(module).cpu().eval(), "label" if argmax else "full")
+    fits = COMPARED[0][1:] if size == "any" else size
+    network = folded(copy.deepcopy(module).cpu(), fits)
+    network = Deployed(network, "label" if argmax else "full")
     if size != "any":
-        return folded_graph(network, torch.zeros(1, 3, *size, dtype=dtype))
+        return graph_of(network, torch.zeros(1, 3, *size, dtype=dtype))
     with for_any_size(module):
-        return folded_graph(network, example(dtype), any_size=True)
+        return graph_of(network, example(dtype), any_size=True)
 
 
 def folded_logits(module: SegmentationModule, image: Tensor) -> GraphModule:
@@ -94,20 +91,17 @@ def folded_logits(module: SegmentationModule, image: Tensor) -> GraphModule:
 
     It shares all weights with the module but those of folded convolutions.
     """
-    return folded_graph(Logits(module), module.padded(image))
+    network = folded(module, tuple(image.shape[-2:]))
+    return graph_of(Logits(network), module.padded(image))
 
 
-def folded_graph(network: nn.Module, image: Tensor, any_size: bool = False) -> GraphModule:
-    """Return a network as a graph, with batch norm folded.
-
-    It is one for images of this shape, or for batches of any size.
-    """
+def graph_of(network: nn.Module, image: Tensor, any_size: bool = False) -> GraphModule:
+    """Return a network as a graph for images of this shape, or for batches of any size."""
     with torch.no_grad():
         if any_size:
             graph = graph_for_any_size(network, image)
         else:
             graph = torch.export.export(network, (image,)).module()
-        fold(graph)
     graph.training = False  # torch.onnx reads it; the graph has no other mode
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
@@ -149,71 +143,6 @@ def for_any_size(module: SegmentationModule) -> Iterator[None]:
         raise ValueError(
             f"{name} cannot be exported for any size; give one, such as 512x1024 ({reason})"
         ) from problem
-
-
-# --- batch norm into convolutions
-
-
-def fold(graph: GraphModule) -> int:
-    """Fold every batch norm into its convolution, if nothing else reads that; return the number."""
-    pairs = [
-        (node.args[0], node)
-        for node in graph.graph.nodes
-        if node.target is BATCH_NORM and foldable(node)
-    ]
-    for index, (conv, norm) in enumerate(pairs):
-        weight, bias = folded_weights(graph, conv, norm)
-        for kind, value in (("weight", weight), ("bias", bias)):
-            graph.register_parameter(
-                f"folded_{index}_{kind}", nn.Parameter(value, requires_grad=False)
-            )
-        with graph.graph.inserting_before(conv):
-            weight = graph.graph.get_attr(f"folded_{index}_weight")
-            bias = graph.graph.get_attr(f"folded_{index}_bias")
-        conv.args = (conv.args[0], weight, bias, *conv.args[3:])
-        norm.replace_all_uses_with(conv)
-        graph.graph.erase_node(norm)
-    return len(pairs)
-
-
-def foldable(norm: Node) -> bool:
-    """Return whether a norm has fixed statistics and is the only reader of a convolution."""
-    conv, *values = norm.args[:6]
-    fixed = norm.args[5] is False and all(
-        value is None or value.op == "get_attr" for value in values[:4]
-    )
-    return (
-        fixed
-        and conv.target in CONVOLUTIONS
-        and len(conv.users) == 1
-        and conv.args[1].op == "get_attr"
-    )
-
-
-def folded_weights(graph: GraphModule, conv: Node, norm: Node) -> tuple[Tensor, Tensor]:
-    """Return gamma / sqrt(variance + eps) * (w x + b - mean) + beta as one weight and one bias.
-
-    They are computed in float64.
-    """
-    weight = tensor(graph, conv.args[1])
-    bias = tensor(graph, conv.args[2]) if len(conv.args) > 2 else None
-    gamma, beta, mean, variance = (tensor(graph, node) for node in norm.args[1:5])
-    scale = (variance.double() + norm.args[7]).rsqrt()
-    if gamma is not None:
-        scale = scale * gamma
-    shift = (-mean if bias is None else bias - mean) * scale
-    if beta is not None:
-        shift = shift + beta
-    of_channel = scale.view(-1, *[1] * (weight.ndim - 1))  # (C,) -> (C, 1, 1, 1)
-    return (weight * of_channel).to(weight.dtype), shift.to(weight.dtype)
-
-
-def tensor(graph: GraphModule, node: Node | None) -> Tensor | None:
-    """Return the tensor that a get_attr node stands for."""
-    if node is None:
-        return None
-    place, _, name = node.target.rpartition(".")
-    return getattr(graph.get_submodule(place), name).detach()
 
 
 # --- ONNX

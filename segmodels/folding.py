@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 CONVOLUTION = torch.ops.aten.convolution.default
 BATCH_NORM = torch.ops.aten.native_batch_norm.default
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # a subclass may do more than normalize
-SIDE = 64  # of the image whose pass shows what reads what; no control flow depends on it
+SIZE = (64, 64)  # of the image whose pass shows what reads what; no control flow depends on it
 
 Network = TypeVar("Network", bound=LightningModule)
 
@@ -29,17 +29,30 @@ def fast_form(network: Network) -> Network:
     """
     if network.device.type != "cpu":
         return network
-    noise = torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    noise = noise.to(network.dtype)
     with torch.inference_mode(False), torch.no_grad():
-        fast = copy.deepcopy(network).eval()
-        fold(fast, noise)
-        fast.to(memory_format=torch.channels_last)
+        fast = folded(copy.deepcopy(network)).to(memory_format=torch.channels_last)
         try:
-            fast(noise)
+            fast(noise_for(network))
         except RuntimeError:  # its code makes a view that channels last does not have
             fast.to(memory_format=torch.contiguous_format)
     return fast
+
+
+def folded(network: Network, size: tuple[int, int] = SIZE) -> Network:
+    """Return a copy in eval mode with batch norm folded; all other weights are the network's own.
+
+    `size` is one that the network takes, if it does not take all.
+    """
+    shared = {id(each): each for each in (*network.parameters(), *network.buffers())}
+    copied = copy.deepcopy(network, shared).eval()
+    with torch.no_grad():
+        fold(copied, noise_for(network, size))
+    return copied
+
+
+def noise_for(network: LightningModule, size: tuple[int, int] = SIZE) -> Tensor:
+    noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    return noise.to(network.device, network.dtype)
 
 
 def fold(network: nn.Module, image: Tensor) -> int:

@@ -430,7 +430,7 @@ class SegmentationModule(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optimizer()
-        scheduler = LambdaLR(optimizer, self.fitted_schedule())
+        scheduler = LambdaLR(optimizer, self.schedule())
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -444,12 +444,17 @@ class SegmentationModule(LightningModule):
         kind = {"adam": Adam, "adamw": AdamW}[self.recipe.optimizer]
         return kind(groups, lr=self.recipe.lr)
 
-    def fitted_schedule(self) -> schedules.Schedule | list[schedules.Schedule]:
-        """Return the schedule over the trainer's steps, if it takes others than the recipe's."""
+    def on_train_start(self) -> None:
+        """Let the schedule end with the trainer's last step, if it takes others than the recipe's.
+
+        Not before: the trainer's loaders have to be there, and what a checkpoint says of them.
+        """
         recipe = self.recipe
-        steps = self.trainer.estimated_stepping_batches if self._trainer else recipe.iterations
-        if steps in (recipe.iterations, math.inf):
-            return self.schedule()
+        steps = self.trainer.estimated_stepping_batches
+        scheduler = self.lr_schedulers()
+        of_recipe = isinstance(scheduler, LambdaLR)  # Lightning's finder of rates has its own
+        if steps in (recipe.iterations, math.inf) or not of_recipe:
+            return
         rank_zero_info(
             f"the schedule ends with the trainer's last step, {steps}; the recipe has "
             f"{recipe.iterations}: Experiment.trainer_options gives a Trainer as many"
@@ -458,7 +463,8 @@ class SegmentationModule(LightningModule):
         self.recipe = replace(recipe, iterations=steps, warmup=warmup)
         schedule = self.schedule()
         self.recipe = recipe
-        return schedule
+        groups = len(scheduler.lr_lambdas)
+        scheduler.lr_lambdas = schedule if isinstance(schedule, list) else [schedule] * groups
 
     def schedule(self) -> schedules.Schedule | list[schedules.Schedule]:
         """Return the learning rate, as a share of a group's own, by optimizer step.

@@ -11,11 +11,12 @@ from segmodels.deploy import (
     Logits,
     Runtime,
     difference_of,
-    folded_graph,
+    graph_of,
     limit_of,
     rounding,
     write_onnx,
 )
+from segmodels.folding import folded
 from segmodels.module import SegmentationModule
 
 KEPT = (
@@ -68,7 +69,8 @@ class OnnxLogits:
             network = Logits(self.network)
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "network.onnx"
-                write_onnx(folded_graph(network, image), file, {})
+                form = Logits(folded(self.network, tuple(image.shape[-2:])))
+                write_onnx(graph_of(form, image), file, {})
                 runtime = Runtime(file)
             logits = network(image)
             limit = limit_of(logits)

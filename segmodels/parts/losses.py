@@ -9,8 +9,8 @@ block gives its loss and its gradient and is forgotten:
 
 Mining passes over the blocks twice: first for the map of losses, from which a rule makes the
 weights, then for the gradient of the pixels that it kept. `block` is the number of upsampled logits
-that exist at a time; it changes time and memory, not the result. A block is a tile that matrix
-products upsample where they are exact, on a CPU, and a strip of rows elsewhere.
+that exist at a time; it changes time and memory, not the result. Where sums are made a block is a
+tile that matrix products upsample, if they are exact and on a CPU; elsewhere it is a strip of rows.
 """
 
 import math
@@ -356,7 +356,8 @@ def _sum_over_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Return (sum of weight * loss, sum of weight); add the gradient of the first to `gradient`."""
     sums = [logits.new_zeros(2, dtype=compute_dtype(logits))]
-    for images, piece in _blocks(logits, label, align_corners, block):
+    by_products = products_are_exact(logits)
+    for images, piece in _blocks(logits, label, align_corners, block, by_products):
         at = images, *piece.at
         weight = weigh(at)
         if weight.is_cpu and not weight.any():  # elsewhere this test costs more than the block
@@ -379,12 +380,16 @@ def _sum_over_blocks(
 
 
 def _pixel_losses(logits: Tensor, label: Tensor, align_corners: bool, block: int | None) -> Tensor:
-    """Return -log p of the label (B, H, W), of class 0 where it is ignored; no gradient."""
+    """Return -log p of the label (B, H, W), of class 0 where it is ignored; no gradient.
+
+    By strips: rounded in another way, two losses may change places, and other pixels are kept than
+    by the authors' code.
+    """
     losses = logits.new_empty(label.shape, dtype=compute_dtype(logits))
-    for images, piece in _blocks(logits, label, align_corners, block):
+    for images, piece in _blocks(logits, label, align_corners, block, by_products=False):
         at = images, *piece.at
         full = piece.upsampled(_part(logits, images, piece))
-        losses[at] = _softmax(full, label[at], in_place=isinstance(piece, Tile))[0]
+        losses[at] = _softmax(full, label[at], in_place=False)[0]
     return losses
 
 
@@ -414,11 +419,10 @@ def _part(logits: Tensor, images: slice, piece: Strip | Tile) -> Tensor:
 
 
 def _blocks(
-    logits: Tensor, label: Tensor, align_corners: bool, block: int | None
+    logits: Tensor, label: Tensor, align_corners: bool, block: int | None, by_products: bool
 ) -> Iterator[tuple[slice, Strip | Tile]]:
     """Yield every pixel of the batch once, as a few images and a strip or tile of them."""
     batch, height, width = label.shape
-    by_products = products_are_exact(logits)
     columns = min(width, _COLUMNS) if by_products else width
     block = block or _BLOCK.get(logits.device.type, _BLOCK_ELSEWHERE)
     pixels = block // logits.shape[1]

@@ -404,7 +404,7 @@ def test_a_place_for_released_results_that_cannot_be_made_is_known_before_the_wo
     words = ["--released", X39, str(authors), *of(streets), "--runs"]
     assert evaluate.main([*words, str(authors / "runs")]) == 2
     assert (
-        f"{authors / 'runs'} cannot be written to; give --runs another folder"
+        f"{authors / 'runs'} cannot be written to (Not a directory); give --runs another folder"
         in capsys.readouterr().err
     )
     assert evaluate.main(["--released", X39, str(tmp_path), *of(streets)]) == 2

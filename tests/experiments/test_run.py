@@ -1017,7 +1017,7 @@ def test_channels_last_is_how_weights_lie_in_memory(
     asked: bool, tmp_path: Path, built: list[SegmentationModule]
 ) -> None:
     assert run_tiny(tmp_path, f"trainer.channels_last={asked}") == 0
-    trainer = SimpleNamespace(datamodule=None)
+    trainer = SimpleNamespace(datamodule=None, precision="32-true")
     built[0].trainer = trainer
     built[0].setup("fit")
     kernels = [

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import segmodels
 from experiments import export
 from experiments.command_line.row_patterns import matching_rows
-from segmodels import deploy
+from segmodels import deploy, folding
 from segmodels.module import SegmentationModule
 from segmodels.own_checkpoints import from_checkpoint
 from segmodels.paper import experiment
@@ -51,28 +51,18 @@ def differ(one: Tensor, other: Tensor) -> float:
 
 
 class Small(SegmentationModule):
-    """Convolution and norm in an arrangement of the test's choosing."""
+    """A convolution and its norm."""
 
-    def __init__(self, arrangement: str) -> None:
+    def __init__(self) -> None:
         super().__init__(num_classes=4)
-        self.arrangement = arrangement
-        self.conv, self.classifier = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
-        self.norm = nn.BatchNorm2d(
-            4,
-            eps=1e-2,
-            affine=arrangement != "plain",
-            track_running_stats=arrangement != "of the batch",
-        )
-        if arrangement != "of the batch":
-            self.norm.running_mean.uniform_(-1, 1)
-            self.norm.running_var.uniform_(0.5, 2)
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4, eps=1e-2)
+        self.classifier = nn.Conv2d(4, 4, 1)
+        self.norm.running_mean.uniform_(-1, 1)
+        self.norm.running_var.uniform_(0.5, 2)
 
     def logits(self, image: Tensor) -> Tensor:
-        x = self.conv(image)
-        normed = self.norm(x.relu() if self.arrangement == "apart" else x)
-        if self.arrangement == "twice":
-            normed = self.norm(self.conv(normed[:, :3]))
-        return self.classifier(normed + x if self.arrangement == "shortcut" else normed)
+        return self.classifier(self.norm(self.conv(image)))
 
 
 class Padded(Small):
@@ -81,7 +71,7 @@ class Padded(Small):
     multiple = 16
 
     def __init__(self, pool: type[nn.Module] = AdaptiveAvgPool) -> None:
-        super().__init__("straight")
+        super().__init__()
         self.pool = pool(3)
 
     def logits(self, image: Tensor) -> Tensor:
@@ -110,7 +100,7 @@ class Placed(Small):
     """Each position of its map has a weight."""
 
     def __init__(self) -> None:
-        super().__init__("straight")
+        super().__init__()
         self.place = nn.Parameter(torch.randn(1, 4, *deploy.COMPARED[0][1:]))
 
     def logits(self, image: Tensor) -> Tensor:
@@ -125,30 +115,11 @@ def test_a_deployed_network_computes_the_same_without_a_batch_norm(address: str)
     """In float64, where rounding hides nothing."""
     module = settled(address).double()
     network, image = deploy.deployed(module, SIZE), module.normalized(noise()).double()
-    assert not [node for node in network.graph.nodes if node.target is deploy.BATCH_NORM]
+    assert not [
+        node for node in network.graph.nodes if node.target is torch.ops.aten.batch_norm.default
+    ]
     with torch.no_grad():
         assert differ(network(image), module(image)) < 1e-12
-
-
-@pytest.mark.parametrize(
-    ("arrangement", "left"),
-    [
-        ("straight", 0),
-        ("plain", 0),
-        ("twice", 0),
-        ("apart", 1),
-        ("shortcut", 1),
-        ("of the batch", 1),
-    ],
-)
-def test_a_norm_is_folded_where_it_alone_reads_a_convolution_and_knows_its_statistics(
-    arrangement: str, left: int
-) -> None:
-    module = Small(arrangement).eval()
-    network, image = deploy.deployed(module, SIZE), torch.randn(1, 3, *SIZE)
-    with torch.no_grad():
-        assert differ(network(image), module(image)) < 1e-6
-    assert sum(node.target is deploy.BATCH_NORM for node in network.graph.nodes) == left
 
 
 def test_a_deployed_network_holds_the_weights_that_its_logits_need_and_no_others() -> None:
@@ -188,7 +159,7 @@ def test_normalization_padding_and_argmax_are_inside_where_asked_for(size: tuple
 
 def test_another_size_is_refused_by_the_network_itself() -> None:
     with pytest.raises(AssertionError, match=r"image\.size\(\)\[2\] == 64"):
-        deploy.deployed(Small("straight"), SIZE)(torch.randn(1, 3, 32, 96))
+        deploy.deployed(Small(), SIZE)(torch.randn(1, 3, 32, 96))
 
 
 # --- for any size
@@ -198,9 +169,11 @@ def test_another_size_is_refused_by_the_network_itself() -> None:
 def test_a_graph_for_any_size_computes_what_the_module_does(
     make: type[Small], argmax: bool
 ) -> None:
-    module = make().eval() if make is Padded else make("straight").eval()
+    module = make().eval()
     network = deploy.deployed(module, "any", uint8=argmax, argmax=argmax)
-    assert not [node for node in network.graph.nodes if node.target is deploy.BATCH_NORM]
+    assert not [
+        node for node in network.graph.nodes if node.target is torch.ops.aten.batch_norm.default
+    ]
     for batch, height, width in [(1, 64, 96), (2, 33, 47), (1, 97, 131), (3, 201, 35), (1, 1, 5)]:
         image = torch.randint(256, (batch, 3, height, width), dtype=torch.uint8)
         with torch.no_grad():
@@ -212,7 +185,7 @@ def test_a_graph_for_any_size_computes_what_the_module_does(
             assert differ(output, logits) < 1e-5
 
 
-@pytest.mark.parametrize("make", [lambda: HighOrLow("straight"), Placed])
+@pytest.mark.parametrize("make", [HighOrLow, Placed])
 def test_a_network_that_holds_for_some_sizes_only_is_refused_in_one_sentence(
     make: Callable[[], Small],
 ) -> None:
@@ -409,13 +382,13 @@ def test_a_checkpoint_is_exported_with_another_option_than_it_was_trained_with(
 def test_a_file_that_computes_something_else_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = deploy.folded_weights
+    right = folding.folded_weights
 
     def wrong(*places: object) -> tuple[Tensor, Tensor]:
         weight, bias = right(*places)
         return weight * 1.001, bias
 
-    monkeypatch.setattr(deploy, "folded_weights", wrong)
+    monkeypatch.setattr(folding, "folded_weights", wrong)
     assert export.main(["--model", ROW, "--size", "64x96", "--out", str(tmp_path / "a.onnx")]) == 1
     assert export.main(["--model", ROW, "--size", "64x96", "--check"]) == 1
     assert not list(tmp_path.iterdir())

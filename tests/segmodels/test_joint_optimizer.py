@@ -42,6 +42,8 @@ def halved(step: int) -> float:
 class Two(SegmentationModule):
     """A network whose classifier has an optimizer and a schedule of its own."""
 
+    channels_last = False  # steps by hand are taken so
+
     def __init__(self, by_group: bool = True) -> None:
         super().__init__(num_classes=3)
         self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8))

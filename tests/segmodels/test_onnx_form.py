@@ -71,7 +71,7 @@ def test_what_onnxruntime_computes_otherwise_is_refused(monkeypatch: pytest.Monk
         return module.logits(image) + 0.1
 
     monkeypatch.setattr(onnx_form, "write_onnx", lambda *_: None)
-    monkeypatch.setattr(onnx_form, "folded_graph", lambda *_: None)
+    monkeypatch.setattr(onnx_form, "graph_of", lambda *_: None)
     monkeypatch.setattr(onnx_form, "Runtime", lambda file: wrong)
     use_onnxruntime(module)
     with pytest.raises(ValueError, match=r"at 40x56 onnxruntime computes other logits .*1\.0e-01"):
