@@ -29,6 +29,7 @@ from segmodels.recipe import Recipe, recipe_from
 # image (B, 3, H, W) uint8, or float when already normalized; label (B, H, W), 255 ignored; if a
 # paper has label_maps, maps (B, H, W) by name
 Batch = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Mapping[str, Tensor]]
+FROM_PYTHON = ["trained from Python, where departures are not listed"]
 Features = Any  # whatever the heads read: a tensor, a list, a NamedTuple
 
 
@@ -294,11 +295,27 @@ class SegmentationModule(LightningModule):
         if self.recipe.precision == "auto":
             self.recipe = replace(self.recipe, precision=self.trainer.precision)
         data = self.trainer.datamodule
+        if self.identity.departures in (None, FROM_PYTHON) and hasattr(data, "share_of_labels"):
+            self.identity = self.trained_on(data)
         if hasattr(data, "label_maps"):
             data.label_maps = self.label_maps
         if isinstance(self.recipe.class_weights, str) and hasattr(data, "class_weights"):
             weights = data.class_weights(self.recipe.class_weights)
             self.recipe = replace(self.recipe, class_weights=weights)
+
+    def trained_on(self, data: Any) -> Identity:
+        """Return what a checkpoint says of a training that no run folder describes."""
+        return replace(
+            self.identity,
+            data=type(data).__name__.lower(),
+            classes=list(data.class_names),
+            palette=[list(color) for color in data.palette],
+            seed=self.seed,
+            labeled=data.share_of_labels(),
+            departures=FROM_PYTHON,
+            overrides={},
+            smoke=False,
+        )
 
     def freeze_unreached(self) -> None:
         """Freeze the parameters in `without_gradient`, nested networks included.

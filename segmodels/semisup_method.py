@@ -5,6 +5,7 @@ To a trainer they are one module.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from segmodels.inference_modes import Strips
 from segmodels.module import Batch, Features, SegmentationModule
+from segmodels.network_identity import Identity
 from segmodels.parts.losses import IGNORED
 
 # builds another network of the row, with its starting weights
@@ -91,6 +93,11 @@ class Method(SegmentationModule):
     def configure_callbacks(self) -> list[Callback]:
         """None: which weights are averaged is the method's own matter."""
         return []
+
+    def trained_on(self, data: Any) -> Identity:
+        method = type(self).__module__.rpartition(".")[2]
+        known = super().trained_on(data)
+        return replace(known, semi={"method": method}, networks=list(self.networks))
 
     def losses(self, batch: tuple[Batch, Batch]) -> dict[str, Tensor]:
         """Return the weighted loss terms of (labeled, unlabeled) images."""

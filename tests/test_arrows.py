@@ -41,7 +41,7 @@ SEGMODELS = {
     "families": {"module"},
     "architectures": NETWORKS | {"families"},
     "ports": NETWORKS | {"families", "architectures"},
-    "semisup_method": {"module", "inference_modes"},
+    "semisup_method": {"module", "inference_modes", "network_identity"},
     "semisup": {"semisup_method", "module", "inference_modes", "paper"},
 }
 PARTS_MAY_USE = {"torch", "numpy", "timm"}

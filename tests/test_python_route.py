@@ -3,6 +3,7 @@
 Each trial stands beside the same trial of a stock LightningModule and LightningDataModule.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from segmodels.averaged_weights import AveragedWeights
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment
 from tests.support.data import Noise
+from tests.support.paths import ROOT
 from tests.support.runs import CPU, content, only
 
 pytestmark = [
@@ -161,7 +163,7 @@ class Steps(Callback):
 
 @pytest.mark.slow
 def test_ten_lines_of_python_give_the_weights_of_the_command_line(tmp_path: Path) -> None:
-    from experiments import run
+    from experiments import evaluate, predict, run
 
     sizes = ["data.height=64", "data.width=128", "data.train=8", "data.val=3", "data.test=3"]
     values = ["recipe.iterations=7", "recipe.batch=4", "recipe.crop=64x128", "recipe.warmup=1"]
@@ -184,6 +186,17 @@ def test_ten_lines_of_python_give_the_weights_of_the_command_line(tmp_path: Path
     loaded = segmodels.from_checkpoint(str(only(tmp_path) / "checkpoints" / "last.ckpt"))
     assert loaded.recipe == module.recipe
     assert module.scores["step"] == 7
+
+    # The commands read its checkpoint too.
+    file = tmp_path / "from_python.ckpt"
+    trainer.save_checkpoint(file)
+    out = tmp_path / "evaluation.json"
+    assert evaluate.main([str(file), "--data", "streets", *sizes, "--out", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert result["miou"] == module.scores["miou"]
+    assert result["departures"] == ["trained from Python, where departures are not listed"]
+    words = [str(file), str(ROOT / "docs" / "streets.png"), "--out", str(tmp_path / "predicted")]
+    assert predict.main(words) == 0
 
 
 def test_a_row_on_a_data_set_has_its_budget_and_then_its_own() -> None:
