@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 CONVOLUTION = torch.ops.aten.convolution.default
 BATCH_NORM = torch.ops.aten.native_batch_norm.default
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # a subclass may do more than normalize
-SIZE = (64, 64)  # of the image whose pass shows what reads what; no control flow depends on it
+SIZE = (96, 96)  # of the image whose pass shows what reads what; no control flow depends on it
 
 Network = TypeVar("Network", bound=LightningModule)
 
@@ -29,7 +29,8 @@ def fast_form(network: Network) -> Network:
     """
     if network.device.type != "cpu":
         return network
-    with torch.inference_mode(False), torch.no_grad():
+    exact = torch.autocast(network.device.type, enabled=False)
+    with torch.inference_mode(False), torch.no_grad(), exact:
         fast = folded(copy.deepcopy(network)).to(memory_format=torch.channels_last)
         try:
             fast(noise_for(network))

@@ -509,8 +509,7 @@ class SegmentationModule(LightningModule):
     def begin_evaluation(self) -> None:
         self.confusion.reset()
         self.evaluation_loss.reset()
-        self.fast = ()  # before the network is copied
-        self.fast = (self.fast_form(),)
+        self.fast = ()
 
     def fast_form(self) -> "SegmentationModule":
         """Return the form in which the evaluated network computes an evaluation."""
@@ -522,8 +521,9 @@ class SegmentationModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return the predictions, for callbacks that analyze them."""
         image, label = batch
-        network = self.fast[0] if self.fast else self.evaluated
-        strips = inference_modes.mode(self.recipe.inference)(network, image)
+        if not self.fast:  # not earlier: with several devices, buffers are the first one's by now
+            self.fast = (self.fast_form(),)
+        strips = inference_modes.mode(self.recipe.inference)(self.fast[0], image)
         predicted, loss = strips.argmax_and_loss(label)
         self.confusion.update(predicted, label)
         self.evaluation_loss.update(loss, label.ne(255).sum())

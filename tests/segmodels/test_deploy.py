@@ -386,7 +386,7 @@ def test_a_file_that_computes_something_else_is_not_kept(
 
     def wrong(*places: object) -> tuple[Tensor, Tensor]:
         weight, bias = right(*places)
-        return weight * 1.001, bias
+        return nn.Parameter(weight.detach() * 1.001), bias
 
     monkeypatch.setattr(folding, "folded_weights", wrong)
     assert export.main(["--model", ROW, "--size", "64x96", "--out", str(tmp_path / "a.onnx")]) == 1

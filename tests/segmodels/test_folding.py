@@ -199,8 +199,11 @@ def test_an_evaluation_uses_the_weights_of_its_time_and_keeps_no_copy() -> None:
 def test_no_copy_is_among_a_networks_parts_while_it_is_evaluated() -> None:
     module = Tiny()
     parts = [name for name, _ in module.named_modules()]
+    image = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    label = torch.zeros(1, 16, 16, dtype=torch.uint8)
     for _ in range(2):
         module.begin_evaluation()
+        module.validation_step((image, label), 0)
         assert [name for name, _ in module.named_modules()] == parts
         assert module.fast[0] is not module and module.fast[0].fast == ()
 
