@@ -40,7 +40,7 @@ from experiments.command_line.networks import (
     released_checkpoint,
 )
 from experiments.command_line.overrides import split_overrides
-from experiments.command_line.parser import Parser, count, positive, runtime
+from experiments.command_line.parser import Parser, add_computation, count, positive
 from experiments.command_line.resolved_values import checked_mode
 from experiments.records.trained_networks import check_words
 
@@ -114,19 +114,7 @@ def make_parser() -> Parser:
         metavar="NAME",
         help="of a semi-supervised run, which has several, such as student (default: the method's)",
     )
-    add(
-        "--precision",
-        choices=("32-true", "16-mixed", "bf16-mixed"),
-        help="default: what the run was trained in",
-    )
-    add(
-        "--runtime",
-        type=runtime,
-        default="torch",
-        metavar="NAME",
-        help="torch (default), or onnxruntime: on the CPU faster still, once each size of image "
-        'is exported, which takes seconds; needs the extra "export"',
-    )
+    add_computation(add)
     add = parser.add_argument_group("what else to find out").add_argument
     add(
         "--full",

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.networks import NETWORK_HELP, add_checkpoint, parse_network
-from experiments.command_line.parser import Parser, positive, runtime, seconds, share
+from experiments.command_line.parser import Parser, add_computation, positive, seconds, share
 from experiments.command_line.resolved_values import checked_mode
 from experiments.prediction.inputs import read_inputs
 from experiments.prediction.outputs import check_no_predictions, name_outputs, parse_kinds
@@ -106,19 +106,7 @@ def make_parser() -> Parser:
         default=1,
         help="images of one size that go through together (default 1)",
     )
-    add(
-        "--precision",
-        choices=("32-true", "16-mixed", "bf16-mixed"),
-        help="default: what the run was trained in",
-    )
-    add(
-        "--runtime",
-        type=runtime,
-        default="torch",
-        metavar="NAME",
-        help="torch (default), or onnxruntime: on the CPU faster still, once each size of image "
-        'is exported, which takes seconds; needs the extra "export"',
-    )
+    add_computation(add)
     add(
         "--device",
         choices=("auto", "cpu", "cuda", "mps"),

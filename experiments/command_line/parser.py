@@ -5,7 +5,7 @@ import math
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -175,6 +175,23 @@ def height_by_width(text: str) -> tuple[int, int]:
     if not by:
         raise argparse.ArgumentTypeError(f"{text}: it is HEIGHTxWIDTH, such as 512x1024")
     return positive(height), positive(width)
+
+
+def add_computation(add: Callable[..., argparse.Action]) -> None:
+    """Add the options of how logits are computed, to a parser's or a group's `add_argument`."""
+    add(
+        "--precision",
+        choices=("32-true", "16-mixed", "bf16-mixed"),
+        help="default: what the run was trained in",
+    )
+    add(
+        "--runtime",
+        type=runtime,
+        default="torch",
+        metavar="NAME",
+        help="torch (default), or onnxruntime: on the CPU faster still, once each size of image "
+        'is exported, which takes seconds; needs the extra "export"',
+    )
 
 
 def runtime(text: str) -> str:
