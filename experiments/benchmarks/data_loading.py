@@ -43,8 +43,9 @@ The peer is torchvision's Cityscapes with albumentations, as its users write it:
 the whole image and label, crops, and hands over normalized floats and int64 labels. Ours hands over
 uint8, which the network normalizes on its own device. So the first rows compare what a training has
 from either; "both uint8" and "both floats" compare like with like, the peer without its last steps
-or ours with them on the CPU, and again with color jitter on both sides. That ours is the same sample is shown first: the window against scaling the
-whole image, at most one gray level and no label apart.
+or ours with them on the CPU, and again with color jitter on both sides. That ours is the same
+sample is shown first: the window against scaling the whole image, at most one gray level and no
+label apart.
 
 DIR holds Cityscapes (folders or zips); some of its training images are copied to a temporary
 folder, as folders, zips and packs. Without DIR, street scenes are drawn at its size and their PNGs
@@ -456,9 +457,10 @@ def rows(times: Times) -> Iterator[list[str]]:
 
 CAPTION = (
     "CPU time of one sample (wall time where cold), crops of {size}, scales {scales[0]} to "
-    "{largest}, without color but where a row says so; {rounds} alternated rounds of {samples}, one thread, batches of "
-    "{batch} through workers; {images}; {hardware}, load {load:.0f}; PNGs by {decoder}. A ratio is "
-    "the median of the rounds' own. Bytes to the PNGs': {sizes}. {date}, commit {commit}."
+    "{largest}, without color but where a row says so; {rounds} alternated rounds of {samples}, one "
+    "thread, batches of {batch} through workers; {images}; {hardware}, load {load:.0f}; PNGs by "
+    "{decoder}. A ratio is the median of the rounds' own. Bytes to the PNGs': {sizes}. {date}, "
+    "commit {commit}."
 )
 
 
