@@ -40,7 +40,13 @@ from experiments.command_line.networks import (
     released_checkpoint,
 )
 from experiments.command_line.overrides import split_overrides
-from experiments.command_line.parser import Parser, add_computation, count, positive
+from experiments.command_line.parser import (
+    Parser,
+    add_computation,
+    check_computation,
+    count,
+    positive,
+)
 from experiments.command_line.resolved_values import checked_mode
 from experiments.records.trained_networks import check_words
 
@@ -251,6 +257,7 @@ def check(args: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:
         args.shift = "all"
     args.overrides, args.model = split_overrides(args.overrides)
     check_words(source, args.data, args.overrides, args.model)
+    check_computation(args)
     check_flags(args)
     for flag, file in (("--out", args.out), ("--page", args.page)):
         if file and args.protocols:

@@ -29,7 +29,14 @@ from pathlib import Path
 
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.networks import NETWORK_HELP, add_checkpoint, parse_network
-from experiments.command_line.parser import Parser, add_computation, positive, seconds, share
+from experiments.command_line.parser import (
+    Parser,
+    add_computation,
+    check_computation,
+    positive,
+    seconds,
+    share,
+)
 from experiments.command_line.resolved_values import checked_mode
 from experiments.prediction.inputs import read_inputs
 from experiments.prediction.outputs import check_no_predictions, name_outputs, parse_kinds
@@ -108,12 +115,6 @@ def make_parser() -> Parser:
     )
     add_computation(add)
     add(
-        "--device",
-        choices=("auto", "cpu", "cuda", "mps"),
-        default="auto",
-        help="default: cuda where there is one, else mps (Apple's, untested here), else cpu",
-    )
-    add(
         "--strength",
         metavar="SHARE",
         type=share,
@@ -184,10 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def check(args: argparse.Namespace, kind: str) -> None:
     """Refuse options that do not go together, or not with this kind of input."""
-    if args.runtime == "onnxruntime" and args.device not in ("auto", "cpu"):
-        raise UserError(
-            f"--runtime onnxruntime computes on the CPU; leave out --device {args.device}"
-        )
+    check_computation(args)
     start = args.start or 0
     if args.end is not None and args.end <= start:
         raise UserError(f"--end {args.end:g} is not after --start {start:g}; give a later end")

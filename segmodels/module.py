@@ -64,6 +64,7 @@ class SegmentationModule(LightningModule):
     recipe = Recipe()  # until `adopt` sets a row's
     normalization = Normalization()
     runtime = "torch"  # that computes an evaluation, or "onnxruntime"
+    computes_on = "auto"  # the device of an evaluation: "auto", "cpu", "cuda" or "mps"
     # label (H, W) -> {name: map (H, W)}, as numpy: made by the threads that make crops
     label_maps: Callable[[Any], dict[str, Any]] | None = None
 

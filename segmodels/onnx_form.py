@@ -19,9 +19,8 @@ from segmodels.deploy import (
 from segmodels.folding import folded
 from segmodels.module import SegmentationModule
 
-KEPT = (
-    8  # files in memory: a mode with scales takes several, a folder of photos may take any number
-)
+# files in memory: a mode with scales takes several, a folder of photos may take any number
+KEPT = 8
 
 
 def use_onnxruntime(module: SegmentationModule) -> None:

@@ -62,14 +62,12 @@ def rgb_array(image: Picture) -> np.ndarray:
 # --- how a network computes
 
 
-def prepared(module: SegmentationModule, device: str = "auto") -> SegmentationModule:
-    """Move a network to a device, and return the form that is fastest there.
+def prepared(module: SegmentationModule) -> SegmentationModule:
+    """Move a network to its device, and return the form that is fastest there.
 
     On a CPU that is a copy whose logits are the network's but for rounding, see `folding`.
-    onnxruntime computes there alone.
     """
-    device = choose_device(device) if module.runtime == "torch" else "cpu"
-    return module.to(device).fast_form()
+    return module.to(choose_device(module.computes_on)).fast_form()
 
 
 def set_inference(module: SegmentationModule, inference: str | None, precision: str | None) -> None:
@@ -85,8 +83,12 @@ def set_inference(module: SegmentationModule, inference: str | None, precision: 
     module.recipe = replace(module.recipe, inference=inference, precision=precision)
 
 
-def set_runtime(module: SegmentationModule, runtime: str) -> None:
-    """Have "torch" or "onnxruntime" compute what a module evaluates and predicts."""
+def set_runtime(module: SegmentationModule, runtime: str, device: str = "auto") -> None:
+    """Have "torch" or "onnxruntime" compute what a module evaluates and predicts, on a device.
+
+    onnxruntime computes on the CPU alone.
+    """
+    module.computes_on = choose_device(device) if runtime == "torch" else "cpu"
     if runtime == "onnxruntime":
         from segmodels.onnx_form import use_onnxruntime  # onnx takes a second to import
 

@@ -192,6 +192,20 @@ def add_computation(add: Callable[..., argparse.Action]) -> None:
         help="torch (default), or onnxruntime: on the CPU faster still, once each size of image "
         'is exported, which takes seconds; needs the extra "export"',
     )
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="default: cuda where there is one, else mps (Apple's, untested here), else cpu",
+    )
+
+
+def check_computation(args: argparse.Namespace) -> None:
+    """Refuse options of `add_computation` that do not go together."""
+    if args.runtime == "onnxruntime" and args.device not in ("auto", "cpu"):
+        raise UserError(
+            f"--runtime onnxruntime computes on the CPU; leave out --device {args.device}"
+        )
 
 
 def runtime(text: str) -> str:

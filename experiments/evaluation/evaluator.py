@@ -46,7 +46,14 @@ from experiments.reports.published_figures import model_words
 from experiments.reports.terminal_tables import class_table, protocol_table, published_lines
 from segmodels.metrics.bootstrap import interval
 from segmodels.module import SegmentationModule
-from segmodels.prediction import predict, predicted_strips, prepared, set_inference, set_runtime
+from segmodels.prediction import (
+    choose_device,
+    predict,
+    predicted_strips,
+    prepared,
+    set_inference,
+    set_runtime,
+)
 from segmodels.recipe import inference_steps
 
 Named = tuple[str, SegmentationModule]
@@ -57,6 +64,8 @@ def evaluate(source: Checkpoint, args: Namespace) -> int:
     with as_user_error():
         module, data = open_network(source, args)
         others = [open_other(each, data) for each in args.beside]
+        for _, other in others:
+            other.computes_on = args.device
         networks = [(args.inference or module.recipe.inference, module)]
         if args.protocols:
             networks = protocols(source, module, data, args)
@@ -64,7 +73,7 @@ def evaluate(source: Checkpoint, args: Namespace) -> int:
     for mode, network in networks:
         with as_user_error():
             set_inference(network, mode, args.precision)
-            set_runtime(network, args.runtime)
+            set_runtime(network, args.runtime, args.device)
         results.append(evaluate_protocol(source, network, data, others, args))
     if args.protocols:
         protocol_table(results)
@@ -75,6 +84,7 @@ def open_network(
     source: Checkpoint, args: Namespace, labeled: bool = True
 ) -> tuple[SegmentationModule, SegmentationData]:
     """The network, and the data set to evaluate it on, whose labels may not be needed."""
+    choose_device(args.device)  # refused before a checkpoint is read
     module = trained(source, args.which, options_of(source, args.model))
     name = known_name("data set", args.data or module.identity.data, list(catalogue()["data"]))
     options = stored_options(source, module, name) | data_options(name, args.overrides)

@@ -42,7 +42,7 @@ def evaluate_robustness(source: Checkpoint, args: argparse.Namespace) -> int:
         reference = read(args.reference) if args.reference else None
         module, data = open_network(source, args)
         set_inference(module, args.inference, args.precision)
-        set_runtime(module, args.runtime)
+        set_runtime(module, args.runtime, args.device)
         images = chosen_images(data, args)
         others = {
             other: chosen_images(open_data(other, {"root": root}, args.split, source, module), args)

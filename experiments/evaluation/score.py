@@ -118,7 +118,7 @@ def run_trainer(
     """Evaluate in the recipe's precision on one device; only the callbacks print or write."""
     trainer = Trainer(
         precision=module.recipe.precision,
-        accelerator="auto" if module.runtime == "torch" else "cpu",
+        accelerator=module.computes_on,
         devices=1,
         logger=False,
         enable_progress_bar=False,

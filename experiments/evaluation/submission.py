@@ -52,7 +52,7 @@ def submit(source: Checkpoint, args: Namespace) -> int:
         with as_user_error():
             module, data = open_network(source, args, labeled=not tested)
             set_inference(module, args.inference, args.precision)
-            set_runtime(module, args.runtime)
+            set_runtime(module, args.runtime, args.device)
             images = data.images(args.split)
             condition = fingerprint(source, args, module, images.names)
         partial = args.submit.with_name(f".{args.submit.name}.{condition}.partial")

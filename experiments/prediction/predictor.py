@@ -47,7 +47,7 @@ class Predictor:
         self.kinds: Sequence[str] = args.kinds
         self.strength = args.strength
         set_inference(self.module, args.inference, args.precision)
-        set_runtime(self.module, args.runtime)
+        set_runtime(self.module, args.runtime, args.device)
         classes = self.module.identity.classes
         self.palette = self.module.identity.palette
         shares = {kind: share_of(kind, classes) for kind in self.kinds}
@@ -55,7 +55,7 @@ class Predictor:
         self.labels = own_labels(self.module) if "ids" in self.kinds else None
         self.legend = legend(classes, self.palette)
         self.passes: list[tuple[int, float]] = []  # (images, seconds)
-        self.module = prepared(self.module, args.device)
+        self.module = prepared(self.module)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Pictures]:
         """Of each image "label", and those other kinds that need the network's probabilities."""

@@ -201,6 +201,16 @@ def test_onnxruntime_scores_what_torch_does_and_the_result_says_which(tmp_path: 
     assert found["miou"] == pytest.approx(torch_own["miou"], abs=1e-3)
 
 
+def test_the_device_is_the_one_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path / "three.ckpt", labels=THREE, data="folder")
+    odd_images(tmp_path / "images")
+    words = (tmp_path / "three.ckpt", f"data.root={tmp_path / 'images'}", "data.workers=0")
+    expected = result(*words, "--device", "cpu", out=tmp_path / "cpu.json")["iou"]
+    # a GPU that could compute nothing, were it asked to
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert result(*words, "--device", "cpu", out=tmp_path / "found.json")["iou"] == expected
+
+
 def test_camvids_test_split_is_scored_in_its_official_layout(tmp_path: Path) -> None:
     module = written(tmp_path / "camvid.ckpt", labels=CAMVID, data="camvid")
     pairs = trees.camvid(tmp_path / "CamVid", {"train": 1, "val": 1, "test": 3})
@@ -414,6 +424,7 @@ WRONG = [
     (["--inference", "slid:3x3"], "no inference mode; there are whole"),
     (["--out", "no/such/folder/result.json"], "there is no folder no/such/folder for result.json"),
     (["--out", "tests/experiments/test_evaluate.py"], "exists and is not overwritten"),
+    (["--device", "mps"], "--device mps: this torch sees no MPS device; give --device cpu"),
     (["--out", "found.png"], "a result is a .json file; write --out found.png.json"),
     (["--submit", "new", "--full"], "leave out --full"),
     (["--submit", "new", "--protocols"], "leave out --protocols"),

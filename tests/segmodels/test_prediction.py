@@ -58,7 +58,7 @@ def test_the_recipes_mode_is_computed(module: SegmentationModule) -> None:
 
 def test_a_prepared_network_predicts_the_same_but_for_ties(module: SegmentationModule) -> None:
     image = noise()
-    fast = prepared(module, "cpu")
+    fast = prepared(module)
     label = torch.from_numpy(segmodels.predict(fast, image))[None]
     assert fast is not module and len(label.unique()) > 1
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]  # (H, W, 3) -> (1, 3, H, W)
