@@ -338,12 +338,12 @@ def _pixels(min_kept: Amount, label: Tensor) -> int:
 
 # --- sums over blocks of pixels
 
-# The number of upsampled logits in a block: on a CPU it should stay in the cache, elsewhere it
-# should take longer than the launch of its kernels.
-_BLOCK = {"cpu": 1 << 19}
+# The number of upsampled logits in a block: on a CPU each thread's part should stay in its cache,
+# elsewhere a block should take longer than the launch of its kernels.
+_BLOCK_OF_A_THREAD = 1 << 19
 _BLOCK_ELSEWHERE = 1 << 24
 _ROWS = 16  # no fewer at a time: neighboring blocks both widen the source rows at their border
-_COLUMNS = 256  # of a tile: its products cost in proportion to its sides
+_COLUMNS = 384  # of a tile: its products cost in proportion to its sides
 
 
 def _sum_over_blocks(
@@ -356,6 +356,7 @@ def _sum_over_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Return (sum of weight * loss, sum of weight); add the gradient of the first to `gradient`."""
     sums = [logits.new_zeros(2, dtype=compute_dtype(logits))]
+    ignored, known = _known(label)
     by_products = products_are_exact(logits)
     for images, piece in _blocks(logits, label, align_corners, block, by_products):
         at = images, *piece.at
@@ -367,14 +368,15 @@ def _sum_over_blocks(
             full = piece.upsampled(part)
         else:
             full, transposed = piece.with_transpose(part)
-        loss, true, values, total = _softmax(full, label[at], in_place=isinstance(piece, Tile))
-        loss.masked_fill_(label[at] == IGNORED, 0)
+        true = known[at].long()
+        loss, values, total = _softmax(full, true, in_place=isinstance(piece, Tile))
+        loss.masked_fill_(ignored[at], 0)
         sums.append(torch.stack([(loss * weight).sum(), weight.sum()]))
         if gradient is not None:
             at_label = (torch.exp(-loss) - 1) * weight
             weight = weight[:, None]
             p = values.exp_().mul_(weight) if total is None else values.mul_(weight / total)
-            slope = p.scatter_(1, true, at_label[:, None])  # weight * (p - onehot)
+            slope = p.scatter_(1, true[:, None], at_label[:, None])  # weight * (p - onehot)
             gradient[images, :, *piece.source] += transposed(slope)
     return tuple(torch.stack(sums).sum(0))
 
@@ -386,29 +388,35 @@ def _pixel_losses(logits: Tensor, label: Tensor, align_corners: bool, block: int
     by the authors' code.
     """
     losses = logits.new_empty(label.shape, dtype=compute_dtype(logits))
+    _, known = _known(label)
     for images, piece in _blocks(logits, label, align_corners, block, by_products=False):
         at = images, *piece.at
         full = piece.upsampled(_part(logits, images, piece))
-        losses[at] = _softmax(full, label[at], in_place=False)[0]
+        losses[at] = _softmax(full, known[at].long(), in_place=False)[0]
     return losses
 
 
-def _softmax(
-    full: Tensor, label: Tensor, *, in_place: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Return the loss (B, rows, columns), its class, and log p, or in place p times a total.
+def _known(label: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the label is ignored, and the label with class 0 there."""
+    ignored = label == IGNORED
+    return ignored, label.masked_fill(ignored, 0)
 
-    The class (B, 1, rows, columns) is 0 where the label is ignored. A CPU is quicker in place,
-    where a second block's memory costs more than the arithmetic.
+
+def _softmax(
+    full: Tensor, true: Tensor, *, in_place: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the loss (B, rows, columns), and log p, or in place p times a total.
+
+    `true` is the class of each pixel. A CPU is quicker in place, where a second block's memory
+    costs more than the arithmetic.
     """
-    true = label.long().masked_fill(label == IGNORED, 0)[:, None]
     if not in_place:
         log_p = F.log_softmax(full, dim=1)
-        return -log_p.gather(1, true)[:, 0], true, log_p, None
+        return -log_p.gather(1, true[:, None])[:, 0], log_p, None
     full.sub_(full.amax(1, keepdim=True))
-    of_label = full.gather(1, true)
+    of_label = full.gather(1, true[:, None])
     total = full.exp_().sum(1, keepdim=True)
-    return (total.log() - of_label)[:, 0], true, full, total
+    return (total.log() - of_label)[:, 0], full, total
 
 
 def _part(logits: Tensor, images: slice, piece: Strip | Tile) -> Tensor:
@@ -424,7 +432,9 @@ def _blocks(
     """Yield every pixel of the batch once, as a few images and a strip or tile of them."""
     batch, height, width = label.shape
     columns = min(width, _COLUMNS) if by_products else width
-    block = block or _BLOCK.get(logits.device.type, _BLOCK_ELSEWHERE)
+    if block is None:
+        of_threads = torch.get_num_threads() * _BLOCK_OF_A_THREAD
+        block = of_threads if logits.is_cpu else _BLOCK_ELSEWHERE
     pixels = block // logits.shape[1]
     rows = min(height, max(pixels // columns, min(_ROWS, block)))
     images = max(1, pixels // (rows * columns))
