@@ -402,9 +402,7 @@ def _known(label: Tensor) -> tuple[Tensor, Tensor]:
     return ignored, label.masked_fill(ignored, 0)
 
 
-def _softmax(
-    full: Tensor, true: Tensor, *, in_place: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _softmax(full: Tensor, true: Tensor, *, in_place: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the loss (B, rows, columns), and log p, or in place p times a total.
 
     `true` is the class of each pixel. A CPU is quicker in place, where a second block's memory

@@ -562,6 +562,19 @@ def test_logits_of_the_size_of_the_label_never_exist(rule: str | None) -> None:
     assert ours.elements < theirs.elements / 10
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_block_has_a_part_for_each_thread(threads: int) -> None:
+    logits, label = batch((48, 48), (384, 384), classes=19)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with Watch() as watch:
+            cross_entropy(logits, label, align_corners=False)
+    finally:
+        torch.set_num_threads(before)
+    assert 0.9 * 2**19 * threads < watch.elements <= 2**19 * threads
+
+
 @pytest.mark.parametrize("name", [None, *RULES])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_batch_without_a_valid_pixel_gives_zero_and_a_zero_gradient(
