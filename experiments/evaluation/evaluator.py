@@ -63,9 +63,7 @@ def evaluate(source: Checkpoint, args: Namespace) -> int:
     quiet()
     with as_user_error():
         module, data = open_network(source, args)
-        others = [open_other(each, data) for each in args.beside]
-        for _, other in others:
-            other.computes_on = args.device
+        others = [open_other(each, data, args.device) for each in args.beside]
         networks = [(args.inference or module.recipe.inference, module)]
         if args.protocols:
             networks = protocols(source, module, data, args)
@@ -241,11 +239,12 @@ def title_of(module: SegmentationModule, otherwise: str = "") -> str:
 # --- pictures
 
 
-def open_other(source: Checkpoint, data: SegmentationData) -> Named:
+def open_other(source: Checkpoint, data: SegmentationData, device: str) -> Named:
     """A second network to look at, in its own recipe's inference mode."""
     module = trained(source)
     check_classes(source, module, data)
     set_inference(module, None, None)
+    set_runtime(module, "torch", device)
     return title_of(module, "trained here"), module
 
 

@@ -33,7 +33,6 @@ from segmodels.prediction import (
 )
 
 BLOCK = 128  # rows whose probabilities exist at one time
-COMPRESSION = 2  # of PNGs: an overlay takes a fifth of the usual 6's time, and a tenth more room
 Pictures = dict[str, np.ndarray]  # by kind
 Share = Callable[[Tensor], Tensor]
 
@@ -178,4 +177,4 @@ def prepare_out(out: Path, predictor: Predictor) -> None:
 
 def write_picture(picture: Image.Image | np.ndarray, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    save(picture, file, COMPRESSION)
+    save(picture, file)

@@ -42,10 +42,10 @@ class Pictures(PerStep):
             prediction = predict(trainer, module, image)
             rows.append((file_name, image, prediction, label))
             file = self.folder / f"val_{Path(file_name).stem}_{step:06d}.png"
-            save(overlay(image, prediction, palette), file, effort=2)
+            save(overlay(image, prediction, palette), file)
         title = f"{self.title}, step {step}: mIoU {100 * module.scores['miou']:.1f} %"
         sheet = contact_sheet([row[1:] for row in rows], names, palette, title)
-        save(sheet, self.folder / "contact_sheet.png", effort=2)
+        save(sheet, self.folder / "contact_sheet.png")
         self.mirror.log_sheet("val/contact_sheet", sheet, step)
         self.mirror.log_overlays(rows, names, step)
 

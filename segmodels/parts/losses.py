@@ -356,7 +356,7 @@ def _sum_over_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Return (sum of weight * loss, sum of weight); add the gradient of the first to `gradient`."""
     sums = [logits.new_zeros(2, dtype=compute_dtype(logits))]
-    ignored, known = _known(label)
+    classes, ignored = _classes(label)
     by_products = products_are_exact(logits)
     for images, piece in _blocks(logits, label, align_corners, block, by_products):
         at = images, *piece.at
@@ -368,7 +368,7 @@ def _sum_over_blocks(
             full = piece.upsampled(part)
         else:
             full, transposed = piece.with_transpose(part)
-        true = known[at].long()
+        true = classes[at].long()
         loss, values, total = _softmax(full, true, in_place=isinstance(piece, Tile))
         loss.masked_fill_(ignored[at], 0)
         sums.append(torch.stack([(loss * weight).sum(), weight.sum()]))
@@ -388,18 +388,18 @@ def _pixel_losses(logits: Tensor, label: Tensor, align_corners: bool, block: int
     by the authors' code.
     """
     losses = logits.new_empty(label.shape, dtype=compute_dtype(logits))
-    _, known = _known(label)
+    classes, _ = _classes(label)
     for images, piece in _blocks(logits, label, align_corners, block, by_products=False):
         at = images, *piece.at
         full = piece.upsampled(_part(logits, images, piece))
-        losses[at] = _softmax(full, known[at].long(), in_place=False)[0]
+        losses[at] = _softmax(full, classes[at].long(), in_place=False)[0]
     return losses
 
 
-def _known(label: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where the label is ignored, and the label with class 0 there."""
+def _classes(label: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the class of each pixel, 0 where it is ignored, and where that is."""
     ignored = label == IGNORED
-    return ignored, label.masked_fill(ignored, 0)
+    return label.masked_fill(ignored, 0), ignored
 
 
 def _softmax(full: Tensor, true: Tensor, *, in_place: bool) -> tuple[Tensor, Tensor, Tensor | None]:

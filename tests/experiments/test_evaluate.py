@@ -201,14 +201,24 @@ def test_onnxruntime_scores_what_torch_does_and_the_result_says_which(tmp_path: 
     assert found["miou"] == pytest.approx(torch_own["miou"], abs=1e-3)
 
 
-def test_the_device_is_the_one_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("more", [[], ["--beside", "three.ckpt"], ["--shift", "contrast"]])
+def test_the_device_is_the_one_asked_for(
+    more: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     written(tmp_path / "three.ckpt", labels=THREE, data="folder")
     odd_images(tmp_path / "images")
-    words = (tmp_path / "three.ckpt", f"data.root={tmp_path / 'images'}", "data.workers=0")
-    expected = result(*words, "--device", "cpu", out=tmp_path / "cpu.json")["iou"]
+    words = ["three.ckpt", "data.root=images", "data.workers=0", *more, "--device"]
+    there = torch.backends.mps
+    monkeypatch.setattr(there, "is_available", lambda: False)
+    sentence = refused(capsys, tmp_path, [*words, "mps"])
+    assert "--device mps: this torch sees no MPS device; give --device cpu" in sentence
     # a GPU that could compute nothing, were it asked to
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert result(*words, "--device", "cpu", out=tmp_path / "found.json")["iou"] == expected
+    monkeypatch.setattr(there, "is_available", lambda: True)
+    assert evaluate.main([*words, "cpu"]) == 0
 
 
 def test_camvids_test_split_is_scored_in_its_official_layout(tmp_path: Path) -> None:
@@ -424,7 +434,6 @@ WRONG = [
     (["--inference", "slid:3x3"], "no inference mode; there are whole"),
     (["--out", "no/such/folder/result.json"], "there is no folder no/such/folder for result.json"),
     (["--out", "tests/experiments/test_evaluate.py"], "exists and is not overwritten"),
-    (["--device", "mps"], "--device mps: this torch sees no MPS device; give --device cpu"),
     (["--out", "found.png"], "a result is a .json file; write --out found.png.json"),
     (["--submit", "new", "--full"], "leave out --full"),
     (["--submit", "new", "--protocols"], "leave out --protocols"),

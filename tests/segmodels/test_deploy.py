@@ -32,6 +32,7 @@ from tests.support.paths import ROOT
 
 ROW = checkpoints.ROW
 SIZE = (64, 96)
+BATCH_NORM = torch.ops.aten.batch_norm.default
 MAIN_ROWS = [f"{name}/{paper.main}" for name, paper in segmodels.papers().items()]
 
 
@@ -115,9 +116,7 @@ def test_a_deployed_network_computes_the_same_without_a_batch_norm(address: str)
     """In float64, where rounding hides nothing."""
     module = settled(address).double()
     network, image = deploy.deployed(module, SIZE), module.normalized(noise()).double()
-    assert not [
-        node for node in network.graph.nodes if node.target is torch.ops.aten.batch_norm.default
-    ]
+    assert not [node for node in network.graph.nodes if node.target is BATCH_NORM]
     with torch.no_grad():
         assert differ(network(image), module(image)) < 1e-12
 
@@ -171,9 +170,7 @@ def test_a_graph_for_any_size_computes_what_the_module_does(
 ) -> None:
     module = make().eval()
     network = deploy.deployed(module, "any", uint8=argmax, argmax=argmax)
-    assert not [
-        node for node in network.graph.nodes if node.target is torch.ops.aten.batch_norm.default
-    ]
+    assert not [node for node in network.graph.nodes if node.target is BATCH_NORM]
     for batch, height, width in [(1, 64, 96), (2, 33, 47), (1, 97, 131), (3, 201, 35), (1, 1, 5)]:
         image = torch.randint(256, (batch, 3, height, width), dtype=torch.uint8)
         with torch.no_grad():
