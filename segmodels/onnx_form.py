@@ -44,6 +44,7 @@ def use_onnxruntime(module: SegmentationModule) -> None:
 
     module.fast_form = in_onnxruntime
     module.runtime = "onnxruntime"
+    module.computes_on = "cpu"
 
 
 class OnnxLogits:

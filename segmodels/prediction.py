@@ -88,7 +88,7 @@ def set_runtime(module: SegmentationModule, runtime: str, device: str = "auto") 
 
     onnxruntime computes on the CPU alone.
     """
-    module.computes_on = choose_device(device) if runtime == "torch" else "cpu"
+    module.computes_on = choose_device(device)
     if runtime == "onnxruntime":
         from segmodels.onnx_form import use_onnxruntime  # onnx takes a second to import
 

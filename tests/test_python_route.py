@@ -602,7 +602,8 @@ def test_floats_that_look_like_pixels_are_warned_of_once(scale: int, words: str)
     assert sum(words in str(each.message) for each in caught) == 1
 
 
-def test_normalized_floats_are_taken_without_a_word() -> None:
-    image = torch.randn(2, 3, 32, 48)
+@pytest.mark.parametrize(("least", "most"), [(-2, 2), (0, 2), (0, 19)])
+def test_normalized_floats_are_taken_without_a_word(least: int, most: int) -> None:
+    image = torch.empty(2, 3, 32, 48).uniform_(least, most)
     label = torch.zeros(2, 32, 48, dtype=torch.uint8)
     trainer(max_epochs=1).fit(ours(), DataLoader(list(zip(image, label)), batch_size=2), pairs(1))

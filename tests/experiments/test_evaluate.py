@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning import Trainer
 from torch import Tensor, nn
 
 from datamodules import CamVid
 from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
 from experiments import evaluate
 from experiments.benchmarks.losses import peak_mebibytes
+from experiments.evaluation import score
 from experiments.records.results import read_results
 from experiments.reports.paper_table import table
 from segmodels.inference_modes import mode
@@ -201,9 +203,13 @@ def test_onnxruntime_scores_what_torch_does_and_the_result_says_which(tmp_path: 
     assert found["miou"] == pytest.approx(torch_own["miou"], abs=1e-3)
 
 
-@pytest.mark.parametrize("more", [[], ["--beside", "three.ckpt"], ["--shift", "contrast"]])
+@pytest.mark.parametrize(
+    ("more", "trainers"),
+    [([], 1), (["--beside", "three.ckpt"], 1), (["--shift", "contrast", "--severities", "1"], 0)],
+)
 def test_the_device_is_the_one_asked_for(
     more: list[str],
+    trainers: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
@@ -218,7 +224,15 @@ def test_the_device_is_the_one_asked_for(
     assert "--device mps: this torch sees no MPS device; give --device cpu" in sentence
     # a GPU that could compute nothing, were it asked to
     monkeypatch.setattr(there, "is_available", lambda: True)
+    asked = []
+
+    def trainer(**options: Any) -> Trainer:
+        asked.append(options["accelerator"])
+        return Trainer(**options)
+
+    monkeypatch.setattr(score, "Trainer", trainer)
     assert evaluate.main([*words, "cpu"]) == 0
+    assert asked == ["cpu"] * trainers
 
 
 def test_camvids_test_split_is_scored_in_its_official_layout(tmp_path: Path) -> None:

@@ -897,6 +897,15 @@ def test_onnxruntime_is_refused_where_it_is_not_installed(
     assert "--runtime onnxruntime computes on the CPU; leave out --device cuda" in sentence
 
 
+def test_the_device_is_the_one_asked_for(
+    network: tuple[Path, SegmentationModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a GPU that could compute nothing, were it asked to
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    words = (network[0], picture_file(tmp_path), "--out", tmp_path / "out", "--kinds", "label")
+    assert run(*words, "--device", "cpu") == 0
+
+
 @onnx
 @pytest.mark.slow
 def test_onnxruntime_predicts_what_torch_does(tmp_path: Path) -> None:

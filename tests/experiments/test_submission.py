@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments import evaluate
 from experiments.evaluation import submission
@@ -108,6 +109,14 @@ def test_what_was_stopped_is_absent_and_goes_on(
         [*files(tmp_path / "new"), "submission.zip"]
     )
     assert not list(tmp_path.glob(".*"))
+
+
+def test_the_device_is_the_one_asked_for(
+    streets: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a GPU that could compute nothing, were it asked to
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert counted([*streets, "--device", "cpu"]) == (0, IMAGES)
 
 
 KILLED = """
