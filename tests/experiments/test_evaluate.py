@@ -204,12 +204,10 @@ def test_onnxruntime_scores_what_torch_does_and_the_result_says_which(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("more", "trainers"),
-    [([], 1), (["--beside", "three.ckpt"], 1), (["--shift", "contrast", "--severities", "1"], 0)],
+    "more", [[], ["--beside", "three.ckpt"], ["--shift", "contrast", "--severities", "1"]]
 )
 def test_the_device_is_the_one_asked_for(
     more: list[str],
-    trainers: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
@@ -232,7 +230,7 @@ def test_the_device_is_the_one_asked_for(
 
     monkeypatch.setattr(score, "Trainer", trainer)
     assert evaluate.main([*words, "cpu"]) == 0
-    assert asked == ["cpu"] * trainers
+    assert set(asked) == {"cpu"}
 
 
 def test_camvids_test_split_is_scored_in_its_official_layout(tmp_path: Path) -> None:
