@@ -33,6 +33,7 @@ Departures:
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -115,8 +116,11 @@ class UNet(UShaped):
     margin = 92
     multiple = 16
 
-    def __init__(self, num_classes: int, width: int = 64) -> None:
-        """`width` is that of the first level; every level down doubles it."""
+    def __init__(self, num_classes: int, width: int = 64, border_weight: float = 10.0) -> None:
+        """`width` is that of the first level; every level down doubles it.
+
+        `border_weight` is w0 of equation 2.
+        """
         widths = [width * 2**level for level in range(LEVELS)]
         contracting = [double(inside, outside) for inside, outside in zip([3, *widths], widths)]
         for level in contracting[-2:]:
@@ -127,6 +131,7 @@ class UNet(UShaped):
             expansive.append(Up(halved, double(inside, inside // 2)))
         super().__init__(num_classes, contracting, expansive, width)
         initialize(self)
+        self.label_maps = partial(label_maps, border_weight) if border_weight else None
 
     def valid_side(self, side: int) -> int:
         """Return 572 plus or minus multiples of 16, so that every pooled side is even; at least 188.
@@ -136,10 +141,6 @@ class UNet(UShaped):
         return 16 * max((side + 3) // 16, 11) + 12
 
     # --- training (section 3)
-
-    @staticmethod
-    def label_maps(label: np.ndarray) -> dict[str, np.ndarray]:
-        return {"border": border_weights(label)}
 
     def criterion(
         self, outputs: Mapping[str, Tensor], label: Tensor, border: Tensor | None = None
@@ -164,6 +165,10 @@ def initialize(module: nn.Module) -> None:
         elif isinstance(layer, nn.ConvTranspose2d):  # one of its 2x2 taps reaches each pixel
             nn.init.normal_(layer.weight, std=(2 / layer.in_channels) ** 0.5)
             nn.init.zeros_(layer.bias)
+
+
+def label_maps(border_weight: float, label: np.ndarray) -> dict[str, np.ndarray]:
+    return {"border": border_weights(label, border_weight)}
 
 
 def border_weights(label: np.ndarray, w0: float = 10.0, sigma: float = 5.0) -> np.ndarray:
@@ -268,7 +273,11 @@ OWN_IMAGES = {
 }  # fmt: skip
 STREETS = {"crop": (252, 380), "batch": 2, "lr": 3e-4, "rotation": 0.0, "elastic": 0.0}
 
-MAIN = Experiment(UNet, ISBI, data="folder", budgets={"folder": OWN_IMAGES, "streets": STREETS})
+CELLS = STREETS | {"crop": (252, 252), "batch": 4, "padding": "mirror"}
+
+MAIN = Experiment(
+    UNet, ISBI, data="folder", budgets={"folder": OWN_IMAGES, "streets": STREETS, "cells": CELLS},
+)  # fmt: skip
 PADDED = Experiment(
     PaddedUNet, CITYSCAPES, model={"bilinear": False},
     normalization=Normalization(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
@@ -277,6 +286,7 @@ PADDED = Experiment(
 
 EXPERIMENTS = {
     "valid": MAIN,
+    "no_border_weights": MAIN.but(model={"border_weight": 0.0}),
     "padded": PADDED,
     "padded_bilinear": PADDED.but(model={"bilinear": True}),
 }

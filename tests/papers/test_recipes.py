@@ -39,12 +39,12 @@ def said(entry: dict[str, Any]) -> dict[str, Any]:
 
 def settings(row: Experiment) -> dict[str, Any]:
     """What a row has: its recipe, its start, and where its budget for a data set differs from them.
-    The built-in streets are nobody's data, and so are their budgets."""
+    The built-in streets and cells are nobody's data, and so are their budgets."""
     recipe = asdict(row.recipe)
     found = recipe | {"starts_from": row.starts_from}
     for data, budget in row.budgets.items():
         differing = {name for name in budget if budget[name] != recipe[name]}
-        if data != "streets":
+        if data not in ("streets", "cells"):
             found |= {f"{data}.{name}": budget[name] for name in differing}
     return found
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+import segmodels
 from experiments import run
 from segmodels import deploy, inference_modes
 from segmodels.architectures.unet import EXPERIMENTS, PaddedUNet, UNet, border_weights, dice_loss
@@ -206,7 +207,7 @@ def batch_of(side: int = 204) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     )
     label = (smooth[:, 0] > 0.5).to(torch.uint8)
     label[:, 100:104] = 255
-    made = [UNet.label_maps(each)["border"] for each in label.numpy()]
+    made = [border_weights(each) for each in label.numpy()]
     return torch.randn(2, 3, side, side), label, {"border": torch.from_numpy(np.stack(made))}
 
 
@@ -306,3 +307,13 @@ def test_mmsegmentation_divides_by_all_pixels_and_weighs_its_auxiliary_head() ->
     expected = F.cross_entropy(logits, label, ignore_index=255, reduction="sum").item() / 64
     found = {name: term.item() for name, term in terms.items()}
     assert found == pytest.approx({"main": expected, "auxiliary": 0.4 * expected}, rel=1e-5)
+
+
+def test_the_weight_of_borders_is_an_option_and_without_it_no_map_is_made() -> None:
+    label = np.zeros((40, 40), np.uint8)
+    label[5:18, 5:35] = label[20:35, 5:35] = 1
+    full = segmodels.experiment("unet").build(2, "meta").label_maps(label)["border"]
+    assert np.array_equal(full, border_weights(label)) and full.max() > 5
+    half = UNet(2, width=4, border_weight=5.0).label_maps(label)["border"]
+    np.testing.assert_allclose(half, full / 2, rtol=1e-6)
+    assert segmodels.experiment("unet/no_border_weights").build(2, "meta").label_maps is None
