@@ -32,6 +32,14 @@ def conv_bn_relu(
     return layers.append(nn.ReLU(inplace=True))
 
 
+def with_momentum(module: nn.Module, momentum: float) -> nn.Module:
+    """Set the momentum of a module's norms: the share of each batch in their averages."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = momentum
+    return module
+
+
 class AdaptiveAvgPool(nn.AdaptiveAvgPool2d):
     """Average over n x n parts of a map, which is exported for maps of any size too.
 

@@ -10,14 +10,9 @@ from torch import nn
 
 import segmodels
 from experiments.results.reference import weights_from_names
-from segmodels.architectures.deeplabv3plus import (
-    AtrousPyramid,
-    DeepLabV3Plus,
-    Xception65,
-    rates_at,
-    separable_conv,
-)
+from segmodels.architectures.deeplabv3plus import DeepLabV3Plus, Xception65, separable_conv
 from segmodels.paper import experiment, macs
+from segmodels.parts.atrous_pyramid import AtrousPyramid, rates_at
 from segmodels.ports.kazuto.deeplabv3plus import DeepLabV3PlusKazuto
 from segmodels.ports.vainf.backbones import MobileNetV2, Xception
 from segmodels.ports.vainf.deeplabv3plus import DeepLabV3PlusVainF

@@ -6,14 +6,11 @@ way round: 0.9997 of each batch goes into the averages. That code takes a maximu
 this is the network alone.
 """
 
-from segmodels.architectures.deeplabv3plus import (
-    AtrousPyramid,
-    DeepLabV3Plus,
-    rates_at,
-    with_momentum,
-)
+from segmodels.architectures.deeplabv3plus import DeepLabV3Plus
 from segmodels.paper import Released
+from segmodels.parts.atrous_pyramid import AtrousPyramid, rates_at
 from segmodels.parts.backbones.resnet import ResNet, initialize
+from segmodels.parts.layers import with_momentum
 from segmodels.ports.kazuto import CAFFE, caffe_style
 
 

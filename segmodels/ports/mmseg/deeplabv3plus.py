@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.architectures.deeplabv3plus import AtrousPyramid, rates_at, separable_conv
+from segmodels.architectures.deeplabv3plus import separable_conv
 from segmodels.families.dilated import Dilated, classifier, fcn_head
 from segmodels.paper import Released
+from segmodels.parts.atrous_pyramid import AtrousPyramid, rates_at
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.ports.mmseg import published

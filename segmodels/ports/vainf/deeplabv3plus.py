@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.architectures.deeplabv3plus import AtrousPyramid, rates_at, with_momentum
 from segmodels.families.dilated import Dilated
 from segmodels.paper import Released
+from segmodels.parts.atrous_pyramid import AtrousPyramid, rates_at
 from segmodels.parts.backbones.resnet import ResNet
-from segmodels.parts.layers import conv_bn_relu
+from segmodels.parts.layers import conv_bn_relu, with_momentum
 from segmodels.ports.vainf import published
 from segmodels.ports.vainf.backbones import MobileNetV2, Xception
 from segmodels.recipe import Recipe
