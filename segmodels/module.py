@@ -346,20 +346,29 @@ class SegmentationModule(LightningModule):
         if batch_idx % parts == 0:
             self.micro_batches = []
             self.pass_weights = []
-        self.means = [] if parts > 1 else None
+        self.means = []
         terms = self.losses(batch)
-        weight = self.pass_weight(len(terms))
+        sums = self.are_sums(len(terms))
+        weight = self.pass_weight(len(terms)) if parts > 1 else None
         self.means = None
         loss = sum(terms.values())
         numbers = terms | self.watched | {"loss": loss}
         self.micro_batches.append({name: value.detach() for name, value in numbers.items()})
         self.pass_weights.append(torch.ones_like(loss) if weight is None else weight)
-        shares = losses.normalized(torch.stack(self.pass_weights))  # (passes so far,)
+        shares = torch.stack(self.pass_weights)  # (passes so far,)
+        shares = shares if sums else losses.normalized(shares)
         for name in numbers:
             values = torch.stack([each[name] for each in self.micro_batches])
             self.log(f"train/{name}", (shares * values).sum(), prog_bar=name == "loss")
         self.log("lr", self.learning_rate())
+        if sums:  # Lightning divides by the parts, and several devices by their number
+            return loss * (parts * self.trainer.world_size)
         return loss if weight is None else self.weighted_loss(loss, shares[-1], parts)
+
+    def are_sums(self, terms: int) -> bool:
+        """Return whether every term of a pass is a sum over pixels; those of a batch's parts add up."""
+        kinds = [kind for kind, *_ in self.means or ()]
+        return len(kinds) == terms and set(kinds) == {"cross_entropy:sum"}
 
     def pass_weight(self, terms: int) -> Tensor | None:
         """Return the weight of one pass among the passes of a step, or None for equal weights.

@@ -245,9 +245,10 @@ AMOUNT = rf"(0?\.\d+|{SIDE}/{SIDE}|\d+)"  # a share of the pixels, or a number o
 HARD = rf"{NUMBER},{AMOUNT}"
 LOSSES = {
     "cross_entropy": (
-        "(all)?",
+        "(all|sum)?",
         "cross_entropy",
         "cross_entropy:all (divided by ignored pixels too)",
+        "cross_entropy:sum (divided by nothing)",
     ),
     "torchseg_ohem": (HARD, "torchseg_ohem:0.7,1/16 (threshold, least share or number)"),
     "hrnet_ohem": (HARD, "hrnet_ohem:0.9,1/48"),

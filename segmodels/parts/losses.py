@@ -87,13 +87,14 @@ def cross_entropy(
 ) -> Tensor:
     """Compute sum(w * l), where w is the class weight times `weights`, as an average.
 
-    "valid" divides by sum(w), as torch's mean does, "all" by all pixels, ignored ones too.
+    "valid" divides by sum(w), as torch's mean does, "all" by all pixels, ignored ones too, and
+    "sum" by nothing.
     """
     _check(logits, label, weights)
-    if average not in ("valid", "all"):
+    if average not in ("valid", "all", "sum"):
         raise ValueError(
             f"average={average!r} is not known; allowed: 'valid' (divide by the sum of "
-            "weights), 'all' (by all pixels)"
+            "weights), 'all' (by all pixels), 'sum' (by nothing)"
         )
     table = _weight_of_label(logits, class_weights)
     gradient = _gradient_buffer(logits)
@@ -103,7 +104,7 @@ def cross_entropy(
         return weight if weights is None else weight * weights[at].detach().to(weight.dtype)
 
     loss, total_weight = _sum_over_blocks(logits, label, weigh, gradient, align_corners, block)
-    divisor = _nonzero(total_weight) if average == "valid" else label.numel()
+    divisor = {"valid": _nonzero(total_weight), "all": label.numel(), "sum": 1}[average]
     if gradient is not None:
         gradient.div_(divisor)
     return _with_gradient(logits, loss / divisor, gradient)

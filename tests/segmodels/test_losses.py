@@ -281,7 +281,7 @@ def test_the_gradient_is_the_slope_of_the_loss(align_corners: bool) -> None:
     )
 
 
-@pytest.mark.parametrize("average", ["valid", "all"])
+@pytest.mark.parametrize("average", ["valid", "all", "sum"])
 def test_pixel_weights_are_summed_pixel_by_pixel(average: str) -> None:
     logits, label = batch((4, 5), (8, 10), dtype=torch.float64)
     weights, of_class = (
@@ -296,7 +296,7 @@ def test_pixel_weights_are_summed_pixel_by_pixel(average: str) -> None:
         if true != 255:
             weight = of_class[true] * weights[image, row, column]
             total, mass = total - weight * log_p[image, true, row, column], mass + weight
-    expected = total / (mass if average == "valid" else label.numel())
+    expected = total / {"valid": mass, "all": label.numel(), "sum": 1}[average]
     loss = cross_entropy(
         logits, label, align_corners=False, class_weights=of_class, weights=weights, average=average
     )
@@ -788,13 +788,14 @@ def test_a_loss_by_its_name_is_that_loss(name: str) -> None:
     assert loss_settings(name)[0] == name.partition(":")[0]
 
 
-def test_cross_entropy_over_all_pixels_has_a_name_too() -> None:
+@pytest.mark.parametrize("average", ["all", "sum"])
+def test_other_divisors_of_cross_entropy_have_names_too(average: str) -> None:
     logits, label = torch.randn(1, 3, 4, 4), torch.randint(3, (1, 8, 8))
     label[:, :4] = 255
-    plain = cross_entropy(logits, label, align_corners=False, average="all")
-    assert torch.equal(
-        losses.pixel_loss("cross_entropy:all", logits, label, align_corners=False), plain
-    )
+    plain = cross_entropy(logits, label, align_corners=False, average=average)
+    named = losses.pixel_loss(f"cross_entropy:{average}", logits, label, align_corners=False)
+    assert torch.equal(named, plain)
+    assert loss_settings(f"cross_entropy:{average}") == ("cross_entropy", (average,))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -267,6 +268,35 @@ def test_a_mean_over_all_pixels_in_parts_is_that_of_the_whole() -> None:
         ((1.0 if name == "main" else 0.4) * losses.mean()).backward(retain_graph=True)
     for name, parameter in whole.named_parameters():
         torch.testing.assert_close(module.found[name], parameter.grad, rtol=0, atol=1e-6)
+
+
+def test_sums_in_parts_add_up_to_that_of_the_whole() -> None:
+    parts = unequal()
+    module = in_parts(Parts(loss="cross_entropy:sum"), parts)
+    image, label = (torch.cat(each) for each in zip(*parts))
+    whole = Parts()
+    total = 0.0
+    for name, logits in whole.outputs(image).items():
+        full = F.interpolate(logits, label.shape[1:], mode="bilinear")
+        summed = F.cross_entropy(full, label.long(), ignore_index=255, reduction="sum")
+        total = total + (1.0 if name == "main" else 0.4) * summed
+    total.backward()
+    for name, parameter in whole.named_parameters():
+        torch.testing.assert_close(module.found[name], parameter.grad, rtol=1e-5, atol=1e-4)
+    assert module.trainer.callback_metrics["train/loss"].item() == pytest.approx(total.item())
+
+
+def test_devices_average_gradients_so_each_multiplies_its_sum_by_their_number() -> None:
+    """Of a loss that is a mean, the mean over the devices stays what it is."""
+    (part, *_) = unequal()
+    for loss, factor in (("cross_entropy:sum", 2), ("cross_entropy", 1)):
+        module = Parts(loss=loss)
+        stub = SimpleNamespace(accumulate_grad_batches=1, world_size=2, global_rank=0)
+        module.log = module.learning_rate = lambda *unused, **settings: None
+        module._trainer = stub
+        returned = module.training_step(part, 0)
+        expected = sum(module.losses(part).values())
+        torch.testing.assert_close(returned, factor * expected)
 
 
 def test_a_strided_label_is_weighed_by_its_own_pixels() -> None:
