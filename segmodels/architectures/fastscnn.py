@@ -28,13 +28,13 @@ Departures:
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published, PublishedSpeed
-from segmodels.parts.layers import AdaptiveAvgPool, conv_bn, conv_bn_relu
+from segmodels.parts.layers import conv_bn, conv_bn_relu
+from segmodels.parts.pyramid_pooling import PyramidPooling
 from segmodels.recipe import Recipe
 
 # --- blocks (section 3.2)
@@ -75,22 +75,6 @@ class Bottleneck(nn.Module):
         return x + self.body(x) if self.residual else self.body(x)
 
 
-class PyramidPooling(nn.Module):
-    """Averages over 1, 4, 9 and 36 parts of the map beside the map itself (PSPNet's, thinner)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.bins = nn.ModuleList(
-            nn.Sequential(AdaptiveAvgPool(n), conv_bn_relu(width, width // 4, 1))
-            for n in (1, 2, 3, 6)
-        )
-        self.fusion = conv_bn_relu(2 * width, width, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        means = [resized(part(x), x) for part in self.bins]
-        return self.fusion(torch.cat([x, *means], 1))
-
-
 def global_feature_extractor(ppm: bool) -> nn.Sequential:
     """Stack nine bottlenecks from 1/8 to 1/32, then context (section 3.2.2)."""
     layers = []
@@ -102,7 +86,8 @@ def global_feature_extractor(ppm: bool) -> nn.Sequential:
             Bottleneck(width, width, 1),
         ]
         inside = width
-    return nn.Sequential(*layers, PyramidPooling(128) if ppm else nn.Identity())
+    context = PyramidPooling(128, 128, kernel=1, align_corners=False) if ppm else nn.Identity()
+    return nn.Sequential(*layers, context)
 
 
 class FeatureFusion(nn.Module):

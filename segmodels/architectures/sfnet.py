@@ -49,7 +49,8 @@ from torch import Tensor, nn
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published, PublishedSpeed, Released, unknown
 from segmodels.parts.backbones.resnet import BasicBlock, ResNet, initialize
-from segmodels.parts.layers import AdaptiveAvgPool, conv_bn_relu
+from segmodels.parts.layers import conv_bn, conv_bn_relu
+from segmodels.parts.pyramid_pooling import PyramidPooling
 from segmodels.parts.resize import compute_dtype
 from segmodels.recipe import Recipe
 
@@ -114,24 +115,19 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True)
 
 
-class PyramidPooling(nn.Module):
-    """A map beside its means over 1, 4, 9 and 36 parts (PSPNet's, with no ReLU in branches)."""
-
-    def __init__(self, inside: int, width: int) -> None:
-        super().__init__()
-        self.stages = nn.ModuleList(
-            nn.Sequential(
-                AdaptiveAvgPool(parts),
-                nn.Conv2d(inside, width, 1, bias=False),
-                nn.BatchNorm2d(width),
-            )
-            for parts in (1, 2, 3, 6)
-        )
-        self.bottleneck = conv_bn_relu(inside + 4 * width, width, 1).append(nn.Dropout2d(0.1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        means = [resized(stage(x), x) for stage in self.stages]
-        return self.bottleneck(torch.cat([*means, x], 1))
+def pyramid(inside: int, width: int) -> PyramidPooling:
+    """Build PSPNet's; its means have no ReLU, and whole channels are dropped behind it."""
+    pooling = PyramidPooling(
+        inside,
+        width,
+        kernel=1,
+        align_corners=True,
+        width=width,
+        projection=conv_bn,
+        map_first=False,
+    )
+    pooling.fusion.append(nn.Dropout2d(0.1))
+    return pooling
 
 
 def displaced(features: Tensor, flow: Tensor) -> Tensor:
@@ -246,7 +242,7 @@ class FlowPyramid(nn.Module):
         super().__init__()
         *fine, deep = channels
         self.channels = width * len(channels)
-        self.context = PyramidPooling(deep, width) if ppm else conv_bn_relu(deep, width, 1)
+        self.context = pyramid(deep, width) if ppm else conv_bn_relu(deep, width, 1)
         self.laterals = nn.ModuleList(lateral(inside, width) for inside in fine)
         self.aligns = nn.ModuleList(ALIGNMENTS[alignment](width) for _ in fine)
         self.outs = nn.ModuleList(conv_bn_relu(width, width) for _ in fine)
@@ -284,7 +280,7 @@ class DualFlow(nn.Module):
     def __init__(self, channels: tuple[int, ...], width: int) -> None:
         super().__init__()
         self.channels = 2 * width
-        self.context = PyramidPooling(channels[-1], width)
+        self.context = pyramid(channels[-1], width)
         self.laterals = nn.ModuleList([lateral(channels[0], width), lateral(channels[-2], width)])
         self.align = GatedDualFlowAlignment(width)
 
@@ -451,7 +447,9 @@ EXPERIMENTS = {
 
 RENAMES = (
     (r"^layer0\.0\.", "backbone.conv1."), (r"^layer0\.1\.", "backbone.bn1."), (r"^layer(\d)\.", r"backbone.layer\1."),
-    (r"^head\.conv_last\.", "classifier."), (r"^head\.ppm\.", "neck.context."), (r"^head\.fpn_in\.", "neck.laterals."),
+    (r"^head\.conv_last\.", "classifier."), (r"^head\.ppm\.bottleneck\.", "neck.context.fusion."),
+    (r"^head\.ppm\.stages\.(\d)\.([12])\.", lambda m: f"neck.context.levels.{m[1]}.1.{int(m[2]) - 1}."),
+    (r"^head\.fpn_in\.", "neck.laterals."),
     (r"^head\.fpn_out\.(\d)\.0\.", r"neck.outs.\1."), (r"^head\.fpn_out_align\.", "neck.aligns."),
     (r"^head\.flow_align_module\.", "neck.align."),
     (r"\.down_h\.", ".coarse."), (r"\.down_l\.", ".fine."), (r"\.flow_make\.", ".flow."), (r"\.flow_gate\.0\.", ".gate."),

@@ -87,18 +87,6 @@ def test_nonlinearities_and_dilations_stand_where_the_tables_have_them() -> None
     assert kinds(FastSCNN(3).classifier) == [*separable, *separable, "Dropout", "1/1x1"]
 
 
-def test_the_pyramid_has_pspnets_four_parts() -> None:
-    """1, 2, 3 and 6 along each side: the paper names PSPNet, and both ports have these."""
-    pyramid = fastscnn.PyramidPooling(8).eval()
-    pools = [layer for layer in pyramid.modules() if isinstance(layer, nn.AdaptiveAvgPool2d)]
-    assert [layer.output_size for layer in pools] == [1, 2, 3, 6]
-    grown = nn.Upsample((12, 24), mode="bilinear", align_corners=False)
-    x = torch.randn(1, 8, 12, 24)
-    with torch.no_grad():
-        parts = [grown(part(x)) for part in pyramid.bins]
-        torch.testing.assert_close(pyramid(x), pyramid.fusion(torch.cat([x, *parts], 1)))
-
-
 def test_the_fusion_adds_the_enlarged_deep_map_to_the_detail_map() -> None:
     fusion = fastscnn.FeatureFusion(skip=True).eval()
     detail, deep = torch.randn(1, 64, 16, 24), torch.randn(1, 128, 4, 6)

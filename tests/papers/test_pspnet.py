@@ -1,18 +1,13 @@
-"""Tests of PSPNet: its pyramid is means over parts of the map.
-
-It is trained and evaluated as by the authors' code.
-"""
+"""Tests of PSPNet: it is trained and evaluated as by the authors' code."""
 
 import json
-import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 import segmodels
-from segmodels.architectures.pspnet import PyramidPooling
 from segmodels.released_checkpoints import layouts
 from tests.support.paths import REFERENCE
 from tests.support.training_step import (
@@ -24,58 +19,6 @@ from tests.support.training_step import (
 )
 
 SCHEDULES = REFERENCE / "schedules.json"
-
-# --- pyramid pooling
-
-
-def means(x: Tensor, parts: int) -> Tensor:
-    """(C, h, w) -> (C, parts, parts) by loops; parts overlap where they do not divide a side."""
-    channels, height, width = x.shape
-    found = torch.zeros(channels, parts, parts, dtype=x.dtype)
-    for row in range(parts):
-        for column in range(parts):
-            top, bottom = row * height // parts, math.ceil((row + 1) * height / parts)
-            left, right = column * width // parts, math.ceil((column + 1) * width / parts)
-            found[:, row, column] = x[:, top:bottom, left:right].mean((1, 2))
-    return found
-
-
-def at(small: Tensor, place: float, side: int, align_corners: bool) -> tuple[int, int, float]:
-    """The two neighbors of a pixel of the large map along one side, and the share of the second."""
-    length = small.shape[-1]
-    position = place * (length - 1) / (side - 1)
-    if not align_corners:
-        position = max((place + 0.5) * length / side - 0.5, 0)
-    first = min(int(position), length - 1)
-    return first, min(first + 1, length - 1), position - first
-
-
-def enlarged(small: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
-    found = torch.zeros(len(small), height, width, dtype=small.dtype)
-    for y in range(height):
-        up, down, lower = at(small, y, height, align_corners)
-        for x in range(width):
-            left, right, later = at(small, x, width, align_corners)
-            above = (1 - later) * small[:, up, left] + later * small[:, up, right]
-            below = (1 - later) * small[:, down, left] + later * small[:, down, right]
-            found[:, y, x] = (1 - lower) * above + lower * below
-    return found
-
-
-@pytest.mark.parametrize("align_corners", [True, False])
-def test_the_pyramid_puts_means_over_1_4_9_and_36_parts_beside_the_map(
-    align_corners: bool,
-) -> None:
-    pyramid = PyramidPooling(8, 3, align_corners=align_corners).double().eval()
-    x = torch.randn(1, 8, 7, 10, dtype=torch.float64)
-    seen = [x[0]]
-    for parts, level in zip((1, 2, 3, 6), pyramid.levels, strict=True):
-        projected = level[1](means(x[0], parts)[None])[0]
-        assert projected.shape == (2, parts, parts)
-        seen.append(enlarged(projected, 7, 10, align_corners))
-    expected = pyramid.fusion(torch.cat(seen)[None])
-    torch.testing.assert_close(pyramid(x), expected, rtol=0, atol=1e-12)
-
 
 # --- sizes
 

@@ -12,7 +12,6 @@ from functools import partial
 from torch import nn
 
 from segmodels.architectures.nonlocalnet import Disentangled, NonLocal
-from segmodels.architectures.pspnet import PyramidPooling
 from segmodels.families.dilated import (
     Around,
     Dilated,
@@ -22,6 +21,7 @@ from segmodels.families.dilated import (
 )
 from segmodels.paper import Published, Released
 from segmodels.parts.backbones.resnet import ResNet
+from segmodels.parts.pyramid_pooling import PyramidPooling
 from segmodels.ports.mmseg import published
 from segmodels.recipe import Recipe
 

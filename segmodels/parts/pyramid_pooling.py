@@ -1,0 +1,52 @@
+"""Pyramid pooling: a pixel's surroundings as means over larger and larger parts of a map.
+
+PSPNet introduced it (Zhao et al., 2017. arXiv:1612.01105, figure 3c).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segmodels.parts.layers import AdaptiveAvgPool, conv_bn_relu
+
+PARTS = (1, 2, 3, 6)  # along each side
+
+
+class PyramidPooling(nn.Module):
+    """A map beside its means over 1, 4, 9 and 36 parts, joined by a convolution.
+
+    `width` is that of each mean; without it, the four have as many channels as the map itself.
+    `projection` is the 1x1 behind each mean. The map is concatenated before its means or, with
+    map_first=False, behind them.
+    """
+
+    def __init__(
+        self,
+        inside: int,
+        outside: int,
+        kernel: int = 3,
+        *,
+        align_corners: bool,
+        width: int | None = None,
+        projection: Callable[[int, int, int], nn.Module] = conv_bn_relu,
+        map_first: bool = True,
+    ) -> None:
+        super().__init__()
+        width = width or inside // len(PARTS)
+        self.align_corners = align_corners
+        self.map_first = map_first
+        self.levels = nn.ModuleList(
+            nn.Sequential(AdaptiveAvgPool(parts), projection(inside, width, 1)) for parts in PARTS
+        )
+        self.fusion = conv_bn_relu(inside + len(PARTS) * width, outside, kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = [self.enlarged(level(x), x) for level in self.levels]
+        maps = [x, *means] if self.map_first else [*means, x]
+        return self.fusion(torch.cat(maps, 1))  # (B, inside + 4*width, h, w) -> (B, outside, h, w)
+
+    def enlarged(self, mean: Tensor, like: Tensor) -> Tensor:
+        size = like.shape[-2:]
+        return F.interpolate(mean, size, mode="bilinear", align_corners=self.align_corners)
