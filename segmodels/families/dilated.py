@@ -76,7 +76,7 @@ class Around(nn.Module):
         return self.fusion(torch.cat([x, y], 1))
 
 
-def initialize_heads(network: Dilated) -> None:
+def initialize_heads(network: SegmentationModule) -> None:
     """Initialize the heads as mmsegmentation does.
 
     Convolutions before a norm get He's initialization, classifiers N(0, 0.01). Layers of an
