@@ -86,7 +86,8 @@ def test_the_readme_links_to_every_page() -> None:
 
 
 def test_the_readme_is_short_and_pages_are_not_wide() -> None:
-    assert README.count("\n") < 150
+    papers = README.partition("## Papers\n")[2].partition("\n## ")[0]  # they grow in number
+    assert README.count("\n") - papers.count("\n|") < 133
     for page in PAGES:
         text = re.sub(r"<!-- (\w+) -->.*<!-- /\1 -->", "", page.read_text(), flags=re.DOTALL)
         wide = [line for line in text.splitlines() if len(line) > 120 and line[0] != "|"]
