@@ -17,16 +17,22 @@ Departures:
 - ImageNet weights are timm's of the same network; the authors' own cannot be fetched by name.
 - 200 epochs are counted as 37,000 steps: 185 full batches of 16 in 2975 images. Eight devices of
   the authors' make 186.
-- No figure was seen of this recipe without the auxiliary head.
+- The ablations are those of the paper's tables 1 and 2, which were run on ADE20K; no figure was seen
+  of any under this recipe.
 - Images smaller than a window of 713x713, as at scale 0.5, are evaluated as they are, padded to
   8k + 1 pixels on the right and at the bottom; the authors' test pads them all around to a whole
   window.
 """
 
+from typing import Literal
+
+from torch import nn
+
 from segmodels.families.dilated import Dilated, classifier, fcn_head
 from segmodels.paper import Experiment, Published, Released
 from segmodels.parts.backbones.resnet import ResNet
-from segmodels.parts.pyramid_pooling import PyramidPooling
+from segmodels.parts.layers import AdaptiveAvgPool, conv_bn_relu
+from segmodels.parts.pyramid_pooling import PARTS, PyramidPooling
 from segmodels.recipe import Recipe
 
 # --- network and losses (sections 3.2, 3.3)
@@ -37,13 +43,30 @@ class PSPNet(Dilated):
 
     align_corners = True
 
-    def __init__(self, num_classes: int, depth: int = 50, auxiliary_weight: float = 0.4) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        depth: int = 50,
+        auxiliary_weight: float = 0.4,
+        parts: tuple[int, ...] = PARTS,
+        pooling: Literal["average", "maximum"] = "average",
+        reduced: bool = True,
+    ) -> None:
+        """`reduced` narrows the pooled maps by a 1x1, so that all together are as wide as the map."""
         backbone = ResNet(depth, output_stride=8, stem=(64, 64, 128), dilated_first=True)
         *_, middle, deep = backbone.channels
         super().__init__(
             num_classes,
             backbone,
-            context=PyramidPooling(deep, 512, align_corners=self.align_corners),
+            context=PyramidPooling(
+                deep,
+                512,
+                align_corners=self.align_corners,
+                width=None if reduced else deep,
+                projection=conv_bn_relu if reduced else unchanged,
+                parts=parts,
+                pool=AdaptiveAvgPool if pooling == "average" else nn.AdaptiveMaxPool2d,
+            ),
             classifier=classifier(512, num_classes),
             auxiliary=fcn_head(middle, 256, num_classes) if auxiliary_weight else None,
         )
@@ -52,6 +75,10 @@ class PSPNet(Dilated):
     def valid_side(self, side: int) -> int:
         """Return 8k + 1: with aligned corners, every eighth pixel lies on a logit."""
         return side + (1 - side) % 8
+
+
+def unchanged(inside: int, outside: int, kernel: int) -> nn.Module:
+    return nn.Identity()
 
 
 # --- experiments (section 5.4)
@@ -83,7 +110,11 @@ EXPERIMENTS = {
     "resnet101": MAIN.but(
         model={"depth": 101}, starts_from="resnet101s.gluon_in1k", published=published(78.63, 79.29),
     ),
-    "no_auxiliary": MAIN.but(model={"auxiliary_weight": 0.0}),  # section 5.2, table 2
+    # section 5.2, tables 1 and 2
+    "one_mean": MAIN.but(model={"parts": (1,)}),
+    "maxima": MAIN.but(model={"pooling": "maximum"}),
+    "not_reduced": MAIN.but(model={"reduced": False}),
+    "no_auxiliary": MAIN.but(model={"auxiliary_weight": 0.0}),
 }  # fmt: skip
 
 # --- released weights: the authors' hszhao/semseg

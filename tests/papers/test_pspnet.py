@@ -20,6 +20,35 @@ from tests.support.training_step import (
 
 SCHEDULES = REFERENCE / "schedules.json"
 
+
+@pytest.mark.parametrize(
+    ("row", "parts", "channels"),
+    [
+        ("resnet50", (1, 2, 3, 6), [512] * 4),
+        ("one_mean", (1,), [2048]),
+        ("maxima", (1, 2, 3, 6), [512] * 4),
+        ("not_reduced", (1, 2, 3, 6), [2048] * 4),
+    ],
+)
+def test_the_rows_of_table_1_pool_other_parts_and_keep_other_channels(
+    row: str, parts: tuple[int, ...], channels: list[int]
+) -> None:
+    context = segmodels.experiment(f"pspnet/{row}").build(5, "meta").context
+    x = torch.zeros(1, 2048, 12, 12, device="meta")
+    pooled = [level.eval()(x) for level in context.levels]
+    assert [each.shape[-1] for each in pooled] == list(parts)
+    assert [each.shape[1] for each in pooled] == channels
+    assert context.fusion[0].in_channels == 2048 + sum(channels)
+    assert context.fusion[0].out_channels == 512
+
+
+def test_maxima_are_the_largest_numbers_of_every_part() -> None:
+    level = segmodels.experiment("pspnet/maxima").build(5).context.levels[1]
+    x = torch.randn(1, 2048, 6, 10)
+    expected = x.unflatten(2, (2, 3)).unflatten(4, (2, 5)).amax((3, 5))  # (1, C, 2, 2)
+    assert torch.equal(level[0](x), expected)
+
+
 # --- sizes
 
 
