@@ -3,12 +3,14 @@ torch.
 
 results/catalogue/ holds a file for each paper, and for each data set and method in data/ and semi/.
 They are generated from the papers' and data sets' own files and hold the hash of these: what
-changed is imported again. `python -m experiments.command_line.catalogue` writes all of them anew.
+changed is imported again. `python -m experiments.command_line.catalogue` writes all of them anew,
+and with names (`... fcn streets`) those alone.
 """
 
 import hashlib
 import inspect
 import json
+import sys
 import types
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -254,14 +256,22 @@ def plain(value: Any) -> Any:
 # --- writing
 
 
-def write(folder: Path = FOLDER) -> None:
-    """All files anew: what papers share may have changed without a change in their own files."""
-    for kind, name, files in sources():
+def write(folder: Path = FOLDER, names: Sequence[str] = ()) -> None:
+    """All files anew: what papers share may have changed without a change in their own files.
+
+    `names` are those of some papers, data sets and methods.
+    """
+    every = list(sources())
+    if unknown := set(names) - {name for _, name, _ in every}:
+        raise ValueError(f"the catalogue has no {', '.join(sorted(unknown))}")
+    for kind, name, files in every:
+        if names and name not in names:
+            continue
         file = folder / PLACES[kind] / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, made_entry(kind, name, files))
 
 
 if __name__ == "__main__":
-    write()
+    write(names=sys.argv[1:])
     print(f"wrote {FOLDER.relative_to(ROOT)}")

@@ -458,6 +458,11 @@ def test_the_stored_catalogue_names_every_paper_data_set_and_method(
         for folder in (tmp_path, catalogue.FOLDER)
     )
     assert made == stored, REGENERATE
+    catalogue.write(tmp_path / "some", ["fcn", "streets"])
+    written = {file.name for file in (tmp_path / "some").rglob("*.json")}
+    assert written == {"fcn.json", "streets.json"}
+    with pytest.raises(ValueError, match="no fnc"):
+        catalogue.write(tmp_path, ["fnc"])
 
 
 def test_a_changed_paper_is_imported_again_and_an_unchanged_one_is_not(
