@@ -56,6 +56,7 @@ inference modes (joined by +, outermost first)
   resized:0.5                  at half size, logits brought back (STDC's Seg50)
   slide:769x769                windows (height x width), 2/3 of a window apart
   slide:769x769/513x513        windows 513 apart
+  stitch:8                     one pass for each of 8 x 8 shifts, their logits at 1/8 interlaced (FCN)
   flip                         the mean with the mirrored image
   multiscale:0.75,1,1.25+flip  the mean over scales, each with its mirror image
 

@@ -1,4 +1,5 @@
-"""Inference modes: whole, resized, sliding windows, tiles, flip, several scales. They nest.
+"""Inference modes: whole, resized, sliding windows, tiles, stitched shifts, flip, several scales.
+They nest.
 
 A mode returns `Strips`: logits at the image's size that are made a block of rows at a time, so that
 no memory is needed for the full size.
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segmodels.parts.resize import mirrored, strip
+from segmodels.parts.resize import compute_dtype, mirrored, strip
 from segmodels.recipe import inference_steps
 
 
@@ -97,10 +98,17 @@ def most_likely_classes(rows: Tensor) -> Tensor:
 
 
 class Network(Protocol):
+    align_corners: bool
     margin: int
     multiple: int
 
     def normalized(self, image: Tensor) -> Tensor: ...
+
+    def padded(self, image: Tensor) -> Tensor: ...
+
+    def inner_size(self, padded: Tensor) -> tuple[int, int]: ...
+
+    def logits(self, image: Tensor) -> Tensor: ...
 
     def valid_side(self, side: int) -> int: ...
 
@@ -218,6 +226,61 @@ def tiles(tile: tuple[int, int]) -> Mode:
     return predict
 
 
+def stitch(stride: int) -> Mode:
+    """Shift the image by every number of rows and columns below the stride, and interlace the
+    logits of the shifts (shift-and-stitch, FCN's section 3.2).
+
+    Every pixel gets the network's own coarse logits, not interpolated ones: those of dense
+    evaluation, in which strides are traded for dilation, except where a pixel's receptive field
+    meets the border. It takes stride * stride passes. A network that upsamples inside has logits
+    everywhere, mixed of its coarse ones; each pass gives those of every stride-th pixel, so that all
+    pixels lie alike between coarse ones.
+    """
+
+    def predict(network: Network, image: Tensor) -> Strips:
+        height, width = image.shape[-2:]
+        normalized = network.normalized(image)
+        # The first of coarse logits stands for this row and column, half a stride inside.
+        center = 0 if network.align_corners else (stride - 1) // 2
+        last = stride - 1
+        below = last + -(height + last) % stride  # all shifts have whole strides of rows
+        beside = last + -(width + last) % stride
+        dense = None
+        for down in range(stride):
+            for right in range(stride):
+                shifted = F.pad(normalized, (right, beside - right, down, below - down))
+                coarse = _coarse_logits(network, shifted, stride, center)
+                if dense is None:
+                    batch, classes, rows, columns = coarse.shape
+                    dense = coarse.new_empty(batch, classes, rows * stride, columns * stride)
+                dense[..., last - down :: stride, last - right :: stride] = coarse
+        first = last - center
+        dense = dense[..., first : first + height, first : first + width]
+
+        def rows(top: int, bottom: int) -> Tensor:
+            return dense[..., top:bottom, :]
+
+        return Strips((height, width), rows)
+
+    return predict
+
+
+def _coarse_logits(network: Network, image: Tensor, stride: int, center: int) -> Tensor:
+    """Return logits at 1/stride of a normalized image, or every stride-th of a full-size network."""
+    padded = network.padded(image)
+    size = network.inner_size(padded)
+    logits = network.logits(padded)
+    own = tuple(logits.shape[-2:])
+    if own == size:
+        logits = logits[..., center::stride, center::stride]
+    elif own != tuple(-(-side // stride) for side in size):
+        raise ValueError(
+            f"stitch:{stride} takes logits at 1/{stride} of {size[0]}x{size[1]}, and this network "
+            f"has {own[0]}x{own[1]}; give its own stride, such as stitch:{-(-size[0] // own[0])}"
+        )
+    return logits.to(compute_dtype(logits))  # half precision would tie neighboring classes
+
+
 def starts(side: int, window: int, step: int) -> list[int]:
     """Return the positions at which windows begin; the last window ends at the border."""
     return [
@@ -285,6 +348,8 @@ def _named(name: str, argument: str, inner: Mode) -> Mode:
     if name in ("slide", "tiles"):
         sizes = [tuple(map(int, size.split("x"))) for size in argument.split("/")]
         return slide(*sizes, inner=inner) if name == "slide" else tiles(*sizes)
+    if name == "stitch":
+        return stitch(int(argument))
     if name == "flip":
         return flip(inner)
     return inner

@@ -216,6 +216,7 @@ MODES = {
     "slide": (f"{SIZE}(/{SIZE})?", "slide:769x769 or slide:769x769/513x513 (window/stride)"),
     "multiscale": (f"{NUMBER}(,{NUMBER})*", "multiscale:0.75,1,1.25"),
     "tiles": (SIZE, "tiles:388x388 (for networks that lose a margin)"),
+    "stitch": (SIDE, "stitch:8 (the network's stride)"),
 }
 
 
@@ -236,8 +237,9 @@ def inference_steps(text: str) -> list[tuple[str, str]]:
                     f"slide:{argument} would skip pixels: a stride may not be larger than its "
                     "window"
                 )
-    if "tiles" in [name for name, _ in steps[:-1]]:
-        raise ValueError(f"{text} looks at each tile in another way; tiles:... comes last")
+    for name, argument in steps[:-1]:
+        if name in ("tiles", "stitch"):
+            raise ValueError(f"{text} looks at a part in another way; {name}:{argument} comes last")
     return steps
 
 

@@ -40,6 +40,22 @@ def with_momentum(module: nn.Module, momentum: float) -> nn.Module:
     return module
 
 
+def bilinear_deconvolution(
+    channels: int, factor: int, kernel: int, padding: int = 0
+) -> nn.ConvTranspose2d:
+    """Make a transposed convolution that interpolates each channel by itself, at first.
+
+    A kernel of twice the factor is bilinear interpolation; a larger one smooths more.
+    """
+    up = nn.ConvTranspose2d(channels, channels, kernel, factor, padding, bias=False)
+    reach = kernel / 2
+    distance = (torch.arange(kernel) + 0.5 - reach).abs()
+    slope = (1 - distance / reach) * factor / reach  # what falls on a pixel sums up to 1
+    one = torch.eye(channels)[..., None, None]  # (channels, channels, 1, 1)
+    up.weight = nn.Parameter(one * slope[:, None] * slope)
+    return up
+
+
 class AdaptiveAvgPool(nn.AdaptiveAvgPool2d):
     """Average over n x n parts of a map, which is exported for maps of any size too.
 

@@ -268,3 +268,78 @@ def test_the_class_of_a_pixel_is_the_first_of_equals() -> None:
     logits[0, 3, 0, 1] = torch.inf
     expected = torch.from_numpy(logits.numpy().argmax(1))
     assert torch.equal(inference_modes.most_likely_classes(logits).long(), expected)
+
+
+# --- shift-and-stitch
+
+
+class Pooling(SegmentationModule):
+    """Two blocks and a classifier at 1/4; or evaluated densely, where the whole field is inside."""
+
+    def __init__(self) -> None:
+        super().__init__(num_classes=5)
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        self.second = nn.Conv2d(6, 6, 3, padding=1)
+        self.classifier = nn.Conv2d(6, 5, 1)
+
+    def features(self, image: Tensor) -> Tensor:
+        x = F.max_pool2d(self.first(image).relu(), 2)
+        return F.max_pool2d(self.second(x).relu(), 2)
+
+    def dense(self, image: Tensor) -> Tensor:
+        """Strides are traded for dilation, and nothing is padded: it ends 3 and 6 pixels inside."""
+        x = F.conv2d(image, self.first.weight, self.first.bias)
+        x = F.max_pool2d(x.relu(), 2, stride=1)
+        x = F.conv2d(x, self.second.weight, self.second.bias, dilation=2)
+        x = F.max_pool2d(x.relu(), 2, stride=1, dilation=2)
+        return self.classifier(x)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_stitched_shifts_are_dense_evaluation_of_the_same_network(align_corners: bool) -> None:
+    """A window of 4 pixels that begins at p stands for p + 1, or for p where corners are aligned."""
+    network = Pooling().eval()
+    network.align_corners = align_corners
+    x = image(37, 50)
+    with torch.no_grad():
+        stitched = inference_modes.mode("stitch:4")(network, x).full()
+        dense = network.dense(x)
+    assert stitched.shape == (1, 5, 37, 50) and dense.shape == (1, 5, 37 - 9, 50 - 9)
+    first = 3 + (0 if align_corners else 1)
+    inside = stitched[..., first : first + 28, first : first + 41]
+    torch.testing.assert_close(inside, dense)
+    assert not torch.allclose(network(x)[..., first : first + 28, first : first + 41], dense)
+
+
+def test_stitched_shifts_take_their_rows_on_demand_and_nest_in_other_modes() -> None:
+    network, x = Small().eval(), image(21, 30)
+    strips = inference_modes.mode("stitch:4")(network, x)
+    blocks = [strips.rows(top, min(top + 8, 21)) for top in range(0, 21, 8)]
+    assert torch.equal(torch.cat(blocks, 2), strips.full())
+    mirrored = inference_modes.mode("stitch:4")(network, x.flip(-1)).full().flip(-1)
+    flipped = inference_modes.mode("flip+stitch:4")(network, x).full()
+    torch.testing.assert_close(flipped, (strips.full().softmax(1) + mirrored.softmax(1)) / 2)
+    with pytest.raises(ValueError, match="stitch:4 comes last"):
+        inference_modes.mode("stitch:4+flip")
+
+
+class Upsampling(Small):
+    """It enlarges its logits itself."""
+
+    def decode(self, features: Tensor) -> Tensor:
+        return F.interpolate(super().decode(features), scale_factor=4, mode="bilinear")
+
+
+def test_of_a_network_that_upsamples_inside_each_shift_gives_every_stride_th_pixel() -> None:
+    network, x = Upsampling().eval(), image(18, 27)
+    stitched = inference_modes.mode("stitch:4")(network, x).full()
+    for row, column in ((0, 0), (5, 9), (17, 26), (8, 11)):
+        down, right = -(row - 1) % 4, -(column - 1) % 4
+        shifted = F.pad(x, (right, 5 - right, down, 6 - down))
+        expected = network(shifted)[..., row + down, column + right]
+        torch.testing.assert_close(stitched[..., row, column], expected)
+
+
+def test_another_stride_than_the_networks_is_refused_with_its_own() -> None:
+    with pytest.raises(ValueError, match=r"has 12x22; give its own stride, such as stitch:4"):
+        inference_modes.mode("stitch:2")(Small(), image(45, 81))

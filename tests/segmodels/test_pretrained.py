@@ -21,7 +21,7 @@ from experiments import run
 from experiments.results.reference import weights_from_names
 from segmodels.architectures.bisenet import BiSeNet
 from segmodels.architectures.emanet import EMANet
-from segmodels.architectures.fcn import FCN
+from segmodels.architectures.fcn import DilatedFCN
 from segmodels.architectures.sfnet import SFNet
 from segmodels.architectures.smp import SMP
 from segmodels.architectures.stdc import STDC
@@ -270,7 +270,7 @@ def of_dfnet(layout: str) -> dict[str, Tensor]:
     ("module", "state"),
     [
         (lambda: BiSeNet(3), lambda: filled(torchvision.models.resnet18())),
-        (lambda: FCN(3), lambda: filled(torchvision.models.resnet50())),
+        (lambda: DilatedFCN(3), lambda: filled(torchvision.models.resnet50())),
         (lambda: EMANet(3), lambda: of_resnet("resnet50s")),
         (lambda: SFNet(3, backbone="resnet50"), lambda: of_resnet("resnet50s")),
         (lambda: SFNet(3, backbone="df1"), lambda: of_dfnet("sfnet_dfv1")),
