@@ -139,6 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
         return sweep.sweep(args)
     given = (args.overrides, args.smoke, args.semi, args.init, args.recipe)
     resolved = resolve(args.model, args.data, *given)
+    plan.check_encoder(resolved)
     if args.show:
         return show(resolved)
     return start(plan.settled(resolved), args.seed, args.runs)

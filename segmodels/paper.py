@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.nearest_names import nearest_name
 from segmodels.network_identity import Identity
+from segmodels.parts.backbones.timm_encoder import normalization_of
 from segmodels.parts.precision import settled_precision, uses_cuda
 from segmodels.parts.weight_files import State
 from segmodels.recipe import Recipe, in_range, validation_interval
@@ -108,7 +109,7 @@ class Experiment:
             if name not in fields:
                 raise ValueError(unknown("field of a recipe", name, fields))
         check_options(self.network, model or {})
-        changes = {"published": (), "published_speed": ()} | changes
+        changes = {"published": (), "published_speed": (), **start_of(model or {}), **changes}
         return replace(
             self,
             recipe=replace(self.recipe, **(recipe or {})),
@@ -181,6 +182,13 @@ class Experiment:
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.model.items())
         return f"Experiment({self.name or self.network.__name__}{options})"
+
+
+def start_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the start and the normalization of a row whose encoder is a timm network by name."""
+    if not (name := model.get("encoder")):
+        return {}
+    return {"starts_from": name, "normalization": Normalization(**normalization_of(name))}
 
 
 # --- authors' checkpoints
@@ -383,6 +391,7 @@ KINDS = {
     float: "a number from 0 up",
     bool: "True or False",
     str: "a word",
+    types.NoneType: "None",
 }
 
 
@@ -421,6 +430,8 @@ def fits(value: Any, hint: Any) -> bool:
 def in_words(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) in (Union, types.UnionType):
+        return ", or ".join(in_words(each) for each in get_args(hint))
     return KINDS.get(hint) or str(hint)
 
 

@@ -16,7 +16,7 @@ OWN = ("segmodels", "datamodules", "experiments")
 # A file or folder of segmodels, and what of segmodels it may import beside itself and `parts`.
 NETWORKS = {"module", "paper", "recipe"}
 SEGMODELS = {
-    "parts": set(),
+    "parts": {"nearest_names"},
     "recipe": set(),
     "nearest_names": set(),
     "network_identity": set(),

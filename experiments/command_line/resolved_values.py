@@ -84,8 +84,18 @@ class Resolved:
         if self.init is not None:
             return self.init
         smoke = "--smoke" in self.origins.values()
-        known = self.entry["starts_from"] not in (None, "scratch")
+        known = self.starts_from not in (None, "scratch")
         return "imagenet" if known and self.reported and not smoke else "scratch"
+
+    @property
+    def encoder(self) -> str | None:
+        """The timm network that takes the place of the row's encoder, if the run names one."""
+        return self.model.get("encoder")
+
+    @property
+    def starts_from(self) -> str | None:
+        """The name of the ImageNet weights that --init imagenet loads."""
+        return self.encoder or self.entry["starts_from"]
 
     @property
     def paper(self) -> str:
@@ -227,9 +237,12 @@ def departures(resolved: Resolved, start: str = "") -> list[str]:
     if resolved.semi_name != "none":
         lines.append(f"semi none -> {resolved.semi_name} (command line)")
     start = start or STARTS.get(resolved.start, "")
+    origin = "default" if resolved.init is None else "command line"
+    if start == "ImageNet" and resolved.encoder:
+        start = f"timm's {resolved.encoder}, with its normalization"
+        origin = resolved.origins["model.encoder"]
     papers_start = "ImageNet" if entry["pretrained"] else "scratch"
     if start and start != papers_start:
-        origin = "default" if resolved.init is None else "command line"
         lines.append(f"start {papers_start} -> {start} ({origin})")
     if (parts := resolved.trainer["accumulate"]) > 1:
         mining = "ohem" in resolved.recipe["loss"]

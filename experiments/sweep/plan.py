@@ -127,7 +127,18 @@ def plan(args: Namespace) -> list[Run]:
 
 def resolve_row(address: str, data: str | None, args: Namespace) -> Resolved:
     given = (args.overrides, args.smoke, args.semi, args.init, args.recipe)
-    return settled(resolve(address, data, *given))
+    resolved = resolve(address, data, *given)
+    check_encoder(resolved)
+    return settled(resolved)
+
+
+def check_encoder(resolved: Resolved) -> None:
+    """Refuse a timm network that cannot be the encoder, before anything is made."""
+    if resolved.encoder:
+        from experiments.training.build import check_network  # takes torch
+
+        with as_user_error():
+            check_network(resolved)
 
 
 def settled(resolved: Resolved) -> Resolved:
@@ -234,4 +245,4 @@ def start_of(resolved: Resolved) -> str:
     """The value of --init, with the name of ImageNet weights."""
     if resolved.start != "imagenet":
         return resolved.start
-    return resolved.entry["starts_from"] or "scratch"
+    return resolved.starts_from or "scratch"

@@ -1,10 +1,8 @@
 """Build data, network and starting weights out of resolved values."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MethodType
-from typing import Any
 
 import torch
 from lightning import seed_everything
@@ -41,6 +39,11 @@ def open_data(resolved: Resolved, seed: int) -> SegmentationData:
     data.setup("fit")
     data.part(labeled=True)  # refuses a part that does not exist
     return data
+
+
+def check_network(resolved: Resolved) -> None:
+    """Refuse options that the network cannot be built with."""
+    meta_network(experiment(resolved.experiment).but(model=resolved.model))
 
 
 def settle_finetuning(resolved: Resolved) -> None:
@@ -171,10 +174,10 @@ def start_name(init: str) -> str:
 
 def initialize(module: SegmentationModule, resolved: Resolved) -> tuple[str, str]:
     """Load what the weights start from; a sentence on it, and its name in departures."""
-    starts_from = resolved.entry["starts_from"]
+    starts_from = resolved.starts_from
     init = resolved.start
     if init == "scratch":
-        return "scratch" + scratch_hint(resolved.entry), init
+        return "scratch" + scratch_hint(resolved), init
     if init == "imagenet":
         if starts_from in (None, "scratch"):
             raise UserError(
@@ -184,27 +187,30 @@ def initialize(module: SegmentationModule, resolved: Resolved) -> tuple[str, str
     source = parse_network(init)
     load = from_authors if isinstance(source, ReleasedCheckpoint) else from_file
     sentence, backbone = load(module, source)
-    return sentence, "ImageNet" if backbone else start_name(init)
+    papers = backbone and not resolved.encoder
+    return sentence, "ImageNet" if papers else start_name(init)
 
 
-def scratch_hint(entry: Mapping[str, Any]) -> str:
-    """A hint at the paper's own start, where that is not scratch."""
-    if not entry["pretrained"]:
+def scratch_hint(resolved: Resolved) -> str:
+    """A hint at the weights of an encoder, or at the paper's own start, where that is not scratch."""
+    timms = f"--init imagenet loads timm's {resolved.starts_from}"
+    if resolved.encoder:
+        return f" ({timms})"
+    if not resolved.entry["pretrained"]:
         return ""
-    if entry["starts_from"]:
-        how = f": --init imagenet loads timm's {entry['starts_from']}"
-    else:
-        how = ", by weights that no library has: --init FILE loads them"
+    unknown = "by weights that no library has: --init FILE loads them"
+    how = f": {timms}" if resolved.starts_from else f", {unknown}"
     return f" (the paper starts from ImageNet{how})"
 
 
 def from_file(module: SegmentationModule, file: Path) -> tuple[str, bool]:
-    """Load a checkpoint of this network, or ImageNet weights of its backbone, none of whose names
-    is the network's. A sentence on it, and whether it held the backbone alone."""
+    """Load a checkpoint of this network, or ImageNet weights of its backbone, none of whose tensors
+    is the network's by name and shape. A sentence on it, and whether it held the backbone alone."""
     content = read(file)
     own = module.state_dict()
     given = best_named(without_prefixes(unwrapped(content)), own)
-    if "segmodels" in content or own.keys() & given.keys() or module.encoder() is None:
+    fitting = [name for name in own.keys() & given.keys() if own[name].shape == given[name].shape]
+    if "segmodels" in content or fitting or module.encoder() is None:
         return start_from(module, file), False
     try:
         return module.load_pretrained(str(file)), True

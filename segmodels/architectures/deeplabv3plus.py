@@ -32,7 +32,8 @@ Departures:
 - Xception starts from the authors' own ImageNet weights, as timm has them; ResNet from Gluon's of
   the same network, and its images are normalized as those weights expect.
 - The authors' released checkpoint for PASCAL VOC saw COCO first, and its figures name that.
-- ResNet-50 is no row of the paper, and nobody published a figure for it under this recipe.
+- ResNet-50 is no row of the paper, and nobody published a figure for it under this recipe. Its
+  "_flow" enlarges the pyramid's map by SFNet's flow alignment (arXiv:2002.10120), as no paper does.
 - The batch and the number of steps are DeepLabV3's (arXiv:1706.05587), whose protocol the paper
   follows. The rate and the batch on Cityscapes are those of PASCAL VOC; the authors' page says only
   90k steps, crops of 769 and a batch above 8.
@@ -51,6 +52,8 @@ from segmodels.module import Normalization
 from segmodels.paper import Experiment, Published
 from segmodels.parts.atrous_pyramid import AtrousPyramid, initialize, rates_at
 from segmodels.parts.backbones.resnet import ResNet
+from segmodels.parts.backbones.timm_encoder import TimmEncoder
+from segmodels.parts.flow_alignment import FlowAlignment
 from segmodels.parts.layers import conv_bn_relu, with_momentum
 from segmodels.recipe import Recipe
 
@@ -140,6 +143,7 @@ class Xception65(nn.Module):
     """
 
     channels = (256, 728, 1024, 2048)
+    aligned = True  # the corners of maps of 32 k + 1 pixels lie on the image's
 
     def __init__(self, output_stride: int = 32) -> None:
         super().__init__()
@@ -193,8 +197,10 @@ def separable_conv(inside: int, outside: int, *, dilation: int = 1) -> nn.Sequen
 # --- network
 
 
-def backbone_of(name: Backbone, output_stride: int) -> nn.Module:
-    """Build a backbone, with the authors' momentum of norms."""
+def backbone_of(name: Backbone, output_stride: int, encoder: str | None = None) -> nn.Module:
+    """Build a backbone, with the authors' momentum of norms, or a timm network as it is."""
+    if encoder:
+        return TimmEncoder(encoder, output_stride)
     if name == "xception65":
         return with_momentum(Xception65(output_stride), 3e-4)
     depth = int(name.removeprefix("resnet"))
@@ -213,22 +219,29 @@ class DeepLabV3Plus(Dilated):
         backbone: Backbone = "xception65",
         output_stride: int = 16,
         separable: bool = True,
+        alignment: Literal["bilinear", "flow"] = "bilinear",
+        encoder: str | None = None,
     ) -> None:
         """`separable` makes the 3x3s of the pyramid and the decoder separable convolutions.
 
-        `output_stride` leaves the weights as they are.
+        `output_stride` leaves the weights as they are. `alignment` is how the decoder enlarges the
+        pyramid's map. `encoder` is the name of a timm network that takes the backbone's place.
         """
         convolution = separable_conv if separable else conv_bn_relu
         rates = rates_at(output_stride)
+        made = backbone_of(backbone, output_stride, encoder)
+        fine, *_, deep = made.channels
         super().__init__(
             num_classes,
-            backbone_of(backbone, output_stride),
-            context=AtrousPyramid(2048, 256, rates, convolution),
+            made,
+            context=AtrousPyramid(deep, 256, rates, convolution),
             classifier=nn.Sequential(
                 convolution(256 + 48, 256), convolution(256, 256), nn.Conv2d(256, num_classes, 1)
             ),
         )
-        self.low = conv_bn_relu(256, 48, 1)
+        self.align_corners = self.align_corners and made.aligned
+        self.low = conv_bn_relu(fine, 48, 1)
+        self.alignment = FlowAlignment(256, fine=48) if alignment == "flow" else None
         for part in (self.context, self.low, self.classifier):
             initialize(with_momentum(part, 3e-4))
         nn.init.trunc_normal_(self.classifier[-1].weight, std=0.01, a=-0.02, b=0.02)
@@ -239,12 +252,16 @@ class DeepLabV3Plus(Dilated):
 
     def joined(self, low: Tensor, deep: Tensor) -> Tensor:
         """Concatenate the pyramid's map, enlarged to 1/4, and the early map."""
-        deep = F.interpolate(deep, low.shape[2:], mode="bilinear", align_corners=self.align_corners)
+        if self.alignment is not None:
+            deep = self.alignment(low, deep)
+        else:
+            size = low.shape[2:]
+            deep = F.interpolate(deep, size, mode="bilinear", align_corners=self.align_corners)
         return torch.cat([deep, low], 1)  # (B, 256 + 48, H/4, W/4)
 
     def valid_side(self, side: int) -> int:
-        """Return 16 k + 1, so that the corners of all maps lie on pixels of the image."""
-        return side + (1 - side) % 16
+        """Return 16 k + 1, so that the corners of all maps lie on pixels of the image; else 16 k."""
+        return side + (self.align_corners - side) % 16
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
         scale = super().lr_scale(name, parameter)
@@ -294,6 +311,7 @@ RESNET101 = MAIN.but(
     starts_from="resnet101s.gluon_in1k", normalization=Normalization(),
     published=table(3, {16: (78.85, 80.22), 8: (79.35, 80.57)}),
 )  # fmt: skip
+RESNET50 = RESNET101.but(model={"backbone": "resnet50"}, starts_from="resnet50s.gluon_in1k")
 
 EXPERIMENTS = {
     "xception65": MAIN,
@@ -305,5 +323,7 @@ EXPERIMENTS = {
         ),
     ),
     "resnet101": RESNET101,
-    "resnet50": RESNET101.but(model={"backbone": "resnet50"}, starts_from="resnet50s.gluon_in1k"),
+    "resnet50": RESNET50,
+    # SFNet's flow alignment (arXiv:2002.10120) in place of the decoder's bilinear enlargement
+    "resnet50_flow": RESNET50.but(model={"alignment": "flow"}),
 }  # fmt: skip

@@ -31,6 +31,7 @@ from torch import nn
 from segmodels.families.dilated import Dilated, classifier, fcn_head
 from segmodels.paper import Experiment, Published, Released
 from segmodels.parts.backbones.resnet import ResNet
+from segmodels.parts.backbones.timm_encoder import TimmEncoder
 from segmodels.parts.layers import AdaptiveAvgPool, conv_bn_relu
 from segmodels.parts.pyramid_pooling import PARTS, PyramidPooling
 from segmodels.recipe import Recipe
@@ -51,9 +52,16 @@ class PSPNet(Dilated):
         parts: tuple[int, ...] = PARTS,
         pooling: Literal["average", "maximum"] = "average",
         reduced: bool = True,
+        encoder: str | None = None,
     ) -> None:
-        """`reduced` narrows the pooled maps by a 1x1, so that all together are as wide as the map."""
-        backbone = ResNet(depth, output_stride=8, stem=(64, 64, 128), dilated_first=True)
+        """`reduced` narrows the pooled maps by a 1x1, so that all together are as wide as the map.
+
+        `encoder` is the name of a timm network that takes the place of the ResNet.
+        """
+        if encoder:
+            backbone = TimmEncoder(encoder, output_stride=8)
+        else:
+            backbone = ResNet(depth, output_stride=8, stem=(64, 64, 128), dilated_first=True)
         *_, middle, deep = backbone.channels
         super().__init__(
             num_classes,
@@ -61,7 +69,7 @@ class PSPNet(Dilated):
             context=PyramidPooling(
                 deep,
                 512,
-                align_corners=self.align_corners,
+                align_corners=backbone.aligned,
                 width=None if reduced else deep,
                 projection=conv_bn_relu if reduced else unchanged,
                 parts=parts,
@@ -70,11 +78,12 @@ class PSPNet(Dilated):
             classifier=classifier(512, num_classes),
             auxiliary=fcn_head(middle, 256, num_classes) if auxiliary_weight else None,
         )
+        self.align_corners = backbone.aligned
         self.auxiliary_weight = auxiliary_weight
 
     def valid_side(self, side: int) -> int:
-        """Return 8k + 1: with aligned corners, every eighth pixel lies on a logit."""
-        return side + (1 - side) % 8
+        """Return 8k + 1: with aligned corners, every eighth pixel lies on a logit; else 8k."""
+        return side + (self.align_corners - side) % 8
 
 
 def unchanged(inside: int, outside: int, kernel: int) -> nn.Module:

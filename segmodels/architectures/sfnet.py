@@ -43,15 +43,15 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published, PublishedSpeed, Released, unknown
 from segmodels.parts.backbones.resnet import BasicBlock, ResNet, initialize
+from segmodels.parts.backbones.timm_encoder import TimmEncoder
+from segmodels.parts.flow_alignment import FlowAlignment, displaced, resized
 from segmodels.parts.layers import conv_bn, conv_bn_relu
 from segmodels.parts.pyramid_pooling import PyramidPooling
-from segmodels.parts.resize import compute_dtype
 from segmodels.recipe import Recipe
 
 # --- DF1 and DF2 (Li et al., 2019. arXiv:1903.03777): plain residual stages, found by search
@@ -111,10 +111,6 @@ def backbone_of(name: str) -> DFNet | ResNet:
 # --- blocks (section 3.2)
 
 
-def resized(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True)
-
-
 def pyramid(inside: int, width: int) -> PyramidPooling:
     """Build PSPNet's; its means have no ReLU, and whole channels are dropped behind it."""
     pooling = PyramidPooling(
@@ -128,52 +124,6 @@ def pyramid(inside: int, width: int) -> PyramidPooling:
     )
     pooling.fusion.append(nn.Dropout2d(0.1))
     return pooling
-
-
-def displaced(features: Tensor, flow: Tensor) -> Tensor:
-    """Read features (B, C, h, w) at the positions that a flow (B, 2, H, W) points to (equation 2).
-
-    The result is (B, C, H, W), and zero outside the map.
-    """
-    height, width = flow.shape[-2:]
-    # Positions are never half precision, in which neighboring columns would coincide.
-    y = evenly_spaced(height, flow.device)
-    x = evenly_spaced(width, flow.device)
-    still = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
-    shift = flow.permute(0, 2, 3, 1).to(compute_dtype(flow))  # (B, 2, H, W) -> (B, H, W, 2)
-    # full, because a tensor of numbers would be exported for one size only
-    sides = [
-        torch.full((), side, dtype=still.dtype, device=flow.device) for side in (width, height)
-    ]
-    grid = still + shift / torch.stack(sides)
-    read = F.grid_sample(
-        features.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=True
-    )
-    return read.to(features.dtype)
-
-
-def evenly_spaced(count: int, device: torch.device) -> Tensor:
-    """Return torch.linspace(-1, 1, count), which would be exported for one count only."""
-    if isinstance(count, int):
-        return torch.linspace(-1, 1, count, device=device)
-    last = torch.full((), max(count - 1, 1), dtype=torch.float32, device=device)
-    return 2 * torch.arange(count, device=device) / last - 1
-
-
-class FlowAlignment(nn.Module):
-    """FAM (figure 3b): both maps, with half the channels, predict where to read the coarse one."""
-
-    def __init__(self, width: int, flows: int = 1) -> None:
-        super().__init__()
-        self.fine = nn.Conv2d(width, width // 2, 1, bias=False)
-        self.coarse = nn.Conv2d(width, width // 2, 1, bias=False)
-        self.flow = nn.Conv2d(2 * (width // 2), 2 * flows, 3, padding=1, bias=False)
-
-    def flows(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        return self.flow(torch.cat([resized(self.coarse(coarse), fine), self.fine(fine)], 1))
-
-    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        return displaced(coarse, self.flows(fine, coarse))
 
 
 class GatedDualFlowAlignment(FlowAlignment):
@@ -298,6 +248,7 @@ class DualFlow(nn.Module):
 # --- network and losses (section 3.3)
 
 WIDTHS = {"resnet18": 128, "resnet50": 256, "resnet101": 256, "df1": 64, "df2": 64}
+ENCODER_WIDTH = 128  # around a timm network, as around ResNet18
 
 
 class SFNet(SegmentationModule):
@@ -316,19 +267,22 @@ class SFNet(SegmentationModule):
         alignment: str = "flow",
         ppm: bool = True,
         supervision: float = 1.0,
+        encoder: str | None = None,
     ) -> None:
         """`lite` is a network with one GD-FAM and without supervision.
 
-        `supervision` is the weight of each level's loss, 0 for no such heads.
+        `supervision` is the weight of each level's loss, 0 for no such heads. `encoder` is the name
+        of a timm network that takes the backbone's place.
         """
         super().__init__(num_classes)
         if backbone not in WIDTHS:
             raise ValueError(unknown("backbone", backbone, list(WIDTHS)))
         if alignment not in ALIGNMENTS:
             raise ValueError(unknown("alignment", alignment, list(ALIGNMENTS)))
-        width = WIDTHS[backbone]
+        width = ENCODER_WIDTH if encoder else WIDTHS[backbone]
         self.auxiliary_weight = supervision
-        self.backbone = backbone_of(backbone)
+        self.backbone = TimmEncoder(encoder) if encoder else backbone_of(backbone)
+        self.multiple = self.backbone.multiple if encoder else 1
         channels = self.backbone.channels
         if lite:
             self.neck = DualFlow(channels, width)

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.paper import Experiment, Released
+from segmodels.parts.backbones.timm_encoder import TimmEncoder
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.losses import IGNORED, pixel_loss
 from segmodels.recipe import Recipe
@@ -218,29 +219,63 @@ class PaddedUp(Up):
         return level, deep
 
 
+def padded_path(widths: list[int], bilinear: bool) -> list[nn.Module]:
+    """Build the steps upward, coarsest first, between levels of these widths, finest first.
+
+    A step's output is as wide as its level, or with `bilinear` upsampling, which keeps its
+    channels, as the next level.
+    """
+    steps: list[nn.Module] = []
+    *others, deep = widths
+    for level, width in reversed(list(enumerate(others))):
+        if bilinear:
+            doubled = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+            outside = widths[max(level - 1, 0)]
+            joined = deep + width
+            steps.append(PaddedUp(doubled, padded_double(joined, outside, joined // 2)))
+        else:
+            outside = width
+            halved = nn.ConvTranspose2d(deep, width, 2, 2)
+            steps.append(PaddedUp(halved, padded_double(2 * width, width)))
+        deep = outside
+    return steps
+
+
 class PaddedUNet(UShaped):
     """The padded variant: logits of every pixel, for any height and width from 16 up."""
 
-    def __init__(self, num_classes: int, bilinear: bool = False, width: int = 64) -> None:
-        """`bilinear` upsampling keeps its channels, so the deepest map has half as many."""
-        widths = [width * 2**level for level in range(LEVELS)]
-        widths[-1] //= 2 if bilinear else 1
-        pairs = zip([3, *widths], widths)
-        contracting = [padded_double(inside, outside) for inside, outside in pairs]
-        expansive: list[nn.Module] = []
-        for level in reversed(range(LEVELS - 1)):
-            joined = 2 * widths[level]
-            if bilinear:
-                doubled = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
-                outside = widths[max(level - 1, 0)]
-                expansive.append(PaddedUp(doubled, padded_double(joined, outside, joined // 2)))
-            else:
-                halved = nn.ConvTranspose2d(joined, widths[level], 2, 2)
-                expansive.append(PaddedUp(halved, padded_double(joined, widths[level])))
-        super().__init__(num_classes, contracting, expansive, width)
+    def __init__(
+        self,
+        num_classes: int,
+        bilinear: bool = False,
+        width: int = 64,
+        encoder: str | None = None,
+    ) -> None:
+        """`bilinear` upsampling keeps its channels, so the deepest map has half as many.
+
+        `encoder` is the name of a timm network whose maps take the place of all levels but those
+        that are finer than its own: the first, and the second if it begins at 1/4.
+        """
+        backbone = TimmEncoder(encoder, half=True) if encoder else None
+        levels = backbone.strides[0].bit_length() - 1 if backbone else LEVELS
+        own = [width * 2**level for level in range(levels)]
+        if bilinear and not backbone:
+            own[-1] //= 2
+        widths = own + list(backbone.channels if backbone else ())
+        contracting = [padded_double(inside, outside) for inside, outside in zip([3, *own], own)]
+        super().__init__(num_classes, contracting, padded_path(widths, bilinear), width)
+        self.backbone = backbone
+        self.multiple = 32 if backbone else 1
+
+    def encoder(self) -> nn.Module | None:
+        return self.backbone
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        levels = super().features(image)
+        return levels if self.backbone is None else [*levels, *self.backbone(image)]
 
     def valid_side(self, side: int) -> int:
-        return max(side, 2 ** (LEVELS - 1))
+        return super().valid_side(max(side, 2 ** (LEVELS - 1)))
 
     def criterion(self, outputs: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:
         return super().criterion(outputs, label) | {"dice": dice_loss(outputs["main"], label)}

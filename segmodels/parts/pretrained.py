@@ -35,8 +35,9 @@ def load_encoder(
     """Load ImageNet weights into an encoder and return a sentence that says what was loaded.
 
     Loading is strict but for the classifier, which an encoder does not have. `rename` turns the
-    authors' names into the encoder's. `may_lack` is a pattern of names that ImageNet weights do not
-    have, since the classifier had no such layer. `called` names weights that come without a file.
+    authors' names into the encoder's; an encoder may have a method `renamed` for it. `may_lack` is
+    a pattern of names that ImageNet weights do not have, since the classifier had no such layer.
+    `called` names weights that come without a file.
     """
     if encoder is None:
         raise ValueError(
@@ -46,6 +47,7 @@ def load_encoder(
         called = source
         source = read(source) if Path(source).is_file() else from_timm(source)
     own = unwrapped(encoder.state_dict())
+    rename = rename or getattr(encoder, "renamed", None)
     weights, manner = matched(own, unwrapped(source), rename, called)
     absent = [name for name in own if name not in weights]
     fresh = [name for name in absent if may_lack and re.search(may_lack, name)]

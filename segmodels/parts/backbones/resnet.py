@@ -80,6 +80,8 @@ class ResNet(nn.Module):
     `dilated_first` gives it that of the others.
     """
 
+    aligned = True  # the corners of maps of 32 k + 1 pixels lie on the image's
+
     def __init__(
         self,
         depth: int,
