@@ -61,7 +61,7 @@ from segmodels.parts.losses import IGNORED
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.resize import compute_dtype
 from segmodels.parts.two_paths import AttentionRefinement, FeatureFusion, SpatialPath, pooled
-from segmodels.parts.weight_files import State
+from segmodels.parts.weight_files import State, norms_of_abn
 from segmodels.recipe import Recipe
 
 Depth = Literal["stdc1", "stdc2"]
@@ -458,21 +458,6 @@ UNUSED = (
     r"^cp\.backbone\.(conv_last|fc|linear)\.",
     r"^conv_out_sp(2|4|16)\.",
 )
-
-
-def norms_of_abn(state: State) -> State:
-    """Convert the weights of in-place ABN, which multiplies by |weight| + 1e-5, for batch norm.
-
-    The backbone has batch norms already.
-    """
-    converted = {}
-    for name, tensor in state.items():
-        is_scale = tensor.ndim == 1 and name.endswith("weight")
-        in_head = not name.startswith("backbone.")
-        converted[name] = tensor.abs() + 1e-5 if is_scale and in_head else tensor
-    return converted
-
-
 CLASSIFIERS = {"stdc1": "stdcnet813", "stdc2": "stdcnet1446"}
 RELEASED = {
     f"{depth}_seg": Released(
@@ -480,7 +465,7 @@ RELEASED = {
         "conv_out.conv_out.weight",
         (*modules(depth), *HEADS),
         UNUSED,
-        convert=norms_of_abn,
+        convert=partial(norms_of_abn, but=("backbone.",)),
     )
     for depth in LAYERS
 } | {

@@ -12,10 +12,11 @@ def conv_bn(
     *,
     dilation: int = 1,
     groups: int = 1,
+    bias: bool = False,
 ) -> nn.Sequential:
-    """Stack a convolution without bias, padded to keep the size, and batch normalization."""
+    """Stack a convolution, padded to keep the size, and batch normalization."""
     padding = dilation * (kernel // 2)
-    conv = nn.Conv2d(inside, outside, kernel, stride, padding, dilation, groups, bias=False)
+    conv = nn.Conv2d(inside, outside, kernel, stride, padding, dilation, groups, bias)
     return nn.Sequential(conv, nn.BatchNorm2d(outside))
 
 
@@ -27,8 +28,9 @@ def conv_bn_relu(
     *,
     dilation: int = 1,
     groups: int = 1,
+    bias: bool = False,
 ) -> nn.Sequential:
-    layers = conv_bn(inside, outside, kernel, stride, dilation=dilation, groups=groups)
+    layers = conv_bn(inside, outside, kernel, stride, dilation=dilation, groups=groups, bias=bias)
     return layers.append(nn.ReLU(inplace=True))
 
 

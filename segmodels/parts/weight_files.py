@@ -64,6 +64,18 @@ def best_named(variants: list[State], known: Collection[str]) -> State:
     return max(variants, key=lambda each: sum(name in known for name in each))
 
 
+def norms_of_abn(state: Mapping[str, Tensor], but: tuple[str, ...] = ()) -> State:
+    """Convert the scales of in-place ABN, which multiplies by |weight| + 1e-5, for batch norm.
+
+    `but` holds the beginnings of names of networks that have batch norms already.
+    """
+    converted = {}
+    for name, tensor in state.items():
+        is_scale = tensor.ndim == 1 and name.endswith("weight") and not name.startswith(but)
+        converted[name] = tensor.abs() + 1e-5 if is_scale else tensor
+    return converted
+
+
 def misfit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     """Return the reason why `given` cannot replace `expected`; empty if it can."""
     missing = [name for name in expected if name not in given and not name.endswith(COUNTER)]

@@ -72,6 +72,8 @@ SOURCES = {  # the first pattern that fits a row
     # DDRNet's authors name HRNet's trainer, from which PIDNet's comes
     "pidnet/*": Mined(hrnet, 0.9, 131_072, 6 * CROP),
     "ddrnet/*": Mined(hrnet, 0.9, 131_072, 6 * CROP),
+    # the trainer itself, by its configuration with OHEM: three crops of half the size on a device
+    "hrnet/*": Mined(hrnet, 0.9, 131_072, 3 * CROP // 2),
 }
 ROWS = {
     row.name: row
