@@ -59,6 +59,11 @@ inference modes (joined by +, outermost first)
   stitch:8                     one pass for each of 8 x 8 shifts, their logits at 1/8 interlaced (FCN)
   flip                         the mean with the mirrored image
   multiscale:0.75,1,1.25+flip  the mean over scales, each with its mirror image
+  crf:10+whole                 what follows, refined by 10 steps of a
+                               fully-connected CRF
+  crf:10,4,67,3,3,1+whole      with a weight of 4, 67 pixels and 3 color levels
+                               for the kernel of position and color, a weight
+                               of 3 and 1 pixel for that of position: the default
 
 corruptions of --shift (ImageNet-C's)
   noise    gaussian_noise, shot_noise, impulse_noise

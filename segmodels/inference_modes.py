@@ -1,17 +1,19 @@
-"""Inference modes: whole, resized, sliding windows, tiles, stitched shifts, flip, several scales.
-They nest.
+"""Inference modes: whole, resized, sliding windows, tiles, stitched shifts, flip, several scales,
+fully-connected CRF. They nest.
 
 A mode returns `Strips`: logits at the image's size that are made a block of rows at a time, so that
 no memory is needed for the full size.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segmodels.parts.crf import Settings, marginals
 from segmodels.parts.resize import compute_dtype, mirrored, strip
 from segmodels.recipe import inference_steps
 
@@ -109,6 +111,8 @@ class Network(Protocol):
     def inner_size(self, padded: Tensor) -> tuple[int, int]: ...
 
     def logits(self, image: Tensor) -> Tensor: ...
+
+    def as_pixels(self, image: Tensor) -> Tensor: ...
 
     def valid_side(self, side: int) -> int: ...
 
@@ -265,6 +269,29 @@ def stitch(stride: int) -> Mode:
     return predict
 
 
+def crf(settings: Settings, inner: Mode = whole) -> Mode:
+    """Refine the probabilities by a fully-connected CRF, which needs those of the whole image."""
+
+    def predict(network: Network, image: Tensor) -> Strips:
+        strips = inner(network, image)
+
+        @cache
+        def refined() -> Tensor:
+            pixels = network.as_pixels(image)
+            probabilities = strips.probabilities(0, strips.size[0])
+            if image.device.type == "mps":  # it has no float64
+                pixels, probabilities = pixels.cpu(), probabilities.cpu()
+            each = [marginals(*pair, settings) for pair in zip(probabilities, pixels)]
+            return torch.stack(each).to(image.device)
+
+        def rows(top: int, bottom: int) -> Tensor:
+            return refined()[:, :, top:bottom]
+
+        return Strips(strips.size, rows, averaged=True)
+
+    return predict
+
+
 def _coarse_logits(network: Network, image: Tensor, stride: int, center: int) -> Tensor:
     """Return logits at 1/stride of a normalized image, or every stride-th of a full-size network."""
     padded = network.padded(image)
@@ -352,4 +379,7 @@ def _named(name: str, argument: str, inner: Mode) -> Mode:
         return stitch(int(argument))
     if name == "flip":
         return flip(inner)
+    if name == "crf":
+        steps, *kernels = argument.split(",")
+        return crf(Settings(int(steps), *map(float, kernels)), inner)
     return inner

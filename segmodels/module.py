@@ -236,6 +236,16 @@ class SegmentationModule(LightningModule):
         # In place: a large image is held once, not three times.
         return image.to(mean.dtype).div_(settings.scale).sub_(mean).div_(std)
 
+    def as_pixels(self, image: Tensor) -> Tensor:
+        """Turn normalized (B, 3, H, W) back into uint8 RGB."""
+        if image.dtype == torch.uint8:
+            return image
+        settings = self.normalization
+        mean = torch.tensor(settings.mean, device=image.device).view(3, 1, 1)  # per channel
+        std = torch.tensor(settings.std, device=image.device).view(3, 1, 1)  # per channel
+        pixels = ((image * std + mean) * settings.scale).round().clamp(0, 255).to(torch.uint8)
+        return pixels.flip(1) if settings.order == "BGR" else pixels
+
     def padded(self, image: Tensor) -> Tensor:
         """Pad a normalized image to a size that the network takes.
 

@@ -174,6 +174,7 @@ def are_class_weights(value: tuple[float, ...] | str) -> bool:
 
 
 NUMBER = r"(?=[\d.]*[1-9])\d*\.?\d+"  # above 0
+WEIGHT = r"\d*\.?\d+"
 SIDE = r"[1-9]\d*"
 
 LIMITS = {
@@ -217,6 +218,11 @@ MODES = {
     "multiscale": (f"{NUMBER}(,{NUMBER})*", "multiscale:0.75,1,1.25"),
     "tiles": (SIZE, "tiles:388x388 (for networks that lose a margin)"),
     "stitch": (SIDE, "stitch:8 (the network's stride)"),
+    # steps; weight, pixels and color levels of the appearance kernel; weight and pixels of the other
+    "crf": (
+        f"{SIDE}(,{WEIGHT},{NUMBER},{NUMBER},{WEIGHT},{NUMBER})?",
+        "crf:10 or crf:10,4,67,3,3,1",
+    ),
 }
 
 
@@ -240,6 +246,8 @@ def inference_steps(text: str) -> list[tuple[str, str]]:
     for name, argument in steps[:-1]:
         if name in ("tiles", "stitch"):
             raise ValueError(f"{text} looks at a part in another way; {name}:{argument} comes last")
+    if "crf" in [name for name, _ in steps[1:]]:
+        raise ValueError(f"{text} would go on after the CRF; crf:... comes first")
     return steps
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from lightning import Callback
 from torch import Tensor
@@ -167,16 +166,6 @@ class Method(SegmentationModule):
         """
         image, *_ = unlabeled
         return {"unlabeled image": self.as_pixels(image)}
-
-    def as_pixels(self, image: Tensor) -> Tensor:
-        """Turn normalized (B, 3, H, W) back into uint8 RGB."""
-        if image.dtype == torch.uint8:
-            return image
-        settings = self.normalization
-        mean = torch.tensor(settings.mean, device=image.device).view(3, 1, 1)  # per channel
-        std = torch.tensor(settings.std, device=image.device).view(3, 1, 1)  # per channel
-        pixels = ((image * std + mean) * settings.scale).round().clamp(0, 255).to(torch.uint8)
-        return pixels.flip(1) if settings.order == "BGR" else pixels
 
     def framed(self, pixels: Tensor, value: float = IGNORED) -> Tensor:
         """Put the margin around (B, H, W) again, filled with one value."""

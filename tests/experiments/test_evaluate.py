@@ -145,7 +145,7 @@ def odd_images(root: Path) -> dict[str, trees.Arrays]:
 
 MODES = [
     "whole", "flip", "resized:0.5", "resized:1.25", "slide:33x47", "slide:100x40/60x13", "multiscale:0.5,1,1.5",
-    "multiscale:0.75,1+flip", "multiscale:0.75,1.25+flip+slide:33x33/20x20",
+    "multiscale:0.75,1+flip", "multiscale:0.75,1.25+flip+slide:33x33/20x20", "crf:3+flip",
 ]  # fmt: skip
 
 
