@@ -22,7 +22,10 @@ Departures:
 - The ablations are those of the paper's table of ADE20K, recalled: the pyramid alone, with pooling,
   with all levels joined, and a finest level of 1/16, 1/8 or 1/4. Without joining, the finest level
   alone is classified. No figure of that table was seen.
+- "flow" aligns the terms of the sums by SFNet's module, whose corners are aligned; it is no paper's.
 """
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +35,8 @@ from segmodels.families.dilated import classifier, fcn_head, initialize_heads
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment
 from segmodels.parts.backbones.resnet import ResNet
+from segmodels.parts.backbones.timm_encoder import TimmEncoder
+from segmodels.parts.flow_alignment import FlowAlignment
 from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.pyramid_pooling import PyramidPooling
 from segmodels.recipe import Recipe
@@ -47,15 +52,21 @@ class FeaturePyramid(nn.Module):
     """Sums from the deepest map to the finest one; all levels are joined at the finest size."""
 
     def __init__(
-        self, channels: tuple[int, ...], width: int, ppm: bool = True, fusion: bool = True
+        self,
+        channels: tuple[int, ...],
+        width: int,
+        ppm: bool = True,
+        fusion: bool = True,
+        flow: bool = False,
     ) -> None:
-        """fusion=False returns the finest level alone."""
+        """fusion=False returns the finest level alone; `flow` aligns the terms of the sums by it."""
         super().__init__()
         *fine, deep = channels
         self.context = conv_bn_relu(deep, width, 1)
         if ppm:
             self.context = PyramidPooling(deep, width, width=width, align_corners=False)
         self.laterals = nn.ModuleList(conv_bn_relu(inside, width, 1) for inside in fine)
+        self.flows = nn.ModuleList(FlowAlignment(width) for _ in fine if flow)
         smoothed = len(fine) if fusion else 1
         self.outs = nn.ModuleList(conv_bn_relu(width, width) for _ in range(smoothed))
         self.fusion = conv_bn_relu(len(channels) * width, width) if fusion else None
@@ -72,9 +83,10 @@ class FeaturePyramid(nn.Module):
         """Return each level with the coarser ones added to it, finest first."""
         *fine, deep = features
         levels = [self.context(deep)]
-        for lateral, x in zip(reversed(self.laterals), reversed(fine), strict=True):
-            side = lateral(x)
-            levels.insert(0, side + resized(levels[0], side))
+        for i in reversed(range(len(fine))):
+            side = self.laterals[i](fine[i])
+            coarse = self.flows[i](side, levels[0]) if self.flows else resized(levels[0], side)
+            levels.insert(0, side + coarse)
         return levels
 
 
@@ -95,19 +107,29 @@ class UPerNet(SegmentationModule):
         ppm: bool = True,
         fusion: bool = True,
         auxiliary_weight: float = 0.4,
+        alignment: Literal["bilinear", "flow"] = "bilinear",
+        encoder: str | None = None,
     ) -> None:
-        """`stride` is that of the finest level, and so of the logits."""
+        """`stride` is that of the finest level, and so of the logits.
+
+        `alignment` is how a coarser level is brought to a finer one. `encoder` is the name of a
+        timm network that takes the place of the ResNet.
+        """
         super().__init__(num_classes)
         if stride not in STRIDES:
             raise ValueError(f"the finest level of a UPerNet is at 4, 8 or 16, not {stride}")
         self.auxiliary_weight = auxiliary_weight
         self.finest = STRIDES.index(stride)
-        self.backbone = ResNet(depth, stem=(32, 32, 64))
+        self.backbone = TimmEncoder(encoder) if encoder else ResNet(depth, stem=(32, 32, 64))
+        self.multiple = self.backbone.multiple if encoder else 1
         channels = self.backbone.channels
-        self.context = FeaturePyramid(channels[self.finest :], WIDTH, ppm, fusion)
+        flow = alignment == "flow"
+        self.context = FeaturePyramid(channels[self.finest :], WIDTH, ppm, fusion, flow)
         self.classifier = classifier(WIDTH, num_classes)
         self.auxiliary = fcn_head(channels[-2], 256, num_classes) if auxiliary_weight else None
         initialize_heads(self)
+        for each in self.context.flows:
+            each.initialize()
 
     def encoder(self) -> nn.Module:
         return self.backbone
@@ -141,4 +163,5 @@ EXPERIMENTS = {
     "fpn_ppm": MAIN.but(model={"fusion": False}),
     "stride8": MAIN.but(model={"stride": 8}),
     "stride16": MAIN.but(model={"stride": 16}),
+    "flow": MAIN.but(model={"alignment": "flow"}),  # SFNet's (arXiv:2002.10120)
 }

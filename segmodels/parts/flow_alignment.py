@@ -57,6 +57,11 @@ class FlowAlignment(nn.Module):
         self.coarse = nn.Conv2d(width, width // 2, 1, bias=False)
         self.flow = nn.Conv2d(2 * (width // 2), 2 * flows, 3, padding=1, bias=False)
 
+    def initialize(self) -> None:
+        """Draw the weights as torch does without being asked, so that the first flows are short."""
+        for layer in self.children():
+            layer.reset_parameters()
+
     def flows(self, fine: Tensor, coarse: Tensor) -> Tensor:
         return self.flow(torch.cat([resized(self.coarse(coarse), fine), self.fine(fine)], 1))
 

@@ -22,7 +22,7 @@ from tests.support.extras import onnx
 from tests.support.runs import CPU, SCENES, STEPS, assert_one_sentence, only
 
 CLASSES = 5
-ROWS = ["unet/padded", "deeplabv3plus/resnet50", "pspnet", "sfnet"]
+ROWS = ["unet/padded", "deeplabv3plus/resnet50", "pspnet", "sfnet", "upernet"]
 NAMES = ["resnet34", "efficientnet_b0", "mobilenetv3_large_100", "convnext_tiny"]
 # Small networks of the same kinds: plain norms, norms with activations, patches
 SMALL = ["resnet10t", "mobilenetv3_small_050", "convnext_atto"]
@@ -168,7 +168,7 @@ def test_a_row_keeps_the_contract_with_another_encoder(row: str, name: str) -> N
 
 @onnx
 @pytest.mark.catalogue
-@pytest.mark.parametrize(("row", "name"), list(zip(ROWS, NAMES)))
+@pytest.mark.parametrize(("row", "name"), list(zip(ROWS, [*NAMES, "convnext_tiny"])))
 def test_a_row_with_another_encoder_goes_to_onnx(row: str, name: str) -> None:
     asked = argparse.Namespace(
         network=None, overrides=[f"model.encoder={name}"], size=(64, 128), uint8=False, argmax=False

@@ -58,6 +58,30 @@ def test_each_level_is_its_lateral_plus_the_coarser_level_and_all_are_joined(
     torch.testing.assert_close(alone(features), maps[0], rtol=0, atol=1e-12)
 
 
+def test_without_a_flow_levels_are_aligned_by_enlargement_with_aligned_corners(
+    features: list[Tensor],
+) -> None:
+    pyramid = FeaturePyramid(CHANNELS, WIDTH, flow=True).double().eval()
+    levels = pyramid.top_down(features)
+    for each in pyramid.flows:
+        each.flow.weight.data.zero_()
+    expected = [pyramid.context(features[-1])]
+    for lateral, x in zip(reversed(pyramid.laterals), reversed(features[:-1])):
+        side = lateral(x)
+        coarse = F.interpolate(expected[0], side.shape[2:], mode="bilinear", align_corners=True)
+        expected.insert(0, side + coarse)
+    torch.testing.assert_close(pyramid.top_down(features), expected, rtol=0, atol=1e-6)
+    assert all(not torch.allclose(*pair) for pair in zip(levels[:-1], expected))
+
+
+def test_the_first_flows_are_short() -> None:
+    """Their convolutions are drawn as torch draws them, not by the fan-out of two channels."""
+    network = UPerNet(3, depth=18, alignment="flow")
+    for each in network.context.flows:
+        bound = (1 / (9 * 512)) ** 0.5
+        assert 0.99 * bound < each.flow.weight.abs().max().item() <= bound
+
+
 def test_the_deepest_map_is_pooled_or_narrowed_by_a_1x1() -> None:
     pooled = FeaturePyramid(CHANNELS, WIDTH).context
     assert isinstance(pooled, PyramidPooling)
