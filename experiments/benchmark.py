@@ -5,6 +5,8 @@ that the results are equal.
         frames per second, each at its paper's size
     python experiments/benchmark.py infer "stdc/*" --size 1024x2048 --folded
         rows by a pattern, all at one size
+    python experiments/benchmark.py structures
+        what dilation, decoders, pyramids, two paths and parallel branches cost: memory, time
     python experiments/benchmark.py loss
     python experiments/benchmark.py loss --batch 4 --stride 4 --rounds 5 --json loss.json
         cross-entropy and hard-example mining of upsampled logits
@@ -19,6 +21,7 @@ import sys
 from experiments.benchmarks.data_loading import add_data
 from experiments.benchmarks.losses import add_loss
 from experiments.benchmarks.network_speed import add_infer
+from experiments.benchmarks.structures import add_structures
 from experiments.command_line.errors import command, run_main
 from experiments.command_line.parser import Parser
 
@@ -35,6 +38,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="benchmark.py", description=__doc__)
     subjects = parser.add_subparsers(title="what to measure", metavar="SUBJECT", required=True)
     add_infer(subjects)
+    add_structures(subjects)
     add_loss(subjects)
     add_data(subjects)
     return parser

@@ -1,22 +1,20 @@
 """Measure time and memory of our losses against their usual form, after showing both equal."""
 
 import argparse
-import json
 import sys
-import tempfile
 import time
 import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from math import exp, log
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from experiments.benchmarks.alternation import take_turns
-from experiments.command_line.errors import UserError, silenced_stderr
+from experiments.benchmarks.memory import peak_mebibytes
+from experiments.command_line.errors import UserError
 from experiments.command_line.files import check_out, write_json
 from experiments.command_line.parser import Subjects, by, height_by_width, positive
 from experiments.records import provenance
@@ -28,7 +26,6 @@ if TYPE_CHECKING:  # torch takes seconds, and --help and a refused word must not
     Batch = tuple[Tensor, Tensor]  # logits, label
     Form = Callable[[Tensor, Tensor], Tensor]
 
-MIB = 2**20
 LOSS_LIMIT = 1e-6  # relative; what we call equal
 GRADIENT_LIMIT = 2e-6
 NO_SETTING = ("json", "run", "parser")
@@ -85,24 +82,6 @@ def cost(pair: Pair, rounds: int) -> dict[str, Any]:
         "faster": median(a / b for a, b in zip(theirs, ours)),
         "less_memory": peak / our_peak,
     }
-
-
-def peak_mebibytes(work: Callable[[], object]) -> float:
-    """The highest sum of allocations not yet freed, out of the profiler's trace."""
-    from torch.profiler import ProfilerActivity, profile
-
-    # torch 2.11 warns without acc_events
-    settings = {"profile_memory": True, "acc_events": True}
-    with silenced_stderr(), profile(activities=[ProfilerActivity.CPU], **settings) as record:
-        work()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        record.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    allocations = [event for event in events if event.get("name") == "[memory]"]
-    allocations.sort(key=lambda event: event["ts"])
-    held = accumulate(event["args"]["Bytes"] for event in allocations)
-    return max(held, default=0) / MIB
 
 
 # --- the losses that are compared

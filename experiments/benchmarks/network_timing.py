@@ -19,6 +19,7 @@ from torch import nn
 
 from datamodules.progress import with_progress
 from experiments.benchmarks.alternation import take_turns
+from experiments.benchmarks.memory import MIB, peak_mebibytes
 from experiments.command_line.catalogue import counted_at
 from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.command_line.networks import ReleasedCheckpoint
@@ -39,7 +40,6 @@ from segmodels.prediction import choose_device
 
 WARM_UP = 3  # passes at the least, and a tenth of the time that is measured
 SETTLED_AT = (128, 256)
-MIB = 2**20
 DTYPES = {"32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}
 TIMED = {
     "logits": "the network's own output, at its own resolution",
@@ -279,12 +279,7 @@ def peak_memory(network: nn.Module, work: Callable[[], object]) -> dict[str, flo
     """
     tensors = (*network.parameters(), *network.buffers())
     held = sum(each.numel() * each.element_size() for each in tensors)
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    work()
-    torch.cuda.synchronize()
-    return {"network": held / MIB, "pass": (torch.cuda.max_memory_allocated() - before) / MIB}
+    return {"network": held / MIB, "pass": peak_mebibytes(work, "cuda")}
 
 
 # --- the stored result

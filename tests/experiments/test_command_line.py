@@ -330,7 +330,10 @@ def test_a_wrong_option_is_answered_in_our_words(words: str, capsys: pytest.Capt
             "there is no --device gpu; did you mean cuda? there are auto, ",
         ),
         ("report --format markdwn", "there is no --format markdwn; did you mean markdown? there"),
-        ("benchmark infr", "there is no SUBJECT infr; did you mean infer? there are infer, loss"),
+        (
+            "benchmark infr",
+            "there is no SUBJECT infr; did you mean infer? there are infer, structures, loss",
+        ),
         ("evaluate --released stdc1_seg", "--released takes 2 arguments; see --help"),
     ],
 )

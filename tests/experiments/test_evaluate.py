@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from datamodules import CamVid
 from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
 from experiments import evaluate
-from experiments.benchmarks.losses import peak_mebibytes
+from experiments.benchmarks.memory import peak_mebibytes
 from experiments.evaluation import score
 from experiments.records.results import read_results
 from experiments.reports.paper_table import table
