@@ -516,6 +516,8 @@ class SegmentationModule(LightningModule):
             decay = schedules.poly(steps, settings.power, floor)
         if settings.schedule == "cosine":
             decay = schedules.cosine(steps, floor)
+        if settings.schedule == "step":
+            decay = schedules.step(steps, floor)
         return schedules.warmed_up(
             decay, settings.warmup, settings.warmup_from, settings.warmup_shape
         )

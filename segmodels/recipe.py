@@ -45,7 +45,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     decay_norms: bool = True  # False: norms and biases are not decayed
-    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    schedule: Literal["poly", "cosine", "constant", "step"] = "poly"
     power: float = 0.9
     min_lr: float = 0.0
     warmup: int = 0

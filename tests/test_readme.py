@@ -116,9 +116,13 @@ def test_it_says_whose_networks_no_released_code_is_held_against() -> None:
     held: dict[str, list[bool]] = {}
     for layout in layouts().values():
         held.setdefault(layout.address.partition("/")[0], []).append(layout.port)
-    assert set(catalogue()["papers"]) - set(held) == {"fastscnn", "smp"}  # smp is code, no paper
+    assert set(catalogue()["papers"]) - set(held) == {
+        "deeplabv1",
+        "fastscnn",
+        "smp",
+    }  # smp is code, no paper
     assert held["bisenetv2"] == [True, True]
-    sentence = "re-implementations (two for BiSeNetV2; there is none for Fast-SCNN)"
+    sentence = "re-implementations (two for BiSeNetV2; there is none for Fast-SCNN and DeepLab v1)"
     assert sentence in " ".join(README.split())
 
 

@@ -18,6 +18,11 @@ def cosine(steps: int, floor: float = 0.0) -> Schedule:
     return lambda k: floor + (1 - floor) * (1 + math.cos(math.pi * min(k, steps) / steps)) / 2
 
 
+def step(steps: int, floor: float = 0.0) -> Schedule:
+    """Divide by ten after each third of the steps."""
+    return lambda k: max(floor, 0.1 ** (3 * min(k, steps - 1) // steps))
+
+
 def constant() -> Schedule:
     return lambda k: 1.0
 

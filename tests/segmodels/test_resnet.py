@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segmodels.parts.backbones.resnet import ResNet
+from segmodels.parts.backbones.resnet import ResNet, stride_first
 
 
 def same_features(ours: ResNet, theirs: list[nn.Module], state: dict[str, Tensor]) -> None:
@@ -69,6 +69,18 @@ def test_a_multi_grid_multiplies_the_dilation_of_the_last_stage(
     assert [
         [block.conv2.dilation[0] for block in stage] for stage in (backbone.layer3, backbone.layer4)
     ] == expected
+
+
+def test_with_strides_in_front_a_dilated_network_has_the_strided_ones_values() -> None:
+    """Then a stage's first 3x3 is behind the stride, and is dilated like the others."""
+    coarse = stride_first(ResNet(50, 32, width=8)).double().eval()
+    fine = stride_first(ResNet(50, 8, width=8, dilated_first=True)).double().eval()
+    fine.load_state_dict(coarse.state_dict())
+    firsts = [stage[0] for stage in (coarse.layer2, coarse.layer3, coarse.layer4)]
+    assert [(first.conv1.stride, first.conv2.stride) for first in firsts] == [((2, 2), (1, 1))] * 3
+    image = torch.randn(1, 3, 65, 97, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(fine(image)[-1][..., ::4, ::4], coarse(image)[-1])
 
 
 def test_width_scales_every_stage() -> None:

@@ -98,6 +98,9 @@ def test_wide_poolings_and_holes_give_deeplabs_maps() -> None:
     convs = [layer for layer in network.features if isinstance(layer, nn.Conv2d)]
     assert [layer.dilation[0] for layer in convs] == [1] * 10 + [2] * 3
     assert [layer.padding[0] for layer in convs] == [1] * 10 + [2] * 3
+    assert [each.shape[2] for each in network(torch.zeros(1, 3, 96, 8, device="meta"))][2:] == [
+        12
+    ] * 3
     pools = [layer for layer in network.features if isinstance(layer, nn.MaxPool2d)]
     settings = [(layer.kernel_size, layer.stride, layer.padding) for layer in pools]
     assert settings == [(3, 2, 1)] * 3 + [(3, 1, 1)] * 2

@@ -153,6 +153,15 @@ def stage(
     return nn.Sequential(block(inside, width, stride, first), *again)
 
 
+def stride_first(backbone: ResNet) -> ResNet:
+    """Move strides to the first 1x1 of blocks, where the authors' network in Caffe has them."""
+    for stage in (backbone.layer2, backbone.layer3, backbone.layer4):
+        first = stage[0]
+        first.conv1.stride = first.conv2.stride
+        first.conv2.stride = (1, 1)
+    return backbone
+
+
 def initialize(module: nn.Module) -> None:
     """Initialize convolutions as He et al., by fan-out (section 3.4 of arXiv:1502.01852)."""
     for layer in module.modules():

@@ -7,6 +7,7 @@ FCN and DeepLab read them.
 
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
 
 from segmodels.parts.weight_files import State
@@ -17,10 +18,11 @@ BLOCKS = (2, 2, 3, 3, 3)  # convolutions before each pooling
 class VGG16(nn.Module):
     """image -> the five pooled maps, at strides 2, 4, 8, 16, 32; and that of `pre_logits`, if given.
 
-    Poolings round up, as Caffe's do. With output_stride=8 the last two have stride 1, and the
+    Poolings round up, as Caffe's do, unless `pool`, the side of their window, is odd: then it is
+    centered on every second value. With output_stride=8 the last two have stride 1, and the
     convolutions behind them are dilated instead (the hole algorithm of arXiv:1412.7062); those of
-    `pre_logits` are the paper's. `padding` is that of the first convolution, `pool` the side of a
-    pooling's window, and `width` that of the first block.
+    `pre_logits` are the paper's. `padding` is that of the first convolution, and `width` the width
+    of the first block.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class VGG16(nn.Module):
                 ]
                 inside = outside
             step = 2 if stride < output_stride else 1
-            layers.append(nn.MaxPool2d(pool, step, (pool - 1) // 2, ceil_mode=True))
+            layers.append(nn.MaxPool2d(pool, step, (pool - 1) // 2, ceil_mode=pool % 2 == 0))
             stride *= step
             dilation *= 1 if step == 2 else 2
         self.features = nn.Sequential(*layers)
@@ -100,3 +102,23 @@ def convolutional(state: State) -> State:
                     tensor = tensor.unflatten(1, (-1, side, side))
         renamed[name] = tensor
     return renamed
+
+
+def thinned(state: State, width: int, kernel: int) -> State:
+    """Return timm's weights with `width` of 4096 filters in fc6 and fc7, and fc6's 7x7 decimated.
+
+    DeepLab makes these layers cheaper in this way (section 3.2 of arXiv:1412.7062).
+    """
+    fc6, fc7 = "pre_logits.fc1", "pre_logits.fc2"
+    if f"{fc6}.weight" not in state:
+        return state
+    full, _, side, _ = state[f"{fc6}.weight"].shape
+    kept = torch.arange(width) * full // width  # evenly spaced
+    taps = torch.linspace(0, side - 1, kernel).round().long()  # 0, 3, 6 of 7
+    layers = {
+        f"{fc6}.weight": state[f"{fc6}.weight"][kept][:, :, taps][..., taps],
+        f"{fc6}.bias": state[f"{fc6}.bias"][kept],
+        f"{fc7}.weight": state[f"{fc7}.weight"][kept][:, kept],
+        f"{fc7}.bias": state[f"{fc7}.bias"][kept],
+    }
+    return {**state, **layers}

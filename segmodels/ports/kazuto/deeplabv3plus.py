@@ -11,7 +11,7 @@ from segmodels.paper import Released
 from segmodels.parts.atrous_pyramid import AtrousPyramid, rates_at
 from segmodels.parts.backbones.resnet import ResNet, initialize
 from segmodels.parts.layers import with_momentum
-from segmodels.ports.kazuto import CAFFE, caffe_style
+from segmodels.ports.kazuto import BACKBONE, CAFFE, caffe_style
 
 
 class DeepLabV3PlusKazuto(DeepLabV3Plus):
@@ -29,17 +29,7 @@ class DeepLabV3PlusKazuto(DeepLabV3Plus):
 
 
 RENAMES = (
-    (r"^layer1\.conv1\.conv\.", "backbone.conv1."),
-    (r"^layer1\.conv1\.bn\.", "backbone.bn1."),
-    (r"^layer(\d)\.block(\d+)\.", lambda m: f"backbone.layer{int(m[1]) - 1}.{int(m[2]) - 1}."),
-    (r"\.reduce\.conv\.", ".conv1."),
-    (r"\.reduce\.bn\.", ".bn1."),
-    (r"\.conv3x3\.conv\.", ".conv2."),
-    (r"\.conv3x3\.bn\.", ".bn2."),
-    (r"\.increase\.conv\.", ".conv3."),
-    (r"\.increase\.bn\.", ".bn3."),
-    (r"\.shortcut\.conv\.", ".downsample.0."),
-    (r"\.shortcut\.bn\.", ".downsample.1."),
+    *BACKBONE,
     (r"^aspp\.stages\.imagepool\.conv\.", "context.pooling."),
     (r"^aspp\.stages\.c(\d)\.", r"context.convs.\1."),
     (r"^fc1\.", "context.projection."),
