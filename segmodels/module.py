@@ -21,6 +21,7 @@ from segmodels.folding import fast_form
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.network_identity import Identity
 from segmodels.parts import losses, schedules
+from segmodels.parts.layers import is_of_a_norm, keep_statistics
 from segmodels.parts.precision import check_bfloat16
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.resize import compute_dtype, mirrored, upsampled_rows
@@ -60,6 +61,7 @@ class SegmentationModule(LightningModule):
     margin = 0  # pixels that a network without padding loses on every side
     auxiliary_weight = 1.0  # of every output but "main"
     without_gradient: tuple[str, ...] = ()  # parameters that no loss reaches
+    frozen_norms = False  # while training, norms keep their averages and learn at rate 0
     channels_last = True  # memory format while training: faster, and rounded otherwise
     recipe = Recipe()  # until `adopt` sets a row's
     normalization = Normalization()
@@ -289,6 +291,13 @@ class SegmentationModule(LightningModule):
 
     # --- training
 
+    def train(self, mode: bool = True) -> "SegmentationModule":
+        """Set the mode of all layers; frozen norms are evaluated in training too."""
+        super().train(mode)
+        if self.frozen_norms:
+            keep_statistics(self)
+        return self
+
     def configure_callbacks(self) -> list[Callback]:
         """Average the weights if the recipe does, unless the trainer does so already."""
         given = any(isinstance(each, AveragedWeights) for each in self.trainer.callbacks)
@@ -449,7 +458,9 @@ class SegmentationModule(LightningModule):
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                key = (self.lr_scale(name, parameter), self.decays(name, parameter))
+                frozen = self.frozen_norms and is_of_a_norm(self, name)
+                scale = 0.0 if frozen else self.lr_scale(name, parameter)
+                key = (scale, self.decays(name, parameter))
                 groups.setdefault(key, []).append(parameter)
         return [
             {
@@ -482,10 +493,13 @@ class SegmentationModule(LightningModule):
         return kind(groups, lr=self.recipe.lr)
 
     def on_train_start(self) -> None:
-        """Let the schedule end with the trainer's last step, if it takes others than the recipe's.
+        """Set the mode of all layers, and let the schedule end with the trainer's last step.
 
-        Not before: the trainer's loaders have to be there, and what a checkpoint says of them.
+        Not before: Lightning leaves layers in the mode in which they were built, and warns of those
+        that are evaluated; and the trainer's loaders have to be there, and what a checkpoint says
+        of them.
         """
+        self.train()
         recipe = self.recipe
         steps = self.trainer.estimated_stepping_batches
         scheduler = self.lr_schedulers()

@@ -47,7 +47,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.families.dilated import Dilated
+from segmodels.families.deeplab import DeepLab
 from segmodels.module import Normalization
 from segmodels.paper import Experiment, Published
 from segmodels.parts.atrous_pyramid import AtrousPyramid, initialize, rates_at
@@ -208,10 +208,8 @@ def backbone_of(name: Backbone, output_stride: int, encoder: str | None = None) 
     return with_momentum(backbone, 0.05)
 
 
-class DeepLabV3Plus(Dilated):
+class DeepLabV3Plus(DeepLab):
     """Backbone -> atrous pyramid at 1/16 or 1/8 -> decoder at 1/4."""
-
-    align_corners = True
 
     def __init__(
         self,
@@ -258,14 +256,6 @@ class DeepLabV3Plus(Dilated):
             size = low.shape[2:]
             deep = F.interpolate(deep, size, mode="bilinear", align_corners=self.align_corners)
         return torch.cat([deep, low], 1)  # (B, 256 + 48, H/4, W/4)
-
-    def valid_side(self, side: int) -> int:
-        """Return 16 k + 1, so that the corners of all maps lie on pixels of the image; else 16 k."""
-        return side + (self.align_corners - side) % 16
-
-    def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
-        scale = super().lr_scale(name, parameter)
-        return 2 * scale if parameter is self.classifier[-1].bias else scale
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         depthwise = parameter.ndim == 4 and parameter.shape[1] == 1

@@ -55,7 +55,7 @@ from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published
-from segmodels.parts.layers import bilinear_deconvolution, conv_bn
+from segmodels.parts.layers import bilinear_deconvolution, conv_bn, is_convolution_bias
 from segmodels.parts.pretrained import State, load_encoder
 from segmodels.recipe import Recipe
 
@@ -106,9 +106,8 @@ class Solved(SegmentationModule):
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
         """Double the rate of convolutions' biases, not of the norms' ones."""
-        layer = self.get_submodule(name.rpartition(".")[0])
-        doubled = isinstance(layer, nn.Conv2d) and name.endswith("bias")
-        return super().lr_scale(name, parameter) * (2.0 if doubled else 1.0)
+        scale = super().lr_scale(name, parameter)
+        return 2 * scale if is_convolution_bias(self, name) else scale
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         return not name.endswith("bias")

@@ -12,7 +12,7 @@ from segmodels.parts.layers import conv_bn_relu
 
 
 class AtrousPyramid(nn.Module):
-    """ASPP: a 1x1, dilated 3x3s and the mean of the image, side by side (figure 2)."""
+    """ASPP: a 1x1, dilated 3x3s and the mean of the image, side by side (figure 5)."""
 
     def __init__(
         self,
@@ -21,31 +21,35 @@ class AtrousPyramid(nn.Module):
         rates: tuple[int, ...],
         convolution: Callable[..., nn.Module] = conv_bn_relu,
         dropout: float = 0.1,
+        mean: bool = True,
     ) -> None:
         super().__init__()
         dilated = [convolution(inside, width, dilation=rate) for rate in rates]
         self.convs = nn.ModuleList([conv_bn_relu(inside, width, 1), *dilated])
-        self.pooling = conv_bn_relu(inside, width, 1)
-        self.projection = conv_bn_relu((len(rates) + 2) * width, width, 1)
+        self.pooling = conv_bn_relu(inside, width, 1) if mean else None
+        self.projection = conv_bn_relu((1 + len(rates) + mean) * width, width, 1)
         self.dropout = nn.Dropout(dropout)
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """Return the maps in the order in which they are joined."""
-        mean = self.pooling(x.mean((2, 3), keepdim=True))  # (B, width, 1, 1)
-        return [*(conv(x) for conv in self.convs), mean.expand(-1, -1, *x.shape[2:])]
+        maps = [conv(x) for conv in self.convs]
+        if self.pooling is not None:
+            mean = self.pooling(x.mean((2, 3), keepdim=True))  # (B, width, 1, 1)
+            maps.append(mean.expand(-1, -1, *x.shape[2:]))
+        return maps
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.projection(torch.cat(self.maps(x), 1)))
 
 
-def rates_at(output_stride: int) -> tuple[int, int, int]:
-    """Return the rates of the pyramid's 3x3s, which cover the same pixels at both strides."""
+def rates_at(output_stride: int, rates: tuple[int, ...] = (6, 12, 18)) -> tuple[int, ...]:
+    """Return rates meant for stride 16 as they cover the same pixels at the given one."""
     if output_stride not in (8, 16):
         raise ValueError(
             f"model.output_stride is {output_stride}; it must be 16, as the paper trains, "
             "or 8, which is finer and slower"
         )
-    return (6, 12, 18) if output_stride == 16 else (12, 24, 36)
+    return tuple(rate * 16 // output_stride for rate in rates)
 
 
 def initialize(module: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def conv_bn(
@@ -34,6 +35,17 @@ def conv_bn_relu(
     return layers.append(nn.ReLU(inplace=True))
 
 
+def is_convolution_bias(network: nn.Module, name: str) -> bool:
+    """Return whether a parameter is the bias of a convolution, and not of a norm."""
+    path, _, kind = name.rpartition(".")
+    return kind == "bias" and isinstance(network.get_submodule(path), nn.Conv2d)
+
+
+def is_of_a_norm(network: nn.Module, name: str) -> bool:
+    """Return whether a parameter belongs to batch normalization."""
+    return isinstance(network.get_submodule(name.rpartition(".")[0]), _BatchNorm)
+
+
 def with_momentum(module: nn.Module, momentum: float) -> nn.Module:
     """Set the momentum of a module's norms: the share of each batch in their averages."""
     for layer in module.modules():
@@ -56,6 +68,13 @@ def bilinear_deconvolution(
     one = torch.eye(channels)[..., None, None]  # (channels, channels, 1, 1)
     up.weight = nn.Parameter(one * slope[:, None] * slope)
     return up
+
+
+def keep_statistics(network: nn.Module) -> None:
+    """Put the norms of a network into eval mode, in which no batch changes their averages."""
+    for layer in network.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.eval()
 
 
 class AdaptiveAvgPool(nn.AdaptiveAvgPool2d):

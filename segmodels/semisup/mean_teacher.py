@@ -49,6 +49,7 @@ from torch.utils.checkpoint import checkpoint
 
 from segmodels.module import Batch
 from segmodels.parts.image_mixing import boxes, half_of_classes, mixed, partners, strong
+from segmodels.parts.layers import keep_statistics
 from segmodels.parts.losses import IGNORED
 from segmodels.parts.schedules import sigmoid_ramp
 from segmodels.semisup_method import Make, Method, check_options
@@ -138,9 +139,8 @@ class MeanTeacher(Method):
     def train(self, mode: bool = True) -> "MeanTeacher":
         super().train(mode)
         self.teacher.eval()
-        for layer in self.student.modules():
-            if isinstance(layer, _BatchNorm) and self.batch_norm == "frozen":
-                layer.eval()
+        if self.batch_norm == "frozen":
+            keep_statistics(self.student)
         return self
 
     @torch.no_grad()

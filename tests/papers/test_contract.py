@@ -276,8 +276,8 @@ def test_a_figure_names_options_that_its_network_and_its_data_have(name: str) ->
                 assert all(value != defaults[key]["default"] for key, value in figure.options)
 
 
-# BiSeNetV2, Fast-SCNN and U-Net are trained from scratch; a library's networks have no paper.
-FROM_SCRATCH = ("bisenetv2", "fastscnn", "smp", "unet")
+# BiSeNetV2, Fast-SCNN, LR-ASPP and U-Net are trained from scratch; a library's networks have no paper.
+FROM_SCRATCH = ("bisenetv2", "fastscnn", "lraspp", "smp", "unet")
 
 
 @pytest.mark.parametrize("name", PAPERS)

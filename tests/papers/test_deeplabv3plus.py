@@ -15,7 +15,7 @@ from segmodels.paper import experiment, macs
 from segmodels.parts.atrous_pyramid import AtrousPyramid, rates_at
 from segmodels.ports.kazuto.deeplabv3plus import DeepLabV3PlusKazuto
 from segmodels.ports.vainf.backbones import MobileNetV2, Xception
-from segmodels.ports.vainf.deeplabv3plus import DeepLabV3PlusVainF
+from segmodels.ports.vainf.deeplab import DeepLabVainF
 from tests.support import training_step
 from tests.support.checkpoints import lively, written
 
@@ -58,7 +58,7 @@ def test_xception_trades_its_last_strides_for_dilation() -> None:
     [
         Xception65,
         lambda stride: DeepLabV3Plus(2, "resnet50", stride).backbone,
-        lambda stride: DeepLabV3PlusVainF(2, "resnet50", stride).backbone,
+        lambda stride: DeepLabVainF(2, "resnet50", stride).backbone,
     ],
     ids=["xception65", "resnet50", "vainf"],
 )
@@ -274,7 +274,7 @@ def norms(module: nn.Module) -> set[tuple[float, float]]:
 def test_norms_have_the_epsilon_and_the_pace_of_their_code() -> None:
     with torch.device("meta"):
         xception, resnet = DeepLabV3Plus(4), small()
-        vainf, kazuto = DeepLabV3PlusVainF(4), DeepLabV3PlusKazuto(4)
+        vainf, kazuto = DeepLabVainF(4), DeepLabV3PlusKazuto(4)
     assert norms(xception.backbone) == {(1e-3, 3e-4)}
     assert norms(resnet.backbone) == {(1e-5, 0.05)}
     for head in (xception.context, xception.low, xception.classifier, resnet.context):
@@ -323,7 +323,7 @@ def test_groups_spare_norms_and_depthwise_convolutions_and_the_bias_learns_twice
 
 def test_vainfs_backbone_learns_at_a_tenth_of_the_rate() -> None:
     with torch.device("meta"):
-        module = DeepLabV3PlusVainF(4, "resnet50")
+        module = DeepLabVainF(4, "resnet50")
     slow = set(module.backbone.parameters())
     for group in module.parameter_groups():
         assert group["weight_decay"] == 1e-4

@@ -12,6 +12,7 @@ import segmodels
 from segmodels.architectures.fcn import FCN, RELEASED, DilatedFCN, upsampling
 from segmodels.own_checkpoints import start_from
 from segmodels.paper import inference_parameters
+from tests.support.networks import with_lively_norms
 
 ROWS = ("vgg16_32s", "vgg16_16s", "vgg16_8s", "vgg16_8s_at_once")
 SETTINGS = {
@@ -193,12 +194,7 @@ def test_on_the_built_in_streets_the_loss_is_a_mean_and_the_rate_an_ordinary_one
 def theirs() -> nn.Module:
     torch.manual_seed(0)
     found = segmentation.fcn_resnet50(weights=None, weights_backbone=None, aux_loss=True)
-    for layer in found.modules():  # as no fresh norm is: each of its four tensors says something
-        if isinstance(layer, nn.BatchNorm2d):
-            for tensor in (layer.weight, layer.bias, layer.running_mean):
-                nn.init.uniform_(tensor, 0.1, 0.5)
-            nn.init.uniform_(layer.running_var, 0.5, 1.5)
-    return found
+    return with_lively_norms(found)
 
 
 @pytest.fixture(scope="module")

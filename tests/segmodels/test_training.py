@@ -328,10 +328,26 @@ def test_heads_learn_faster_and_norms_are_spared_where_the_recipe_says_so() -> N
     assert found["classifier.bias"] == (pytest.approx(1.0), 0.0)
 
 
+def test_frozen_norms_keep_averages_and_weights_while_other_layers_learn() -> None:
+    module = tiny(lr=0.1, head_lr=10.0)
+    module.frozen_norms = True
+    nn.init.uniform_(module.body[1].running_mean, -1, 1)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    trained(module, batches(2))
+    for name, tensor in module.state_dict().items():
+        if name.startswith(("body.", "classifier.")):
+            assert torch.equal(tensor, before[name]) == name.startswith("body.1."), name
+    assert not module.train().body[1].training
+    module.frozen_norms = False
+    assert module.train().body[1].training
+
+
 def test_every_parameter_is_in_one_group() -> None:
     module = tiny(head_lr=10.0, decay_norms=False)
-    grouped = [id(each) for group in module.parameter_groups() for each in group["params"]]
-    assert sorted(grouped) == sorted(map(id, module.parameters()))
+    for frozen in (False, True):
+        module.frozen_norms = frozen
+        grouped = [id(each) for group in module.parameter_groups() for each in group["params"]]
+        assert sorted(grouped) == sorted(map(id, module.parameters()))
 
 
 def test_bisenets_groups_are_those_of_the_authors_code() -> None:

@@ -7,6 +7,7 @@ this is the network alone.
 """
 
 from segmodels.architectures.deeplabv3plus import DeepLabV3Plus
+from segmodels.families.deeplab import DeepLab
 from segmodels.paper import Released
 from segmodels.parts.atrous_pyramid import AtrousPyramid, rates_at
 from segmodels.parts.backbones.resnet import ResNet, initialize
@@ -14,18 +15,21 @@ from segmodels.parts.layers import with_momentum
 from segmodels.ports.kazuto import BACKBONE, CAFFE, caffe_style
 
 
+def rebuild(network: DeepLab, output_stride: int) -> None:
+    """Give a network the backbone, the pyramid, the start and the momentum of this code line."""
+    backbone = ResNet(101, output_stride, multi_grid=(1, 2, 4), dilated_first=True)
+    network.backbone = caffe_style(backbone)
+    network.context = AtrousPyramid(2048, 256, rates_at(output_stride), dropout=0.0)
+    initialize(with_momentum(network, 0.9997))
+
+
 class DeepLabV3PlusKazuto(DeepLabV3Plus):
     align_corners = False
+    spacing = 1
 
     def __init__(self, num_classes: int, output_stride: int = 16) -> None:
-        super().__init__(num_classes, "resnet101", output_stride, separable=False)
-        backbone = ResNet(101, output_stride, multi_grid=(1, 2, 4), dilated_first=True)
-        self.backbone = caffe_style(backbone)
-        self.context = AtrousPyramid(2048, 256, rates_at(output_stride), dropout=0.0)
-        initialize(with_momentum(self, 0.9997))
-
-    def valid_side(self, side: int) -> int:
-        return side
+        super().__init__(num_classes, "resnet50", output_stride, separable=False)
+        rebuild(self, output_stride)
 
 
 RENAMES = (

@@ -6,6 +6,8 @@ half the width and no multi-grid, an auxiliary head on stage 3, and cross-entrop
 all pixels, ignored ones too.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,8 +25,11 @@ from segmodels.recipe import Recipe
 class Pyramid(AtrousPyramid):
     """An atrous pyramid in which the mean comes first and a 3x3 joins all maps."""
 
-    def __init__(self, inside: int, width: int, rates: tuple[int, ...]) -> None:
-        super().__init__(inside, width, rates, separable_conv, dropout=0.0)
+    def __init__(
+        self, inside: int, width: int, convolution: Callable[..., nn.Module] = conv_bn_relu
+    ) -> None:
+        rates = rates_at(8)
+        super().__init__(inside, width, rates, convolution, dropout=0.0)
         self.projection = conv_bn_relu((len(rates) + 2) * width, width)
 
     def maps(self, x: Tensor) -> list[Tensor]:
@@ -41,7 +46,7 @@ class DeepLabV3PlusMMSeg(Dilated):
         super().__init__(
             num_classes,
             ResNet(depth, output_stride=8, stem=(32, 32, 64)),
-            context=Pyramid(2048, 512, rates_at(8)),
+            context=Pyramid(2048, 512, separable_conv),
             classifier=nn.Sequential(
                 separable_conv(512 + 48, 512),
                 separable_conv(512, 512),
@@ -59,12 +64,15 @@ class DeepLabV3PlusMMSeg(Dilated):
         return self.classifier(torch.cat([deep, low], 1))
 
 
-RENAMES = (
-    (r"^backbone\.stem\.7\.", "backbone.bn1."),
-    (r"^backbone\.stem\.", "backbone.conv1."),
+PYRAMID = (
     (r"^decode_head\.image_pool\.1\.", "context.pooling."),
     (r"^decode_head\.aspp_modules\.", "context.convs."),
     (r"^decode_head\.bottleneck\.", "context.projection."),
+)
+RENAMES = (
+    (r"^backbone\.stem\.7\.", "backbone.bn1."),
+    (r"^backbone\.stem\.", "backbone.conv1."),
+    *PYRAMID,
     (r"^decode_head\.c1_bottleneck\.", "low."),
     (r"^decode_head\.sep_bottleneck\.", "classifier."),
     (r"^decode_head\.conv_seg\.", "classifier.3."),

@@ -23,6 +23,7 @@ from segmodels.paper import Published, Released
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.pyramid_pooling import PyramidPooling
 from segmodels.ports.mmseg import published
+from segmodels.ports.mmseg.deeplabv3plus import PYRAMID, Pyramid
 from segmodels.recipe import Recipe
 
 Renames = tuple[tuple[str, str], ...]
@@ -96,6 +97,14 @@ LINES = {
             (r"^decode_head\.bottleneck\.", "context.fusion."),
         ),
         published("pspnet", for_40k_iterations=(77.85, 79.18), for_80k_iterations=(78.55, 79.79)),
+    ),
+    "deeplabv3": Line(
+        "deeplabv3/resnet50",
+        partial(Pyramid, 2048, 512),
+        PYRAMID,
+        published(
+            "deeplabv3", for_40k_iterations=(79.09, 80.45), for_80k_iterations=(79.32, 80.57)
+        ),
     ),
     "nonlocal": Line(
         "nonlocalnet/resnet50",

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning import Trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import segmodels
 from datamodules import DataError
@@ -345,6 +347,23 @@ def test_batch_norm_follows_the_images_that_the_rule_names(rule: str) -> None:
         assert not moved.any()
     else:
         assert torch.allclose(moved, by_labeled, atol=1e-7) == (rule == "labeled") and moved.any()
+
+
+def test_a_trainer_keeps_the_teacher_in_eval_mode_and_frozen_norms_too() -> None:
+    """Lightning leaves the modes of layers as it finds them."""
+    modes = []
+
+    class Watched(MeanTeacher):
+        def after_step(self) -> None:
+            super().after_step()
+            modes.append((self.training, self.teacher.training, self.student.body[1].training))
+
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_steps=1, accelerator="cpu", enable_checkpointing=False, **quiet)
+    module = Watched(Tiny, batch_norm="frozen")
+    pairs = DataLoader([batch(count=2)], batch_size=None)
+    trainer.fit(module, pairs, DataLoader([batch()[0]], batch_size=None))
+    assert modes == [(True, False, False)]
 
 
 def test_bases_outside_the_gradient_are_kept_inside_a_method_too() -> None:

@@ -1,9 +1,9 @@
-"""DeepLabV3+ as VainF/DeepLabV3Plus-Pytorch computes it.
+"""DeepLabV3 and DeepLabV3+ as VainF/DeepLabV3Plus-Pytorch computes them.
 
-It differs from the paper in one 3x3 in the decoder instead of two, no separable convolutions, no
-aligned corners, torchvision's ResNet without multi-grid, and a backbone that learns at a tenth of
-the rate and keeps 0.99 of its norms' averages. A checkpoint may be evaluated at either stride:
-..._r101_vainf and ..._r101_vainf_os8 read the same files.
+They differ from the papers in one 3x3 in front of the classifier (DeepLabV3 has none, DeepLabV3+
+two), no separable convolutions, no aligned corners, torchvision's ResNet without multi-grid, and a
+backbone that learns at a tenth of the rate and keeps 0.99 of its norms' averages. A checkpoint may
+be evaluated at either stride: ..._r101_vainf and ..._r101_vainf_os8 read the same files.
 """
 
 from functools import partial
@@ -18,6 +18,7 @@ from segmodels.paper import Released
 from segmodels.parts.atrous_pyramid import AtrousPyramid, rates_at
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn_relu, with_momentum
+from segmodels.ports.torchvision.deeplabv3 import HEAD
 from segmodels.ports.vainf import published
 from segmodels.ports.vainf.backbones import MobileNetV2, Xception
 from segmodels.recipe import Recipe
@@ -30,8 +31,8 @@ BACKBONES = {
 }
 
 
-class DeepLabV3PlusVainF(Dilated):
-    """VainF's DeepLabV3+, with this code line's recipe for PASCAL VOC."""
+class DeepLabVainF(Dilated):
+    """DeepLabV3+, or DeepLabV3 without the decoder, with this code line's recipe for VOC."""
 
     recipe = Recipe(
         crop=(513, 513), scales=(0.5, 2.0), continuous=True, batch=16, iterations=30_000, lr=0.001,
@@ -43,6 +44,7 @@ class DeepLabV3PlusVainF(Dilated):
         num_classes: int,
         backbone: Literal["resnet50", "resnet101", "xception", "mobilenet"] = "resnet101",
         output_stride: int = 16,
+        decoder: bool = True,
     ) -> None:
         made = with_momentum(BACKBONES[backbone](output_stride), 0.01)
         fine, *_, deep = made.channels
@@ -50,15 +52,18 @@ class DeepLabV3PlusVainF(Dilated):
             num_classes,
             made,
             context=AtrousPyramid(deep, 256, rates_at(output_stride)),
-            classifier=nn.Sequential(conv_bn_relu(48 + 256, 256), nn.Conv2d(256, num_classes, 1)),
+            classifier=nn.Sequential(
+                conv_bn_relu(256 + 48 * decoder, 256), nn.Conv2d(256, num_classes, 1)
+            ),
         )
-        self.low = conv_bn_relu(fine, 48, 1)
-        for part in (self.context, self.low, self.classifier):
-            for layer in part.modules():
-                if isinstance(layer, nn.Conv2d):
-                    nn.init.kaiming_normal_(layer.weight)
+        self.low = conv_bn_relu(fine, 48, 1) if decoder else None
+        for name, layer in self.named_modules():
+            if isinstance(layer, nn.Conv2d) and not name.startswith("backbone."):
+                nn.init.kaiming_normal_(layer.weight)
 
     def decode(self, features: list[Tensor]) -> Tensor:
+        if self.low is None:
+            return super().decode(features)
         fine, *_, deep = features
         low = self.low(fine)
         context = self.context(deep)
@@ -66,7 +71,7 @@ class DeepLabV3PlusVainF(Dilated):
         return self.classifier(torch.cat([low, deep], 1))
 
 
-RENAMES = (
+DECODER = (
     (r"^classifier\.aspp\.convs\.4\.(\d)\.", lambda m: f"context.pooling.{int(m[1]) - 1}."),
     (r"^classifier\.aspp\.project\.", "context.projection."),
     (r"^classifier\.aspp\.", "context."),
@@ -74,6 +79,7 @@ RENAMES = (
     (r"^classifier\.classifier\.([01])\.", r"classifier.0.\1."),
     (r"^classifier\.classifier\.3\.", "classifier.1."),
 )
+WRAPPED = (r"^classifier\.classifier\.", "classifier.")  # around torchvision's head of DeepLabV3
 XCEPTION = (
     (r"^backbone\.conv1\.", "backbone.stem.0."),
     (r"^backbone\.bn1\.", "backbone.stem.1."),
@@ -92,23 +98,31 @@ MOBILENET = ((r"^backbone\.(low|high)_level_features\.", "backbone.layers."),)
 
 
 def released(
-    backbone: str, output_stride: int = 16, renames: tuple = (), **figures: float
+    backbone: str,
+    output_stride: int = 16,
+    renames: tuple = (),
+    decoder: bool = True,
+    **figures: float,
 ) -> Released:
     """Return a layout; `figures` are those of the README, by data set.
 
     Its checkpoints for Cityscapes have the same layout as those for VOC, but 19 classes.
     """
+    head = DECODER if decoder else (WRAPPED, *HEAD)
     return Released(
-        partial(DeepLabV3PlusVainF, backbone=backbone, output_stride=output_stride),
-        "classifier.classifier.3.bias",
-        RENAMES + renames,
-        row="deeplabv3plus/resnet101",
+        partial(DeepLabVainF, backbone=backbone, output_stride=output_stride, decoder=decoder),
+        f"classifier.classifier.{3 if decoder else 4}.bias",
+        (*head, *renames),
+        row="deeplabv3plus/resnet101" if decoder else "deeplabv3/resnet101",
         data="voc",
         published=published(**figures),
     )
 
 
 RELEASED = {
+    "deeplabv3_r50_vainf": released("resnet50", decoder=False, voc=76.9),
+    "deeplabv3_r101_vainf": released("resnet101", decoder=False, voc=77.3),
+    "deeplabv3_mobilenet_vainf": released("mobilenet", renames=MOBILENET, decoder=False, voc=70.1),
     "deeplabv3plus_r50_vainf": released("resnet50", voc=77.2),
     "deeplabv3plus_r101_vainf": released("resnet101", voc=78.3, cityscapes=76.2),
     "deeplabv3plus_r101_vainf_os8": released("resnet101", output_stride=8),
