@@ -201,8 +201,8 @@ class SegNetBasic(Solved):
         reduced = 0
         if reduction:
             reduced = len(self.down) if addition else 1
-        scores = (nn.Conv2d(width, num_classes, 1) for _ in range(reduced))
-        self.scores = nn.ModuleList(scores)  # of the deepest map, then of the finest and so on
+        narrow = (nn.Conv2d(width, num_classes, 1) for _ in range(reduced))
+        self.narrow = nn.ModuleList(narrow)  # of the deepest map, then of the finest and so on
         self.classifier = nn.Identity() if reduction else nn.Conv2d(width, num_classes, 1)
         self.initialize()
 
@@ -218,10 +218,10 @@ class SegNetBasic(Solved):
             places.append(place)
             maps.append(x)
         kept = maps[:-1] if self.addition else []
-        if self.scores:
-            first, *others = self.scores
+        if self.narrow:
+            first, *others = self.narrow
             x = first(x)
-            kept = [score(each) for score, each in zip(others, kept)]
+            kept = [narrow(each) for narrow, each in zip(others, kept)]
         return Pooled(x, places if self.upsampling == "places" else [], sizes, kept)
 
     def decode(self, features: Pooled) -> Tensor:

@@ -247,7 +247,7 @@ def test_fcns_decoder_upsamples_and_adds_the_pooled_map_of_its_size(row: str) ->
         for conv in module.down:
             x = F.max_pool2d(conv(x).relu(), 2, ceil_mode=True)
             pooled.append(x)
-        scores = list(module.scores)
+        scores = list(module.narrow)
         x = scores[0](x) if scores else x
         others = scores[1:] or [nn.Identity()] * 3
         for number, up in enumerate(module.up):
