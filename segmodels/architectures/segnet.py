@@ -12,8 +12,8 @@ maxima, not the encoder's maps. Convolutions then fill the holes between them.
                    pool └ 512 x 1/32 ──────────┘ unpool
 
 The paper's section 3 compares decoders on a small network of four 7x7 convolutions, SegNet-Basic.
-Beyond the deepest map they keep of the encoder, for one image of 360x480 (`kept_bytes`; the whole
-network 1.32 MB):
+Beyond the deepest map they keep of the encoder, for one image of 360x480 and 11 classes
+(`kept_bytes`; the whole network keeps 1.32 MB):
 
     row                              decoder                                   kept      parameters
     basic                            places, 7x7                                0.92 MB  1.416 M

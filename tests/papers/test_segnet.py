@@ -279,3 +279,16 @@ def test_on_camvid_the_small_networks_have_their_own_recipe() -> None:
     recipe = resolve("segnet/basic_fcn", "camvid", []).recipe
     settings = (recipe["lr"], recipe["batch"], recipe["iterations"], *recipe["crop"])
     assert settings == (0.1, 12, 10_000, 360, 480)
+
+
+@pytest.mark.parametrize("row", ["vgg16", "basic"])
+def test_fresh_convolutions_are_hes_and_norms_shift_a_little(row: str) -> None:
+    """weight_filler msra and shift_filler 0.001 of the released prototxt files."""
+    module = EXPERIMENTS[row].build(11)
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_in = layer.weight[0].numel()
+            assert layer.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.15)
+            assert layer.bias is None or not layer.bias.any()
+        elif isinstance(layer, nn.BatchNorm2d):
+            assert layer.bias.unique().item() == pytest.approx(0.001)

@@ -117,3 +117,12 @@ def test_dropout_halves_values_behind_both_fully_connected_layers() -> None:
     assert places == {"drop1": 0.5, "drop2": 0.5}
     assert list(dict(stack.named_children())) == ["fc1", "act1", "drop1", "fc2", "act2", "drop2"]
     assert not any(isinstance(layer, nn.Dropout2d) for layer in stack)
+
+
+def test_fresh_weights_are_hes_by_fan_in_so_that_maps_keep_their_scale() -> None:
+    network = VGG16(pre_logits(128, 256, kernel=3, padding=1), width=16)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_in = layer.weight[0].numel()
+            assert layer.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.15)
+            assert not layer.bias.any()

@@ -83,7 +83,7 @@ def pre_logits(
 
 
 def initialize(module: nn.Module) -> None:
-    """Initialize convolutions as He et al., by fan-in; the rates of deep stacks without norms."""
+    """Initialize convolutions as He et al., by fan-in: without norms maps keep their scale so."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
