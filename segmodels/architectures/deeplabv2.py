@@ -43,12 +43,12 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published
 from segmodels.parts.backbones.resnet import ResNet, stride_first
 from segmodels.parts.backbones.vgg import VGG16, convolutional, pre_logits, thinned
+from segmodels.parts.layers import is_convolution_bias
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.weight_files import State
 from segmodels.recipe import Recipe
@@ -121,7 +121,7 @@ class DeepLabV2(SegmentationModule):
                 "as 0.75,0.5"
             )
         self.scales = [Fraction(scale).limit_denominator(16) for scale in scales]
-        self.train_norms = train_norms
+        self.frozen_norms = not train_norms
         if backbone == "vgg16":
             branches = AtrousBranches(512, rates)
             self.backbone = VGG16(branches, pool=3, output_stride=8)
@@ -133,14 +133,7 @@ class DeepLabV2(SegmentationModule):
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.zeros_(layer.bias)
-        self.train()
-
-    def train(self, mode: bool = True) -> "DeepLabV2":
-        super().train(mode)
-        for layer in self.modules():
-            if isinstance(layer, _BatchNorm) and not self.train_norms:
-                layer.eval()
-        return self
+        self.train()  # which leaves frozen norms in eval mode
 
     def encoder(self) -> nn.Module:
         return self.backbone
@@ -203,11 +196,9 @@ class DeepLabV2(SegmentationModule):
         return side + (1 - side) % step
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
-        """Return 10 for weights of the classifier, 1 elsewhere, twice as much for biases, 0 for norms."""
-        layer = self.get_submodule(name.rpartition(".")[0])
-        if isinstance(layer, _BatchNorm):
-            return float(self.train_norms)
-        return super().lr_scale(name, parameter) * (2.0 if name.endswith("bias") else 1.0)
+        """Return 10 for weights of the classifier, 1 elsewhere, twice as much for their biases."""
+        scale = super().lr_scale(name, parameter)
+        return 2 * scale if is_convolution_bias(self, name) else scale
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         return not name.endswith("bias")

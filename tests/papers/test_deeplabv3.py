@@ -10,6 +10,7 @@ from segmodels.architectures.deeplabv3 import DeepLabV3
 from segmodels.paper import experiment, inference_parameters
 from segmodels.parts.atrous_pyramid import AtrousPyramid, rates_at
 from segmodels.ports.kazuto.deeplabv3 import DeepLabV3Kazuto
+from segmodels.ports.mmseg.dilated import LINES
 from segmodels.ports.torchvision.deeplabv3 import DeepLabV3Torchvision
 from segmodels.ports.vainf.deeplab import DeepLabVainF
 from tests.support.checkpoints import lively
@@ -162,6 +163,22 @@ def test_what_is_dropped_in_training_is_torchvisions(
     own = [layer for layer in ours.modules() if isinstance(layer, nn.Dropout)]
     assert [layer.p for layer in own] == [layer.p for layer in drops] == [0.5, 0.1]
     assert ours.auxiliary_weight == 0.5
+
+
+def test_rates_that_reach_beyond_a_small_map_are_torchvisions_too(
+    both: tuple[nn.Module, DeepLabV3Torchvision],
+) -> None:
+    theirs, ours = both
+    assert dilations(ours.context) == dilations(theirs.classifier[0]) == [12, 24, 36]
+    assert dilations(ours.backbone) == dilations(theirs.backbone)
+
+
+def test_mmsegmentations_pyramid_ends_in_a_3x3() -> None:
+    """dilations=(1, 12, 24, 36), of which the first is a 1x1, and 512 channels."""
+    with torch.device("meta"):
+        pyramid = LINES["deeplabv3"].context()
+    assert dilations(pyramid) == [12, 24, 36, 1]
+    assert (pyramid.projection[0].out_channels, pyramid.dropout.p) == (512, 0.0)
 
 
 # --- VainF and Kazuto
