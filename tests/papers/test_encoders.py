@@ -13,6 +13,8 @@ from experiments import export, run
 from experiments.command_line.resolved_values import resolve
 from experiments.results.reference import weights_from_names
 from segmodels.architectures.unet import PaddedUNet
+from segmodels.deploy import settle_batch_norm
+from segmodels.folding import fast_form
 from segmodels.module import SegmentationModule
 from segmodels.own_checkpoints import from_checkpoint
 from segmodels.paper import check_options, experiment
@@ -150,16 +152,17 @@ def check_contract(module: SegmentationModule) -> None:
             assert logits.isfinite().all()
 
 
-PAIRS = [("unet/padded", "convnext_atto"), ("pspnet", "mobilenetv3_small_050")]
+# Each row with patches and with padded convolutions
+PAIRS = [(row, "convnext_tiny") for row in ROWS] + list(zip(ROWS, NAMES[:3] * 2))
 
 
 @pytest.mark.parametrize(
     ("row", "name"),
-    PAIRS
-    + [
-        pytest.param(row, name, marks=pytest.mark.catalogue)
-        for row in [*ROWS, "unet/padded_bilinear"]
-        for name in NAMES
+    [
+        ("unet/padded", "convnext_atto"),
+        ("pspnet", "mobilenetv3_small_050"),
+        *(pytest.param(*pair, marks=pytest.mark.catalogue) for pair in PAIRS),
+        pytest.param("unet/padded_bilinear", "resnet34", marks=pytest.mark.catalogue),
     ],
 )
 def test_a_row_keeps_the_contract_with_another_encoder(row: str, name: str) -> None:
@@ -174,6 +177,26 @@ def test_a_row_with_another_encoder_goes_to_onnx(row: str, name: str) -> None:
         network=None, overrides=[f"model.encoder={name}"], size=(64, 128), uint8=False, argmax=False
     )
     assert export.check_network(asked, row).ok
+
+
+def test_norms_of_an_encoder_are_folded_where_a_cpu_evaluates() -> None:
+    module = experiment("pspnet").but(model={"encoder": "mobilenetv3_small_050"}).build(CLASSES)
+    settle_batch_norm(module, (64, 64))
+    module.double()
+    image = torch.randn(1, 3, 75, 45, dtype=torch.float64)
+    fast = fast_form(module)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(image), module(image))
+    norms = [each for each in fast.backbone.modules() if isinstance(each, nn.BatchNorm2d)]
+    assert norms and not any(each._buffers for each in norms)
+
+
+def test_networks_that_dilate_nothing_pad_images_to_the_patches_of_the_encoder() -> None:
+    for row in ("sfnet", "upernet"):
+        for name, valid in (("resnet10t", 65), ("convnext_atto", 96)):
+            module = experiment(row).but(model={"encoder": name}).build(CLASSES, "meta")
+            assert module.valid_side(65) == valid
+            assert row != "sfnet" or module.classifier[-1].in_channels == 128
 
 
 @pytest.mark.parametrize(("name", "aligned"), [("resnet10t", True), ("convnext_atto", False)])
@@ -193,6 +216,7 @@ def test_a_unet_keeps_its_own_levels_above_the_encoders_finest_map() -> None:
     for name, own in (("resnet10t", [4]), ("convnext_atto", [4, 8])):
         for bilinear in (False, True):
             network = PaddedUNet(3, bilinear, width=4, encoder=name).eval()
+            assert [network.valid_side(side) for side in (1, 64, 65)] == [32, 64, 96]
             with torch.no_grad():
                 levels = network.features(torch.randn(1, 3, 64, 96))
                 ascent = network.ascent(levels)
