@@ -21,7 +21,7 @@ def on_meta(**options: object) -> DeepLabV1:
 
 def small(**options: object) -> DeepLabV1:
     """In float64 and without dropout, with scores that differ from place to place."""
-    network = DeepLabV1(3, width=16, **options).double().eval()
+    network = DeepLabV1(3, filters=16, width=8, **options).double().eval()
     for branch in network.branches:
         for layer in branch[::3]:
             nn.init.normal_(layer.weight, std=0.3)
@@ -34,8 +34,8 @@ def small(**options: object) -> DeepLabV1:
 
 @pytest.mark.parametrize(("kernel", "rate"), [(3, 12), (4, 4), (4, 8), (7, 4)])
 def test_fc6_reads_its_kernel_at_a_rate_around_each_place(kernel: int, rate: int) -> None:
-    layer = fully_connected(kernel, rate, 4).fc1
-    x = torch.randn(1, 512, 30, 31)
+    layer = fully_connected(8, 4, kernel, rate).fc1
+    x = torch.randn(1, 8, 30, 31)
     with torch.no_grad():
         found = layer(x)
     assert found.shape == (1, 4, 30, 31)
@@ -52,18 +52,18 @@ def test_fc6_reads_its_kernel_at_a_rate_around_each_place(kernel: int, rate: int
 
 def test_a_rate_that_would_shift_the_map_is_refused() -> None:
     with pytest.raises(ValueError, match="is 5; for a kernel of 4x4 it must be even"):
-        fully_connected(4, 5, 16)
+        fully_connected(512, 16, 4, 5)
     assert on_meta(rate=5).backbone.pre_logits.fc1.dilation == (5, 5)
 
 
 def test_only_large_fov_averages_in_front_of_fc6() -> None:
     rest = ["1/1x1", "ReLU", "Dropout"]
     assert kinds(on_meta().backbone.pre_logits) == ["AvgPool", "3/1x12", "ReLU", "Dropout", *rest]
-    wide = on_meta(kernel=7, rate=4, width=4096).backbone.pre_logits
+    wide = on_meta(kernel=7, rate=4, filters=4096).backbone.pre_logits
     assert kinds(wide) == ["7/1x4", "ReLU", "Dropout", *rest]
     x = torch.randn(1, 2, 4, 5)
     mean = F.conv2d(F.pad(x, (1,) * 4), torch.full((2, 1, 3, 3), 1 / 9), groups=2)
-    torch.testing.assert_close(fully_connected(3, 12, 4).pool5a(x), mean)
+    torch.testing.assert_close(fully_connected(2, 4, 3, 12).pool5a(x), mean)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_branch_is_a_3x3_a_1x1_and_scores_with_dropout_of_half() -> None:
 
 
 def test_new_layers_are_drawn_as_in_the_authors_files() -> None:
-    network = DeepLabV1(21, width=512, msc=True)
+    network = DeepLabV1(21, filters=512, msc=True)
     layers = [(network.classifier, 0.01)]
     for branch in network.branches:
         layers += zip(branch[::3], (0.001, 0.001, 0.01))
@@ -221,7 +221,7 @@ def test_imagenet_weights_are_thinned(tmp_path: Path) -> None:
         "pre_logits.fc2.bias": torch.randn(64),
     }
     torch.save(state, tmp_path / "vgg16.pth")
-    network = DeepLabV1(3, kernel=4, rate=4, width=16)
+    network = DeepLabV1(3, kernel=4, rate=4, filters=16)
     said = network.load_pretrained(str(tmp_path / "vgg16.pth"))
     assert said.startswith("30 of 30 backbone tensors")
     fc6, fc7 = network.backbone.pre_logits.fc1, network.backbone.pre_logits.fc2
@@ -237,8 +237,8 @@ def changed(before: Tensor, after: Tensor) -> bool:
 def test_a_place_of_the_map_sees_the_field_of_view_of_the_papers_table() -> None:
     """LargeFOV's fc6 reaches as far as the 7x7's: 12 places to each side, at 1/8."""
     for kernel, rate in ((3, 12), (7, 4)):
-        network = fully_connected(kernel, rate, 4).eval()
-        x = torch.zeros(1, 512, 27, 27)
+        network = fully_connected(8, 4, kernel, rate).eval()
+        x = torch.zeros(1, 8, 27, 27)
         moved = x.clone()
         moved[..., 0, 0] = 1.0
         with torch.no_grad():

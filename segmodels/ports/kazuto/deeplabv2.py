@@ -74,7 +74,9 @@ def released(
 
 PUBLISHED = (
     Published(76.65, "voc", "val", "whole", README),
+    Published(77.93, "voc", "val", "crf:10", README),
     Published(39.1, "cocostuff", "val", "whole", README),
+    Published(39.7, "cocostuff", "val", "crf:10", README),
     Published(
         34.8, "cocostuff", "test", "warped to 513x513, labels too", README, options=(("release", "10k"),)
     ),
