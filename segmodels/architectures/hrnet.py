@@ -20,11 +20,11 @@ Departures:
   other classes.
 - The authors average exponentials of logits over scales, and take images above their own size in
   windows; the figures of several scales here are named by the scales alone.
-- The README counts 696.2G operations for W48; here they are 747.5G, as in the authors' code.
-- Two branches of the authors' repository have these networks: "pytorch-v1.1" in all rows but
-  "ocr_branch", where batch norm forgets ten times as fast, and "aligned_corners", which is what that
-  branch does by default: its networks for ADE20K and COCO-Stuff are of this form, but those for
-  Cityscapes are not.
+- The README counts 696.2G operations for W48; here they are 747.5G, as in the authors' code. For
+  W40 public notes quote 45.2M parameters and 493.2G from the paper; here they are 45.9M and 535.4G.
+- Rows are the networks of the repository's branch "pytorch-v1.1". Those called "ocr_branch" are of
+  its branch "HRNet-OCR", where batch norm forgets ten times as fast, and so is "aligned_corners",
+  that branch's default, which its networks for ADE20K and COCO-Stuff have, but not for Cityscapes.
 - What stands behind HRNetV1 is our reading: "v1" classifies the map at 1/4 itself, "v1h" behind a
   1x1 to as many channels as V2 has. The paper draws their figures as bars, which were not seen.
 - The paper's ablations of the exchange were trained from scratch, and so are these rows. Only the

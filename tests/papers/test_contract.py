@@ -1,7 +1,6 @@
 """Tests of the contract for every paper: the main row of each, or every row (`-m catalogue`)."""
 
 import copy
-import inspect
 import json
 import re
 from collections.abc import Callable, Hashable
@@ -25,7 +24,7 @@ from segmodels.paper import (
 from segmodels.parts.losses import cross_entropy
 from segmodels.recipe import recipe_from
 from segmodels.released_checkpoints import layouts
-from tests.support.distinct import trained_network
+from tests.support.distinct import small, trained_network
 
 PAPERS = segmodels.papers()
 MAIN_ROWS = [f"{name}/{paper.main}" for name, paper in PAPERS.items()]
@@ -56,12 +55,11 @@ def module(drawn: SegmentationModule) -> SegmentationModule:
 
 
 def built(address: str) -> SegmentationModule:
-    """Narrow, where a network's width is an option, and with numbers for class weights that only a data set tells."""
-    row = segmodels.experiment(address)
-    model = {"width": 16} if "width" in inspect.signature(row.network).parameters else {}
+    """Small, where a network's width is an option, and with numbers for class weights that only a data set tells."""
+    row = small(segmodels.experiment(address))
     counted = isinstance(row.recipe.class_weights, str)
     recipe = {"class_weights": (1.0, 0.5, 2.0, 0.8, 1.5)} if counted else {}
-    return row.but(model=model, recipe=recipe).build(num_classes=CLASSES)
+    return row.but(recipe=recipe).build(num_classes=CLASSES)
 
 
 def valid_size(module: SegmentationModule, height: int, width: int) -> tuple[int, int]:

@@ -23,10 +23,10 @@ from experiments.command_line.row_patterns import matching_rows
 from segmodels import deploy, folding
 from segmodels.module import SegmentationModule
 from segmodels.own_checkpoints import from_checkpoint
-from segmodels.paper import experiment
+from segmodels.paper import changed, experiment
 from segmodels.parts.layers import AdaptiveAvgPool
 from tests.support import checkpoints
-from tests.support.distinct import deployed_network
+from tests.support.distinct import deployed_network, small
 from tests.support.extras import onnx
 from tests.support.paths import ROOT
 
@@ -37,7 +37,7 @@ MAIN_ROWS = [f"{name}/{paper.main}" for name, paper in segmodels.papers().items(
 
 
 def settled(address: str = ROW) -> SegmentationModule:
-    module = experiment(address).build(num_classes=5)
+    module = small(experiment(address)).build(num_classes=5)
     deploy.settle_batch_norm(module, SIZE)
     return module
 
@@ -442,11 +442,13 @@ def test_every_row_goes_to_onnx(address: str, once: Callable[[Hashable], bool]) 
 
     The main rows are below.
     """
-    if not once(deployed_network(experiment(address))):
+    row = experiment(address)
+    if not once(deployed_network(row)):
         return
+    options = changed(row.network, row.model, small(row).model)
     asked = argparse.Namespace(
         network=None,
-        overrides=[],
+        overrides=[f"model.{name}={value}" for name, value in options.items()],
         size=(64, 128),
         uint8=False,
         argmax=False,

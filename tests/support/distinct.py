@@ -1,28 +1,41 @@
 """Rows grouped by network, so that tests that take seconds run once for each network."""
 
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import nn
 
 from segmodels.module import SegmentationModule
-from segmodels.paper import Experiment, gradient_leaves, meta_network, on_meta
+from segmodels.paper import Experiment, fits, gradient_leaves, meta_network, on_meta
 
 # What a row says beside its network
 BESIDE = ("identity", "recipe", "normalization", "scores", "watched", "micro_batches", "confusion")
 
+SMALL = {"width": 16, "depth": "small_v2"}
+
+
+def small(row: Experiment) -> Experiment:
+    """The row with a narrow and shallow network, where these are options of it."""
+    hints = get_type_hints(row.network.__init__)
+    options = {name: size for name, size in SMALL.items() if name in hints}
+    return row.but(model={name: size for name, size in options.items() if fits(size, hints[name])})
+
 
 def trained_network(row: Experiment, num_classes: int = 5) -> Hashable:
-    """Equal for two rows if they train the same network by the same loss."""
-    return form_of(meta_network(row, num_classes)), row.recipe.loss, bool(row.recipe.class_weights)
+    """Equal for two rows if they train the same network, made small, by the same loss."""
+    return (
+        form_of(meta_network(small(row), num_classes)),
+        row.recipe.loss,
+        bool(row.recipe.class_weights),
+    )
 
 
 def deployed_network(row: Experiment, num_classes: int = 5) -> Hashable:
-    """Equal for two rows if their networks compute the same logits: heads for training are left
-    out.
+    """Equal for two rows if their networks, made small, compute the same logits: heads for
+    training are left out.
     """
-    module = on_meta(meta_network(row, num_classes))
+    module = on_meta(meta_network(small(row), num_classes))
     image = torch.zeros(1, 3, 256, 512, device="meta")
     reached = gradient_leaves(module.logits(module.padded(image)))
     for name, child in list(module.named_children()):
