@@ -47,7 +47,10 @@ class TimmEncoder(nn.Module):
         self.aligned = takes(name, output_stride, SIDE + 1)
         self.multiple = 1 if self.aligned else output_stride
         if not (self.aligned or takes(name, output_stride, SIDE)):
-            raise ValueError(f"timm's {name} takes images of one size alone; it is no encoder here")
+            raise ValueError(
+                f"timm's {name} takes images of one size alone, or its maps have other shapes than "
+                "(channels, height, width) by their strides; it is no encoder here"
+            )
 
     def forward(self, image: Tensor) -> list[Tensor]:
         return self.model(image)[-len(self.channels) :]
