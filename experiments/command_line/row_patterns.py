@@ -55,12 +55,18 @@ def row_address(word: str) -> str:
 
 
 def nearest_row(word: str, papers: dict[str, dict]) -> str:
-    """A paper or row whose name begins so ("smp/segformer_mit_b0" for "segformer"), or a paper of a
-    name like it."""
-    names = {paper: paper for paper in papers}
-    names |= {f"{paper}/{row}": row for paper, entry in papers.items() for row in entry["rows"]}
-    begun = [each for each, name in names.items() if squeezed(name).startswith(squeezed(word))]
-    return begun[0] if begun else nearest_name(word, papers, PAPER_CUTOFF)
+    """A paper whose name begins so, the last of several editions ("deeplabv3plus" for "deeplab"); or
+    a row ("smp/segformer_mit_b0" for "segformer"); or a paper of a name like it."""
+    start = squeezed(word)
+    if start in papers:
+        return start
+    if editions := [paper for paper in papers if paper.startswith(start)]:
+        return editions[-1]
+    for paper, entry in papers.items():
+        for row in entry["rows"]:
+            if squeezed(row).startswith(start):
+                return f"{paper}/{row}"
+    return nearest_name(word, papers, PAPER_CUTOFF)
 
 
 def row_entry(address: str) -> dict:

@@ -289,7 +289,8 @@ def test_every_synonym_is_of_a_name_that_there_is() -> None:
         "U-Net": "unet",
         "psp": "pspnet",
         "stdc1": "stdc/stdc1",
-        "hrnet": "",
+        "BiSeNet": "bisenet",
+        "hrnnet": "hrnet",
         "mask2former": "",
     }.items(),
 )
