@@ -440,10 +440,12 @@ class SegmentationModule(LightningModule):
     def lr_scale(self, name: str, parameter: nn.Parameter) -> float:
         """Return a parameter's share of recipe.lr: 1 in the encoder, head_lr elsewhere."""
         encoder = self.encoder()
-        if encoder is None:
-            return self.recipe.head_lr
-        inside = any(parameter is each for each in encoder.parameters())
-        return 1.0 if inside else self.recipe.head_lr
+        layer: nn.Module = self
+        for part in name.split(".")[:-1]:
+            layer = getattr(layer, part)
+            if layer is encoder:
+                return 1.0
+        return self.recipe.head_lr
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Return whether a parameter has weight decay.

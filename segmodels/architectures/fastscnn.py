@@ -33,15 +33,11 @@ from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published, PublishedSpeed
-from segmodels.parts.layers import conv_bn, conv_bn_relu
+from segmodels.parts.layers import conv_bn, conv_bn_relu, resized
 from segmodels.parts.pyramid_pooling import PyramidPooling
 from segmodels.recipe import Recipe
 
 # --- blocks (section 3.2)
-
-
-def resized(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def separable(inside: int, outside: int, stride: int = 1) -> nn.Sequential:

@@ -46,10 +46,8 @@ from segmodels.parts.backbones.hrnet import (
     HighResolutionNet,
     initialize,
     joined,
-    resized,
-    resized_with_corners,
 )
-from segmodels.parts.layers import conv_bn_relu
+from segmodels.parts.layers import conv_bn_relu, resized, resized_with_corners
 from segmodels.recipe import Recipe
 
 # --- network (sections 3.1 to 3.4)

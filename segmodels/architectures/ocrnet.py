@@ -50,10 +50,9 @@ from segmodels.parts.backbones.hrnet import (
     HighResolutionNet,
     Resize,
     joined,
-    resized_with_corners,
 )
 from segmodels.parts.backbones.resnet import ResNet
-from segmodels.parts.layers import conv_bn
+from segmodels.parts.layers import conv_bn, resized_with_corners
 from segmodels.parts.weight_files import norms_of_abn
 from segmodels.recipe import Recipe
 

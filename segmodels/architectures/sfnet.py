@@ -49,8 +49,8 @@ from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published, PublishedSpeed, Released, unknown
 from segmodels.parts.backbones.resnet import BasicBlock, ResNet, initialize
 from segmodels.parts.backbones.timm_encoder import TimmEncoder
-from segmodels.parts.flow_alignment import FlowAlignment, displaced, resized
-from segmodels.parts.layers import conv_bn, conv_bn_relu
+from segmodels.parts.flow_alignment import FlowAlignment, displaced
+from segmodels.parts.layers import conv_bn, conv_bn_relu, resized_with_corners
 from segmodels.parts.pyramid_pooling import PyramidPooling
 from segmodels.recipe import Recipe
 
@@ -137,7 +137,7 @@ class GatedDualFlowAlignment(FlowAlignment):
         self.gate = nn.Conv2d(4, 1, 3, padding=1, bias=False)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        thin = resized(self.coarse(coarse), fine)
+        thin = resized_with_corners(self.coarse(coarse), fine)
         up, down = self.flow(torch.cat([thin, self.fine(fine)], 1)).chunk(2, 1)
         statistics = [
             thin.mean(1, keepdim=True),
@@ -162,7 +162,7 @@ class Upsampling(nn.Module):
             self.conv = nn.ConvTranspose2d(width, width, 4, stride=2, padding=1, bias=False)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        return resized(self.conv(coarse), fine)
+        return resized_with_corners(self.conv(coarse), fine)
 
 
 ALIGNMENTS = {
@@ -214,7 +214,7 @@ class FlowPyramid(nn.Module):
         sums = [summed for *_, summed in levels]
         _, context, _ = levels[-1]
         finest, *others = [out(x) for out, x in zip(self.outs, sums)]
-        maps = [finest, *(resized(x, finest) for x in (*others, context))]
+        maps = [finest, *(resized_with_corners(x, finest) for x in (*others, context))]
         return Aligned(torch.cat(maps, 1), sums)
 
     def flows(self, features: list[Tensor]) -> dict[str, Tensor]:
@@ -236,7 +236,7 @@ class DualFlow(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Aligned:
         fused = self.align(self.laterals[0](features[0]), self.context(features[-1]))
-        middle = resized(self.laterals[1](features[-2]), fused)
+        middle = resized_with_corners(self.laterals[1](features[-2]), fused)
         return Aligned(torch.cat([fused, middle], 1), [])
 
     def flows(self, features: list[Tensor]) -> dict[str, Tensor]:

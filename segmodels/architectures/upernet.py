@@ -28,7 +28,6 @@ Departures:
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.families.dilated import classifier, fcn_head, initialize_heads
@@ -37,15 +36,11 @@ from segmodels.paper import Experiment
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.backbones.timm_encoder import TimmEncoder
 from segmodels.parts.flow_alignment import FlowAlignment
-from segmodels.parts.layers import conv_bn_relu
+from segmodels.parts.layers import conv_bn_relu, resized
 from segmodels.parts.pyramid_pooling import PyramidPooling
 from segmodels.recipe import Recipe
 
 # --- feature pyramid with pooling (section 3.1)
-
-
-def resized(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class FeaturePyramid(nn.Module):

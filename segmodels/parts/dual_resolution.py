@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.parts.backbones.resnet import shortcut
-from segmodels.parts.layers import conv_bn, conv_bn_relu
+from segmodels.parts.layers import conv_bn, conv_bn_relu, resized
 
 Choice = TypeVar("Choice")
 
@@ -25,10 +24,6 @@ def pick(option: str, word: str, allowed: Mapping[str, Choice]) -> Choice:
             f"{option}={word!r} is not known; allowed: {', '.join(map(repr, allowed))}"
         )
     return allowed[word]
-
-
-def resized(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def stem(width: int, bias: bool = True) -> nn.Sequential:

@@ -8,11 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segmodels.parts.layers import resized_with_corners
 from segmodels.parts.resize import compute_dtype
-
-
-def resized(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True)
 
 
 def displaced(features: Tensor, flow: Tensor) -> Tensor:
@@ -63,7 +60,8 @@ class FlowAlignment(nn.Module):
             layer.reset_parameters()
 
     def flows(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        return self.flow(torch.cat([resized(self.coarse(coarse), fine), self.fine(fine)], 1))
+        coarse = resized_with_corners(self.coarse(coarse), fine)
+        return self.flow(torch.cat([coarse, self.fine(fine)], 1))
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         return displaced(coarse, self.flows(fine, coarse))

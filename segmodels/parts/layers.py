@@ -1,6 +1,7 @@
 """Layers that several papers stack the same way."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -75,6 +76,16 @@ def keep_statistics(network: nn.Module) -> None:
     for layer in network.modules():
         if isinstance(layer, _BatchNorm):
             layer.eval()
+
+
+def resized(x: Tensor, like: Tensor) -> Tensor:
+    """Interpolate a map to another one's height and width, without aligned corners."""
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def resized_with_corners(x: Tensor, like: Tensor) -> Tensor:
+    """Interpolate a map to another one's height and width, corner on corner."""
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True)
 
 
 class AdaptiveAvgPool(nn.AdaptiveAvgPool2d):

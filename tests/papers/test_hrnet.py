@@ -17,10 +17,9 @@ from segmodels.parts.backbones.hrnet import (
     Exchange,
     HighResolutionNet,
     joined,
-    resized,
-    resized_with_corners,
 )
 from segmodels.parts.class_weights import CITYSCAPES
+from segmodels.parts.layers import resized, resized_with_corners
 from segmodels.parts.losses import amount
 from segmodels.parts.pretrained import load_encoder
 from segmodels.ports.mmseg.hrnet import ExchangeMMSeg

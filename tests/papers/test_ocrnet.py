@@ -15,8 +15,9 @@ from segmodels.architectures.ocrnet import (
     OCRNet,
     region_representations,
 )
-from segmodels.parts.backbones.hrnet import joined, resized, resized_with_corners
+from segmodels.parts.backbones.hrnet import joined
 from segmodels.parts.class_weights import CITYSCAPES
+from segmodels.parts.layers import resized, resized_with_corners
 from segmodels.parts.weight_files import norms_of_abn
 from segmodels.ports.mmseg.hrnet import ExchangeMMSeg, HRNetMMSeg, OCRNetMMSeg
 from segmodels.released_checkpoints import layouts

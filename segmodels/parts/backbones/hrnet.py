@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.parts.backbones.resnet import BasicBlock, Bottleneck, stage
-from segmodels.parts.layers import conv_bn, conv_bn_relu
+from segmodels.parts.layers import conv_bn, conv_bn_relu, resized
 
 Depth = Literal["full", "small_v2", "small_v1"]
 Fusions = Literal["all", "across_stages", "final"]
@@ -41,14 +41,6 @@ DEPTHS: dict[Depth, Layers] = {
     "small_v2": Layers((2, 64), 2, (1, 3, 2)),
     "small_v1": Layers((1, 32), 2, (1, 1, 1)),
 }
-
-
-def resized(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def resized_with_corners(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True)
 
 
 class Exchange(nn.Module):

@@ -11,9 +11,9 @@ from torch import nn
 from segmodels.architectures.hrnet import HRNet
 from segmodels.architectures.ocrnet import OCRNet, StackedNet, layer
 from segmodels.paper import Released
-from segmodels.parts.backbones.hrnet import Exchange, HighResolutionNet, resized
+from segmodels.parts.backbones.hrnet import Exchange, HighResolutionNet
 from segmodels.parts.backbones.resnet import initialize
-from segmodels.parts.layers import conv_bn_relu
+from segmodels.parts.layers import conv_bn_relu, resized
 from segmodels.ports.mmseg import published
 from segmodels.recipe import Recipe
 
