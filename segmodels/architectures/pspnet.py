@@ -32,7 +32,7 @@ from segmodels.families.dilated import Dilated, classifier, fcn_head
 from segmodels.paper import Experiment, Published, Released
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.backbones.timm_encoder import TimmEncoder
-from segmodels.parts.layers import AdaptiveAvgPool, conv_bn_relu
+from segmodels.parts.layers import AdaptiveAvgPool, AdaptiveMaxPool, conv_bn_relu
 from segmodels.parts.pyramid_pooling import PARTS, PyramidPooling
 from segmodels.recipe import Recipe
 
@@ -73,7 +73,7 @@ class PSPNet(Dilated):
                 width=None if reduced else deep,
                 projection=conv_bn_relu if reduced else unchanged,
                 parts=parts,
-                pool=AdaptiveAvgPool if pooling == "average" else nn.AdaptiveMaxPool2d,
+                pool=AdaptiveAvgPool if pooling == "average" else AdaptiveMaxPool,
             ),
             classifier=classifier(512, num_classes),
             auxiliary=fcn_head(middle, 256, num_classes) if auxiliary_weight else None,

@@ -1,5 +1,7 @@
 """Layers that several papers stack the same way."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -104,9 +106,32 @@ class AdaptiveAvgPool(nn.AdaptiveAvgPool2d):
 
 def part_weights(side: int, parts: int, like: Tensor) -> Tensor:
     """Return the matrix (parts, side) that averages each part of a side."""
+    inside = parts_of(side, parts, like)
+    return inside.to(like.dtype) / inside.sum(1, keepdim=True)
+
+
+class AdaptiveMaxPool(nn.AdaptiveMaxPool2d):
+    """Maximum over n x n parts of a map, which is exported too: ONNX has no such operation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_exporting():
+            return super().forward(x)
+        height, width = x.shape[-2:]
+        rows = [largest(x.mT, inside) for inside in parts_of(height, self.output_size, x)]
+        x = torch.stack(rows, -2)  # (B, C, H, W) -> (B, C, n, W)
+        columns = [largest(x, inside) for inside in parts_of(width, self.output_size, x)]
+        return torch.stack(columns, -1)
+
+
+def largest(x: Tensor, inside: Tensor) -> Tensor:
+    """Return the largest value along the last side, among those inside a part."""
+    return x.masked_fill(~inside, -math.inf).amax(-1)
+
+
+def parts_of(side: int, parts: int, like: Tensor) -> Tensor:
+    """Return which places (parts, side) belong to each part of a side."""
     number = torch.arange(parts, device=like.device)[:, None]
     place = torch.arange(side, device=like.device)
     first = number * side // parts
     end = ((number + 1) * side + parts - 1) // parts
-    inside = (first <= place) & (place < end)
-    return inside.to(like.dtype) / (end - first)
+    return (first <= place) & (place < end)

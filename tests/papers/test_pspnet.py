@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import segmodels
+from segmodels.parts.layers import AdaptiveMaxPool
 from segmodels.released_checkpoints import layouts
 from tests.support.paths import REFERENCE
 from tests.support.training_step import (
@@ -47,6 +48,16 @@ def test_maxima_are_the_largest_numbers_of_every_part() -> None:
     x = torch.randn(1, 2048, 6, 10)
     expected = x.unflatten(2, (2, 3)).unflatten(4, (2, 5)).amax((3, 5))  # (1, C, 2, 2)
     assert torch.equal(level[0](x), expected)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 6])
+@pytest.mark.parametrize("size", [(6, 10), (7, 13), (23, 9)])
+def test_maxima_are_exported_as_what_they_are(parts: int, size: tuple[int, int]) -> None:
+    pool = AdaptiveMaxPool(parts)
+    x = torch.randn(2, 3, *size)
+    exported = torch.export.export(pool, (x,))
+    assert "adaptive_max_pool2d" not in exported.graph_module.code
+    assert torch.equal(exported.module()(x), pool(x))
 
 
 # --- sizes

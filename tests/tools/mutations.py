@@ -15,11 +15,11 @@ survives.
 
 import argparse
 import ast
+import multiprocessing
 import os
 import queue
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -27,12 +27,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+import torch
+
 from tests.support.paths import ROOT
 
 PAPERS = Path("segmodels/architectures")
 OVER_ALL_ROWS = ("mining", "recipes", "figures")  # tests that every paper has a part in
 SETTINGS = re.compile(r"\w+:[\d.][\w.,/:+]*")  # "stdc_ohem:0.7,1/16", "resized:0.5"
 SECONDS = 600  # in which a mutant's tests have to end
+# A process for each mutant, copied from one that has read the libraries.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(
+    ["albumentations", "lightning", "pytest", "timm", "torch", "wandb"]
+)
 
 
 class Mutant(NamedTuple):
@@ -107,24 +115,36 @@ def tests_of(root: Path, file: Path) -> list[str]:
 
 def failing(tree: Path, tests: list[str], words: list[str]) -> str | None:
     """The first test that fails there; None if all pass."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *words, *tests]
-    # A file written twice within a second has the compiled form of before.
-    settings = {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(
-            command,
-            cwd=tree,
-            env=os.environ | settings,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        )
-    except subprocess.TimeoutExpired:
+    command = ["-x", "-q", "-p", "no:cacheprovider", *words, *tests]
+    command += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # some plugins are there already
+    said = tree / "said"
+    child = PROCESSES.Process(target=tested, args=(tree, command, said))
+    child.start()
+    child.join(SECONDS)
+    if child.exitcode is None:
+        child.kill()
+        child.join()
         return f"no end after {SECONDS} s"
-    if done.returncode == 5:
+    if child.exitcode == pytest.ExitCode.NO_TESTS_COLLECTED:
         raise SystemExit(f"{' '.join(tests)}: no test is about this file, name others with --tests")
-    said = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, flags=re.MULTILINE)
-    return (said or [f"pytest ends with {done.returncode}"])[0] if done.returncode else None
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", said.read_text(), flags=re.MULTILINE)
+    return (failed or [f"pytest ends with {child.exitcode}"])[0] if child.exitcode else None
+
+
+def tested(tree: Path, command: list[str], said: Path) -> None:
+    """Run pytest on the tree's own files, in a process that has their libraries already."""
+    os.chdir(tree)
+    with said.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.path.insert(0, str(tree))
+    sys.dont_write_bytecode = True  # a file written twice within a second has the form of before
+    for name in list(sys.modules):
+        if (tree / name.partition(".")[0]).is_dir():  # read from the original, or its tests
+            del sys.modules[name]
+    os.environ["PYTHONPATH"] = str(tree)
+    torch.set_num_threads(1)
+    sys.exit(int(pytest.main(command)))
 
 
 # --- all of them
