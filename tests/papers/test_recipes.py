@@ -6,6 +6,7 @@ source says, each with its reason; `like`, another row whose entry holds for wha
 "cityscapes.class_weights", and where the weights start is "starts_from".
 """
 
+import inspect
 import json
 from dataclasses import asdict
 from typing import Any
@@ -72,6 +73,14 @@ def test_every_row_stands_there_once() -> None:
 @pytest.mark.parametrize("address", ROWS)
 def test_every_value_of_a_recipe_is_its_sources_or_said_to_be_ours(address: str) -> None:
     assert differences(ROWS[address], ENTRIES[address]) == {}
+
+
+@pytest.mark.parametrize("name", segmodels.papers())
+def test_a_network_without_options_is_that_of_the_main_row(name: str) -> None:
+    paper = segmodels.papers()[name]
+    main = paper.rows[paper.main]
+    options = inspect.signature(main.network).parameters
+    assert {option: options[option].default for option in main.model} == main.model
 
 
 def test_another_value_is_seen_and_so_is_one_that_nobody_said() -> None:
