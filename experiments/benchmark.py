@@ -10,6 +10,8 @@ that the results are equal.
     python experiments/benchmark.py loss
     python experiments/benchmark.py loss --batch 4 --stride 4 --rounds 5 --json loss.json
         cross-entropy and hard-example mining of upsampled logits
+    python experiments/benchmark.py crf --threads 2
+        the mean field of the fully-connected CRF, beside pydensecrf2
     python experiments/benchmark.py data --root DIR
         what a training sample costs, from files, zips and packs
 
@@ -20,6 +22,7 @@ import sys
 
 from experiments.benchmarks.data_loading import add_data
 from experiments.benchmarks.losses import add_loss
+from experiments.benchmarks.mean_field import add_crf
 from experiments.benchmarks.network_speed import add_infer
 from experiments.benchmarks.structures import add_structures
 from experiments.command_line.errors import command, run_main
@@ -40,6 +43,7 @@ def make_parser() -> Parser:
     add_infer(subjects)
     add_structures(subjects)
     add_loss(subjects)
+    add_crf(subjects)
     add_data(subjects)
     return parser
 

@@ -1,6 +1,7 @@
 """Measure several things in turns, so that a machine that slows down slows all of them alike."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
 from typing import TypeVar
 
 Key = TypeVar("Key")
@@ -22,3 +23,8 @@ def take_turns(
             figures[key].append(measure(things[key], turn))
         order.reverse()
     return figures
+
+
+def median_ratio(times: Sequence[float], others: Sequence[float]) -> float:
+    """Return the median of the rounds' own ratios."""
+    return median(time / other for time, other in zip(times, others, strict=True))

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from experiments.benchmarks.alternation import take_turns
+from experiments.benchmarks.alternation import median_ratio, take_turns
 from experiments.benchmarks.memory import peak_mebibytes
 from experiments.command_line.errors import UserError
 from experiments.command_line.files import check_out, write_json
@@ -79,7 +79,7 @@ def cost(pair: Pair, rounds: int) -> dict[str, Any]:
     return {
         "milliseconds": (median(theirs), median(ours)),
         "mebibytes": (peak, our_peak),
-        "faster": median(a / b for a, b in zip(theirs, ours)),
+        "faster": median_ratio(theirs, ours),
         "less_memory": peak / our_peak,
     }
 

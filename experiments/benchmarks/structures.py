@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from experiments.benchmarks.alternation import median_ratio
 from experiments.command_line.files import check_out, write_json
 from experiments.command_line.parser import Subjects, by, height_by_width, positive
 from experiments.command_line.row_patterns import matching_rows
@@ -201,11 +202,7 @@ def ratios_of(cost: "Cost", other: "Cost") -> dict[str, float]:
         found["MACs"] = cost.macs / other.macs
     return found | {
         "memory in inference": cost.inference_mib / other.inference_mib,
-        "time in inference": turns_ratio(cost.inference_seconds, other.inference_seconds),
+        "time in inference": median_ratio(cost.inference_seconds, other.inference_seconds),
         "memory in training": cost.training_mib / other.training_mib,
-        "time in training": turns_ratio(cost.training_seconds, other.training_seconds),
+        "time in training": median_ratio(cost.training_seconds, other.training_seconds),
     }
-
-
-def turns_ratio(times: list[float], others: list[float]) -> float:
-    return median(time / other for time, other in zip(times, others, strict=True))

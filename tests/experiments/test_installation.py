@@ -179,7 +179,7 @@ def test_the_wheel_holds_all_that_the_commands_read_and_nothing_else(tmp_path: P
 
 HELPS = [
     *([name] for name in COMMANDS),
-    *(["benchmark", each] for each in ("infer", "loss", "data")),
+    *(["benchmark", each] for each in ("infer", "loss", "crf", "data")),
 ]
 
 
