@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from segmodels.architectures.ocrnet import (
     EXPERIMENTS,
+    RELEASED,
     ObjectAttention,
     OCRNet,
     region_representations,
@@ -21,6 +22,7 @@ from segmodels.parts.layers import resized, resized_with_corners
 from segmodels.parts.weight_files import norms_of_abn
 from segmodels.ports.mmseg.hrnet import ExchangeMMSeg, HRNetMMSeg, OCRNetMMSeg
 from segmodels.released_checkpoints import layouts
+from tests.support.checkpoints import misfit_of_layout
 from tests.support.training_step import (
     assert_terms,
     assert_the_authors_gradients,
@@ -182,6 +184,11 @@ def test_scales_of_in_place_abn_are_made_positive() -> None:
     assert norms_of_abn(state)["c.weight"].item() == pytest.approx(3.00001)
     assert layouts()["ocrnet_r101_openseg_abn"].convert is norms_of_abn
     assert layouts()["ocrnet_r101_openseg"].convert is None
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_each_of_the_authors_tensors_has_its_place(name: str) -> None:
+    assert not misfit_of_layout(name)
 
 
 @pytest.mark.parametrize("name", ["ocrnet_r101_openseg", "ocrnet_r101_openseg_abn"])

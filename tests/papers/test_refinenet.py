@@ -15,6 +15,7 @@ from segmodels.architectures.refinenet import (
     ResidualConvUnit,
 )
 from segmodels.paper import inference_parameters
+from tests.support.checkpoints import misfit_of_layout
 
 # --- blocks
 
@@ -191,6 +192,11 @@ def test_new_convolutions_start_as_in_the_authors_code() -> None:
         assert layer.weight.std().item() == pytest.approx(0.01, rel=0.03)
         assert layer.bias is None or not layer.bias.any()
     assert network.backbone.conv1.weight.std() > 0.02
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_each_of_the_authors_tensors_has_its_place(name: str) -> None:
+    assert not misfit_of_layout(name)
 
 
 def test_every_layout_is_of_the_row_that_it_names() -> None:

@@ -16,6 +16,8 @@ from experiments.results.reference import weights_from_names
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.network_identity import Identity
 from segmodels.paper import experiment
+from segmodels.parts.weight_files import misfit
+from segmodels.released_checkpoints import layouts
 from tests.support.paths import REFERENCE
 
 ROW = "bisenet/xception39"
@@ -156,3 +158,12 @@ def state(name: str) -> dict[str, torch.Tensor]:
     arrays = weights_from_names.fill_layout(layout(name))
     assert weights_from_names.weights_crc(arrays.values()) == layout(name)["weights_crc32"]
     return {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}
+
+
+def misfit_of_layout(name: str) -> str:
+    """What the authors' tensors, by names and shapes, lack or have too much in our network."""
+    released = layouts()[name]
+    entries = layout(name)["entries"]
+    theirs = {key: torch.empty(shape, device="meta") for key, shape, _ in entries}
+    ours = released.build(len(theirs[released.classes]), "meta")
+    return misfit(ours.state_dict(), released.renamed(theirs))
