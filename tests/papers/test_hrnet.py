@@ -206,6 +206,13 @@ def test_a_row_starts_from_weights_that_timm_has_or_from_none(row: str) -> None:
     assert source == "scratch" or timm.is_model_pretrained(source)
 
 
+@pytest.mark.parametrize("row", ["w18", "w40", "w48"])
+def test_a_full_network_starts_from_weights_of_its_width(row: str) -> None:
+    width = EXPERIMENTS[row].model["width"]
+    assert row == f"w{width}"
+    assert EXPERIMENTS[row].starts_from.startswith(f"hrnet_{row}.")
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -234,7 +241,12 @@ def test_loading_says_that_the_classifier_is_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("row", "momentum", "aligned"),
-    [("w48", 0.01, False), ("ocr_branch", 0.1, False), ("aligned_corners", 0.1, True)],
+    [
+        ("w48", 0.01, False),
+        ("ocr_branch", 0.1, False),
+        ("ocr_branch_paddle", 0.1, False),
+        ("aligned_corners", 0.1, True),
+    ],
 )
 def test_the_two_branches_of_the_repository_differ_in_norms_and_corners(
     row: str, momentum: float, aligned: bool
