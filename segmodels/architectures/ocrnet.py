@@ -70,7 +70,7 @@ def region_representations(pixels: Tensor, regions: Tensor) -> Tensor:
 
 
 def layer(
-    inside: int, outside: int, kernel: int = 1, *, bias: bool = False, leaky: bool = False
+    inside: int, outside: int, kernel: int = 1, *, leaky: bool, bias: bool = False
 ) -> nn.Sequential:
     """Stack a convolution, batch norm and a ReLU, which InPlaceABN makes leaky."""
     activation = nn.LeakyReLU(0.01, inplace=True) if leaky else nn.ReLU(inplace=True)

@@ -52,8 +52,11 @@ def test_a_gate_is_made_of_windows_inside_the_map(
             torch.testing.assert_close(graph(x), wanted, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("output_stride", "window", "step"), [(32, 25, (4, 5)), (16, 49, (8, 10))])
-def test_windows_are_the_same_pixels_at_both_strides(
+@pytest.mark.parametrize(
+    ("output_stride", "window", "step"),
+    [(1, 769, (128, 160)), (16, 49, (8, 10)), (32, 25, (4, 5))],
+)
+def test_windows_are_the_same_pixels_at_every_stride(
     output_stride: int, window: int, step: tuple[int, int]
 ) -> None:
     gate = lite(4, 2, output_stride).gate

@@ -85,6 +85,7 @@ def narrow(row: str, num_classes: int = 3) -> OCRNet:
 def outputs(network: OCRNet, image: Tensor) -> tuple[Tensor, ...]:
     """Its parts, put together as the drawing has them: the coarse map, the deep one, logits."""
     maps = network.backbone(image)
+    assert [x.shape[1] for x in maps] == list(network.backbone.channels)
     coarse, deep = maps[-2:]
     pixels = network.pixels(deep)
     context = network.attention(pixels, region_representations(pixels, network.regions(coarse)))
@@ -163,7 +164,9 @@ def test_heads_differ_between_the_two_repositories(
             assert (layer.bias is not None) == expected, name
 
 
-@pytest.mark.parametrize(("row", "slope"), [("resnet101", 0.01), ("resnet101_relu", 0.0)])
+@pytest.mark.parametrize(
+    ("row", "slope"), [("hrnet_w48", 0.0), ("resnet101", 0.01), ("resnet101_relu", 0.0)]
+)
 def test_in_place_abn_leaks_in_the_heads_alone(row: str, slope: float) -> None:
     network = narrow(row)
     kinds = {"backbone": set(), "heads": set()}

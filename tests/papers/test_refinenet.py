@@ -126,6 +126,8 @@ def test_a_row_differs_from_the_main_one_by_what_it_names() -> None:
     assert difference("improved_pooling") == 0
     improved = segmodels.experiment("refinenet/improved_pooling").build(19, device="meta")
     assert all(block.pooling.conv_first for block in improved.blocks)
+    main = segmodels.experiment("refinenet/resnet50").build(19, device="meta")
+    assert not any(block.pooling.conv_first for block in main.blocks)
     assert difference("no_rcu") == 5 * (2 * wide + 512) + 3 * 5 * (2 * thin + 256)
     # The first block is 512 wide; each block of several paths has a 3x3 for each.
     first, block = 4 * wide + 3 * (2 * wide + 512), 4 * thin + 3 * (2 * thin + 256)

@@ -136,6 +136,7 @@ def test_a_row_has_the_backbone_of_its_name_with_mmsegmentations_stem_and_all_st
     assert stem == [32, 32, 64]
     stages = network.backbone(torch.zeros(1, 3, 64, 64, device="meta"))
     assert [64 // x.shape[-1] for x in stages] == [4, 8, 16, 32]
+    assert network.valid_side(65) == 65
 
 
 # --- training: configs/_base_/models/upernet_r50.py of mmsegmentation

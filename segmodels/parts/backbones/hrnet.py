@@ -101,7 +101,7 @@ class HighResolutionNet(nn.Module):
 
     def __init__(
         self,
-        width: int = 48,
+        width: int,
         depth: Depth = "full",
         fusions: Fusions = "all",
         outputs: int = 4,

@@ -9,7 +9,7 @@ the whole factor and then brought to the finer map's size, which differs where t
 from torch import nn
 
 from segmodels.architectures.hrnet import HRNet
-from segmodels.architectures.ocrnet import OCRNet, StackedNet, layer
+from segmodels.architectures.ocrnet import OCRNet, StackedNet
 from segmodels.paper import Released
 from segmodels.parts.backbones.hrnet import Exchange, HighResolutionNet
 from segmodels.parts.backbones.resnet import initialize
@@ -55,8 +55,8 @@ class OCRNetMMSeg(OCRNet):
         self.backbone = StackedMMSeg(width, resized)
         channels, _ = self.backbone.channels
         self.regions = fcn_head(channels, num_classes)
-        self.pixels = layer(channels, 512, 3)
-        self.fusion = layer(2 * 512, 512)
+        self.pixels = conv_bn_relu(channels, 512)
+        self.fusion = conv_bn_relu(2 * 512, 512, 1)
         initialize_heads(self)
 
 
