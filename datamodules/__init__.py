@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from datamodules.module import SegmentationData
 
 HERE = Path(__file__).parent
+BASES = "SegmentationData|Drawn"
 
 
 def names() -> dict[str, str]:
@@ -18,8 +19,8 @@ def names() -> dict[str, str]:
     found = {}
     for file in sorted(HERE.glob("*.py")):
         text = file.read_text(encoding="utf-8")
-        for name in re.findall(r"^class (\w+)\(SegmentationData\)", text, flags=re.MULTILINE):
-            if name.lower() == file.stem:
+        for name in re.findall(rf"^class (\w+)\((?:{BASES})\)", text, flags=re.MULTILINE):
+            if name.lower() == file.stem and name not in BASES:
                 found[file.stem] = name
     return found
 

@@ -10,14 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from datamodules.errors import DataError, whole_number
+from datamodules.drawn import Drawn
 from datamodules.labels import LabelSet
-from datamodules.module import SegmentationData
 from datamodules.progress import with_progress
 from datamodules.reading.decoding import Pair
 from datamodules.reading.sources import Memory
 
-SPLITS = ("train", "val", "test")
 RADII = (11.0, 19.0)  # pixels, of a cell
 TOUCHING = 0.8  # share of the cells that are placed at another one's side
 AREA = 1000  # pixels of a picture for each cell
@@ -26,9 +24,10 @@ Circle = tuple[float, float, float]  # row and column of the middle, radius
 CELLS = LabelSet(("background", "cell"), ((0, 0, 0), (120, 200, 80)), (0, 1))
 
 
-class Cells(SegmentationData):
+class Cells(Drawn):
     labels = CELLS
     name = "cells"
+    files_instead = "--data folder for pictures of your own"
     caution = (
         "cells are drawn: they show what a loss does; "
         "a score on them ranks nothing and compares with no paper"
@@ -61,25 +60,18 @@ class Cells(SegmentationData):
         cell_seed: int = 0,
         **settings: Any,
     ) -> None:
-        super().__init__(root, **settings)
-        if root is not None:
-            raise DataError(
-                f"cells are made, not read: drop data.root={root}, "
-                "or take --data folder for pictures of your own"
-            )
-        self.size = (height, width)
-        self.picture_counts = {"train": train, "val": val, "test": test}
-        self.cell_seed = cell_seed
-        whole_number("height", height, 32)
-        whole_number("width", width, 32)
-        whole_number("cell_seed", cell_seed, 0)
-        for split, count in self.picture_counts.items():
-            whole_number(split, count, 1)
+        super().__init__(
+            root,
+            size=(height, width),
+            counts={"train": train, "val": val, "test": test},
+            pictures_seed=("cell_seed", cell_seed),
+            **settings,
+        )
 
     def source(self, split: str) -> Memory:
         count = self.picture_counts[split]
         numbers = with_progress(range(count), f"drawing {count} pictures of cells")
-        seed = len(SPLITS) * self.cell_seed + SPLITS.index(split)
+        seed = self.split_seed(split)
         pairs = (picture(seed, number, *self.size) for number in numbers)
         return Memory(pairs, [f"cells_{number:06d}" for number in range(count)])
 

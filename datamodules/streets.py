@@ -19,22 +19,23 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.errors import DataError, whole_number
+from datamodules.drawn import Drawn
+from datamodules.errors import DataError
 from datamodules.labels import CITYSCAPES
-from datamodules.module import SegmentationData
 from datamodules.progress import with_progress
 from datamodules.reading.decoding import Size
 from datamodules.reading.sources import Memory, Pair
 from datamodules.sampling.labeled_part import chosen
 
-SPLITS = ("train", "val", "test")
 FEW = 8  # scenes that are drawn singly
 DRAWING = Lock()
 
 
-class Streets(SegmentationData):
+class Streets(Drawn):
     labels = CITYSCAPES
     name = "streets"
+    files_instead = "--data cityscapes for a folder of them"
+    least_size = (32, 64)
     caution = (
         "streets check that the pipeline learns and judges; "
         "a score on them ranks nothing and compares with no paper"
@@ -91,23 +92,16 @@ class Streets(SegmentationData):
         scene_seed: int = 0,
         **settings: Any,
     ) -> None:
-        super().__init__(root, **settings)
-        if root is not None:
-            raise DataError(
-                f"streets are made, not read: drop data.root={root}, "
-                "or take --data cityscapes for a folder of them"
-            )
-        self.size = (height, width)
-        self.scene_counts = {"train": train, "val": val, "test": test}
-        self.scene_seed = scene_seed
-        whole_number("height", height, 32)
-        whole_number("width", width, 64)
-        whole_number("scene_seed", scene_seed, 0)
-        for split, count in self.scene_counts.items():
-            whole_number(split, count, 1)
+        super().__init__(
+            root,
+            size=(height, width),
+            counts={"train": train, "val": val, "test": test},
+            pictures_seed=("scene_seed", scene_seed),
+            **settings,
+        )
 
     def source(self, split: str) -> Memory:
-        count = self.scene_counts[split]
+        count = self.picture_counts[split]
         # those to train on at once, the others when the first validation comes
         title = f"making {count} {split} scenes" if split == "train" else ""
         drawn = Scenes(count, partial(self.drawn, split))
@@ -126,20 +120,16 @@ class Streets(SegmentationData):
 
     def extent(self) -> tuple[int, Size]:
         """Known before a scene is drawn."""
-        names = [scene_name(index) for index in range(self.scene_counts["train"])]
+        names = [scene_name(index) for index in range(self.picture_counts["train"])]
         return len(chosen(names, self.labeled) if self.labeled else names), self.size
 
     def scenes(self, split: str) -> Iterator[Pair]:
         """RGB and label ids, one after another."""
         from datamodules.scenes import scene
 
-        count = self.scene_counts[split]
+        count = self.picture_counts[split]
         for index in with_progress(range(count), f"making {count} {split} scenes"):
             yield scene(self.split_seed(split), index, *self.size)
-
-    def split_seed(self, split: str) -> int:
-        """Each split of each scene seed has a seed of its own."""
-        return len(SPLITS) * self.scene_seed + SPLITS.index(split)
 
 
 class Scenes(dict[int, Pair]):

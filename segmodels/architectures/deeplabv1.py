@@ -36,12 +36,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published
 from segmodels.parts.backbones.vgg import VGG16, convolutional, pre_logits, thinned
+from segmodels.parts.layers import resized_with_corners
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.weight_files import State
 from segmodels.recipe import Recipe
@@ -140,10 +140,8 @@ class DeepLabV1(SegmentationModule):
         *fine, deep = features
         scores = [self.classifier(deep)]
         scores += [branch(x) for branch, x in zip(self.branches, fine)]
-        size = (features[0] if self.dense else deep).shape[-2:]
-        return sum(
-            F.interpolate(each, size, mode="bilinear", align_corners=True) for each in scores
-        )
+        like = features[0] if self.dense else deep
+        return sum(resized_with_corners(each, like) for each in scores)
 
     def criterion(self, outputs: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:
         """Compare each logit with the label's pixel that it lies on."""

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published, Released
 from segmodels.parts.backbones.resnet import ResNet
+from segmodels.parts.layers import resized_with_corners
 from segmodels.recipe import Recipe
 
 # --- blocks (section 3.2, figure 3)
@@ -70,9 +71,8 @@ class Fusion(nn.Module):
 
     def forward(self, paths: list[Tensor]) -> Tensor:
         *coarse, total = [conv(x) for conv, x in zip(self.convs, paths, strict=True)]
-        size = total.shape[-2:]
         for x in coarse:
-            total = total + F.interpolate(x, size, mode="bilinear", align_corners=True)
+            total = total + resized_with_corners(x, total)
         return total
 
 

@@ -35,8 +35,8 @@ ROWS = MAIN_ROWS + [pytest.param(row, marks=pytest.mark.catalogue) for row in OT
 LAYOUTS = layouts()
 STORED = catalogue()
 CLASSES = 5
-# They learn, but not in sixty steps; why these two alone is open.
-SLOW_LEARNERS = ("deeplabv1/4x4", "deeplabv1/7x7")
+# of crops to learn; fc6 of this one has holes of 64 pixels and none of its weights in the middle
+SIZES = {"deeplabv1/4x4": (128, 256)}
 
 
 @pytest.fixture(scope="module", params=ROWS)
@@ -160,6 +160,16 @@ def check_fast_form(module: SegmentationModule, size: tuple[int, int] = (45, 61)
     assert difference <= 1e-10 * max(1, logits.abs().max())
 
 
+def trained_label(module: SegmentationModule, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """The pixels that the first loss compares, which may be fewer than the label has."""
+    module.means = []
+    with torch.no_grad():
+        module.losses(batch)
+    (_, label, _), *_ = module.means
+    module.means = None
+    return label
+
+
 @pytest.mark.slow
 def test_two_fixed_crops_are_learned_by_heart_within_sixty_steps(
     address: str, module: SegmentationModule, once: Callable[[Hashable], bool]
@@ -168,8 +178,8 @@ def test_two_fixed_crops_are_learned_by_heart_within_sixty_steps(
     for each network and loss: rows that differ in the rest of their recipe learn the same."""
     if not once(trained_network(segmodels.experiment(address))):
         return
-    batch = crops(module)
-    label = module.inside(batch[1])
+    batch = crops(module, SIZES.get(address, (32, 64)))
+    label = trained_label(module, batch)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, fused=True)
     course = []
     for step in range(61):
@@ -185,8 +195,6 @@ def test_two_fixed_crops_are_learned_by_heart_within_sixty_steps(
         optimizer.zero_grad()
         sum(module.losses(batch).values()).backward()
         optimizer.step()
-    if address in SLOW_LEARNERS:
-        pytest.xfail(f"cross-entropy only fell from {course[0]:.2f} to {min(course):.2f}")
     pytest.fail(f"cross-entropy only fell from {course[0]:.2f} to {min(course):.2f}")
 
 

@@ -9,7 +9,6 @@ all pixels, ignored ones too.
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.architectures.deeplabv3plus import separable_conv
@@ -17,7 +16,7 @@ from segmodels.families.dilated import Dilated, classifier, fcn_head
 from segmodels.paper import Released
 from segmodels.parts.atrous_pyramid import AtrousPyramid, rates_at
 from segmodels.parts.backbones.resnet import ResNet
-from segmodels.parts.layers import conv_bn_relu
+from segmodels.parts.layers import conv_bn_relu, resized
 from segmodels.ports.mmseg import published
 from segmodels.recipe import Recipe
 
@@ -60,7 +59,7 @@ class DeepLabV3PlusMMSeg(Dilated):
         fine, *_, deep = features
         low = self.low(fine)
         context = self.context(deep)
-        deep = F.interpolate(context, low.shape[2:], mode="bilinear", align_corners=False)
+        deep = resized(context, low)
         return self.classifier(torch.cat([deep, low], 1))
 
 

@@ -10,14 +10,13 @@ from functools import partial
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.families.dilated import Dilated
 from segmodels.paper import Released
 from segmodels.parts.atrous_pyramid import AtrousPyramid, rates_at
 from segmodels.parts.backbones.resnet import ResNet
-from segmodels.parts.layers import conv_bn_relu, with_momentum
+from segmodels.parts.layers import conv_bn_relu, resized, with_momentum
 from segmodels.ports.torchvision.deeplabv3 import HEAD
 from segmodels.ports.vainf import published
 from segmodels.ports.vainf.backbones import MobileNetV2, Xception
@@ -67,7 +66,7 @@ class DeepLabVainF(Dilated):
         fine, *_, deep = features
         low = self.low(fine)
         context = self.context(deep)
-        deep = F.interpolate(context, low.shape[2:], mode="bilinear", align_corners=False)
+        deep = resized(context, low)
         return self.classifier(torch.cat([low, deep], 1))
 
 
