@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segmodels import inference_modes
 from segmodels.module import Normalization, SegmentationModule
-from segmodels.parts.crf import Lattice, Settings, exact, marginals
+from segmodels.parts.crf import Lattice, Settings, exact, marginals, strides_of
 from tests.support.paths import REFERENCE
 
 BOTH = [exact, Lattice]
@@ -164,6 +164,16 @@ def test_the_corners_of_one_point_are_a_ring_of_neighbors(d: int) -> None:
     assert (after < corners).sum(1).tolist() == [1] * corners  # axis by axis
     assert (after < corners).sum(0).tolist() == [1] * corners  # corner by corner
     torch.testing.assert_close(lattice.weights.sum(1), torch.ones(1))
+
+
+def test_a_key_counts_the_vertices_before_it_up_to_2_to_the_62nd() -> None:
+    """Neighbors of the last one must have keys of 64 bits too."""
+    first, second, last = strides_of([3, 4, 9])
+    assert [i * first + j * second for i in range(3) for j in range(4)] == list(range(12))
+    assert last == 0  # it is what the others lack to a sum of 0
+    assert strides_of([2**31, 2**31, 9]) == [2**31, 1, 0]
+    with pytest.raises(ValueError, match="2147483648 x 2147483649 vertices is too fine"):
+        strides_of([2**31, 2**31 + 1, 9])
 
 
 def test_a_lattice_too_fine_for_its_keys_is_refused() -> None:
