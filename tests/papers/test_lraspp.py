@@ -28,16 +28,29 @@ def window_means(x: Tensor, side: int, step: tuple[int, int]) -> Tensor:
     return torch.stack(rows, -2)
 
 
+@pytest.fixture(scope="module")
+def gate() -> WindowGate:
+    """25 x 25 windows that move by 4 and by 5, at stride 32."""
+    torch.manual_seed(0)
+    return WindowGate(3, 2, 25, (4, 5)).double()
+
+
+@pytest.fixture(scope="module")
+def exported(gate: WindowGate) -> nn.Module:
+    sides = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    example = torch.zeros(2, 3, 31, 37, dtype=torch.float64)
+    with torch.no_grad():
+        return torch.export.export(gate, (example,), dynamic_shapes=(sides,)).module()
+
+
 @pytest.mark.parametrize(
     ("height", "width", "windows"),
     [(25, 25, (1, 1)), (33, 65, (3, 9)), (12, 40, (1, 4)), (7, 9, (1, 1)), (1, 30, (1, 2))],
 )
 def test_a_gate_is_made_of_windows_inside_the_map(
-    height: int, width: int, windows: tuple[int, int]
+    height: int, width: int, windows: tuple[int, int], gate: WindowGate, exported: nn.Module
 ) -> None:
-    """Also as it is exported: 25 x 25 windows that move by 4 and by 5, at stride 32."""
-    torch.manual_seed(0)
-    gate = WindowGate(3, 2, 25, (4, 5)).double()
+    """Also as it is exported."""
     x = 3 * torch.randn(2, 3, height, width, dtype=torch.float64)
     with torch.no_grad():
         means = window_means(x, 25, (4, 5))
@@ -45,11 +58,8 @@ def test_a_gate_is_made_of_windows_inside_the_map(
         wanted = ((gate.conv(means) + 3) / 6).clamp(0, 1)
         wanted = F.interpolate(wanted, (height, width), mode="bilinear", align_corners=True)
         torch.testing.assert_close(gate(x), wanted, rtol=0, atol=1e-6)
-        sides = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-        example = torch.zeros(2, 3, 31, 37, dtype=torch.float64)
-        graph = torch.export.export(gate, (example,), dynamic_shapes=(sides,)).module()
         if height > 1:
-            torch.testing.assert_close(graph(x), wanted, rtol=0, atol=1e-6)
+            torch.testing.assert_close(exported(x), wanted, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,12 @@ def test_released_resnets_take_bgr_images_without_their_mean(name: str) -> None:
     assert normalization.std == (1, 1, 1)
 
 
+@pytest.mark.parametrize("row", ["hrnet_w18", "hrnet_w48"])
+def test_an_hrnet_starts_from_weights_of_its_width(row: str) -> None:
+    assert row == f"hrnet_w{EXPERIMENTS[row].model['width']}"
+    assert EXPERIMENTS[row].starts_from.startswith(f"{row}.")
+
+
 def test_backbones_convolutions_start_small_and_those_of_heads_as_torchs() -> None:
     """init_weights of seg_hrnet_ocr.py leaves out what is called cls, aux or ocr."""
     torch.manual_seed(0)
