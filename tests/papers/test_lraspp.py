@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.models import segmentation
 
 import segmodels
-from segmodels.architectures.lraspp import LRASPP, WindowGate, lite
+from segmodels.architectures.lraspp import LRASPP, WindowGate, averaging_and_enlarging, lite
 from segmodels.paper import experiment, macs
 from tests.support.checkpoints import lively
 from tests.support.networks import with_lively_norms
@@ -60,6 +60,14 @@ def test_a_gate_is_made_of_windows_inside_the_map(
         torch.testing.assert_close(gate(x), wanted, rtol=0, atol=1e-6)
         if height > 1:
             torch.testing.assert_close(exported(x), wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("side", "windows"), [(7, 1), (25, 1), (33, 3)])
+def test_the_last_window_stands_there_twice_and_counts_once(side: int, windows: int) -> None:
+    averaging, enlarging = averaging_and_enlarging(side, 25, 4, torch.zeros(()))
+    assert averaging.shape == enlarging.T.shape == (windows + 1, side)
+    assert torch.equal(averaging[-1], averaging[-2])
+    assert not enlarging[:, -1].any()
 
 
 @pytest.mark.parametrize(

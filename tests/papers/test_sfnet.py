@@ -1,4 +1,4 @@
-"""Tests of SFNet: reading a map along a flow, the loss of each level, the authors' training step.
+"""Tests of SFNet: its flows, the loss of each level, the authors' training step.
 
 They also check the ablations.
 """
@@ -48,34 +48,6 @@ def filled(name: str) -> dict[str, Tensor]:
     }
 
 
-def read_along(features: Tensor, flow: Tensor) -> Tensor:
-    """One position at a time: where the fine grid lies on the coarse one, moved by the flow, blended from the four around it."""
-    channels, h, w = features.shape
-    _, height, width = flow.shape
-    out = features.new_zeros(channels, height, width)
-    for row in range(height):
-        for column in range(width):
-            x = (column / (width - 1) + flow[0, row, column].item() / width / 2) * (w - 1)
-            y = (row / (height - 1) + flow[1, row, column].item() / height / 2) * (h - 1)
-            for j in (int(np.floor(y)), int(np.floor(y)) + 1):
-                for i in (int(np.floor(x)), int(np.floor(x)) + 1):
-                    if 0 <= j < h and 0 <= i < w:
-                        out[:, row, column] += (
-                            (1 - abs(y - j)) * (1 - abs(x - i)) * features[:, j, i]
-                        )
-    return out
-
-
-def test_a_map_is_read_where_the_flow_points_and_is_zero_outside() -> None:
-    features, flow = (
-        torch.randn(1, 3, 4, 5, dtype=torch.float64),
-        6 * torch.randn(1, 2, 9, 17, dtype=torch.float64),
-    )
-    torch.testing.assert_close(
-        sfnet.displaced(features, flow)[0], read_along(features[0], flow[0]), rtol=0, atol=1e-12
-    )
-
-
 def test_without_a_flow_alignment_is_bilinear_upsampling() -> None:
     fine, coarse, align = torch.randn(2, 8, 13, 17), torch.randn(2, 8, 5, 6), sfnet.FlowAlignment(8)
     nn.init.zeros_(align.flow.weight)
@@ -95,14 +67,6 @@ def test_a_gate_of_one_half_is_the_mean_of_both_displaced_maps() -> None:
     torch.testing.assert_close(
         align(fine, coarse), (sfnet.displaced(coarse, up) + sfnet.displaced(fine, down)) / 2
     )
-
-
-def test_half_precision_reads_within_its_rounding_of_single_precision() -> None:
-    features, flow = torch.randn(1, 2, 16, 32), torch.randn(1, 2, 256, 512)
-    half = sfnet.displaced(features.bfloat16(), flow.bfloat16())
-    whole = sfnet.displaced(features.bfloat16().float(), flow.bfloat16().float())
-    assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.float(), whole, rtol=2**-8, atol=1e-6)
 
 
 def test_flow_fields_are_in_pixels_of_their_own_level() -> None:
