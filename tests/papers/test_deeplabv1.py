@@ -91,6 +91,7 @@ def test_a_row_is_what_the_papers_tables_say(row: str, kernel: int, rate: int, m
     network = segmodels.experiment(f"deeplabv1/{row}").build(21, "meta")
     fc6 = network.backbone.pre_logits.fc1
     assert (fc6.kernel_size[0], fc6.dilation[0], bool(network.branches)) == (kernel, rate, msc)
+    assert fc6.out_channels == (1024 if kernel == 3 else 4096)
     assert not network.dense
 
 
@@ -99,8 +100,17 @@ def test_scores_come_at_an_eighth() -> None:
     assert network.logits(torch.zeros(1, 3, 321, 321, device="meta")).shape == (1, 21, 41, 41)
     assert network.logits(torch.zeros(1, 3, 96, 90, device="meta")).shape == (1, 21, 12, 12)
     assert [network.valid_side(side) for side in (1, 2, 9, 321, 500)] == [1, 9, 9, 321, 505]
+    crop = segmodels.experiment("deeplabv1").budgets["streets"]["crop"]
+    assert tuple(map(network.valid_side, crop)) == crop
     pools = [each for each in network.backbone.features if isinstance(each, nn.MaxPool2d)]
     assert [(pool.kernel_size, pool.stride) for pool in pools] == [(3, 2)] * 3 + [(3, 1)] * 2
+
+
+def test_every_eighth_logit_of_an_image_is_one_of_the_networks() -> None:
+    network = small()
+    image = torch.randn(1, 3, 33, 41, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(network(image)[..., ::8, ::8], network.logits(image))
 
 
 # --- multi-scale prediction

@@ -87,6 +87,7 @@ def test_the_branches_of_vgg16_read_pool5_at_their_rates_and_are_classified_toge
     assert {branch.fc2.weight.shape for branch in branches} == {(1024, 1024, 1, 1)}
     (deep,) = network.features(torch.zeros(1, 3, 65, 97, device="meta"))
     assert deep.shape == (1, 4096, 9, 13)
+    assert network.decode([deep]).shape == (1, 5, 9, 13)
     pools = [each for each in network.backbone.features if isinstance(each, nn.MaxPool2d)]
     assert {pool.kernel_size for pool in pools} == {3}
 
@@ -199,6 +200,8 @@ def test_images_are_padded_so_that_every_scale_has_sides_of_8k_plus_1(
 ) -> None:
     network = on_meta(scales=scales)
     assert [network.valid_side(side) for side in (2, 33, 34, 321, 500)] == valid
+    crop = segmodels.experiment("deeplabv2").budgets["streets"]["crop"]
+    assert tuple(map(network.valid_side, crop)) == crop
 
 
 # --- losses

@@ -222,6 +222,11 @@ def test_sides_are_sixteen_k_and_one(side: int, valid: int) -> None:
         assert small().valid_side(side) == valid
 
 
+def test_both_backbones_keep_corners_on_corners() -> None:
+    with torch.device("meta"):
+        assert DeepLabV3Plus(4, "xception65").align_corners and small().align_corners
+
+
 @pytest.mark.parametrize("output_stride", [4, 32, 0])
 def test_another_stride_is_refused_in_a_sentence(output_stride: int) -> None:
     with pytest.raises(ValueError, match=f"is {output_stride}; it must be 16, as the paper trains"):

@@ -157,7 +157,8 @@ def test_the_padding_lets_the_network_take_images_of_any_size(size: tuple[int, i
 
 
 def test_scores_start_at_zero_and_values_are_dropped_behind_fc6_and_fc7() -> None:
-    module = narrow("vgg16_8s")
+    module = FCN(3, width=4)
+    assert len(module.score) == 3  # the finest, if nothing else is said
     assert not any(each.any() for score in module.score for each in score.parameters())
     drops = [each for each in module.modules() if isinstance(each, nn.Dropout)]
     assert [each.p for each in drops] == [0.5, 0.5]
@@ -250,6 +251,17 @@ def test_every_layout_is_of_the_row_that_it_names() -> None:
         "fcn_resnet50_torchvision": "fcn/resnet50",
         "fcn_resnet101_torchvision": "fcn/resnet101",
     }
+
+
+def test_names_of_caffes_layers_become_those_of_the_same_convolutions() -> None:
+    """conv1_1 to conv5_3, in the order in which they see the image."""
+    blocks = ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3))
+    given = [f"conv{block}_{number + 1}" for block, count in blocks for number in range(count)]
+    features = narrow("vgg16_8s").backbone.features
+    wanted = [place for place, each in enumerate(features) if isinstance(each, nn.Conv2d)]
+    state = {f"{name}.bias": torch.zeros(0) for name in given}
+    found = RELEASED["fcn8s_vgg16_wkentaro"].renamed(state)
+    assert list(found) == [f"backbone.features.{place}.bias" for place in wanted]
 
 
 def test_images_of_the_authors_networks_are_caffes() -> None:

@@ -299,6 +299,24 @@ def test_the_padded_variant_takes_any_size_from_sixteen_up(bilinear: bool) -> No
             assert network(torch.randn(1, 3, *size)).shape == (1, 3, *size)
 
 
+def test_the_padded_variant_has_the_parameters_of_the_code_line() -> None:
+    rows = [segmodels.experiment(f"unet/{row}") for row in ("padded", "padded_bilinear")]
+    with torch.device("meta"):
+        networks = [*(row.build(2, "meta") for row in rows), PaddedUNet(2)]
+    counts = [sum(each.numel() for each in network.parameters()) for network in networks]
+    assert counts == [31_037_698, 17_263_042, 31_037_698]
+
+
+@pytest.mark.parametrize("bilinear", [False, True])
+def test_a_step_upward_doubles_the_sides(bilinear: bool) -> None:
+    x = torch.randn(1, 32 if bilinear else 64, 3, 4)
+    with torch.no_grad():
+        found = PaddedUNet(3, bilinear, width=4).expansive[0].up(x)
+    assert found.shape == (1, 32, 6, 8)
+    if bilinear:  # and keeps the corners
+        torch.testing.assert_close(found[..., ::5, ::7], x[..., ::2, ::3])
+
+
 def test_mmsegmentation_divides_by_all_pixels_and_weighs_its_auxiliary_head() -> None:
     module = UNetMMSeg(3)
     logits, label = torch.randn(1, 3, 8, 8), torch.randint(3, (1, 8, 8))

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from segmodels.parts.backbones.vgg import VGG16, convolutional, pre_logits
+from segmodels.parts.backbones.vgg import VGG16, convolutional, pre_logits, thinned
 from segmodels.parts.pretrained import load_encoder
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -79,6 +79,19 @@ def test_a_fully_connected_layer_computes_the_same_as_a_convolution(tmp_path: Pa
     x = torch.randn(2, 32, 7, 7)
     convolved = ours.pre_logits.fc1(x).flatten(1)
     torch.testing.assert_close(convolved, linear(x.flatten(1)))
+
+
+@pytest.mark.parametrize(("kernel", "step"), [(3, 3), (4, 2), (7, 1)])
+def test_thinned_layers_keep_filters_and_taps_at_equal_distances(kernel: int, step: int) -> None:
+    state = {name: torch.randn_like(each) for name, each in pre_logits(3, 8).state_dict().items()}
+    state = {f"pre_logits.{name}": each for name, each in state.items()}
+    found = thinned({"features.0.bias": torch.ones(1), **state}, 4, kernel)
+    weight, bias = state["pre_logits.fc1.weight"], state["pre_logits.fc1.bias"]
+    assert torch.equal(found["pre_logits.fc1.weight"], weight[::2, :, ::step, ::step])
+    assert torch.equal(found["pre_logits.fc1.bias"], bias[::2])
+    assert torch.equal(found["pre_logits.fc2.weight"], state["pre_logits.fc2.weight"][::2, ::2])
+    assert torch.equal(found["pre_logits.fc2.bias"], state["pre_logits.fc2.bias"][::2])
+    assert torch.equal(found["features.0.bias"], torch.ones(1))
 
 
 def test_poolings_round_up_and_the_first_padding_shifts_the_maps() -> None:
