@@ -8,7 +8,6 @@ from torchvision.models import segmentation
 import segmodels
 from segmodels.architectures.deeplabv3 import DeepLabV3
 from segmodels.paper import experiment, inference_parameters
-from segmodels.parts.atrous_pyramid import AtrousPyramid, rates_at
 from segmodels.ports.kazuto.deeplabv3 import DeepLabV3Kazuto
 from segmodels.ports.mmseg.dilated import LINES
 from segmodels.ports.torchvision.deeplabv3 import DeepLabV3Torchvision
@@ -63,11 +62,6 @@ def test_image_pooling_is_one_of_the_maps_and_can_be_left_out() -> None:
     assert (len(with_mean.context.maps(x)), len(without.context.maps(x))) == (5, 4)
     saved = 2048 * 256 + 2 * 256 + 256 * 256  # its 1x1, its norm, its part of the projection
     assert inference_parameters(with_mean) - inference_parameters(without) == saved
-
-
-def test_rates_cover_the_same_pixels_at_both_strides() -> None:
-    assert rates_at(8, (6, 12, 18, 24)) == (12, 24, 36, 48)
-    assert rates_at(16, (3,)) == (3,)
 
 
 def test_every_second_value_at_stride_8_is_one_at_stride_16() -> None:
@@ -222,8 +216,3 @@ def test_kazutos_network_has_caffes_strides_and_no_dropout() -> None:
     assert len(module.backbone.layer3) == 23
     assert norms(module) == {(1e-5, 0.9997)}
     assert not module.align_corners
-
-
-def test_a_pyramid_without_rates_is_a_1x1_and_the_mean() -> None:
-    pyramid = AtrousPyramid(8, 4, ()).eval()
-    assert len(pyramid.maps(torch.randn(1, 8, 3, 3))) == 2

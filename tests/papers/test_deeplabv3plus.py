@@ -12,7 +12,6 @@ import segmodels
 from experiments.results.reference import weights_from_names
 from segmodels.architectures.deeplabv3plus import DeepLabV3Plus, Xception65, separable_conv
 from segmodels.paper import experiment, macs
-from segmodels.parts.atrous_pyramid import AtrousPyramid, rates_at
 from segmodels.ports.kazuto.deeplabv3plus import DeepLabV3PlusKazuto
 from segmodels.ports.vainf.backbones import MobileNetV2, Xception
 from segmodels.ports.vainf.deeplab import DeepLabVainF
@@ -173,27 +172,6 @@ def test_an_atrous_separable_convolution_is_the_papers_sum(rate: int) -> None:
         torch.testing.assert_close(layer(x), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_the_pyramid_joins_a_1x1_three_rates_and_the_mean_of_the_image() -> None:
-    pyramid = AtrousPyramid(8, 4, (2, 3, 4)).eval()
-    x = torch.randn(2, 8, 9, 11)
-    with torch.no_grad():
-        *convolved, mean = pyramid.maps(x)
-        assert [each.shape for each in convolved] == [(2, 4, 9, 11)] * 4
-        wanted = pyramid.pooling(F.adaptive_avg_pool2d(x, 1)).expand(2, 4, 9, 11)
-        torch.testing.assert_close(mean, wanted)
-        moved = x.clone()
-        moved[..., 4, 5] += 1.0  # a 1x1 sees its own pixel, a rate three columns of three
-        seen = [
-            (after - before).abs().sum((0, 1)) > 0
-            for before, after in zip(convolved, pyramid.maps(moved))
-        ]
-    assert seen[0].nonzero().tolist() == [[4, 5]]
-    for rate, changed in zip((2, 3, 4), seen[1:]):
-        rows, columns = changed.nonzero().T.tolist()
-        assert set(rows) <= {4 - rate, 4, 4 + rate} and set(columns) <= {5 - rate, 5, 5 + rate}
-        assert len(rows) > 1
-
-
 def small(**options: object) -> DeepLabV3Plus:
     return DeepLabV3Plus(4, backbone="resnet50", **options)
 
@@ -225,12 +203,6 @@ def test_sides_are_sixteen_k_and_one(side: int, valid: int) -> None:
 def test_both_backbones_keep_corners_on_corners() -> None:
     with torch.device("meta"):
         assert DeepLabV3Plus(4, "xception65").align_corners and small().align_corners
-
-
-@pytest.mark.parametrize("output_stride", [4, 32, 0])
-def test_another_stride_is_refused_in_a_sentence(output_stride: int) -> None:
-    with pytest.raises(ValueError, match=f"is {output_stride}; it must be 16, as the paper trains"):
-        rates_at(output_stride)
 
 
 @pytest.mark.parametrize(
