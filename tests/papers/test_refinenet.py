@@ -73,6 +73,8 @@ def test_fusion_brings_all_paths_to_the_least_width_and_the_finest_size_with_ali
     torch.testing.assert_close(fusion(paths), expected, rtol=0, atol=1e-12)
     assert [conv.out_channels for conv in fusion.convs] == [3, 3, 3]
     assert all(conv.bias is None for conv in fusion.convs)
+    with pytest.raises(ValueError, match="shorter"):
+        fusion(paths[:2])
 
 
 def test_a_block_fuses_then_pools_then_refines_and_does_not_fuse_a_single_path() -> None:
@@ -108,6 +110,8 @@ def test_each_block_takes_the_map_so_far_and_its_share_of_the_paths(cascades: in
     logits = network.logits(torch.zeros(1, 3, 64, 96))
     assert logits.shape == (1, 3, 16, 24)
     torch.testing.assert_close(network.decode(features), network.classifier(refined))
+    with pytest.raises(ValueError, match="shorter"):
+        network.decode(features[1:])
 
 
 def test_another_number_of_blocks_is_refused() -> None:
