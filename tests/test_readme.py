@@ -49,6 +49,14 @@ def test_the_table_of_samples_is_what_was_measured(capsys: pytest.CaptureFixture
     )
 
 
+def test_the_table_of_structures_is_what_was_measured(capsys: pytest.CaptureFixture) -> None:
+    assert benchmark.main(["structures", "--stored"]) == 0
+    page = (ROOT / "docs" / "SPEED.md").read_text()
+    assert between(page, "structures") == capsys.readouterr().out, (
+        "paste `python experiments/benchmark.py structures --stored` between the marks"
+    )
+
+
 # --- what the pages name
 
 

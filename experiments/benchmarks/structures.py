@@ -4,6 +4,7 @@ Nothing here imports torch before there is work.
 """
 
 import argparse
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ each parameter; in training it includes the gradients, which take as much, but n
 are the median of the rounds, in which all networks take turns; a ratio is the median of the rounds'
 own ratios.
 """
+STORED = Path(__file__).parents[1] / "results" / "structures.json"
 STRUCTURES = {
     "dilated": ("fcn/resnet50", "pspnet/resnet50"),
     "encoder-decoder": ("bisenet/u_shape_4", "unet/padded"),
@@ -111,31 +113,46 @@ def add_structures(subjects: Subjects) -> None:
         help="text for a terminal (default), or for a file",
     )
     add("--out", type=Path, metavar="FILE", help="a new JSON file with every figure and condition")
+    add(
+        "--stored",
+        action="store_true",
+        help="print the table of docs/SPEED.md, as it was measured last; measures nothing",
+    )
     parser.set_defaults(run=structures, parser=parser)
 
 
 def structures(args: argparse.Namespace) -> int:
+    from experiments.benchmarks.structure_costs import Cost, measure
+
+    if args.stored:
+        result = json.loads(STORED.read_text())
+        costs = {each["name"]: Cost(**each) for each in result["networks"]}
+        show(costs, result["conditions"], "markdown")
+        return 0
     if args.out:
         check_out(args.out)
     args.rows = chosen(args.networks)
-    from experiments.benchmarks.structure_costs import measure
-
     costs, conditions = measure(args)
-    heads = columns(args)
-    rows = [cells(cost) for cost in costs.values()]
-    if args.format == "markdown":
-        print_markdown(heads, rows)
-    else:
-        print(f"{where(conditions)}\n")
-        print_table(heads, rows)
-    print()
-    for line in sentences(costs):
-        print(line)
+    show(costs, conditions, args.format)
     if args.out:
         networks = [cost.as_dict() for cost in costs.values()]
         write_json(args.out, {"conditions": conditions, "networks": networks})
         print(f"result       {args.out}")
     return 0
+
+
+def show(costs: Mapping[str, "Cost"], conditions: Mapping[str, Any], form: str) -> None:
+    heads = columns(conditions)
+    rows = [cells(cost) for cost in costs.values()]
+    if form == "markdown":
+        print_markdown(heads, rows)
+        print(f"\n{where(conditions)}; {conditions['date']}")
+    else:
+        print(f"{where(conditions)}\n")
+        print_table(heads, rows)
+    print()
+    for line in sentences(costs):
+        print(f"- {line}")
 
 
 def chosen(words: list[str]) -> dict[str, str]:
@@ -156,9 +173,9 @@ def where(conditions: Mapping[str, Any]) -> str:
     return f"{device}; torch {conditions['versions']['torch']}; float32"
 
 
-def columns(args: argparse.Namespace) -> dict[str, str]:
-    size = by(args.size)
-    crops = f"{args.batch} x {by(args.crop)}"
+def columns(conditions: Mapping[str, Any]) -> dict[str, str]:
+    size = by(conditions["size"])
+    crops = f"{conditions['batch']} x {by(conditions['crop'])}"
     names = ("structure", "network")
     figures = (
         "parameters",
