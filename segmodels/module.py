@@ -310,6 +310,8 @@ class SegmentationModule(LightningModule):
         if self.device.type == "cpu" and str(self.trainer.precision).startswith("bf16"):
             check_bfloat16(self)
         self.freeze_unreached()
+        for layer in self.modules():  # the mode of each is set when the training starts
+            layer.training = True
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
         if self.recipe.precision == "auto":
@@ -497,9 +499,8 @@ class SegmentationModule(LightningModule):
     def on_train_start(self) -> None:
         """Set the mode of all layers, and let the schedule end with the trainer's last step.
 
-        Not before: Lightning leaves layers in the mode in which they were built, and warns of those
-        that are evaluated; and the trainer's loaders have to be there, and what a checkpoint says
-        of them.
+        Not before: Lightning warns of layers that are evaluated, as frozen norms are; and the
+        trainer's loaders have to be there, and what a checkpoint says of them.
         """
         self.train()
         recipe = self.recipe

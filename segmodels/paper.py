@@ -177,7 +177,7 @@ class Experiment:
         identity = Identity(experiment=self.name, model=dict(self.model), seed=seed)
         module.seed = seed or 0
         module.adopt(self.recipe, self.normalization, identity)
-        return module
+        return module.train()  # in which frozen norms are evaluated
 
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.model.items())

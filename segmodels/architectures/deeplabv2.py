@@ -135,7 +135,6 @@ class DeepLabV2(SegmentationModule):
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.zeros_(layer.bias)
-        self.train()  # which leaves frozen norms in eval mode
 
     def encoder(self) -> nn.Module:
         return self.backbone

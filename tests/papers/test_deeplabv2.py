@@ -243,9 +243,10 @@ def test_norms_stay_as_they_start_in_training_too(network: DeepLabV2) -> None:
     network.losses((torch.randn(2, 3, 33, 33), torch.zeros(2, 33, 33, dtype=torch.uint8)))
     assert torch.equal(norm.running_mean, before)
     assert network.training and network.classifier.training and not norm.training
-    fresh = on_meta()
+    row = segmodels.experiment("deeplabv2")
+    fresh = row.build(5, "meta")
     assert fresh.training and not fresh.backbone.bn1.training  # before anybody asks for a mode
-    assert on_meta(train_norms=True).backbone.bn1.training
+    assert row.but(model={"train_norms": True}).build(5, "meta").backbone.bn1.training
 
 
 def rates(network: DeepLabV2) -> dict[str, tuple[float, float]]:

@@ -118,7 +118,7 @@ def test_the_bias_learns_twice_as_fast_and_norms_are_not_decayed() -> None:
 
 def test_in_the_second_phase_norms_keep_what_the_first_one_learned() -> None:
     row = experiment("deeplabv3/frozen_norms")
-    module = row.build(5, "meta").train()
+    module = row.build(5, "meta")
     layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
     assert not any(layer.training for layer in layers)
     assert module.context.dropout.training
@@ -129,7 +129,7 @@ def test_in_the_second_phase_norms_keep_what_the_first_one_learned() -> None:
     first = experiment("deeplabv3")
     assert (row.recipe.lr, first.recipe.lr) == (0.001, 0.007)
     assert row.recipe.iterations == first.recipe.iterations == 30_000
-    assert all(layer.training for layer in first.build(5, "meta").train().context.modules())
+    assert all(layer.training for layer in first.build(5, "meta").context.modules())
 
 
 # --- torchvision

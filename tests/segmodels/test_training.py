@@ -342,6 +342,16 @@ def test_frozen_norms_keep_averages_and_weights_while_other_layers_learn() -> No
     assert module.train().body[1].training
 
 
+def test_a_trainer_does_not_warn_of_layers_in_eval_mode_and_sets_their_modes() -> None:
+    """Warnings are errors here; Lightning has one of layers that are evaluated."""
+    module = tiny().eval()
+    module.frozen_norms = True
+    modes = []
+    module.after_step = lambda: modes.append([each.training for each in module.body])
+    trained(module, batches(1))
+    assert modes == [[True, False, True]]
+
+
 def test_every_parameter_is_in_one_group() -> None:
     module = tiny(head_lr=10.0, decay_norms=False)
     for frozen in (False, True):
