@@ -91,6 +91,8 @@ class Experiment:
     # data set -> recipe fields, which replace the data set's own budget
     budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     name: str = ""
+    # the row's own start and normalization, while an option `encoder` has others in their place
+    own_start: Mapping[str, Any] = field(default_factory=dict)
 
     def but(
         self,
@@ -109,13 +111,24 @@ class Experiment:
             if name not in fields:
                 raise ValueError(unknown("field of a recipe", name, fields))
         check_options(self.network, model or {})
-        changes = {"published": (), "published_speed": (), **start_of(model or {}), **changes}
+        changes = {"published": (), "published_speed": (), **self.start(model or {}), **changes}
         return replace(
             self,
             recipe=replace(self.recipe, **(recipe or {})),
             model={**self.model, **(model or {})},
             **changes,
         )
+
+    def start(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the start and the normalization with a timm network by name, or without one."""
+        if "encoder" not in model:
+            return {}
+        usual = {"starts_from": self.starts_from, "normalization": self.normalization}
+        own = self.own_start or usual
+        if not (name := model["encoder"]):
+            return {**own, "own_start": {}}
+        normalization = Normalization(**normalization_of(name))
+        return {"starts_from": name, "normalization": normalization, "own_start": own}
 
     def finetuned(self, images: int, size: tuple[int, int], **given: Any) -> "Experiment":
         """Return this row with the recipe of a fine-tuning on so many images of at least this size.
@@ -182,13 +195,6 @@ class Experiment:
     def __repr__(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self.model.items())
         return f"Experiment({self.name or self.network.__name__}{options})"
-
-
-def start_of(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the start and the normalization of a row whose encoder is a timm network by name."""
-    if not (name := model.get("encoder")):
-        return {}
-    return {"starts_from": name, "normalization": Normalization(**normalization_of(name))}
 
 
 # --- authors' checkpoints

@@ -256,6 +256,11 @@ def test_an_encoder_brings_its_start_and_its_normalization() -> None:
     assert other.published == ()
     assert other.but(recipe={"lr": 0.1}).starts_from == "xception65"
     assert row.but(model={"encoder": None}).starts_from == row.starts_from
+    for changed in (other, other.but(model={"encoder": "resnet34"})):
+        back = changed.but(model={"encoder": None})
+        assert (back.starts_from, back.normalization) == (row.starts_from, row.normalization)
+        again = back.but(model={"encoder": "xception65"})
+        assert (again.starts_from, again.normalization) == (other.starts_from, other.normalization)
     assert other.build(3, "meta").normalization == other.normalization
     assert other.but(model={"encoder": "resnet34.tv_in1k"}).starts_from == "resnet34.tv_in1k"
 
