@@ -32,6 +32,7 @@ Departures:
 - Xception starts from the authors' own ImageNet weights, as timm has them; ResNet from Gluon's of
   the same network, and its images are normalized as those weights expect.
 - The authors' released checkpoint for PASCAL VOC saw COCO first, and its figures name that.
+- The decoders of tables 1 and 2 are recalled of the paper, and no figure of them was seen.
 - ResNet-50 is no row of the paper, and nobody published a figure for it under this recipe. Its
   "_flow" enlarges the pyramid's map by SFNet's flow alignment (arXiv:2002.10120), as no paper does.
 - The batch and the number of steps are DeepLabV3's (arXiv:1706.05587), whose protocol the paper
@@ -41,6 +42,8 @@ Departures:
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -54,7 +57,7 @@ from segmodels.parts.atrous_pyramid import AtrousPyramid, initialize, rates_at
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.backbones.timm_encoder import TimmEncoder
 from segmodels.parts.flow_alignment import FlowAlignment
-from segmodels.parts.layers import conv_bn_relu, with_momentum
+from segmodels.parts.layers import conv_bn_relu, resized, resized_with_corners, with_momentum
 from segmodels.recipe import Recipe
 
 Backbone = Literal["xception65", "resnet50", "resnet101"]
@@ -85,14 +88,7 @@ class SeparableConv(nn.Module):
     ) -> None:
         super().__init__()
         self.conv_dw = nn.Conv2d(
-            inside,
-            inside,
-            kernel_size=3,
-            stride=stride,
-            padding=dilation,
-            dilation=dilation,
-            groups=inside,
-            bias=False,
+            inside, inside, 3, stride, dilation, dilation, groups=inside, bias=False
         )
         self.bn_dw = nn.BatchNorm2d(inside, EPSILON)
         self.conv_pw = nn.Conv2d(inside, outside, 1, bias=False)
@@ -217,45 +213,61 @@ class DeepLabV3Plus(DeepLab):
         backbone: Backbone = "xception65",
         output_stride: int = 16,
         separable: bool = True,
+        early: Literal["conv2", "both", "none"] = "conv2",
+        low: int = 48,
+        convolutions: tuple[int, ...] = (256, 256),
+        kernel: Literal[3, 1] = 3,
         alignment: Literal["bilinear", "flow"] = "bilinear",
         encoder: str | None = None,
     ) -> None:
         """`separable` makes the 3x3s of the pyramid and the decoder separable convolutions.
 
-        `output_stride` leaves the weights as they are. `alignment` is how the decoder enlarges the
-        pyramid's map. `encoder` is the name of a timm network that takes the backbone's place.
+        `early` names the maps that the decoder joins: ResNet's conv2 at 1/4, both that and conv3 at
+        1/8, or none, and then there is no decoder. It narrows each to `low` channels; behind the
+        last, `convolutions` are the widths of its layers. `alignment` is how it enlarges a map to
+        1/4. `output_stride` leaves the weights as they are. `encoder` is the name of a timm network
+        that takes the backbone's place.
         """
         convolution = separable_conv if separable else conv_bn_relu
+        refine = convolution if kernel == 3 else partial(conv_bn_relu, kernel=1)
         rates = rates_at(output_stride)
         made = backbone_of(backbone, output_stride, encoder)
-        fine, *_, deep = made.channels
+        conv2, conv3, *_, deep = made.channels
+        widths = (256,) if early == "none" else (256 + low, *convolutions)
+        layers = [refine(*pair) for pair in pairwise(widths)]
         super().__init__(
             num_classes,
             made,
             context=AtrousPyramid(deep, 256, rates, convolution),
-            classifier=nn.Sequential(
-                convolution(256 + 48, 256), convolution(256, 256), nn.Conv2d(256, num_classes, 1)
-            ),
+            classifier=nn.Sequential(*layers, nn.Conv2d(widths[-1], num_classes, 1)),
         )
         self.align_corners = self.align_corners and made.aligned
-        self.low = conv_bn_relu(fine, 48, 1)
-        self.alignment = FlowAlignment(256, fine=48) if alignment == "flow" else None
-        for part in (self.context, self.low, self.classifier):
-            initialize(with_momentum(part, 3e-4))
+        self.middle = nn.ModuleList()
+        if early == "both":
+            self.middle += [conv_bn_relu(conv3, low, 1), refine(256 + low, 256)]
+        self.low = conv_bn_relu(conv2, low, 1) if early != "none" else None
+        flow = alignment == "flow" and early != "none"
+        self.alignment = FlowAlignment(256, fine=low) if flow else None
+        for part in (self.context, self.middle, self.low, self.classifier):
+            if part is not None:
+                initialize(with_momentum(part, 3e-4))
         nn.init.trunc_normal_(self.classifier[-1].weight, std=0.01, a=-0.02, b=0.02)
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        fine, *_, deep = features
-        return self.classifier(self.joined(self.low(fine), self.context(deep)))
+        conv2, conv3, *_, deep = features
+        x = self.context(deep)
+        if self.middle:
+            reduce, refine = self.middle
+            x = refine(self.joined(reduce(conv3), x))
+        if self.low is not None:
+            x = self.joined(self.low(conv2), x, self.alignment)
+        return self.classifier(x)
 
-    def joined(self, low: Tensor, deep: Tensor) -> Tensor:
-        """Concatenate the pyramid's map, enlarged to 1/4, and the early map."""
-        if self.alignment is not None:
-            deep = self.alignment(low, deep)
-        else:
-            size = low.shape[2:]
-            deep = F.interpolate(deep, size, mode="bilinear", align_corners=self.align_corners)
-        return torch.cat([deep, low], 1)  # (B, 256 + 48, H/4, W/4)
+    def joined(self, low: Tensor, deep: Tensor, alignment: nn.Module | None = None) -> Tensor:
+        """Concatenate the deep map, enlarged to the early one, and that."""
+        resize = resized_with_corners if self.align_corners else resized
+        deep = resize(deep, low) if alignment is None else alignment(low, deep)
+        return torch.cat([deep, low], 1)  # (B, 256 + low, H/4, W/4)
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         depthwise = parameter.ndim == 4 and parameter.shape[1] == 1
@@ -302,6 +314,7 @@ RESNET101 = MAIN.but(
     published=table(3, {16: (78.85, 80.22), 8: (79.35, 80.57)}),
 )  # fmt: skip
 RESNET50 = RESNET101.but(model={"backbone": "resnet50"}, starts_from="resnet50s.gluon_in1k")
+ONE_3X3 = RESNET101.but(model={"convolutions": (256,)})
 
 EXPERIMENTS = {
     "xception65": MAIN,
@@ -316,4 +329,13 @@ EXPERIMENTS = {
     "resnet50": RESNET50,
     # SFNet's flow alignment (arXiv:2002.10120) in place of the decoder's bilinear enlargement
     "resnet50_flow": RESNET50.but(model={"alignment": "flow"}),
+    # ablations: channels of the early map, where one 3x3 follows (table 1; 48 is "one_3x3")
+    **{f"low_{low}": ONE_3X3.but(model={"low": low}) for low in (8, 16, 32, 64)},
+    # the decoder's structure (table 2), and none at all
+    "one_3x3": ONE_3X3,
+    "three_3x3": RESNET101.but(model={"convolutions": (256, 256, 256)}),
+    "one_3x3_128": RESNET101.but(model={"convolutions": (128,)}),
+    "one_1x1": ONE_3X3.but(model={"kernel": 1}),
+    "conv3_too": ONE_3X3.but(model={"early": "both"}),
+    "no_decoder": RESNET101.but(model={"early": "none"}),
 }  # fmt: skip

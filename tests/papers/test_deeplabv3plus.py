@@ -192,6 +192,58 @@ def test_logits_come_at_a_quarter_and_corners_stay_corners() -> None:
 
 
 @pytest.mark.parametrize(
+    ("row", "low", "layers"),
+    [
+        ("resnet101", 48, [(304, 256, 3), (256, 256, 3)]),
+        *((f"low_{low}", low, [(256 + low, 256, 3)]) for low in (8, 16, 32, 64)),
+        ("one_3x3", 48, [(304, 256, 3)]),
+        ("three_3x3", 48, [(304, 256, 3), (256, 256, 3), (256, 256, 3)]),
+        ("one_3x3_128", 48, [(304, 128, 3)]),
+        ("one_1x1", 48, [(304, 256, 1)]),
+        ("conv3_too", 48, [(304, 256, 3)]),
+    ],
+)
+def test_decoders_are_those_of_tables_1_and_2(
+    row: str, low: int, layers: list[tuple[int, int, int]]
+) -> None:
+    module = experiment(f"deeplabv3plus/{row}").build(21, "meta")
+    *refined, classifier = module.classifier
+    found = [(each[0].in_channels, each[0].out_channels, *each[0].kernel_size) for each in refined]
+    assert found == [(*layer, layer[-1]) for layer in layers]
+    assert (module.low[0].in_channels, module.low[0].out_channels) == (256, low)
+    assert (classifier.in_channels, classifier.kernel_size) == (layers[-1][1], (1, 1))
+    assert len(module.middle) == (2 if row == "conv3_too" else 0)
+
+
+def test_with_conv3_the_decoder_takes_a_step_at_an_eighth_first() -> None:
+    module = lively(small(separable=False, early="both", convolutions=(256,)))
+    image = torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        conv2, conv3, *_, deep = module.features(image)
+        reduce, refine = module.middle
+        assert (conv3.shape, reduce(conv3).shape) == ((1, 512, 9, 13), (1, 48, 9, 13))
+        x = refine(torch.cat([enlarged(module.context(deep), (9, 13)), reduce(conv3)], 1))
+        x = torch.cat([enlarged(x, (17, 25)), module.low(conv2)], 1)
+        torch.testing.assert_close(module.logits(image), module.classifier(x))
+
+
+def enlarged(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return F.interpolate(x, size, mode="bilinear", align_corners=True)
+
+
+def test_without_a_decoder_the_pyramids_map_is_classified() -> None:
+    module = lively(small(early="none", alignment="flow"))
+    image = torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        logits = module.logits(image)
+        pyramid = module.context(module.features(image)[-1])
+    (classifier,) = module.classifier
+    assert logits.shape == (1, 4, 5, 7)
+    assert torch.equal(logits, classifier(pyramid))
+    assert (module.low, module.alignment, len(module.middle)) == (None, None, 0)
+
+
+@pytest.mark.parametrize(
     ("side", "valid"),
     [(1, 1), (2, 17), (16, 17), (375, 385), (513, 513), (1024, 1025), (2048, 2049)],
 )
