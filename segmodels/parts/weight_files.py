@@ -79,7 +79,7 @@ def norms_of_abn(state: Mapping[str, Tensor], but: tuple[str, ...] = ()) -> Stat
 def misfit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     """Return the reason why `given` cannot replace `expected`; empty if it can."""
     missing = [name for name in expected if name not in given and not name.endswith(COUNTER)]
-    extra = [name for name in given if name not in expected]
+    extra = [name for name in given if name not in expected and not name.endswith(COUNTER)]
     shared = [name for name in given if name in expected]
     reshaped = [name for name in shared if given[name].shape != expected[name].shape]
     problems = {

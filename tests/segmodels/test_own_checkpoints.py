@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 import segmodels
 from datamodules.labels import CAMVID, CITYSCAPES
 from segmodels.module import Normalization, SegmentationModule
-from segmodels.own_checkpoints import class_tensors, from_checkpoint, start_from
+from segmodels.own_checkpoints import REMEDY, class_tensors, from_checkpoint, start_from
 from segmodels.paper import fits
 from segmodels.parts.weight_files import COUNTER
 from tests.support.checkpoints import BAD, ROW, built, content_of, written
@@ -137,6 +137,26 @@ def test_a_checkpoint_without_batch_counters_is_read(tmp_path: Path) -> None:
     assert torch.equal(
         bits(from_checkpoint(tmp_path / "old.ckpt"), image, False), bits(module, image, False)
     )
+
+
+def test_tensors_of_an_earlier_name_are_told_beside_those_of_today_with_what_to_do(
+    tmp_path: Path,
+) -> None:
+    """A layer of Fast-SCNN's pyramid pooling, as the class had it before PSPNet's took its place."""
+    content = content_of(segmodels.experiment("fastscnn").build(3))
+    earlier = {
+        name.replace(".levels.0.1.", ".bins.0.1."): tensor
+        for name, tensor in content["state_dict"].items()
+    }
+    torch.save(content | {"state_dict": earlier}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError) as refusal:
+        from_checkpoint(tmp_path / "last.ckpt")
+    place = "global_features.9"
+    assert (
+        f"it lacks 5 tensors ({place}.levels.0.1.0.weight, {place}.levels.0.1.1.weight, ...); "
+        f"it has beyond the network's 5 tensors ({place}.bins.0.1.0.weight, "
+    ) in str(refusal.value)
+    assert str(refusal.value).endswith(REMEDY) and "config.json" in REMEDY
 
 
 @pytest.mark.parametrize("kind", BAD)
