@@ -113,7 +113,8 @@ def make_parser() -> Parser:
     add(
         "--show",
         action="store_true",
-        help="every resolved value of this run and where it came from; trains nothing",
+        help="every resolved value of this run, where it came from, and what is not the paper's; "
+        "trains nothing",
     )
     add("overrides", nargs="*", metavar="group.name=value", help="any value of the run; see below")
     return parser
@@ -151,7 +152,9 @@ def show(resolved: Resolved) -> int:
         plan.settled(resolved)
     except UserError as problem:
         print(f"without what --recipe {resolved.preset} derives from the images: {problem}")
-    return resolved_table(resolved)
+    resolved_table(resolved)
+    print_departures(resolved)
+    return 0
 
 
 def resume(args: Namespace) -> int:
@@ -190,6 +193,10 @@ def introduce(resolved: Resolved) -> None:
         "or set CITYSCAPES_DATASET=DIR)"
     )
     print(resolved.title + (note if resolved.data_name == "streets" else ""))
+    print_departures(resolved)
+
+
+def print_departures(resolved: Resolved) -> None:
     if resolved.departures:
         print(f"not as in the paper ({len(resolved.departures)}):")
         print("\n".join(f"  {departure}" for departure in resolved.departures), flush=True)

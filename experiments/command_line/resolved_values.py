@@ -11,6 +11,7 @@ from experiments.command_line.errors import UserError, as_user_error
 from experiments.command_line.names import known_name
 from experiments.command_line.overrides import Groups, Option, as_text, parse_override
 from experiments.command_line.row_patterns import row_address
+from segmodels.network_identity import respelled
 from segmodels.recipe import Recipe, in_range, inference_steps
 
 PLACES = ("root", "workers", "cache", "cache_gb")  # options of a data set that no score depends on
@@ -158,11 +159,25 @@ def resolve(
             taken = {name: value for name, value in values.items() if name in groups[group]}
             resolved.update(group, taken, "--smoke")
     for word in overrides:
-        group, name, value = parse_override(word, groups)
+        try:
+            group, name, value = parse_override(word, groups)
+        except UserError as problem:
+            having = ", ".join(rows_with_option(word, paper, row))
+            hint = f"; rows with it: {having}" if having else ""
+            raise UserError(f"{problem}{hint}") from None
         resolved.update(group, {name: value}, "command line")
     check_values(resolved, groups)
     resolved.departures = departures(resolved)
     return resolved
+
+
+def rows_with_option(word: str, paper: str, row: str) -> list[str]:
+    """The rows of a paper that have an option of the network that this row lacks."""
+    group, _, name = respelled(word.partition("=")[0]).partition(".")
+    rows = catalogue()["papers"][paper]["rows"]
+    if group != "model" or name in rows[row]["options"]:
+        return []
+    return [f"{paper}/{each}" for each, entry in rows.items() if name in entry["options"]]
 
 
 def small_values(height: int, width: int) -> dict[str, dict[str, Any]]:

@@ -99,7 +99,7 @@ def ours_shown(result: Result | None, figure: PublishedFigure | None) -> str:
     return f"{score} ({result.split}, {result.protocol})"
 
 
-def resolved_table(resolved: Resolved) -> int:
+def resolved_table(resolved: Resolved) -> None:
     table = bare_table("name", "value", "from")
     table.title = f"{resolved.experiment} on {resolved.data_name}"
     for group, values in resolved.groups().items():
@@ -107,7 +107,6 @@ def resolved_table(resolved: Resolved) -> int:
             origin = resolved.origins[f"{group}.{name}"]
             table.add_row(f"{group}.{name}", Text(as_text(value)), origin)
     console().print(table)
-    return 0
 
 
 # --- a result

@@ -390,6 +390,24 @@ def test_show_prints_every_value_and_its_origin(capsys: pytest.CaptureFixture) -
     line = next(line for line in printed.splitlines() if line.startswith("recipe.lr "))
     assert line.split() == ["recipe.lr", "0.125", "command", "line"]
     assert all(f"recipe.{name}" in printed for name in Recipe.__dataclass_fields__)
+    departures = printed.partition("not as in the paper (")[2].splitlines()
+    assert int(departures[0].removesuffix("):")) == len(departures) - 1
+    assert "  recipe.lr 0.025 -> 0.125 (command line)" in departures
+
+
+@pytest.mark.parametrize(
+    ("word", "ending"),
+    [
+        ("model.encoder=resnet34", "; rows with it: unet/padded, unet/padded_bilinear"),
+        ("model.width=x", "it takes a whole number"),  # an option of this row too
+        ("model.widht=8", "there are width, border_weight"),  # of no row
+        ("recipe.bilinear=true", "inference"),  # of the network, not of the recipe
+    ],
+)
+def test_an_option_that_other_rows_have_is_answered_with_these(word: str, ending: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        resolve("unet", "streets", [word])
+    assert str(refusal.value).endswith(ending)
 
 
 ODD = ("[/x]", "[bold red]sky", ":car:")  # rich would stumble, paint, or draw a car
