@@ -60,13 +60,9 @@ class Cells(Drawn):
         cell_seed: int = 0,
         **settings: Any,
     ) -> None:
-        super().__init__(
-            root,
-            size=(height, width),
-            counts={"train": train, "val": val, "test": test},
-            pictures_seed=("cell_seed", cell_seed),
-            **settings,
-        )
+        super().__init__(root, **settings)
+        counts = {"train": train, "val": val, "test": test}
+        self.settle((height, width), counts, ("cell_seed", cell_seed))
 
     def source(self, split: str) -> Memory:
         count = self.picture_counts[split]

@@ -1,8 +1,7 @@
 """`Drawn`: the interface of built-in data sets, whose pictures are drawn instead of read."""
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from datamodules.errors import DataError, whole_number
 from datamodules.module import SegmentationData
@@ -17,20 +16,11 @@ class Drawn(SegmentationData):
     files_instead: ClassVar[str] = ""  # what takes files of this kind, for messages
     least_size: ClassVar[Size] = (32, 32)
 
-    def __init__(
-        self,
-        root: str | Path | None,
-        *,
-        size: Size,
-        counts: Mapping[str, int],
-        pictures_seed: tuple[str, int],
-        **settings: Any,
-    ) -> None:
-        """`counts` are those of the splits; `pictures_seed` comes after the name of its option."""
-        super().__init__(root, **settings)
-        if root is not None:
+    def settle(self, size: Size, counts: Mapping[str, int], pictures_seed: tuple[str, int]) -> None:
+        """Take the pictures' size, those of each split, and the seed behind its option's name."""
+        if self.given_root is not None:
             raise DataError(
-                f"{self.name} are made, not read: drop data.root={root}, "
+                f"{self.name} are made, not read: drop data.root={self.given_root}, "
                 f"or take {self.files_instead}"
             )
         for field, side, least in zip(("height", "width"), size, self.least_size):

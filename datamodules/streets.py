@@ -92,13 +92,9 @@ class Streets(Drawn):
         scene_seed: int = 0,
         **settings: Any,
     ) -> None:
-        super().__init__(
-            root,
-            size=(height, width),
-            counts={"train": train, "val": val, "test": test},
-            pictures_seed=("scene_seed", scene_seed),
-            **settings,
-        )
+        super().__init__(root, **settings)
+        counts = {"train": train, "val": val, "test": test}
+        self.settle((height, width), counts, ("scene_seed", scene_seed))
 
     def source(self, split: str) -> Memory:
         count = self.picture_counts[split]

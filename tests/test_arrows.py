@@ -59,6 +59,7 @@ DATAMODULES = (
     "corruptions",
     "images",
     "module",
+    "drawn",
     "scenes",
 )
 
