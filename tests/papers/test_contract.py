@@ -165,9 +165,9 @@ def trained_label(module: SegmentationModule, batch: tuple[Tensor, Tensor]) -> T
     module.means = []
     with torch.no_grad():
         module.losses(batch)
-    (_, label, _), *_ = module.means
+    seen = [label for _, label, _ in module.means]
     module.means = None
-    return label
+    return seen[0] if seen else module.inside(batch[1])
 
 
 @pytest.mark.slow
