@@ -56,6 +56,8 @@ def test_each_level_is_its_lateral_plus_the_coarser_level_and_all_are_joined(
     alone = FeaturePyramid(CHANNELS, WIDTH, fusion=False).double().eval()
     alone.load_state_dict(pyramid.state_dict(), strict=False)
     torch.testing.assert_close(alone(features), maps[0], rtol=0, atol=1e-12)
+    alone(features).sum().backward()
+    assert all(each.grad is not None for each in alone.parameters())
 
 
 def test_without_a_flow_levels_are_aligned_by_enlargement_with_aligned_corners(
