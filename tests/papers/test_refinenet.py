@@ -110,8 +110,8 @@ def test_each_block_takes_the_map_so_far_and_its_share_of_the_paths(cascades: in
     logits = network.logits(torch.zeros(1, 3, 64, 96))
     assert logits.shape == (1, 3, 16, 24)
     torch.testing.assert_close(network.decode(features), network.classifier(refined))
-    with pytest.raises(ValueError, match="shorter"):
-        network.decode(features[1:])
+    with pytest.raises(ValueError, match="longer"):
+        network.decode([features[0], *features])
 
 
 def test_another_number_of_blocks_is_refused() -> None:
