@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import FrozenInstanceError
 from importlib.util import find_spec
 
 import numpy as np
@@ -221,6 +222,8 @@ def test_a_number_of_steps_alone_takes_the_settings_that_deeplab_released() -> N
         short, inference_modes.mode("crf:10,4,67,3,3,1+whole")(network, image).full()
     )
     assert Settings() == Settings(10, 4, 67, 3, 3, 1)
+    with pytest.raises(FrozenInstanceError):  # every call without settings has the same ones
+        Settings().steps = 5
 
 
 def test_normalized_floats_are_refined_as_their_pixels_are() -> None:
