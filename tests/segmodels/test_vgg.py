@@ -119,9 +119,10 @@ def test_wide_poolings_and_holes_give_deeplabs_maps() -> None:
     assert settings == [(3, 2, 1)] * 3 + [(3, 1, 1)] * 2
 
 
-def test_an_output_stride_that_there_is_not_is_refused() -> None:
-    with pytest.raises(ValueError, match="8, 16 or 32, not 4"):
-        VGG16(output_stride=4)
+@pytest.mark.parametrize("stride", [4, 16])
+def test_an_output_stride_that_no_paper_has_is_refused(stride: int) -> None:
+    with pytest.raises(ValueError, match=f"8 or 32, not {stride}"):
+        VGG16(output_stride=stride)
 
 
 def test_dropout_halves_values_behind_both_fully_connected_layers() -> None:

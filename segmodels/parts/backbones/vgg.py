@@ -34,8 +34,8 @@ class VGG16(nn.Module):
         width: int = 64,
     ) -> None:
         super().__init__()
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f"VGG16's output_stride is 8, 16 or 32, not {output_stride}")
+        if output_stride not in (8, 32):
+            raise ValueError(f"VGG16's output_stride is 8 or 32, not {output_stride}")
         self.channels = (width, 2 * width, 4 * width, 8 * width, 8 * width)
         layers: list[nn.Module] = []
         inside = 3
