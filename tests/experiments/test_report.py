@@ -461,7 +461,7 @@ def test_runs_are_found_by_run_by_folder_of_runs_by_folder_of_results_and_by_fil
     kept = tmp_path / "results" / "kept.json"
     kept.parent.mkdir()
     kept.write_text(json.dumps(result()))
-    for other in ("fidelity.json", "data_speed.json"):
+    for other in ("fidelity.json", "data_speed.json", "structures.json"):
         (kept.parent / other).write_text("{}")
     for path in (run, run.parent, kept.parent, kept):
         (file,) = result_files(path)
