@@ -104,8 +104,9 @@ class Resolved:
 
     @property
     def title(self) -> str:
+        encoder = f" with timm's {self.encoder}" if self.encoder else ""
         method = f" with {self.semi_name}" if self.semi_name != "none" else ""
-        return f"{self.experiment}{method} on {self.data_name}"
+        return f"{self.experiment}{encoder}{method} on {self.data_name}"
 
     def groups(self) -> dict[str, dict[str, Any]]:
         return {group: getattr(self, group) for group in GROUPS}

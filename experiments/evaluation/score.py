@@ -180,11 +180,15 @@ def result_of(
 
 
 def published_of(module: SegmentationModule) -> list[PublishedFigure]:
-    """The row's figures; a released checkpoint brings those of whoever trained it."""
-    published = module.identity.published
+    """The row's figures, which are of its own encoder; a released checkpoint brings those of
+    whoever trained it.
+    """
+    identity = module.identity
+    published = identity.published
     if published is None:
-        row = experiment(module.identity.experiment)
-        published = [figure.as_dict() for figure in row.published]
+        row = experiment(identity.experiment)
+        own = identity.model.get("encoder") == row.model.get("encoder")
+        published = [figure.as_dict() for figure in row.published] if own else []
     return [PublishedFigure(**figure) for figure in published]
 
 

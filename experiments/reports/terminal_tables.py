@@ -101,7 +101,7 @@ def ours_shown(result: Result | None, figure: PublishedFigure | None) -> str:
 
 def resolved_table(resolved: Resolved) -> None:
     table = bare_table("name", "value", "from")
-    table.title = f"{resolved.experiment} on {resolved.data_name}"
+    table.title = resolved.title
     for group, values in resolved.groups().items():
         for name, value in values.items():
             origin = resolved.origins[f"{group}.{name}"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from experiments import export, run
 from experiments.command_line.resolved_values import resolve
+from experiments.evaluation.score import published_of
 from experiments.results.reference import weights_from_names
 from segmodels.architectures.unet import PaddedUNet
 from segmodels.deploy import settle_batch_norm
@@ -275,6 +276,7 @@ def test_an_encoder_is_a_word_or_none() -> None:
 def test_on_the_command_line_it_is_a_departure_with_the_weights_that_it_starts_from() -> None:
     resolved = resolve("pspnet", "cityscapes", ["model.encoder=resnet34"])
     assert resolved.start == "imagenet"
+    assert resolved.title == "pspnet/resnet50 with timm's resnet34 on cityscapes"
     assert resolved.departures == [
         "start ImageNet -> timm's resnet34, with its normalization (command line)",
         "model.encoder None -> resnet34 (command line)",
@@ -283,6 +285,13 @@ def test_on_the_command_line_it_is_a_departure_with_the_weights_that_it_starts_f
     assert unet.departures[0].startswith("start scratch -> timm's resnet34, ")
     assert resolve("pspnet", "streets", ["model.encoder=resnet34"]).start == "scratch"
     assert resolve("pspnet", "cityscapes", ["model.encoder=none"]).departures == []
+
+
+def test_no_figure_of_the_paper_stands_beside_a_result_with_another_encoder() -> None:
+    row = experiment("pspnet")
+    assert len(published_of(row.build(3, "meta"))) == len(row.published) > 0
+    assert published_of(row.but(model={"encoder": None}).build(3, "meta"))
+    assert published_of(row.but(model={"encoder": "resnet10t"}).build(3, "meta")) == []
 
 
 def test_an_encoder_that_timm_does_not_have_is_refused_before_anything_is_made(
