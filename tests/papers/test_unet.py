@@ -44,6 +44,12 @@ def test_a_side_is_valid_where_every_pooling_meets_an_even_one(side: int, valid:
         left //= 2
 
 
+def test_crops_are_of_valid_sides_with_every_data_set() -> None:
+    main = segmodels.experiment("unet")
+    crops = [main.recipe.crop, *(budget["crop"] for budget in main.budgets.values())]
+    assert all(narrow().valid_side(side) == side for crop in crops for side in crop)
+
+
 def test_572_pixels_give_388() -> None:
     """The parameters are those of the paper's network (counted elsewhere for gray images), with two more colors."""
     with torch.device("meta"):
@@ -294,6 +300,7 @@ def test_one_training_step_of_the_padded_variant_is_that_of_the_code_line_in_flo
 @pytest.mark.parametrize("bilinear", [False, True])
 def test_the_padded_variant_takes_any_size_from_sixteen_up(bilinear: bool) -> None:
     network = PaddedUNet(3, bilinear, width=4).eval()
+    assert [network.valid_side(side) for side in (3, 16, 17, 75)] == [16, 16, 17, 75]
     for size in ((16, 16), (17, 31), (75, 101), (3, 5)):
         with torch.no_grad():
             assert network(torch.randn(1, 3, *size)).shape == (1, 3, *size)
