@@ -159,6 +159,8 @@ def resolve(
         for group, values in small_values(*entry["smoke_crop"]).items():
             taken = {name: value for name, value in values.items() if name in groups[group]}
             resolved.update(group, taken, "--smoke")
+    if resolved.start == "scratch" and resolved.model.get("frozen_norms"):
+        resolved.update("model", {"frozen_norms": False}, "scratch has no statistics to keep")
     for word in overrides:
         try:
             group, name, value = parse_override(word, groups)

@@ -22,7 +22,7 @@ Departures:
 - ImageNet weights are torchvision's, and images are normalized as these want. The authors' ResNet
   has its strides in the first 1x1 of a block, torchvision's in the 3x3; no library holds weights of
   the former by name, so one block here starts from weights of the latter. As in Caffe, norms keep
-  the statistics and the scales that they start with, but with `train_norms`.
+  the statistics and the scales that they start with, but not in a run from scratch.
 - Figures named "COCO first" are of networks that the authors trained on COCO before; here no row
   does.
 - The CRF's kernels were found by figures on val. Those of ResNet-101 are the port's configuration's;
@@ -110,11 +110,11 @@ class DeepLabV2(SegmentationModule):
         backbone: Literal["resnet101", "vgg16"] = "resnet101",
         rates: tuple[int, ...] = (6, 12, 18, 24),
         scales: tuple[float, ...] = (0.75, 0.5),
-        train_norms: bool = False,
+        frozen_norms: bool = True,
     ) -> None:
         """`scales` are those beside 1; rates=() is a 1x1 in the place of the 3x3s.
 
-        `train_norms` is for a start from scratch, where there are no statistics to keep.
+        `frozen_norms` is not for a start from scratch, where there are no statistics to keep.
         """
         super().__init__(num_classes)
         if not all(0 < scale < 1 for scale in scales):
@@ -123,7 +123,7 @@ class DeepLabV2(SegmentationModule):
                 "as 0.75,0.5"
             )
         self.scales = [Fraction(scale).limit_denominator(16) for scale in scales]
-        self.frozen_norms = not train_norms
+        self.frozen_norms = frozen_norms
         if backbone == "vgg16":
             branches = AtrousBranches(512, rates)
             self.backbone = VGG16(branches, pool=3, output_stride=8)

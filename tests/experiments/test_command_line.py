@@ -176,6 +176,17 @@ def test_weights_start_from_imagenet_wherever_the_paper_reports_and_nowhere_else
     assert resolve("emanet", "camvid", [], init="imagenet").start == "imagenet"
 
 
+def test_norms_are_frozen_only_if_there_are_statistics_to_keep() -> None:
+    scratch = resolve("deeplabv2", "streets", [])
+    assert scratch.model["frozen_norms"] is False
+    line = "model.frozen_norms True -> False (scratch has no statistics to keep)"
+    assert line in scratch.departures
+    assert resolve("deeplabv2", "voc", []).model["frozen_norms"] is True
+    assert resolve("deeplabv2", "streets", [], init="imagenet").model["frozen_norms"] is True
+    own = resolve("deeplabv3/frozen_norms", "voc", ["model.frozen_norms=True"], init="scratch")
+    assert own.model["frozen_norms"] is True  # as one asks for
+
+
 def test_a_row_may_override_a_data_sets_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     known = deepcopy(catalogue.catalogue())
     known["papers"]["bisenet"]["rows"]["resnet18"]["budgets"] = {"streets": {"iterations": 7}}

@@ -246,7 +246,7 @@ def test_norms_stay_as_they_start_in_training_too(network: DeepLabV2) -> None:
     row = segmodels.experiment("deeplabv2")
     fresh = row.build(5, "meta")
     assert fresh.training and not fresh.backbone.bn1.training  # before anybody asks for a mode
-    assert row.but(model={"train_norms": True}).build(5, "meta").backbone.bn1.training
+    assert row.but(model={"frozen_norms": False}).build(5, "meta").backbone.bn1.training
 
 
 def rates(network: DeepLabV2) -> dict[str, tuple[float, float]]:
@@ -273,7 +273,7 @@ def test_rates_of_resnet_are_those_of_the_authors_file() -> None:
 
 
 def test_trained_norms_learn_at_the_rate_of_the_backbone() -> None:
-    row = segmodels.experiment("deeplabv2").but(model={"train_norms": True})
+    row = segmodels.experiment("deeplabv2").but(model={"frozen_norms": False})
     found = rates(row.build(5, "meta"))
     assert found["backbone.bn1.weight"] == (2.5e-4, 5e-4)
 
