@@ -10,6 +10,7 @@ from torch import nn
 import segmodels
 from segmodels.parts.layers import AdaptiveMaxPool
 from segmodels.released_checkpoints import layouts
+from tests.support.checkpoints import misfit_of_layout
 from tests.support.paths import REFERENCE
 from tests.support.training_step import (
     assert_terms,
@@ -60,6 +61,14 @@ def test_maxima_are_exported_as_what_they_are(parts: int, size: tuple[int, int])
     assert torch.equal(exported.module()(x), pool(x))
 
 
+def test_the_authors_tensors_have_their_places_and_all_3x3s_of_late_stages_are_dilated() -> None:
+    """model/pspnet.py sets every conv2 of stages 3 and 4, the first one's too."""
+    assert not misfit_of_layout("pspnet_r50_semseg")
+    backbone = segmodels.experiment("pspnet/resnet50").build(5, "meta").backbone
+    for stage, dilation in ((backbone.layer3, 2), (backbone.layer4, 4)):
+        assert {block.conv2.dilation for block in stage} == {(dilation, dilation)}
+
+
 # --- sizes
 
 
@@ -104,6 +113,7 @@ def test_dropout_of_whole_channels_stands_in_front_of_both_classifiers() -> None
     for head in (network.classifier, network.auxiliary):
         assert isinstance(head[-2], nn.Dropout2d)
         assert isinstance(head[-1], nn.Conv2d)
+    assert segmodels.experiment("pspnet/no_auxiliary").build(5, device="meta").auxiliary is None
 
 
 def test_heads_learn_at_ten_times_the_rate_and_everything_decays() -> None:
