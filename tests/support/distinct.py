@@ -13,15 +13,20 @@ from segmodels.paper import Experiment, fits, gradient_leaves, meta_network, on_
 BESIDE = ("identity", "recipe", "normalization", "scores", "watched", "micro_batches", "confusion")
 
 SMALL = {"width": 16, "depth": "small_v2"}
-FILTERS = 1024  # at most, of fully connected layers
+SMALLER = {
+    "depth": {101: 50},
+    "backbone": {"resnet101": "resnet50"},
+    "filters": {4096: 1024},  # of fully connected layers
+}
 
 
 def small(row: Experiment) -> Experiment:
     """The row with a narrow and shallow network, where these are options of it."""
     hints = get_type_hints(row.network.__init__)
     options = {name: size for name, size in SMALL.items() if name in hints}
-    if row.model.get("filters", 0) > FILTERS:
-        options["filters"] = FILTERS
+    for name, sizes in SMALLER.items():
+        if row.model.get(name) in sizes:
+            options[name] = sizes[row.model[name]]
     return row.but(model={name: size for name, size in options.items() if fits(size, hints[name])})
 
 
