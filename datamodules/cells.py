@@ -21,7 +21,7 @@ TOUCHING = 0.8  # share of the cells that are placed at another one's side
 AREA = 1000  # pixels of a picture for each cell
 TRIES = 20  # to place a cell beside the others
 Circle = tuple[float, float, float]  # row and column of the middle, radius
-CELLS = LabelSet(("background", "cell"), ((0, 0, 0), (120, 200, 80)), (0, 1))
+CELLS = LabelSet(("background", "cell"), ((70, 60, 90), (120, 200, 80)), (0, 1))
 
 
 class Cells(Drawn):
