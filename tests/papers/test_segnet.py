@@ -214,6 +214,19 @@ def test_the_files_table_says_what_each_decoder_keeps() -> None:
     assert f"{kept_bytes(whole) / 1e6:.2f} MB):" in segnet.__doc__
 
 
+def test_fcn_decoders_double_the_sides_and_have_no_layer_to_spare() -> None:
+    for row, narrow in {
+        "basic_fcn": 4,
+        "basic_fcn_no_addition": 1,
+        "basic_fcn_no_reduction": 0,
+    }.items():
+        module = basic(row)
+        assert len(module.narrow) == narrow
+        for up in module.up:
+            x = torch.zeros(1, up.in_channels, 9, 12, device="meta")
+            assert up(x).shape[-2:] == (18, 24)
+
+
 def test_the_basic_decoder_unpools_convolves_and_has_no_relu() -> None:
     module = basic("basic_encoder_addition", width=4)
     image = torch.randn(1, 3, 36, 52)
