@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datamodules.module import SegmentationData
 
 HERE = Path(__file__).parent
-BASES = "SegmentationData|Drawn"
+BASES = "SegmentationData|BuiltIn"
 
 
 def names() -> dict[str, str]:

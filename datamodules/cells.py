@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from datamodules.drawn import Drawn
+from datamodules.built_in import BuiltIn
 from datamodules.labels import LabelSet
 from datamodules.progress import with_progress
 from datamodules.reading.decoding import Pair
@@ -24,7 +24,7 @@ Circle = tuple[float, float, float]  # row and column of the middle, radius
 CELLS = LabelSet(("background", "cell"), ((70, 60, 90), (120, 200, 80)), (0, 1))
 
 
-class Cells(Drawn):
+class Cells(BuiltIn):
     labels = CELLS
     name = "cells"
     files_instead = "--data folder for pictures of your own"

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.drawn import Drawn
+from datamodules.built_in import BuiltIn
 from datamodules.errors import DataError
 from datamodules.labels import CITYSCAPES
 from datamodules.progress import with_progress
@@ -31,7 +31,7 @@ FEW = 8  # scenes that are drawn singly
 DRAWING = Lock()
 
 
-class Streets(Drawn):
+class Streets(BuiltIn):
     labels = CITYSCAPES
     name = "streets"
     files_instead = "--data cityscapes for a folder of them"

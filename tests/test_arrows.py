@@ -59,7 +59,7 @@ DATAMODULES = (
     "corruptions",
     "images",
     "module",
-    "drawn",
+    "built_in",
     "scenes",
 )
 

@@ -4,8 +4,8 @@ Chen, Papandreou, Kokkinos, Murphy, Yuille. ICLR 2015. arXiv:1412.7062
 A classifier's poolings make its scores coarse. Here the last two lose their stride, and the
 convolutions behind them skip values instead, which they read in the same places as before: the hole
 algorithm gives scores at 1/8 from weights learned at 1/32. The first fully connected layer may skip
-more, and then sees as far with nine weights as with forty-nine. What is still blurred is left to a
-dense CRF, an inference mode (`crf:10`), or to a second look at the first maps (MSc).
+more, and then sees as far with nine weights as with forty-nine (LargeFOV). What is still blurred is
+left to a dense CRF, an inference mode (`crf:10`), or to a second look at the first maps (MSc).
 
     image ─ VGG16, dilated to 1/8 ─ pool5 ─ fc6: 3x3, rate 12 ─ fc7 ─ scores ── + ─ logits at 1/8
       │        └ pool1, pool2, pool3, pool4 ─┬─ 3x3, 1x1 ────────── scores ─────┘
@@ -19,7 +19,7 @@ Departures:
   of 3x3, a mean over 3x3 in front of LargeFOV's fc6, all resizing aligns corners, biases learn at
   twice the rate and do not decay, and dropout stands behind each layer of MSc too.
 - MSc sums the scores of its branches, as in those files; joining their maps, as in the paper, is the
-  same. Of its layers two are drawn in another way in those files, and here as the others.
+  same. Two of its convolutions begin with other random weights there; here all begin alike.
 - ImageNet weights are torchvision's, and images are normalized as these want. Of 4096 filters every
   fourth is kept, as far as fc6 and fc7 are narrower, where the authors keep some at random.
 - The released networks without LargeFOV and MSc have poolings of 2x2 and crops of 306x306; here they

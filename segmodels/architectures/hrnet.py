@@ -18,13 +18,13 @@ Departures:
   pads small images with black, as here, but never above them; here they stand anywhere in the crop.
 - The fixed class weights of Cityscapes come with that data set's budget, since they mean nothing on
   other classes.
-- The authors average exponentials of logits over scales, and take images above their own size in
-  windows; the figures of several scales here are named by the scales alone.
+- At scales above 1 the authors evaluate in windows, and they average the exponentials of logits.
+  Here each scale is evaluated whole, and probabilities are averaged, beside the same figures.
 - The README counts 696.2G operations for W48; here they are 747.5G, as in the authors' code. For
   W40 public notes quote 45.2M parameters and 493.2G from the paper; here they are 45.9M and 535.4G.
-- Rows are the networks of the repository's branch "pytorch-v1.1". Those called "ocr_branch" are of
-  its branch "HRNet-OCR", where batch norm forgets ten times as fast, and so is "aligned_corners",
-  that branch's default, which its networks for ADE20K and COCO-Stuff have, but not for Cityscapes.
+- Rows are the networks of the repository's branch "pytorch-v1.1". Two are of its branch "HRNet-OCR":
+  in "ocr_branch" batch norm's momentum is 0.1, not 0.01; "aligned_corners" is what that branch has
+  for ADE20K and COCO-Stuff, though not for Cityscapes.
 - What stands behind HRNetV1 is our reading: "v1" classifies the map at 1/4 itself, "v1h" behind a
   1x1 to as many channels as V2 has. The paper draws their figures as bars, which were not seen.
 - The paper's ablations of the exchange were trained from scratch, and so are these rows. Only the

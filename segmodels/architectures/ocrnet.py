@@ -32,8 +32,8 @@ Departures:
   as usual.
 - The fixed class weights of Cityscapes come with that data set's budget, since they mean nothing on
   other classes.
-- The authors average exponentials of logits over scales, and take images above their own size in
-  windows; the figures of several scales here are named by the scales alone.
+- At scales above 1 the authors evaluate in windows, and they average the exponentials of logits.
+  Here each scale is evaluated whole, and probabilities are averaged, beside the same figures.
 """
 
 import re

@@ -79,12 +79,12 @@ def corners_of(features: Tensor) -> tuple[Tensor, Tensor, list[int]]:
     position = elevated(features) / (d + 1)
     nearest = position.round()
     rest = position - nearest
-    # The sum must be 0: as many coordinates as it exceeds that go back, those rounded up furthest.
+    # The sum must be 0. If it is n, the n coordinates that were rounded up furthest go back by one.
     excess = nearest.sum(1, keepdim=True)
     rank = rest.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     back = (rank > d - excess).to(rest.dtype) - (rank < -excess).to(rest.dtype)
     nearest -= back
-    # Of equals the first comes last: it matters for which corners exist, some with the weight 0.
+    # Of equal rests the first comes last. Corners of weight 0 exist too; this order says which.
     rest, order = (rest + back).sort(dim=1, descending=True, stable=True)
     rest, order = rest.flip(1), order.flip(1)
     weights = rest.diff(dim=1, prepend=rest[:, -1:] - 1)  # barycentric coordinates

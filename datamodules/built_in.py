@@ -1,4 +1,4 @@
-"""`Drawn`: the interface of built-in data sets, whose pictures are drawn instead of read."""
+"""`BuiltIn`: the interface of built-in data sets, whose pictures are drawn, not read."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -10,7 +10,7 @@ from datamodules.reading.decoding import Size
 SPLITS = ("train", "val", "test")
 
 
-class Drawn(SegmentationData):
+class BuiltIn(SegmentationData):
     """Picture k of a split is a function of (seed, split, k)."""
 
     files_instead: ClassVar[str] = ""  # what takes files of this kind, for messages
