@@ -72,8 +72,9 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Cost], dict[str, Any]]:
         work = prepared(row, args, device)
         parameters = inference_parameters(row, CLASSES)
         cost = Cost(structure, name, parameters, macs(row, args.size))
-        cost.inference_mib = peak_mebibytes(work.infer, device)
-        cost.training_mib = peak_mebibytes(work.train, device)
+        with as_user_error():  # a crop that a network's norms cannot take
+            cost.inference_mib = peak_mebibytes(work.infer, device)
+            cost.training_mib = peak_mebibytes(work.train, device)
         costs[name], works[name] = cost, work
     rounds = with_progress(range(args.rounds), "timing, round")
     times = take_turns(works, rounds, partial(seconds_of_both, device))

@@ -47,6 +47,7 @@ from segmodels.paper import Experiment, Normalization, Published, Released
 from segmodels.parts import class_weights
 from segmodels.parts.backbones.hrnet import (
     AUTHORS,
+    Depth,
     HighResolutionNet,
     Resize,
     joined,
@@ -111,8 +112,8 @@ Backbone = Literal["hrnet", "resnet101"]
 class StackedNet(HighResolutionNet):
     """HRNet with one map, its branches' at 1/4; it is both the coarse and the deep one here."""
 
-    def __init__(self, width: int, resize: Resize) -> None:
-        super().__init__(width, resize=resize)
+    def __init__(self, width: int, depth: Depth, resize: Resize) -> None:
+        super().__init__(width, depth, resize=resize)
         self.resize = resize
         self.channels = (sum(self.channels),) * 2
 
@@ -139,15 +140,16 @@ class OCRNet(SegmentationModule):
         width: int = 48,
         auxiliary_weight: float = 0.4,
         leaky: bool = False,
+        depth: Depth = "full",
     ) -> None:
-        """`width` is that of HRNet's branch at 1/4, or of ResNet's first stage.
+        """`width` is that of HRNet's branch at 1/4, or of ResNet's first stage; `depth` is HRNet's.
 
         With an `auxiliary_weight` of 0 the regions are not supervised.
         """
         super().__init__(num_classes)
         self.auxiliary_weight = auxiliary_weight
         if backbone == "hrnet":
-            self.backbone = StackedNet(width, resized_with_corners)
+            self.backbone = StackedNet(width, depth, resized_with_corners)
             coarse, deep = self.backbone.channels
             settings = {"leaky": leaky}
             head = layer(coarse, coarse, bias=True, leaky=leaky)

@@ -21,6 +21,7 @@ from segmodels.own_checkpoints import REMEDY, class_tensors, from_checkpoint, st
 from segmodels.paper import fits
 from segmodels.parts.weight_files import COUNTER
 from tests.support.checkpoints import BAD, ROW, built, content_of, written
+from tests.support.distinct import small
 
 PAPERS = segmodels.papers()
 MAIN_ROWS = [f"{name}/{paper.main}" for name, paper in PAPERS.items()]
@@ -105,7 +106,7 @@ def test_a_run_leaves_checkpoints_of_tensors_and_plain_values(smoke_run: Path) -
 
 @pytest.mark.parametrize("address", ROWS)
 def test_every_row_comes_back_from_its_checkpoint(address: str, tmp_path: Path) -> None:
-    module = segmodels.experiment(address).build(num_classes=5)
+    module = small(segmodels.experiment(address)).build(num_classes=5)
     torch.save(content_of(module, steps=12), tmp_path / "row.ckpt")
     back = from_checkpoint(tmp_path / "row.ckpt")
     (tmp_path / "row.ckpt").unlink()  # 35 of them fill a disk

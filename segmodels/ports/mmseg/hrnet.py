@@ -52,7 +52,7 @@ class OCRNetMMSeg(OCRNet):
 
     def __init__(self, num_classes: int, width: int = 18) -> None:
         super().__init__(num_classes, width=width)
-        self.backbone = StackedMMSeg(width, resized)
+        self.backbone = StackedMMSeg(width, "full", resized)
         channels, _ = self.backbone.channels
         self.regions = fcn_head(channels, num_classes)
         self.pixels = conv_bn_relu(channels, 512)
