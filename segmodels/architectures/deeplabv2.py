@@ -50,7 +50,7 @@ from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published
 from segmodels.parts.backbones.resnet import ResNet, stride_first
 from segmodels.parts.backbones.vgg import VGG16, convolutional, pre_logits, thinned
-from segmodels.parts.layers import is_convolution_bias
+from segmodels.parts.layers import is_convolution_bias, resized
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.weight_files import State
 from segmodels.recipe import Recipe
@@ -158,12 +158,8 @@ class DeepLabV2(SegmentationModule):
     def decode(self, features: list[Tensor]) -> Tensor:
         """Return the maximum over the scales, for each class by itself."""
         most, *others = [self.classifier(x) for x in features]
-        size = most.shape[-2:]
         for scores in others:
-            enlarged = F.interpolate(
-                scores, size, mode="bilinear", align_corners=self.align_corners
-            )
-            most = torch.maximum(most, enlarged)
+            most = torch.maximum(most, resized(scores, most, self.align_corners))
         return most
 
     def auxiliary_outputs(self, features: list[Tensor]) -> dict[str, Tensor]:

@@ -57,7 +57,7 @@ from segmodels.parts.atrous_pyramid import AtrousPyramid, initialize, rates_at
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.backbones.timm_encoder import TimmEncoder
 from segmodels.parts.flow_alignment import FlowAlignment
-from segmodels.parts.layers import conv_bn_relu, resized, resized_with_corners, with_momentum
+from segmodels.parts.layers import conv_bn_relu, resized, with_momentum
 from segmodels.recipe import Recipe
 
 Backbone = Literal["xception65", "resnet50", "resnet101"]
@@ -265,8 +265,10 @@ class DeepLabV3Plus(DeepLab):
 
     def joined(self, low: Tensor, deep: Tensor, alignment: nn.Module | None = None) -> Tensor:
         """Concatenate the deep map, enlarged to the early one, and that."""
-        resize = resized_with_corners if self.align_corners else resized
-        deep = resize(deep, low) if alignment is None else alignment(low, deep)
+        if alignment is None:
+            deep = resized(deep, low, self.align_corners)
+        else:
+            deep = alignment(low, deep)
         return torch.cat([deep, low], 1)  # (B, 256 + low, H/4, W/4)
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:

@@ -38,7 +38,7 @@ from segmodels.module import Normalization
 from segmodels.paper import Experiment, Published
 from segmodels.parts.atrous_pyramid import AtrousPyramid, initialize
 from segmodels.parts.backbones.mobilenetv3 import MobileNetV3, Size
-from segmodels.parts.layers import conv_bn_relu, with_momentum
+from segmodels.parts.layers import conv_bn_relu, resized, with_momentum
 from segmodels.recipe import Recipe
 
 # --- head (section 6.4, figure 10)
@@ -142,8 +142,7 @@ class LRASPP(DeepLab):
         x = self.context(deep)
         if self.low is None:
             return self.classifier(x)
-        x = F.interpolate(x, fine.shape[2:], mode="bilinear", align_corners=self.align_corners)
-        return self.classifier(x) + self.low(fine)
+        return self.classifier(resized(x, fine, self.align_corners)) + self.low(fine)
 
 
 # --- experiments (section 6.4)

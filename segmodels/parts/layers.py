@@ -80,14 +80,14 @@ def keep_statistics(network: nn.Module) -> None:
             layer.eval()
 
 
-def resized(x: Tensor, like: Tensor) -> Tensor:
-    """Interpolate a map to another one's height and width, without aligned corners."""
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+def resized(x: Tensor, like: Tensor, align_corners: bool = False) -> Tensor:
+    """Interpolate a map to another one's height and width."""
+    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=align_corners)
 
 
 def resized_with_corners(x: Tensor, like: Tensor) -> Tensor:
     """Interpolate a map to another one's height and width, corner on corner."""
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=True)
+    return resized(x, like, align_corners=True)
 
 
 class AdaptiveAvgPool(nn.AdaptiveAvgPool2d):

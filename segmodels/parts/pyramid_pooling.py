@@ -6,10 +6,9 @@ PSPNet introduced it (Zhao et al., 2017. arXiv:1612.01105, figure 3c).
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.parts.layers import AdaptiveAvgPool, conv_bn_relu
+from segmodels.parts.layers import AdaptiveAvgPool, conv_bn_relu, resized
 
 PARTS = (1, 2, 3, 6)  # along each side
 
@@ -45,10 +44,6 @@ class PyramidPooling(nn.Module):
         self.fusion = conv_bn_relu(inside + len(parts) * width, outside, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        means = [self.enlarged(level(x), x) for level in self.levels]
+        means = [resized(level(x), x, self.align_corners) for level in self.levels]
         maps = [x, *means] if self.map_first else [*means, x]
         return self.fusion(torch.cat(maps, 1))  # (B, inside + n*width, h, w) -> (B, outside, h, w)
-
-    def enlarged(self, mean: Tensor, like: Tensor) -> Tensor:
-        size = like.shape[-2:]
-        return F.interpolate(mean, size, mode="bilinear", align_corners=self.align_corners)
