@@ -38,7 +38,7 @@ SEGMODELS = {
     "deploy": {"module", "folding"},
     "onnx_form": {"module", "deploy", "folding"},
     "prediction": {"module", "inference_modes", "onnx_form"},
-    "families": {"module"},
+    "families": {"module", "paper", "recipe"},
     "architectures": NETWORKS | {"families"},
     "ports": NETWORKS | {"families", "architectures"},
     "semisup_method": {"module", "inference_modes", "network_identity"},

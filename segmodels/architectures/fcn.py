@@ -39,6 +39,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from segmodels.families.common import CommonNet, common
 from segmodels.families.dilated import Dilated
 from segmodels.module import Normalization, SegmentationModule
 from segmodels.paper import Experiment, Published, Released
@@ -154,6 +155,12 @@ class DilatedFCN(Dilated):
         self.auxiliary_weight = auxiliary_weight
 
 
+class Common(CommonNet):
+    """The network in which operators are compared, without any: 3x3s alone, as in an FCN."""
+
+    operator = nn.Identity
+
+
 # --- experiments
 
 VOC = Recipe(
@@ -206,6 +213,8 @@ EXPERIMENTS = {
         published=published(63.7),
     ),
     "no_auxiliary": MAIN.but(model={"auxiliary_weight": 0.0}),
+    # what rows "common" of papers about attention are compared with: no operator at all
+    "common": common(Common),
 }  # fmt: skip
 
 # --- released weights: the authors' as wkentaro's pytorch-fcn has them, and torchvision's; 21 classes

@@ -31,11 +31,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from segmodels.families.common import RECIPE
 from segmodels.families.dilated import Around, Dilated, classifier, fcn_head, initialize_heads
 from segmodels.paper import Experiment, unknown
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import conv_bn
-from segmodels.recipe import Recipe
 
 # --- blocks (sections 3.2, 3.3); N positions
 
@@ -125,16 +125,12 @@ class NonLocalNet(Dilated):
 # --- experiments
 
 MAIN = Experiment(
-    NonLocalNet,
-    Recipe(
-        crop=(512, 1024), scales=(0.5, 2.0), continuous=True, cat_max_ratio=0.75, batch=8, iterations=40_000,
-        loss="cross_entropy:all", lr=0.01, weight_decay=5e-4, min_lr=1e-4,
-    ),
-    model={"depth": 50}, starts_from="resnet50c.gluon_in1k",
+    NonLocalNet, RECIPE, model={"depth": 50}, starts_from="resnet50c.gluon_in1k"
 )  # fmt: skip
 
 EXPERIMENTS = {
     "resnet50": MAIN,
+    "common": MAIN,
     "resnet101": MAIN.but(model={"depth": 101}, starts_from="resnet101c.gluon_in1k"),
     "dot_product": MAIN.but(model={"operator": "dot_product"}),
     "disentangled": MAIN.but(model={"operator": "disentangled"}),
