@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -279,18 +279,35 @@ def meta_network(experiment: Experiment, num_classes: int = 19) -> SegmentationM
         return experiment.build(num_classes)
 
 
-def inference_parameters(network: Experiment | SegmentationModule, num_classes: int = 19) -> int:
-    """Count the parameters that the logits depend on: those that a deployed network holds."""
+class Cost(NamedTuple):
+    """What one image costs a network."""
+
+    parameters: int  # that the logits depend on: those that a deployed network holds
+    macs: int  # multiply-accumulates of convolutions and matrix products, as torch counts them
+
+
+def inference_cost(
+    network: Experiment | SegmentationModule, size: tuple[int, int], num_classes: int = 19
+) -> Cost:
+    """Count parameters and multiply-accumulates from one image of this size to the logits."""
     module = on_meta(
         meta_network(network, num_classes) if isinstance(network, Experiment) else network
     )
-    image = torch.zeros(1, 3, 256, 512, device="meta")
-    reached = gradient_leaves(module.logits(module.padded(image)))
-    return sum(
+    counter = FlopCounterMode(display=False)
+    with counter:
+        logits = module.logits(module.padded(torch.zeros(1, 3, *size, device="meta")))
+    reached = gradient_leaves(logits)
+    parameters = sum(
         each.numel()
         for name, each in module.named_parameters()
         if each in reached or name in module.without_gradient
     )
+    return Cost(parameters, counter.get_total_flops() // 2)
+
+
+def inference_parameters(network: Experiment | SegmentationModule, num_classes: int = 19) -> int:
+    """Count the parameters that the logits depend on: those that a deployed network holds."""
+    return inference_cost(network, (256, 512), num_classes).parameters
 
 
 def gradient_leaves(output: torch.Tensor) -> set[torch.Tensor]:
@@ -312,18 +329,14 @@ def gradient_leaves(output: torch.Tensor) -> set[torch.Tensor]:
 def macs(network: Experiment | nn.Module, size: tuple[int, int]) -> int | None:
     """Count multiply-accumulates from one image to the logits, as torch's counter does.
 
-    Only convolutions and matrix products count. The result is None for a network that reads numbers
-    on its way, since tensors on the meta device have none.
+    The result is None for a network that reads numbers on its way, since tensors on the meta device
+    have none.
     """
-    module = on_meta(meta_network(network) if isinstance(network, Experiment) else network)
-    counter = FlopCounterMode(display=False)
-    image = torch.zeros(1, 3, *size, device="meta")
     try:
-        with torch.no_grad(), counter:
-            if isinstance(module, SegmentationModule):
-                module.logits(module.padded(image))
-            else:
-                module(image)
+        if isinstance(network, Experiment | SegmentationModule):
+            return inference_cost(network, size).macs
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            on_meta(network)(torch.zeros(1, 3, *size, device="meta"))
     except RuntimeError:
         return None
     return counter.get_total_flops() // 2

@@ -25,7 +25,7 @@ from segmodels.recipe import Recipe, inference_steps
 
 if TYPE_CHECKING:
     from segmodels.module import SegmentationModule
-    from segmodels.paper import Experiment, Paper
+    from segmodels.paper import Cost, Experiment, Paper
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "experiments" / "results" / "catalogue"
@@ -138,10 +138,11 @@ def reported_on(paper: "Paper") -> list[dict[str, Any]]:
 
 
 def row_entry(experiment: "Experiment") -> dict[str, Any]:
-    from segmodels.paper import inference_parameters, macs, meta_network
+    from segmodels.paper import meta_network
 
     module = meta_network(experiment)
     size = counted_at(experiment)
+    cost = cost_of(experiment, size)
     entry = {
         "data": experiment.data,
         "model": experiment.model,
@@ -154,11 +155,24 @@ def row_entry(experiment: "Experiment") -> dict[str, Any]:
         "options": options(experiment.network.__init__, skip=("num_classes",)),
         "smoke_crop": smoke_crop(module),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
-        "inference_parameters": inference_parameters(experiment),
-        "macs": macs(module, size),
+        "inference_parameters": cost.parameters,
+        "macs": cost.macs,
         "macs_size": size,
     }
     return plain(entry)
+
+
+def cost_of(experiment: "Experiment", size: tuple[int, int]) -> "Cost":
+    """Count what a network costs, once for all rows that have it."""
+    from segmodels.paper import inference_cost
+
+    key = experiment.network, repr(experiment.model), size
+    if key not in COSTS:
+        COSTS[key] = inference_cost(experiment, size)
+    return COSTS[key]
+
+
+COSTS: "dict[tuple[type, str, tuple[int, int]], Cost]" = {}
 
 
 def pretrained(experiment: "Experiment", module: "SegmentationModule") -> bool:

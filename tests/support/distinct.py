@@ -14,7 +14,7 @@ BESIDE = ("identity", "recipe", "normalization", "scores", "watched", "micro_bat
 
 SMALL = {"width": 16, "depth": "small_v2"}
 SMALLER = {
-    "depth": {101: 50},
+    "depth": {50: 26, 101: 26, 152: 26},
     "backbone": {"resnet101": "resnet50"},
     "filters": {4096: 1024},  # of fully connected layers
 }

@@ -13,6 +13,7 @@ from segmodels.parts.layers import conv_bn_relu
 
 DEPTHS = {
     18: (2, 2, 2, 2),
+    26: (2, 2, 2, 2),  # of the wider blocks
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
@@ -98,7 +99,7 @@ class ResNet(nn.Module):
             )
         if output_stride not in (4, 8, 16, 32):
             raise ValueError(f"a ResNet's output_stride is 4, 8, 16 or 32, not {output_stride}")
-        block = BasicBlock if depth < 50 else Bottleneck
+        block = BasicBlock if depth in (18, 34) else Bottleneck
         widths = (width, 2 * width, 4 * width, 8 * width)
         self.channels = tuple(each * block.expansion for each in widths)
         inside = stem[-1] if stem else width
