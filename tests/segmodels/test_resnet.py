@@ -41,12 +41,15 @@ def test_names_and_features_are_torchvisions(depth: int, output_stride: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("stem", "name"), [((64, 64, 128), "resnet50s"), ((32, 32, 64), "resnet50c")]
+    ("depth", "stem", "name"),
+    [(50, (64, 64, 128), "resnet50s"), (50, (32, 32, 64), "resnet50c"), (26, None, "resnet26")],
 )
-def test_names_and_features_of_a_deep_stem_are_timms(stem: tuple[int, int, int], name: str) -> None:
+def test_names_and_features_of_other_stems_and_depths_are_timms(
+    depth: int, stem: tuple[int, int, int] | None, name: str
+) -> None:
     timm = pytest.importorskip("timm")
     theirs = timm.create_model(name).eval()
-    same_features(ResNet(50, stem=stem), parts(theirs), theirs.state_dict())
+    same_features(ResNet(depth, stem=stem), parts(theirs), theirs.state_dict())
 
 
 @pytest.mark.parametrize(

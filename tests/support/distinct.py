@@ -1,5 +1,6 @@
 """Rows grouped by network, so that tests that take seconds run once for each network."""
 
+import re
 from collections.abc import Hashable
 from typing import Any, get_type_hints
 
@@ -31,17 +32,20 @@ def small(row: Experiment) -> Experiment:
 
 
 def trained_network(row: Experiment, num_classes: int = 5) -> Hashable:
-    """Equal for two rows if they train the same network, made small, by the same loss."""
+    """Equal for two rows if they train the same kind of network, made small, by one kind of loss.
+
+    Numbers, such as widths, dilations and thresholds, make no other kind.
+    """
     return (
         form_of(meta_network(small(row), num_classes)),
-        row.recipe.loss,
+        re.sub(r"[\d.]+", "number", row.recipe.loss),
         bool(row.recipe.class_weights),
     )
 
 
 def deployed_network(row: Experiment, num_classes: int = 5) -> Hashable:
-    """Equal for two rows if their networks, made small, compute the same logits: heads for
-    training are left out.
+    """Equal for two rows if their networks, made small, compute logits by the same layers: heads
+    for training are left out, and numbers make no difference.
     """
     module = on_meta(meta_network(small(row), num_classes))
     image = torch.zeros(1, 3, 256, 512, device="meta")
@@ -55,7 +59,7 @@ def deployed_network(row: Experiment, num_classes: int = 5) -> Hashable:
 
 
 def form_of(module: SegmentationModule) -> Hashable:
-    """Every part's class, settings and shapes."""
+    """Return every part's class and settings, but for numbers."""
     return tuple((name, *form_of_part(part)) for name, part in module.named_modules())
 
 
@@ -64,8 +68,8 @@ def form_of_part(part: nn.Module) -> tuple[Hashable, ...]:
     tensors = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
     return (
         type(part),
-        tuple(sorted((name, said(value)) for name, value in settings.items())),
-        tuple((name, tuple(tensor.shape)) for name, tensor in tensors),
+        tuple(sorted((name, described(value)) for name, value in settings.items())),
+        tuple((name, tensor.ndim) for name, tensor in tensors),
     )
 
 
@@ -73,6 +77,7 @@ def counts(name: str) -> bool:
     return not name.startswith("_") and name not in BESIDE
 
 
-def said(value: Any) -> str:
-    """A function by its name; what has no words of its own is like nothing else."""
-    return getattr(value, "__qualname__", None) or repr(value)
+def described(value: Any) -> str:
+    """Return a function's name and other values' text, without their numbers."""
+    text = getattr(value, "__qualname__", None) or repr(value)
+    return re.sub(r"\d[\d.e-]*", "number", text)
