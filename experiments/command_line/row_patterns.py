@@ -56,7 +56,7 @@ def row_address(word: str) -> str:
 
 def nearest_row(word: str, papers: dict[str, dict]) -> str:
     """A paper whose name begins so, the last of several editions ("deeplabv3plus" for "deeplab"); or
-    a row ("smp/segformer_mit_b0" for "segformer"); or a paper of a name like it."""
+    a row ("smp/linknet_resnet18" for "linknet"); or a paper of a name like it."""
     start = squeezed(word)
     if start in papers:
         return start

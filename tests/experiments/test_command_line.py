@@ -293,7 +293,7 @@ def test_every_synonym_is_of_a_name_that_there_is() -> None:
 @pytest.mark.parametrize(
     ("word", "paper"),
     {
-        "segformer": "smp/segformer_mit_b0",
+        "linknet": "smp/linknet_resnet18",
         "unet++": "smp/unetplusplus_resnet34",
         "DeepLabV3+": "deeplabv3plus",
         "deeplab": "deeplabv3plus",

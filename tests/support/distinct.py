@@ -18,6 +18,8 @@ SMALLER = {
     "depth": {50: 26, 101: 26, 152: 26},
     "backbone": {"resnet101": "resnet50"},
     "filters": {4096: 1024},  # of fully connected layers
+    "size": dict.fromkeys(("b1", "b2", "b3", "b4", "b5"), "b0"),
+    "channels": {768: 256},
 }
 
 

@@ -1,0 +1,1 @@
+"""HuggingFace transformers 5.24.0: networks as it computes them, under the names of its files."""
