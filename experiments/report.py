@@ -13,6 +13,7 @@ from experiments.command_line.invocation import as_started
 from experiments.command_line.names import did_you_mean
 from experiments.command_line.parser import Parser
 from experiments.records.results import RESULTS, kept_files, read_results, stopped_runs
+from experiments.reports.cited_figures import cited
 from experiments.reports.number_formats import plural
 from experiments.reports.paper_table import Row, in_order, not_averaged, not_measured, table
 from experiments.reports.paper_table_formats import (
@@ -87,7 +88,9 @@ def make_parser() -> Parser:
     add("--split", metavar="NAME", help="only this split, as val or test")
     add("--paper", metavar="NAME", help="only this paper, as bisenet")
     add(
-        "--all", action="store_true", help="also the rows of the catalogue that nobody has measured"
+        "--all",
+        action="store_true",
+        help="also the rows of the catalogue that nobody has measured, and methods that tables cite",
     )
     add("--out", type=Path, metavar="FILE", help="write to this file instead of the screen")
     add(
@@ -164,7 +167,7 @@ def report(args: argparse.Namespace) -> tuple[list[Row], list[Row], list[Path]]:
     rows = table(results)
     others = not_averaged(results)
     if args.all:
-        rows = in_order(rows + not_measured(catalogue()["papers"], rows))
+        rows = in_order(rows + not_measured(catalogue()["papers"], rows) + cited())
     stopped = stopped_runs(paths)
     for name in ("paper", "data", "split"):
         word = getattr(args, name)

@@ -93,7 +93,7 @@ def cells(row: Row, mark: str = "") -> list[str]:
 
 def ours(row: Row) -> str:
     if row.our_miou is None:
-        return "not measured"
+        return "no network here" if row.status == "cited" else "not measured"
     figure = mean_and_spread(row.our_miou, row.our_spread)
     if row.our_spread is not None:
         return f"{figure} ({len(row.seeds)} seeds)"

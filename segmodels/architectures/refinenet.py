@@ -193,6 +193,7 @@ def initialize(part: nn.Module) -> None:
 # --- experiments (section 4)
 
 QUOTED = "paper, as the README of OCNet quotes it"
+EMANET = "EMANet's paper, as study notes on it quote its table of COCO-Stuff"
 README = "README of DrSleep's refinenet-pytorch"
 
 MAIN = Experiment(
@@ -208,7 +209,12 @@ EXPERIMENTS = {
     "resnet50": MAIN,
     "resnet101": MAIN.but(
         model={"depth": 101}, starts_from="resnet101.tv_in1k",
-        published=(Published(73.6, "cityscapes", "test", "scales not stated", QUOTED),),
+        published=(
+            Published(73.6, "cityscapes", "test", "scales not stated", QUOTED),
+            Published(
+                33.6, "cocostuff", "test", "scales not stated", EMANET, options=(("release", "10k"),)
+            ),
+        ),
     ),
     # section 4.4: without chained pooling; fewer blocks
     "no_crp": MAIN.but(model={"crp": False}),

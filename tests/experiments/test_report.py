@@ -744,6 +744,42 @@ def test_data_and_paper_choose_rows(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (row["experiment"], row["data"]) == ("bisenet/resnet18", "camvid")
 
 
+@pytest.mark.parametrize(
+    ("data", "methods"),
+    [
+        (
+            "context",
+            {
+                "MSCI (ResNet-152)": 50.3,
+                "SGR (ResNet-101)": 50.8,
+                "CCL (ResNet-101)": 51.6,
+                "SGR+ (ResNet-101)": 52.5,
+            },
+        ),
+        (
+            "cocostuff",
+            {"CCL (ResNet-101)": 35.7, "DSSPN (ResNet-101)": 37.3, "SGR (ResNet-101)": 39.1},
+        ),
+    ],
+)
+def test_all_shows_methods_without_a_network_here_beside_those_of_their_table(
+    data: str, methods: dict[str, float], tmp_path: Path
+) -> None:
+    """Tables 3 and 4 of EMANet's paper, as the notes print them."""
+    out = tmp_path / "table.csv"
+    words = ("--all", "--data", data, "--split", "test", "--format", "csv", "--out", str(out))
+    assert main(["--results", str(tmp_path), *words]) == 0
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    cited = {row["experiment"]: row for row in rows if row["status"] == "cited"}
+    assert {name: float(row["published_miou"]) for name, row in cited.items()} == methods
+    beside = {row["experiment"] for row in rows} - cited.keys()
+    assert {"emanet/resnet50", "emanet/resnet101"} <= beside
+    for row in cited.values():
+        own = next(each for each in rows if each["experiment"] == "emanet/resnet101")
+        assert row["overrides"] == own["overrides"]
+        assert not row["our_miou"]
+
+
 def test_all_adds_the_rows_of_the_catalogue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
