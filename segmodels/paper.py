@@ -221,6 +221,8 @@ class Released:
     data: str = ""  # the training data, if it is not the row's own
     names: tuple[str, ...] = ()  # of the classes, if no data set here has them
     published: tuple[Published, ...] = ()  # figures of a port's own code line
+    # options of the network that the shapes of a checkpoint's tensors say, from our names
+    options_of: Callable[[State], Mapping[str, Any]] | None = None
 
     @property
     def address(self) -> str:
@@ -253,14 +255,14 @@ class Released:
     def build(
         self, num_classes: int, device: str = "cpu", model: Mapping[str, Any] | None = None
     ) -> nn.Module:
-        """Build the network; `model` holds options that replace the row's own."""
+        """Build the network; `model` holds options that are given in place of the row's own."""
         if isinstance(self.network, str):
             row = experiment(self.network)
-            row = row if model is None else replace(row, model=model)
+            row = replace(row, model={**row.model, **(model or {})})
             module = row.build(num_classes, device)
         else:
             with torch.device(device):
-                module = self.network(num_classes)
+                module = self.network(num_classes, **(model or {}))
         module.normalization = self.normalization
         return module
 

@@ -63,14 +63,16 @@ def from_released(
         )
     classes = len(state[layout.classes])
     renamed = layout.renamed(state)
+    shaped = layout.options_of(renamed) if layout.options_of else {}
     with ConstantInitialization():
-        module = layout.build(classes)
+        module = layout.build(classes, model=shaped)
     if problem := misfit(module.state_dict(), renamed):
         raise ValueError(f"{origin} is not a {name} checkpoint: {problem}{_nearest(state, known)}")
     if model:
         row = layout.row_of(name, model)
         with_options = partial(layout.build, classes, "cpu")
-        module = built_with(with_options, origin, row.network, row.model, model, renamed)
+        own = {**row.model, **shaped}
+        module = built_with(with_options, origin, row.network, own, model, renamed)
     module.load_state_dict(renamed, strict=False)  # misfit has checked all but the counters
     return module.eval()
 

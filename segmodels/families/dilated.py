@@ -7,6 +7,8 @@ A paper hands in its backbone (stem, dilations, stride) and its context, and wri
 where its head has several outputs.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -79,15 +81,25 @@ class Around(nn.Module):
 def initialize_heads(network: SegmentationModule) -> None:
     """Initialize the heads as mmsegmentation does.
 
-    Convolutions before a norm get He's initialization, classifiers N(0, 0.01). Layers of an
-    operator that have a bias stay as they are.
+    Convolutions before a norm get He's initialization, classifiers N(0, 0.01). All others, such as
+    layers of an operator that no norm follows, stay as they are.
     """
-    heads = [network.context, network.classifier]
-    heads += [] if network.auxiliary is None else [network.auxiliary]
-    for head in heads:
-        for layer in head.modules():
-            if isinstance(layer, nn.Conv2d) and layer.bias is None:
+    initialize_before_norms(network.context)
+    initialize_classifier(network.classifier)
+    if network.auxiliary is not None:
+        initialize_before_norms(network.auxiliary)
+        initialize_classifier(network.auxiliary)
+
+
+def initialize_before_norms(head: nn.Module) -> None:
+    """Initialize those convolutions that a norm follows in a sequence."""
+    for part in head.modules():
+        layers = list(part) if isinstance(part, nn.Sequential) else []
+        for layer, follower in pairwise(layers):
+            if isinstance(layer, nn.Conv2d) and isinstance(follower, nn.BatchNorm2d):
                 initialize(layer)
-    for head in heads[1:]:
-        nn.init.normal_(head[-1].weight, std=0.01)
-        nn.init.zeros_(head[-1].bias)
+
+
+def initialize_classifier(head: nn.Sequential) -> None:
+    nn.init.normal_(head[-1].weight, std=0.01)
+    nn.init.zeros_(head[-1].bias)

@@ -50,10 +50,10 @@ def fill(name: str, shape: Sequence[int], dtype: str = "float32", gain: float = 
     if last != "running_mean" and "bias" not in last:
         is_weight = "weight" in last
         if last == "running_var" or np.prod(shape) == 1 or (is_weight and len(shape) == 1):
-            return (0.5 + draw.random(shape)).astype(kind)
+            return np.asarray(0.5 + draw.random(shape), kind)
         if is_weight:
             scale = np.sqrt(gain / np.prod(shape[1:]))
-    return (scale * draw.standard_normal(shape)).astype(kind)
+    return np.asarray(scale * draw.standard_normal(shape), kind)
 
 
 def make_input(name: str, shape: Sequence[int]) -> NDArray[np.float32]:
