@@ -125,12 +125,13 @@ def test_it_says_whose_networks_no_released_code_is_held_against() -> None:
     for layout in layouts().values():
         held.setdefault(layout.address.partition("/")[0], []).append(layout.port)
     assert set(catalogue()["papers"]) - set(held) == {
+        "a2net",
         "deeplabv1",
         "fastscnn",
         "smp",
     }  # smp is code, no paper
     assert held["bisenetv2"] == [True, True]
-    sentence = "re-implementations (two for BiSeNetV2; there is none for Fast-SCNN and DeepLab v1)"
+    sentence = "re-implementations (two for BiSeNetV2; none for Fast-SCNN, DeepLab v1 and A2-Nets)"
     assert sentence in " ".join(README.split())
 
 

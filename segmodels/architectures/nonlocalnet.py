@@ -16,6 +16,16 @@ positions, weighted by how similar both are.
                                 + softmax over j of m(x[j])
                         (Yin et al., ECCV 2020. arXiv:2006.06668)
 
+A mask keeps some of the pairs of the embedded Gaussian; the others are not computed. With a rate of
+R, here 8, and N positions in the map, 8192 of a crop of 512x1024, position i looks at
+
+    local      those less than R rows and less than R columns away             225 of the 8192
+    dilated    those whose distance is a multiple of R rows and of R columns   128
+    both       both, under one softmax, itself once                            352
+
+    the map in blocks of R x R ─┬─ a block looks at itself and R - 1 more on every side: local
+                                └─ equal places of all blocks look at each other: dilated
+
 Departures:
 - The paper is about videos and detection and has no figure for segmentation. What stands around its
   block, the auxiliary head and the recipe are mmsegmentation's, whose heads these networks are; but
@@ -25,10 +35,19 @@ Departures:
 - The Gaussian of x itself and the concatenation are not here, nor is the pooling in front of phi
   and g: the weights are N x N, 4 GiB for a whole image of Cityscapes. "slide:512x1024" takes a
   sixteenth of it.
+- The masks are not the paper's. They are the local, atrous and sparse self-attention of the code
+  (bojone/attention) of an essay that the study notes on EMANet link to, taken from sequences to
+  maps. In that code zeros beyond the ends of a sequence are looked at too, unless it is told not to,
+  and its third kind takes local ones R steps apart and counts a position itself twice. Here nothing
+  lies outside of a map, and every position counts once.
+- The local mask computes all pairs of a block and its surroundings, less than 2.25 times those that
+  it keeps of a block inside the map; the dilated one computes those that it keeps.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.families.common import RECIPE
@@ -92,6 +111,101 @@ class Disentangled(NonLocal):
         return pairs + common
 
 
+# --- masks; C channels of an embedding, n blocks of R x R positions
+
+
+def blocks(x: Tensor, rate: int, around: int = 0) -> Tensor:
+    """Cut a map into blocks of R x R, each with `around` more positions on every side.
+
+    (B, C, h, w) -> (B, blocks down, blocks across, positions, C), with zeros outside of the map.
+    """
+    x = F.pad(x, (around, around + rate - 1) * 2)
+    side = rate + 2 * around
+    x = x.unfold(2, side, rate).unfold(3, side, rate)  # (B, C, down, across, side, side)
+    return x.permute(0, 2, 3, 4, 5, 1).flatten(3, 4)
+
+
+def kept(scores: Tensor, keep: Tensor) -> Tensor:
+    """Leave pairs out of a softmax."""
+    return scores.masked_fill(~keep, torch.finfo(scores.dtype).min)
+
+
+class Local(nn.Module):
+    """Pairs of positions less than R rows and R columns apart."""
+
+    def __init__(self, rate: int, itself: bool = True) -> None:
+        super().__init__()
+        self.rate = rate
+        # rows, or columns, from a position of a block to one of its surroundings: (R, 3 R - 2)
+        away = torch.arange(3 * rate - 2) - (rate - 1) - torch.arange(rate)[:, None]
+        near = on_both_axes(away.abs() < rate)
+        if not itself:
+            near &= ~on_both_axes(away == 0)
+        self.register_buffer("near", near, persistent=False)
+
+    def surroundings(self, x: Tensor) -> Tensor:
+        return blocks(x, self.rate, around=self.rate - 1).flatten(1, 2)  # (B, n, (3 R - 2)^2, C)
+
+    def scores(self, theta: Tensor, phi: Tensor, inside: Tensor) -> Tensor:
+        """Return (B, n, R^2, (3 R - 2)^2), of theta in blocks and a map of phi."""
+        products = theta @ self.surroundings(phi).mT
+        return kept(products, self.near & self.surroundings(inside).mT.bool())
+
+    def mean(self, weights: Tensor, g: Tensor) -> Tensor:
+        return weights @ self.surroundings(g)  # (B, n, R^2, C)
+
+
+def on_both_axes(along: Tensor) -> Tensor:
+    """Return what holds of rows and of columns: (R, S) -> (R^2, S^2)."""
+    return (along[:, None, :, None] & along[:, None, :]).flatten(2).flatten(0, 1)
+
+
+class Grid(nn.Module):
+    """Pairs of positions that are multiples of R rows and of R columns apart."""
+
+    def __init__(self, rate: int) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def grids(self, x: Tensor) -> Tensor:
+        return blocks(x, self.rate).flatten(1, 2).transpose(1, 2)  # (B, R^2, n, C)
+
+    def scores(self, theta: Tensor, phi: Tensor, inside: Tensor) -> Tensor:
+        """Return (B, n, R^2, n), of theta in blocks and a map of phi."""
+        products = theta.transpose(1, 2) @ self.grids(phi).mT  # (B, R^2, n, n)
+        return kept(products, self.grids(inside).mT.bool()).transpose(1, 2)
+
+    def mean(self, weights: Tensor, g: Tensor) -> Tensor:
+        return (weights.transpose(1, 2) @ self.grids(g)).transpose(1, 2)  # (B, n, R^2, C)
+
+
+class SparseNonLocal(NonLocal):
+    """The embedded Gaussian over the pairs of a mask, or of several under one softmax."""
+
+    def __init__(self, channels: int, *masks: nn.Module) -> None:
+        super().__init__(channels)
+        self.masks = nn.ModuleList(masks)
+        self.rate = masks[0].rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        embeddings = self.theta, self.phi, self.g
+        theta, phi, g = (each(x) for each in embeddings)  # (B, C, h, w)
+        theta = blocks(theta / theta.shape[1] ** 0.5, self.rate)
+        grid = theta.shape[1:3]
+        theta = theta.flatten(1, 2)  # (B, n, R^2, C)
+        inside = torch.ones_like(x[:1, :1])
+        scores = [mask.scores(theta, phi, inside) for mask in self.masks]
+        weights = torch.cat(scores, 3).softmax(3)
+        shares = weights.split([each.shape[3] for each in scores], 3)
+        mean = sum(mask.mean(share, g) for mask, share in zip(self.masks, shares))
+        return x + self.out(self.whole(mean, grid)[..., : x.shape[2], : x.shape[3]])
+
+    def whole(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Put blocks together, (B, n, R^2, C) -> (B, C, rows, columns)."""
+        x = x.unflatten(1, grid).unflatten(3, (self.rate, self.rate))
+        return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+
 # --- network
 
 Operator = Literal["embedded_gaussian", "dot_product", "disentangled"]
@@ -100,22 +214,41 @@ OPERATORS = {
     "dot_product": DotProduct,
     "disentangled": Disentangled,
 }
+Mask = Literal["none", "local", "dilated", "both"]
+RATE = 8
+
+
+def block(channels: int, operator: Operator, mask: Mask) -> NonLocal:
+    """Build a non-local block."""
+    if operator not in OPERATORS:
+        raise ValueError(unknown("operator", operator, list(OPERATORS)))
+    if mask not in get_args(Mask):
+        raise ValueError(unknown("mask", mask, list(get_args(Mask))))
+    if mask == "none":
+        return OPERATORS[operator](channels)
+    if operator != "embedded_gaussian":
+        raise ValueError(f"operator={operator} has no mask; embedded_gaussian takes mask={mask}")
+    if mask == "both":
+        return SparseNonLocal(channels, Local(RATE, itself=False), Grid(RATE))
+    return SparseNonLocal(channels, Local(RATE) if mask == "local" else Grid(RATE))
 
 
 class NonLocalNet(Dilated):
     """Dilated ResNet -> non-local block between 3x3 convolutions -> classifier at 1/8."""
 
     def __init__(
-        self, num_classes: int, depth: int = 50, operator: Operator = "embedded_gaussian"
+        self,
+        num_classes: int,
+        depth: int = 50,
+        operator: Operator = "embedded_gaussian",
+        mask: Mask = "none",
     ) -> None:
-        if operator not in OPERATORS:
-            raise ValueError(unknown("operator", operator, list(OPERATORS)))
         backbone = ResNet(depth, output_stride=8, stem=(32, 32, 64))
         *_, middle, deep = backbone.channels
         super().__init__(
             num_classes,
             backbone,
-            Around(deep, 512, OPERATORS[operator](512)),
+            Around(deep, 512, block(512, operator, mask)),
             classifier(512, num_classes),
             fcn_head(middle, 256, num_classes),
         )
@@ -134,4 +267,8 @@ EXPERIMENTS = {
     "resnet101": MAIN.but(model={"depth": 101}, starts_from="resnet101c.gluon_in1k"),
     "dot_product": MAIN.but(model={"operator": "dot_product"}),
     "disentangled": MAIN.but(model={"operator": "disentangled"}),
+    # sparse kinds
+    "local": MAIN.but(model={"mask": "local"}),
+    "dilated": MAIN.but(model={"mask": "dilated"}),
+    "both": MAIN.but(model={"mask": "both"}),
 }

@@ -1,13 +1,23 @@
 """Tests of non-local networks: weights by loops over pairs, and a block that starts as identity."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import segmodels
-from segmodels.architectures.nonlocalnet import Disentangled, DotProduct, NonLocal, NonLocalNet
+from segmodels.architectures.nonlocalnet import (
+    Disentangled,
+    DotProduct,
+    Grid,
+    Local,
+    NonLocal,
+    NonLocalNet,
+    SparseNonLocal,
+)
+from segmodels.paper import macs
 from segmodels.released_checkpoints import layouts
 from tests.support.structure import kinds
 
@@ -48,10 +58,10 @@ def by_loops(block: NonLocal, x: Tensor) -> Tensor:
     return x + block.out(seen.view(1, -1, HEIGHT, WIDTH))
 
 
-def drawn(kind: type[NonLocal]) -> NonLocal:
+def drawn(kind: Callable[..., NonLocal], *options: nn.Module) -> NonLocal:
     """With weights large enough for attention to be far from a plain mean."""
     torch.manual_seed(0)
-    block = kind(CHANNELS).double().eval()
+    block = kind(CHANNELS, *options).double().eval()
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter)
     return block
@@ -100,6 +110,97 @@ def test_the_network_starts_its_heads_as_mmsegmentation_does() -> None:
     assert network.context.operator.theta.weight.std().item() == pytest.approx(0.01, rel=0.02)
     he = math.sqrt(2 / (512 * 9))
     assert network.context.fusion[0].weight.std().item() == pytest.approx(he, rel=0.01)
+
+
+# --- masks
+
+
+def near(down: int, across: int, rate: int) -> bool:
+    return max(abs(down), abs(across)) < rate
+
+
+def on_the_grid(down: int, across: int, rate: int) -> bool:
+    return down % rate == 0 and across % rate == 0
+
+
+def near_or_on_the_grid(down: int, across: int, rate: int) -> bool:
+    return near(down, across, rate) or on_the_grid(down, across, rate)
+
+
+def masks_of(row: str, rate: int) -> list[nn.Module]:
+    """Those of a row, at another rate."""
+    operator = segmodels.experiment(f"nonlocalnet/{row}").build(19, "meta").context.operator
+    assert {mask.rate for mask in operator.masks} == {operator.rate} == {8}
+    if row == "both":
+        return [Local(rate, itself=False), Grid(rate)]
+    return [type(mask)(rate) for mask in operator.masks]
+
+
+KEPT = {"local": near, "dilated": on_the_grid, "both": near_or_on_the_grid}
+SIZES = [(7, 10), (8, 12), (2, 3), (1, 1)]
+
+
+def kept_pairs(row: str, size: tuple[int, int], rate: int) -> Tensor:
+    """Which positions j a position i looks at, (N, N), pair by pair."""
+    places = [(y, x) for y in range(size[0]) for x in range(size[1])]
+    keep = KEPT[row]
+    return torch.tensor([[keep(y - v, x - u, rate) for v, u in places] for y, x in places])
+
+
+@pytest.mark.parametrize("row", KEPT)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("rate", [2, 3, 4])
+def test_a_mask_is_a_softmax_over_the_pairs_that_it_keeps(
+    row: str, size: tuple[int, int], rate: int
+) -> None:
+    """Values and gradients; maps smaller than a block, and of no whole number of blocks, too."""
+    sparse = drawn(SparseNonLocal, *masks_of(row, rate))
+    x = torch.randn(2, CHANNELS, *size, dtype=torch.float64, requires_grad=True)
+    theta, phi, g = (each(x).flatten(2) for each in (sparse.theta, sparse.phi, sparse.g))
+    products = theta.mT @ phi / math.sqrt(CHANNELS // 2)
+    weights = products.masked_fill(~kept_pairs(row, size, rate), -math.inf).softmax(2)
+    expected = x + sparse.out((g @ weights.mT).unflatten(2, size))
+    found = sparse(x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    (ours,), (dense,) = (torch.autograd.grad(y.square().sum(), x) for y in (found, expected))
+    torch.testing.assert_close(ours, dense, rtol=0, atol=1e-8 * dense.abs().max().item())
+
+
+@pytest.mark.parametrize(("row", "pairs"), [("local", 225), ("dilated", 128), ("both", 352)])
+def test_a_position_in_the_middle_of_a_crop_has_as_many_pairs_as_the_file_says(
+    row: str, pairs: int
+) -> None:
+    keep = KEPT[row]
+    assert sum(keep(y - 32, x - 64, rate=8) for y in range(64) for x in range(128)) == pairs
+
+
+@pytest.mark.parametrize(
+    ("row", "computed"),
+    [("common", 8192), ("local", 22 * 22), ("dilated", 128), ("both", 22 * 22 + 128)],
+)
+def test_masked_pairs_are_not_computed(row: str, computed: int) -> None:
+    """Beside pairs, in products of 256 channels for weights and for means, a crop costs the same."""
+    whole = macs(segmodels.experiment(f"nonlocalnet/{row}"), (512, 1024))
+    without = macs(segmodels.experiment("fcn/common"), (512, 1024))
+    embeddings = 4 * 512 * 256 * 8192
+    assert whole == without + embeddings + 8192 * computed * 2 * 256
+
+
+def test_the_rows_with_a_mask_differ_by_it_alone() -> None:
+    main = segmodels.experiment("nonlocalnet")
+    for mask in KEPT:
+        row = segmodels.experiment(f"nonlocalnet/{mask}")
+        assert row.model == {**main.model, "mask": mask}
+        assert row.recipe == main.recipe
+        weights, wanted = (each.build(19, "meta").state_dict() for each in (row, main))
+        assert weights.keys() == wanted.keys()
+
+
+def test_an_unknown_mask_and_one_of_another_operator_are_refused() -> None:
+    with pytest.raises(ValueError, match="did you mean dilated"):
+        NonLocalNet(19, mask="dilate")
+    with pytest.raises(ValueError, match="dot_product has no mask; embedded_gaussian takes"):
+        NonLocalNet(19, operator="dot_product", mask="local")
 
 
 def test_an_unknown_operator_is_answered_with_the_nearest() -> None:
