@@ -127,7 +127,7 @@ def with_ours(row: Fidelity, layout: Layout) -> Fidelity:
         ]
     parameters = (reached, row.parameters[1])
     total = (sum(each.numel() for each in module.parameters()), row.total[1])
-    ours = macs(module, row.macs_size)
+    ours = macs(module, row.macs_size, int(first["input_shape"][1]))
     theirs = row.macs[1]
     return replace(
         row,

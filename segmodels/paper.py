@@ -204,8 +204,8 @@ class Experiment:
 class Released:
     """The layout of an authors' checkpoint: its network, and how its tensors are named here.
 
-    The network is a row ("paper/row"). A port or a classifier has no row: for these it is a
-    function that makes the module from a class count.
+    The network is a row ("paper/row"). A port, a classifier or a single layer is no row: for these
+    it is a function that makes the module from a class count.
     """
 
     network: str | Callable[[int], nn.Module]
@@ -216,7 +216,7 @@ class Released:
     normalization: Normalization = Normalization()
     # for tensors whose meaning differs, not only their name
     convert: Callable[[State], State] | None = None
-    # "paper/row" of the row that a port computes in its own way
+    # "paper/row" of the row that a port computes in its own way, or that a layer is part of
     row: str = ""
     data: str = ""  # the training data, if it is not the row's own
     names: tuple[str, ...] = ()  # of the classes, if no data set here has them
@@ -328,17 +328,17 @@ def gradient_leaves(output: torch.Tensor) -> set[torch.Tensor]:
     return tensors
 
 
-def macs(network: Experiment | nn.Module, size: tuple[int, int]) -> int | None:
+def macs(network: Experiment | nn.Module, size: tuple[int, int], channels: int = 3) -> int | None:
     """Count multiply-accumulates from one image to the logits, as torch's counter does.
 
-    The result is None for a network that reads numbers on its way, since tensors on the meta device
-    have none.
+    A single layer takes maps of more `channels`. The result is None for a network that reads
+    numbers on its way, since tensors on the meta device have none.
     """
     try:
         if isinstance(network, Experiment | SegmentationModule):
             return inference_cost(network, size).macs
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            on_meta(network)(torch.zeros(1, 3, *size, device="meta"))
+            on_meta(network)(torch.zeros(1, channels, *size, device="meta"))
     except RuntimeError:
         return None
     return counter.get_total_flops() // 2

@@ -128,10 +128,11 @@ def test_it_says_whose_networks_no_released_code_is_held_against() -> None:
         "a2net",
         "deeplabv1",
         "fastscnn",
+        "localrelation",
         "smp",
     }  # smp is code, no paper
     assert held["bisenetv2"] == [True, True]
-    sentence = "re-implementations (two for BiSeNetV2; none for Fast-SCNN, DeepLab v1 and A2-Nets)"
+    sentence = "re-implementations (two for BiSeNetV2; none for Fast-SCNN, DeepLab v1, A2-Nets and Local Relation)"
     assert sentence in " ".join(README.split())
 
 

@@ -107,7 +107,7 @@ def released(
     layout = layouts()[source.layout]
     if not isinstance(module, SegmentationModule) or not layout.address:
         raise UserError(
-            f"{source}: {source.layout} is a classifier; give a layout of a segmentation network"
+            f"{source}: {source.layout} segments no image; give a layout of a segmentation network"
         )
     row = experiment(layout.address)
     published = layout.published if layout.port else row.published
