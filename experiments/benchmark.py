@@ -7,6 +7,10 @@ that the results are equal.
         rows by a pattern, all at one size
     python experiments/benchmark.py structures
         what dilation, decoders, pyramids, two paths and parallel branches cost: memory, time
+    python experiments/benchmark.py operators --plot operators.png
+        how operators of attention grow with the image: memory, time
+    python experiments/benchmark.py heads
+        what heads add to a ResNet-101, beside the cost table of the EMANet paper
     python experiments/benchmark.py loss
     python experiments/benchmark.py loss --batch 4 --stride 4 --rounds 5 --json loss.json
         cross-entropy and hard-example mining of upsampled logits
@@ -21,9 +25,11 @@ Each has its own --help.
 import sys
 
 from experiments.benchmarks.data_loading import add_data
+from experiments.benchmarks.heads import add_heads
 from experiments.benchmarks.losses import add_loss
 from experiments.benchmarks.mean_field import add_crf
 from experiments.benchmarks.network_speed import add_infer
+from experiments.benchmarks.operators import add_operators
 from experiments.benchmarks.structures import add_structures
 from experiments.command_line.errors import command, run_main
 from experiments.command_line.parser import Parser
@@ -42,6 +48,8 @@ def make_parser() -> Parser:
     subjects = parser.add_subparsers(title="what to measure", metavar="SUBJECT", required=True)
     add_infer(subjects)
     add_structures(subjects)
+    add_operators(subjects)
+    add_heads(subjects)
     add_loss(subjects)
     add_crf(subjects)
     add_data(subjects)

@@ -12,7 +12,13 @@ from experiments.records.run_folder import SCHEMA, is_run, read_config, read_jso
 from segmodels.network_identity import with_current_names
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-NO_RESULTS = ("fidelity.json", "data_speed.json", "structures.json")  # what else lies there
+NO_RESULTS = (  # what else lies there
+    "fidelity.json",
+    "data_speed.json",
+    "structures.json",
+    "operators.json",
+    "heads.json",
+)
 
 Fraction = NewType("Fraction", float)  # from 0 to 1, as all that we measure
 Score = Fraction | None
