@@ -170,7 +170,7 @@ def test_weights_start_from_imagenet_wherever_the_paper_reports_and_nowhere_else
             expected = {name for name in wanted if named and name in found}
             assert {name for name, start in found.items() if start == "imagenet"} == expected
             assert set(found.values()) <= {"imagenet", "scratch"}
-    assert resolve("emanet/one_iteration", "voc", []).start == "imagenet"  # as the main row
+    assert resolve("emanet/lambda_2", "voc", []).start == "imagenet"  # as the main row
     assert resolve("emanet", "voc", [], init="scratch").start == "scratch"
     assert resolve("emanet", "voc", [], smoke=True).start == "scratch"
     assert resolve("emanet", "camvid", [], init="imagenet").start == "imagenet"

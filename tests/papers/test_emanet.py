@@ -19,8 +19,17 @@ from torch.utils.data import DataLoader
 
 import segmodels
 from experiments.results.reference import weights_from_names
-from segmodels.architectures.emanet import EMANet, EMAUnit, expectation, maximization, normalized
+from segmodels.architectures.emanet import (
+    EXPERIMENTS,
+    EMANet,
+    EMAUnit,
+    expectation,
+    maximization,
+    normalized,
+    wishes,
+)
 from segmodels.module import SegmentationModule
+from segmodels.paper import changed
 from segmodels.recipe import Recipe
 from segmodels.released_checkpoints import layouts
 from tests.support import inputs_from_names
@@ -267,7 +276,7 @@ def test_iterations_are_those_of_the_mode() -> None:
             found = unit(**options).train(mode).attended(x)
             assert all(torch.equal(a, b) for a, b in zip(found, same))
     assert not torch.equal(
-        unit(**options).train().attended(x)[0], unit(**options).eval().attended(x)[0]
+        unit(**options).train().attended(x)[1], unit(**options).eval().attended(x)[1]
     )
 
 
@@ -421,10 +430,114 @@ def test_attention_maps_share_each_pixel_out_among_the_bases() -> None:
     image = torch.randint(256, (2, 3, 65, 97), dtype=torch.uint8)
     with torch.no_grad():
         maps = module.attention_maps(image)
-        z, _ = module.unit.attended(module.reduction(module.backbone(module.normalized(image))[-1]))
+        x = module.reduction(module.backbone(module.normalized(image))[-1])
+        _, z, _ = module.unit.attended(x)
     assert maps.shape == (2, 4, 9, 13)
     torch.testing.assert_close(maps.sum(1), torch.ones(2, 9, 13))
     assert maps[1, 2, 3, 4] == z[1, 3 * 13 + 4, 2]
+
+
+# --- the notes' wishes for bases
+
+
+def measured_by_loops(x: Tensor, z: Tensor, bases: Tensor) -> dict[str, float]:
+    """Of one image: X (C, N), Z (N, K), bases (C, K)."""
+
+    def cosine(a: Tensor, b: Tensor) -> float:
+        lengths = a.norm() * b.norm()
+        return float(a @ b / lengths) if lengths else 0.0  # no base answers for this pixel
+
+    n, k = z.shape
+    likeness = [cosine(x[:, i], sum(z[i, j] * bases[:, j] for j in range(k))) for i in range(n)]
+    shares = [float(z[:, j].sum() / z.sum()) for j in range(k)]
+    entropy = -sum(share * math.log(share) for share in shares if share)
+    pairs = [cosine(bases[:, i], bases[:, j]) for i in range(k) for j in range(k) if i != j]
+    return {
+        "representative": sum(likeness) / n,
+        "in_use": math.exp(entropy),
+        "dissimilar": 1 - sum(pairs) / len(pairs),
+    }
+
+
+@pytest.mark.parametrize("kernel", ["exponential", "inner"])
+def test_wishes_are_measured_as_their_words_say_and_averaged_over_images(kernel: str) -> None:
+    x = torch.randn(2, 6, 12, dtype=torch.float64)
+    bases = torch.randn(2, 6, 3, dtype=torch.float64)
+    z = expectation(x, bases, kernel)
+    found = wishes(x, z, bases)
+    expected = [measured_by_loops(*each) for each in zip(x, z, bases)]
+    assert set(found) == set(expected[0])
+    for name, value in found.items():
+        mean = sum(each[name] for each in expected) / 2
+        assert value.item() == pytest.approx(mean, rel=1e-9), name
+
+
+def test_wishes_at_their_best_and_at_their_worst() -> None:
+    bases = torch.eye(4)[None]  # unit vectors at right angles
+    own = wishes(bases[..., [0, 1, 2, 3] * 3], torch.eye(4).repeat(3, 1)[None], bases)
+    assert {name: value.item() for name, value in own.items()} == pytest.approx(
+        {"representative": 1, "in_use": 4, "dissimilar": 1}
+    )
+    same = torch.ones(1, 4, 4)
+    one = torch.zeros(1, 12, 4)
+    one[..., 2] = 1
+    worst = wishes(-same[..., [0] * 12], one, same)
+    assert {name: value.item() for name, value in worst.items()} == pytest.approx(
+        {"representative": -1, "in_use": 1, "dissimilar": 0}, abs=1e-6
+    )
+    assert wishes(same, torch.ones(1, 4, 1), same[..., :1])["dissimilar"] == 1  # of one base
+
+
+def test_a_network_measures_the_wishes_of_its_own_bases() -> None:
+    module = EMANet(3, channels=16, bases=4).eval()
+    image = torch.randint(256, (2, 3, 65, 97), dtype=torch.uint8)
+    with torch.no_grad():
+        x = module.reduction(module.backbone(module.normalized(image))[-1])
+        found = wishes(*module.unit.attended(x))
+        assert module.wishes(image) == {name: value.item() for name, value in found.items()}
+        seen = module.unit.conv1(x).flatten(2)
+    assert torch.equal(module.unit.attended(x)[0], seen)
+
+
+# --- rows
+
+
+def test_the_table_of_iterations_is_eight_rows_and_36_ways_to_evaluate_them() -> None:
+    """Evaluation has as many iterations as training, or more; three in training are best."""
+    cells = {}
+    for steps in range(1, 9):
+        row = EXPERIMENTS[f"t{steps}"]
+        own = {"train_iterations": steps, "eval_iterations": steps}
+        assert row.model == EXPERIMENTS["resnet50"].model | own
+        for figure in row.published:
+            options = own | dict(figure.model)
+            cells[steps, options["eval_iterations"]] = figure.miou
+    assert sorted(cells) == [(i, j) for i in range(1, 9) for j in range(i, 9)]
+    assert max(cells, key=cells.get) == (3, 7) and cells[3, 7] == 78.89
+    assert [name for name in EXPERIMENTS if name.startswith("t")] == [f"t{n}" for n in range(1, 9)]
+
+
+def test_a_figure_of_the_table_stands_beside_the_network_evaluated_so() -> None:
+    """Other iterations at evaluation leave the weights as they are."""
+    for figure in EXPERIMENTS["t7"].published:
+        options = EXPERIMENTS["t7"].model | dict(figure.model)
+        module = EMANet(3, **options | {"depth": 26, "channels": 16, "bases": 4})
+        assert module.unit.train_iterations == 7
+        assert module.unit.eval_iterations == options["eval_iterations"]
+        assert changed(EMANet, EXPERIMENTS["t7"].model, options) == dict(figure.model)
+
+
+def test_the_unit_in_the_common_network_keeps_its_bases_after_a_step() -> None:
+    module = segmodels.experiment("emanet/common").but(model={"depth": 26}).build(3, seed=0)
+    operator = module.context.operator
+    start = operator.bases.clone()
+    module.freeze_unreached()
+    module.losses((torch.randn(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.uint8)))
+    seen = operator.seen / operator.images
+    module.after_step()
+    torch.testing.assert_close(operator.bases, 0.9 * start + 0.1 * seen, rtol=0, atol=1e-6)
+    frozen = [name for name, each in module.named_parameters() if not each.requires_grad]
+    assert sorted(frozen) == sorted(module.without_gradient)
 
 
 def test_no_iterations_are_refused() -> None:
