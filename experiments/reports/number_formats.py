@@ -10,7 +10,7 @@ from rich.text import Text
 
 def console() -> Console:
     screen = Console()
-    return screen if screen.is_terminal else Console(width=160)
+    return screen if screen.is_terminal else Console(width=180)
 
 
 def bare_table(*heads: str) -> Table:
