@@ -130,9 +130,10 @@ def test_it_says_whose_networks_no_released_code_is_held_against() -> None:
         "fastscnn",
         "localrelation",
         "smp",
+        "vit",
     }  # smp is code, no paper
     assert held["bisenetv2"] == [True, True]
-    sentence = "re-implementations (two for BiSeNetV2; none for Fast-SCNN, DeepLab v1, A2-Nets and Local Relation)"
+    sentence = "re-implementations (two for BiSeNetV2; none for Fast-SCNN, DeepLab v1, A2-Nets, Local Relation and ViT)"
     assert sentence in " ".join(README.split())
 
 

@@ -13,7 +13,7 @@ from segmodels.paper import Experiment, fits, gradient_leaves, meta_network, on_
 # What a row says beside its network
 BESIDE = ("identity", "recipe", "normalization", "scores", "watched", "micro_batches", "confusion")
 
-SMALL = {"width": 16, "depth": "small_v2"}
+SMALL = {"width": 16, "depth": "small_v2", "size": "tiny"}
 SMALLER = {
     "depth": {50: 26, 101: 26, 152: 26, "small": "tiny", "medium": "tiny", "large": "tiny"},
     "backbone": {"resnet101": "resnet50"},
