@@ -17,9 +17,10 @@ from datamodules.progress import with_progress
 from experiments.benchmarks.alternation import take_turns
 from experiments.benchmarks.memory import peak_mebibytes
 from experiments.benchmarks.structure_costs import CLASSES, seconds
-from experiments.command_line.errors import as_user_error, quiet
+from experiments.command_line.errors import UserError, as_user_error, quiet
 from experiments.records import provenance
 from segmodels.families.common import CHANNELS
+from segmodels.families.dilated import Around
 from segmodels.paper import experiment
 from segmodels.prediction import choose_device
 
@@ -76,7 +77,14 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Cost], dict[str, Any]]:
 
 
 def operator_of(name: str, device: str | None = None) -> nn.Module:
-    return experiment(name).build(CLASSES, device).eval().context.operator
+    network = experiment(name).build(CLASSES, device).eval()
+    context = getattr(network, "context", None)
+    if not isinstance(context, Around):
+        raise UserError(
+            f'{name} has no operator between convolutions, as rows "common" have; '
+            "python experiments/run.py --list names them"
+        )
+    return context.operator
 
 
 def macs_of(name: str, sizes: Sequence[Size]) -> list[int]:

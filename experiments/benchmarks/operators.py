@@ -32,6 +32,8 @@ image's sides, so 64x128 is that of a crop of 512x1024.
   python experiments/benchmark.py operators
       all of them at three sizes; on a CPU some minutes
   python experiments/benchmark.py operators nonlocalnet/common ccnet/common --sizes 16x32,32x64
+  python experiments/benchmark.py operators nonlocalnet/common nonlocalnet/local nonlocalnet/dilated
+      all pairs, and those of two masks
   python experiments/benchmark.py operators --plot operators.png
 
 Memory is the peak of what torch hands out beside the operator's weights and its map. Seconds are
@@ -57,7 +59,8 @@ def add_operators(subjects: Subjects) -> None:
         "networks",
         nargs="*",
         metavar="ROW",
-        help='rows "common", or a pattern of them (default: "*/common")',
+        help='rows "common" and others with an operator in their place, such as nonlocalnet/local, '
+        'or patterns of them (default: "*/common")',
     )
     add(
         "--sizes",
@@ -98,7 +101,8 @@ def operators(args: argparse.Namespace) -> int:
         costs, conditions = stored()
         args.format = "markdown"
     else:
-        args.rows = chosen(args.networks)
+        words = args.networks or ["*/common"]
+        args.rows = [row for word in words for row in matching_rows(word)]
         if len(args.sizes) < 2:
             raise UserError("--sizes: growth is between two sizes or more, as in 32x64,64x128")
         from experiments.benchmarks.operator_costs import measure
@@ -120,16 +124,6 @@ def stored() -> tuple[dict[str, "Cost"], dict[str, Any]]:
 
     result = json.loads(STORED.read_text())
     return {each["name"]: Cost(**each) for each in result["operators"]}, result["conditions"]
-
-
-def chosen(words: list[str]) -> list[str]:
-    rows = [row for word in words or ["*/common"] for row in matching_rows(word)]
-    for row in rows:
-        if not row.endswith("/common"):
-            raise UserError(
-                f'{row} is no row "common"; python experiments/run.py --list names them'
-            )
-    return rows
 
 
 # --- the table and the plot
@@ -154,7 +148,7 @@ def cells(cost: "Cost", conditions: Mapping[str, Any]) -> list[str]:
     """Return an operator's cells, in the order of the columns."""
     from experiments.benchmarks.operator_costs import growth_of_both
 
-    found = [cost.name.partition("/")[0], millions(cost.parameters)]
+    found = [cost.name.removesuffix("/common"), millions(cost.parameters)]
     for macs, mib, times in zip(cost.macs, cost.mib, cost.seconds, strict=True):
         found += [f"{macs / 1e9:.1f}G", f"{mib:.0f}", f"{median(times):.3f}"]
     return found + [f"{power:.2f}" for power in growth_of_both(cost, conditions["sizes"]).values()]
@@ -173,7 +167,7 @@ def draw(costs: Mapping[str, "Cost"], conditions: Mapping[str, Any], file: Path)
     for number, (title, lines) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(1, 2, number)
         for (name, values), color, shape in zip(lines.items(), cycle(COLORS), cycle(SHAPES)):
-            label = name.partition("/")[0]
+            label = name.removesuffix("/common")
             axes.plot(pixels, values, color=color, marker=shape, label=label, linewidth=1.3)
         draw_slopes(axes, pixels, min(min(values) for values in lines.values()))
         axes.set(xscale="log", yscale="log", xlabel="pixels of the map", title=title)

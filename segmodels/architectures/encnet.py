@@ -27,8 +27,8 @@ Departures:
 - A crop without any labeled pixel has no presence loss. In the authors' code it shows no class.
 - The authors scale a crop's image to a long side of 260 to 1040 pixels, whatever its own; here by
   0.5 to 2, which is nearly the same for the images of PASCAL, of 500 pixels.
-- ImageNet weights are timm's of the same network; they come from GluonCV, which has the same
-  author, but are no copy of his files for PyTorch.
+- They pad small images on the right and at the bottom; here these stand anywhere in the crop.
+- ImageNet weights are timm's of the same network; the authors' own cannot be fetched by name.
 - The row "common" has no presence loss, since nothing but the operator differs there.
 """
 

@@ -9,7 +9,7 @@ import torch
 
 from experiments import benchmark
 from experiments.benchmarks import heads, operators
-from experiments.benchmarks.operator_costs import Cost, growth, operator_of
+from experiments.benchmarks.operator_costs import Cost, growth, macs_of, operator_of
 from experiments.command_line.row_patterns import matching_rows
 from segmodels.paper import experiment, inference_parameters, macs
 
@@ -47,7 +47,7 @@ def test_operators_are_measured_alone_at_every_size(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["fcn/resnet50"], 'is no row "common"'),
+        (["fcn/resnet50"], "fcn/resnet50 has no operator between convolutions"),
         (["fcn/common", "--sizes", "8x8"], "between two sizes"),
         (["--plot", "plot.txt"], "a plot is a file"),
     ],
@@ -67,6 +67,8 @@ def test_figures_of_a_table_stand_under_their_heads(capsys: pytest.CaptureFixtur
     found = operators.cells(cost, conditions)
     assert found[:8] == ["ccnet", "2.00M", "1.0G", "2", "2.000", "4.0G", "8", "16.000"]
     assert found[8:] == ["1.00", "1.50"]
+    masked = Cost("nonlocalnet/local", 1, [1, 1], [1.0, 1.0], [[1.0], [1.0]])
+    assert operators.cells(masked, conditions)[0] == "nonlocalnet/local"
 
 
 def test_a_head_is_what_stands_behind_the_backbone(
@@ -86,6 +88,15 @@ def test_a_head_is_what_stands_behind_the_backbone(
     # the classifier's 21 logits alone at 9x9 are less than all layers
     assert non_local["layers_megabytes"] > plain["layers_megabytes"] > 4 * 21 * 81 / 1e6
     assert "in the notes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mask", ["local", "dilated", "both"])
+def test_a_mask_of_the_non_local_operator_is_an_operator_too(mask: str) -> None:
+    whole, masked = (
+        macs_of(f"nonlocalnet/{row}", [(16, 32), (32, 64)]) for row in ("common", mask)
+    )
+    assert masked[1] < whole[1]
+    assert masked[1] / masked[0] < whole[1] / whole[0]
 
 
 def test_every_row_of_the_notes_table_exists_with_its_options() -> None:
