@@ -37,6 +37,8 @@ examples:
       published mIoU against published frames per second
   python experiments/report.py runs --plot speed.pdf --speed infer.json
       ours among them (benchmark.py infer ... --out infer.json)
+  python experiments/report.py runs --grid train_iterations,eval_iterations --plot grid.png
+      mIoU by two options of a network, one down and one across
   python experiments/report.py --compare A.json B.json
       two of evaluate.py's files, image by image
 
@@ -107,6 +109,12 @@ def make_parser() -> Parser:
         help="also draw mIoU against frames per second: a .png, .svg or .pdf",
     )
     add(
+        "--grid",
+        metavar="OPTION,OPTION",
+        help="instead of the table: scores by two options of a network, down and across, as in "
+        "--grid train_iterations,eval_iterations; --plot draws it",
+    )
+    add(
         "--speed",
         type=Path,
         nargs="+",
@@ -139,6 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def table_text(args: argparse.Namespace) -> str:
     """The table in its format; beside a csv, what the plot lacks goes to stderr."""
     rows, others, stopped = report(args)
+    if args.grid:
+        return grid_text(rows, args)
     unplotted = plot(rows, args) if args.plot or args.speed else []
     if args.format == "csv":
         for line in unplotted:
@@ -152,6 +162,33 @@ def table_text(args: argparse.Namespace) -> str:
     screen = args.out is None and sys.stdout.isatty()
     width = min(WIDTH, get_terminal_size((WIDTH, 24)).columns) if screen else WIDTH
     return as_text(rows, lines, unplotted, width=width, color=screen)
+
+
+def grid_text(rows: Sequence[Row], args: argparse.Namespace) -> str:
+    """Scores by two options; --plot draws them."""
+    from experiments.reports import option_grid
+
+    papers = catalogue()["papers"]
+    entries = {
+        f"{name}/{row}": entry
+        for name, paper in papers.items()
+        for row, entry in paper["rows"].items()
+    }
+    found = option_grid.grids(rows, option_grid.parse_options(args.grid), entries)
+    if args.plot:
+        check_picture(args.plot)
+        option_grid.draw(found, args.plot)
+    return "\n\n".join("\n".join(option_grid.as_lines(grid)) for grid in found) + "\n"
+
+
+def check_picture(file: Path) -> None:
+    from experiments.reports.speed_plot import KINDS
+
+    if file.suffix.lower() not in KINDS:
+        raise UserError(
+            f"{file} is no kind of picture that is drawn here; "
+            f"let its name end in {', '.join(KINDS)}"
+        )
 
 
 def report(args: argparse.Namespace) -> tuple[list[Row], list[Row], list[Path]]:
@@ -193,7 +230,7 @@ def check_known(name: str, word: str, rows: Sequence[Row]) -> None:
 
 def comparison(args: argparse.Namespace) -> str:
     """Two evaluations beside each other; no option of a table goes with that."""
-    of_tables = ("all", "data", "paper", "plot", "speed", "split")
+    of_tables = ("all", "data", "grid", "paper", "plot", "speed", "split")
     given = [f"--{name}" for name in of_tables if getattr(args, name)]
     if args.runs:
         given.append("RUN_OR_FOLDER")
@@ -211,7 +248,7 @@ def comparison(args: argparse.Namespace) -> str:
 
 def plot(rows: Sequence[Row], args: argparse.Namespace) -> list[str]:
     """Draw the rows that have both an mIoU and a speed; say why others are not in the picture."""
-    from experiments.reports.speed_plot import KINDS, draw
+    from experiments.reports.speed_plot import draw
     from experiments.reports.speed_points import how_measured, pair, published_speeds, read_timing
 
     if not args.plot:
@@ -219,11 +256,7 @@ def plot(rows: Sequence[Row], args: argparse.Namespace) -> list[str]:
             "--speed says how fast networks are, which a plot alone shows; "
             "give it one with --plot FILE.png"
         )
-    if args.plot.suffix.lower() not in KINDS:
-        raise UserError(
-            f"{args.plot} is no kind of picture that is drawn here; "
-            f"let its name end in {', '.join(KINDS)}"
-        )
+    check_picture(args.plot)
     timings = [read_timing(file) for file in args.speed]
     pairs = pair(rows, timings, published_speeds(catalogue()["papers"]))
     whole = args.format == "markdown"
