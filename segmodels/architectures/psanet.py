@@ -68,10 +68,11 @@ def cut(over_complete: Tensor, side: int) -> Tensor:
     height, width = over_complete.shape[-2:]
     positions = height * width
     device = over_complete.device
-    # Numbers lie entry by entry, and of each entry position by position, behind a single 0.
-    rows = displacements(height, side, device) * side * positions
+    # Numbers lie entry by entry, and of each entry position by position, behind a single 0. What is
+    # beyond the map comes to lie at or in front of that 0.
+    rows = displacements(height, side, -1, device) * side * positions
     rows += torch.arange(height, device=device)[:, None] * width
-    columns = displacements(width, side, device) * positions
+    columns = displacements(width, side, -side * side, device) * positions
     columns += torch.arange(width, device=device)[:, None] + 1
     place = rows[:, None, :, None] + columns[None, :, None, :]  # (h, w, h, w): p, q
     numbers = F.pad(over_complete.flatten(1), (1, 0))
@@ -79,12 +80,15 @@ def cut(over_complete: Tensor, side: int) -> Tensor:
     return taken.unflatten(1, (positions, positions))
 
 
-def displacements(length: int, side: int, device: torch.device) -> Tensor:
-    """Return where q - p lies on a side of the map, as (p, q); far below 0 if it is beyond."""
-    place = torch.arange(length, device=device)
+def displacements(length: int, side: int, beyond: int, device: torch.device) -> Tensor:
+    """Return where q - p lies on a side of the map, as (p, q), or `beyond`.
+
+    In 32 bits: the index of a large map is then no larger than what it takes.
+    """
+    place = torch.arange(length, dtype=torch.int32, device=device)
     displacement = place[None, :] - place[:, None] + side // 2
     inside = (displacement >= 0) & (displacement < side)
-    return displacement.where(inside, -side * side)
+    return displacement.where(inside, beyond)
 
 
 # --- point-wise spatial attention

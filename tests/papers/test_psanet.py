@@ -12,6 +12,7 @@ from segmodels.architectures.psanet import (
     EXPERIMENTS,
     Collect,
     Distribute,
+    Joined,
     PointwiseAttention,
     PSANet,
     cut,
@@ -68,6 +69,14 @@ def test_a_map_of_twice_the_image_less_one_is_used_to_its_last_entry() -> None:
     assert torch.equal(taken, (rows[:, None] * columns).float())
 
 
+def test_places_of_large_maps_do_not_overflow() -> None:
+    """Of a map of 97x97 for 4096 positions; as many entries are taken as pairs are near enough."""
+    found = cut(torch.ones(1, 97 * 97, 16, 256, dtype=torch.uint8), 97)
+    places = torch.arange(256)
+    near = ((places[:, None] - places).abs() <= 48).sum().item()
+    assert found.sum().item() == 16 * 16 * near
+
+
 @pytest.mark.parametrize("kind", [Collect, Distribute])
 @pytest.mark.parametrize("side", [3, 9])
 def test_positions_collect_and_distribute_as_the_formulas_say(
@@ -101,6 +110,12 @@ def test_both_directions_are_projected_together_and_brought_back_to_the_maps_siz
     assert collected.shape == (2, 512, 4, 5)
     joined = attention.projection(torch.cat([collected, distributed], 1))
     assert torch.equal(attention(x), resized_with_corners(joined, x))
+
+
+def test_what_attention_brings_is_put_beside_the_map() -> None:
+    joined = Joined(4, 3, nn.Identity()).eval()
+    x = torch.randn(1, 4, 5, 5)
+    assert torch.equal(joined(x), joined.fusion(torch.cat([x, x], 1)))
 
 
 def test_a_map_is_halved_corner_on_corner() -> None:
@@ -149,6 +164,7 @@ def test_rows_have_the_directions_that_they_name(row: str, names: list[str]) -> 
 def test_images_are_padded_to_the_next_size_of_16k_plus_1() -> None:
     """Twice halved: the authors' network takes no other size, and 709 is none."""
     network = segmodels.experiment("psanet").build(5, "meta")
+    assert network.align_corners
     for side in range(1, 60):
         assert network.valid_side(side) == next(n for n in range(side, side + 16) if n % 16 == 1)
     assert network.valid_side(705) == 705 < network.valid_side(709)
