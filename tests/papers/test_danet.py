@@ -97,6 +97,7 @@ def small() -> DANet:
 
 def test_the_sum_is_classified_and_each_map_by_itself() -> None:
     network = small()
+    assert network.align_corners
     image = torch.randn(1, 3, 33, 41)
     position, channel = network.features(image)
     deep = network.backbone(image)[-1]
