@@ -339,7 +339,8 @@ RESNET101 = MAIN.but(
     ),
 )  # fmt: skip
 
-# mIoU by iterations in training, for each number of iterations in evaluation from there to 8
+# mIoU by iterations in training, for each number of iterations in evaluation from there to 8:
+# `run.py --model "emanet/t*"` trains the eight, `evaluate.py RUN --protocols` computes one's line.
 ITERATIONS = {
     1: (77.34, 77.52, 77.60, 77.59, 77.59, 77.59, 77.59, 77.59),
     2: (77.75, 78.04, 78.15, 78.15, 78.12, 78.12, 78.17),

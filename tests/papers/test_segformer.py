@@ -4,6 +4,8 @@ What released weights cannot tell is held against the authors' code: epsilons, d
 depth, initialization, rates and decay.
 """
 
+import gzip
+import json
 import math
 
 import pytest
@@ -22,6 +24,7 @@ from segmodels.architectures.segformer import (
 )
 from segmodels.parts.pretrained import load_encoder
 from segmodels.released_checkpoints import layouts
+from tests.support.paths import REFERENCE
 from tests.support.training_step import weights
 
 SIZES = tuple(EXPERIMENTS)
@@ -162,6 +165,31 @@ def test_the_smallest_image_gives_every_stage_something_to_attend_to() -> None:
         assert module.logits(torch.randn(1, 3, side, side)).isfinite().all()
         with pytest.raises(RuntimeError, match=r"[Kk]ernel size"):
             module.logits(torch.randn(1, 3, side - 1, side - 1))
+
+
+def released_shapes(name: str) -> dict[str, torch.Size]:
+    """The shapes of a layout's tensors, under our names."""
+    layout = json.loads(gzip.decompress((REFERENCE / "released" / f"{name}.json.gz").read_bytes()))
+    state = {key: torch.empty(shape, device="meta") for key, shape, _ in layout["entries"]}
+    renamed = layouts()[name].renamed(state)
+    return {key: tensor.shape for key, tensor in renamed.items()}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_has_the_released_stages_and_widths(size: str) -> None:
+    own = segmodels.experiment(f"segformer/{size}").build(19, "meta").state_dict()
+    shapes = {key: tensor.shape for key, tensor in own.items()}
+    assert shapes == released_shapes(f"segformer_{size}")
+    assert shapes == released_shapes(f"segformer_{size}_transformers")
+
+
+def test_heads_are_those_of_the_authors_code() -> None:
+    """mit_b0 to mit_b5: 1, 2, 5 and 8."""
+    for size in SIZES:
+        with torch.device("meta"):
+            stages = MixTransformer(size).stages
+        for stage, heads in zip(stages, (1, 2, 5, 8), strict=True):
+            assert {block.attention.heads for block in stage.blocks} == {heads}
 
 
 def test_rows_differ_in_size_and_in_the_decoders_width() -> None:
