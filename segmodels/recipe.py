@@ -262,6 +262,7 @@ LOSSES = {
     ),
     "torchseg_ohem": (HARD, "torchseg_ohem:0.7,1/16 (threshold, least share or number)"),
     "hrnet_ohem": (HARD, "hrnet_ohem:0.9,1/48"),
+    "ccnet_ohem": (HARD, "ccnet_ohem:0.7,100000"),
     "openseg_ohem": (HARD, "openseg_ohem:0.7,1/16"),
     "stdc_ohem": (HARD, "stdc_ohem:0.7,1/16"),
     "mmseg_ohem": (rf"{NUMBER},\d+", "mmseg_ohem:0.7,10000 (threshold, least number per image)"),

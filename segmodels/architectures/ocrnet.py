@@ -42,9 +42,19 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from segmodels.families.openseg import (
+    BGR,
+    BUDGETS,
+    RECIPE,
+    STEM,
+    ZOO,
+    attended,
+    dilated_resnet,
+    layer,
+    transform,
+)
 from segmodels.module import SegmentationModule
-from segmodels.paper import Experiment, Normalization, Published, Released
-from segmodels.parts import class_weights
+from segmodels.paper import Experiment, Published, Released
 from segmodels.parts.backbones.hrnet import (
     AUTHORS,
     Depth,
@@ -52,8 +62,7 @@ from segmodels.parts.backbones.hrnet import (
     Resize,
     joined,
 )
-from segmodels.parts.backbones.resnet import ResNet
-from segmodels.parts.layers import conv_bn, resized_with_corners
+from segmodels.parts.layers import resized_with_corners
 from segmodels.parts.weight_files import norms_of_abn
 from segmodels.recipe import Recipe
 
@@ -70,14 +79,6 @@ def region_representations(pixels: Tensor, regions: Tensor) -> Tensor:
     return means.unsqueeze(3)  # -> (B, C, K, 1)
 
 
-def layer(
-    inside: int, outside: int, kernel: int = 1, *, leaky: bool, bias: bool = False
-) -> nn.Sequential:
-    """Stack a convolution, batch norm and a ReLU, which InPlaceABN makes leaky."""
-    activation = nn.LeakyReLU(0.01, inplace=True) if leaky else nn.ReLU(inplace=True)
-    return conv_bn(inside, outside, kernel, bias=bias).append(activation)
-
-
 class ObjectAttention(nn.Module):
     """Attention of each pixel to the K region representations (equations 3 to 5)."""
 
@@ -92,16 +93,7 @@ class ObjectAttention(nn.Module):
         self.rho = layer(width, channels, **settings)
 
     def forward(self, pixels: Tensor, objects: Tensor) -> Tensor:
-        query = self.phi(pixels).flatten(2).transpose(1, 2)  # (B, C, h, w) -> (B, N, C)
-        key = self.psi(objects).flatten(2)  # (B, C, K, 1) -> (B, C, K)
-        value = self.delta(objects).flatten(2)  # the same
-        weights = (query @ key / key.shape[1] ** 0.5).softmax(2)  # (B, N, K)
-        context = value @ weights.transpose(1, 2)  # (B, C, K) x (B, K, N) -> (B, C, N)
-        return self.rho(context.unflatten(2, pixels.shape[2:]))  # -> (B, C, h, w)
-
-
-def transform(inside: int, width: int, **settings: bool) -> nn.Sequential:
-    return nn.Sequential(layer(inside, width, **settings), layer(width, width, **settings))
+        return self.rho(attended(self.phi(pixels), self.psi(objects), self.delta(objects)))
 
 
 # --- network (section 3.3)
@@ -154,8 +146,7 @@ class OCRNet(SegmentationModule):
             settings = {"leaky": leaky}
             head = layer(coarse, coarse, bias=True, leaky=leaky)
         else:
-            self.backbone = ResNet(101, output_stride=8, width=width, stem=(64, 64, 128))
-            self.backbone.maxpool.ceil_mode = True
+            self.backbone = dilated_resnet(width=width)
             *_, coarse, deep = self.backbone.channels
             settings = {"bias": True, "leaky": leaky}
             head = layer(coarse, 512, 3, **settings).append(nn.Dropout2d(0.05))
@@ -188,15 +179,7 @@ HRNET = Recipe(
     crop=(512, 1024), scales=tuple(n / 10 for n in range(5, 22)), batch=12, iterations=119_548,
     lr=0.01, weight_decay=5e-4, schedule="poly", power=0.9, padding="black",
 )  # fmt: skip  # 484 epochs of 247 batches
-OPENSEG = {
-    "scales": (0.5, 2.0),
-    "continuous": True,
-    "batch": 8,
-    "iterations": 40_000,
-    "padding": "mean",
-}
 README = "README of the authors' HRNet-Semantic-Segmentation, branch HRNet-OCR"
-ZOO = "model zoo of the authors' openseg.pytorch"
 SCALES = "multiscale:0.5,0.75,1,1.25,1.5,1.75+flip"
 
 MAIN = Experiment(
@@ -205,12 +188,12 @@ MAIN = Experiment(
         Published(81.6, "cityscapes", "val", "whole", README),
         Published(82.3, "cityscapes", "test", SCALES, f"{README}: trained on val too"),
     ),
-    budgets={"cityscapes": {"class_weights": class_weights.CITYSCAPES}},
+    budgets=BUDGETS,
 )  # fmt: skip
-RESNET101 = MAIN.but(
-    recipe=OPENSEG, model={"backbone": "resnet101", "width": 64, "leaky": True},
+RESNET101 = Experiment(
+    OCRNet, RECIPE, model={"backbone": "resnet101", "width": 64, "leaky": True},
     starts_from="resnet101s.gluon_in1k",
-    published=(Published(79.63, "cityscapes", "val", "whole", ZOO),),
+    published=(Published(79.63, "cityscapes", "val", "whole", ZOO),), budgets=BUDGETS,
 )  # fmt: skip
 
 EXPERIMENTS = {
@@ -236,15 +219,9 @@ def of_attention(match: re.Match[str]) -> str:
     )
 
 
-def of_stem(match: re.Match[str]) -> str:
-    if match[0] == "backbone.resinit.bn3.":
-        return "backbone.bn1."
-    return f"backbone.conv1.{3 * int(match[2]) - 3 + (match[1] == 'bn')}."
-
-
 RENAMES = (
     *AUTHORS,
-    (r"^backbone\.resinit\.(conv|bn)(\d)\.", of_stem),
+    STEM,
     (r"^dsn_head\.3\.", "regions.4."),
     (r"^(aux|dsn)_head\.", "regions."),
     (r"^(conv3x3_ocr|conv_3x3)\.", "pixels."),
@@ -254,7 +231,6 @@ RENAMES = (
     (r"^(regions|pixels|fusion)\.1\.0\.", r"\1.1."),
 )
 LOSS = (r"^loss\.",)  # HRNet's trainer stores its criterion too
-BGR = Normalization(mean=(102.9801, 115.9465, 122.7717), std=(1, 1, 1), order="BGR", scale=1)
 RELEASED = {
     "hrnetv2_w48_ocr": Released("ocrnet/hrnet_w48", "cls_head.bias", RENAMES, LOSS),
     "ocrnet_r101_openseg": Released(

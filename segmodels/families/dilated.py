@@ -7,6 +7,7 @@ A paper hands in its backbone (stem, dilations, stride) and its context, and wri
 where its head has several outputs.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from segmodels.module import SegmentationModule
 from segmodels.parts.backbones.resnet import initialize
 from segmodels.parts.layers import conv_bn_relu
+
+Layer = Callable[[int, int], nn.Sequential]  # makes a 3x3 of so many channels with its norm
 
 
 class Dilated(SegmentationModule):
@@ -55,9 +58,11 @@ def classifier(inside: int, num_classes: int, dropout: float = 0.1) -> nn.Sequen
     return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(inside, num_classes, 1))
 
 
-def fcn_head(inside: int, width: int, num_classes: int, dropout: float = 0.1) -> nn.Sequential:
+def fcn_head(
+    inside: int, width: int, num_classes: int, dropout: float = 0.1, layer: Layer = conv_bn_relu
+) -> nn.Sequential:
     """Stack a 3x3 and the classifier: the auxiliary head of most papers on stage 3."""
-    return nn.Sequential(conv_bn_relu(inside, width), *classifier(width, num_classes, dropout))
+    return nn.Sequential(layer(inside, width), *classifier(width, num_classes, dropout))
 
 
 class Around(nn.Module):
@@ -66,12 +71,14 @@ class Around(nn.Module):
     CCNet has this head, and most attention networks since.
     """
 
-    def __init__(self, inside: int, width: int, operator: nn.Module) -> None:
+    def __init__(
+        self, inside: int, width: int, operator: nn.Module, layer: Layer = conv_bn_relu
+    ) -> None:
         super().__init__()
-        self.before = conv_bn_relu(inside, width)
+        self.before = layer(inside, width)
         self.operator = operator
-        self.behind = conv_bn_relu(width, width)
-        self.fusion = conv_bn_relu(inside + width, width)
+        self.behind = layer(width, width)
+        self.fusion = layer(inside + width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.behind(self.operator(self.before(x)))

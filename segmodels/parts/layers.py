@@ -38,6 +38,21 @@ def conv_bn_relu(
     return layers.append(nn.ReLU(inplace=True))
 
 
+def conv_bn_leaky(
+    inside: int,
+    outside: int,
+    kernel: int = 3,
+    stride: int = 1,
+    *,
+    dilation: int = 1,
+    groups: int = 1,
+    bias: bool = False,
+) -> nn.Sequential:
+    """Stack what in-place ABN (arXiv:1712.02616) stands for in many released networks."""
+    layers = conv_bn(inside, outside, kernel, stride, dilation=dilation, groups=groups, bias=bias)
+    return layers.append(nn.LeakyReLU(0.01, inplace=True))
+
+
 def is_convolution_bias(network: nn.Module, name: str) -> bool:
     """Return whether a parameter is the bias of a convolution, and not of a norm."""
     path, _, kind = name.rpartition(".")

@@ -15,6 +15,7 @@ tile that matrix products upsample, if they are exact and on a CPU; elsewhere it
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +25,11 @@ from segmodels.parts.resize import (
     Strip,
     Tile,
     compute_dtype,
+    corner_taps,
     products_are_exact,
     strip,
     tiles,
+    upsampled_at,
 )
 
 IGNORED = 255
@@ -64,6 +67,8 @@ def pixel_loss(
         )
     threshold, *kept = argument.split(",")
     make_rule = RULES[name.removesuffix("_ohem")]
+    if make_rule is ccnet_rule:  # the one that asks for the logits
+        make_rule = partial(ccnet_rule, logits, align_corners)
     return ohem(logits, label, rule=make_rule(float(threshold), *map(amount, kept)), **settings)
 
 
@@ -253,7 +258,46 @@ def coincheung_rule(threshold: float, one_in: int = 16) -> Rule:
     return rule
 
 
+def ccnet_rule(logits: Tensor, align_corners: bool, threshold: float, min_kept: Amount) -> Rule:
+    """CCNet: p <= max(threshold, the p below which min_kept pixels are), as a small map has it.
+
+    The small map has an eighth of the rows and columns. Its p lies between those of four pixels,
+    but is always that of the nearest pixel's class.
+    """
+    _check_rule(threshold, min_kept)
+
+    def rule(loss: Tensor, label: Tensor, weight: Tensor | None) -> Tensor:
+        count = _pixels(min_kept, label) // 64
+        p, valid = _eighth(logits.detach(), label, align_corners)
+        limit = _kth_smallest(p.masked_fill(~valid, 1), count) * bool(count)
+        limit = limit.masked_fill(valid.sum() <= count, 1)  # too few: all are kept
+        kept = (label != IGNORED) & (torch.exp(-loss) <= limit.clamp(min=threshold))
+        return normalized(_weighted(kept, weight, loss))
+
+    return rule
+
+
+def _eighth(logits: Tensor, label: Tensor, align_corners: bool) -> tuple[Tensor, Tensor]:
+    """Return p of the label on an eighth of the rows and columns, corner on corner, and where it
+    is valid, twice (B, H/8, W/8), as scipy.ndimage.zoom shrinks them.
+    """
+    size = label.shape[1:]
+    taps = [corner_taps(side, max(round(side / 8), 1)) for side in size]
+    rows, columns = (torch.cat([upper, lower]) for upper, lower, _ in taps)
+    p = upsampled_at(logits, size, rows, columns, align_corners).softmax(1)
+    p = p.unflatten(3, (2, -1)).unflatten(2, (2, -1))  # (B, C, 2, H/8, 2, W/8)
+    down, across = (share.to(p) for *_, share in taps)
+    p = torch.lerp(p[:, :, 0], p[:, :, 1], down[:, None, None])  # (B, C, H/8, 2, W/8)
+    p = torch.lerp(p[:, :, :, 0], p[:, :, :, 1], across)  # (B, C, H/8, W/8)
+    for dim, (upper, _, share) in enumerate(taps, start=1):
+        nearest = upper + (share >= 0.5)
+        label = label.index_select(dim, nearest.to(label.device))
+    classes, ignored = _classes(label)
+    return p.gather(1, classes.long()[:, None])[:, 0], ~ignored
+
+
 RULES = {
+    "ccnet": ccnet_rule,
     "torchseg": torchseg_rule,
     "hrnet": hrnet_rule,
     "openseg": openseg_rule,

@@ -167,6 +167,27 @@ def upsampled_rows(
     return rows.upsampled(part.to(compute_dtype(logits))).to(logits.dtype)
 
 
+def upsampled_at(
+    logits: Tensor, size: tuple[int, int], rows: Tensor, columns: Tensor, align_corners: bool
+) -> Tensor:
+    """Compute F.interpolate(logits, size, mode="bilinear") at these rows and columns alone."""
+    logits = logits.to(compute_dtype(logits))
+    for dim, places in ((2, rows), (3, columns)):
+        length = size[dim - 2]
+        taps = _taps(logits.shape[dim], length, 0, length, align_corners, logits.dtype)
+        upper, lower, share = (each[places].to(logits.device) for each in taps)
+        share = share[:, None] if dim == 2 else share
+        logits = torch.lerp(logits.index_select(dim, upper), logits.index_select(dim, lower), share)
+    return logits
+
+
+def corner_taps(source: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the two places that each of `size` places lies between, corner on corner, and the
+    share of the second.
+    """
+    return _taps(source, size, 0, size, True, torch.float64)
+
+
 def mirrored(image: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
     """Reflect an image (B, C, H, W) at its borders, again and again if it is small.
 

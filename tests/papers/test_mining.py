@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import zoom
 
 import segmodels
 from segmodels.module import SegmentationModule
@@ -24,28 +25,44 @@ Rule = Callable[[np.ndarray, np.ndarray, float, int], float]
 # --- the rules: p is the probability of the true class, `count` the least number of pixels
 
 
-def torchseg(p: np.ndarray, valid: np.ndarray, threshold: float, count: int) -> float:
+def torchseg(p: np.ndarray, label: np.ndarray, threshold: float, count: int) -> float:
     """ProbOhemCrossEntropy2d in TorchSeg, OhemCrossEntropy2dTensor in SFSegNets: p up to the
     count-th smallest of all pixels, where an ignored one counts as 1."""
+    p, valid = p.ravel(), label.ravel() != 255
     ranked = np.sort(np.where(valid, p, 1.0))
     kept = valid & (p <= max(threshold, ranked[count - 1]))
     return float(-np.log(p[kept]).mean())
 
 
-def hrnet(p: np.ndarray, valid: np.ndarray, threshold: float, count: int) -> float:
+def hrnet(p: np.ndarray, label: np.ndarray, threshold: float, count: int) -> float:
     """OhemCrossEntropy in HRNet and PIDNet: p below the one after the `count`
     smallest of the valid pixels."""
+    p, valid = p.ravel(), label.ravel() != 255
     ranked = np.sort(p[valid])
     kept = valid & (p < max(threshold, ranked[min(count, len(ranked) - 1)]))
     return float(-np.log(p[kept]).mean())
 
 
-def stdc(p: np.ndarray, valid: np.ndarray, threshold: float, count: int) -> float:
+def stdc(p: np.ndarray, label: np.ndarray, threshold: float, count: int) -> float:
     """OhemCELoss in STDC-Seg: every loss above the threshold's if more than `count` are, else the
     `count` largest."""
+    p, valid = p.ravel(), label.ravel() != 255
     losses = np.sort(np.where(valid, -np.log(p), 0.0))[::-1]
     above = losses[losses > -np.log(threshold)]
     return float(above.mean() if len(above) > count else losses[:count].mean())
+
+
+def ccnet(p: np.ndarray, label: np.ndarray, threshold: float, count: int) -> float:
+    """OhemCrossEntropy2d in CCNet: p up to the count/64-th smallest of a map an eighth of the size,
+    which scipy makes of all probabilities and of the nearest labels."""
+    true = (label % 255)[:, None] == np.arange(CLASSES)[:, None, None]
+    every = np.where(true, p[:, None], (1 - p[:, None]) / (CLASSES - 1))
+    small = zoom(every, (1, 1, 1 / 8, 1 / 8), order=1)
+    nearest = zoom(label, (1, 1 / 8, 1 / 8), order=0)
+    image, row, column = np.nonzero(nearest != 255)
+    ranked = np.sort(small[image, nearest[image, row, column], row, column])
+    kept = (label != 255) & (p <= max(threshold, ranked[count // 64 - 1]))
+    return float(-np.log(p[kept]).mean())
 
 
 class Mined(NamedTuple):
@@ -72,6 +89,8 @@ SOURCES = {  # the first pattern that fits a row
     # DDRNet's authors name HRNet's trainer, from which PIDNet's comes
     "pidnet/*": Mined(hrnet, 0.9, 131_072, 6 * CROP),
     "ddrnet/*": Mined(hrnet, 0.9, 131_072, 6 * CROP),
+    # README.md of speedinghzl/CCNet: --ohem-thres 0.7 --ohem-keep 100000, of 2 crops on a device
+    "ccnet/*": Mined(ccnet, 0.7, 100_000, 2 * 769 * 769),
     # the trainer itself, by its configuration with OHEM: three crops of half the size on a device
     "hrnet/*": Mined(hrnet, 0.9, 131_072, 3 * CROP // 2),
 }
@@ -112,5 +131,5 @@ def test_a_row_mines_by_the_rule_threshold_and_share_of_its_source(name: str, de
     label[torch.from_numpy(random.random(SIZE) < 0.1)] = 255
     found = without_layers(ROWS[name]).pixel_loss(logits_of(p, label), label)
     count = p.size * kept // pixels
-    wanted = rule(p.ravel(), label.numpy().ravel() != 255, threshold, count)
+    wanted = rule(p, label.numpy(), threshold, count)
     assert found.item() == pytest.approx(wanted, rel=1e-9)

@@ -4,17 +4,21 @@ They also check the memory that a loss needs.
 """
 
 import json
+import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import zoom
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segmodels.parts import losses
 from segmodels.parts.losses import (
+    ccnet_rule,
     coincheung_rule,
     cross_entropy,
     hrnet_rule,
@@ -156,6 +160,14 @@ def ours(group: str, options: dict, made: dict[str, Tensor]) -> Tensor:
             return plain("logits", "all")
         case "pspnet":
             return plain("logits") + 0.4 * plain("aux")
+        case "ccnet":
+            main = plain("logits")
+            if "thresh" in options:
+                rule = ccnet_rule(
+                    made["logits"], align_corners, options["thresh"], options["min_kept"]
+                )
+                main = mined("logits", rule)
+            return main + options["aux_weight"] * plain("aux")
         case "openseg":
             step = (
                 label.shape[1] // made["logits"].shape[2]
@@ -209,6 +221,7 @@ DECIDED = {
     "hrnet_ohem-ce_all_ignored": "zero",
     "coincheung_ohem-all_ignored": "zero",
     "pspnet-all_ignored": "zero",
+    "ccnet-all_ignored_dsn": "zero",
     "openseg-all_ignored_ce": "zero",
     "stdc_ohem-n_min_equals_all": "diluted",
     "mmseg-ce_class_weight": "mean",
@@ -459,6 +472,47 @@ def test_mining_more_pixels_than_there_are_is_no_error(name: str) -> None:
         "coincheung": valid.mean(),
     }[name]
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def limit_on_a_small_map(
+    logits: Tensor, label: Tensor, threshold: float, count: int, align_corners: bool
+) -> float:
+    """find_threshold of CCNet's loss/loss.py: what scipy makes of probabilities and labels."""
+    size = label.shape[1:]
+    full = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners).softmax(1)
+    small = zoom(full.numpy(), (1, 1, 1 / 8, 1 / 8), order=1)
+    nearest = zoom(label.numpy(), (1, 1 / 8, 1 / 8), order=0)
+    image, row, column = np.nonzero(nearest != 255)
+    p = np.sort(small[image, nearest[image, row, column], row, column])
+    least = count // 64
+    if least >= len(p):
+        return 1.0
+    return max(threshold, p[least - 1]) if least else threshold
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    ("threshold", "count"), [(0.9, 640), (1e-9, 640), (1e-9, 63), (1e-9, 6400), (1e-9, 10**9)]
+)
+def test_ccnets_limit_is_found_on_an_eighth_of_rows_and_columns(
+    threshold: float, count: int, align_corners: bool
+) -> None:
+    logits, label = batch((13, 11), (97, 85), dtype=torch.float64)
+    logits = logits.detach()
+    limit = limit_on_a_small_map(logits, label, threshold, count, align_corners)
+    each = two_step(logits, label, align_corners, reduction="none")
+    kept = (label != 255) & (torch.exp(-each) <= limit)
+    expected = each[kept].mean().item() if kept.any() else 0.0
+    rule = ccnet_rule(logits, align_corners, threshold, count)
+    found = ohem(logits, label, align_corners=align_corners, rule=rule)
+    assert found.item() == pytest.approx(expected, rel=1e-9)
+    assert 0 <= limit <= 1
+
+
+def test_ccnets_small_map_has_a_pixel_at_least() -> None:
+    logits, label = torch.zeros(1, 5, 1, 1), torch.zeros(1, 3, 3, dtype=torch.uint8)
+    loss = losses.pixel_loss("ccnet_ohem:0.7,9", logits, label, align_corners=True)
+    assert loss.item() == pytest.approx(math.log(5))
 
 
 # --- precision, blocks, memory, graph
@@ -770,6 +824,7 @@ NAMED = {
     "stdc_ohem:0.7,1/16": stdc_rule(0.7, 1 / 16),
     "mmseg_ohem:0.7,50": mmseg_rule(0.7, 50),
     "coincheung_ohem:0.7": coincheung_rule(0.7),
+    "ccnet_ohem:0.7,1/4": partial(ccnet_rule, threshold=0.7, min_kept=1 / 4),
 }
 
 
@@ -779,6 +834,8 @@ def test_a_loss_by_its_name_is_that_loss(name: str) -> None:
     label[:, :4] = 255
     settings = {"align_corners": True, "class_weights": torch.rand(5) + 0.5}
     rule = NAMED[name]
+    if name.startswith("ccnet"):
+        rule = rule(logits, align_corners=True)
     plain = (
         ohem(logits, label, rule=rule, **settings)
         if rule

@@ -14,9 +14,8 @@ from segmodels.architectures.danet import DANet
 from segmodels.families.dilated import fcn_head, initialize_before_norms, initialize_classifier
 from segmodels.paper import Released
 from segmodels.parts.backbones.resnet import ResNet
-from segmodels.parts.weight_files import State
 from segmodels.ports.mmseg import published
-from segmodels.ports.mmseg.dilated import COMMON
+from segmodels.ports.mmseg.dilated import COMMON, with_one_entry
 from segmodels.recipe import Recipe
 
 
@@ -63,16 +62,9 @@ def of_attention(match: re.Match[str]) -> str:
     return f"branches.{name}.{place}."
 
 
-def with_one_entry(state: State) -> State:
-    """Make gammas, which are numbers there, tensors of one entry."""
-    gammas = {name: each.view(1) for name, each in state.items() if name.endswith(".gamma")}
-    return {**state, **gammas}
-
-
 RENAMES = (
     (r"^decode_head\.([pc])am(|_in_conv|_out_conv|_conv_seg)\.", of_attention),
     (r"\.(query|key|value)_project\.", r".\1."),
-    (r"\.gamma\.scale$", ".gamma"),
     *COMMON,
 )
 RELEASED = {

@@ -9,8 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from segmodels.architectures.ccnet import CrissCross
+from segmodels.architectures.isanet import Interlaced
 from segmodels.architectures.nonlocalnet import Disentangled, NonLocal
 from segmodels.families.dilated import (
     Around,
@@ -21,7 +24,9 @@ from segmodels.families.dilated import (
 )
 from segmodels.paper import Published, Released
 from segmodels.parts.backbones.resnet import ResNet
+from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.pyramid_pooling import PyramidPooling
+from segmodels.parts.weight_files import State
 from segmodels.ports.mmseg import published
 from segmodels.ports.mmseg.deeplabv3plus import PYRAMID, Pyramid
 from segmodels.recipe import Recipe
@@ -46,6 +51,22 @@ class DilatedMMSeg(Dilated):
         initialize_heads(self)
 
 
+class InterlacedMMSeg(Interlaced):
+    """Interlaced attention whose values have a bias; the result comes before the map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        for attention in (self.long, self.short):
+            attention.value = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fusion(torch.cat([self.context(x), x], 1))
+
+
+def interlaced() -> nn.Sequential:
+    return nn.Sequential(conv_bn_relu(2048, 512), InterlacedMMSeg(512))
+
+
 def around(operator: Callable[[int], nn.Module]) -> Around:
     """Build the head of most papers: an operator on 512 channels between 3x3 convolutions."""
     return Around(2048, 512, operator(512))
@@ -64,7 +85,14 @@ COMMON = (
     (r"^auxiliary_head\.conv_seg\.", "auxiliary.2."),
     (r"\.conv\.(?=weight$)", ".0."),
     (r"\.bn\.", ".1."),
+    (r"\.gamma\.scale$", ".gamma"),
 )
+
+
+def with_one_entry(state: State) -> State:
+    """Make gammas, which are numbers there, tensors of one entry."""
+    gammas = {name: each.view(1) for name, each in state.items() if name.endswith(".gamma")}
+    return {**state, **gammas}
 
 
 @dataclass(frozen=True)
@@ -118,13 +146,37 @@ LINES = {
         NON_LOCAL,
         published("dnlnet", for_40k_iterations=(78.61,), for_80k_iterations=(79.33,)),
     ),
+    "ccnet": Line(
+        "ccnet/r2",
+        partial(around, CrissCross),
+        (
+            (r"^decode_head\.cca\.(query|key|value)_conv\.", r"context.operator.\1."),
+            (r"^decode_head\.cca\.gamma\.", "context.operator.gamma."),
+        ),
+        published("ccnet", for_40k_iterations=(77.76, 78.87), for_80k_iterations=(79.03, 80.16)),
+    ),
+    "isanet": Line(
+        "isanet/resnet101_relu",
+        interlaced,
+        (
+            (r"^decode_head\.in_conv\.", "context.0."),
+            (r"^decode_head\.global_relation\.", "context.1.long."),
+            (r"^decode_head\.local_relation\.", "context.1.short."),
+            (r"^decode_head\.out_conv\.", "context.1.fusion."),
+            (r"\.output_project\.", ".out."),
+            (r"\.(query|key|value)_project\.", r".\1."),
+        ),
+        published("isanet", for_40k_iterations=(78.49, 79.44), for_80k_iterations=(78.68, 80.25)),
+    ),
 }
+
 
 RELEASED = {
     f"mmseg_{name}_r50_d8": Released(
         partial(DilatedMMSeg, context=line.context),
         "decode_head.conv_seg.bias",
         (*line.renames, *COMMON),
+        convert=with_one_entry,
         row=line.row,
         published=line.published,
     )
