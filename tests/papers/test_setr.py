@@ -71,6 +71,7 @@ def test_a_head_classifies_what_a_convolution_makes_of_normed_tokens(
     mixed = head.mixed(normed(x, head.norm))
     assert mixed.shape[1] == 256
     assert head.mixed[0].kernel_size == (kernel, kernel)
+    assert head.mixed[0].bias is not None
     enlarged = mixed if factor == 1 else at(mixed, factor)
     torch.testing.assert_close(head(x), head.classifier(enlarged))
 
@@ -101,6 +102,8 @@ def test_mla_adds_all_deeper_maps_and_puts_four_streams_side_by_side() -> None:
         torch.cat(streams, 1), decoder.classifier.weight, decoder.classifier.bias, padding=1
     )
     torch.testing.assert_close(decoder(expected), logits)
+    for layers in (aggregation.norms, aggregation.reduced, aggregation.smoothed, decoder.branches):
+        assert len(layers) == 4
     assert aggregation.reduced[0][0].kernel_size == (1, 1)
     assert [branch[1][0].out_channels for branch in decoder.branches] == [128] * 4
 
@@ -163,6 +166,13 @@ def test_logits_have_the_resolutions_of_the_decoders() -> None:
         "pup": [(24, 40), (12, 20)],
         "mla": [(12, 20), (3, 5)],
     }
+
+
+def test_an_image_is_padded_to_whole_patches_and_mlas_heads_have_no_bias() -> None:
+    with torch.device("meta"):
+        module = SETR(5, "mla", "tiny", table=4)
+    assert module.padded(torch.zeros(1, 3, 49, 80, device="meta")).shape == (1, 3, 64, 80)
+    assert [head.bias for head in module.auxiliary] == [None] * 4
 
 
 def test_auxiliary_losses_weigh_four_tenths_and_ignored_pixels_count() -> None:
