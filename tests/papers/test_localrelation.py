@@ -95,6 +95,18 @@ def test_pixels_that_are_alike_become_the_mean_of_what_is_on_the_map() -> None:
     torch.testing.assert_close(layer(x), mean, rtol=0, atol=1e-12)
 
 
+def test_a_neighbor_beyond_the_map_weighs_as_much_as_one_of_likeness_minus_100() -> None:
+    """As in the authors' kernel (no_define_value)."""
+    layer = drawn(likeness=squared, prior=False)
+    for part in (layer.query, layer.key):
+        nn.init.zeros_(part.weight)
+    layer.key.bias.data = layer.query.bias.data + 10
+    layer.out = nn.Identity()
+    x = torch.randn(2, CHANNELS, 9, 11, dtype=torch.float64)
+    with_zeros = F.avg_pool2d(x, 7, 1, 3, count_include_pad=True)
+    torch.testing.assert_close(layer(x), with_zeros, rtol=0, atol=1e-12)
+
+
 def test_a_pixel_sees_its_window_of_7x7_and_no_more() -> None:
     layer = drawn()
     x = torch.randn(1, CHANNELS, 13, 15, dtype=torch.float64, requires_grad=True)

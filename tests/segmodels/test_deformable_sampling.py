@@ -49,3 +49,4 @@ def test_positions_are_not_rounded_to_half_precision() -> None:
     read = sampled(x, torch.zeros(1, 18, 2, 700).bfloat16())
     assert read.dtype == torch.bfloat16
     torch.testing.assert_close(read[:, :, 4], x, rtol=0.01, atol=0.01)
+    torch.testing.assert_close(read[:, :, 5, :, :-1], x[..., 1:], rtol=0.01, atol=0.01)
