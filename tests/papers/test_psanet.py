@@ -272,10 +272,12 @@ def test_layers_of_the_head_start_as_torchs_do() -> None:
 
 
 def test_mmseg_aligns_corners_where_both_sides_are_odd() -> None:
-    """PSAHead.forward; golden outputs are of one map of each kind, not of one even side."""
-    x = torch.randn(1, 1, 7, 9)
-    assert torch.equal(halved_mmseg(x), halved(x))
-    for height, width in ((8, 6), (7, 6), (8, 9)):
+    """PSAHead.forward; the outputs compared are of maps with two even sides and with two odd ones."""
+    for height, width in ((7, 9), (9, 7)):
+        x = torch.randn(1, 1, height, width)
+        assert torch.equal(halved_mmseg(x), halved(x))
+        assert torch.equal(enlarged_mmseg(halved(x), x), resized_with_corners(halved(x), x))
+    for height, width in ((8, 6), (7, 6), (10, 9)):
         x = torch.randn(1, 1, height, width)
         size = (height // 2, width // 2)
         small = nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
