@@ -59,7 +59,7 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Each token by itself: four times as wide, and back."""
 
-    def __init__(self, width: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
