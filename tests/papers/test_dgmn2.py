@@ -212,6 +212,7 @@ def test_coarser_levels_are_added_by_nearest_neighbors() -> None:
         expected.insert(0, pyramid.laterals[i](maps[i]) + coarse[:, :, rows][..., columns])
     for found, level, out in zip(pyramid(maps), expected, pyramid.outs, strict=True):
         torch.testing.assert_close(found, out(level), rtol=0, atol=1e-10)
+        assert found.shape[2:] == level.shape[2:]
 
 
 def test_levels_are_enlarged_between_convolutions_and_summed() -> None:
