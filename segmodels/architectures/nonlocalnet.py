@@ -215,11 +215,10 @@ OPERATORS = {
     "disentangled": Disentangled,
 }
 Mask = Literal["none", "local", "dilated", "both"]
-RATE = 8
 
 
-def block(channels: int, operator: Operator, mask: Mask) -> NonLocal:
-    """Build a non-local block."""
+def non_local_block(channels: int, operator: Operator, mask: Mask, rate: int = 8) -> NonLocal:
+    """Build a non-local block; `rate` is that of its mask."""
     if operator not in OPERATORS:
         raise ValueError(unknown("operator", operator, list(OPERATORS)))
     if mask not in get_args(Mask):
@@ -229,8 +228,8 @@ def block(channels: int, operator: Operator, mask: Mask) -> NonLocal:
     if operator != "embedded_gaussian":
         raise ValueError(f"operator={operator} has no mask; embedded_gaussian takes mask={mask}")
     if mask == "both":
-        return SparseNonLocal(channels, Local(RATE, itself=False), Grid(RATE))
-    return SparseNonLocal(channels, Local(RATE) if mask == "local" else Grid(RATE))
+        return SparseNonLocal(channels, Local(rate, itself=False), Grid(rate))
+    return SparseNonLocal(channels, Local(rate) if mask == "local" else Grid(rate))
 
 
 class NonLocalNet(Dilated):
@@ -248,7 +247,7 @@ class NonLocalNet(Dilated):
         super().__init__(
             num_classes,
             backbone,
-            Around(deep, 512, block(512, operator, mask)),
+            Around(deep, 512, non_local_block(512, operator, mask)),
             classifier(512, num_classes),
             fcn_head(middle, 256, num_classes),
         )

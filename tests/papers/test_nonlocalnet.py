@@ -5,17 +5,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import segmodels
 from segmodels.architectures.nonlocalnet import (
     Disentangled,
     DotProduct,
-    Grid,
-    Local,
     NonLocal,
     NonLocalNet,
-    SparseNonLocal,
+    non_local_block,
 )
 from segmodels.paper import macs
 from segmodels.released_checkpoints import layouts
@@ -58,7 +56,7 @@ def by_loops(block: NonLocal, x: Tensor) -> Tensor:
     return x + block.out(seen.view(1, -1, HEIGHT, WIDTH))
 
 
-def drawn(kind: Callable[..., NonLocal], *options: nn.Module) -> NonLocal:
+def drawn(kind: Callable[..., NonLocal], *options: str | int) -> NonLocal:
     """With weights large enough for attention to be far from a plain mean."""
     torch.manual_seed(0)
     block = kind(CHANNELS, *options).double().eval()
@@ -127,15 +125,6 @@ def near_or_on_the_grid(down: int, across: int, rate: int) -> bool:
     return near(down, across, rate) or on_the_grid(down, across, rate)
 
 
-def masks_of(row: str, rate: int) -> list[nn.Module]:
-    """Those of a row, at another rate."""
-    operator = segmodels.experiment(f"nonlocalnet/{row}").build(19, "meta").context.operator
-    assert {mask.rate for mask in operator.masks} == {operator.rate} == {8}
-    if row == "both":
-        return [Local(rate, itself=False), Grid(rate)]
-    return [type(mask)(rate) for mask in operator.masks]
-
-
 KEPT = {"local": near, "dilated": on_the_grid, "both": near_or_on_the_grid}
 SIZES = [(7, 10), (8, 12), (2, 3), (1, 1)]
 
@@ -154,7 +143,7 @@ def test_a_mask_is_a_softmax_over_the_pairs_that_it_keeps(
     row: str, size: tuple[int, int], rate: int
 ) -> None:
     """Values and gradients; maps smaller than a block, and of no whole number of blocks, too."""
-    sparse = drawn(SparseNonLocal, *masks_of(row, rate))
+    sparse = drawn(non_local_block, "embedded_gaussian", row, rate)
     x = torch.randn(2, CHANNELS, *size, dtype=torch.float64, requires_grad=True)
     theta, phi, g = (each(x).flatten(2) for each in (sparse.theta, sparse.phi, sparse.g))
     products = theta.mT @ phi / math.sqrt(CHANNELS // 2)
