@@ -6,7 +6,8 @@ Nothing here imports torch before there is work.
 import argparse
 import json
 from collections.abc import Mapping
-from itertools import cycle
+from itertools import chain, cycle
+from math import isnan
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -151,7 +152,8 @@ def cells(cost: "Cost", conditions: Mapping[str, Any]) -> list[str]:
     found = [cost.name.removesuffix("/common"), millions(cost.parameters)]
     for macs, mib, times in zip(cost.macs, cost.mib, cost.seconds, strict=True):
         found += [f"{macs / 1e9:.1f}G", f"{mib:.0f}", f"{median(times):.3f}"]
-    return found + [f"{power:.2f}" for power in growth_of_both(cost, conditions["sizes"]).values()]
+    powers = growth_of_both(cost, conditions["sizes"]).values()
+    return found + ["-" if isnan(power) else f"{power:.2f}" for power in powers]
 
 
 def draw(costs: Mapping[str, "Cost"], conditions: Mapping[str, Any], file: Path) -> None:
@@ -169,7 +171,7 @@ def draw(costs: Mapping[str, "Cost"], conditions: Mapping[str, Any], file: Path)
         for (name, values), color, shape in zip(lines.items(), cycle(COLORS), cycle(SHAPES)):
             label = name.removesuffix("/common")
             axes.plot(pixels, values, color=color, marker=shape, label=label, linewidth=1.3)
-        draw_slopes(axes, pixels, min(min(values) for values in lines.values()))
+        draw_slopes(axes, pixels, min(filter(None, chain(*lines.values()))))
         axes.set(xscale="log", yscale="log", xlabel="pixels of the map", title=title)
         axes.set_xticks(pixels, [by(size) for size in conditions["sizes"]])
         axes.minorticks_off()

@@ -69,6 +69,8 @@ def test_figures_of_a_table_stand_under_their_heads(capsys: pytest.CaptureFixtur
     assert found[8:] == ["1.00", "1.50"]
     masked = Cost("nonlocalnet/local", 1, [1, 1], [1.0, 1.0], [[1.0], [1.0]])
     assert operators.cells(masked, conditions)[0] == "nonlocalnet/local"
+    none = Cost("fcn/common", 0, [0, 0], [0.0, 0.0], [[1.0], [4.0]])
+    assert operators.cells(none, conditions)[8:] == ["-", "1.00"]
 
 
 def test_a_head_is_what_stands_behind_the_backbone(
