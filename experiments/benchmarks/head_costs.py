@@ -29,7 +29,7 @@ class Cost:
     parameters: int
     macs: int
     peak_mib: float
-    layers_megabytes: float
+    layers_mib: float
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -70,9 +70,9 @@ def cost_of_backbone(module: SegmentationModule, image: Tensor, device: str) -> 
     with torch.inference_mode():
         peak = peak_mebibytes(lambda: module.features(image), device)
     backbone = on_meta(module)
-    macs, megabytes = counted(backbone, lambda: backbone.features(image.to("meta")))
+    macs, layers = counted(backbone, lambda: backbone.features(image.to("meta")))
     parameters = sum(each.numel() for each in backbone.encoder().parameters())
-    return Cost("backbone", parameters, macs, peak, megabytes)
+    return Cost("backbone", parameters, macs, peak, layers)
 
 
 def cost_of_head(name: str, module: SegmentationModule, image: Tensor, device: str) -> Cost:
@@ -82,13 +82,13 @@ def cost_of_head(name: str, module: SegmentationModule, image: Tensor, device: s
         peak = peak_mebibytes(lambda: module.decode(features), device)
     meta = on_meta(module)
     features = meta.features(image.to("meta"))
-    macs, megabytes = counted(meta, lambda: meta.decode(features))
+    macs, layers = counted(meta, lambda: meta.decode(features))
     encoder = sum(each.numel() for each in meta.encoder().parameters())
-    return Cost(name, inference_parameters(meta, CLASSES) - encoder, macs, peak, megabytes)
+    return Cost(name, inference_parameters(meta, CLASSES) - encoder, macs, peak, layers)
 
 
 def counted(module: nn.Module, work: Callable[[], object]) -> tuple[int, float]:
-    """Count multiply-accumulates, and the megabytes of float32 that layers put out."""
+    """Count multiply-accumulates, and the mebibytes of float32 that layers put out."""
     values = 0
 
     def count(layer: nn.Module, given: object, out: object) -> None:
@@ -101,4 +101,4 @@ def counted(module: nn.Module, work: Callable[[], object]) -> tuple[int, float]:
         work()
     for hook in hooks:
         hook.remove()
-    return counter.get_total_flops() // 2, 4 * values / 1e6
+    return counter.get_total_flops() // 2, 4 * values / 2**20

@@ -136,7 +136,7 @@ def show(costs: Sequence["Cost"], conditions: Mapping[str, Any], form: str) -> N
         f"MACs {at}",
         "FLOPs in the notes",
         "peak MiB",
-        "MB of all layers",
+        "MiB of all layers",
         "memory in the notes",
     )
     columns = {"network": "left"} | dict.fromkeys(figures, "right")
@@ -161,6 +161,6 @@ def cells(cost: "Cost", quoted: Quoted | None, sign: str) -> list[str]:
         f"{sign}{cost.macs / 1e9:.1f}G",
         theirs.macs,
         f"{sign}{cost.peak_mib:.1f}",
-        f"{sign}{cost.layers_megabytes:.1f}",
+        f"{sign}{cost.layers_mib:.1f}",
         theirs.memory,
     ]

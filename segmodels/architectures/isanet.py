@@ -51,29 +51,34 @@ from segmodels.parts.weight_files import norms_of_abn
 SIDE = 8  # of a block
 
 
+def in_order(x: Tensor) -> Tensor:
+    """Copy a map into the order of its sides: a view is exported for two blocks or more alone."""
+    return x.clone(memory_format=torch.contiguous_format)
+
+
 def interlaced(x: Tensor) -> Tensor:
     """Gather pixels of the same remainders by 8: (B, C, h, w) -> (64 B, C, h/8, w/8)."""
     x = x.unflatten(3, (-1, SIDE)).unflatten(2, (-1, SIDE))  # (B, C, h/8, 8, w/8, 8)
-    return x.permute(0, 3, 5, 1, 2, 4).flatten(0, 2)
+    return in_order(x.permute(0, 3, 5, 1, 2, 4)).flatten(0, 2)
 
 
 def woven(x: Tensor) -> Tensor:
     """Undo `interlaced`: (64 B, C, h/8, w/8) -> (B, C, h, w)."""
     x = x.unflatten(0, (-1, SIDE, SIDE))  # (B, 8, 8, C, h/8, w/8)
-    return x.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+    return in_order(x.permute(0, 3, 4, 1, 5, 2)).flatten(4, 5).flatten(2, 3)
 
 
 def blocks(x: Tensor) -> Tensor:
     """Cut a map into blocks: (B, C, h, w) -> (B h/8 w/8, C, 8, 8)."""
     x = x.unflatten(3, (-1, SIDE)).unflatten(2, (-1, SIDE))  # (B, C, h/8, 8, w/8, 8)
-    return x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+    return in_order(x.permute(0, 2, 4, 1, 3, 5)).flatten(0, 2)
 
 
 def joined(x: Tensor, like: Tensor) -> Tensor:
     """Undo `blocks`, of a map of the height and width of `like`."""
     rows, columns = (side // SIDE for side in like.shape[2:])
     x = x.unflatten(0, (-1, rows, columns))  # (B, h/8, w/8, C, 8, 8)
-    return x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    return in_order(x.permute(0, 3, 1, 4, 2, 5)).flatten(4, 5).flatten(2, 3)
 
 
 def attention(channels: int, leaky: bool) -> SelfAttention:

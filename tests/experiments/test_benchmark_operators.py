@@ -88,7 +88,7 @@ def test_a_head_is_what_stands_behind_the_backbone(
     assert added == sum(each.numel() for each in operator_of(ROWS[0]).parameters())
     assert non_local["peak_mib"] >= plain["peak_mib"] > 0
     # the classifier's 21 logits alone at 9x9 are less than all layers
-    assert non_local["layers_megabytes"] > plain["layers_megabytes"] > 4 * 21 * 81 / 1e6
+    assert non_local["layers_mib"] > plain["layers_mib"] > 4 * 21 * 81 / 2**20
     assert "in the notes" in capsys.readouterr().out
 
 
