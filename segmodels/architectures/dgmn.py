@@ -34,11 +34,12 @@ Departures:
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from segmodels.families.common import CommonNet, common
+from segmodels.families.common import CHANNELS, OperatorNet, common
 from segmodels.paper import Released
 from segmodels.parts.deformable_sampling import sampled
 from segmodels.parts.weight_files import State
@@ -152,40 +153,33 @@ def layer(inside: int, outside: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.GroupNorm(32, outside), nn.ReLU(inplace=True))
 
 
-# --- experiments
+# --- network
+
+Layer = Literal["rigorous", "no_affinity", "no_walks", "fast"]
+LAYERS = {
+    "rigorous": MessagePassing,
+    "no_affinity": partial(MessagePassing, messages=partial(Messages, affinity=False)),
+    "no_walks": partial(MessagePassing, messages=UniformMessages),
+    "fast": FastMessagePassing,
+}
 
 
-class DGMN(CommonNet):
+class DGMN(OperatorNet):
     """The common network around message passing."""
 
-    operator = MessagePassing
+    def __init__(self, num_classes: int, depth: int = 50, layer: Layer = "rigorous") -> None:
+        super().__init__(num_classes, depth, LAYERS[layer](CHANNELS))
 
 
-class Fast(CommonNet):
-    """The common network around the authors' fast layer."""
-
-    operator = FastMessagePassing
-
-
-class NoAffinity(CommonNet):
-    """The common network around message passing without an affinity."""
-
-    operator = partial(MessagePassing, messages=partial(Messages, affinity=False))
-
-
-class NoWalks(CommonNet):
-    """The common network around message passing between nodes of dilated kernels."""
-
-    operator = partial(MessagePassing, messages=UniformMessages)
-
+# --- experiments
 
 MAIN = common(DGMN)
 
 EXPERIMENTS = {
     "common": MAIN,
-    "fast": common(Fast),
-    "no_affinity": common(NoAffinity),
-    "no_walks": common(NoWalks),
+    "fast": MAIN.but(model={"layer": "fast"}),
+    "no_affinity": MAIN.but(model={"layer": "no_affinity"}),
+    "no_walks": MAIN.but(model={"layer": "no_walks"}),
 }
 
 # --- released layers: the authors' lzrobots/dgmn, which are no networks

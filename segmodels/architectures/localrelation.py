@@ -35,14 +35,13 @@ Departures:
   figure of its tables was seen.
 """
 
-from collections.abc import Callable
-from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.families.common import CommonNet, common
+from segmodels.families.common import CHANNELS, OperatorNet, common
 
 SHARING = 8  # channels of a group
 BEYOND = -100.0  # the likeness of a neighbor that is not on the map
@@ -62,6 +61,10 @@ def squared(query: Tensor, key: Tensor) -> Tensor:
     return -((query - key) ** 2)
 
 
+Likeness = Literal["product", "absolute", "squared"]
+LIKENESSES = {"product": product, "absolute": absolute, "squared": squared}
+
+
 class LocalRelation(nn.Module):
     """A mean of the window around each pixel, by likeness and place, and a 1x1."""
 
@@ -69,13 +72,13 @@ class LocalRelation(nn.Module):
         self,
         channels: int,
         window: int = 7,
-        likeness: Callable[[Tensor, Tensor], Tensor] = product,
+        likeness: Likeness = "product",
         prior: bool = True,
     ) -> None:
         super().__init__()
         groups = channels // SHARING
         self.window = window
-        self.likeness = likeness
+        self.likeness = LIKENESSES[likeness]
         self.query = nn.Conv2d(channels, groups, 1)
         self.key = nn.Conv2d(channels, groups, 1)
         self.out = nn.Conv2d(channels, channels, 1)
@@ -121,45 +124,31 @@ class LocalRelation(nn.Module):
         return total.flatten(1, 2)
 
 
-# --- experiments
+# --- network
 
 
-class LocalRelationNet(CommonNet):
+class LocalRelationNet(OperatorNet):
     """The common network around a local relation layer."""
 
-    operator = LocalRelation
+    def __init__(
+        self,
+        num_classes: int,
+        depth: int = 50,
+        window: int = 7,
+        likeness: Likeness = "product",
+        prior: bool = True,
+    ) -> None:
+        super().__init__(num_classes, depth, LocalRelation(CHANNELS, window, likeness, prior))
 
 
-class Window3(CommonNet):
-    """The common network around a local relation layer of 3x3 pixels."""
-
-    operator = partial(LocalRelation, window=3)
-
-
-class Absolute(CommonNet):
-    """The common network around a layer that compares by absolute differences."""
-
-    operator = partial(LocalRelation, likeness=absolute)
-
-
-class Squared(CommonNet):
-    """The common network around a layer that compares by squared differences."""
-
-    operator = partial(LocalRelation, likeness=squared)
-
-
-class NoPrior(CommonNet):
-    """The common network around a layer that does not know where a neighbor lies."""
-
-    operator = partial(LocalRelation, prior=False)
-
+# --- experiments
 
 MAIN = common(LocalRelationNet)
 
 EXPERIMENTS = {
     "common": MAIN,
-    "window3": common(Window3),
-    "absolute": common(Absolute),
-    "squared": common(Squared),
-    "no_prior": common(NoPrior),
+    "window3": MAIN.but(model={"window": 3}),
+    "absolute": MAIN.but(model={"likeness": "absolute"}),
+    "squared": MAIN.but(model={"likeness": "squared"}),
+    "no_prior": MAIN.but(model={"prior": False}),
 }

@@ -50,10 +50,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmodels.families.common import RECIPE
-from segmodels.families.dilated import Around, Dilated, classifier, fcn_head, initialize_heads
-from segmodels.paper import Experiment, unknown
-from segmodels.parts.backbones.resnet import ResNet
+from segmodels.families.common import CHANNELS, OperatorNet, common
+from segmodels.paper import unknown
 from segmodels.parts.layers import conv_bn
 
 # --- blocks (sections 3.2, 3.3); N positions
@@ -232,7 +230,7 @@ def non_local_block(channels: int, operator: Operator, mask: Mask, rate: int = 8
     return SparseNonLocal(channels, Local(rate) if mask == "local" else Grid(rate))
 
 
-class NonLocalNet(Dilated):
+class NonLocalNet(OperatorNet):
     """Dilated ResNet -> non-local block between 3x3 convolutions -> classifier at 1/8."""
 
     def __init__(
@@ -242,23 +240,12 @@ class NonLocalNet(Dilated):
         operator: Operator = "embedded_gaussian",
         mask: Mask = "none",
     ) -> None:
-        backbone = ResNet(depth, output_stride=8, stem=(32, 32, 64))
-        *_, middle, deep = backbone.channels
-        super().__init__(
-            num_classes,
-            backbone,
-            Around(deep, 512, non_local_block(512, operator, mask)),
-            classifier(512, num_classes),
-            fcn_head(middle, 256, num_classes),
-        )
-        initialize_heads(self)
+        super().__init__(num_classes, depth, non_local_block(CHANNELS, operator, mask))
 
 
 # --- experiments
 
-MAIN = Experiment(
-    NonLocalNet, RECIPE, model={"depth": 50}, starts_from="resnet50c.gluon_in1k"
-)  # fmt: skip
+MAIN = common(NonLocalNet)
 
 EXPERIMENTS = {
     "resnet50": MAIN,

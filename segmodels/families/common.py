@@ -21,22 +21,29 @@ from segmodels.recipe import Recipe
 CHANNELS = 512  # that an operator gets and gives
 
 
-class CommonNet(Dilated):
-    """Dilated ResNet -> a paper's operator between 3x3 convolutions -> classifier at 1/8."""
+class OperatorNet(Dilated):
+    """Dilated ResNet -> an operator between 3x3 convolutions -> classifier at 1/8."""
 
-    operator: Callable[[int], nn.Module]  # makes the operator of a number of channels
-
-    def __init__(self, num_classes: int, depth: int = 50) -> None:
+    def __init__(self, num_classes: int, depth: int, operator: nn.Module) -> None:
         backbone = ResNet(depth, output_stride=8, stem=(32, 32, 64))
         *_, middle, deep = backbone.channels
         super().__init__(
             num_classes,
             backbone,
-            Around(deep, CHANNELS, type(self).operator(CHANNELS)),
+            Around(deep, CHANNELS, operator),
             classifier(CHANNELS, num_classes),
             fcn_head(middle, 256, num_classes),
         )
         initialize_heads(self)
+
+
+class CommonNet(OperatorNet):
+    """The network around an operator that has no options; a paper names it."""
+
+    operator: Callable[[int], nn.Module]  # makes the operator of a number of channels
+
+    def __init__(self, num_classes: int, depth: int = 50) -> None:
+        super().__init__(num_classes, depth, type(self).operator(CHANNELS))
 
 
 RECIPE = Recipe(
@@ -45,6 +52,6 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-def common(network: type[CommonNet]) -> Experiment:
+def common(network: type[OperatorNet]) -> Experiment:
     """Return the row of an operator in the common network, under the common recipe."""
     return Experiment(network, RECIPE, model={"depth": 50}, starts_from="resnet50c.gluon_in1k")

@@ -1,7 +1,6 @@
 """Tests of local relation: the layer by loops over windows, and each row as what it changes."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,18 +9,16 @@ from torch import Tensor, nn
 
 from segmodels.architectures.localrelation import (
     EXPERIMENTS,
+    Likeness,
     LocalRelation,
-    absolute,
-    product,
-    squared,
+    LocalRelationNet,
 )
-from segmodels.families.common import CommonNet
 
 CHANNELS, SHARING = 32, 8
 FORMULAS = {
-    product: lambda q, k: q * k,
-    absolute: lambda q, k: -abs(q - k),
-    squared: lambda q, k: -((q - k) ** 2),
+    "product": lambda q, k: q * k,
+    "absolute": lambda q, k: -abs(q - k),
+    "squared": lambda q, k: -((q - k) ** 2),
 }
 
 
@@ -47,7 +44,7 @@ def by_loops(layer: LocalRelation, x: Tensor, window: int) -> Tensor:
     """One image (C, h, w), window by window as the authors' kernel computes it: places beyond the
     map have a likeness of -100 and nothing to add."""
     query, key = layer.query(x), layer.key(x)
-    formula = FORMULAS[layer.likeness]
+    formula = FORMULAS[layer.likeness.__name__]
     _, height, width = x.shape
     reach = range(-(window // 2), window // 2 + 1)
     places = [(down, right) for down in reach for right in reach]
@@ -75,7 +72,7 @@ def by_loops(layer: LocalRelation, x: Tensor, window: int) -> Tensor:
 @pytest.mark.parametrize("likeness", FORMULAS)
 @pytest.mark.parametrize(("window", "prior"), [(3, True), (7, True), (7, False)])
 def test_a_pixel_is_the_weighted_mean_of_its_window(
-    likeness: Callable[[Tensor, Tensor], Tensor], window: int, prior: bool
+    likeness: Likeness, window: int, prior: bool
 ) -> None:
     layer = drawn(window=window, likeness=likeness, prior=prior)
     x = torch.randn(2, CHANNELS, 3, 5, dtype=torch.float64)
@@ -85,7 +82,7 @@ def test_a_pixel_is_the_weighted_mean_of_its_window(
 
 
 def test_pixels_that_are_alike_become_the_mean_of_what_is_on_the_map() -> None:
-    layer = drawn(likeness=squared, prior=False)
+    layer = drawn(likeness="squared", prior=False)
     for part in (layer.query, layer.key):
         nn.init.zeros_(part.weight)
     layer.key.bias.data = layer.query.bias.data
@@ -97,7 +94,7 @@ def test_pixels_that_are_alike_become_the_mean_of_what_is_on_the_map() -> None:
 
 def test_a_neighbor_beyond_the_map_weighs_as_much_as_one_of_likeness_minus_100() -> None:
     """As in the authors' kernel (no_define_value)."""
-    layer = drawn(likeness=squared, prior=False)
+    layer = drawn(likeness="squared", prior=False)
     for part in (layer.query, layer.key):
         nn.init.zeros_(part.weight)
     layer.key.bias.data = layer.query.bias.data + 10
@@ -119,19 +116,20 @@ def test_a_pixel_sees_its_window_of_7x7_and_no_more() -> None:
 
 def test_a_row_differs_from_the_main_one_by_what_it_names() -> None:
     expected = {
-        "common": (7, product, True),
-        "window3": (3, product, True),
-        "absolute": (7, absolute, True),
-        "squared": (7, squared, True),
-        "no_prior": (7, product, False),
+        "common": (7, "product", True),
+        "window3": (3, "product", True),
+        "absolute": (7, "absolute", True),
+        "squared": (7, "squared", True),
+        "no_prior": (7, "product", False),
     }
     found = {}
     for name, row in EXPERIMENTS.items():
         network = row.build(5, "meta")
         operator = network.context.operator
-        assert isinstance(network, CommonNet)
+        assert isinstance(network, LocalRelationNet)
         assert isinstance(operator, LocalRelation)
-        found[name] = operator.window, operator.likeness, operator.prior is not None
+        likeness = operator.likeness.__name__
+        found[name] = operator.window, likeness, operator.prior is not None
     assert found == expected
 
 
