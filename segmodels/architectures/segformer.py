@@ -36,6 +36,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from timm.layers import drop_path
 from torch import Tensor, nn
 
 from segmodels.module import SegmentationModule
@@ -107,15 +108,8 @@ class Block(nn.Module):
         self.ffn = MixFFN(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.sometimes(self.attention(self.norm1(x)))
-        return x + self.sometimes(self.ffn(self.norm2(x)))
-
-    def sometimes(self, x: Tensor) -> Tensor:
-        """Stochastic depth: zero for some images, more for the others, the same on average."""
-        if not (self.training and self.drop):
-            return x
-        kept = x.new_full((len(x), 1, 1, 1), 1 - self.drop).bernoulli()
-        return x * kept / (1 - self.drop)
+        x = x + drop_path(self.attention(self.norm1(x)), self.drop, self.training)
+        return x + drop_path(self.ffn(self.norm2(x)), self.drop, self.training)
 
 
 class Stage(nn.Module):

@@ -25,6 +25,7 @@ from segmodels.architectures.segformer import (
 from segmodels.parts.pretrained import load_encoder
 from segmodels.released_checkpoints import layouts
 from tests.support.paths import REFERENCE
+from tests.support.structure import Constant
 from tests.support.training_step import weights
 
 SIZES = tuple(EXPERIMENTS)
@@ -116,15 +117,19 @@ def test_a_stage_is_patches_blocks_and_a_norm() -> None:
     torch.testing.assert_close(stage(x), y.permute(0, 3, 1, 2), rtol=0, atol=1e-10)
 
 
-def test_a_branch_is_left_out_for_some_images_and_counts_more_for_the_others() -> None:
+@pytest.mark.parametrize("branch", ["attention", "ffn"])
+def test_a_branch_is_left_out_for_some_images_and_counts_more_for_the_others(branch: str) -> None:
     block = Block(4, 2, 1, drop=0.25).train()
+    for name in ("attention", "ffn"):  # one gives 1 everywhere, the other nothing
+        setattr(block, name, Constant(1.0 if name == branch else 0.0))
     torch.manual_seed(0)
-    factors = block.sometimes(torch.ones(4000, 2, 2, 4))
+    x = torch.zeros(4000, 2, 2, 4)
+    factors = block(x)
     per_image = factors[:, 0, 0, 0]
     assert torch.equal(factors, per_image[:, None, None, None].expand_as(factors))
     assert set(per_image.tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
     assert per_image.mean().item() == pytest.approx(1, abs=0.03)
-    assert torch.equal(block.eval().sometimes(factors), factors)
+    assert torch.equal(block.eval()(x), x + 1)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -24,6 +24,7 @@ from segmodels.parts.backbones.vit import (
     resized_table,
 )
 from segmodels.parts.pretrained import load_encoder
+from tests.support.structure import Constant
 
 NAMES = {"tiny": "vit_tiny_patch16_224", "small": "vit_small_patch16_224"}
 
@@ -135,15 +136,18 @@ def test_a_block_is_two_shortcuts_around_normed_parts() -> None:
     torch.testing.assert_close(block(x), y + block.mlp.fc2(gelu))
 
 
-def test_a_dropped_path_leaves_whole_images_out_and_keeps_the_mean() -> None:
+@pytest.mark.parametrize("branch", ["attn", "mlp"])
+def test_a_dropped_path_leaves_whole_images_out_and_keeps_the_mean(branch: str) -> None:
     torch.manual_seed(0)
     block = Block(12, heads=3, drop_path=0.25)
-    x = torch.ones(4000, 2, 3)
-    kept = block.train().kept(x)
+    for name in ("attn", "mlp"):  # one gives 1 everywhere, the other nothing
+        setattr(block, name, Constant(1.0 if name == branch else 0.0))
+    x = torch.zeros(4000, 2, 12)
+    kept = block.train()(x)
     assert kept.flatten(1).std(1).max() == 0
     assert sorted(set(kept.flatten().tolist())) == [0.0, pytest.approx(1 / 0.75)]
     assert kept.mean() == pytest.approx(1, abs=0.05)
-    assert torch.equal(block.eval().kept(x), x)
+    assert torch.equal(block.eval()(x), x + 1)
 
 
 def test_dropping_rises_linearly_with_the_depth() -> None:

@@ -1,6 +1,9 @@
-"""Short descriptions of a block's layers, for networks without released code or weights."""
+"""Short descriptions of a block's layers, for networks without released code or weights, and a
+layer that takes a branch's place.
+"""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def kinds(module: nn.Module) -> list[str]:
@@ -15,3 +18,14 @@ def kinds(module: nn.Module) -> list[str]:
         elif not list(layer.children()):
             found.append(type(layer).__name__.removesuffix("2d"))
     return found
+
+
+class Constant(nn.Module):
+    """The same number everywhere, whatever comes in."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.full_like(x, self.value)

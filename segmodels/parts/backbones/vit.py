@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from timm.layers import drop_path
 from torch import Tensor, nn
 
 from segmodels.parts.layers import conv_bn_relu
@@ -92,15 +93,8 @@ class Block(nn.Module):
         self.drop_path = drop_path
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.kept(self.attn(self.norm1(x)))
-        return x + self.kept(self.mlp(self.norm2(x)))
-
-    def kept(self, x: Tensor) -> Tensor:
-        """Leave x out for some images, and enlarge it for the others: its mean is the same."""
-        if not (self.training and self.drop_path):
-            return x
-        share = 1 - self.drop_path
-        return x * torch.empty(x.shape[0], 1, 1, device=x.device).bernoulli_(share) / share
+        x = x + drop_path(self.attn(self.norm1(x)), self.drop_path, self.training)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, self.training)
 
 
 def initialize(network: nn.Module) -> None:
