@@ -122,10 +122,8 @@ def conditions(args: argparse.Namespace, device: str) -> dict[str, Any]:
 def growth(figures: Sequence[float], sizes: Sequence[Size]) -> float:
     """Return the power of the number of pixels that the figures grow with, first size to last.
 
-    1 is linear, 2 quadratic. What costs nothing, as no operator does, has none: it is NaN.
+    1 is linear, 2 quadratic.
     """
-    if not figures[0]:
-        return math.nan
     pixels = [height * width for height, width in (sizes[0], sizes[-1])]
     return math.log(figures[-1] / figures[0]) / math.log(pixels[1] / pixels[0])
 

@@ -7,7 +7,6 @@ import argparse
 import json
 from collections.abc import Mapping
 from itertools import chain, cycle
-from math import isnan
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -43,6 +42,7 @@ number of pixels that a figure grows with, from the first size to the last: 1 is
 quadratic.
 """
 STORED = Path(__file__).parents[1] / "results" / "operators.json"
+WITHOUT = "fcn/common"  # the network without an operator
 
 
 def sizes(text: str) -> list[tuple[int, int]]:
@@ -102,8 +102,7 @@ def operators(args: argparse.Namespace) -> int:
         costs, conditions = stored()
         args.format = "markdown"
     else:
-        words = args.networks or ["*/common"]
-        args.rows = [row for word in words for row in matching_rows(word)]
+        args.rows = chosen(args.networks)
         if len(args.sizes) < 2:
             raise UserError("--sizes: growth is between two sizes or more, as in 32x64,64x128")
         from experiments.benchmarks.operator_costs import measure
@@ -118,6 +117,16 @@ def operators(args: argparse.Namespace) -> int:
         write_json(args.out, {"conditions": conditions, "operators": found})
         print(f"result       {args.out}")
     return 0
+
+
+def chosen(words: list[str]) -> list[str]:
+    rows = [row for word in words or ["*/common"] for row in matching_rows(word)]
+    rows = [row for row in rows if row != WITHOUT]
+    if not rows:
+        raise UserError(
+            f"{WITHOUT} has no operator; name rows that have one, as nonlocalnet/common"
+        )
+    return rows
 
 
 def stored() -> tuple[dict[str, "Cost"], dict[str, Any]]:
@@ -153,7 +162,7 @@ def cells(cost: "Cost", conditions: Mapping[str, Any]) -> list[str]:
     for macs, mib, times in zip(cost.macs, cost.mib, cost.seconds, strict=True):
         found += [f"{macs / 1e9:.1f}G", f"{mib:.0f}", f"{median(times):.3f}"]
     powers = growth_of_both(cost, conditions["sizes"]).values()
-    return found + ["-" if isnan(power) else f"{power:.2f}" for power in powers]
+    return found + [f"{power:.2f}" for power in powers]
 
 
 def draw(costs: Mapping[str, "Cost"], conditions: Mapping[str, Any], file: Path) -> None:

@@ -12,6 +12,7 @@ from experiments.benchmarks import heads, operators
 from experiments.benchmarks.operator_costs import Cost, growth, macs_of, operator_of
 from experiments.command_line.row_patterns import matching_rows
 from segmodels.paper import experiment, inference_parameters, macs
+from tests.support.paths import ROOT
 
 ROWS = ("nonlocalnet/common", "fcn/common")
 
@@ -48,7 +49,8 @@ def test_operators_are_measured_alone_at_every_size(
     ("words", "said"),
     [
         (["fcn/resnet50"], "fcn/resnet50 has no operator between convolutions"),
-        (["fcn/common", "--sizes", "8x8"], "between two sizes"),
+        (["nonlocalnet/common", "--sizes", "8x8"], "between two sizes"),
+        (["fcn/common"], "fcn/common has no operator"),
         (["--plot", "plot.txt"], "a plot is a file"),
     ],
 )
@@ -69,8 +71,6 @@ def test_figures_of_a_table_stand_under_their_heads(capsys: pytest.CaptureFixtur
     assert found[8:] == ["1.00", "1.50"]
     masked = Cost("nonlocalnet/local", 1, [1, 1], [1.0, 1.0], [[1.0], [1.0]])
     assert operators.cells(masked, conditions)[0] == "nonlocalnet/local"
-    none = Cost("fcn/common", 0, [0, 0], [0.0, 0.0], [[1.0], [4.0]])
-    assert operators.cells(none, conditions)[8:] == ["-", "1.00"]
 
 
 def test_a_head_is_what_stands_behind_the_backbone(
@@ -126,3 +126,11 @@ def test_a_head_is_measured_beside_the_notes_at_their_size_alone(
     for size, shown in (([513, 513], True), ([65, 65], False)):
         heads.show(costs, conditions | {"size": size}, "markdown")
         assert ("+43.1G" in capsys.readouterr().out) is shown
+
+
+@pytest.mark.parametrize("subject", ["operators", "heads"])
+def test_the_page_shows_the_stored_table(subject: str, capsys: pytest.CaptureFixture) -> None:
+    assert benchmark.main([subject, "--stored"]) == 0
+    page = (ROOT / "docs" / "SPEED.md").read_text()
+    shown = page.partition(f"<!-- {subject} -->\n")[2].partition(f"<!-- /{subject} -->")[0]
+    assert shown == capsys.readouterr().out
