@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.benchmarks.structures import where
+from experiments.benchmarks.table_options import add_table_options
 from experiments.command_line.files import check_out, write_json
 from experiments.command_line.parser import Subjects, by, height_by_width
 from experiments.command_line.row_patterns import matching_rows
@@ -78,24 +79,7 @@ def add_heads(subjects: Subjects) -> None:
         default="513x513",
         help="of the image (default: 513x513, as in the notes)",
     )
-    add(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="auto, the default: CUDA where there is one",
-    )
-    add(
-        "--format",
-        choices=("text", "markdown"),
-        default="text",
-        help="text for a terminal (default), or for a file",
-    )
-    add("--out", type=Path, metavar="FILE", help="a new JSON file with every figure and condition")
-    add(
-        "--stored",
-        action="store_true",
-        help="print the table of docs/SPEED.md, as it was measured last; measures nothing",
-    )
+    add_table_options(add)
     parser.set_defaults(run=heads, parser=parser)
 
 

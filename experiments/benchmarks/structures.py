@@ -12,6 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from experiments.benchmarks.alternation import median_ratio
+from experiments.benchmarks.table_options import add_table_options
 from experiments.command_line.files import check_out, write_json
 from experiments.command_line.parser import Subjects, by, height_by_width, positive
 from experiments.command_line.row_patterns import matching_rows
@@ -100,24 +101,7 @@ def add_structures(subjects: Subjects) -> None:
     )
     add("--batch", type=positive, default=2, metavar="N", help="crops in training (default: 2)")
     add("--rounds", type=positive, default=3, metavar="N", help="turns of each (default: 3)")
-    add(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="auto, the default: CUDA where there is one",
-    )
-    add(
-        "--format",
-        choices=("text", "markdown"),
-        default="text",
-        help="text for a terminal (default), or for a file",
-    )
-    add("--out", type=Path, metavar="FILE", help="a new JSON file with every figure and condition")
-    add(
-        "--stored",
-        action="store_true",
-        help="print the table of docs/SPEED.md, as it was measured last; measures nothing",
-    )
+    add_table_options(add)
     parser.set_defaults(run=structures, parser=parser)
 
 
