@@ -59,8 +59,8 @@ def noise_for(network: LightningModule, size: tuple[int, int] = SIZE) -> Tensor:
 def fold(network: nn.Module, image: Tensor) -> int:
     """Fold each batch norm that follows a convolution into it, in place; return their number.
 
-    A pass of the image shows them. A norm stays where anything else reads the convolution's
-    output, or where the weights of one of them are used twice.
+    A pass of the image shows them; it may come to a pair several times. A norm stays where anything
+    else reads the convolution's output, or the weights of one of them.
     """
     pairs = list(foldable(network, image))
     for conv, norm in pairs:
@@ -129,6 +129,7 @@ def foldable(network: nn.Module, image: Tensor) -> Iterator[tuple[nn.Conv2d, nn.
     owners = Counter(id(each.weight) for each in layers)
     convs = {id(each.weight): each for each in layers if owners[id(each.weight)] == 1}
     norms = {id(each.running_mean): each for each in network.modules() if type(each) in NORMS}
+    pairs = Counter()
     for call in recorded.calls:
         if call.operation is not BATCH_NORM or id(call.args[0]) not in made:
             continue
@@ -136,6 +137,9 @@ def foldable(network: nn.Module, image: Tensor) -> Iterator[tuple[nn.Conv2d, nn.
         _, weight, bias, *_ = made[id(features)]
         conv = convs.get(id(weight))
         norm = norms.get(id(mean))
-        once = all(reads[id(each)] == 1 for each in (features, weight, mean))
-        if conv and norm and once and conv.bias is bias and not of_the_batch:
+        alone = reads[id(features)] == 1 and conv and norm and conv.bias is bias
+        if alone and not of_the_batch:
+            pairs[conv, norm] += 1
+    for (conv, norm), times in pairs.items():
+        if reads[id(conv.weight)] == reads[id(norm.running_mean)] == times:
             yield conv, norm

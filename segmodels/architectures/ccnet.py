@@ -36,7 +36,7 @@ from segmodels.families.common import CommonNet, common
 from segmodels.families.dilated import Around, Dilated, classifier, fcn_head
 from segmodels.paper import Experiment, Normalization, Published, Released
 from segmodels.parts.backbones.resnet import ResNet
-from segmodels.parts.layers import conv_bn_leaky
+from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.weight_files import norms_of_abn
 from segmodels.recipe import Recipe
 
@@ -91,12 +91,13 @@ class CCNet(Dilated):
         backbone = ResNet(depth, output_stride=8, stem=(64, 64, 128), dilated_first=True)
         backbone.maxpool.ceil_mode = True
         *_, middle, deep = backbone.channels
+        layer = partial(conv_bn_relu, leaky=True)
         super().__init__(
             num_classes,
             backbone,
-            Around(deep, 512, CrissCross(512, recurrence), conv_bn_leaky),
+            Around(deep, 512, CrissCross(512, recurrence), layer),
             classifier(512, num_classes),
-            fcn_head(middle, 512, num_classes, layer=partial(conv_bn_leaky, bias=True)),
+            fcn_head(middle, 512, num_classes, layer=partial(layer, bias=True)),
         )
 
     def criterion(self, outputs: Mapping[str, Tensor], label: Tensor) -> dict[str, Tensor]:

@@ -41,9 +41,9 @@ from segmodels.families.openseg import (
     ZOO,
     OpenSeg,
     SelfAttention,
-    layer,
 )
 from segmodels.paper import Experiment, Published, Released
+from segmodels.parts.layers import conv_bn_relu
 from segmodels.parts.weight_files import norms_of_abn
 
 # --- interlaced sparse self-attention
@@ -83,7 +83,7 @@ def joined(x: Tensor, like: Tensor) -> Tensor:
 
 def attention(channels: int, leaky: bool) -> SelfAttention:
     value = nn.Conv2d(channels, channels, 1, bias=False)
-    out = layer(channels, channels, leaky=leaky)
+    out = conv_bn_relu(channels, channels, 1, leaky=leaky)
     return SelfAttention(channels, channels // 2, value, out, leaky=leaky)
 
 
@@ -94,7 +94,7 @@ class Interlaced(nn.Module):
         super().__init__()
         self.long = attention(channels, leaky)
         self.short = attention(channels, leaky)
-        self.fusion = layer(2 * channels, channels, leaky=leaky)
+        self.fusion = conv_bn_relu(2 * channels, channels, 1, leaky=leaky)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fusion(torch.cat([x, self.context(x)], 1))

@@ -43,10 +43,9 @@ from segmodels.families.openseg import (
     ZOO,
     OpenSeg,
     SelfAttention,
-    layer,
 )
 from segmodels.paper import Experiment, Published, Released, unknown
-from segmodels.parts.layers import resized_with_corners
+from segmodels.parts.layers import conv_bn_relu, resized_with_corners
 from segmodels.parts.weight_files import norms_of_abn
 
 # --- object context
@@ -67,7 +66,7 @@ class BaseOC(nn.Module):
     def __init__(self, channels: int, leaky: bool = False) -> None:
         super().__init__()
         self.context = object_context(channels, channels // 2, leaky)
-        self.fusion = layer(2 * channels, channels, bias=True, leaky=leaky)
+        self.fusion = conv_bn_relu(2 * channels, channels, 1, bias=True, leaky=leaky)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fusion(torch.cat([self.context(x), x], 1))
@@ -81,12 +80,13 @@ class AspOC(nn.Module):
     def __init__(self, channels: int, leaky: bool = False) -> None:
         super().__init__()
         width = channels // 2
-        self.before = layer(channels, width, 3, bias=True, leaky=leaky)
+        self.before = conv_bn_relu(channels, width, bias=True, leaky=leaky)
         self.context = object_context(width, width // 2, leaky)
-        self.norm = layer(width, width, leaky=leaky)[1:]  # without the convolution
-        dilated = [layer(channels, width, 3, dilation=rate, leaky=leaky) for rate in self.rates]
-        self.convs = nn.ModuleList([layer(channels, width, leaky=leaky), *dilated])
-        self.fusion = layer(5 * width, channels, leaky=leaky)
+        self.norm = conv_bn_relu(width, width, 1, leaky=leaky)[1:]  # without the convolution
+        self.convs = nn.ModuleList([conv_bn_relu(channels, width, 1, leaky=leaky)])
+        for rate in self.rates:
+            self.convs.append(conv_bn_relu(channels, width, dilation=rate, leaky=leaky))
+        self.fusion = conv_bn_relu(5 * width, channels, 1, leaky=leaky)
 
     def forward(self, x: Tensor) -> Tensor:
         context = self.context(F.max_pool2d(self.before(x), 2))  # at 1/16

@@ -50,7 +50,6 @@ from segmodels.families.openseg import (
     ZOO,
     attended,
     dilated_resnet,
-    layer,
     transform,
 )
 from segmodels.module import SegmentationModule
@@ -62,7 +61,7 @@ from segmodels.parts.backbones.hrnet import (
     Resize,
     joined,
 )
-from segmodels.parts.layers import resized_with_corners
+from segmodels.parts.layers import conv_bn_relu, resized_with_corners
 from segmodels.parts.weight_files import norms_of_abn
 from segmodels.recipe import Recipe
 
@@ -89,8 +88,8 @@ class ObjectAttention(nn.Module):
         settings = {"bias": bias, "leaky": leaky}
         self.phi = transform(channels, width, **settings)
         self.psi = transform(channels, width, **settings)
-        self.delta = layer(channels, width, **settings)
-        self.rho = layer(width, channels, **settings)
+        self.delta = conv_bn_relu(channels, width, 1, **settings)
+        self.rho = conv_bn_relu(width, channels, 1, **settings)
 
     def forward(self, pixels: Tensor, objects: Tensor) -> Tensor:
         return self.rho(attended(self.phi(pixels), self.psi(objects), self.delta(objects)))
@@ -144,16 +143,16 @@ class OCRNet(SegmentationModule):
             self.backbone = StackedNet(width, depth, resized_with_corners)
             coarse, deep = self.backbone.channels
             settings = {"leaky": leaky}
-            head = layer(coarse, coarse, bias=True, leaky=leaky)
+            head = conv_bn_relu(coarse, coarse, 1, bias=True, leaky=leaky)
         else:
             self.backbone = dilated_resnet(width=width)
             *_, coarse, deep = self.backbone.channels
             settings = {"bias": True, "leaky": leaky}
-            head = layer(coarse, 512, 3, **settings).append(nn.Dropout2d(0.05))
+            head = conv_bn_relu(coarse, 512, **settings).append(nn.Dropout2d(0.05))
         self.regions = head.append(nn.Conv2d(head[0].out_channels, num_classes, 1))
-        self.pixels = layer(deep, 512, 3, bias=True, leaky=leaky)
+        self.pixels = conv_bn_relu(deep, 512, bias=True, leaky=leaky)
         self.attention = ObjectAttention(512, 256, **settings)
-        self.fusion = layer(2 * 512, 512, **settings).append(nn.Dropout2d(0.05))
+        self.fusion = conv_bn_relu(2 * 512, 512, 1, **settings).append(nn.Dropout2d(0.05))
         self.classifier = nn.Conv2d(512, num_classes, 1)
 
     def encoder(self) -> nn.Module:

@@ -18,29 +18,16 @@ from segmodels.families.dilated import Dilated, classifier, fcn_head
 from segmodels.paper import Normalization
 from segmodels.parts import class_weights
 from segmodels.parts.backbones.resnet import ResNet
-from segmodels.parts.layers import conv_bn_leaky, conv_bn_relu
+from segmodels.parts.layers import conv_bn_relu
 from segmodels.recipe import Recipe
 
 CHANNELS = 512  # that an operator gets and gives
 
 
-def layer(
-    inside: int,
-    outside: int,
-    kernel: int = 1,
-    *,
-    leaky: bool = False,
-    bias: bool = False,
-    dilation: int = 1,
-) -> nn.Sequential:
-    """Stack a convolution, batch norm and a ReLU, which in-place ABN makes leaky."""
-    make = conv_bn_leaky if leaky else conv_bn_relu
-    return make(inside, outside, kernel, bias=bias, dilation=dilation)
-
-
 def transform(inside: int, width: int, **settings: bool) -> nn.Sequential:
     """Stack the two layers that make queries and keys."""
-    return nn.Sequential(layer(inside, width, **settings), layer(width, width, **settings))
+    layers = [conv_bn_relu(each, width, 1, **settings) for each in (inside, width)]
+    return nn.Sequential(*layers)
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -97,7 +84,7 @@ class OpenSeg(Dilated):
         """`settings` are those of the 3x3 layers."""
         backbone = dilated_resnet(depth)
         *_, middle, deep = backbone.channels
-        three = partial(layer, kernel=3, **settings)
+        three = partial(conv_bn_relu, **settings)
         super().__init__(
             num_classes,
             backbone,

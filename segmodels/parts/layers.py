@@ -33,24 +33,11 @@ def conv_bn_relu(
     dilation: int = 1,
     groups: int = 1,
     bias: bool = False,
+    leaky: bool = False,
 ) -> nn.Sequential:
+    """Stack both and a ReLU; `leaky` is what in-place ABN (arXiv:1712.02616) makes of it."""
     layers = conv_bn(inside, outside, kernel, stride, dilation=dilation, groups=groups, bias=bias)
-    return layers.append(nn.ReLU(inplace=True))
-
-
-def conv_bn_leaky(
-    inside: int,
-    outside: int,
-    kernel: int = 3,
-    stride: int = 1,
-    *,
-    dilation: int = 1,
-    groups: int = 1,
-    bias: bool = False,
-) -> nn.Sequential:
-    """Stack what in-place ABN (arXiv:1712.02616) stands for in many released networks."""
-    layers = conv_bn(inside, outside, kernel, stride, dilation=dilation, groups=groups, bias=bias)
-    return layers.append(nn.LeakyReLU(0.01, inplace=True))
+    return layers.append(nn.LeakyReLU(0.01, inplace=True) if leaky else nn.ReLU(inplace=True))
 
 
 def is_convolution_bias(network: nn.Module, name: str) -> bool:

@@ -163,7 +163,9 @@ def test_queries_and_keys_have_two_layers_of_half_the_channels_and_no_bias() -> 
 # --- the network
 
 
-@pytest.mark.parametrize(("row", "slope"), [("resnet101", 0.01), ("resnet101_relu", 0.0)])
+@pytest.mark.parametrize(
+    ("row", "slope"), [("resnet101", 0.01), ("resnet101_relu", 0.0), ("common", 0.0)]
+)
 def test_in_place_abn_leaks_in_the_heads_alone(row: str, slope: float) -> None:
     network = segmodels.experiment(f"isanet/{row}").build(5, "meta")
     kinds = {"backbone": set(), "heads": set()}

@@ -132,6 +132,10 @@ def test_rows_differ_in_module_dropout_and_in_place_abn(
     assert leaks(network, "backbone") == {0.0}
 
 
+def test_nothing_leaks_in_the_common_network() -> None:
+    assert leaks(segmodels.experiment("ocnet/common").build(5, "meta"), "context") == {0.0}
+
+
 def test_an_operator_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match=r"operator.*asp"):
         OCNet(5, operator="pyramid")

@@ -58,6 +58,10 @@ class Small(SegmentationModule):
         normed = norm(x.relu() if self.arrangement == "apart" else x)
         if self.arrangement == "twice":
             normed = self.norm(self.conv(normed[:, :3]))
+        if self.arrangement == "twice, once without the norm":
+            normed = self.conv(normed[:, :3])
+        if self.arrangement == "behind two convolutions":
+            normed = self.norm(self.classifier(normed))
         if self.arrangement == "weight read":
             normed = normed * self.conv.weight.sum()
         if self.arrangement == "a flat view":
@@ -74,7 +78,9 @@ class Small(SegmentationModule):
         ("plain", 1),
         ("two names", 1),
         ("a flat view", 1),
-        ("twice", 0),
+        ("twice", 1),
+        ("twice, once without the norm", 0),
+        ("behind two convolutions", 0),
         ("apart", 0),
         ("shortcut", 0),
         ("weight read", 0),
