@@ -21,7 +21,7 @@ from segmodels.folding import fast_form
 from segmodels.metrics import JaccardIndex, scores
 from segmodels.network_identity import Identity
 from segmodels.parts import losses, schedules
-from segmodels.parts.layers import is_of_a_norm, keep_statistics
+from segmodels.parts.layers import is_of_a_norm, keep_statistics, with_momentum
 from segmodels.parts.precision import check_bfloat16
 from segmodels.parts.pretrained import load_encoder
 from segmodels.parts.resize import compute_dtype, mirrored, upsampled_rows
@@ -96,6 +96,8 @@ class SegmentationModule(LightningModule):
                 f"{self.num_classes} classes; give one per class, or recipe.class_weights=() for "
                 "none"
             )
+        if recipe.norm_momentum:
+            with_momentum(self, recipe.norm_momentum)
         self.recipe = recipe
         self.normalization = normalization
         self.identity = identity

@@ -24,6 +24,7 @@ SYNONYMS = {
     "recipe.clip": "gradient_clip_val grad_clip clip_grad clip_norm max_grad_norm",
     "recipe.precision": "amp fp16 bf16 half mixed_precision",
     "recipe.loss": "criterion loss_fn loss_type",
+    "recipe.norm_momentum": "bn_momentum bn_mom",
     "recipe.sync_bn": "sync_batchnorm syncbn",
     "trainer.accelerator": "gpu cuda device mps",
     "trainer.devices": "gpus num_gpus gpu_ids n_gpu num_devices nproc_per_node",

@@ -55,6 +55,8 @@ class Recipe:
     clip: float = 0.0
     ema: float = 0.0  # decay of the running average of weights; 0 switches it off
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "auto"] = "32-true"
+    # share of each batch in the averages of batch norm; 0: the network's own
+    norm_momentum: float = 0.0
     sync_bn: bool = True
     # the evaluation
     inference: str = "whole"
@@ -205,9 +207,13 @@ LIMITS = {
     "warmup": (lambda v: v >= 0, "a number of steps, or 0 for none"),
     "warmup_from": (lambda v: 0 <= v <= 1, "a share of recipe.lr"),
     "clip": (lambda v: v >= 0, "a length of the gradient, or 0 for none"),
+    "norm_momentum": (lambda v: 0 <= v <= 1, "a share of each batch, or 0 for the network's own"),
     "ema": (lambda v: 0 <= v < 1, "a decay below 1, or 0 for none"),
     "class_weights": (are_class_weights, "one number per class, median_frequency, or () for none"),
 }
+
+# Budgets, by data set, of a paper whose norms average over thousands of steps: there are fewer here.
+FEW_STEPS = {data: {"norm_momentum": 0.1} for data in ("streets", "cells", "folder")}
 
 SIZE = f"{SIDE}x{SIDE}"
 MODES = {

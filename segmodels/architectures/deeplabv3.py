@@ -34,7 +34,7 @@ from segmodels.paper import Experiment, Published
 from segmodels.parts.atrous_pyramid import AtrousPyramid, initialize, rates_at
 from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.layers import with_momentum
-from segmodels.recipe import Recipe
+from segmodels.recipe import FEW_STEPS, Recipe
 
 # --- network (section 3)
 
@@ -82,7 +82,7 @@ FINE = (("output_stride", 8),)  # at evaluation of a network that was trained at
 
 MAIN = Experiment(
     DeepLabV3, PAPER, model={"depth": 50, "output_stride": 16}, data="voc",
-    starts_from="resnet50.tv_in1k",
+    starts_from="resnet50.tv_in1k", budgets=FEW_STEPS,
 )  # fmt: skip
 
 EXPERIMENTS = {

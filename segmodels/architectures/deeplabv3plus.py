@@ -58,7 +58,7 @@ from segmodels.parts.backbones.resnet import ResNet
 from segmodels.parts.backbones.timm_encoder import TimmEncoder
 from segmodels.parts.flow_alignment import FlowAlignment
 from segmodels.parts.layers import conv_bn_relu, resized, with_momentum
-from segmodels.recipe import Recipe
+from segmodels.recipe import FEW_STEPS, Recipe
 
 Backbone = Literal["xception65", "resnet50", "resnet101"]
 
@@ -302,7 +302,7 @@ def table(number: int, figures: Mapping[int, tuple[float, float]]) -> tuple[Publ
 
 MAIN = Experiment(
     DeepLabV3Plus, PAPER, model={"backbone": "xception65", "output_stride": 16}, data="voc",
-    starts_from="xception65.tf_in1k", normalization=UNIT_RANGE,
+    starts_from="xception65.tf_in1k", normalization=UNIT_RANGE, budgets=FEW_STEPS,
     published=(
         *table(5, {16: (79.79, 81.21), 8: (80.02, 81.39)}),
         Published(82.20, "voc", "val", "whole", COCO_FIRST),

@@ -57,8 +57,8 @@ from segmodels.families.common import CommonNet, common
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, Published, Released
 from segmodels.parts.backbones.resnet import ResNet, initialize
-from segmodels.parts.layers import conv_bn, conv_bn_relu
-from segmodels.recipe import Recipe
+from segmodels.parts.layers import conv_bn, conv_bn_relu, with_momentum
+from segmodels.recipe import FEW_STEPS, Recipe
 
 Kernel = Literal["exponential", "gaussian", "inner"]
 Normalization = Literal["l2", "layer", "none"]
@@ -243,9 +243,7 @@ class EMANet(SegmentationModule):
         )
         if maintenance == "backpropagation":
             self.without_gradient = ()
-        for layer in self.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.momentum = 3e-4
+        with_momentum(self, 3e-4)
 
     def encoder(self) -> nn.Module:
         return self.backbone
@@ -327,7 +325,7 @@ def noted(context: float, stuff: float) -> tuple[Published, ...]:
 
 MAIN = Experiment(
     EMANet, PAPER, model={"depth": 50, "channels": 512}, starts_from="resnet50s.gluon_in1k",
-    published=noted(context=50.5, stuff=37.6),
+    published=noted(context=50.5, stuff=37.6), budgets=FEW_STEPS,
 )  # fmt: skip
 RESNET101 = MAIN.but(
     model={"depth": 101}, starts_from="resnet101s.gluon_in1k",

@@ -39,7 +39,7 @@ from segmodels.paper import Experiment, Published
 from segmodels.parts.atrous_pyramid import AtrousPyramid, initialize
 from segmodels.parts.backbones.mobilenetv3 import MobileNetV3, Size
 from segmodels.parts.layers import conv_bn_relu, resized, with_momentum
-from segmodels.recipe import Recipe
+from segmodels.recipe import FEW_STEPS, Recipe
 
 # --- head (section 6.4, figure 10)
 
@@ -161,6 +161,7 @@ def published(miou: float) -> tuple[Published, ...]:
 MAIN = Experiment(
     LRASPP, CITYSCAPES, model={"backbone": "large", "output_stride": 32, "reduced": True},
     starts_from="scratch", normalization=UNIT_RANGE, published=published(72.41),
+    budgets=FEW_STEPS,
 )  # fmt: skip
 
 EXPERIMENTS = {

@@ -54,7 +54,7 @@ def is_of_a_norm(network: nn.Module, name: str) -> bool:
 def with_momentum(module: nn.Module, momentum: float) -> nn.Module:
     """Set the momentum of a module's norms: the share of each batch in their averages."""
     for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, _BatchNorm):
             layer.momentum = momentum
     return module
 

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from lightning import Trainer
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 import segmodels
+from datamodules import CamVid, Cells, Folder, Streets
 from experiments.results.reference import weights_from_names
 from segmodels.module import SegmentationModule
 from segmodels.parts import schedules
@@ -481,3 +483,26 @@ def test_fill_draws_the_numbers_that_the_references_were_made_with() -> None:
         ),
     ):
         np.testing.assert_allclose(array.ravel()[:4], known, rtol=1e-6, atol=0)
+
+
+# --- averages of batch norm
+
+
+def test_a_recipe_sets_the_share_of_a_batch_in_the_averages_or_leaves_the_networks_own() -> None:
+    row = segmodels.experiment("deeplabv3/resnet50")
+    assert momenta(row.build(5, "meta")) == {3e-4}
+    assert momenta(row.but(recipe={"norm_momentum": 0.2}).build(5, "meta")) == {0.2}
+
+
+@pytest.mark.parametrize("paper", segmodels.papers())
+def test_averages_have_left_their_start_behind_when_a_budget_ends(paper: str) -> None:
+    """Else a network is evaluated with the mean 0 and the variance 1 that it was made with."""
+    main = segmodels.experiment(paper)
+    for data in (Streets, Cells, Folder, CamVid):
+        row = main.on(data)
+        own = momenta(row.build(len(row.recipe.class_weights) or 5, "meta"))
+        assert all((1 - momentum) ** row.recipe.iterations < 0.1 for momentum in own), data
+
+
+def momenta(module: nn.Module) -> set[float]:
+    return {layer.momentum for layer in module.modules() if isinstance(layer, _BatchNorm)}
