@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from torch import nn
 
 from experiments import benchmark
 from experiments.benchmarks import heads, operators
+from experiments.benchmarks.head_costs import counted
 from experiments.benchmarks.operator_costs import Cost, growth, macs_of, operator_of
 from experiments.command_line.row_patterns import matching_rows
 from segmodels.paper import experiment, inference_parameters, macs
@@ -90,6 +93,29 @@ def test_a_head_is_what_stands_behind_the_backbone(
     # the classifier's 21 logits alone at 9x9 are less than all layers
     assert non_local["layers_mib"] > plain["layers_mib"] > 4 * 21 * 81 / 2**20
     assert "in the notes" in capsys.readouterr().out
+
+
+def test_all_that_layers_put_out_counts_as_float32_and_products_once() -> None:
+    convolution = nn.Conv2d(3, 1024, 1)
+    network = nn.Sequential(convolution, nn.ReLU()).to("meta")
+    image = torch.zeros(1, 3, 16, 16, device="meta")
+    macs_, mebibytes = counted(network, lambda: network(image))
+    assert macs_ == 3 * 1024 * 16 * 16
+    assert mebibytes == 2.0  # twice 1024 x 16 x 16 numbers of four bytes
+
+
+def test_without_a_row_the_notes_heads_are_measured_and_every_operator_with_their_resnet() -> None:
+    found = heads.chosen([])
+    assert found[: len(heads.TABLE)] == list(heads.TABLE)
+    operators_ = {head.row: head.model for head in found[len(heads.TABLE) :]}
+    assert operators_ == {row: {"depth": 101} for row in matching_rows("*/common")}
+
+
+def test_lines_of_linear_and_quadratic_growth_begin_at_the_lowest_figure() -> None:
+    axes = Figure().add_subplot()
+    operators.draw_slopes(axes, [10, 20, 40], lowest=3.0)
+    drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert drawn == {"linear": [3.0, 6.0, 12.0], "quadratic": [3.0, 12.0, 48.0]}
 
 
 @pytest.mark.parametrize("mask", ["local", "dilated", "both"])

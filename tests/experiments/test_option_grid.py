@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from experiments.report import main
-from experiments.reports.option_grid import axes_of, grids
+from experiments.reports.option_grid import as_lines, axes_of, grids
 from experiments.reports.paper_table import table
 from tests.support.results import as_read, result
 
@@ -58,6 +58,25 @@ def test_a_short_training_is_said_to_rank_nothing() -> None:
     full = [run(row, 0.3, iterations=30_000) for row in ("t1", "t2")]
     (grid,) = found_of(full)
     assert "ranks nothing" not in grid.caption and "one training" in grid.caption
+    others = [run(row, 0.3, iterations=30_000, seed=1) for row in ("t1", "t2")]
+    (grid,) = found_of(full + others)
+    assert grid.caption == "30000 steps, seed 0, 1"
+
+
+def test_the_order_of_overrides_does_not_matter() -> None:
+    one = {"recipe.lr": 0.1, "recipe.batch": 4}
+    other = dict(reversed(one.items()))
+    (grid,) = found_of([run("t1", 0.3, overrides=one), run("t2", 0.4, overrides=other)])
+    assert grid.cells == pytest.approx({(1, 1): 30.0, (2, 2): 40.0})
+
+
+def test_two_scores_make_a_table_with_a_column_for_each_value() -> None:
+    (grid,) = found_of([run("t1", 0.3), evaluated("t1", 2, 0.31)])
+    assert as_lines(grid)[2:5] == [
+        r"| train_iterations \ eval_iterations | 1 | 2 |",
+        "| --: | --: | --: |",
+        "| 1 | 30.00 | 31.00 |",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,12 @@ def test_levels_are_enlarged_between_convolutions_and_summed() -> None:
     torch.testing.assert_close(head(maps), expected, rtol=0, atol=1e-10)
 
 
+def test_logits_are_enlarged_corner_on_corner() -> None:
+    module = EXPERIMENTS["tiny"].build(3, "meta")
+    ups = [layer for layer in module.modules() if isinstance(layer, nn.Upsample)]
+    assert {module.align_corners, *(up.align_corners for up in ups)} == {True}
+
+
 def test_the_head_starts_as_mmsegmentations_and_drops_a_tenth_of_the_channels() -> None:
     """Xavier's initialization in the pyramid, He's by fan-out in the head, N(0, 0.01) behind it."""
     torch.manual_seed(0)

@@ -110,6 +110,7 @@ def test_its_loss_is_the_mean_over_classes_and_images_and_skips_what_has_no_labe
     chances = logits.sigmoid()
     each = -(shown * chances.log() + (1 - shown) * (1 - chances).log())
     torch.testing.assert_close(presence_loss(logits, label), each.mean())
+    torch.testing.assert_close(presence_loss(logits[:1], label[:1]), each[0].mean())
     label[1] = 255
     torch.testing.assert_close(presence_loss(logits, label), each[[0, 2]].mean())
 
@@ -226,6 +227,9 @@ def test_rows_differ_by_depth_by_the_stages_that_they_join_and_by_the_presence_l
     assert [len(each.backbone.layer3) for each in rows.values()] == [6, 23, 6, 6]
     assert [hasattr(each, "fusion") for each in rows.values()] == [True, True, False, True]
     assert [each.presence is not None for each in rows.values()] == [True, True, True, False]
+    assert all(each.align_corners for each in rows.values())
+    stem = [layer for layer in rows["resnet50"].backbone.conv1 if isinstance(layer, nn.Conv2d)]
+    assert [conv.out_channels for conv in stem] == [64, 64, 128]
     sides = [side[0] for side in rows["resnet50"].sides]
     assert [side.in_channels for side in sides] == [512, 1024]
 

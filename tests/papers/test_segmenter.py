@@ -156,5 +156,11 @@ def test_rows_are_the_networks_of_the_readme() -> None:
         imagenet = 1000 * (module.backbone.width + 1)
         count = sum(each.numel() for each in module.parameters()) + imagenet
         assert round(count / 1e6) == millions, name
+    context = {**EXPERIMENTS["mask"].model, "table": 30, "blocks": 2}
+    assert EXPERIMENTS["context_large"].model == context
+    assert EXPERIMENTS["ade20k_deit"].model == {
+        **EXPERIMENTS["ade20k_base"].model,
+        "distilled": True,
+    }
     for row in EXPERIMENTS.values():
         assert row.model["table"] * row.model["patch"] == row.recipe.crop[0] == row.recipe.crop[1]

@@ -155,6 +155,14 @@ def test_dropping_rises_linearly_with_the_depth() -> None:
     assert rates == pytest.approx([0.1 * number / 11 for number in range(12)])
 
 
+def test_a_backbone_drops_nothing_if_it_is_not_asked_to_and_has_timms_epsilon() -> None:
+    backbone = seeded()
+    assert {block.drop_path for block in backbone.blocks} == {0.0}
+    assert {block.attn.dropout for block in backbone.blocks} == {0.0}
+    norms = [layer for layer in backbone.modules() if isinstance(layer, nn.LayerNorm)]
+    assert {norm.eps for norm in norms} == {timm_network().norm.eps}
+
+
 def test_dropout_is_in_training_alone_and_in_four_places() -> None:
     torch.manual_seed(0)
     block = Block(12, heads=3, dropout=0.5)
@@ -240,6 +248,11 @@ def test_tables_of_axes_have_rows_in_one_half_and_columns_in_the_other() -> None
             expected = torch.cat([tables.rows[0, :, row], tables.columns[0, :, column]])
             torch.testing.assert_close(positions[0, :, row, column], expected)
     assert tables(torch.zeros(1, 8, 3, 7)).shape == (1, 8, 3, 7)
+    # of twice the rows and columns, a quarter of the way to the next one
+    enlarged = tables(torch.zeros(1, 8, 8, 8))[0, :, 2, 2]
+    rows, columns = tables.rows[0], tables.columns[0]
+    expected = [0.75 * each[:, 1] + 0.25 * each[:, 0] for each in (rows, columns)]
+    torch.testing.assert_close(enlarged, torch.cat(expected))
 
 
 def test_a_table_is_resized_as_the_map_that_it_is() -> None:
@@ -262,6 +275,22 @@ def test_the_tokens_position_stays_at_any_size_and_other_kinds_give_it_none() ->
     assert sines.shape == (1, 36, 192)
     assert not sines[:, 0].any()
     assert sines[:, 1].any()
+
+
+@pytest.mark.parametrize(("positions", "axes"), [("sines", 1), ("sines_2d", 2)])
+def test_sines_are_those_of_one_number_or_of_two(positions: str, axes: int) -> None:
+    patches = torch.zeros(1, 192, 5, 7)
+    found = seeded(positions=positions).positions_of(patches)[:, 1:]
+    assert torch.equal(found, Sines(192, axes)(patches).flatten(2).mT)
+
+
+def test_patches_become_a_map_whether_or_not_a_token_is_in_front_of_them() -> None:
+    image = torch.zeros(1, 3, 32, 48)
+    patches = torch.arange(6.0).view(1, 6, 1)
+    expected = torch.arange(6.0).view(1, 1, 2, 3)
+    assert torch.equal(seeded(token_attends=False).as_map(patches, image), expected)
+    behind = F.pad(patches, (0, 0, 1, 0), value=9.0)
+    assert torch.equal(seeded().as_map(behind, image), expected)
 
 
 @pytest.mark.parametrize("positions", ["learned", "learned_2d", "sines", "sines_2d"])
@@ -306,6 +335,16 @@ def test_logits_are_the_classifiers_of_a_patch_plus_the_image() -> None:
                     expected = both @ module.classifier.weight[:, :, 0, 0].mT
                     torch.testing.assert_close(logits[:, :, row, column], expected)
             assert isinstance(module.features(image), Tokens)
+
+
+def test_images_are_padded_to_whole_patches_and_normalized_as_timms_weights_ask() -> None:
+    for name in ("base", "large"):
+        row = EXPERIMENTS[name]
+        module = row.build(5, "meta")
+        assert module.multiple == module.backbone.patch == 16
+        asked = timm.get_pretrained_cfg(row.starts_from)
+        assert (row.normalization.mean, row.normalization.std) == (asked.mean, asked.std)
+        assert module.backbone.table == asked.input_size[1] // 16
 
 
 def test_tables_tokens_and_norms_have_no_decay_by_the_recipes_rule() -> None:
