@@ -6,6 +6,7 @@ from typing import Any, get_type_hints
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segmodels.module import SegmentationModule
 from segmodels.paper import Experiment, fits, gradient_leaves, meta_network, on_meta
@@ -58,6 +59,32 @@ def deployed_network(row: Experiment, num_classes: int = 5) -> Hashable:
             delattr(module, name)
     module.auxiliary_weight = 0.0
     return form_of(module)
+
+
+def logits_operations(row: Experiment, num_classes: int = 5) -> tuple[str, ...]:
+    """Return the operations, in their order, from an image to the logits of the row made small.
+
+    A network for deployment is traced from them: where they are equal, so are the files but for
+    numbers.
+    """
+    module = on_meta(meta_network(small(row), num_classes)).eval()
+    with torch.no_grad(), Operations() as recorded:
+        module.logits(module.padded(torch.zeros(1, 3, 256, 512, device="meta")))
+    return tuple(recorded.names)
+
+
+class Operations(TorchDispatchMode):
+    """Record the names of operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.names.append(str(operation))
+        return operation(*args, **(kwargs or {}))
 
 
 def form_of(module: SegmentationModule) -> Hashable:
