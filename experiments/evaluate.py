@@ -7,6 +7,8 @@ its last one, averaged with the mirrored image
     --inference flip
 under every protocol of its paper, side by side with the paper's figures
   python experiments/evaluate.py runs/stdc-... --protocols
+at several image sizes: scores beside operations and seconds
+  python experiments/evaluate.py runs/stdc-... --sizes 0.25,0.5,0.75,1
 the authors' released checkpoint, under its paper's protocols
   python experiments/evaluate.py --released stdc1_seg stdc1.pth --protocols \
     data.root=DIR
@@ -120,6 +122,13 @@ def make_parser() -> Parser:
     mode(
         "--protocols", action="store_true", help="every protocol of the paper, one after the other"
     )
+    mode(
+        "--sizes",
+        metavar="LIST",
+        type=sizes,
+        help="images scaled by each of these, such as 0.25,0.5,0.75,1: mIoU, also of small and of "
+        "large classes, operations and seconds",
+    )
     add(
         "--network",
         dest="which",
@@ -212,6 +221,18 @@ def severities(text: str) -> list[int]:
     return sorted(map(int, numbers))
 
 
+def sizes(text: str) -> list[float]:
+    try:
+        found = [float(word) for word in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or len(set(found)) < len(found) or not all(0 < each <= 4 for each in found):
+        raise argparse.ArgumentTypeError(
+            f"{text}: it is factors up to 4 with commas between them, such as 0.25,0.5,0.75,1"
+        )
+    return found
+
+
 @command(stopped="stopped; what is named above is written, and nothing else")
 def main(arguments: list[str] | None = None) -> int:
     args = make_parser().parse_intermixed_args(arguments)
@@ -266,9 +287,10 @@ def check(args: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:
     check_computation(args)
     check_flags(args)
     for flag, file in (("--out", args.out), ("--page", args.page)):
-        if file and args.protocols:
+        several = "--protocols" if args.protocols else "--sizes"
+        if file and (args.protocols or args.sizes):
             raise UserError(
-                f"--protocols scores several times and {flag} names one file; "
+                f"{several} scores several times and {flag} names one file; "
                 f"leave {flag} out, or give one --inference"
             )
         if file:
@@ -278,7 +300,7 @@ def check(args: argparse.Namespace, source: Path | ReleasedCheckpoint) -> None:
 
 def check_flags(args: argparse.Namespace) -> None:
     """Refuse flags of a plain evaluation beside --shift, --across and --submit."""
-    flags = ("--protocols", "--page", "--full", "--beside", "--out")
+    flags = ("--protocols", "--sizes", "--page", "--full", "--beside", "--out")
     plain = [flag for flag in flags if getattr(args, flag.removeprefix("--"))]
     shift = args.shift or args.across
     if shift and (plain or args.submit):
@@ -314,7 +336,9 @@ def check_place(args: argparse.Namespace, source: Path | ReleasedCheckpoint) -> 
         check_beside(args.out)
     elif isinstance(source, Path):
         remedy = "give --out FILE in another folder"
-        if args.shift or args.across or args.protocols:  # several files, which --out cannot name
+        if (
+            args.shift or args.across or args.protocols or args.sizes
+        ):  # several files, which --out cannot name
             remedy = "copy the checkpoint to another folder"
         check_writable(source.parent, remedy)
     else:

@@ -72,7 +72,7 @@ EXPERIMENTS = {
     "prediction": {"command_line", "records", "drawing", "reports"},
     "benchmarks": {"command_line", "records", "reports"},
     "data_check": {"command_line", "records", "drawing", "reports"},
-    "evaluation": {"command_line", "records", "drawing", "reports"},
+    "evaluation": {"command_line", "records", "drawing", "reports", "benchmarks"},
     "training": {"command_line", "records", "drawing", "reports", "evaluation"},
     "sweep": {"command_line", "records", "reports", "training"},
     "results": set(),

@@ -29,6 +29,7 @@ from experiments.drawing.label_images import (
 )
 from experiments.evaluation.failure_images import Shown
 from experiments.evaluation.failure_page import failure_page
+from experiments.evaluation.image_sizes import mode_of, size_table
 from experiments.evaluation.per_image import Examiner, loss_and_confidence, measures
 from experiments.evaluation.score import (
     check_classes,
@@ -40,6 +41,7 @@ from experiments.evaluation.score import (
     score,
     stored_options,
 )
+from experiments.records.image_records import Examined
 from experiments.records.results import Result
 from experiments.records.trained_networks import options_of, trained
 from experiments.reports.published_figures import model_words
@@ -67,14 +69,19 @@ def evaluate(source: Checkpoint, args: Namespace) -> int:
         networks = [(args.inference or module.recipe.inference, module)]
         if args.protocols:
             networks = protocols(source, module, data, args)
+        if args.sizes:
+            networks = [(mode_of(scale), module) for scale in args.sizes]
     results = []
     for mode, network in networks:
         with as_user_error():
             set_inference(network, mode, args.precision)
             set_runtime(network, args.runtime, args.device)
-        results.append(evaluate_protocol(source, network, data, others, args))
+        result, examined = evaluate_protocol(source, network, data, others, args)
+        results.append(result)
     if args.protocols:
         protocol_table(results)
+    if args.sizes:
+        size_table(args.sizes, results, examined, module, data, args.split)
     return 0
 
 
@@ -108,21 +115,22 @@ def evaluate_protocol(
     data: SegmentationData,
     others: list[Named],
     args: Namespace,
-) -> Result:
+) -> tuple[Result, Examined]:
     """Score one network in its recipe's mode; print and write all that belongs to the result."""
     examiner = Examiner(data, args.split, args.full)
     result = score(module, data, args.split, examiner)
     heading = title_of(module)
     examined = examiner.examined(f"{heading} {scope(module, data, args.split)}")
-    several = len(examined.names) > 1  # a single image says nothing about another draw of images
+    draws = len(examined.names) > 1  # a single image says nothing about another draw of images
     result = replace(
         result,
-        interval=list(interval(examined.confusions)) if several else None,
+        interval=list(interval(examined.confusions)) if draws else None,
         checkpoint=name_in_run(source),
         full=measures(examined) if args.full else None,
     )
     class_table(result)
-    for line in () if args.protocols else published_lines(result):
+    several = args.protocols or args.sizes
+    for line in () if several else published_lines(result):
         print(line)
     for caution in (chosen_here(source, module, data, args.split), data.caution):
         if caution:
@@ -142,7 +150,7 @@ def evaluate_protocol(
         page = failure_page(examined, partial(predict_again, prepared(module), images))
         files.write_text(args.page, page)
         print(f"page         {args.page}")
-    return result
+    return result, examined
 
 
 # --- protocols

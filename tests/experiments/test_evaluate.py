@@ -24,10 +24,14 @@ from datamodules.labels import CAMVID, CITYSCAPES, LabelSet
 from experiments import evaluate
 from experiments.benchmarks.memory import peak_mebibytes
 from experiments.evaluation import score
+from experiments.evaluation.image_sizes import mean, small_classes
+from experiments.records.image_records import Examined
 from experiments.records.results import read_results
 from experiments.reports.paper_table import table
 from segmodels.inference_modes import mode
 from segmodels.module import SegmentationModule
+from segmodels.own_checkpoints import from_checkpoint
+from segmodels.paper import macs
 from segmodels.recipe import Recipe
 from tests.support import trees
 from tests.support.checkpoints import BAD, ROW, changed, written
@@ -361,6 +365,41 @@ def test_the_screen_says_what_was_scored_and_how(
     assert printed.err == ""
 
 
+# --- several image sizes
+
+
+def test_a_checkpoint_is_scored_at_several_sizes_side_by_side(
+    smoke_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(smoke_run, run)
+    half = result(
+        run, "--checkpoint", "last", "--inference", "resized:0.5", out=tmp_path / "a.json"
+    )
+    capsys.readouterr()
+    assert evaluate.main([str(run), "--checkpoint", "last", "--sizes", "0.5,1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("size  image"))
+    first, second = (line.split() for line in lines[start + 1 : start + 3])
+    height, width = 64, 128
+    assert first[:3] == ["0.5", f"{height // 2}x{width // 2}", f"{100 * half['miou']:.1f}"]
+    assert second[:2] == ["1", f"{height}x{width}"]
+    network = from_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert first[5] == f"{macs(network, (height // 2, width // 2)) / 1e9:.3g}G"
+    stored = sorted(file.name for file in (run / "checkpoints").glob("evaluation-last-*.json"))
+    assert [name.split("-")[-1] for name in stored] == ["resized_0.5.json", "whole.json"]
+
+
+def test_small_classes_are_the_half_with_the_fewest_pixels_where_they_are_shown() -> None:
+    pixels = [[90, 10, 0, 0], [95, 0, 5, 0]]  # by image and class; the last one is never shown
+    confusions = np.stack([np.diag(each) for each in pixels])
+    examined = Examined("", ["road", "car", "pole", "train"], [], [], ["a", "b"], confusions)
+    assert small_classes(examined) == {"pole"}
+    scores = {"road": 0.9, "car": 0.5, "pole": 0.1, "train": None}
+    assert mean(scores, {"road", "car", "train"}) == pytest.approx(0.7)
+    assert mean(scores, {"train"}) is None
+
+
 # --- what is refused
 
 
@@ -447,6 +486,8 @@ WRONG = [
     (["--out", "no/such/folder/result.json"], "there is no folder no/such/folder for result.json"),
     (["--out", "tests/experiments/test_evaluate.py"], "exists and is not overwritten"),
     (["--out", "found.png"], "a result is a .json file; write --out found.png.json"),
+    (["--sizes", "0.5,1", "--out", "found.json"], "--sizes scores several times and --out names"),
+    (["--sizes", "0.5", "--shift"], "leave out --sizes"),
     (["--submit", "new", "--full"], "leave out --full"),
     (["--submit", "new", "--protocols"], "leave out --protocols"),
 ]
