@@ -540,6 +540,54 @@ def test_the_unit_in_the_common_network_keeps_its_bases_after_a_step() -> None:
     assert sorted(frozen) == sorted(module.without_gradient)
 
 
+def test_layer_normalization_gives_each_base_mean_0_and_variance_1_over_channels() -> None:
+    torch.manual_seed(0)
+    bases = torch.randn(2, 50, 3, dtype=torch.float64) * 4 + 1
+    found = normalized(bases, "layer")
+    assert found.shape == bases.shape
+    expected = (bases - bases.mean(1, keepdim=True)) / bases.std(1, correction=0, keepdim=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_the_network_is_the_authors_in_what_its_weights_do_not_show() -> None:
+    """network.py: deep stem, dropout of channels, corners; settings.py: BN_MOM."""
+    network = segmodels.experiment("emanet").build(21, "meta")
+    assert network.align_corners
+    stem = [layer for layer in network.backbone.conv1 if isinstance(layer, nn.Conv2d)]
+    assert [conv.out_channels for conv in stem] == [64, 64, 128]
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {3e-4}
+    _, dropout, conv = network.classifier
+    assert (type(dropout), dropout.p) == (nn.Dropout2d, 0.1)
+    assert conv.kernel_size == (1, 1)
+    unit = network.unit
+    assert (unit.train_iterations, unit.eval_iterations, unit.lambda_) == (3, 3, 1.0)
+    assert unit.bases.shape == (1, 512, 64)
+
+
+def test_rows_are_those_of_the_papers_tables_and_one_difference_each() -> None:
+    main = {"depth": 50, "channels": 512}
+    different = {
+        "resnet50": {},
+        "resnet101": {"depth": 101},
+        "resnet50_256": {"channels": 256},
+        "resnet101_256": {"depth": 101, "channels": 256},
+        "resnet152": {"depth": 152},
+        "bases_32": {"bases": 32},
+        "bases_128": {"bases": 128},
+        "lambda_half": {"lambda_": 0.5},
+        "lambda_2": {"lambda_": 2.0},
+        "inner_kernel": {"kernel": "inner"},
+        "gaussian_kernel": {"kernel": "gaussian", "normalization": "none"},
+        "layer_norm": {"normalization": "layer"},
+        "no_normalization": {"normalization": "none"},
+        "bases_fixed": {"maintenance": "fixed"},
+        "bases_trained": {"maintenance": "backpropagation"},
+    }
+    for name, options in different.items():
+        assert EXPERIMENTS[name].model == {**main, **options}, name
+
+
 def test_no_iterations_are_refused() -> None:
     with pytest.raises(ValueError, match="0 iterations in training and 3 in evaluation"):
         EMANet(3, train_iterations=0)
