@@ -128,7 +128,7 @@ def with_ours(row: Fidelity, layout: Layout) -> Fidelity:
     logits = logits_of(module, first)
     reached, without_gradient = count_reached(module, logits)
     with torch.no_grad():
-        main = compare_logits(logits, first)
+        main = compare_logits(logits.detach(), first)
         other_size = compare_logits(logits_of(module, other), other)
         auxiliary = [
             *compare_auxiliary(module, first, layout["aux_names"]),
@@ -208,8 +208,10 @@ def count_reached(module: "nn.Module", logits: "Tensor") -> tuple[int, list[str]
     """Count the parameters that the logits depend on, those without a gradient by the paper's
     design included, which are named.
     """
-    logits.sum().backward()
-    unreached = {name for name, each in module.named_parameters() if each.grad is None}
+    from segmodels.paper import gradient_leaves
+
+    reached = gradient_leaves(logits)
+    unreached = {name for name, each in module.named_parameters() if each not in reached}
     spared = [name for name in getattr(module, "without_gradient", ()) if name in unreached]
     unreached -= {*spared}
     counts = [each.numel() for name, each in module.named_parameters() if name not in unreached]
@@ -229,11 +231,17 @@ def compare_auxiliary(
 
     `ours` are our names of theirs; we may have no others.
     """
+    from segmodels.paper import on_meta
+
     if not hasattr(module, "outputs"):  # a classifier
         return []
-    outputs = module.outputs(image_of(golden))
+    image = image_of(golden)
+    # Where nothing is to be compared but names, nothing is computed.
+    outputs = module.outputs(image) if ours else on_meta(module).outputs(image.to("meta"))
     if extra := set(outputs) - {"main"} - set(ours.values()):
         raise ValueError(f"the authors have no auxiliary output {', '.join(sorted(extra))}")
+    if not ours:
+        return []
     main = enlarged(outputs["main"], tuple(golden["main_shape"]), module.align_corners)
     outputs["log_softmax(main)"] = main.log_softmax(1)
     differences = []
