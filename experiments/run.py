@@ -18,11 +18,13 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from experiments.command_line.citations import citation
 from experiments.command_line.errors import UserError, command, run_main
 from experiments.command_line.files import check_makeable
 from experiments.command_line.networks import parse_network
 from experiments.command_line.parser import Parser, count
 from experiments.command_line.resolved_values import GROUPS, STARTS, Resolved, resolve
+from experiments.command_line.row_patterns import matching_rows
 from experiments.records import run_folder
 from experiments.reports.terminal_tables import catalogue_table, resolved_table
 from experiments.sweep import plan, sweep
@@ -116,6 +118,7 @@ def make_parser() -> Parser:
         help="every resolved value of this run, where it came from, and what is not the paper's; "
         "trains nothing",
     )
+    add("--cite", action="store_true", help="the paper's BibTeX; trains nothing")
     add("overrides", nargs="*", metavar="group.name=value", help="any value of the run; see below")
     return parser
 
@@ -132,6 +135,10 @@ def main(arguments: list[str] | None = None) -> int:
             "which model? give --model paper[/row], for example --model bisenet "
             "(--list prints them all)"
         )
+    if args.cite:
+        papers = dict.fromkeys(row.partition("/")[0] for row in matching_rows(args.model))
+        print("\n\n".join(map(citation, papers)))
+        return 0
     if not args.show:
         check_makeable(args.runs, "--runs")
         if args.init not in (None, *STARTS):
