@@ -41,6 +41,21 @@ def test_the_table_of_results_is_what_the_report_prints(capsys: pytest.CaptureFi
     )
 
 
+def test_the_chinese_readme_has_the_same_commands_papers_pages_and_results() -> None:
+    chinese = (ROOT / "README.zh-CN.md").read_text()
+    assert between(chinese, "results") == between(README, "results")
+    for pattern in (r"\(arXiv:\S+\)", r"^#+ ", r"\]\((?!README)(\S+?)\)", r"^\| `(\S+)` \|"):
+        found, expected = (re.findall(pattern, text, re.MULTILINE) for text in (chinese, README))
+        assert sorted(found) == sorted(expected), pattern
+    assert code_of(chinese) == code_of(README)
+
+
+def code_of(page: str) -> list[str]:
+    """The lines of code of a page, without their comments."""
+    blocks = re.findall(r"```\w+\n(.*?)```", page, re.DOTALL)
+    return [re.sub(r" +# .*", "", line) for line in "".join(blocks).splitlines()]
+
+
 def test_the_table_of_samples_is_what_was_measured(capsys: pytest.CaptureFixture) -> None:
     assert benchmark.main(["data", "--stored"]) == 0
     page = (ROOT / "docs" / "SPEED.md").read_text()
