@@ -16,7 +16,7 @@ BESIDE = ("identity", "recipe", "normalization", "scores", "watched", "micro_bat
 
 SMALL = {"width": 16, "depth": "small_v2", "size": "tiny"}
 SMALLER = {
-    "depth": {50: 26, 101: 26, 152: 26, "small": "tiny", "medium": "tiny", "large": "tiny"},
+    "depth": {50: 14, 101: 14, 152: 14, "small": "tiny", "medium": "tiny", "large": "tiny"},
     "backbone": {"resnet101": "resnet50"},
     "filters": {4096: 1024},  # of fully connected layers
     "size": dict.fromkeys(("b1", "b2", "b3", "b4", "b5"), "b0"),

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from segmodels.parts.layers import conv_bn_relu
 
 DEPTHS = {
+    14: (1, 1, 1, 1),  # of the wider blocks, as 26
     18: (2, 2, 2, 2),
-    26: (2, 2, 2, 2),  # of the wider blocks
+    26: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
