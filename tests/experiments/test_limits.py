@@ -117,7 +117,7 @@ def test_a_geometric_warm_up_has_to_begin_above_zero() -> None:
 @pytest.mark.parametrize(
     ("row", "option", "value", "words"),
     [
-        ("fcn", "depth", 51, "there is no ResNet of depth 51; take 18, 26, 34, 50, 101, 152"),
+        ("fcn", "depth", 51, "there is no ResNet of depth 51; take 14, 18, 26, 34, 50, 101, 152"),
         ("bisenet", "backbone_width", 0.0, "model.backbone_width is 0.0; it must be at least 1/8"),
         ("bisenetv2", "alpha", 0.0, "model.alpha is 0.0"),
         ("bisenetv2", "semantic_ratio", 0.01, "model.semantic_ratio 0.01"),
